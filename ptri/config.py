@@ -1,0 +1,285 @@
+"""Typed configuration: dataclass defaults < YAML file < ``section.key=value`` on the command line.
+
+To add an option, add a field with a comment (meaning, unit) to its section; nothing else is needed.
+A field written with `_number` is also checked against its range. Paths are strings, relative to the
+working directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ptri.errors import UserError
+
+
+def _number(default, low=-math.inf, high=math.inf, above=None):
+    """A numeric field: low <= value <= high, and value > above where that is given."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+class _Section:
+    """Checks the numeric fields' ranges; UserError names the key."""
+
+    def __post_init__(self) -> None:
+        section = type(self).__name__.removesuffix("Config").lower()
+        for item in fields(self):  # type: ignore[arg-type]
+            value, limit = getattr(self, item.name), item.metadata
+            if not limit or value is None or isinstance(value, str):
+                continue
+            above = limit["above"]
+            inside = limit["low"] <= value <= limit["high"] and (above is None or value > above)
+            if not inside:  # also catches NaN
+                bounds = [f">= {limit['low']:g}"] if math.isfinite(limit["low"]) else []
+                bounds += [f"> {above:g}"] if above is not None else []
+                bounds += [f"<= {limit['high']:g}"] if math.isfinite(limit["high"]) else []
+                raise UserError(
+                    f"{section}.{item.name}: {value} is out of range; expected a number "
+                    f"{' and '.join(bounds)}"
+                )
+
+
+@dataclass(frozen=True)
+class RunConfig(_Section):
+    name: str = MISSING  # the run folder is <out>/<name>
+    out: str = "runs"  # parent of the run folders
+    seed: int = _number(0, 0, 2**31 - 1)
+    device: str = "auto"  # "auto": the GPU where there is one; or "cpu", "cuda", "cuda:1"
+    threads: int = _number(0, 0)  # CPU threads of torch; 0 leaves torch's own choice
+    deterministic: bool = False  # torch's deterministic algorithms (slower on GPUs)
+
+
+@dataclass(frozen=True)
+class DataConfig(_Section):
+    kind: Literal["h36m", "generated"] = "h36m"
+    root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
+    train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])
+    test_subjects: list[int] = field(default_factory=lambda: [9, 11])
+    train_every: int = _number(1, 1)  # keep one frame of so many
+    test_every: int = _number(1, 1)  # 64 is the thinned protocol of many papers
+    include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
+    image_size: int = _number(256, 32)  # px, square network image
+    views: list[int] | None = None  # camera indices in this order; null: all
+    crop_scale: float = _number(1.0, above=0)  # side of the square crop / longer side of the box
+    workers: int = _number(2, 0)  # loader processes per rank; 0 loads in the main process
+
+
+@dataclass(frozen=True)
+class AugmentConfig(_Section):
+    color: float = _number(0.4, 0, 1)  # strength of brightness, contrast, saturation changes
+    hue: float = _number(0.05, 0, 0.5)
+    scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
+    shift: float = _number(0.05, 0, 0.5)  # crop centre moves by up to this share of its side
+    shuffle_views: bool = True  # any view becomes the reference (3D training)
+
+
+@dataclass(frozen=True)
+class GeneratedConfig(_Section):
+    pass
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Section):
+    backbone: str = "mobileone_s0"  # a timm name
+    pretrained: bool = False  # ImageNet weights through timm (downloads)
+
+
+@dataclass(frozen=True)
+class PosteriorConfig(_Section):
+    num_samples: int = _number(512, 8)  # samples drawn per iteration
+    num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Section):
+    epochs: int = _number(10, 1)
+    steps_per_epoch: int = _number(0, 0)  # 0: the whole training set
+    batch_size: int = _number(16, 1)  # of all processes together
+    lr: float = _number(1e-3, above=0)  # at the end of the warm-up
+    final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
+    weight_decay: float = _number(0.01, 0)
+    warmup_steps: int = _number(100, 0)
+    grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
+    ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16, else fp16, on a GPU only
+    save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
+    log_every_steps: int = _number(10, 1)
+    validate_every_epochs: int = _number(1, 1)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(_Section):
+    batch_size: int = _number(16, 1)
+    pictures: int = _number(4, 0)  # samples drawn into TensorBoard or the output folder
+
+
+@dataclass(frozen=True)
+class InitConfig(_Section):
+    checkpoint_2d: str | None = None  # weights of the 2D network to start from
+    checkpoint_3d: str | None = None  # weights of lifter and fusion to start from
+
+
+@dataclass(frozen=True)
+class RecordingConfig(_Section):
+    pass
+
+
+@dataclass(frozen=True)
+class Config:
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    init: InitConfig = field(default_factory=InitConfig)
+    recording: RecordingConfig = field(default_factory=RecordingConfig)
+
+
+_SECTIONS = {item.name: item.default_factory for item in fields(Config)}
+_KEYS = {name: [item.name for item in fields(section)] for name, section in _SECTIONS.items()}
+
+
+def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """Reads a configuration.
+
+    Args:
+        path: YAML file with any of the sections; None starts from the defaults.
+        overrides: strings ``section.key=value``, the value in YAML syntax.
+
+    Raises:
+        UserError: an unreadable file; an unknown key (the nearest one is suggested); a value of the
+            wrong type or out of range; a missing value.
+    """
+    layers = [] if path is None else [(f"{path}: ", _read(path))]
+    layers += [("command line: ", _override(text)) for text in overrides]
+    return from_dicts(layers)
+
+
+def from_dicts(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
+    """Merges (source, nested dict) pairs over the defaults, later ones winning.
+
+    Raises:
+        UserError: as `load`; the message starts with the source's text.
+    """
+    merged = OmegaConf.structured(Config)
+    for where, tree in layers:
+        _check_keys(tree, where)
+        try:
+            merged = OmegaConf.merge(merged, tree)
+        except OmegaConfBaseException as error:
+            raise _mendable(error, where) from None
+    for name, keys in _KEYS.items():
+        for key in keys:
+            if OmegaConf.is_missing(merged[name], key):
+                raise UserError(
+                    f"{_source(layers, f'{name}.{key}')}{name}.{key}: no value; set it in the YAML "
+                    f"file or with {name}.{key}=... on the command line"
+                )
+    try:
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except UserError as error:  # a value out of range
+        raise UserError(f"{_source(layers, str(error).partition(':')[0])}{error}") from None
+    except OmegaConfBaseException as error:
+        raise _mendable(error, _source(layers, str(error.full_key))) from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dict of plain values, for checkpoints."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: Config) -> str:
+    """The whole configuration as YAML that `load` reads back to an equal one."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False)
+
+
+def replace(config: Config, **changes: Any) -> Config:
+    """A copy with changes such as ``train__epochs=2``; for tests and scripts."""
+    for name, value in changes.items():
+        section, key = name.split("__", 1)
+        part = dataclasses.replace(getattr(config, section), **{key: value})
+        config = dataclasses.replace(config, **{section: part})
+    return config
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None or tree == {}:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected sections such as 'run:' and 'data:', found a list")
+    return tree
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, _ = text.partition("=")
+    if not equals or key.count(".") != 1 or not all(key.split(".")):
+        raise UserError(f"command line: {text!r} is not of the form section.key=value")
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"command line: {text!r}: {' '.join(str(error).split())}") from None
+
+
+def _check_keys(tree: dict[str, Any], where: str) -> None:
+    for name in [name for name, part in tree.items() if part is None and name in _KEYS]:
+        del tree[name]  # a section left empty
+    for name, part in tree.items():
+        if name not in _KEYS:
+            raise UserError(f"{where}unknown key '{name}'{_nearest(str(name), None)}")
+        if not isinstance(part, dict):
+            raise UserError(f"{where}{name}: expected a section of keys, found {part!r}")
+        for key in part:
+            if key not in _KEYS[name]:
+                raise UserError(f"{where}unknown key '{name}.{key}'{_nearest(str(key), name)}")
+
+
+def _nearest(word: str, section: str | None) -> str:
+    """A suggestion: the same key elsewhere, else the nearest in the section, else anywhere."""
+    elsewhere = [f"{name}.{word}" for name, keys in _KEYS.items() if word in keys]
+    if elsewhere:
+        return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
+    own = {key: f"{section}.{key}" for key in _KEYS[section]} if section else {}
+    names = {} if section else {name: name for name in _KEYS}
+    every = {key: f"{name}.{key}" for name, keys in _KEYS.items() for key in keys}
+    for candidates in (own, names, every):
+        close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
+        if close:
+            return f"; did you mean {candidates[close[0]]!r}?"
+    return ""
+
+
+def _source(layers: Sequence[tuple[str, dict[str, Any]]], full_key: str) -> str:
+    """The text of the last layer that sets the key, else of the first layer."""
+    name, _, key = full_key.partition(".")
+    for where, tree in reversed(layers):
+        if key.partition("[")[0] in (tree.get(name) or {}):
+            return where
+    return layers[0][0] if layers else ""
+
+
+def _mendable(error: OmegaConfBaseException, where: str) -> UserError:
+    reason = str(error.msg or error).splitlines()[0]
+    name, _, key = str(error.full_key).partition("[")[0].partition(".")
+    annotations = {f.name: f.type for f in fields(_SECTIONS[name])} if name in _SECTIONS else {}
+    expected = f"; expected {annotations[key]}" if key in annotations else ""
+    return UserError(f"{where}{error.full_key}: {reason}{expected}")
