@@ -1,0 +1,74 @@
+"""What is known of bodies before any image: the joint law of the bones' log lengths.
+
+It carries the metric scale, the proportions and the left/right symmetry at once: the covariance of
+the log lengths over people holds a common factor (size), smaller ones (proportions), and nearly
+equal rows for a bone and its mirror image.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.skeleton import H36M17
+
+
+class BodyPrior(NamedTuple):
+    """Gaussian law of log bone lengths (log mm), and how rigid a bone is over frames."""
+
+    child: Tensor  # (N,) int64 joint index
+    parent: Tensor  # (N,) int64 joint index
+    free: Tensor  # (F,) int64 joints that have no bone to a parent
+    mean: Tensor  # (N,) log mm
+    covariance: Tensor  # (N, N)
+    slack: float  # relative standard deviation of one bone's length over frames
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> BodyPrior:
+        tensors = [self.child.to(device), self.parent.to(device), self.free.to(device)]
+        return BodyPrior(
+            *tensors,
+            self.mean.to(device=device, dtype=dtype),
+            self.covariance.to(device=device, dtype=dtype),
+            self.slack,
+        )
+
+
+def load_body_prior(
+    num_joints: int = H36M17.joints.__len__(),
+    slack: float = 0.03,
+    definition: float = 0.0,
+    log_scale: float = 0.0,
+) -> BodyPrior:
+    """The prior over the 17 Human3.6M joints, learned from generated phenotypes.
+
+    Args:
+        num_joints: J; joints beyond the 17 take part without a bone.
+        slack: relative change of one bone's length between frames (joints are not hinges).
+        definition: relative standard deviation by which a detector's joint definitions may
+            change each bone's length; 0 for the definitions the prior was learned with.
+        log_scale: shift of every log length, for a subject of known height.
+    """
+    text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
+    statistics = json.loads(text)
+    child, parent = zip(*H36M17.bones)
+    mean = torch.tensor(statistics["log_length_mean"], dtype=torch.float64) + log_scale
+    covariance = torch.tensor(statistics["log_length_covariance"], dtype=torch.float64)
+    # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;
+    # 1 % of each bone's length is individual.
+    covariance = covariance + (0.01**2 + definition**2) * torch.eye(len(child), dtype=torch.float64)
+    free = [j for j in range(num_joints) if j not in child]
+    return BodyPrior(
+        torch.tensor(child), torch.tensor(parent), torch.tensor(free), mean, covariance, slack
+    )
+
+
+def bone_vectors(joints: Tensor, body: BodyPrior) -> tuple[Tensor, Tensor]:
+    """Bone lengths (..., N) mm and unit directions (..., N, 3) of joints (..., J, 3)."""
+    difference = joints[..., body.child, :] - joints[..., body.parent, :]
+    # 1 mm guards joints that coincide.
+    length = difference.norm(dim=-1).clamp_min(1.0)
+    return length, difference / length.unsqueeze(-1)
