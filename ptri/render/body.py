@@ -1,0 +1,257 @@
+"""Adult bodies from Anny: phenotypes, rest shapes, and the 17 Human3.6M joints on them.
+
+Body axes (Anny's): x to the person's left, y backwards (the person faces -y), z up. Lengths here
+are metres; everything written to disk is in mm.
+
+The 17 joints (`H36M17` order) are defined on Anny's bones and mesh, in the rest shape, and move
+with the bone named:
+
+* foot (ankle), knee, hip, shoulder, elbow, wrist: heads of ``foot``, ``lowerleg01``,
+  ``upperleg01``, ``upperarm01``, ``lowerarm01`` and ``wrist`` of that side;
+* hip (root): midpoint of the two hip joints (moves with ``root``);
+* spine: head of ``spine02`` (about 23 cm above the root joint);
+* thorax: head of ``neck01``, the base of the neck;
+* nose ("Neck/Nose"): midpoint of the head of bone ``head`` (base of the skull) and the tip of the
+  nose, the foremost vertex of the head near the middle plane; moves with ``head``;
+* head: the crown, the mean of the 12 highest vertices of the rest mesh; moves with ``head``.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+
+from ptri.skeleton import H36M17
+
+PHENOTYPES = (
+    "gender",
+    "age",
+    "muscle",
+    "weight",
+    "height",
+    "proportions",
+    "cupsize",
+    "firmness",
+    "african",
+    "asian",
+    "caucasian",
+)
+STATURE_RANGE = (1.50, 1.95)  # m, kept by truncation
+STATURE_MEN = (1.77, 0.07)  # m, mean and standard deviation
+STATURE_WOMEN = (1.64, 0.065)
+SAMPLING_RULE = (
+    "half men, half women; stature normal (men 1.77 +- 0.07 m, women 1.64 +- 0.065 m) truncated to "
+    "1.50-1.95 m, reached by solving Anny's height phenotype; gender within 0.15 of its end; age "
+    "uniform 0.62-0.95 (young adult to old); muscle 0.3-0.8, weight 0.25-0.8, proportions 0.2-1, "
+    "cup size and firmness 0.2-0.8 uniform; origins Dirichlet(0.6)"
+)
+
+# Joint -> (bone whose head it is, bone it moves with)
+_JOINT_BONES = {
+    "right_foot": "foot.R",
+    "right_knee": "lowerleg01.R",
+    "right_hip": "upperleg01.R",
+    "left_hip": "upperleg01.L",
+    "left_knee": "lowerleg01.L",
+    "left_foot": "foot.L",
+    "spine": "spine02",
+    "thorax": "neck01",
+    "right_wrist": "wrist.R",
+    "right_elbow": "lowerarm01.R",
+    "right_shoulder": "upperarm01.R",
+    "left_shoulder": "upperarm01.L",
+    "left_elbow": "lowerarm01.L",
+    "left_wrist": "wrist.L",
+}
+JOINT_CARRIERS = tuple(
+    {"hip": "root", "nose": "head", "head": "head"}.get(joint) or _JOINT_BONES[joint]
+    for joint in H36M17.joints
+)
+_NUM_CROWN_VERTICES = 12
+
+
+class BodyModel(NamedTuple):
+    """What the renderer keeps of Anny, as numpy arrays. P vertices, F triangles, B bones."""
+
+    anny: object  # the Anny module, for rest shapes
+    faces: np.ndarray  # (F, 3) int32
+    bones: tuple[str, ...]  # B names
+    parents: np.ndarray  # (B,) int, -1 for the root
+    weights: np.ndarray  # (P, B) float32, rows sum to 1
+    crown: np.ndarray  # indices of the crown vertices
+    nose_tip: int  # index of the nose tip's vertex
+
+
+class BodyShape(NamedTuple):
+    """A person at rest, body axes, metres, soles at z = 0."""
+
+    vertices: np.ndarray  # (P, 3) float32
+    bone_heads: np.ndarray  # (B, 3)
+    joints: np.ndarray  # (17, 3)
+    stature: float  # m
+    gender: float  # 0 man, 1 woman
+
+
+@functools.cache
+def load_body_model() -> BodyModel:
+    """Loads Anny (the first time ever it builds a cache, which takes one to two minutes).
+
+    Raises:
+        ImportError: if the `render` extra is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import anny
+
+        model = anny.Anny(skinning_method="lbs", phenotypes="all")
+    template = model.template_vertices.double().numpy()
+    weights = np.zeros((len(template), len(model.bone_labels)), np.float32)
+    index, value = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
+    np.add.at(weights, (np.arange(len(template))[:, None], index), value.astype(np.float32))
+    on_head = weights[:, model.bone_labels.index("head")] > 0.5
+    middle = on_head & (np.abs(template[:, 0]) < 0.01)
+    nose_tip = int(np.argmin(np.where(middle, template[:, 1], np.inf)))
+    crown = np.argsort(-template[:, 2])[:_NUM_CROWN_VERTICES]
+    return BodyModel(
+        anny=model,
+        faces=model.faces.numpy().astype(np.int32),
+        bones=tuple(model.bone_labels),
+        parents=np.array(model.bone_parents, np.int64),
+        weights=weights / weights.sum(1, keepdims=True),
+        crown=crown,
+        nose_tip=nose_tip,
+    )
+
+
+def sample_phenotypes(num: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Draws adult phenotypes by `SAMPLING_RULE`, all but "height".
+
+    Returns:
+        label -> (num,) values; and "stature", (num,) m, the standing height to reach.
+    """
+    woman = rng.permutation(np.arange(num) % 2).astype(float)
+    mean = np.where(woman > 0, STATURE_WOMEN[0], STATURE_MEN[0])
+    std = np.where(woman > 0, STATURE_WOMEN[1], STATURE_MEN[1])
+    stature = mean + std * rng.standard_normal(num)
+    while np.any(bad := (stature < STATURE_RANGE[0]) | (stature > STATURE_RANGE[1])):
+        stature[bad] = mean[bad] + std[bad] * rng.standard_normal(int(bad.sum()))
+    origins = rng.dirichlet([0.6] * 3, num)
+    return {
+        "stature": stature,
+        "gender": np.abs(woman - 0.15 * rng.random(num)),
+        "age": rng.uniform(0.62, 0.95, num),
+        "muscle": rng.uniform(0.3, 0.8, num),
+        "weight": rng.uniform(0.25, 0.8, num),
+        "proportions": rng.uniform(0.2, 1.0, num),
+        "cupsize": rng.uniform(0.2, 0.8, num),
+        "firmness": rng.uniform(0.2, 0.8, num),
+        "african": origins[:, 0],
+        "asian": origins[:, 1],
+        "caucasian": origins[:, 2],
+    }
+
+
+def build_shapes(model: BodyModel, phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
+    """Rest shapes of the given phenotypes; the height phenotype is solved from the stature.
+
+    Args:
+        model: from `load_body_model`.
+        phenotypes: as `sample_phenotypes` returns them.
+
+    Returns:
+        One `BodyShape` per person.
+    """
+    stature = np.asarray(phenotypes["stature"], float)
+    low, high = np.zeros_like(stature), np.ones_like(stature)
+    # The stature is piecewise linear and increasing in the height phenotype: regula falsi.
+    z_low, z_high = (_rest(model, phenotypes, h)[0] for h in (low, high))
+    span_low, span_high = np.ptp(z_low[..., 2], axis=1), np.ptp(z_high[..., 2], axis=1)
+    height = np.clip((stature - span_low) / (span_high - span_low), 0, 1)
+    vertices, heads = _rest(model, phenotypes, height)
+    error = stature - np.ptp(vertices[..., 2], axis=1)
+    height = np.clip(height + error / (span_high - span_low), 0, 1)
+    vertices, heads = _rest(model, phenotypes, height)
+    shapes = []
+    for i in range(len(stature)):
+        floor = np.array([0, 0, vertices[i, :, 2].min()])
+        points, bone_heads = vertices[i] - floor, heads[i] - floor
+        shapes.append(
+            BodyShape(
+                vertices=points.astype(np.float32),
+                bone_heads=bone_heads,
+                joints=rest_joints(model, points, bone_heads),
+                stature=float(np.ptp(points[:, 2])),
+                gender=float(phenotypes["gender"][i]),
+            )
+        )
+    return shapes
+
+
+def rest_joints(model: BodyModel, vertices: np.ndarray, bone_heads: np.ndarray) -> np.ndarray:
+    """The 17 joints of a rest shape: (P, 3) and (B, 3) m -> (17, 3) m (module docstring)."""
+    head = {bone: bone_heads[i] for i, bone in enumerate(model.bones)}
+    joints = {joint: head[bone] for joint, bone in _JOINT_BONES.items()}
+    joints["hip"] = (joints["left_hip"] + joints["right_hip"]) / 2
+    joints["nose"] = (head["head"] + vertices[model.nose_tip]) / 2
+    joints["head"] = vertices[model.crown].mean(0)
+    return np.stack([joints[name] for name in H36M17.joints])
+
+
+def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> dict:
+    """Mean and covariance of log bone lengths (log mm) over adults, and of the stature.
+
+    Args:
+        num_bodies: people drawn.
+        seed: of the draw.
+        batch: people built at once.
+
+    Returns:
+        A JSON-ready dict; bones in the order of `H36M17.bones`.
+    """
+    model, rng = load_body_model(), np.random.default_rng(seed)
+    lengths, stature = [], []
+    for first in range(0, num_bodies, batch):
+        shapes = build_shapes(model, sample_phenotypes(min(batch, num_bodies - first), rng))
+        joints = np.stack([shape.joints for shape in shapes])
+        child, parent = np.array(H36M17.bones).T
+        lengths.append(1000 * np.linalg.norm(joints[:, child] - joints[:, parent], axis=-1))
+        stature += [1000 * shape.stature for shape in shapes]
+    log_lengths = np.log(np.concatenate(lengths))
+    names = [f"{H36M17.joints[c]}-{H36M17.joints[p]}" for c, p in H36M17.bones]
+    return {
+        "source": f"Anny adults, {num_bodies} bodies, seed {seed}; sampling: {SAMPLING_RULE}",
+        "command": "scripts/render_people.py --body-statistics",
+        "joint_definition": "ptri/render/body.py",
+        "bones": names,
+        "mean_log_length": np.round(log_lengths.mean(0), 6).tolist(),
+        "covariance_log_length": np.round(np.cov(log_lengths.T), 8).tolist(),
+        "mean_length_mm": np.round(np.exp(log_lengths).mean(0), 2).tolist(),
+        "std_length_mm": np.round(np.exp(log_lengths).std(0), 2).tolist(),
+        "stature_mean_mm": round(float(np.mean(stature)), 2),
+        "stature_std_mm": round(float(np.std(stature)), 2),
+        "log_stature_mean": round(float(np.log(stature).mean()), 6),
+        "log_stature_std": round(float(np.log(stature).std()), 6),
+    }
+
+
+def _rest(
+    model: BodyModel, phenotypes: dict[str, np.ndarray], height: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rest vertices (N, P, 3) and bone heads (N, B, 3) for (N,) height phenotypes."""
+    import torch
+    from anny.skinning.skinning import apply_linear_blendshape
+
+    anny_model = model.anny
+    values = {k: torch.as_tensor(v) for k, v in phenotypes.items() if k in PHENOTYPES}
+    values["height"] = torch.as_tensor(height)
+    tensors = anny_model.get_tensor_inputs(None, values, None, None)
+    with torch.no_grad():
+        coefficients = anny_model._get_phenotype_blendshape_coefficients(*tensors[1:])
+        vertices = anny_model.get_rest_vertices(coefficients)
+        heads = apply_linear_blendshape(
+            anny_model.template_bone_heads, anny_model.bone_heads_blendshapes, coefficients
+        )
+    return vertices.numpy(), heads.numpy()
