@@ -68,7 +68,11 @@ class DataConfig(_Section):
     test_every: int = _number(1, 1)  # 64 is the thinned protocol of many papers
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
     image_size: int = _number(256, 32)  # px, square network image
-    views: list[int] | None = None  # camera indices in this order; null: all
+    views: list[int] | None = None  # camera indices (or names) in this order; null: all
+    min_views: int = _number(2, 1)  # training draws so many views per batch, up to max_views
+    max_views: int = _number(0, 0)  # 0: all views; tests always use every chosen view
+    images: Literal["auto", "undistorted", "plain"] = "auto"  # imageSequence-undistorted or not
+    check_images: Literal["exist", "read"] = "exist"  # read: also look for truncated files first
     crop_scale: float = _number(1.0, above=0)  # side of the square crop / longer side of the box
     workers: int = _number(2, 0)  # loader processes per rank; 0 loads in the main process
 
@@ -79,6 +83,12 @@ class AugmentConfig(_Section):
     hue: float = _number(0.05, 0, 0.5)
     scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
     shift: float = _number(0.05, 0, 0.5)  # crop centre moves by up to this share of its side
+    rotation_deg: float = _number(10.0, 0, 180)  # roll of each view within +- this
+    flip: float = _number(0.0, 0, 1)  # chance of mirroring the scene (left and right swapped)
+    blur: float = _number(0.1, 0, 1)  # chance of blurring an image
+    noise: float = _number(0.1, 0, 1)  # chance of adding sensor noise
+    jpeg: float = _number(0.1, 0, 1)  # chance of strong JPEG compression
+    occluder: float = _number(0.2, 0, 1)  # chance of a patch covering a part of the person
     shuffle_views: bool = True  # any view becomes the reference (3D training)
 
 
