@@ -65,3 +65,170 @@ H36M17 = _skeleton(
     ],
     "hip",
 )
+
+_ARMS_AND_LEGS = [
+    ("left_shoulder", None),
+    ("right_shoulder", None),
+    ("left_elbow", "left_shoulder"),
+    ("right_elbow", "right_shoulder"),
+    ("left_wrist", "left_elbow"),
+    ("right_wrist", "right_elbow"),
+    ("left_hip", "left_shoulder"),
+    ("right_hip", "right_shoulder"),
+    ("left_knee", "left_hip"),
+    ("right_knee", "right_hip"),
+    ("left_ankle", "left_knee"),
+    ("right_ankle", "right_knee"),
+]
+_FACE = [
+    ("nose", None),
+    ("left_eye", "nose"),
+    ("right_eye", "nose"),
+    ("left_ear", "left_eye"),
+    ("right_ear", "right_eye"),
+]
+
+COCO17 = _skeleton("coco17", _FACE + _ARMS_AND_LEGS, None)
+
+# OpenPose BODY_25; its neck is the middle of the shoulders.
+BODY25 = _skeleton(
+    "body25",
+    [
+        ("nose", "neck"),
+        ("neck", "hip"),
+        ("right_shoulder", "neck"),
+        ("right_elbow", "right_shoulder"),
+        ("right_wrist", "right_elbow"),
+        ("left_shoulder", "neck"),
+        ("left_elbow", "left_shoulder"),
+        ("left_wrist", "left_elbow"),
+        ("hip", None),
+        ("right_hip", "hip"),
+        ("right_knee", "right_hip"),
+        ("right_ankle", "right_knee"),
+        ("left_hip", "hip"),
+        ("left_knee", "left_hip"),
+        ("left_ankle", "left_knee"),
+        ("right_eye", "nose"),
+        ("left_eye", "nose"),
+        ("right_ear", "right_eye"),
+        ("left_ear", "left_eye"),
+        ("left_big_toe", "left_ankle"),
+        ("left_small_toe", "left_big_toe"),
+        ("left_heel", "left_ankle"),
+        ("right_big_toe", "right_ankle"),
+        ("right_small_toe", "right_big_toe"),
+        ("right_heel", "right_ankle"),
+    ],
+    "hip",
+)
+
+# OpenPose BODY_25B: COCO's 17, MPII's upper neck and head top, six points of the feet.
+BODY25B = _skeleton(
+    "body25b",
+    [
+        *_FACE,
+        *_ARMS_AND_LEGS,
+        ("upper_neck", "nose"),
+        ("head_top", "upper_neck"),
+        ("left_big_toe", "left_ankle"),
+        ("left_small_toe", "left_big_toe"),
+        ("left_heel", "left_ankle"),
+        ("right_big_toe", "right_ankle"),
+        ("right_small_toe", "right_big_toe"),
+        ("right_heel", "right_ankle"),
+    ],
+    None,
+)
+
+# OpenPose's COCO model: BODY_25 without the hip's middle and the feet.
+COCO18 = _skeleton(
+    "coco18",
+    [
+        ("nose", "neck"),
+        ("neck", None),
+        ("right_shoulder", "neck"),
+        ("right_elbow", "right_shoulder"),
+        ("right_wrist", "right_elbow"),
+        ("left_shoulder", "neck"),
+        ("left_elbow", "left_shoulder"),
+        ("left_wrist", "left_elbow"),
+        ("right_hip", "neck"),
+        ("right_knee", "right_hip"),
+        ("right_ankle", "right_knee"),
+        ("left_hip", "neck"),
+        ("left_knee", "left_hip"),
+        ("left_ankle", "left_knee"),
+        ("right_eye", "nose"),
+        ("left_eye", "nose"),
+        ("right_ear", "right_eye"),
+        ("left_ear", "left_eye"),
+    ],
+    None,
+)
+
+# RTMPose's HALPE_26, the default of recent Pose2Sim versions; its "head" is the top of the head.
+HALPE26 = _skeleton(
+    "halpe26",
+    [
+        *_FACE,
+        *_ARMS_AND_LEGS,
+        ("head_top", "neck"),
+        ("neck", "hip"),
+        ("hip", None),
+        ("left_big_toe", "left_ankle"),
+        ("right_big_toe", "right_ankle"),
+        ("left_small_toe", "left_big_toe"),
+        ("right_small_toe", "right_big_toe"),
+        ("left_heel", "left_ankle"),
+        ("right_heel", "right_ankle"),
+    ],
+    "hip",
+)
+
+SKELETONS = {s.name: s for s in (H36M17, COCO17, COCO18, BODY25, BODY25B, HALPE26)}
+
+# How a joint that a set lacks is made from others, first recipe whose joints all exist. A
+# detector's neck is the middle of the shoulders, which is as near as it has to the thorax; the
+# spine has no counterpart on the body's surface and is left open.
+_RECIPES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "left_foot": (("left_ankle",),),
+    "right_foot": (("right_ankle",),),
+    "left_ankle": (("left_foot",),),
+    "right_ankle": (("right_foot",),),
+    "hip": (("left_hip", "right_hip"),),
+    "thorax": (("neck",), ("left_shoulder", "right_shoulder")),
+    "neck": (("thorax",), ("left_shoulder", "right_shoulder")),
+    "head": (("head_top",),),
+    "head_top": (("head",),),
+}
+
+
+def linear_map(source: Skeleton, target: Skeleton) -> np.ndarray:
+    """Matrix that turns a set's joints into another's, each a mean of source joints.
+
+    Returns:
+        (target J, source J) float64; rows sum to one, and the row of a joint that has no source is
+        NaN. Missing joints need care (0 * NaN): use `map_joints`.
+    """
+    matrix = np.full((len(target.joints), len(source.joints)), np.nan)
+    for row, name in enumerate(target.joints):
+        for recipe in ((name,), *_RECIPES.get(name, ())):
+            if all(part in source.joints for part in recipe):
+                matrix[row] = 0.0
+                matrix[row, [source.joints.index(part) for part in recipe]] = 1 / len(recipe)
+                break
+    return matrix
+
+
+def map_joints(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Applies a `linear_map` to points (..., source J, D): (..., target J, D).
+
+    A target joint is NaN where it has no source or one of its sources is NaN.
+    """
+    open_rows = np.isnan(matrix).any(1)
+    weights = np.where(open_rows[:, None], 0.0, matrix)
+    missing = np.isnan(points).any(-1)  # (..., source J)
+    result = np.einsum("ij,...jd->...id", weights, np.where(missing[..., None], 0.0, points))
+    lost = (missing[..., None, :] & (weights > 0)).any(-1) | open_rows
+    return np.where(lost[..., None], np.nan, result)
