@@ -60,7 +60,7 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    kind: Literal["h36m", "generated"] = "h36m"
+    kind: Literal["h36m", "generated", "recording"] = "h36m"
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])
@@ -130,6 +130,9 @@ class TrainConfig(_Section):
 class EvaluateConfig(_Section):
     batch_size: int = _number(16, 1)
     pictures: int = _number(4, 0)  # samples drawn into TensorBoard or the output folder
+    out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
+    pooled: bool = True  # also pool the frames of each scene into one rig posterior
+    pool_frames: int = _number(50, 1)  # at most so many frames of a scene, evenly spread
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,20 @@ class InitConfig(_Section):
 
 @dataclass(frozen=True)
 class RecordingConfig(_Section):
-    pass
+    keypoints: str = "auto"  # folder of one subfolder per camera; auto: openpose, pose, keypoints
+    intrinsics: str = "auto"  # file of K, dist, size per camera; auto: calibration.json and others
+    videos: str = "auto"  # folder of one video per camera, for the pictures; auto: videos
+    joint_set: Literal["auto", "body25", "body25b", "coco17", "coco18", "halpe26", "h36m17"] = (
+        "auto"  # auto: from the number and the arrangement of the points
+    )
+    views: list[Any] | None = None  # camera names or indices, in this order; null: all
+    first_frame: int = _number(0, 0)
+    last_frame: int | None = None  # inclusive; null: the last one that every camera could have
+    pool_frames: int = _number(50, 1)  # at most so many frames find the cameras, evenly spread
+    min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen
+    noise: float = _number(0.01, above=0)  # standard deviation of a keypoint / person's height
+    subject_height: float | None = None  # mm; fixes the scale instead of the body prior
+    camera_distance: float | None = None  # mm between the first two views; fixes the scale
 
 
 @dataclass(frozen=True)
