@@ -36,7 +36,7 @@ class Labels(NamedTuple):
     action: np.ndarray  # (N,) int16, index into action_names
     frame: np.ndarray  # (N,) int32, 0-based; the image is img_%06d.jpg of frame + 1
     joints: np.ndarray  # (N, 17, 3) float32, mm, world
-    boxes: np.ndarray  # (N, C, 4) int32, px: top, left, bottom, right; all 0 = view missing
+    boxes: np.ndarray  # (N, C, 4) int16, px: top, left, bottom, right; all 0 = view missing
 
 
 def labels_path(root: str | Path) -> Path:
@@ -89,7 +89,7 @@ def _read_npy(path: Path) -> Labels:
             action=np.asarray(table["action_idx"], np.int16),
             frame=np.asarray(table["frame_idx"], np.int32),
             joints=np.asarray(table["keypoints"], np.float32),
-            boxes=np.asarray(table["bbox_by_camera_tlbr"], np.int32),
+            boxes=np.asarray(table["bbox_by_camera_tlbr"], np.int16),
         )
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
@@ -219,11 +219,16 @@ def write_npy(path: str | Path, labels: Labels) -> None:
 # --- the HDF5 form ---------------------------------------------------------------------------
 
 _NAMES = ("subject_names", "camera_names", "action_names")
-_ARRAYS = tuple(name for name in Labels._fields if name not in _NAMES)
+_ARRAYS = {"K": "f8", "dist": "f8", "R": "f8", "t": "f8", "subject": "i2", "action": "i2"}
+_ARRAYS |= {"frame": "i4", "joints": "f4", "boxes": "i2"}
 
 
 def write_h5(path: str | Path, labels: Labels) -> None:
-    """Writes the HDF5 form: one data set per field of `Labels`, shuffled and compressed."""
+    """Writes the HDF5 form: one data set per field of `Labels`.
+
+    The joints, nine tenths of it, are left uncompressed so that `read_labels` can map them: the
+    312,000 frames of Human3.6M open in some milliseconds and loader processes share the memory.
+    """
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -231,10 +236,12 @@ def write_h5(path: str | Path, labels: Labels) -> None:
             for name in _NAMES:
                 file[name] = np.array(getattr(labels, name), dtype=h5py.string_dtype())
             for name in _ARRAYS:
-                value = getattr(labels, name)
-                large = value.nbytes > 4096
-                options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-                file.create_dataset(name, data=value, **(options if large else {}))
+                value = np.asarray(getattr(labels, name), _ARRAYS[name])
+                options = {}
+                if value.nbytes > 4096 and name != "joints":
+                    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+                    options["chunks"] = (min(len(value), 8192), *value.shape[1:])
+                file.create_dataset(name, data=value, **options)
 
     _write_whole(path, write)
 
@@ -243,13 +250,22 @@ def _read_h5(path: Path) -> Labels:
     try:
         with h5py.File(path, "r") as file:
             names = {name: tuple(file[name].asstr()[:].tolist()) for name in _NAMES}
-            arrays = {name: file[name][...] for name in _ARRAYS}
+            arrays = {name: file[name][...] for name in _ARRAYS if name != "joints"}
+            arrays["joints"] = _map(path, file["joints"])
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{path}: damaged or not a labels file: {_one_line(error)}; make it again with: "
             "python scripts/prepare_h36m.py convert"
         ) from None
     return _check_shapes(Labels(**names, **arrays), path)
+
+
+def _map(path: Path, data: h5py.Dataset) -> np.ndarray:
+    """Maps an uncompressed data set into memory; reads any other."""
+    offset = data.id.get_offset()
+    if offset is None or data.chunks is not None or data.dtype != np.dtype("<f4"):
+        return data[...]
+    return np.memmap(path, "<f4", "r", offset, data.shape)
 
 
 def _write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
