@@ -38,7 +38,7 @@ class BodyPrior(NamedTuple):
 
 
 def load_body_prior(
-    num_joints: int = H36M17.joints.__len__(),
+    num_joints: int = len(H36M17.joints),
     slack: float = 0.03,
     definition: float = 0.0,
     log_scale: float = 0.0,
@@ -55,8 +55,8 @@ def load_body_prior(
     text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
     statistics = json.loads(text)
     child, parent = zip(*H36M17.bones)
-    mean = torch.tensor(statistics["log_length_mean"], dtype=torch.float64) + log_scale
-    covariance = torch.tensor(statistics["log_length_covariance"], dtype=torch.float64)
+    mean = torch.tensor(statistics["mean_log_length"], dtype=torch.float64) + log_scale
+    covariance = torch.tensor(statistics["covariance_log_length"], dtype=torch.float64)
     # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;
     # 1 % of each bone's length is individual.
     covariance = covariance + (0.01**2 + definition**2) * torch.eye(len(child), dtype=torch.float64)
