@@ -1,0 +1,266 @@
+"""Camera files: intrinsics (and, where given, a reference calibration) per camera by name.
+
+JSON, YAML and TOML hold the same tree::
+
+    units: mm                       # of t; "mm", "cm" or "m"; optional
+    cameras:
+      - name: cam01                 # the start of the keypoint folder's name
+        size: [1080, 1920]          # width, height of the video, px
+        K: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]        # or the keys fx, fy, cx, cy
+        dist: [k1, k2, p1, p2, k3]  # OpenCV; optional
+        R: [[...], [...], [...]]    # optional reference, x_cam = R x_world + t
+        t: [x, y, z]
+
+``cameras`` may also map names to entries. Pose2Sim's and Anipose's TOML files (one table per
+camera with ``size, matrix, distortions, rotation, translation``) are read as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import yaml
+
+from ptri.errors import UserError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+log = logging.getLogger(__name__)
+
+MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
+FILE_TYPES = (".json", ".yaml", ".yml", ".toml")
+
+
+class CameraEntry(NamedTuple):
+    """One camera of a file."""
+
+    name: str
+    size: tuple[int, int]  # width, height, px
+    K: np.ndarray  # (3, 3) px
+    dist: np.ndarray  # (5,) OpenCV's k1 k2 p1 p2 k3
+    R: np.ndarray | None  # (3, 3), x_cam = R x_world + t
+    t: np.ndarray | None  # (3,) mm
+
+
+def read_cameras(path: str | Path) -> list[CameraEntry]:
+    """Reads a camera file in its own order.
+
+    Raises:
+        UserError: unreadable; no camera; a value missing, of the wrong shape, NaN or absurd. The
+            message names the file, the camera and the key.
+    """
+    path = Path(path)
+    tree = _parse(path)
+    entries = _entries(tree, path)
+    unit = _unit(tree, entries, path)
+    cameras = [_camera(name, entry, unit, path) for name, entry in entries]
+    names = [camera.name for camera in cameras]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: two cameras are named {name!r}; names must differ")
+    return cameras
+
+
+def find_file(root: Path, setting: str) -> Path:
+    """The camera file of a recording: the one named by the setting, else the usual names."""
+    if setting != "auto":
+        for candidate in (Path(setting), root / setting):
+            if candidate.is_file():
+                return candidate
+        raise UserError(f"recording.intrinsics: {setting}: no such file (nor in {root})")
+    stems = ("calibration", "intrinsics", "cameras", "calib")
+    for folder in (root, root / "calibration"):
+        for candidate in (folder / (stem + kind) for stem in stems for kind in FILE_TYPES):
+            if candidate.is_file():
+                return candidate
+        tables = sorted(folder.glob("*.toml"))
+        if len(tables) == 1:
+            return tables[0]
+    raise UserError(
+        f"{root}: no camera file; put calibration.json (or .yaml, .toml) with size, K and dist of "
+        "every camera there, or set recording.intrinsics"
+    )
+
+
+def write_toml(
+    path: str | Path,
+    names: Sequence[str],
+    size: np.ndarray,
+    K: np.ndarray,
+    dist: np.ndarray,
+    R: np.ndarray,
+    t: np.ndarray,
+) -> None:
+    """Writes a Pose2Sim calibration: Rodrigues rotations, translations in metres.
+
+    Args:
+        names: V camera names. size: (V, 2) px. K: (V, 3, 3) px. dist: (V, 5). R: (V, 3, 3).
+        t: (V, 3) mm.
+    """
+    lines = []
+    for v, name in enumerate(names):
+        rotation = cv2.Rodrigues(np.asarray(R[v], np.float64))[0].ravel()
+        lines += [
+            f"[cam_{v + 1:02d}]",
+            f"name = {json.dumps(str(name))}",
+            f"size = {_numbers(size[v])}",
+            "matrix = [" + ", ".join(_numbers(row) for row in K[v]) + "]",
+            f"distortions = {_numbers(dist[v][:4])}",
+            f"rotation = {_numbers(rotation)}",
+            f"translation = {_numbers(np.asarray(t[v]) / 1000)}",
+            "fisheye = false",
+            "",
+        ]
+    lines += ["[metadata]", "adjusted = false", "error = 0.0", ""]
+    Path(path).write_text("\n".join(lines))
+
+
+def _numbers(values) -> str:
+    return "[" + ", ".join(repr(float(value)) for value in values) + "]"
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if path.suffix.lower() not in FILE_TYPES:
+        raise UserError(f"{path}: expected a camera file ending in {', '.join(FILE_TYPES)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix.lower() == ".json":
+            tree = json.loads(text)
+        elif path.suffix.lower() == ".toml":
+            tree = tomllib.loads(text)
+        else:
+            tree = yaml.safe_load(text)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such camera file") from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected a table with the key 'cameras'")
+    return tree
+
+
+def _entries(tree: dict[str, Any], path: Path) -> list[tuple[str, dict]]:
+    """(name, entry) of every camera."""
+    cameras = tree.get("cameras")
+    if cameras is None:  # Pose2Sim and Anipose: one table per camera
+        cameras = {
+            key: value
+            for key, value in tree.items()
+            if isinstance(value, dict) and ("matrix" in value or "K" in value or "fx" in value)
+        }
+    if isinstance(cameras, dict):
+        cameras = [
+            {"name": str(name), **entry} if isinstance(entry, dict) else entry
+            for name, entry in cameras.items()
+        ]
+    if not isinstance(cameras, list) or not cameras:
+        raise UserError(f"{path}: no camera found; expected a list under the key 'cameras'")
+    for index, entry in enumerate(cameras):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: cameras[{index}] is not a table of keys")
+        if "name" not in entry:
+            raise UserError(f"{path}: cameras[{index}] has no key 'name'")
+    return [(str(entry["name"]), entry) for entry in cameras]
+
+
+def _unit(tree: dict[str, Any], entries: list[tuple[str, dict]], path: Path) -> float:
+    """Millimetres in the file's unit of length."""
+    text = tree.get("units")
+    if isinstance(tree.get("metadata"), dict):
+        text = tree["metadata"].get("units", text)
+    if text is not None:
+        words = re.findall(r"[a-z]+", str(text).lower())
+        found = [word for word in words if word in MILLIMETRES]
+        if not found:
+            raise UserError(f"{path}: units = {text!r}; expected mm, cm or m")
+        return MILLIMETRES[found[0]]
+    largest = 0.0
+    for _, entry in entries:
+        value = entry.get("t", entry.get("translation"))
+        if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
+            largest = max([largest, *map(abs, value)])
+    if largest and largest < 50:  # cameras stand metres apart, and farther than 50 mm
+        log.info("%s: no 'units'; its translations are taken as metres", path)
+        return 1000.0
+    return 1.0
+
+
+def _camera(name: str, entry: dict[str, Any], unit: float, path: Path) -> CameraEntry:
+    where = f"{path}: camera {name!r}"
+    if entry.get("fisheye") is True:
+        raise UserError(f"{where}: fisheye lenses are not supported; undistort the keypoints first")
+    size = _array(entry, ("size",), (2,), where)
+    if "K" in entry or "matrix" in entry:
+        K = _array(entry, ("K", "matrix"), (3, 3), where)
+    else:
+        fx, fy, cx, cy = (
+            float(_array(entry, (key,), (), where)) for key in ("fx", "fy", "cx", "cy")
+        )
+        K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+    if min(size) < 1:
+        raise UserError(f"{where}: size = {size.tolist()} px; expected [width, height]")
+    if min(K[0, 0], K[1, 1]) <= 0 or abs(K[2] - [0, 0, 1]).max() > 1e-6:
+        raise UserError(
+            f"{where}: K = {K.tolist()}; expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with "
+            "positive focal lengths in px"
+        )
+    if abs(K[0, 1]) > 1e-3 * K[0, 0]:
+        raise UserError(f"{where}: K has a skew of {K[0, 1]:g}; expected square pixels' 0")
+    dist = np.zeros(5)
+    if entry.get("dist", entry.get("distortions")) is not None:
+        values = _array(entry, ("dist", "distortions"), None, where).ravel()
+        if len(values) > 5 and np.any(values[5:]):
+            raise UserError(f"{where}: {len(values)} distortion values; expected at most 5")
+        dist[: min(5, len(values))] = values[:5]
+    R = t = None
+    if "R" in entry or "rotation" in entry:
+        R = _rotation(entry, where)
+        t = _array(entry, ("t", "translation"), (3,), where) * unit
+    return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t)
+
+
+def _rotation(entry: dict[str, Any], where: str) -> np.ndarray:
+    value = _array(entry, ("R", "rotation"), None, where)
+    if value.size == 3:
+        return cv2.Rodrigues(value.reshape(3))[0]
+    if value.size != 9:
+        raise UserError(
+            f"{where}: R has {value.size} numbers; expected 3 x 3 or a Rodrigues vector"
+        )
+    R = value.reshape(3, 3)
+    error = abs(R @ R.T - np.eye(3)).max()
+    if error > 1e-3 or np.linalg.det(R) < 0:
+        raise UserError(f"{where}: R is not a rotation (R R^T differs from I by {error:.2g})")
+    return R
+
+
+def _array(
+    entry: dict[str, Any], keys: tuple[str, ...], shape: tuple[int, ...] | None, where: str
+) -> np.ndarray:
+    """A finite float64 array under the first of the keys that is there; shape None: any."""
+    key = next((key for key in keys if key in entry), None)
+    if key is None:
+        raise UserError(f"{where}: key {keys[0]!r} is missing")
+    try:
+        value = np.asarray(entry[key], np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: {key} is not numeric: {str(entry[key])[:80]!r}") from None
+    if shape is not None and value.shape != shape:
+        raise UserError(f"{where}: {key} has shape {value.shape}, expected {shape}")
+    if not np.isfinite(value).all():
+        raise UserError(
+            f"{where}: {key} holds NaN or infinity; expected finite numbers, so calibrate the "
+            "lens (or write the focal length from the data sheet) first"
+        )
+    return value
