@@ -1,0 +1,289 @@
+"""The articulated body: named joint angles, their limits, rotations and forward kinematics.
+
+Axes of the body, of every part at rest and of the world: x to the person's left, y backwards (the
+person faces -y), z up; Anny's and Blender's. At rest the body stands in a T: legs straight down,
+arms straight out to the sides, palms down, elbow pits forwards. A part's local rotation is relative
+to its parent part, ``R_global(part) = R_global(parent) @ R_local(part)``, and a bone of rest
+direction d points along ``R_global(part) d``. All lengths in mm, angles in rad inside the code and
+in degrees in the tables.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.rotations import so3_exp
+from ptri.skeleton import H36M17
+
+_SIDE_PARTS = ("thigh", "shank", "clavicle", "foot", "upper_arm", "forearm", "hand")
+_SIDE_PARENTS = ("root", "thigh", "chest", "shank", "clavicle", "upper_arm", "forearm")
+# Parts in the order of `Motion.rotations`; "root" (the pelvis) is kept apart.
+PARTS = (
+    *("spine", "chest", "neck", "head"),
+    *(f"{side}_{part}" for part in _SIDE_PARTS for side in ("left", "right")),
+)
+PARENTS = (
+    *("root", "spine", "chest", "neck"),
+    *(
+        parent if parent in ("root", "chest") else f"{side}_{parent}"
+        for parent in _SIDE_PARENTS
+        for side in ("left", "right")
+    ),
+)
+
+# Angles and their limits (deg). Trunk: flex = bending forwards, side = to the left, twist = to the
+# left. Arms hang at flex = abd = 0; flex raises them forwards, abd sideways (the pair is a rotation
+# vector, so it has no singular direction below 180 deg); twist is inward rotation. Hips alike, with
+# outward twist. Elbows and knees only bend one way.
+TRUNK_LIMITS = {
+    "root_pitch": (-180.0, 180.0),  # the whole body leans forwards
+    "root_roll": (-180.0, 180.0),  # and to its left
+    "spine_flex": (-20.0, 45.0),
+    "spine_side": (-25.0, 25.0),
+    "spine_twist": (-15.0, 15.0),
+    "chest_flex": (-20.0, 35.0),
+    "chest_side": (-20.0, 20.0),
+    "chest_twist": (-30.0, 30.0),
+    "neck_flex": (-40.0, 45.0),
+    "neck_side": (-25.0, 25.0),
+    "neck_twist": (-40.0, 40.0),
+    "head_flex": (-25.0, 25.0),
+    "head_side": (-15.0, 15.0),
+    "head_twist": (-35.0, 35.0),
+}
+LIMB_LIMITS = {
+    "clavicle_up": (-8.0, 35.0),
+    "clavicle_forward": (-20.0, 25.0),
+    "arm_flex": (-55.0, 170.0),
+    "arm_abd": (-45.0, 165.0),
+    "arm_twist": (-60.0, 80.0),
+    "elbow_flex": (0.0, 148.0),
+    "pronation": (-80.0, 80.0),
+    "wrist_flex": (-60.0, 70.0),
+    "hip_flex": (-25.0, 125.0),
+    "hip_abd": (-20.0, 55.0),
+    "hip_twist": (-35.0, 50.0),
+    "knee_flex": (0.0, 148.0),
+    "ankle_flex": (-45.0, 25.0),  # toes up
+}
+MAX_ELEVATION_DEG = 170.0  # of the upper arm away from hanging
+
+LIMITS = (
+    TRUNK_LIMITS
+    | {f"left_{name}": limit for name, limit in LIMB_LIMITS.items()}
+    | {f"right_{name}": limit for name, limit in LIMB_LIMITS.items()}
+)
+ANGLES = tuple(LIMITS)
+INDEX = {name: index for index, name in enumerate(ANGLES)}
+
+# Rest directions of the bones, (child, part that carries it, direction); those of trunk, shoulders
+# and head are the means over adult Anny bodies.
+_BONES = {
+    "right_foot": ("right_shank", (0, 0, -1)),
+    "right_knee": ("right_thigh", (0, 0, -1)),
+    "right_hip": ("root", (-1, 0, 0)),
+    "left_hip": ("root", (1, 0, 0)),
+    "left_knee": ("left_thigh", (0, 0, -1)),
+    "left_foot": ("left_shank", (0, 0, -1)),
+    "spine": ("spine", (0, 0.074, 0.997)),
+    "thorax": ("chest", (0, -0.087, 0.996)),
+    "head": ("head", (0, 0.361, 0.932)),
+    "right_wrist": ("right_forearm", (-1, 0, 0)),
+    "right_elbow": ("right_upper_arm", (-1, 0, 0)),
+    "right_shoulder": ("right_clavicle", (-0.887, -0.04, -0.46)),
+    "left_shoulder": ("left_clavicle", (0.887, -0.04, -0.46)),
+    "left_elbow": ("left_upper_arm", (1, 0, 0)),
+    "left_wrist": ("left_forearm", (1, 0, 0)),
+    "nose": ("neck", (0, -0.68, 0.733)),
+}
+# How far (rad) people's rest directions vary about the means above.
+_DIRECTION_SPREAD = {"spine": 0.05, "thorax": 0.06, "head": 0.1, "nose": 0.12, "shoulder": 0.09}
+
+
+@functools.cache
+def limits() -> tuple[Tensor, Tensor]:
+    """Lower and upper limits (D,) rad, in the order of `ANGLES`."""
+    low, high = zip(*LIMITS.values())
+    return torch.tensor(low) * (math.pi / 180), torch.tensor(high) * (math.pi / 180)
+
+
+@functools.cache
+def mirror_index() -> Tensor:
+    """Permutation (D,) of `ANGLES` that swaps left and right; see also `mirror_sign`."""
+    swap = {"left": "right", "right": "left"}
+    names = [name.partition("_") for name in ANGLES]
+    return torch.tensor([INDEX[f"{swap.get(a, a)}_{b}"] for a, _, b in names])
+
+
+@functools.cache
+def mirror_sign() -> Tensor:
+    """Sign (D,) that the angles of the trunk take in the mirror."""
+    flipped = [name in TRUNK_LIMITS and name.endswith(("side", "twist", "roll")) for name in ANGLES]
+    return 1.0 - 2.0 * torch.tensor(flipped)
+
+
+def limit_angles(angles: Tensor) -> Tensor:
+    """Presses angles (..., D) rad smoothly into their limits; the inner 80 % is left as it is.
+
+    Arms that hang low may not cross the trunk: adduction is freed as the arm comes forwards.
+    """
+    low, high = limits()
+    middle, half = (low + high) / 2, (high - low) / 2
+    share = (angles - middle) / half
+    excess = (share.abs() - 0.8).clamp_min(0)
+    share = share.clamp(-0.8, 0.8) + share.sign() * 0.2 * torch.tanh(excess / 0.2)
+    angles = middle + half * share
+    for side in ("left", "right"):
+        flex, abd = angles[..., INDEX[f"{side}_arm_flex"]], angles[..., INDEX[f"{side}_arm_abd"]]
+        lowest = 0.07 - 0.7 * (flex / 1.3).clamp(0, 1)
+        abd = torch.maximum(abd, lowest)
+        elevation = torch.hypot(flex, abd)
+        scale = (math.radians(MAX_ELEVATION_DEG) / elevation.clamp_min(1e-6)).clamp_max(1)
+        angles[..., INDEX[f"{side}_arm_flex"]] = flex * scale
+        angles[..., INDEX[f"{side}_arm_abd"]] = abd * scale
+    return angles
+
+
+@functools.cache
+def _generators() -> tuple[Tensor, Tensor, Tensor]:
+    """Maps from angles to rotation vectors: first, fixed and last rotation of each part.
+
+    Returns (D, P+1, 3), (P+1, 3, 3), (D, P+1, 3); row P is the root's (pitch and roll).
+    """
+    first = torch.zeros(len(ANGLES), len(PARTS) + 1, 3)
+    last, middle = torch.zeros_like(first), torch.eye(3).repeat(len(PARTS) + 1, 1, 1)
+    part_index = {part: index for index, part in enumerate((*PARTS, "root"))}
+
+    def add(table, angle, part, axis):
+        table[INDEX[angle], part_index[part]] = torch.tensor(axis, dtype=torch.float32)
+
+    add(first, "root_pitch", "root", (1, 0, 0))
+    add(first, "root_roll", "root", (0, 1, 0))
+    for part in ("spine", "chest", "neck", "head"):
+        for angle, axis in (("flex", (1, 0, 0)), ("side", (0, 1, 0)), ("twist", (0, 0, 1))):
+            add(first, f"{part}_{angle}", part, axis)
+    for side, s in (("left", 1.0), ("right", -1.0)):
+        add(first, f"{side}_clavicle_up", f"{side}_clavicle", (0, -s, 0))
+        add(first, f"{side}_clavicle_forward", f"{side}_clavicle", (0, 0, -s))
+        add(first, f"{side}_arm_flex", f"{side}_upper_arm", (-1, 0, 0))
+        add(first, f"{side}_arm_abd", f"{side}_upper_arm", (0, -s, 0))
+        add(last, f"{side}_arm_twist", f"{side}_upper_arm", (1, 0, 0))
+        add(first, f"{side}_elbow_flex", f"{side}_forearm", (0, 0, -s))
+        add(last, f"{side}_pronation", f"{side}_forearm", (1, 0, 0))
+        add(first, f"{side}_wrist_flex", f"{side}_hand", (0, s, 0))
+        add(first, f"{side}_hip_flex", f"{side}_thigh", (-1, 0, 0))
+        add(first, f"{side}_hip_abd", f"{side}_thigh", (0, -s, 0))
+        add(last, f"{side}_hip_twist", f"{side}_thigh", (0, 0, s))
+        add(first, f"{side}_knee_flex", f"{side}_shank", (1, 0, 0))
+        add(first, f"{side}_ankle_flex", f"{side}_foot", (-1, 0, 0))
+        hang = so3_exp(torch.tensor([0.0, s * math.pi / 2, 0.0]))  # from the T to hanging
+        middle[part_index[f"{side}_upper_arm"]] = hang
+    return first, middle, last
+
+
+def angles_to_rotations(angles: Tensor) -> tuple[Tensor, Tensor]:
+    """Local rotations from joint angles.
+
+    Args:
+        angles: (..., D) rad, in the order of `ANGLES`.
+
+    Returns:
+        (..., P, 3, 3) of `PARTS`, relative to the parent part; (..., 3, 3) of the root without
+        its heading.
+    """
+    first, middle, last = _generators()
+    shape = (*angles.shape[:-1], len(PARTS) + 1, 3)
+    before = so3_exp((angles @ first.flatten(1)).reshape(shape))
+    after = so3_exp((angles @ last.flatten(1)).reshape(shape))
+    rotations = before @ middle @ after
+    return rotations[..., :-1, :, :], rotations[..., -1, :, :]
+
+
+@functools.cache
+def _levels() -> list[tuple[list[int], list[int]]]:
+    """Parts and their parents by depth, so that each level is one batched product."""
+    depth, index = {"root": 0}, {part: i for i, part in enumerate(PARTS)}
+    for part, parent in zip(PARTS, PARENTS):
+        depth[part] = depth[parent] + 1
+    levels = []
+    for level in range(1, max(depth.values()) + 1):
+        parts = [part for part in PARTS if depth[part] == level]
+        parents = [index.get(PARENTS[index[part]], len(PARTS)) for part in parts]
+        levels.append(([index[part] for part in parts], parents))
+    return levels
+
+
+def global_rotations(rotations: Tensor, root: Tensor) -> Tensor:
+    """Local part rotations (..., P, 3, 3) and root (..., 3, 3) to world ones (..., P+1, 3, 3).
+
+    The last one is the root's.
+    """
+    result = torch.empty(*rotations.shape[:-3], len(PARTS) + 1, 3, 3)
+    result[..., -1, :, :] = root
+    for parts, parents in _levels():
+        result[..., parts, :, :] = result[..., parents, :, :] @ rotations[..., parts, :, :]
+    return result
+
+
+@functools.cache
+def rest_directions() -> Tensor:
+    """Unit rest directions (16, 3) of the bones in the order of `H36M17.bones`."""
+    directions = [_BONES[H36M17.joints[child]][1] for child, _ in H36M17.bones]
+    return torch.nn.functional.normalize(torch.tensor(directions, dtype=torch.float32), dim=-1)
+
+
+@functools.cache
+def direction_spread() -> Tensor:
+    """Standard deviation (16,) rad of people's rest directions about `rest_directions`."""
+    names = [H36M17.joints[child].split("_")[-1] for child, _ in H36M17.bones]
+    return torch.tensor([_DIRECTION_SPREAD.get(name, 0.0) for name in names])
+
+
+@functools.cache
+def bone_parts() -> Tensor:
+    """Index (16,) of the part that carries each bone; P for the root."""
+    parts = [_BONES[H36M17.joints[child]][0] for child, _ in H36M17.bones]
+    return torch.tensor([PARTS.index(p) if p in PARTS else len(PARTS) for p in parts])
+
+
+@functools.cache
+def chain_matrix() -> Tensor:
+    """(17, 16) matrix of 0 and 1: a joint is the sum of the bones between it and the hip."""
+    bones = {child: i for i, (child, _) in enumerate(H36M17.bones)}
+    chain = torch.zeros(len(H36M17.joints), len(bones))
+    for joint in range(len(H36M17.joints)):
+        step = joint
+        while step in bones:
+            chain[joint, bones[step]] = 1.0
+            step = H36M17.parents[step]
+    return chain
+
+
+def forward_kinematics(
+    rotations: Tensor,
+    root_rotation: Tensor,
+    root_translation: Tensor,
+    bone_lengths: Tensor,
+    directions: Tensor | None = None,
+) -> Tensor:
+    """The 17 Human3.6M joints of a posed body.
+
+    Args:
+        rotations: (..., T, P, 3, 3) local rotations of `PARTS`.
+        root_rotation: (..., T, 3, 3) body to world.
+        root_translation: (..., T, 3) mm, position of the joint "hip".
+        bone_lengths: (..., 16) mm, in the order of `H36M17.bones`, the same for all T frames.
+        directions: (..., 16, 3) unit rest directions of this body; `rest_directions` by default.
+
+    Returns:
+        (..., T, 17, 3) mm, world.
+    """
+    directions = rest_directions() if directions is None else directions
+    R = global_rotations(rotations, root_rotation)[..., bone_parts(), :, :]  # (..., T, 16, 3, 3)
+    bones = (directions * bone_lengths.unsqueeze(-1)).unsqueeze(-3)  # (..., 1, 16, 3)
+    vectors = (R @ bones.unsqueeze(-1)).squeeze(-1)
+    return chain_matrix() @ vectors + root_translation.unsqueeze(-2)

@@ -1,0 +1,67 @@
+"""Random numbers for a batch in which every sample owns its stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_CHUNK = 2048  # numbers fetched from each sample's generator at once
+
+
+class Draws:
+    """Uniform and normal draws (B, ...) where row i depends only on the i-th stream.
+
+    Rows are therefore the same whatever batch, rank or worker they are drawn in, as long as the
+    same shapes are asked for in the same order.
+    """
+
+    def __init__(self, generators: Sequence[np.random.Generator]):
+        self.generators = list(generators)
+        self._buffers = {"uniform": np.empty((len(generators), 0), np.float32)}
+        self._buffers["normal"] = self._buffers["uniform"]
+
+    @classmethod
+    def from_seeds(cls, seeds: Sequence[tuple[int, ...]]) -> Draws:
+        """One stream per tuple of non-negative integers, such as (seed, step, index)."""
+        return cls([np.random.Generator(np.random.SFC64(list(seed))) for seed in seeds])
+
+    @classmethod
+    def from_torch(cls, generator: torch.Generator, batch: int = 1) -> Draws:
+        """Streams seeded by a torch generator, which advances."""
+        seeds = torch.randint(2**62, (batch,), generator=generator)
+        return cls.from_seeds([(seed,) for seed in seeds.tolist()])
+
+    @property
+    def batch(self) -> int:
+        return len(self.generators)
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
+        """(B, *shape) in [low, high)."""
+        return low + (high - low) * self._take("uniform", shape)
+
+    def normal(self, *shape: int) -> Tensor:
+        """(B, *shape) standard normal."""
+        return self._take("normal", shape)
+
+    def sign(self, *shape: int) -> Tensor:
+        """(B, *shape) of -1 and 1."""
+        return 2.0 * (self.uniform(*shape) < 0.5) - 1.0
+
+    def choice(self, num: int, *shape: int) -> Tensor:
+        """(B, *shape) int64 in [0, num)."""
+        return (self.uniform(*shape) * num).long().clamp_max(num - 1)
+
+    def _take(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        count, buffer = int(np.prod(shape)), self._buffers[kind]
+        if buffer.shape[1] < count:
+            size = max(_CHUNK, count)
+            method = "random" if kind == "uniform" else "standard_normal"
+            fresh = np.empty((self.batch, size), np.float32)
+            for row, generator in zip(fresh, self.generators):
+                getattr(generator, method)(out=row, dtype=np.float32)
+            buffer = np.concatenate([buffer, fresh], axis=1)
+        self._buffers[kind] = buffer[:, count:]
+        return torch.from_numpy(buffer[:, :count].reshape(self.batch, *shape))
