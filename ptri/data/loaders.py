@@ -1,0 +1,165 @@
+"""Loaders whose order depends on the seed and the epoch only.
+
+Neither worker processes nor the number of ranks change what a training step sees: the epoch's order
+is cut into global batches, and each rank takes its share of every one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ptri.data.h36m import SampleKey
+from ptri.errors import UserError
+
+
+def epoch_order(length: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The items of an epoch's global batches, (steps, batch_size) int64.
+
+    A permutation; the remainder that fills no batch is left to other epochs. A data set smaller
+    than one batch is repeated to fill it.
+    """
+    order = np.random.default_rng((seed, epoch, 0x0EDE)).permutation(length)
+    steps = max(1, length // batch_size)
+    return np.resize(order, (steps, batch_size))
+
+
+class _TrainBatches(Sampler):
+    """Lists of keys, this rank's share of each global batch from ``start_step`` on."""
+
+    def __init__(self, views, batch_size, seed, rank, world, num_views) -> None:
+        self.views, self.batch_size, self.seed = np.asarray(views), batch_size, seed
+        self.rank, self.world, self.num_views = rank, world, num_views
+        self.epoch, self.start_step = 0, 0
+
+    def __len__(self) -> int:
+        return max(1, len(self.views) // self.batch_size) - self.start_step
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        order = epoch_order(len(self.views), self.batch_size, self.seed, self.epoch)
+        share = self.batch_size // self.world
+        for step in range(self.start_step, len(order)):
+            batch = order[step]
+            count = self._draw_views(step, int(self.views[batch].min()))
+            mine = batch[self.rank * share : (self.rank + 1) * share]
+            yield [SampleKey(int(item), self.epoch, count) for item in mine]
+
+    def _draw_views(self, step: int, available: int) -> int:
+        """How many views every sample of a step has: a batch is one tensor."""
+        low, high = self.num_views
+        high = min(high or available, available)
+        rng = np.random.default_rng((self.seed, self.epoch, step, 0x71E5))
+        return int(rng.integers(min(low, high), high + 1))
+
+
+class TrainLoader:
+    """Batches of an epoch; keeps its worker processes from epoch to epoch."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        num_views: tuple[int, int] = (1, 0),
+    ) -> None:
+        """
+        Args:
+            dataset: items with ``num_views`` (N,), how many views each has; takes `SampleKey`.
+            batch_size: of all ranks together.
+            num_views: fewest and most views of a batch; 0: as many as there are.
+
+        Raises:
+            UserError: the batch cannot be shared equally.
+        """
+        if batch_size % world:
+            raise UserError(
+                f"train.batch_size: {batch_size} cannot be shared by {world} processes; "
+                "choose a multiple"
+            )
+        views = dataset.num_views
+        self._batches = _TrainBatches(views, batch_size, seed, rank, world, num_views)
+        self._loader = _loader(dataset, self._batches, workers)
+
+    def __len__(self) -> int:
+        """Steps of a whole epoch."""
+        return max(1, len(self._batches.views) // self._batches.batch_size)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
+        """Yields this rank's collated batches of an epoch, from ``start_step`` on."""
+        self._batches.epoch, self._batches.start_step = epoch, start_step
+        if start_step < len(self):
+            yield from _plain_errors(self._loader)
+
+
+class _EvaluationBatches(Sampler):
+    """Every item once and in order; a batch ends where the number of views changes."""
+
+    def __init__(self, views, batch_size: int, rank: int, world: int) -> None:
+        views = np.asarray(views)
+        runs = np.split(np.arange(len(views)), np.flatnonzero(np.diff(views)) + 1)
+        batches = [
+            run[start : start + batch_size].tolist()
+            for run in runs
+            for start in range(0, len(run), batch_size)
+        ]
+        self.batches = batches[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.batches)
+
+
+class EvaluationLoader:
+    """Iterates over every item exactly once, in order; with ranks, every world-th batch."""
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        batches = _EvaluationBatches(dataset.num_views, batch_size, rank, world)
+        self._loader = _loader(dataset, batches, workers, persistent=False)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return _plain_errors(self._loader)
+
+
+def _loader(dataset, batches: Sampler, workers: int, persistent: bool = True) -> DataLoader:
+    options: dict[str, Any] = {}
+    if workers > 0:
+        options = {"prefetch_factor": 4, "persistent_workers": persistent}
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_one_thread,
+        **options,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _plain_errors(loader: DataLoader) -> Iterator[Any]:
+    """Passes on a worker's UserError without the traceback that the DataLoader writes into it."""
+    try:
+        yield from loader
+    except UserError as error:
+        message = str(error)
+        if "Traceback" in message:
+            message = message.strip().splitlines()[-1].partition("UserError: ")[2]
+        raise UserError(message) from None
