@@ -1,0 +1,197 @@
+"""Checkpoints of training runs and shipped weights: atomic, safe to load, strict.
+
+A checkpoint is a dict with "kind": "ptri-checkpoint", the configuration, the states of model, EMA,
+optimizer, scheduler and random generators, and the place in the run. Shipped weights are a dict
+with "kind": "ptri-weights", one state dict and "meta", how they were made. Both load with
+``weights_only=True``, so a file can bring data but no code.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ptri.errors import UserError
+
+CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
+_FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "rng", "best")
+
+
+def save(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Writes a checkpoint; a crash at any moment leaves the old file or the new one, whole."""
+    _write(path, {"kind": CHECKPOINT, "commit": git_commit(), **state})
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a training checkpoint onto the CPU.
+
+    Raises:
+        UserError: no such file, a corrupt one, or one that is no training checkpoint.
+    """
+    state = _read(path)
+    missing = [name for name in _FIELDS if name not in state]
+    if state["kind"] != CHECKPOINT or missing:
+        raise UserError(
+            f"{path}: not a training checkpoint (it holds {state['kind']}, missing: "
+            f"{', '.join(missing) or 'nothing'}); give the last.pt or best.pt of a run"
+        )
+    return state
+
+
+def save_weights(path: str | Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes weights to ship: matrices and convolutions in fp16, vectors and counters as they are.
+
+    Args:
+        state: a state dict, normally the EMA one.
+        meta: how the weights were made: command, seed, data, metrics; plain values only.
+
+    Raises:
+        UserError: a weight is not finite, or too large for fp16.
+    """
+    small = {}
+    for name, value in state.items():
+        halved = value.is_floating_point() and value.ndim >= 2
+        small[name] = (value.half() if halved else value).detach().cpu().contiguous().clone()
+        if value.is_floating_point() and not small[name].isfinite().all():
+            raise UserError(f"{path}: weight '{name}' is not finite in {small[name].dtype}")
+    _write(path, {"kind": WEIGHTS, "meta": dict(meta), "model": small})
+
+
+def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads weights in float32 from shipped weights or, the evaluated ones, from a checkpoint.
+
+    Returns:
+        The state dict and the metadata (of a checkpoint: config, epoch, step, best, commit).
+
+    Raises:
+        UserError: no such file or a corrupt one.
+    """
+    state = _read(path)
+    if state["kind"] == WEIGHTS:
+        weights, meta = state["model"], state["meta"]
+    else:
+        state = load(path)
+        weights = state["ema"]
+        meta = {name: state.get(name) for name in ("config", "epoch", "step", "best", "commit")}
+    return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, meta
+
+
+def initialise(module: nn.Module, path: str | Path, prefix: str = "") -> dict[str, Any]:
+    """Loads a file's weights, or its part under a prefix, strictly into a module.
+
+    Args:
+        module: receives the weights; may be a part of a larger model.
+        path: shipped weights or a checkpoint.
+        prefix: for a part of the file such as "detector."; it is removed from the names.
+
+    Returns:
+        The file's metadata.
+
+    Raises:
+        UserError: as `load_weights`, or the weights are of another architecture.
+    """
+    weights, meta = load_weights(path)
+    part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    load_state(module, part, path)
+    return meta
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """`load_state_dict` that accepts exactly the module's names and shapes.
+
+    Raises:
+        UserError: one line that counts and names what differs.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    surplus = [name for name in state if name not in own]
+    shapes = [
+        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    found = [("missing", missing), ("unexpected", surplus), ("of another shape", shapes)]
+    problems = [
+        f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        for what, names in found
+        if names
+    ]
+    if problems:
+        raise UserError(
+            f"{path}: weights of another architecture: {'; '.join(problems)}; build the model "
+            f"with the settings the file was made with (model.*)"
+        )
+    module.load_state_dict(state)
+
+
+def rng_states() -> dict[str, Any]:
+    """States of the global random generators of Python, NumPy, torch and its GPUs."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_states(states: Mapping[str, Any]) -> None:
+    """Restores what `rng_states` returned; GPU states only where as many GPUs are there."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree, "-dirty" with local changes; None outside a clone."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _write(path: str | Path, content: Mapping[str, Any]) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has a dozen ways to fail on a damaged file
+        reason = " ".join(str(error).split()).split(". ")[0][:120]
+        raise UserError(
+            f"{path}: corrupt or not a checkpoint ({type(error).__name__}: {reason}); "
+            f"use another file or train again"
+        ) from None
+    if not isinstance(state, dict) or state.get("kind") not in (CHECKPOINT, WEIGHTS):
+        raise UserError(f"{path}: not a checkpoint of this project (no 'kind' entry)")
+    return state

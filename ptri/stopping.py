@@ -1,0 +1,64 @@
+"""Ctrl-C and SIGTERM as a request that the training loop honours when its state is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+
+class StopRequested(Exception):
+    """The user or the machine asked the run to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.name = signal.Signals(signum).name
+        self.exit_code = 128 + signum  # 130 after SIGINT, 143 after SIGTERM
+
+
+class StopSignals:
+    """While open, SIGINT and SIGTERM set `received`; a second Ctrl-C interrupts at once.
+
+    Under ``torchrun``, which sends a signal more than once, only the first one counts.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._immediate = False
+        self._owner = os.getpid()
+        self._alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within, a signal raises StopRequested where it strikes: for work that can be repeated."""
+        if self.received:
+            raise StopRequested(self.received)
+        self._immediate = True
+        try:
+            yield
+        finally:
+            self._immediate = False
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a loader process, forked with this handler
+            if signum == signal.SIGTERM:
+                os._exit(128 + signum)
+            return  # Ctrl-C goes to the whole group; the owner decides
+        again, self.received = self.received, self.received or signum
+        if self._immediate:
+            self._immediate = False
+            raise StopRequested(signum)
+        if again and self._alone and signum == signal.SIGINT:
+            raise KeyboardInterrupt

@@ -1,0 +1,124 @@
+"""A tiny task for the engine's tests: linear regression with dropout; also a script.
+
+python tests/toy_task.py FOLDER [section.key=value ...] [--resume] [--overwrite] [--kill-at N]
+[--signal-at N SIGNAL]
+"""
+
+import os
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ptri import config, engine
+from ptri.errors import UserError
+
+SAMPLES = 96
+
+
+class Batch(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+    subject: torch.Tensor
+    frame: torch.Tensor
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 1)
+        )
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class ToyTask:
+    monitor = "error"
+
+    def __init__(self, width=8, dropout=0.0, bad_frame=None, hook=None, validation=None):
+        self.width, self.dropout, self.bad_frame, self.hook = width, dropout, bad_frame, hook
+        self.validation = validation
+        self.seen = []
+        generator = torch.Generator().manual_seed(5)
+        self.x = torch.randn(SAMPLES, 3, generator=generator)
+        self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
+
+    def build_model(self, config):
+        return Net(self.width, self.dropout)
+
+    def parameter_groups(self, model, config):
+        return [{"params": list(model.parameters())}]
+
+    def steps_per_epoch(self, config):
+        return config.train.steps_per_epoch or SAMPLES // config.train.batch_size
+
+    def train_loader(self, config, epoch, rank, world, start_step):
+        order = np.random.default_rng([config.run.seed, epoch]).permutation(SAMPLES)
+        size, share = config.train.batch_size, config.train.batch_size // world
+        for step in range(start_step, self.steps_per_epoch(config)):
+            rows = torch.from_numpy(order[step * size + rank * share :][:share].copy())
+            self.seen.append(rows.tolist())
+            y = self.y[rows].clone()
+            if self.bad_frame is not None:
+                y[rows == self.bad_frame] = float("nan")
+            yield Batch(self.x[rows], y, torch.full_like(rows, 9), rows)
+
+    def training_step(self, model, batch, step):
+        if self.hook is not None:
+            self.hook(step)
+        error = (model(batch.x) - batch.y).square().mean(dim=1)
+        return {"loss": error, "absolute": (error + 1e-12).sqrt()}
+
+    def validate(self, model, config):
+        if self.validation is not None:
+            self.validation(model)
+        assert not model.training
+        return {"error": float((model(self.x) - self.y).square().mean())}
+
+    def pictures(self, model, config):
+        return {"toy/grey": np.full((8, 8, 3), 128, np.uint8)}
+
+
+def toy_config(folder, *overrides):
+    base = [
+        "run.name=toy", f"run.out={folder}", "run.device=cpu", "train.epochs=3",
+        "train.batch_size=12", "train.warmup_steps=4", "train.log_every_steps=1",
+        "train.ema_decay=0.9", "train.lr=0.02",
+    ]  # fmt: skip
+    return config.load(None, base + list(overrides))
+
+
+def main(argv):
+    folder, *rest = argv
+    options = {"--kill-at": None, "--signal-at": None}
+    for name in options:
+        if name in rest:
+            index = rest.index(name)
+            options[name] = rest[index + 1]
+            del rest[index : index + 2]
+    flags = {name.strip("-"): True for name in rest if name.startswith("--")}
+    overrides = [text for text in rest if not text.startswith("--")]
+
+    def hook(step):
+        if options["--kill-at"] is not None and step == int(options["--kill-at"]):
+            os.kill(os.getpid(), 9)
+        if options["--signal-at"] is not None:
+            at, number = options["--signal-at"].split(":")
+            if step == int(at) and os.environ.get("RANK", "0") == "0":
+                os.kill(os.getpid(), int(number))
+
+    dropout = 0.0 if "WORLD_SIZE" in os.environ else 0.2
+    try:
+        engine.fit(ToyTask(dropout=dropout, hook=hook), toy_config(folder, *overrides), **flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
