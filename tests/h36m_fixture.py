@@ -37,7 +37,7 @@ COLORS = [(37 * j % 200 + 55, 91 * j % 200 + 55, 53 * j % 200 + 55) for j in ran
 
 
 def ring_cameras(num_subjects: int, size: int, dist=(0, 0, 0, 0, 0)):
-    """K, dist, R, t of four cameras around the origin, world z up; differs from subject to subject."""
+    """K, dist, R, t of four cameras around the origin, world z up, another rig per subject."""
     K = np.zeros((num_subjects, 4, 3, 3))
     R, t = np.zeros((num_subjects, 4, 3, 3)), np.zeros((num_subjects, 4, 3))
     for subject in range(num_subjects):

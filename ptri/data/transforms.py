@@ -64,11 +64,14 @@ def check_jpeg(path: str | Path, head: bytes | None = None, tail: bytes | None =
         UserError: empty, not a JPEG or truncated.
     """
     if head is None or tail is None:
-        with open(path, "rb") as file:
-            head = file.read(2)
-            size = file.seek(0, 2)
-            file.seek(max(0, size - _TAIL_BYTES))
-            tail = file.read()
+        try:
+            with open(path, "rb") as file:
+                head = file.read(2)
+                size = file.seek(0, 2)
+                file.seek(max(0, size - _TAIL_BYTES))
+                tail = file.read()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     if head != b"\xff\xd8":
         raise UserError(f"{path}: not a JPEG image" if head else f"{path}: empty image file")
     if _END_MARKER not in tail:
