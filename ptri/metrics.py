@@ -1,0 +1,247 @@
+"""Errors of joints and cameras, and the coverage of stated uncertainties.
+
+Every function returns one value per sample (or per joint, pair, view as stated); nothing is
+averaged over samples. Joints that are NaN in either argument are left out of a sample's mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from scipy.stats import chi2
+from torch import Tensor
+
+from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
+from ptri.structures import RigPosterior
+
+FAILURE_DEG = 10.0  # a pair of views whose rotation is farther off has failed
+
+
+# --- joints ----------------------------------------------------------------------------------
+
+
+def mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
+    """Mean per-joint position error after moving both roots to the origin; no other alignment.
+
+    Args:
+        estimate, truth: (..., J, 3) mm. root: joint index.
+
+    Returns:
+        (...,) mm, the mean over all J joints (the root's own zero included, as is usual).
+    """
+    return _mean_distance(_centre(estimate, root), _centre(truth, root))
+
+
+def absolute_error(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Mean joint error (...,) mm in the reference camera's frame, without any alignment."""
+    return _mean_distance(estimate, truth)
+
+
+def n_mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
+    """Root-relative error (...,) mm after the best scale (Rhodin et al., CVPR 2018).
+
+    The scale minimises the squared error, ``s = sum <e, g> / sum <e, e>``. So N-MPJPE <= MPJPE
+    holds for the root mean square; for the mean it can be broken by a small margin.
+    """
+    estimate, truth = _centre(estimate, root), _centre(truth, root)
+    valid = _valid(estimate, truth)
+    e, g = _zeroed(estimate, valid), _zeroed(truth, valid)
+    # 1e-9 mm^2 guards an estimate whose joints all lie on the root.
+    scale = (e * g).sum((-1, -2)) / e.square().sum((-1, -2)).clamp_min(1e-9)
+    return _mean_distance(scale[..., None, None] * estimate, truth)
+
+
+def pa_mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
+    """Mean error (...,) mm after the best similarity (proper rotation, scale, translation)."""
+    scale, R, t = similarity(estimate, truth)
+    aligned = scale[..., None, None] * estimate @ R.transpose(-1, -2) + t.unsqueeze(-2)
+    return _mean_distance(aligned, truth)
+
+
+def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The similarity that takes source to target with least squares (Umeyama, PAMI 1991).
+
+    Args:
+        source, target: (..., J, 3); NaN joints in either are left out.
+
+    Returns:
+        scale (...,), R (..., 3, 3) with determinant +1, t (..., 3): ``target = s R source + t``.
+    """
+    valid = _valid(source, target)
+    count = valid.sum(-1).clamp_min(1)[..., None]
+    a, b = _zeroed(source, valid), _zeroed(target, valid)
+    mean_a, mean_b = a.sum(-2) / count, b.sum(-2) / count
+    a = _zeroed(a - mean_a.unsqueeze(-2), valid)
+    b = _zeroed(b - mean_b.unsqueeze(-2), valid)
+    U, S, Vh = torch.linalg.svd(b.transpose(-1, -2) @ a)
+    sign = torch.ones_like(S)
+    sign[..., 2] = torch.sign(torch.linalg.det(U) * torch.linalg.det(Vh))
+    R = (U * sign.unsqueeze(-2)) @ Vh
+    # 1e-9 mm^2 guards a source whose joints coincide.
+    scale = (S * sign).sum(-1) / a.square().sum((-1, -2)).clamp_min(1e-9)
+    t = mean_b - scale[..., None] * (R @ mean_a.unsqueeze(-1)).squeeze(-1)
+    return scale, R, t
+
+
+def joint_l1(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over joints of the sum of absolute differences, (...,); any number of coordinates.
+
+    Args:
+        estimate, truth: (..., J, D). valid: (..., J) bool, joints that count; None: all finite.
+    """
+    return _masked_mean((estimate - truth).abs().sum(-1), _valid(estimate, truth), valid)
+
+
+def joint_l2(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Mean over joints of the Euclidean distance, (...,); arguments as `joint_l1`."""
+    return _masked_mean((estimate - truth).norm(dim=-1), _valid(estimate, truth), valid)
+
+
+# --- cameras ---------------------------------------------------------------------------------
+
+
+def view_pairs(num_views: int) -> list[tuple[int, int]]:
+    """Every pair (i, j), i < j, in the order in which the pair functions return them."""
+    return [(i, j) for i in range(num_views) for j in range(i + 1, num_views)]
+
+
+def relative_pose(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Poses of view j relative to view i of every pair: ``x_j = R_ij x_i + t_ij``.
+
+    Args:
+        R: (..., V, 3, 3). t: (..., V, 3).
+
+    Returns:
+        (..., P, 3, 3) and (..., P, 3) with P = V (V - 1) / 2.
+    """
+    first, second = zip(*view_pairs(R.shape[-3]))
+    first, second = list(first), list(second)
+    R_pair = R[..., second, :, :] @ R[..., first, :, :].transpose(-1, -2)
+    t_pair = t[..., second, :] - (R_pair @ t[..., first, :].unsqueeze(-1)).squeeze(-1)
+    return R_pair, t_pair
+
+
+def rotation_error_deg(R: Tensor, R_true: Tensor) -> Tensor:
+    """Angle of the relative rotation's error of every pair of views, (..., P) deg."""
+    zero = R.new_zeros(R.shape[:-1])
+    pair, _ = relative_pose(R, zero)
+    pair_true, _ = relative_pose(R_true, zero)
+    return torch.rad2deg(rotation_angle(pair.transpose(-1, -2) @ pair_true))
+
+
+def translation_direction_error_deg(R: Tensor, t: Tensor, R_true: Tensor, t_true: Tensor) -> Tensor:
+    """Angle between estimated and true baseline of every pair, (..., P) deg.
+
+    The baseline is the relative translation in the second view's frame, so it needs no scale; NaN
+    where the two true cameras coincide.
+    """
+    _, a = relative_pose(R, t)
+    _, b = relative_pose(R_true, t_true)
+    angle = torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1))
+    return torch.where(b.norm(dim=-1) > 0, torch.rad2deg(angle), torch.nan)
+
+
+def failures(error_deg: Tensor) -> Tensor:
+    """Pairs that failed, bool: more than `FAILURE_DEG` off, or not finite."""
+    return ~(error_deg <= FAILURE_DEG)
+
+
+# --- coverage --------------------------------------------------------------------------------
+
+
+def joint_coverage(
+    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int, levels: Sequence[float]
+) -> Tensor:
+    """Share of joints whose truth lies in the stated region, root-relative.
+
+    The region of a joint is the ellipsoid ``e^T C^-1 e <= chi2_3(level)`` with e the error of the
+    root-relative joint and C the joint's covariance. The root itself does not count.
+
+    Args:
+        estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2 of root-relative joints.
+        root: joint index. levels: L probabilities, such as (0.5, 0.9).
+
+    Returns:
+        (..., L) in [0, 1].
+    """
+    error = _centre(estimate, root) - _centre(truth, root)
+    square = mahalanobis_square(error, covariance)  # (..., J)
+    keep = [j for j in range(estimate.shape[-2]) if j != root]
+    valid = torch.isfinite(error).all(-1)[..., keep]
+    inside = [square[..., keep] <= chi2.ppf(level, 3) for level in levels]
+    return torch.stack([_masked_mean(part.to(estimate), valid, None) for part in inside], -1)
+
+
+def mahalanobis_square(error: Tensor, covariance: Tensor) -> Tensor:
+    """``e^T C^-1 e`` (...,) of errors (..., D) under covariances (..., D, D).
+
+    A covariance that is not positive definite holds nothing: infinity.
+    """
+    chol, info = torch.linalg.cholesky_ex(covariance)
+    bad = (info != 0) | ~torch.isfinite(chol).all((-1, -2))
+    eye = torch.eye(error.shape[-1], dtype=error.dtype, device=error.device)
+    chol = torch.where(bad[..., None, None], eye, chol)
+    white = torch.linalg.solve_triangular(chol, error.unsqueeze(-1), upper=False).squeeze(-1)
+    return torch.where(bad, torch.inf, white.square().sum(-1))
+
+
+def rotation_coverage(posterior: RigPosterior, R_true: Tensor, levels: Sequence[float]) -> Tensor:
+    """Whether each view's true rotation lies in the posterior's region of each level.
+
+    The region is made of samples: in the tangent space at the weighted mean, ellipsoids of the
+    weighted sample covariance are ordered by their Mahalanobis distance, and the region of a level
+    is the smallest that holds that share of the posterior's weight. Unlike a chi-square region it
+    asks nothing of the tails. Relative to view 0, which has no error of its own.
+
+    Args:
+        posterior: M samples of B rigs. R_true: (B, V, 3, 3) relative to view 0.
+        levels: L probabilities.
+
+    Returns:
+        (B, V - 1, L), 1 or 0; NaN where the posterior has a single sample.
+    """
+    if posterior.R.shape[0] < 8:  # cannot span an ellipsoid
+        return R_true.new_full((*R_true.shape[:-3], R_true.shape[-3] - 1, len(levels)), torch.nan)
+    R = posterior.R[:, :, 1:].double()  # (M, B, V-1, 3, 3)
+    truth = R_true[:, 1:].double()
+    weights = posterior.log_weights.double().exp()[..., None].expand(R.shape[:3])
+    mean = rotation_mean(R, weights)
+    inverse = mean.transpose(-1, -2)
+    offset = so3_log(inverse @ R)  # (M, B, V-1, 3)
+    error = so3_log(inverse @ truth)  # (B, V-1, 3)
+    covariance = torch.einsum("mbv,mbvi,mbvj->bvij", weights, offset, offset)
+    # (1e-6 rad)^2 guards samples that all agree to rounding.
+    covariance = covariance + 1e-12 * torch.eye(3, dtype=covariance.dtype, device=R.device)
+    of_samples = mahalanobis_square(offset, covariance.expand(R.shape[0], *covariance.shape))
+    of_truth = mahalanobis_square(error, covariance)
+    # The truth is inside a level when the samples nearer than it hold less weight than the level.
+    nearer = (weights * (of_samples < of_truth)).sum(0)  # (B, V-1)
+    inside = torch.stack([nearer <= level for level in levels], -1)
+    return inside.to(R_true)
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _centre(joints: Tensor, root: int) -> Tensor:
+    return joints - joints[..., root : root + 1, :]
+
+
+def _valid(a: Tensor, b: Tensor) -> Tensor:
+    return torch.isfinite(a).all(-1) & torch.isfinite(b).all(-1)
+
+
+def _zeroed(points: Tensor, valid: Tensor) -> Tensor:
+    return torch.where(valid.unsqueeze(-1), points, torch.zeros_like(points))
+
+
+def _masked_mean(values: Tensor, finite: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over the last dimension of the values that count; NaN where none does."""
+    valid = finite if valid is None else finite & valid
+    total = torch.where(valid, values, torch.zeros_like(values)).sum(-1)
+    return total / torch.where(valid.any(-1), valid.sum(-1), torch.nan)
+
+
+def _mean_distance(a: Tensor, b: Tensor) -> Tensor:
+    return _masked_mean((a - b).norm(dim=-1), _valid(a, b), None)

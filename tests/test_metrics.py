@@ -1,0 +1,179 @@
+"""Metrics: invariances, agreement with naive versions, coverage on known laws."""
+
+import numpy as np
+import pytest
+import torch
+
+from ptri import metrics
+from ptri.geometry.rotations import rotation_mean, so3_exp, so3_log
+from ptri.structures import RigPosterior
+
+ROOT = 6
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+def people(generator, count=20):
+    truth = 400 * torch.randn(count, 17, 3, generator=generator, dtype=torch.float64)
+    return truth, truth + 40 * torch.randn(count, 17, 3, generator=generator, dtype=torch.float64)
+
+
+def random_rotation(generator, *shape, scale=3.0):
+    return so3_exp(scale * torch.randn(*shape, 3, generator=generator, dtype=torch.float64))
+
+
+def test_mpjpe_agrees_with_a_loop_and_ignores_translation(generator):
+    truth, estimate = people(generator)
+    naive = [
+        np.mean(
+            [
+                np.linalg.norm((e[j] - e[ROOT]) - (g[j] - g[ROOT]))
+                for j in range(17)  # the root's zero counts
+            ]
+        )
+        for e, g in zip(estimate.numpy(), truth.numpy())
+    ]
+    error = metrics.mpjpe(estimate, truth, ROOT)
+    np.testing.assert_allclose(error, naive, rtol=1e-12)
+    moved = estimate + torch.tensor([100.0, -20, 3000])
+    torch.testing.assert_close(metrics.mpjpe(moved, truth, ROOT), error)
+    assert (metrics.absolute_error(moved, truth) > 2000).all()  # the control: this one sees it
+
+
+def test_pa_mpjpe_ignores_similarities_but_not_mirrors(generator):
+    truth, _ = people(generator)
+    R = random_rotation(generator, 20)
+    moved = 0.7 * truth @ R.transpose(-1, -2) + 500
+    assert metrics.pa_mpjpe(moved, truth).max() < 1e-9
+    assert metrics.n_mpjpe(moved, truth, ROOT).min() > 50
+    mirrored = truth * torch.tensor([-1.0, 1, 1])
+    assert metrics.pa_mpjpe(mirrored, truth).min() > 50
+
+
+def test_alignment_lowers_the_error(generator):
+    truth, estimate = people(generator)
+    scaled = 1.3 * estimate
+    plain = metrics.mpjpe(scaled, truth, ROOT)
+    normalised = metrics.n_mpjpe(scaled, truth, ROOT)
+    assert (normalised < plain).all()
+    torch.testing.assert_close(normalised, metrics.n_mpjpe(estimate, truth, ROOT))
+    # Least squares after a similarity leaves less than after a scale about the root.
+    assert (metrics.pa_mpjpe(scaled, truth) < normalised).all()
+
+
+def test_missing_joints_are_left_out(generator):
+    truth, estimate = people(generator, 3)
+    estimate[0, 2] = torch.nan
+    keep = [j for j in range(17) if j != 2]
+    expected = (estimate[0, keep] - truth[0, keep]).norm(dim=-1).mean()
+    torch.testing.assert_close(metrics.absolute_error(estimate, truth)[0], expected)
+    assert torch.isfinite(metrics.pa_mpjpe(estimate, truth)).all()
+    estimate[1] = torch.nan
+    assert torch.isnan(metrics.absolute_error(estimate, truth)[1])
+
+
+def test_l1_l2_and_masks():
+    estimate = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [9.0, 9.0]]])
+    truth = torch.zeros(1, 3, 2)
+    valid = torch.tensor([[True, True, False]])
+    assert metrics.joint_l1(estimate, truth, valid).item() == pytest.approx(3.5)
+    assert metrics.joint_l2(estimate, truth, valid).item() == pytest.approx(2.5)
+    assert metrics.joint_l2(estimate, truth).item() > 2.5
+
+
+def test_pair_errors_ignore_the_world_frame_and_scale(generator):
+    R, t = random_rotation(generator, 5, 4), 1000 * torch.randn(5, 4, 3, dtype=torch.float64)
+    Q, c = random_rotation(generator, 5, 1), torch.randn(5, 1, 3, dtype=torch.float64) * 500
+    R_moved, t_moved = R @ Q, 2.5 * (t + (R @ c.unsqueeze(-1)).squeeze(-1))
+    assert metrics.rotation_error_deg(R_moved, R).max() < 1e-5
+    direction = metrics.translation_direction_error_deg(R_moved, t_moved, R, t)
+    assert direction.shape == (5, 6)
+    assert direction.max() < 1e-5
+    assert not metrics.failures(direction).any()
+
+
+@pytest.mark.parametrize("angle", [1e-3, 9.9, 10.1, 179.0])
+def test_rotation_error_is_the_angle_turned(generator, angle):
+    R = random_rotation(generator, 7, 3)
+    axis = torch.nn.functional.normalize(
+        torch.randn(7, 3, generator=generator, dtype=torch.float64), dim=-1
+    )
+    turned = R.clone()
+    turned[:, 1] = so3_exp(axis * np.deg2rad(angle)) @ R[:, 1]
+    error = metrics.rotation_error_deg(turned, R)  # pairs 01, 02, 12
+    torch.testing.assert_close(error[:, 0], torch.full((7,), angle, dtype=torch.float64))
+    assert error[:, 1].max() < 1e-6
+    assert metrics.failures(error)[:, 0].all() == (angle > 10)
+    assert metrics.failures(torch.tensor([torch.nan])).all()
+
+
+def test_opposite_baselines_are_180_degrees_apart():
+    R = torch.eye(3).expand(1, 2, 3, 3)
+    t = torch.tensor([[[0.0, 0, 0], [100, 0, 0]]])
+    assert metrics.translation_direction_error_deg(R, -t, R, t).item() == pytest.approx(180)
+    assert torch.isnan(metrics.translation_direction_error_deg(R, t, R, 0 * t)).all()
+
+
+def test_joint_coverage_is_nominal_on_gaussian_errors(generator):
+    truth = torch.zeros(4000, 17, 3, dtype=torch.float64)
+    factor = torch.randn(4000, 17, 3, 3, generator=generator, dtype=torch.float64) * 20
+    covariance = factor @ factor.transpose(-1, -2) + 4 * torch.eye(3)
+    chol = torch.linalg.cholesky(covariance)
+    draw = torch.randn(4000, 17, 3, 1, generator=generator, dtype=torch.float64)
+    estimate = (chol @ draw).squeeze(-1)
+    estimate[:, ROOT] = 0  # root-relative: the covariance is of joints about the root
+    levels = (0.5, 0.9)
+    share = metrics.joint_coverage(estimate, covariance, truth, ROOT, levels).mean(0)
+    # 64,000 independent joints: standard error 0.002.
+    torch.testing.assert_close(share, torch.tensor(levels, dtype=torch.float64), atol=0.008, rtol=0)
+    # Controls: intervals 2 x too narrow, and a covariance that is none.
+    narrow = metrics.joint_coverage(estimate, covariance / 4, truth, ROOT, levels).mean(0)
+    assert narrow[1] < 0.7
+    assert metrics.joint_coverage(estimate, -covariance, truth, ROOT, levels).max() == 0
+
+
+def gaussian_posterior(generator, samples, rigs, views, spread, spread_stated):
+    """Truth and samples from the same law around an unknown mean, or samples too narrow."""
+    mean = random_rotation(generator, rigs, views)
+    mean[:, 0] = torch.eye(3)
+    noise = torch.randn(samples + 1, rigs, views, 3, generator=generator, dtype=torch.float64)
+    noise[:, :, 0] = 0
+    noise *= torch.tensor([3.0, 1.0, 0.3])  # anisotropic
+    R = mean @ so3_exp(spread_stated * noise[1:])
+    truth = mean @ so3_exp(spread * noise[0])
+    log_weights = torch.full((samples, rigs), -np.log(samples), dtype=torch.float64)
+    ones = torch.ones(rigs)
+    t = torch.zeros(samples, rigs, views, 3, dtype=torch.float64)
+    return RigPosterior(R, t, log_weights, ones * samples, ones.bool(), [""] * rigs), truth
+
+
+def test_rotation_coverage_is_nominal_when_the_posterior_is_right(generator):
+    posterior, truth = gaussian_posterior(generator, 256, 600, 3, 0.02, 0.02)
+    share = metrics.rotation_coverage(posterior, truth, (0.5, 0.9)).mean((0, 1))
+    # 1,200 draws: standard errors 0.014 and 0.009.
+    assert share[0].item() == pytest.approx(0.5, abs=0.045)
+    assert share[1].item() == pytest.approx(0.9, abs=0.03)
+    posterior, truth = gaussian_posterior(generator, 256, 600, 3, 0.02, 0.007)
+    assert metrics.rotation_coverage(posterior, truth, (0.9,)).mean() < 0.5
+
+
+def test_rotation_coverage_uses_the_weights(generator):
+    posterior, truth = gaussian_posterior(generator, 2048, 400, 2, 0.02, 0.04)
+    # Samples twice too wide, reweighted to the right law: N(s) / N(2 s) in the tangent space.
+    wide = metrics.rotation_coverage(posterior, truth, (0.5,)).mean()
+    assert wide > 0.8
+    uniform = torch.full(posterior.R.shape[:2], 1 / 2048, dtype=torch.float64)
+    mean = rotation_mean(posterior.R[:, :, 1], uniform)
+    w = so3_log(mean.transpose(-1, -2) @ posterior.R[:, :, 1])
+    z = w / (0.02 * torch.tensor([3.0, 1.0, 0.3]))
+    log_weights = (-0.5 * z.square().sum(-1) * (1 - 1 / 4)).log_softmax(0)
+    share = metrics.rotation_coverage(posterior._replace(log_weights=log_weights), truth, (0.5,))
+    assert share.mean().item() == pytest.approx(0.5, abs=0.075)
+
+
+def test_a_single_sample_has_no_coverage(generator):
+    posterior, truth = gaussian_posterior(generator, 1, 3, 4, 0.02, 0.02)
+    assert torch.isnan(metrics.rotation_coverage(posterior, truth, (0.5, 0.9))).all()
