@@ -101,6 +101,14 @@ class GeneratedConfig(_Section):
 class ModelConfig(_Section):
     backbone: str = "mobileone_s0"  # a timm name
     pretrained: bool = False  # ImageNet weights through timm (downloads)
+    plain_convolutions: bool = True  # one convolution + BatchNorm per block: 3 x faster on CPU
+    freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
+    head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
+    heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
+    confidence_radius: float = _number(
+        0.05, above=0
+    )  # share of the image side that counts as found
+    flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,10 @@ class TrainConfig(_Section):
     warmup_steps: int = _number(100, 0)
     grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
+    heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
+    weight_x2d: float = _number(0.02, 0)  # 2D losses beside the heatmap's: coordinates (L1, px)
+    weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error
+    weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16, else fp16, on a GPU only
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
     log_every_steps: int = _number(10, 1)
