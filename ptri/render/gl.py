@@ -1,0 +1,271 @@
+"""Draws people and rooms with OpenGL, without a display (EGL; software where there is no GPU).
+
+One `Renderer` per process; set LP_NUM_THREADS=1 in the environment of software-rendering workers.
+World: z up, metres. Images have row 0 at the top and integer coordinates at pixel centres, as
+everywhere in ptri.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+
+import numpy as np
+
+from ptri.render.scene import Look, Scene
+from ptri.render.wardrobe import Dressed
+
+_NEAR, _FAR = 0.15, 60.0  # m
+_SHADOW_SIZE = 768  # px
+_SHADOW_REACH = 2.2  # m around the person
+
+
+class Renderer:
+    """Keeps the OpenGL context, programs and buffers.
+
+    Args:
+        width, height: of the images, px.
+        samples: of multisample anti-aliasing; 0 turns it off.
+
+    Raises:
+        ImportError: moderngl is not installed (the `render` extra).
+        RuntimeError: no EGL driver (on Debian: libegl1 and libgl1-mesa-dri).
+    """
+
+    def __init__(self, width: int, height: int, samples: int = 4):
+        import moderngl
+
+        self._gl = moderngl
+        self.width, self.height = width, height
+        try:
+            self.context = moderngl.create_standalone_context(backend="egl")
+        except Exception as error:  # moderngl raises bare Exception
+            raise RuntimeError(
+                f"no OpenGL context through EGL: {error}; install an EGL driver (Debian, Ubuntu: "
+                "libegl1 libgl1-mesa-dri)"
+            ) from error
+        make = self.context.program
+        self._person = make(_source("person.vert"), _source("person.frag"))
+        self._scene = make(_source("scene.vert"), _source("scene.frag"))
+        self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
+        self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
+        context, size = self.context, (width, height)
+        samples = min(samples, context.max_samples)
+        self._target = context.framebuffer(
+            [context.renderbuffer(size, 3, samples=samples)],
+            context.depth_renderbuffer(size, samples=samples),
+        )
+        self._resolved = context.framebuffer([context.renderbuffer(size, 3)])
+        self._shadow = context.depth_texture((_SHADOW_SIZE, _SHADOW_SIZE))
+        self._shadow.compare_func = "<="
+        self._shadow_target = context.framebuffer([], self._shadow)
+        quad = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
+        self._quad = context.vertex_array(
+            self._backdrop, [(context.buffer(quad.tobytes()), "2f", "corner")]
+        )
+        self._picture = None
+        self._buffers: list = []
+
+    def set_person(self, person: Dressed, tucked: bool = False) -> None:
+        """Uploads what stays the same for a person."""
+        context = self.context
+        self._release()
+        count = len(person.vertices)
+        self._posed = context.buffer(reserve=count * 24, dynamic=True)
+        fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
+        static = context.buffer(np.ascontiguousarray(fixed).tobytes())
+        index = context.buffer(np.ascontiguousarray(person.faces).tobytes())
+        self._person_array = context.vertex_array(
+            self._person,
+            [(self._posed, "3f 3f", "position", "normal"),
+             (static, "3f 4f 1f", "pattern", "layers", "eye")],
+            index,
+        )  # fmt: skip
+        self._person_depth = context.vertex_array(
+            self._depth_only, [(self._posed, "3f 12x", "position")], index
+        )
+        self._buffers = [self._posed, static, index, self._person_array, self._person_depth]
+        self._person["colours"].write(person.colours.astype("f4").tobytes())
+        self._person["styles"].write(person.styles.astype("f4").tobytes())
+        self._person["face"].write(person.face.astype("f4").tobytes())
+        self._person["tucked"].value = tucked
+
+    def set_picture(self, picture: np.ndarray | None) -> None:
+        """Sets the backdrop picture, (h, w, 3) uint8 RGB, or none."""
+        if self._picture is not None:
+            self._picture.release()
+            self._picture = None
+        if picture is not None:
+            height, width = picture.shape[:2]
+            self._picture = self.context.texture(
+                (width, height), 3, np.ascontiguousarray(picture).tobytes(), alignment=1
+            )
+            self._picture.repeat_x = True
+
+    def pose(self, vertices: np.ndarray, normals: np.ndarray, scene: Scene) -> None:
+        """Uploads a posed person and a scene, and draws the shadow map of both.
+
+        Args:
+            vertices, normals: (Q, 3) of the person, m, world.
+            scene: room, furniture and lights.
+        """
+        context = self.context
+        stacked = np.hstack([vertices, normals]).astype(np.float32)
+        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+        buffer = context.buffer(np.ascontiguousarray(scene.mesh, np.float32).tobytes())
+        self._scene_array = context.vertex_array(
+            self._scene, [(buffer, "3f 3f 2f 1f", "position", "normal", "uv", "material")]
+        )
+        scene_depth = context.vertex_array(self._depth_only, [(buffer, "3f 24x", "position")])
+        middle = (vertices.min(0) + vertices.max(0)) / 2
+        light = _light_matrix(scene.look.light_direction, middle)
+        context.enable_only(self._gl.DEPTH_TEST)
+        self._shadow_target.use()
+        self._shadow_target.clear(depth=1.0)
+        self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
+        self._person_depth.render()
+        scene_depth.render(first=scene.first_caster)
+        for program in (self._person, self._scene):
+            program["light_matrix"].write(light.T.astype("f4").tobytes())
+            _set_look(program, scene.look)
+        self._scene["colours"].write(_padded(scene.colours, 32).tobytes())
+        self._scene["styles"].write(_padded(scene.styles, 16).tobytes())
+        self._scene["catcher"].value = self._picture is not None
+        self._scene_buffers = [buffer, self._scene_array, scene_depth]
+        self._look = scene.look
+
+    def draw(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Draws the current person and scene from one camera.
+
+        Args:
+            K: (3, 3) px; R: (3, 3); t: (3,) m; ``x_cam = R x_world + t``.
+
+        Returns:
+            (height, width, 3) uint8 RGB.
+        """
+        context = self.context
+        matrix = view_projection(K, R, t, self.width, self.height)
+        self._target.use()
+        self._target.clear(0.5, 0.5, 0.5, depth=1.0)
+        if self._picture is not None:
+            context.disable(self._gl.DEPTH_TEST)
+            to_pixel = np.array(
+                [[self.width / 2, 0, self.width / 2 - 0.5],
+                 [0, self.height / 2, self.height / 2 - 0.5],
+                 [0, 0, 1]]
+            )  # fmt: skip
+            rays = R.T @ np.linalg.inv(K) @ to_pixel
+            self._backdrop["rays"].write(rays.T.astype("f4").tobytes())
+            self._backdrop["turn"].value = self._look.turn
+            self._backdrop["brightness"].value = self._look.brightness
+            self._backdrop["flat_picture"].value = self._look.flat_picture
+            self._picture.use(0)
+            self._quad.render(self._gl.TRIANGLE_STRIP)
+            context.enable(self._gl.DEPTH_TEST)
+        self._shadow.use(1)
+        eye = tuple((-R.T @ t).tolist())
+        for program in (self._scene, self._person):
+            program["view_projection"].write(matrix.T.astype("f4").tobytes())
+            program["eye_position"].value = eye
+            program["shadow_map"].value = 1
+        context.enable(self._gl.BLEND)
+        self._scene_array.render()
+        context.disable(self._gl.BLEND)
+        self._person_array.render()
+        context.copy_framebuffer(self._resolved, self._target)
+        data = self._resolved.read(components=3, alignment=1)
+        return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+
+    def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Mask (height, width) bool of the person alone; arguments as `draw`."""
+        matrix = view_projection(K, R, t, self.width, self.height)
+        self._resolved.use()
+        self._resolved.clear(0.0, 0.0, 0.0)
+        self.context.disable(self._gl.DEPTH_TEST)
+        self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
+        self._person_depth.render()
+        self.context.enable(self._gl.DEPTH_TEST)
+        data = np.frombuffer(self._resolved.read(components=3, alignment=1), np.uint8)
+        return data.reshape(self.height, self.width, 3)[..., 0] > 127
+
+    def end_pose(self) -> None:
+        """Frees the buffers of the last `pose`."""
+        for item in getattr(self, "_scene_buffers", []):
+            item.release()
+        self._scene_buffers = []
+
+    def close(self) -> None:
+        """Frees the context."""
+        self.context.release()
+
+    def _release(self) -> None:
+        for item in reversed(self._buffers):
+            item.release()
+        self._buffers = []
+
+
+def view_projection(
+    K: np.ndarray, R: np.ndarray, t: np.ndarray, width: int, height: int
+) -> np.ndarray:
+    """(4, 4) world -> clip space; row 0 of the frame buffer is the top row of the image.
+
+    Pixel centres: integer coordinate u is drawn at window coordinate u + 0.5.
+    """
+    projection = np.zeros((4, 4))
+    projection[0, :3] = 2 / width * (K[0] + [0, 0, 0.5]) - [0, 0, 1]
+    projection[1, :3] = 2 / height * (K[1] + [0, 0, 0.5]) - [0, 0, 1]
+    projection[2, 2] = (_FAR + _NEAR) / (_FAR - _NEAR)
+    projection[2, 3] = -2 * _FAR * _NEAR / (_FAR - _NEAR)
+    projection[3, 2] = 1
+    view = np.eye(4)
+    view[:3, :3], view[:3, 3] = R, t
+    return projection @ view
+
+
+def _light_matrix(direction: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Orthographic view (4, 4) along the light onto the person's surroundings."""
+    forward = -direction / np.linalg.norm(direction)
+    side = np.cross(forward, [0.3, 0.9, 0.1])
+    side /= np.linalg.norm(side)
+    axes = np.stack([side, np.cross(forward, side), forward])
+    matrix = np.eye(4)
+    matrix[:3, :3] = axes / np.array([_SHADOW_REACH, _SHADOW_REACH, 6.0])[:, None]
+    matrix[:3, 3] = -matrix[:3, :3] @ middle
+    return matrix
+
+
+def _set_look(program, look: Look) -> None:
+    for name in (
+        "light_direction", "light_colour", "fill_direction", "fill_colour", "sky_colour",
+        "ground_colour",
+    ):  # fmt: skip
+        program[name].value = tuple(np.asarray(getattr(look, name), float).tolist())
+    program["exposure"].value = look.exposure
+
+
+def _padded(values: np.ndarray, rows: int) -> np.ndarray:
+    out = np.zeros((rows, values.shape[-1]), np.float32)
+    flat = values.reshape(-1, values.shape[-1])
+    out[: len(flat)] = flat
+    return out
+
+
+def _source(name: str) -> str:
+    folder = resources.files("ptri.render")
+    text = folder.joinpath(f"{name}.glsl").read_text()
+    return text.replace("//#include light.glsl", folder.joinpath("light.glsl").read_text())
+
+
+_BACKDROP_VERTEX = """#version 330
+in vec2 corner;
+out vec2 screen;
+void main() { screen = corner; gl_Position = vec4(corner, 0.0, 1.0); }
+"""
+_DEPTH_VERTEX = """#version 330
+uniform mat4 matrix;
+in vec3 position;
+void main() { gl_Position = matrix * vec4(position, 1.0); }
+"""
+_DEPTH_FRAGMENT = """#version 330
+out vec4 colour;
+void main() { colour = vec4(1.0); }
+"""

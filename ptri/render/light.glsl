@@ -1,0 +1,51 @@
+// Shared by the fragment shaders: noise, the key light with its shadow map, ambient and fill.
+uniform sampler2DShadow shadow_map;
+uniform vec3 light_direction;  // towards the light
+uniform vec3 light_colour;
+uniform vec3 fill_direction;
+uniform vec3 fill_colour;
+uniform vec3 sky_colour;
+uniform vec3 ground_colour;
+uniform vec3 eye_position;
+uniform float exposure;
+
+float hash(vec3 p) {
+    p = fract(p * vec3(0.1031, 0.1030, 0.0973));
+    p += dot(p, p.yxz + 33.33);
+    return fract((p.x + p.y) * p.z);
+}
+float noise(vec3 p) {
+    vec3 i = floor(p), f = fract(p);
+    f = f * f * (3.0 - 2.0 * f);
+    return mix(
+        mix(mix(hash(i), hash(i + vec3(1, 0, 0)), f.x),
+            mix(hash(i + vec3(0, 1, 0)), hash(i + vec3(1, 1, 0)), f.x), f.y),
+        mix(mix(hash(i + vec3(0, 0, 1)), hash(i + vec3(1, 0, 1)), f.x),
+            mix(hash(i + vec3(0, 1, 1)), hash(i + vec3(1, 1, 1)), f.x), f.y), f.z);
+}
+float shadow(vec4 light_position, float slope) {
+    vec3 p = light_position.xyz / light_position.w * 0.5 + 0.5;
+    if (p.x <= 0.0 || p.x >= 1.0 || p.y <= 0.0 || p.y >= 1.0) return 1.0;
+    float lit = 0.0;
+    for (int i = 0; i < 4; ++i) {
+        vec2 shift = vec2(i & 1, i >> 1) * 2.0 - 1.0;
+        lit += texture(shadow_map, vec3(p.xy + shift * 0.0009, p.z - 0.0015 - 0.002 * slope));
+    }
+    return lit * 0.25;
+}
+vec3 shade(vec3 albedo, vec3 n, vec3 world, vec4 light_position, float gloss) {
+    float facing = dot(n, light_direction);
+    float lit = facing > 0.0 ? shadow(light_position, 1.0 - facing) : 0.0;
+    vec3 to_eye = normalize(eye_position - world);
+    vec3 half_way = normalize(light_direction + to_eye);
+    vec3 light = mix(ground_colour, sky_colour, 0.5 + 0.5 * n.z)
+        + light_colour * max(facing, 0.0) * lit
+        + fill_colour * max(dot(n, fill_direction), 0.0);
+    float spark = gloss * pow(max(dot(n, half_way), 0.0), 30.0) * lit;
+    return albedo * light + spark * light_colour;
+}
+vec4 finish(vec3 colour) {
+    colour = colour * exposure;
+    colour = colour / (1.0 + 0.25 * colour);
+    return vec4(pow(clamp(colour, 0.0, 1.0), vec3(1.0 / 2.2)), 1.0);
+}

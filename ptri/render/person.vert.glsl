@@ -1,0 +1,24 @@
+#version 330
+// A dressed person; positions and normals arrive skinned, in metres, world frame (z up).
+uniform mat4 view_projection;
+uniform mat4 light_matrix;
+in vec3 position;
+in vec3 normal;
+in vec3 pattern;
+in vec4 layers;
+in float eye;
+out vec3 world;
+out vec3 world_normal;
+out vec3 rest;
+out vec4 layer;
+out float is_eye;
+out vec4 light_position;
+void main() {
+    world = position;
+    world_normal = normal;
+    rest = pattern;
+    layer = layers;
+    is_eye = eye;
+    light_position = light_matrix * vec4(position, 1.0);
+    gl_Position = view_projection * vec4(position, 1.0);
+}

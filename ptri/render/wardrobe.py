@@ -1,0 +1,313 @@
+"""Clothes, hair and shoes as regions of the body's own surface.
+
+Every garment is a signed distance (m, positive inside) per vertex of the rest mesh; the fragment
+shader cuts it at zero, so that hems are crisp, and the vertices inside are pushed out along their
+normals. Skirts and long hair are shells of their own. All random choices come from one generator.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ptri.render.body import BodyModel, BodyShape
+from ptri.render.posing import RiggedBody
+
+# Layers as the shader numbers them.
+SKIN, BOTTOM, TOP, SHOE, HAIR, EYE = range(6)
+_SKIN_TONES = np.array(
+    [[243, 208, 182], [224, 178, 146], [198, 146, 110], [150, 102, 72], [104, 68, 48], [70, 45, 34]]
+)
+_HAIR_TONES = np.array(
+    [[22, 18, 16], [48, 32, 22], [92, 60, 36], [150, 110, 62], [196, 164, 104], [140, 140, 142]]
+)
+_FAR = 10.0  # m, a distance that never decides
+_NUM_AROUND = 40  # vertices around a skirt or a fall of hair
+
+
+class Dressed(NamedTuple):
+    """A dressed person's mesh and material. Q >= P vertices: the shells come after the body's."""
+
+    vertices: np.ndarray  # (Q, 3) rest positions, m
+    normals: np.ndarray  # (Q, 3)
+    weights: np.ndarray  # (Q, D)
+    faces: np.ndarray  # (G, 3) int32
+    pattern: np.ndarray  # (Q, 3) where the shader evaluates patterns, m
+    layers: np.ndarray  # (Q, 4) distances: bottom, top, shoe, hair
+    eyes: np.ndarray  # (Q,) 1 on the eyeballs
+    colours: np.ndarray  # (6, 2, 3) linear RGB, two per layer
+    styles: np.ndarray  # (6, 4) pattern kind, frequency (1/m), gloss, weave
+    face: np.ndarray  # (3, 3) rest positions: left eye, right eye, mouth
+
+
+class Outfit(NamedTuple):
+    """What a person wears; along a limb, 1 is the elbow or knee and 2 the wrist or ankle."""
+
+    sleeve: float
+    hem: float  # m above the hip joints (negative: below)
+    collar: float  # m of the neckline above the base of the neck
+    leg: float  # end of the trousers
+    skirt: float  # length of the skirt as `leg`, 0 for trousers
+    shoe: float  # m above the ankle
+    top_offset: float  # m away from the skin
+    bottom_offset: float
+    tucked: bool
+    hair: float  # m of thickness, 0: bald
+    hair_line: float  # m, larger = further down the neck and face
+    long_hair: float  # m below the base of the skull, 0: none
+
+
+def sample_outfit(gender: float, rng: np.random.Generator) -> Outfit:
+    """Draws what a person wears; gender 0 man, 1 woman."""
+    woman = gender > 0.5
+    return Outfit(
+        sleeve=float(rng.choice([0.12, 0.5, 0.7, 1.0, 1.5, 1.95, 1.95])) + rng.normal(0, 0.05),
+        hem=float(rng.choice([0.0, -0.06, 0.07, -0.14, -0.25], p=[0.3, 0.3, 0.2, 0.15, 0.05])),
+        collar=rng.uniform(-0.07, 0.03),
+        leg=float(rng.choice([0.45, 0.8, 1.3, 1.92, 1.92, 1.97])) + rng.normal(0, 0.04),
+        skirt=rng.uniform(0.6, 1.7) if rng.random() < (0.35 if woman else 0.0) else 0.0,
+        shoe=rng.choice([0.0, 0.02, 0.12]),
+        top_offset=rng.choice([0.004, 0.01, 0.018, 0.028]),
+        bottom_offset=rng.choice([0.004, 0.008, 0.015, 0.022]),
+        tucked=bool(rng.random() < 0.3),
+        hair=0.0 if rng.random() < (0.02 if woman else 0.15) else rng.uniform(0.006, 0.035),
+        hair_line=rng.uniform(-0.01, 0.05) if woman else rng.uniform(-0.02, 0.03),
+        long_hair=rng.uniform(0.08, 0.3) if rng.random() < (0.55 if woman else 0.05) else 0.0,
+    )
+
+
+def sample_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Draws colours (6, 2, 3, linear RGB) and pattern styles (6, 4) of the layers."""
+    colours = np.zeros((6, 2, 3))
+    for layer in (BOTTOM, TOP, SHOE):
+        base = _cloth_colour(rng)
+        other = (
+            _cloth_colour(rng) if rng.random() < 0.6 else np.clip(base * rng.uniform(0.5, 2), 0, 1)
+        )
+        colours[layer] = base, other
+    skin = _between(_SKIN_TONES, rng)
+    colours[SKIN] = skin, skin * [0.78, 0.42, 0.4]  # second: lips
+    hair = _between(_HAIR_TONES, rng)
+    colours[HAIR] = hair, hair * 0.55
+    colours[EYE] = [0.8, 0.8, 0.78], [0.05, 0.03, 0.02]
+    styles = np.zeros((6, 4))
+    for layer in (BOTTOM, TOP, SHOE):
+        chances = (
+            [0.45, 0.12, 0.1, 0.1, 0.13, 0.1]
+            if layer == TOP
+            else [0.7, 0.04, 0.06, 0.05, 0.1, 0.05]
+        )
+        styles[layer] = rng.choice(6, p=chances), rng.uniform(8, 45), rng.uniform(0, 0.12), 1
+    styles[SHOE, :3] = 0, 10, rng.uniform(0, 0.4)
+    styles[SKIN], styles[HAIR], styles[EYE] = (0, 10, 0.12, 0), (0, 120, 0.2, 0), (0, 10, 0.6, 0)
+    return colours, styles
+
+
+def dress(model: BodyModel, shape: BodyShape, rig: RiggedBody, rng: np.random.Generator) -> Dressed:
+    """Dresses a body with a drawn outfit."""
+    outfit = sample_outfit(shape.gender, rng)
+    colours, styles = sample_colours(rng)
+    vertices = shape.vertices.astype(float)
+    normals = vertex_normals(vertices, model.faces)
+    layers, eyes = _layers(model, shape, outfit)
+    offset = np.zeros(len(vertices))
+    thickness = (outfit.bottom_offset, outfit.top_offset, 0.006, outfit.hair)
+    for column, amount in enumerate(thickness):
+        reach = 0.02 if column < 3 else 0.05
+        inside = np.clip(layers[:, column] / reach, 0, 1)
+        offset = np.maximum(offset, amount * inside * (2 - inside))
+    waves = np.sin(vertices @ rng.normal(0, 60, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
+    offset *= 1 + 0.25 * waves
+    parts = [(vertices + offset[:, None] * normals, rig.weights, model.faces, layers)]
+    if outfit.skirt:
+        parts.append(_skirt(shape, rig, outfit))
+    if outfit.long_hair and outfit.hair:
+        parts.append(_hair_fall(model, shape, rig, outfit))
+    points, weights, faces, layers = _join(parts)
+    extra = len(points) - len(vertices)
+    head = dict(zip(model.bones, shape.bone_heads))
+    nose = vertices[model.nose_tip]
+    mouth = nose + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
+    return Dressed(
+        vertices=points.astype(np.float32),
+        normals=vertex_normals(points, faces).astype(np.float32),
+        weights=weights.astype(np.float32),
+        faces=faces.astype(np.int32),
+        pattern=points.astype(np.float32),
+        layers=layers.astype(np.float32),
+        eyes=np.concatenate([eyes, np.zeros(extra)]).astype(np.float32),
+        colours=colours,
+        styles=styles,
+        face=np.stack([head["eye.L"], head["eye.R"], mouth]),
+    )
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Area-weighted unit normals (P, 3)."""
+    corners = vertices[faces]
+    flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.stack(
+        [
+            np.bincount(faces.ravel(), np.repeat(flat[:, axis], 3), minlength=len(vertices))
+            for axis in range(3)
+        ],
+        1,
+    )
+    # 1e-12 guards vertices that belong to no face.
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
+
+
+def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
+    """Signed distances (P, 4) of bottom, top, shoe and hair, and the eyeballs (P,)."""
+    v, joints = shape.vertices.astype(float), shape.joints
+    head = dict(zip(model.bones, shape.bone_heads))
+
+    def share(*stems: str) -> np.ndarray:
+        bones = [i for i, bone in enumerate(model.bones) if bone.startswith(stems)]
+        return model.weights[:, bones].sum(1)
+
+    arm = share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
+    leg = share("upperleg", "lowerleg", "foot", "toe")
+    skull = share("head", "neck02", "neck03", "eye")
+    eyes = share("eye") > 0.5
+    along = np.zeros(len(v))
+    for side, (shoulder, elbow, wrist) in {1: (13, 14, 15), -1: (12, 11, 10)}.items():
+        mine = np.sign(v[:, 0]) == side
+        along = np.where(mine, _along(v, joints[shoulder], joints[elbow], joints[wrist]), along)
+    hip, knee, ankle = joints[6, 2], joints[1, 2], joints[0, 2]
+    down = np.where(
+        v[:, 2] > knee, (hip - v[:, 2]) / (hip - knee), 1 + (knee - v[:, 2]) / (knee - ankle)
+    )
+    on_arm = arm > 0.3
+    neck_plane = (v - joints[8]) @ np.array([0, -0.45, 0.89])
+    waist = hip + outfit.hem
+    top = np.minimum(v[:, 2] - waist, outfit.collar - 0.02 - neck_plane)
+    top = np.where(on_arm, (outfit.sleeve - along) * 0.28, top)
+    top = np.where(skull > 0.5, np.minimum(top, outfit.collar - neck_plane), top)
+    belt = hip + 0.14
+    bottom = np.minimum(belt - v[:, 2], (max(outfit.leg, 0.35) - down) * 0.4)
+    if outfit.skirt:
+        bottom = np.minimum(belt - v[:, 2], (0.3 - down) * 0.4)
+    bottom = np.where(on_arm, -_FAR, bottom)
+    if outfit.tucked:
+        top = np.where(on_arm, top, np.minimum(top, v[:, 2] - belt + 0.01))
+    shoe = np.where(leg > 0.5, ankle + 0.01 + outfit.shoe - v[:, 2], -_FAR)
+    # Hair: above a plane that falls from the forehead to the nape, ears left free.
+    eye_middle = (head["eye.L"] + head["eye.R"]) / 2
+    scale = shape.stature / 1.7
+    centre = eye_middle + np.array([0, 0.02, 0.062]) * scale
+    plane = (v - centre) @ np.array([0, 0.72, 0.69]) + outfit.hair_line * 0.5
+    ear = np.hypot(v[:, 1] - eye_middle[1] - 0.085 * scale, v[:, 2] - eye_middle[2] + 0.02 * scale)
+    free = np.where(np.abs(v[:, 0]) > 0.05 * scale, ear - (0.035 - outfit.hair_line * 0.6), _FAR)
+    nape = v[:, 2] - (eye_middle[2] - (0.07 + outfit.hair_line) * scale)
+    hair = np.where(skull > 0.5, np.minimum(np.minimum(plane, free), nape), -_FAR)
+    if outfit.hair == 0:
+        hair = np.full(len(v), -_FAR)
+    return np.stack([bottom, top, shoe, np.where(eyes, -_FAR, hair)], 1), eyes.astype(float)
+
+
+def _along(v: np.ndarray, shoulder: np.ndarray, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
+    """Position along an arm: 0 shoulder, 1 elbow, 2 wrist."""
+
+    def share(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        return (v - start) @ (end - start) / ((end - start) @ (end - start))
+
+    upper, fore = share(shoulder, elbow), share(elbow, wrist)
+    return np.where(fore > 0, 1 + fore, np.minimum(upper, 1))
+
+
+def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.ndarray, ...]:
+    """A tube from the waist around both thighs, skinned to pelvis and thighs."""
+    v, joints = shape.vertices.astype(float), shape.joints
+    hip, knee, ankle = joints[6, 2], joints[1, 2], joints[0, 2]
+    bottom = hip - min(outfit.skirt, 1) * (hip - knee) - max(outfit.skirt - 1, 0) * (knee - ankle)
+    levels = np.linspace(hip + 0.13, bottom, 14)
+    turn = np.linspace(0, 2 * np.pi, _NUM_AROUND, endpoint=False)
+    ring = np.stack([np.sin(turn), -np.cos(turn)], 1)
+    centre = np.array([0.0, joints[6, 1] + 0.01])
+    legs = v[np.abs(v[:, 0]) < 0.27 * shape.stature / 1.7]  # no hands
+    points, radius = [], np.zeros(_NUM_AROUND)
+    for level in levels:
+        near = legs[np.abs(legs[:, 2] - level) < 0.03][:, :2] - centre
+        reach = (near @ ring.T).max(0) if len(near) else radius
+        radius = np.maximum(reach + 0.012, radius * 0.995)
+        points.append(
+            np.column_stack([centre + radius[:, None] * ring, np.full(_NUM_AROUND, level)])
+        )
+    points = np.concatenate(points)
+    depth = np.clip((hip + 0.05 - points[:, 2]) / 0.25, 0, 0.9)
+    left = 1 / (1 + np.exp(-points[:, 0] / 0.04))
+    weights = np.zeros((len(points), len(rig.drivers)))
+    weights[:, rig.drivers.index("root")] = 1 - depth
+    weights[:, rig.drivers.index("upperleg01.L")] = depth * left
+    weights[:, rig.drivers.index("upperleg01.R")] = depth * (1 - left)
+    layers = np.tile([1.0, -_FAR, -_FAR, -_FAR], (len(points), 1))
+    return points, weights, _tube(len(levels), closed=True), layers
+
+
+def _hair_fall(
+    model: BodyModel, shape: BodyShape, rig: RiggedBody, outfit: Outfit
+) -> tuple[np.ndarray, ...]:
+    """Hair behind the head and over the nape, skinned to the head and, lower down, the chest."""
+    head = dict(zip(model.bones, shape.bone_heads))
+    scale = shape.stature / 1.7
+    skull = shape.joints[9] + np.array([0, 0.03, -0.09]) * scale
+    rows = np.linspace(0, 1, 12)
+    turn = np.linspace(-0.62 * np.pi, 0.62 * np.pi, _NUM_AROUND)
+    ring = np.stack([np.sin(turn), np.cos(turn)], 1)
+    end = head["head"][2] - outfit.long_hair * scale
+    points = []
+    for row in rows:
+        level = skull[2] + 0.03 * scale + row * (end - skull[2])
+        width = (0.088 + 0.012 * np.sin(np.pi * row)) * scale + 0.6 * outfit.hair
+        back = skull[1] + 0.015 * scale * row
+        around = np.array([0.92, 1.0]) * width * ring + [0, back]
+        points.append(np.column_stack([around, np.full(_NUM_AROUND, level)]))
+    points = np.concatenate(points)
+    low = np.clip((head["neck01"][2] - points[:, 2]) / 0.12, 0, 0.8)
+    weights = np.zeros((len(points), len(rig.drivers)))
+    weights[:, rig.drivers.index("head")] = 1 - low
+    weights[:, rig.drivers.index("spine01")] = low
+    layers = np.tile([-_FAR, -_FAR, -_FAR, 1.0], (len(points), 1))
+    return points, weights, _tube(len(rows), closed=False), layers
+
+
+def _tube(num_rows: int, closed: bool) -> np.ndarray:
+    """Triangles of a grid of rows of `_NUM_AROUND` vertices."""
+    row, column = np.meshgrid(
+        np.arange(num_rows - 1), np.arange(_NUM_AROUND - (not closed)), indexing="ij"
+    )
+    right = (column + 1) % _NUM_AROUND
+    a, b = row * _NUM_AROUND + column, row * _NUM_AROUND + right
+    c, d = a + _NUM_AROUND, b + _NUM_AROUND
+    return np.concatenate([np.stack([a, b, d], -1), np.stack([a, d, c], -1)]).reshape(-1, 3)
+
+
+def _join(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    first, faces = 0, []
+    for points, _, triangles, _ in parts:
+        faces.append(triangles + first)
+        first += len(points)
+    points, weights, _, layers = zip(*parts)
+    return (
+        np.concatenate(points),
+        np.concatenate(weights),
+        np.concatenate(faces),
+        np.concatenate(layers),
+    )
+
+
+def _between(tones: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random colour near a list of sRGB tones, linear RGB."""
+    i = rng.integers(len(tones) - 1)
+    tone = tones[i] + rng.random() * (tones[i + 1] - tones[i])
+    return (tone / 255 * rng.uniform(0.92, 1.05, 3)).clip(0, 1) ** 2.2
+
+
+def _cloth_colour(rng: np.random.Generator) -> np.ndarray:
+    """A random colour, mostly muted, linear RGB."""
+    hue, value = rng.random(), rng.uniform(0.08, 0.95)
+    saturation = rng.beta(1.1, 1.6)
+    wheel = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    return (value * (1 - saturation + saturation * wheel)) ** 2.2
