@@ -1,0 +1,414 @@
+"""Pictures: keypoints over images, heatmaps, skeletons in 3D, rigs with their posterior.
+
+Every function returns an RGB picture (H, W, 3) uint8; `save` writes one. Left limbs are orange,
+right limbs blue, the middle and all truths grey; cameras keep one colour each in all pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+from matplotlib.ticker import MultipleLocator
+from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
+from ptri.skeleton import Skeleton
+
+LEFT, RIGHT, MIDDLE, TRUTH = (235, 110, 40), (40, 125, 215), (95, 95, 105), (150, 150, 158)
+CAMERA_COLOURS = (
+    (213, 62, 79), (50, 136, 189), (77, 157, 66), (142, 84, 178),
+    (230, 150, 30), (30, 160, 160), (200, 80, 150), (120, 100, 60),
+)  # fmt: skip
+INK, PAPER = (40, 42, 48), (255, 255, 255)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Mahalanobis radius of the 90 % region: sqrt(chi2_2(0.9)) for every drawn 2D ellipse.
+RADIUS_90 = 2.146
+
+
+def save(picture: np.ndarray, path: str | Path) -> None:
+    """Writes a picture (H, W, 3) uint8 RGB as PNG or JPEG, making the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"{path}: cannot be written")
+
+
+def denormalise(image: np.ndarray) -> np.ndarray:
+    """Network image (3, H, W) in backbone normalisation to (H, W, 3) uint8 RGB."""
+    pixels = np.asarray(image, np.float32).transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
+    return (pixels * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def joint_colour(name: str) -> tuple[int, int, int]:
+    """RGB of a joint by its side."""
+    return LEFT if name.startswith("left_") else RIGHT if name.startswith("right_") else MIDDLE
+
+
+def overlay(
+    image: np.ndarray,
+    skeleton: Skeleton,
+    xy: np.ndarray,
+    covariance: np.ndarray | None = None,
+    reprojected: np.ndarray | None = None,
+    title: str = "",
+    height: int = 420,
+) -> np.ndarray:
+    """One view: keypoints with their 90 % ellipses, and the 3D estimate's projection over them.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. xy: (J, 2) px, NaN = not seen. covariance: (J, 2, 2) px^2.
+        reprojected: (J, 2) px of the same joints, drawn as the coloured skeleton; without it the
+            keypoints themselves are. title: one line. height: px of the picture without title.
+    """
+    scale = height / image.shape[0]
+    size = (round(image.shape[1] * scale), height)
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    canvas = cv2.resize(image, size, interpolation=kind)
+    canvas = cv2.addWeighted(canvas, 0.8, np.full_like(canvas, 255), 0.2, 0)
+    place = lambda points: (np.asarray(points, np.float64) + 0.5) * scale - 0.5  # noqa: E731
+    body = reprojected if reprojected is not None else xy
+    thick = max(2, round(height / 150))
+    if covariance is not None:
+        layer = canvas.copy()
+        for joint, (centre, matrix) in enumerate(zip(place(xy), covariance * scale**2)):
+            _ellipse(layer, centre, matrix, joint_colour(skeleton.joints[joint]))
+        canvas = cv2.addWeighted(layer, 0.5, canvas, 0.5, 0)
+    _limbs(canvas, skeleton, place(body), thick)
+    for joint, centre in enumerate(place(xy)):
+        if _drawable(centre):
+            position = _fixed(centre)
+            colour = joint_colour(skeleton.joints[joint])
+            cv2.circle(canvas, position, (thick + 1) << 4, PAPER, -1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, position, thick << 4, colour, -1, cv2.LINE_AA, 4)
+    return _titled(canvas, title)
+
+
+def heatmap_overlay(
+    image: np.ndarray, heatmaps: np.ndarray, xy: np.ndarray | None = None, title: str = ""
+) -> np.ndarray:
+    """Heatmaps laid over their image, each joint's scaled to its own peak.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. heatmaps: (J, h, w), non-negative.
+        xy: (J, 2) px of the image, true keypoints, drawn as crosses.
+    """
+    height = 420
+    scale = height / image.shape[0]
+    size = (round(image.shape[1] * scale), height)
+    canvas = cv2.cvtColor(
+        cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_RGB2GRAY
+    )
+    canvas = cv2.cvtColor(canvas, cv2.COLOR_GRAY2RGB) * 0.6
+    # 1e-12 guards an empty heatmap.
+    peak = heatmaps.reshape(len(heatmaps), -1).max(1)[:, None, None].clip(1e-12)
+    strength = cv2.resize((heatmaps / peak).max(0).astype(np.float32), size)[..., None].clip(0, 1)
+    colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    canvas = canvas * (1 - 0.85 * strength**0.5) + colours[..., ::-1] * 0.85 * strength**0.5
+    canvas = np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8))
+    if xy is not None:
+        for point in (np.asarray(xy, np.float64) + 0.5) * scale - 0.5:
+            if _drawable(point):
+                centre = tuple(int(value) for value in point.round())
+                cv2.drawMarker(canvas, centre, (90, 220, 255), cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
+    return _titled(canvas, title)
+
+
+def skeleton_sides(
+    skeleton: Skeleton,
+    joints: np.ndarray,
+    covariance: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    up: np.ndarray = (0.0, -1.0, 0.0),
+    title: str = "",
+) -> np.ndarray:
+    """The 3D skeleton from the front and from the side (orthographic), with 90 % ellipses.
+
+    Args:
+        joints: (J, 3) mm. covariance: (J, 3, 3) mm^2. truth: (J, 3) mm, drawn in grey, moved so
+            that the mean joints coincide. up: (3,) direction in the joints' frame.
+    """
+    axes = _body_axes(skeleton, joints, np.asarray(up, np.float64))  # rows: right, up, front
+    origin = np.nanmean(joints, 0)
+    figure = Figure(figsize=(7.6, 5.6), dpi=100, facecolor="white")
+    local = (joints - origin) @ axes.T
+    shown = [local]
+    if truth is not None:
+        both = np.isfinite(joints).all(-1) & np.isfinite(truth).all(-1)
+        shown.append((truth - truth[both].mean(0) + joints[both].mean(0) - origin) @ axes.T)
+    low = np.nanmin(np.concatenate(shown), 0) - 90
+    high = np.nanmax(np.concatenate(shown), 0) + 90
+    middle, half = (low + high) / 2, (high - low).max() / 2
+    for index, (horizontal, name) in enumerate(((0, "from the front"), (2, "from the side"))):
+        plot = figure.add_subplot(1, 2, index + 1)
+        pick = [horizontal, 1]
+        if truth is not None:
+            _plot_limbs(plot, skeleton, shown[1][:, pick], 2.0, TRUTH, "--")
+        if covariance is not None:
+            for joint in range(len(joints)):
+                flat = (axes @ covariance[joint] @ axes.T)[np.ix_(pick, pick)]
+                _plot_ellipse(plot, local[joint, pick], flat, joint_colour(skeleton.joints[joint]))
+        _plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
+        across, tall = middle[horizontal], middle[1]
+        wide = max(0.75 * half, (high - low)[horizontal] / 2)
+        plot.set(xlim=(across - wide, across + wide), ylim=(tall - half, tall + half))
+        plot.set(aspect="equal", xlabel="mm")
+        plot.set_title(name, fontsize=10, color=_rgb(INK))
+        _quiet(plot)
+    figure.text(0.02, 0.015, "left", color=_rgb(LEFT), fontsize=10, weight="bold")
+    figure.text(0.075, 0.015, "right", color=_rgb(RIGHT), fontsize=10, weight="bold")
+    notes = (["ellipses: 90 %"] if covariance is not None else []) + (
+        ["grey: truth"] if truth is not None else []
+    )
+    figure.text(0.15, 0.015, "   ".join(notes), color=_rgb(TRUTH), fontsize=10)
+    figure.suptitle(title, fontsize=11, color=_rgb(INK))
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.87, bottom=0.13, wspace=0.2)
+    return _render(figure)
+
+
+def rig_picture(
+    R: np.ndarray,
+    t: np.ndarray,
+    samples_t: np.ndarray | None = None,
+    samples_R: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    R_true: np.ndarray | None = None,
+    t_true: np.ndarray | None = None,
+    skeleton: Skeleton | None = None,
+    joints: np.ndarray | None = None,
+    names: Sequence[str] | None = None,
+    up: np.ndarray = (0.0, -1.0, 0.0),
+    title: str = "",
+    num_shown: int = 120,
+) -> np.ndarray:
+    """The rig in perspective and from above: cameras, posterior samples, true cameras in grey.
+
+    All in the reference camera's frame; the true rig is scaled to the estimate's baselines.
+
+    Args:
+        R, t: (V, 3, 3), (V, 3) mm, the estimate. samples_R, samples_t: (M, V, 3, 3), (M, V, 3).
+        weights: (M,) summing to one. R_true, t_true: true extrinsics relative to view 0.
+        joints: (J, 3) mm, a person to draw. up: (3,) direction in the reference frame.
+        num_shown: samples drawn (by weight, with a fixed seed).
+    """
+    axes = _level_axes(np.asarray(up, np.float64), R)
+    centre = -np.einsum("vij,vi->vj", R, t)
+    names = list(names) if names is not None else [f"view {v}" for v in range(len(R))]
+    size = 0.09 * max(np.linalg.norm(centre - centre.mean(0), axis=1).max(), 300.0)
+    figure = Figure(figsize=(10.6, 5.4), dpi=100, facecolor="white")
+    space = figure.add_axes([0.0, 0.05, 0.55, 0.86], projection="3d", computed_zorder=False)
+    plan = figure.add_axes([0.62, 0.13, 0.36, 0.74])
+    cloud = None
+    if samples_t is not None:
+        chosen = np.random.default_rng(0).choice(len(samples_t), num_shown, p=weights)
+        cloud = -np.einsum("mvij,mvi->mvj", samples_R[chosen], samples_t[chosen])
+        looks = samples_R[chosen][:, :, 2]  # viewing directions
+    everything = [centre] + ([joints] if joints is not None else [])
+    if R_true is not None:
+        true_centre = -np.einsum("vij,vi->vj", R_true, t_true)
+        baseline = np.linalg.norm(true_centre, axis=1).sum()
+        ratio = np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
+        everything.append(true_centre * ratio)
+        for v in range(len(R)):
+            _frustum(space, plan, axes, true_centre[v] * ratio, R_true[v], size, TRUTH, 1.6)
+    for v in range(len(R)):
+        colour = CAMERA_COLOURS[v % len(CAMERA_COLOURS)]
+        if cloud is not None and v > 0:
+            points = cloud[:, v] @ axes.T
+            ends = points + (looks[:, v] @ axes.T) * 2.5 * size
+            style = {"color": _rgb(colour), "alpha": 0.10, "linewidth": 0.8}
+            for a, b in zip(points, ends):
+                plan.plot([a[0], b[0]], [a[2], b[2]], **style)
+            segments = np.stack([points, ends], 1)[..., [0, 2, 1]]
+            space.add_collection3d(Line3DCollection(segments, colors=[(*_rgb(colour), 0.08)]))
+            plan.scatter(points[:, 0], points[:, 2], s=7, color=_rgb(colour), alpha=0.25, lw=0)
+            space.scatter(*points[:, [0, 2, 1]].T, s=6, color=_rgb(colour), alpha=0.25, lw=0)
+        _frustum(space, plan, axes, centre[v], R[v], size, colour, 2.2)
+        x, y, z = axes @ centre[v]
+        label = {"color": _rgb(colour), "fontsize": 9, "weight": "bold"}
+        space.text(x, z, y + 1.6 * size, names[v], ha="center", **label)
+        outward = np.array([x, z]) - (axes @ np.mean(everything[0], 0))[[0, 2]]
+        outward = outward / max(np.linalg.norm(outward), 1e-9) * 1.9 * size
+        plan.text(x + outward[0], z + outward[1], names[v], ha="center", va="center", **label)
+    if joints is not None:
+        person = joints @ axes.T
+        _plot_limbs(plan, skeleton, person[:, [0, 2]], 2.0, None, "-")
+        for child, parent in skeleton.bones:
+            pair = person[[child, parent]]
+            colour = _rgb(joint_colour(skeleton.joints[child]))
+            space.plot(pair[:, 0], pair[:, 2], pair[:, 1], color=colour, lw=2.2)
+    _frame_space(space, np.concatenate(everything) @ axes.T, size)
+    points = (np.concatenate(everything) @ axes.T)[:, [0, 2]]
+    middle, reach = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0).max() / 2
+    reach += 3.2 * size
+    plan.set(
+        xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach)
+    )
+    plan.set(aspect="equal", xlabel="mm", title="from above")
+    plan.title.set_fontsize(10)
+    _quiet(plan)
+    notes = "dots and fans: posterior samples" if cloud is not None else ""
+    notes += (
+        "    grey: true cameras, view 0 and scale aligned; grid 1 m" if R_true is not None else ""
+    )
+    figure.text(0.02, 0.02, notes, color=_rgb(MIDDLE), fontsize=10)
+    figure.suptitle(title, fontsize=11, color=_rgb(INK))
+    return _render(figure)
+
+
+def beside(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
+    """Pictures in a grid on white, each row as high as its highest picture."""
+    columns = columns or len(pictures)
+    rows = [list(pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
+    strips = []
+    for row in rows:
+        height = max(picture.shape[0] for picture in row)
+        padded = [
+            np.pad(p, ((0, height - p.shape[0]), (4, 4), (0, 0)), constant_values=255) for p in row
+        ]
+        strips.append(np.concatenate(padded, 1))
+    width = max(strip.shape[1] for strip in strips)
+    pad = [(width - strip.shape[1]) for strip in strips]
+    strips = [
+        np.pad(s, ((4, 4), (p // 2, p - p // 2), (0, 0)), constant_values=255)
+        for s, p in zip(strips, pad)
+    ]
+    return np.concatenate(strips, 0)
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    return tuple(value / 255 for value in colour)  # type: ignore[return-value]
+
+
+def _drawable(point: np.ndarray) -> bool:
+    return bool(np.isfinite(point).all() and np.abs(point).max() < 1e4)
+
+
+def _fixed(point: np.ndarray) -> tuple[int, int]:
+    """OpenCV's fixed-point coordinates with 4 fractional bits."""
+    return tuple(int(value) for value in np.round(point * 16))  # type: ignore[return-value]
+
+
+def _limbs(canvas: np.ndarray, skeleton: Skeleton, points: np.ndarray, thick: int) -> None:
+    for width, fixed in ((thick + 2, PAPER), (thick, None)):  # a white rim, then the colour
+        for child, parent in skeleton.bones:
+            if _drawable(points[child]) and _drawable(points[parent]):
+                colour = fixed or joint_colour(skeleton.joints[child])
+                ends = _fixed(points[child]), _fixed(points[parent])
+                cv2.line(canvas, *ends, colour, width, cv2.LINE_AA, 4)
+
+
+def _ellipse(canvas: np.ndarray, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
+    if not (_drawable(centre) and np.isfinite(covariance).all()):
+        return
+    values, vectors = np.linalg.eigh(covariance)
+    axes = RADIUS_90 * np.sqrt(values.clip(0))
+    if axes.max() > 1e3:
+        return
+    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+    lengths = (max(1, int(axes[1] * 16)), max(1, int(axes[0] * 16)))
+    cv2.ellipse(canvas, _fixed(centre), lengths, angle, 0, 360, colour, -1, cv2.LINE_AA, 4)
+
+
+def _titled(canvas: np.ndarray, title: str) -> np.ndarray:
+    if not title:
+        return canvas
+    strip = np.full((26, canvas.shape[1], 3), 255, np.uint8)
+    scale = 0.48
+    width = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+    scale *= min(1.0, (canvas.shape[1] - 8) / max(width, 1))
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(strip, title, (4, 18), font, scale, INK, 1, cv2.LINE_AA)
+    return np.concatenate([strip, canvas], 0)
+
+
+def _render(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _quiet(plot) -> None:
+    plot.grid(True, color=(0.92, 0.92, 0.93), linewidth=0.8)
+    plot.set_axisbelow(True)
+    plot.tick_params(labelsize=8, colors=_rgb(MIDDLE), length=0)
+    plot.xaxis.label.set(fontsize=8, color=_rgb(MIDDLE))
+    for side in plot.spines.values():
+        side.set_visible(False)
+
+
+def _plot_limbs(plot, skeleton: Skeleton, points: np.ndarray, width: float, colour, style) -> None:
+    for child, parent in skeleton.bones:
+        pair = points[[child, parent]]
+        shade = _rgb(colour or joint_colour(skeleton.joints[child]))
+        plot.plot(*pair.T, style, color=shade, lw=width, solid_capstyle="round")
+
+
+def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
+    if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
+        return
+    values, vectors = np.linalg.eigh(covariance)
+    width, height = 2 * RADIUS_90 * np.sqrt(values.clip(0))
+    angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
+    style = {"facecolor": (*_rgb(colour), 0.22), "edgecolor": (*_rgb(colour), 0.6), "lw": 0.8}
+    plot.add_patch(Ellipse(centre, width, height, angle=angle, **style))
+
+
+def _body_axes(skeleton: Skeleton, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Rows: image-right when facing the person (the person's left), up, towards the viewer."""
+    up = up / np.linalg.norm(up)
+    across = np.zeros(3)
+    for part in ("hip", "shoulder"):
+        pair = (f"left_{part}", f"right_{part}")
+        if all(name in skeleton.joints for name in pair):
+            left, right = (joints[skeleton.joints.index(name)] for name in pair)
+            across = across + np.nan_to_num(left - right)
+    across = across - (across @ up) * up
+    if np.linalg.norm(across) < 1e-6:
+        across = np.cross(up, [0.0, 0.0, 1.0]) + 1e-9
+    across = across / np.linalg.norm(across)
+    return np.stack([across, up, np.cross(across, up)])
+
+
+def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
+    """Rows: right, up, away from the reference camera along the floor."""
+    up = up / np.linalg.norm(up)
+    forward = R[0, 2] - (R[0, 2] @ up) * up
+    if np.linalg.norm(forward) < 1e-3:  # it looks straight down
+        forward = -R[0, 1] + (R[0, 1] @ up) * up
+    forward = forward / np.linalg.norm(forward)
+    return np.stack([np.cross(up, forward) * -1, up, forward])
+
+
+def _frustum(space, plan, axes, centre, R, size, colour, width) -> None:
+    """A camera's pyramid in both plots; plot coordinates are (right, away, up)."""
+    corners = np.array([[-0.7, -0.7, 1.8], [0.7, -0.7, 1.8], [0.7, 0.7, 1.8], [-0.7, 0.7, 1.8]])
+    corners = (centre + size * corners @ R) @ axes.T
+    tip = axes @ centre
+    segments = [(tip, corner) for corner in corners]
+    segments += [(corners[i], corners[(i + 1) % 4]) for i in range(4)]
+    lines = np.array(segments)[..., [0, 2, 1]]
+    space.add_collection3d(Line3DCollection(lines, colors=[_rgb(colour)], linewidths=width))
+    for a, b in segments:
+        plan.plot([a[0], b[0]], [a[2], b[2]], color=_rgb(colour), lw=width * 0.7)
+
+
+def _frame_space(space, points: np.ndarray, size: float) -> None:
+    low, high = np.nanmin(points, 0) - 1.5 * size, np.nanmax(points, 0) + 1.5 * size
+    space.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
+    space.set_box_aspect((high - low)[[0, 2, 1]], zoom=1.3)
+    space.view_init(elev=22, azim=-62)
+    for axis in (space.xaxis, space.yaxis, space.zaxis):
+        axis.set_pane_color((0.965, 0.967, 0.972, 1.0))
+        axis._axinfo["grid"].update(color=(0.88, 0.88, 0.9, 1.0), linewidth=0.6)
+        axis.line.set_color((0.85, 0.85, 0.87, 1.0))
+        axis.set_major_locator(MultipleLocator(1000))
+        axis.set_ticklabels([])
+        axis.set_tick_params(length=0, color=(1, 1, 1, 0))
