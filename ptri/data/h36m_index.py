@@ -70,7 +70,7 @@ def build_index(data: DataConfig, split: str, min_views: int = 2) -> Index:
 
     Args:
         data: the configuration's section.
-        split: "train" or "test".
+        split: "train", "test", or "all" subjects and frames.
         min_views: frames with fewer views are left out, with a warning.
 
     Raises:
@@ -164,12 +164,14 @@ def _choose_cameras(views: list[int] | None, labels: Labels) -> tuple[int, ...]:
 
 def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np.ndarray:
     """Rows of the split, thinned: every n-th labelled frame of each scene, from its first on."""
-    if split not in ("train", "test"):
-        raise ValueError(f"split: {split!r}; expected 'train' or 'test'")
-    training = split == "train"
-    wanted = data.train_subjects if training else data.test_subjects
-    every = data.train_every if training else data.test_every
-    names = [f"S{number}" for number in wanted]
+    if split == "all":
+        names, every = list(labels.subject_names), 1
+    elif split == "train":
+        names, every = [f"S{number}" for number in data.train_subjects], data.train_every
+    elif split == "test":
+        names, every = [f"S{number}" for number in data.test_subjects], data.test_every
+    else:
+        raise ValueError(f"split: {split!r}; expected 'train', 'test' or 'all'")
     subjects = [i for i, name in enumerate(labels.subject_names) if name in names]
     rows = np.flatnonzero(np.isin(labels.subject, subjects))
     if not data.include_damaged:

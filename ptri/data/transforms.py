@@ -241,9 +241,3 @@ def normalise(image: np.ndarray) -> Tensor:
     """RGB uint8 (H, W, 3) to the backbone's input: float32 (3, H, W)."""
     scaled = (image.astype(np.float32) / 255 - IMAGE_MEAN) / IMAGE_STD
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
-
-
-def denormalise(image: Tensor) -> np.ndarray:
-    """The inverse of `normalise`, for pictures: float (3, H, W) to RGB uint8 (H, W, 3)."""
-    array = image.detach().cpu().float().numpy().transpose(1, 2, 0)
-    return np.clip(np.rint((array * IMAGE_STD + IMAGE_MEAN) * 255), 0, 255).astype(np.uint8)
