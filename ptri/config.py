@@ -52,7 +52,7 @@ class _Section:
 class RunConfig(_Section):
     name: str = MISSING  # the run folder is <out>/<name>
     out: str = "runs"  # parent of the run folders
-    seed: int = _number(0, 0, 2**31 - 1)
+    seed: int = _number(0, 0, 2**31 - 1)  # of initial weights, order, augmentation, noise
     device: str = "auto"  # "auto": the GPU where there is one; or "cpu", "cuda", "cuda:1"
     threads: int = _number(0, 0)  # CPU threads of torch; 0 leaves torch's own choice
     deterministic: bool = False  # torch's deterministic algorithms (slower on GPUs)
@@ -60,10 +60,10 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    kind: Literal["h36m", "generated", "recording"] = "h36m"
+    kind: Literal["h36m", "generated", "recording"] = "h36m"  # where the samples come from
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
-    train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])
-    test_subjects: list[int] = field(default_factory=lambda: [9, 11])
+    train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
+    test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
     train_every: int = _number(1, 1)  # keep one frame of so many
     test_every: int = _number(1, 1)  # 64 is the thinned protocol of many papers
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
@@ -80,7 +80,7 @@ class DataConfig(_Section):
 @dataclass(frozen=True)
 class AugmentConfig(_Section):
     color: float = _number(0.4, 0, 1)  # strength of brightness, contrast, saturation changes
-    hue: float = _number(0.05, 0, 0.5)
+    hue: float = _number(0.05, 0, 0.5)  # largest change, 1 is the whole circle
     scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
     shift: float = _number(0.05, 0, 0.5)  # crop centre moves by up to this share of its side
     rotation_deg: float = _number(10.0, 0, 180)  # roll of each view within +- this
@@ -94,7 +94,51 @@ class AugmentConfig(_Section):
 
 @dataclass(frozen=True)
 class GeneratedConfig(_Section):
-    pass
+    """Generated people, rigs and detections (ptri/data/generated.py).
+
+    Sizes "of the person" are relative to the height in px at which 1.7 m appears at the hip's
+    depth: 435 px for Human3.6M's cameras. Rates are shares of the detections.
+    """
+
+    families: list[str] = field(  # rig families to train on, drawn with equal chance
+        default_factory=lambda: [
+            *("h36m_ring", "ring", "dome", "corner", "two_phones", "overhead", "random")
+        ]
+    )
+    held_out_families: list[str] = field(default_factory=lambda: ["wall"])  # only for evaluation
+    min_views: int = _number(2, 1)  # each batch draws its number of views ...
+    max_views: int = _number(6, 1)  # ... from min_views to max_views
+    max_truncated: float = _number(0.2, 0, 1)  # largest share of joints outside an image
+    crop_size: int = _number(0, 0)  # px; K and keypoints of a square crop per frame; 0: full image
+    motions: list[str] = field(default_factory=list)  # kinds, see ptri/data/motions.py; []: all
+    mocap: str | None = None  # motion-capture file (.npz), see ptri/data/mocap.py; null: none
+    mocap_share: float = _number(0.5, 0, 1)  # share of people moved by it where it is given
+    fps: float = _number(10.0, above=0)  # frames per second of a clip
+    area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
+    bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
+    independent: bool = False  # exact Gaussian noise of the stated covariance, nothing else wrong
+    truncate: bool = True  # joints outside the image are missing
+    noise: float = _number(0.007, 0)  # of the person: standard deviation of an average joint
+    clip_spread: float = _number(0.35, 0)  # log-normal factor of the noise per clip
+    view_spread: float = _number(0.2, 0)  # the same per view
+    noise_spread: float = _number(0.4, 0)  # and per joint and frame, known to the detector
+    anisotropy: float = _number(0.3, 0)  # log of the noise ellipse's axis over its mean radius
+    hidden_noise: float = _number(2.5, 1)  # factor on the noise of joints behind the trunk
+    correlated_share: float = _number(0.7, 0, 1)  # of the noise variance that is AR(1) over frames
+    correlation_s: float = _number(0.4, 0)  # its correlation time, s: rho = e^(-1 / (fps * this))
+    definition_mm: float = _number(15.0, 0)  # the detector's joints lie off ours, fixed to the body
+    view_bias: float = _number(0.004, 0)  # of the person: constant error per view and joint
+    misreport: float = _number(0.25, 0)  # log-normal factor, reported over true noise
+    rounding: float = _number(0.4, 0, 1)  # 1: reported covariances are circular
+    outlier_rate: float = _number(0.03, 0, 0.5)  # joints somewhere else altogether
+    outlier_size: float = _number(0.12, 0)  # of the person: standard deviation of those errors
+    confident_outliers: float = _number(0.3, 0, 1)  # share of outliers the detector is sure of
+    body_swap_rate: float = _number(0.01, 0, 0.5)  # left and right exchanged in a view
+    limb_swap_rate: float = _number(0.015, 0, 0.5)  # the same of both arms, or both legs
+    missing_rate: float = _number(0.04, 0, 0.9)  # single joints not detected
+    missing_hidden_rate: float = _number(0.3, 0, 1)  # joints behind the trunk not detected
+    missing_view_rate: float = _number(0.01, 0, 0.9)  # whole person not detected in a view
+    confidence_noise: float = _number(0.6, 0)  # on the confidence's logit
 
 
 @dataclass(frozen=True)
@@ -105,9 +149,7 @@ class ModelConfig(_Section):
     freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
     heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
-    confidence_radius: float = _number(
-        0.05, above=0
-    )  # share of the image side that counts as found
+    confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
     flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time
 
 
@@ -119,13 +161,13 @@ class PosteriorConfig(_Section):
 
 @dataclass(frozen=True)
 class TrainConfig(_Section):
-    epochs: int = _number(10, 1)
+    epochs: int = _number(10, 1)  # passes over the training set (or of steps_per_epoch)
     steps_per_epoch: int = _number(0, 0)  # 0: the whole training set
     batch_size: int = _number(16, 1)  # of all processes together
     lr: float = _number(1e-3, above=0)  # at the end of the warm-up
     final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
-    weight_decay: float = _number(0.01, 0)
-    warmup_steps: int = _number(100, 0)
+    weight_decay: float = _number(0.01, 0)  # of AdamW
+    warmup_steps: int = _number(100, 0)  # linear; at most half of the run
     grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
     heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
@@ -134,8 +176,8 @@ class TrainConfig(_Section):
     weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16, else fp16, on a GPU only
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
-    log_every_steps: int = _number(10, 1)
-    validate_every_epochs: int = _number(1, 1)
+    log_every_steps: int = _number(10, 1)  # means over so many steps
+    validate_every_epochs: int = _number(1, 1)  # and after the last epoch
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ World: z up, mm, floor at z = 0. See `ptri.data.articulation` for the body's axe
 from __future__ import annotations
 
 import functools
-import json
 import math
-from importlib import resources
 from typing import NamedTuple
 
 import torch
@@ -25,6 +23,7 @@ from ptri.data.articulation import (
 from ptri.data.draws import Draws
 from ptri.data.motions import KINDS, sample_angles
 from ptri.errors import UserError
+from ptri.geometry.body import load_body_prior
 from ptri.geometry.rotations import so3_exp
 from ptri.skeleton import H36M17
 
@@ -53,29 +52,10 @@ class Clip(NamedTuple):
 
 
 @functools.cache
-def load_body_statistics() -> tuple[Tensor, Tensor]:
-    """Mean (16,) and covariance (16, 16) of the log bone lengths (log mm) over adults.
-
-    Raises:
-        UserError: the packaged statistics are of another skeleton.
-    """
-    text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
-    statistics = json.loads(text)
-    expected = [f"{H36M17.joints[child]}-{H36M17.joints[parent]}" for child, parent in H36M17.bones]
-    if statistics["bones"] != expected:
-        raise UserError(
-            f"ptri/data/body_statistics.json: bones are {statistics['bones']}, expected "
-            f"{expected}; make the file again with scripts/render_people.py --body-statistics"
-        )
-    mean = torch.tensor(statistics["mean_log_length"])
-    return mean, torch.tensor(statistics["covariance_log_length"])
-
-
-@functools.cache
-def _length_factor() -> Tensor:
-    """Square root (16, 16) of the covariance, which is nearly singular."""
-    values, vectors = torch.linalg.eigh(load_body_statistics()[1].double())
-    return (vectors * values.clamp_min(0).sqrt()).float()
+def _log_length_law() -> tuple[Tensor, Tensor]:
+    """Mean (16,) log mm and a square root (16, 16) of the covariance of the log bone lengths."""
+    prior = load_body_prior()
+    return prior.mean.float(), torch.linalg.cholesky(prior.covariance).float()
 
 
 def sample_bone_lengths(draws: Draws, spread: float = 0.0) -> Tensor:
@@ -85,10 +65,11 @@ def sample_bone_lengths(draws: Draws, spread: float = 0.0) -> Tensor:
         spread: further relative standard deviation of each bone, the same left and right, because
             data sets put their joints elsewhere.
     """
-    own = draws.normal(16)
+    mean, factor = _log_length_law()
+    own = draws.normal(len(mean))
     pair = torch.tensor([min(child, H36M17.flip[child]) for child, _ in H36M17.bones])
     extra = draws.normal(len(H36M17.joints))[:, pair]
-    return torch.exp(load_body_statistics()[0] + own @ _length_factor().T + spread * extra)
+    return torch.exp(mean + own @ factor.T + spread * extra)
 
 
 def sample_directions(draws: Draws) -> Tensor:
@@ -124,7 +105,7 @@ def sample_motion(
         UserError: an unknown kind.
     """
     draws = Draws.from_torch(generator)
-    mean = load_body_statistics()[0].exp()
+    mean = _log_length_law()[0].exp()
     lengths = (mean if bone_lengths is None else bone_lengths).unsqueeze(0)
     index = kind_indices([kind])
     parts = _sample_motions(draws, index, num_frames, fps, lengths, rest_directions().unsqueeze(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -55,7 +56,7 @@ class Draws:
         return (self.uniform(*shape) * num).long().clamp_max(num - 1)
 
     def _take(self, kind: str, shape: tuple[int, ...]) -> Tensor:
-        count, buffer = int(np.prod(shape)), self._buffers[kind]
+        count, buffer = math.prod(shape), self._buffers[kind]
         if buffer.shape[1] < count:
             size = max(_CHUNK, count)
             method = "random" if kind == "uniform" else "standard_normal"
