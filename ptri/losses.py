@@ -1,0 +1,96 @@
+"""Losses, one value per sample; the engine averages over the batch.
+
+Joints that a mask leaves out (or whose truth is NaN) add neither value nor gradient; a sample
+without any counts 0. Leading dimensions ``...`` are samples, or samples and views.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# --- 2D --------------------------------------------------------------------------------------
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean (...,) over the last dimension of the values (..., J) where the mask holds, else 0."""
+    total = torch.where(mask, values, torch.zeros_like(values)).sum(-1)
+    return total / mask.sum(-1).clamp_min(1)
+
+
+def heatmap_divergence(logits: Tensor, xy: Tensor, visible: Tensor, sigma: float) -> Tensor:
+    """Cross-entropy of heatmaps to Gaussians, less the Gaussians' entropy, hence >= 0.
+
+    ``KL(t || softmax(logits))`` over pixels, with t a Gaussian around the joint, sampled at the
+    pixel centres and normalised over the image.
+
+    Args:
+        logits: (..., J, h, w).
+        xy: (..., J, 2) joint positions in heatmap px.
+        visible: (..., J) bool, joints that count.
+        sigma: width of the Gaussian, heatmap px.
+
+    Returns:
+        (...,) nats, the mean over visible joints.
+    """
+    visible = visible & torch.isfinite(xy).all(-1)
+    xy = torch.where(visible[..., None], xy, torch.zeros_like(xy))
+    x = _log_gaussian(xy[..., 0], logits.shape[-1], sigma)  # (..., J, w)
+    y = _log_gaussian(xy[..., 1], logits.shape[-2], sigma)  # (..., J, h)
+    # The target is separable: sum_hw t logits without building t.
+    columns = (logits * y.exp()[..., :, None]).sum(-2)  # (..., J, w)
+    expected = (columns * x.exp()).sum(-1)
+    cross_entropy = logits.flatten(-2).logsumexp(-1) - expected
+    entropy = -(x * x.exp()).sum(-1) - (y * y.exp()).sum(-1)
+    return masked_mean(cross_entropy - entropy, visible)
+
+
+def _log_gaussian(centre: Tensor, size: int, sigma: float) -> Tensor:
+    position = torch.arange(size, dtype=centre.dtype, device=centre.device)
+    return (-0.5 * ((position - centre[..., None]) / sigma).square()).log_softmax(-1)
+
+
+def coordinate_l1(estimate: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
+    """Mean absolute coordinate error (...,) over visible joints; estimate, truth (..., J, 2) px."""
+    visible = visible & torch.isfinite(truth).all(-1)
+    error = torch.where(visible[..., None], estimate - truth, torch.zeros_like(estimate))
+    return masked_mean(error.abs().mean(-1), visible)
+
+
+def error_likelihood(
+    estimate: Tensor,
+    covariance: Tensor,
+    truth: Tensor,
+    visible: Tensor,
+    area: float,
+    outliers: float = 0.02,
+) -> Tensor:
+    """Negative log likelihood of the errors under their stated covariances, robust to outliers.
+
+    ``-log[(1 - e) N(truth; estimate, S) + e / area]``: a joint that was mistaken for another says
+    nothing about how well found joints are placed.
+
+    Args:
+        estimate, truth: (..., J, 2) px. covariance: (..., J, 2, 2) px^2.
+        visible: (..., J) bool. area: px^2, where an outlier may lie. outliers: their share e.
+
+    Returns:
+        (...,) nats, the mean over visible joints.
+    """
+    visible = visible & torch.isfinite(truth).all(-1)
+    error = torch.where(visible[..., None], estimate - truth, torch.zeros_like(estimate))
+    a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    determinant = (a * c - b * b).clamp_min(1e-12)  # px^4; guards rounding of a thin ellipse
+    dx, dy = error.unbind(-1)
+    square = (c * dx * dx - 2 * b * dx * dy + a * dy * dy) / determinant
+    inlier = -0.5 * square - 0.5 * determinant.log() - math.log(2 * math.pi / (1 - outliers))
+    likelihood = torch.logaddexp(inlier, torch.full_like(inlier, math.log(outliers / area)))
+    return masked_mean(-likelihood, visible)
+
+
+def confidence_entropy(confidence: Tensor, found: Tensor) -> Tensor:
+    """Binary cross-entropy (...,) of confidences (..., J) to bool (..., J), over all joints."""
+    confidence = confidence.float().clamp(1e-6, 1 - 1e-6)  # guards the logarithm
+    return -torch.where(found, confidence.log(), (1 - confidence).log()).mean(-1)

@@ -1,0 +1,175 @@
+"""Heatmaps: a light up-sampling head, and decoding to keypoints with stated uncertainty.
+
+A heatmap is a softmax over *pixels*. Its mode, refined by the mean of a small window, is the
+keypoint; the window's second moments give the covariance its shape, and a small network trained on
+the observed errors gives it its size, and the confidence. Everything is differentiable in the
+logits. Heatmap px u and network-image px u' relate by ``u' = (u + 0.5) stride - 0.5``.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptri.models.mobileone import ConvNorm
+from ptri.structures import Keypoints
+
+STRIDE = 4  # network-image px per heatmap px
+MAX_ANISOTROPY = 0.95  # (a - b) / (a + b) of the covariance's eigenvalues a > b stays below
+MIN_VARIANCE = 1e-4  # heatmap px^2; guards the logarithm and division for a one-pixel peak
+
+
+class Moments(NamedTuple):
+    """What a window of +-`window` px around a heatmap's mode says; heatmap px."""
+
+    probability: Tensor  # (N, J, h, w), sums to 1 over pixels
+    mean: Tensor  # (N, J, 2) as x, y
+    covariance: Tensor  # (N, J, 2, 2)
+    peak: Tensor  # (N, J) probability of the mode's pixel
+    mass: Tensor  # (N, J) probability inside the window
+
+
+class HeatmapHead(nn.Module):
+    """Top-down pyramid of depthwise-separable convolutions to heatmaps at stride 4."""
+
+    def __init__(self, channels: list[int], width: int, num_joints: int) -> None:
+        """
+        Args:
+            channels: of the maps at strides 4, 8, 16, 32.
+            width: channels of the pyramid and of the feature map.
+        """
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNorm(count, width, 1) for count in channels)
+        kernels = (3, 5, 5, 5)  # larger ones where a pixel is cheap
+        self.refine = nn.ModuleList(_separable(width, kernel) for kernel in kernels)
+        self.heatmaps = nn.Conv2d(width, num_joints, 1, bias=False)  # softmax ignores a bias
+        nn.init.normal_(self.heatmaps.weight, std=0.01)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps (N, C_i, H/s_i, W/s_i) to logits (N, J, h, w) and features (N, width, h, w)."""
+        coarse: Tensor | None = None
+        for level in reversed(range(len(maps))):
+            merged = self.lateral[level](maps[level])
+            if coarse is not None:
+                merged = merged + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+            coarse = self.refine[level](F.relu(merged))
+        return self.heatmaps(coarse), coarse
+
+
+def _separable(width: int, kernel: int) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNorm(width, width, kernel, groups=width),
+        nn.ReLU(),
+        ConvNorm(width, width, 1),
+        nn.ReLU(),
+    )
+
+
+class Reliability(nn.Module):
+    """Size of the error and chance of having found the joint, from the heatmap and the features."""
+
+    def __init__(self, width: int, num_joints: int, hidden: int = 32) -> None:
+        super().__init__()
+        self.features = nn.Linear(width, hidden)
+        self.statistics = nn.Linear(4, hidden)
+        self.joint = nn.Parameter(torch.zeros(num_joints, hidden))
+        self.output = nn.Linear(hidden, 2)
+        # Second moment that even a certain heatmap has (its target is blurred), heatmap px^2.
+        self.blur = nn.Parameter(torch.zeros(()))
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, moments: Moments, features: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Args:
+            moments: of the heatmaps. features: (N, C, h, w).
+
+        Returns:
+            Covariances (N, J, 2, 2) heatmap px^2 and confidence logits (N, J).
+        """
+        M = moments.covariance
+        variance = 0.5 * (M[..., 0, 0] + M[..., 1, 1]) + MIN_VARIANCE  # (N, J)
+        eye = torch.eye(2, dtype=M.dtype, device=M.device)
+        deviation = M - (variance - MIN_VARIANCE)[..., None, None] * eye  # eigenvalues +-radius
+        radius = (0.5 * deviation.square().sum((-1, -2)) + MIN_VARIANCE**2).sqrt()
+        # Features where the heatmap looks: the mean under its probability.
+        pooled = torch.einsum("njhw,nchw->njc", moments.probability, features)
+        statistics = torch.stack(
+            [moments.peak.log(), moments.mass.log(), variance.log(), radius / variance], -1
+        )
+        hidden = F.relu(self.features(pooled) + self.statistics(statistics) + self.joint)
+        log_size, confidence = self.output(hidden).unbind(-1)
+        # +-5: sizes from 1/150 to 150 of the heatmap's own; guards the exponential.
+        size = variance * torch.exp(2 * 5 * torch.tanh(log_size / 5))
+        scale = torch.maximum(variance - self.blur, radius / MAX_ANISOTROPY)
+        return size[..., None, None] * (eye + deviation / scale[..., None, None]), confidence
+
+
+def heatmap_moments(logits: Tensor, window: float) -> Moments:
+    """Mode, window mean and second moments of heatmaps.
+
+    The window is first set on the mode, then, with soft edges, on the mean found there: so a
+    symmetric peak has no bias towards pixel centres. The windows carry no gradient.
+
+    Args:
+        logits: (N, J, h, w).
+        window: half width in heatmap px.
+    """
+    height, width = logits.shape[-2:]
+    flat = logits.flatten(-2).softmax(-1)  # (N, J, h w)
+    peak, index = flat.max(-1)
+    probability = flat.unflatten(-1, (height, width))
+    x = torch.arange(width, dtype=flat.dtype, device=flat.device)
+    y = torch.arange(height, dtype=flat.dtype, device=flat.device)
+    centre_x, centre_y = (index % width).to(flat.dtype), (index // width).to(flat.dtype)
+    with torch.no_grad():
+        inside = _box(y, centre_y, window)[..., :, None] * _box(x, centre_x, window)[..., None, :]
+        cut = probability * inside
+        mass = cut.sum((-1, -2))
+        centre_x = (cut.sum(-2) @ x) / mass
+        centre_y = (cut.sum(-1) @ y) / mass
+        inside = _box(y, centre_y, window)[..., :, None] * _box(x, centre_x, window)[..., None, :]
+    cut = probability * inside  # (N, J, h, w)
+    mass = cut.sum((-1, -2))
+    dx, dy = x - centre_x[..., None], y - centre_y[..., None]  # (N, J, w), (N, J, h)
+    along_x, along_y = cut.sum(-2) / mass[..., None], cut.sum(-1) / mass[..., None]
+    mean_x, mean_y = (along_x * dx).sum(-1), (along_y * dy).sum(-1)
+    var_x = (along_x * dx.square()).sum(-1) - mean_x.square()
+    var_y = (along_y * dy.square()).sum(-1) - mean_y.square()
+    mixed = ((cut @ dx[..., None]).squeeze(-1) * dy).sum(-1) / mass - mean_x * mean_y
+    covariance = torch.stack([var_x, mixed, mixed, var_y], -1).unflatten(-1, (2, 2))
+    mean = torch.stack([centre_x + mean_x, centre_y + mean_y], -1)
+    return Moments(probability, mean, covariance, peak, mass)
+
+
+def _box(position: Tensor, centre: Tensor, half: float) -> Tensor:
+    """Box of +-half px with edges one pixel soft: (..., n) from n positions and (...) centres."""
+    return (half + 0.5 - (position - centre[..., None]).abs()).clamp(0, 1)
+
+
+def heatmap_to_image(xy: Tensor, stride: float = STRIDE) -> Tensor:
+    """Heatmap px to network-image px; both have integer coordinates at pixel centres."""
+    return (xy + 0.5) * stride - 0.5
+
+
+def image_to_heatmap(xy: Tensor, stride: float = STRIDE) -> Tensor:
+    """Network-image px to heatmap px."""
+    return (xy + 0.5) / stride - 0.5
+
+
+def decode(logits: Tensor, window: float = 4.0, stride: float = STRIDE) -> Keypoints:
+    """Keypoints of heatmaps alone: window moments as covariance, window mass as confidence.
+
+    Args:
+        logits: (N, J, h, w). window: half width in heatmap px. stride: image px per heatmap px.
+
+    Returns:
+        xy (N, J, 2) network-image px, covariance (N, J, 2, 2) px^2, confidence (N, J).
+    """
+    moments = heatmap_moments(logits.float(), window)
+    eye = torch.eye(2, dtype=moments.covariance.dtype, device=logits.device)
+    covariance = (moments.covariance + MIN_VARIANCE * eye) * stride**2
+    return Keypoints(heatmap_to_image(moments.mean, stride), covariance, moments.mass)
