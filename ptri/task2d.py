@@ -1,0 +1,235 @@
+"""The 2D task: heatmaps, sub-pixel keypoints and their uncertainty, from single images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from torch import Tensor, nn
+
+from ptri import checkpoint, losses, visualize
+from ptri.allocation import keep_freed_memory
+from ptri.config import Config
+from ptri.data.h36m import H36M, open_split
+from ptri.data.loaders import EvaluationLoader, TrainLoader
+from ptri.errors import UserError
+from ptri.metrics import mahalanobis_square
+from ptri.models.heatmap import image_to_heatmap
+from ptri.models.mobileone import fuse
+from ptri.models.network2d import Detection, Network2D
+from ptri.skeleton import H36M17
+from ptri.structures import Sample, to_device
+
+LEVELS = (0.5, 0.9)  # of the error ellipses whose coverage is measured
+
+
+class HeatmapTask:
+    """Trains `Network2D`; the engine's `Task` protocol."""
+
+    monitor = "x2d/l2"
+
+    def __init__(self) -> None:
+        self._config: Config | None = None
+        self._train: TrainLoader | None = None
+        self._share = (0, 1)  # rank and world of the loader
+        self._test: H36M | None = None
+
+    def build_model(self, config: Config) -> nn.Module:
+        """The 2D network, from ``init.checkpoint_2d`` where that is set."""
+        keep_freed_memory()
+        self._config = config
+        model = Network2D(config.model)
+        if config.init.checkpoint_2d is not None:
+            checkpoint.initialise(model, config.init.checkpoint_2d)
+        return model
+
+    def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
+        """Convolutions and matrices decay; biases and BatchNorm do not."""
+        weights = [p for p in model.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in weights if p.ndim >= 2]},
+            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+        ]
+
+    def steps_per_epoch(self, config: Config) -> int:
+        """``train.steps_per_epoch``, or those of one pass; opens and checks both splits."""
+        self._open_test(config)
+        return config.train.steps_per_epoch or len(self._open_train(config, 0, 1))
+
+    def train_loader(
+        self, config: Config, epoch: int, rank: int, world: int, start_step: int
+    ) -> Iterator[Sample]:
+        """This rank's share of each global batch of single views.
+
+        Passes over the data follow one another, whatever the length of an epoch.
+        """
+        loader = self._open_train(config, rank, world)
+        steps = self.steps_per_epoch(config)
+        position, end = epoch * steps + start_step, (epoch + 1) * steps
+        while position < end:
+            number, offset = divmod(position, len(loader))
+            batches = islice(loader.epoch(number, offset), end - position)
+            position += min(end - position, len(loader) - offset)
+            yield from batches
+
+    def training_step(self, model: nn.Module, batch: Sample, step: int) -> dict[str, Tensor]:
+        """Losses (B,) of a batch; "loss" is their weighted sum."""
+        assert self._config is not None, "build_model comes first"
+        images = batch.images.flatten(0, 1)  # (B V, 3, H, W)
+        detection = model(images, isolate_uncertainty=True)
+        values, _ = detection_losses(detection, batch, self._config)
+        return values
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
+        """Losses, pixel errors and coverage over every view of every test frame."""
+        loader = EvaluationLoader(
+            self._open_test(config), config.evaluate.batch_size, config.data.workers
+        )
+        network = fuse(model)
+        device = next(model.parameters()).device
+        sums: dict[str, float] = {}
+        images, parts = 0, []
+        for batch in loader:
+            batch = to_device(batch, device)
+            detection = network(batch.images.flatten(0, 1))
+            values, joints = detection_losses(detection, batch, config)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value.double().sum())
+            images += len(batch.images)
+            parts.append({name: value.cpu() for name, value in joints.items()})
+        joints = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return {
+            **{name: value / images for name, value in sums.items()},
+            **joint_metrics(**joints),
+        }
+
+    @torch.no_grad()
+    def pictures(self, model: nn.Module, config: Config) -> dict[str, np.ndarray]:
+        """Heatmaps over images and skeletons with error ellipses, of evenly spread test views."""
+        data = self._open_test(config)
+        count = min(config.evaluate.pictures, len(data))
+        found = {}
+        device = next(model.parameters()).device
+        for number, index in enumerate(np.linspace(0, len(data) - 1, count).round().astype(int)):
+            sample = data[int(index)]
+            detection = model(sample.images[:1].to(device))
+            keypoints = detection.keypoints
+            image = visualize.denormalise(sample.images[0].numpy())
+            xy, covariance = (part[0].cpu().numpy() for part in keypoints[:2])
+            heatmaps = detection.logits[0].flatten(1).softmax(-1).view_as(detection.logits[0])
+            truth = sample.joints2d[0].numpy()
+            found[f"heatmaps/{number}"] = visualize.heatmap_overlay(
+                image, heatmaps.cpu().numpy(), truth
+            )
+            found[f"skeleton/{number}"] = visualize.overlay(image, H36M17, xy, covariance)
+        return found
+
+    def _open_train(self, config: Config, rank: int, world: int) -> TrainLoader:
+        if self._train is None or (rank, world) != self._share:
+            data = open_split(config, "train", single_view=True)
+            self._share = (rank, world)
+            self._train = TrainLoader(
+                data, config.train.batch_size, config.run.seed, rank, world, config.data.workers,
+                num_views=(1, 1),
+            )  # fmt: skip
+        return self._train
+
+    def _open_test(self, config: Config) -> H36M:
+        if self._test is None:
+            self._test = open_split(config, "test", single_view=True)
+        return self._test
+
+
+def detection_losses(
+    detection: Detection, batch: Sample, config: Config
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses per sample and errors per joint of a batch's detections.
+
+    Args:
+        detection: of B V images, those of `batch` with B and V flattened.
+        batch: B samples of V views.
+
+    Returns:
+        Losses (B,): "loss", "loss/hm" (nats), "loss/x2d" (px), "loss/covariance", "loss/confidence"
+        (nats). And of all N = B V J joints: "error" (N,) px, the Euclidean distance; "absolute"
+        (N,) px, the mean of both coordinates; "square" (N,) Mahalanobis; "confidence", "found" and
+        "visible" (N,).
+    """
+    train = config.train
+    views = batch.images.shape[:2]
+    height, width = batch.images.shape[-2:]
+    truth = batch.joints2d.flatten(0, 1)  # (B V, J, 2)
+    visible = batch.visible.flatten(0, 1)
+    keypoints, logits = detection.keypoints, detection.logits
+    xy = keypoints.xy.detach()
+    error = (xy - truth).norm(dim=-1)
+    found = (error < config.model.confidence_radius * width) & visible
+    parts = {
+        "loss/hm": losses.heatmap_divergence(
+            logits, image_to_heatmap(truth), visible, train.heatmap_sigma
+        ),
+        "loss/x2d": losses.coordinate_l1(keypoints.xy, truth, visible),
+        "loss/covariance": losses.error_likelihood(
+            xy, keypoints.covariance, truth, visible, area=float(height * width)
+        ),
+        "loss/confidence": losses.confidence_entropy(keypoints.confidence, found),
+    }
+    parts = {name: value.unflatten(0, views).mean(1) for name, value in parts.items()}
+    total = (
+        parts["loss/hm"]
+        + train.weight_x2d * parts["loss/x2d"]
+        + train.weight_covariance * parts["loss/covariance"]
+        + train.weight_confidence * parts["loss/confidence"]
+    )
+    joints = {
+        "error": error,
+        "absolute": (xy - truth).abs().mean(-1),
+        "square": mahalanobis_square(xy - truth, keypoints.covariance.detach()),
+        "confidence": keypoints.confidence.detach(),
+        "found": found,
+        "visible": visible,
+    }
+    return {"loss": total, **parts}, {name: value.flatten() for name, value in joints.items()}
+
+
+def joint_metrics(
+    error: Tensor,
+    absolute: Tensor,
+    square: Tensor,
+    confidence: Tensor,
+    found: Tensor,
+    visible: Tensor,
+) -> dict[str, float]:
+    """Numbers over all visible joints, from what `detection_losses` says of each.
+
+    Returns:
+        "x2d/l1" and "x2d/l2", the mean of ``absolute`` and ``error`` (px); "x2d/median" (px);
+        "x2d/pck", the share found; "coverage_50", "coverage_90" of the error ellipses;
+        "confidence/gap", the expected calibration error of the confidence over all joints.
+    """
+    if not visible.any():
+        raise UserError("data: no joint lies inside any test image; check the labels and boxes")
+    metrics = {
+        "x2d/l1": float(absolute[visible].double().mean()),
+        "x2d/l2": float(error[visible].double().mean()),
+        "x2d/median": float(error[visible].median()),
+        "x2d/pck": float(found[visible].double().mean()),
+    }
+    for level in LEVELS:
+        inside = square[visible] <= chi2.ppf(level, 2)
+        metrics[f"coverage_{100 * level:.0f}"] = float(inside.double().mean())
+    metrics["confidence/gap"] = calibration_gap(confidence, found)
+    return metrics
+
+
+def calibration_gap(confidence: Tensor, happened: Tensor, bins: int = 10) -> float:
+    """Expected calibration error: |confidence - frequency|, the mean over equally filled bins."""
+    order = confidence.argsort()
+    gap = (confidence - happened.to(confidence)).double()[order]
+    parts = torch.tensor_split(gap, min(bins, len(gap)))
+    return float(sum(part.sum().abs() for part in parts) / len(gap))

@@ -1,0 +1,235 @@
+"""Heatmap decoding and the 2D network."""
+
+import math
+
+import pytest
+import torch
+from scipy.stats import chi2
+from torch import nn
+
+from ptri import losses
+from ptri.config import ModelConfig
+from ptri.errors import UserError
+from ptri.metrics import mahalanobis_square
+from ptri.models import heatmap
+from ptri.models.heatmap import Reliability, decode, heatmap_moments
+from ptri.models.mobileone import fuse
+from ptri.models.network2d import Network2D
+from ptri.skeleton import H36M17
+
+
+def gaussian_logits(centre, covariance, height=64, width=48):
+    """Log density of Gaussians (N, J) at pixel centres; heatmap px."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    offset = torch.stack([x, y], -1) - centre[..., None, None, :]  # (N, J, h, w, 2)
+    inverse = torch.linalg.inv(covariance)[..., None, None, :, :]
+    return -0.5 * (offset.unsqueeze(-2) @ inverse @ offset.unsqueeze(-1)).squeeze(-1).squeeze(-1)
+
+
+def random_centres(shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    low, extent = torch.tensor([10.0, 10.0]), torch.tensor([28.0, 44.0])
+    return low + extent * torch.rand(*shape, 2, generator=generator)
+
+
+def test_decoding_is_exact_on_gaussians():
+    centre = random_centres((4, 50))
+    sigma = 1.5
+    logits = gaussian_logits(centre, sigma**2 * torch.eye(2).expand(4, 50, 2, 2))
+    keypoints = decode(logits, window=4.0, stride=4)
+    truth = (centre + 0.5) * 4 - 0.5
+    worst = (keypoints.xy - truth).abs().max()
+    assert worst < 0.03, worst  # image px; measured 0.014
+    assert (keypoints.covariance / 16 - sigma**2 * torch.eye(2)).abs().max() < 0.2
+    # The control: pixel centres alone are off by up to 2 px.
+    assert (heatmap.heatmap_to_image(centre.round()) - truth).abs().max() > 1.5
+
+
+def test_coordinates_are_pixel_centres():
+    logits = torch.full((1, 1, 8, 8), -30.0)
+    logits[0, 0, 2, 5] = 0.0
+    xy = decode(logits, stride=4).xy[0, 0]
+    # heatmap pixel 5 covers image columns 20..23, whose middle is 21.5
+    torch.testing.assert_close(xy, torch.tensor([21.5, 9.5]))
+    torch.testing.assert_close(heatmap.image_to_heatmap(xy), torch.tensor([5.0, 2.0]))
+
+
+def test_moments_follow_the_peak():
+    """Covariance orientation, and a second peak that changes mass but not position."""
+    centre = random_centres((1, 30))
+    covariance = torch.tensor([[1.6, 0.9], [0.9, 1.2]])
+    logits = gaussian_logits(centre, covariance.expand(1, 30, 2, 2))
+    moments = heatmap_moments(logits, 4.0)
+    assert (moments.covariance - covariance).abs().max() < 0.2
+    torch.testing.assert_close(moments.probability.sum((-1, -2)), torch.ones(1, 30))
+    assert (moments.mass > 0.95).all()
+    other = (centre + torch.tensor([0.0, 25.0])) % torch.tensor([48.0, 64.0])
+    two = torch.logaddexp(logits, gaussian_logits(other, covariance.expand(1, 30, 2, 2)) - 0.7)
+    double = heatmap_moments(two, 4.0)
+    assert (double.mean - moments.mean).abs().max() < 0.1
+    assert ((double.mass - 0.666).abs() < 0.08).all()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "one pixel", "corner", "huge", "tie"])
+def test_extreme_heatmaps_stay_finite(kind):
+    logits = torch.zeros(1, 2, 16, 16)
+    if kind == "one pixel":
+        logits[..., 7, 7] = 1e4
+    elif kind == "corner":
+        logits[..., 0, 15] = 50.0
+    elif kind == "huge":
+        logits = 1e6 * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+    elif kind == "tie":
+        logits[..., 3, 3] = logits[..., 12, 12] = 30.0
+    logits.requires_grad_()
+    reliability = Reliability(3, 2)
+    moments = heatmap_moments(logits, 4.0)
+    covariance, confidence = reliability(moments, torch.randn(1, 3, 16, 16))
+    (covariance.sum() + confidence.sum() + moments.mean.sum()).backward()
+    assert torch.isfinite(logits.grad).all()
+    assert torch.isfinite(covariance).all() and torch.isfinite(moments.mean).all()
+    assert (torch.linalg.eigvalsh(covariance) > 0).all()
+    assert ((moments.mean >= 0) & (moments.mean <= 15)).all()
+
+
+def test_gradient_of_position_against_differences():
+    centre = random_centres((1, 3))
+    logits = gaussian_logits(centre, 2.0 * torch.eye(2).expand(1, 3, 2, 2)).double()
+    logits = logits.requires_grad_()
+    decode_xy = lambda values: decode_double(values).sum((0, 1))  # noqa: E731
+
+    def decode_double(values):
+        return heatmap_moments(values, 4.0).mean
+
+    decode_xy(logits)[0].backward()
+    direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
+    step = 1e-6
+    with torch.no_grad():
+        change = decode_xy(logits + step * direction) - decode_xy(logits - step * direction)
+    expected = float((logits.grad * direction).sum())
+    # The window is fixed in the gradient and moves in the difference: its effect is small.
+    assert abs(float(change[0]) / (2 * step) - expected) < 0.05 * abs(expected)
+
+
+def test_learned_covariance_is_calibrated():
+    """Errors larger than the heatmaps say, by a factor that differs between joints and images."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    joints, draw = 4, 512
+    factor = torch.tensor([0.3, 0.6, 1.0, 2.0])
+
+    def scene():
+        wide = 0.7 + torch.rand(draw, joints, generator=generator)  # of the heatmap
+        stretch = torch.diag_embed(torch.stack([wide**2, (0.6 * wide) ** 2], -1))
+        centre = 10 + 12 * torch.rand(draw, joints, 2, generator=generator)
+        noise = torch.randn(draw, joints, 2, generator=generator)
+        error = factor[:, None] * torch.stack([wide, 0.6 * wide], -1) * noise
+        truth = centre + error
+        return heatmap_moments(gaussian_logits(centre, stretch, 32, 32), 4.0), truth
+
+    reliability = Reliability(2, joints)
+    features = torch.zeros(draw, 2, 32, 32)
+    optimizer = torch.optim.Adam(reliability.parameters(), lr=0.03)
+    everything = torch.ones(draw, joints, dtype=torch.bool)
+
+    def covers():
+        moments, truth = scene()
+        covariance, _ = reliability(moments, features)
+        square = mahalanobis_square(truth - moments.mean, covariance)
+        return (square <= chi2.ppf(0.9, 2)).float().mean(0)
+
+    before = covers()
+    moments, truth = scene()
+    for _ in range(80):
+        covariance, _ = reliability(moments, features)
+        loss = losses.error_likelihood(moments.mean, covariance, truth, everything, area=1e4)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+    after = covers()
+    # The control: before training certain joints are over-covered, uncertain ones under-covered.
+    assert before.max() > 0.99 and before.min() < 0.5
+    # 512 draws: standard deviation 0.013; measured 0.88 to 0.92 over seeds.
+    assert ((after > 0.86) & (after < 0.94)).all(), after
+
+
+def small_network(**changes):
+    torch.manual_seed(0)
+    return Network2D(ModelConfig(**changes))
+
+
+def test_network_contract_and_gradients():
+    network = small_network().train()
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    keypoints, logits, features = network(images)
+    assert logits.shape == (2, 17, 16, 24) and features.shape == (2, 64, 16, 24)
+    assert keypoints.xy.shape == (2, 17, 2) and keypoints.covariance.shape == (2, 17, 2, 2)
+    assert keypoints.confidence.shape == (2, 17)
+    assert ((keypoints.confidence > 0) & (keypoints.confidence < 1)).all()
+    assert (torch.linalg.eigvalsh(keypoints.covariance) > 0).all()
+    total = keypoints.xy.square().mean() + keypoints.covariance.diagonal(0, -2, -1).log().mean()
+    stem = next(network.backbone.parameters())
+    assert float(torch.autograd.grad(total, stem)[0].abs().max()) > 0
+
+
+def test_isolated_uncertainty_trains_only_itself():
+    network = small_network().train()
+    with torch.no_grad():
+        network.reliability.output.weight.normal_()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for isolate in (True, False):
+        network.zero_grad()
+        keypoints = network(images, isolate_uncertainty=isolate).keypoints
+        (keypoints.covariance.log().nan_to_num().sum() + keypoints.confidence.sum()).backward()
+        assert float(network.reliability.output.weight.grad.abs().max()) > 0
+        assert (next(network.head.parameters()).grad is None) == isolate
+
+
+def test_fused_network_equals_unfused():
+    network = small_network()
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        nn.init.normal_(network.head.heatmaps.weight, std=0.3)
+        for _ in range(5):
+            network.train()(images)  # statistics
+        network.eval()
+        before, after = network(images), fuse(network)(images)
+    torch.testing.assert_close(before.logits, after.logits, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(before.keypoints.xy, after.keypoints.xy, rtol=0, atol=0.02)
+
+
+def test_flip_test_is_symmetric():
+    network = small_network(flip_test=True).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        straight, mirrored = network(images), network(images.flip(-1))
+        network.flip_test = False
+        plain = network(images)
+    swapped = mirrored.logits.flip(-1)[:, list(H36M17.flip)]
+    torch.testing.assert_close(straight.logits, swapped)
+    assert not torch.allclose(straight.logits, plain.logits)
+
+
+def test_image_size_must_fit():
+    with pytest.raises(UserError, match=r"data.image_size.*100 x 64.*32"):
+        small_network()(torch.zeros(1, 3, 64, 100))
+
+
+def test_head_is_light():
+    network = fuse(small_network())
+    macs = {}
+
+    def count(name):
+        def hook(module, _, output):
+            macs[name] = macs.get(name, 0) + output[0].numel() * module.weight[0].numel()
+
+        return hook
+
+    for name in ("backbone", "head"):
+        for module in getattr(network, name).modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count(name))
+    with torch.no_grad():
+        network(torch.zeros(1, 3, 256, 256))
+    assert macs["head"] < 0.25 * macs["backbone"], macs  # measured 0.17
+    assert math.isclose(macs["backbone"], 358e6, rel_tol=0.01)

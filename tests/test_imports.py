@@ -1,0 +1,102 @@
+"""Dependencies point one way (design, section 2)."""
+
+import ast
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# A module imports only from lower layers or its own; more specific names win.
+LAYERS = [
+    ["errors", "structures", "skeleton", "config", "torchvision_compat"],
+    ["geometry"],
+    ["distributions"],
+    ["posterior"],
+    ["data", "render", "models", "losses"],
+    [
+        "checkpoint", "runlog", "visualize", "metrics", "parallel", "stopping", "optimization",
+        "reproducibility", "allocation",
+    ],
+    ["engine"],
+    ["task2d", "task3d", "evaluate", "recording"],
+]  # fmt: skip
+FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]
+
+
+def part_of(module):
+    """Name of the unit a module belongs to: its top module or package inside ptri."""
+    return module.split(".")[1] if module.count(".") else ""
+
+
+def level(part):
+    found = [index for index, layer in enumerate(LAYERS) if part in layer]
+    assert found, f"ptri.{part} is in no layer: add it to LAYERS in {Path(__file__).name}"
+    return found[0]
+
+
+def imported(path, module):
+    """Modules of ptri that a file imports, wherever in the file."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                kept = parents[: len(parents) - node.level + 1]
+                base = ".".join([*kept, *([node.module] if node.module else [])])
+            yield base, node.lineno
+            if base == "ptri":
+                yield from ((f"ptri.{alias.name}", node.lineno) for alias in node.names)
+
+
+def violations(root):
+    """Every import in ``root/ptri`` against the direction of the layers, in words."""
+    found = []
+    for path in sorted((root / "ptri").rglob("*.py")):
+        module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        own = part_of(module)
+        for name, line in imported(path, module):
+            other = part_of(name) if name.split(".")[0] == "ptri" else None
+            scripts = {script.stem for script in root.glob("*.py")}
+            if name.split(".")[0] in scripts:
+                found.append(f"{path.name}:{line}: imports the script {name}")
+            if not other or not own or other == own:
+                continue
+            if level(other) > level(own) or (own, other) in FORBIDDEN:
+                found.append(f"{module}:{line}: imports ptri.{other}")
+    return found
+
+
+def test_imports_point_one_way():
+    assert violations(ROOT) == []
+
+
+def test_planted_violations_are_found(tmp_path):
+    for name, text in {
+        "ptri/__init__.py": "",
+        "ptri/geometry/__init__.py": "",
+        "ptri/geometry/a.py": "def f():\n    from ptri.engine import fit\n",
+        "ptri/geometry/good.py": "from ptri.structures import Cameras\nfrom . import a\n",
+        "ptri/data/__init__.py": "",
+        "ptri/data/b.py": "from ..models import lifter\n",
+        "ptri/config.py": "from ptri import checkpoint\nimport numpy\n",
+        "ptri/engine.py": "import ptri.task2d\nfrom ptri.geometry import a\n",
+        "ptri/metrics.py": "import train2d\n",
+        "train2d.py": "",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = violations(tmp_path)
+    assert len(found) == 5, found
+    for text in ("geometry.a:2", "data.b:1", "config:1", "engine:1", "metrics.py:1"):
+        assert any(text in line for line in found), (text, found)
+
+
+def test_no_star_imports_and_no_standard_names():
+    for path in sorted((ROOT / "ptri").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert all(alias.name != "*" for alias in node.names), path
+        assert path.stem == "__init__" or path.stem not in sys.stdlib_module_names, path

@@ -1,0 +1,131 @@
+"""Losses of the 2D network."""
+
+import math
+
+import pytest
+import torch
+
+from ptri import losses
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def naive_divergence(logits, xy, sigma):
+    """KL of one heatmap, with the target written out."""
+    height, width = logits.shape
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    target = (-((x - xy[0]) ** 2 + (y - xy[1]) ** 2) / (2 * sigma**2)).exp()
+    target = target / target.sum()
+    log_p = logits.flatten().log_softmax(0).view_as(logits)
+    return (target * (target.clamp_min(1e-30).log() - log_p)).sum()
+
+
+def test_divergence_equals_naive():
+    logits, xy = draw(2, 3, 12, 10), 3 + 2 * draw(2, 3, 2)
+    value = losses.heatmap_divergence(logits, xy, torch.ones(2, 3, dtype=torch.bool), 1.5)
+    expected = [
+        sum(naive_divergence(logits[n, j], xy[n, j], 1.5) for j in range(3)) / 3 for n in range(2)
+    ]
+    torch.testing.assert_close(value, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_softmax_runs_over_pixels_not_joints():
+    """A constant added to one joint's heatmap changes nothing; added to one pixel it does."""
+    logits, xy = draw(1, 4, 8, 8), torch.full((1, 4, 2), 3.0)
+    seen = torch.ones(1, 4, dtype=torch.bool)
+    value = losses.heatmap_divergence(logits, xy, seen, 1.0)
+    shifted = logits.clone()
+    shifted[:, 1] += 7.0
+    torch.testing.assert_close(losses.heatmap_divergence(shifted, xy, seen, 1.0), value)
+    shifted = logits.clone()
+    shifted[:, :, 6, 6] += 7.0
+    assert losses.heatmap_divergence(shifted, xy, seen, 1.0) > value + 1
+
+
+def test_divergence_is_zero_only_at_the_target():
+    x = torch.arange(16.0)
+    target = -((x[None] - 6.3) ** 2 + (x[:, None] - 8.8) ** 2) / (2 * 1.5**2)
+    logits = target[None, None].clone().requires_grad_()
+    xy, seen = torch.tensor([[[6.3, 8.8]]]), torch.ones(1, 1, dtype=torch.bool)
+    value = losses.heatmap_divergence(logits, xy, seen, 1.5)
+    value.sum().backward()
+    assert abs(float(value)) < 1e-5 and float(logits.grad.abs().max()) < 1e-6
+    assert float(losses.heatmap_divergence(logits, xy + 1.0, seen, 1.5)) > 0.3
+
+
+def test_extreme_logits_give_finite_loss_and_gradient():
+    logits = (1e4 * draw(1, 2, 8, 8)).requires_grad_()
+    xy = torch.tensor([[[3.0, 3.0], [-500.0, 900.0]]])
+    value = losses.heatmap_divergence(logits, xy, torch.ones(1, 2, dtype=torch.bool), 1.5)
+    value.sum().backward()
+    assert torch.isfinite(value).all() and torch.isfinite(logits.grad).all()
+
+
+def cases():
+    confident = torch.eye(2).expand(2, 3, 2, 2)
+    return {
+        "heatmap": lambda e, t, m: losses.heatmap_divergence(e[..., None] * draw(2, 3, 2, 5), t, m,
+                                                             1.5),
+        "l1": lambda e, t, m: losses.coordinate_l1(e, t, m),
+        "likelihood": lambda e, t, m: losses.error_likelihood(e, confident, t, m, 1e4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(cases()))
+def test_hidden_joints_and_nan_truth_do_not_count(name):
+    loss = cases()[name]
+    truth = draw(2, 3, 2, seed=1)
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    results = []
+    for hidden in (0.0, 1e3, float("nan")):
+        estimate = draw(2, 3, 2).requires_grad_()
+        changed = torch.where(mask[..., None], truth, truth + hidden)
+        value = loss(estimate, changed, mask)
+        value.sum().backward()
+        assert value.shape == (2,) and float(value[1].detach()) == 0
+        assert (estimate.grad[~mask] == 0).all() and torch.isfinite(estimate.grad).all()
+        results.append(value.detach())
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    # A visible joint whose truth is NaN does not count either.
+    nan_truth = truth.clone()
+    nan_truth[0, 0] = float("nan")
+    assert torch.isfinite(loss(draw(2, 3, 2), nan_truth, mask)).all()
+
+
+def test_error_likelihood():
+    covariance = torch.tensor([[4.0, 1.0], [1.0, 2.0]]).expand(1, 1, 2, 2)
+    estimate, truth = torch.zeros(1, 1, 2), torch.tensor([[[1.0, -2.0]]])
+    seen = torch.ones(1, 1, dtype=torch.bool)
+    value = losses.error_likelihood(estimate, covariance, truth, seen, 1e4, outliers=1e-9)
+    normal = torch.distributions.MultivariateNormal(torch.zeros(2), covariance[0, 0])
+    torch.testing.assert_close(value, -normal.log_prob(truth[0, 0])[None])
+    # A gross outlier costs no more than the uniform density, and pulls no more.
+    far = torch.full((1, 1, 2), 500.0).requires_grad_()
+    value = losses.error_likelihood(far, covariance, truth, seen, 1e4, outliers=0.02)
+    value.sum().backward()
+    assert math.isclose(float(value), -math.log(0.02 / 1e4), rel_tol=1e-4)
+    assert float(far.grad.abs().max()) < 1e-6
+
+
+def test_error_likelihood_is_least_at_the_true_scale():
+    error = draw(4000, 1, 2) * 3.0
+    seen = torch.ones(4000, 1, dtype=torch.bool)
+    values = [
+        float(losses.error_likelihood(
+            error, s**2 * torch.eye(2).expand(4000, 1, 2, 2), torch.zeros_like(error), seen, 6e4
+        ).mean())
+        for s in (1.5, 2.4, 3.0, 3.75, 6.0)
+    ]  # fmt: skip
+    assert min(values) == values[2], values
+
+
+def test_confidence_entropy_is_least_at_the_frequency():
+    found = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0)) < 0.7
+    values = [
+        float(losses.confidence_entropy(torch.full((1, 1000), c), found))
+        for c in (0.5, 0.6, 0.7, 0.8, 0.9)
+    ]
+    assert min(values) == values[2]
+    assert math.isfinite(float(losses.confidence_entropy(torch.ones(1, 1000), found)))

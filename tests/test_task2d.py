@@ -1,0 +1,144 @@
+"""The 2D task on painted joints: one colour per joint, so a small network can learn them."""
+
+import numpy as np
+import pytest
+import torch
+from h36m_fixture import make_tiny_h36m
+
+from ptri import checkpoint, config, engine
+from ptri.errors import UserError
+from ptri.optimization import update_ema
+from ptri.task2d import HeatmapTask, calibration_gap, detection_losses, joint_metrics
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("h36m")
+    make_tiny_h36m(folder, num_frames=2, size=96)
+    return folder
+
+
+def settings(root, out, *overrides):
+    return config.load(None, [
+        "run.name=two", f"run.out={out}", "run.device=cpu", "run.threads=1", f"data.root={root}",
+        "data.train_subjects=[1]", "data.test_subjects=[9]", "data.image_size=64",
+        "data.workers=0", "data.crop_scale=1.1", "train.batch_size=8", "train.epochs=1",
+        "train.warmup_steps=5", "train.ema_decay=0.9", "train.lr=0.005", "evaluate.pictures=1",
+        "augment.color=0", "augment.hue=0", "augment.occluder=0", "augment.noise=0",
+        "augment.rotation_deg=0", "augment.scale=0", "augment.shift=0", "train.heatmap_sigma=1.0",
+        *overrides,
+    ])  # fmt: skip
+
+
+def test_overfits_painted_joints(root, tmp_path):
+    """Training lowers the error on the very images it sees, through the engine."""
+    made = settings(root, tmp_path, "data.test_subjects=[1]", "train.steps_per_epoch=60")
+    task = HeatmapTask()
+    torch.manual_seed(0)
+    before = task.validate(task.build_model(made).eval(), made)
+    engine.fit(HeatmapTask(), made)
+    weights, _ = checkpoint.load_weights(tmp_path / "two" / "best.pt")
+    model = task.build_model(made).eval()
+    model.load_state_dict(weights)
+    after = task.validate(model, made)
+    # px of a 64 px image; measured 18 before, 2 after
+    assert before["x2d/l2"] > 10 and after["x2d/l2"] < 4, (before["x2d/l2"], after["x2d/l2"])
+    assert after["loss/hm"] < 0.5 * before["loss/hm"]
+    expected = {"loss", "loss/hm", "loss/x2d", "x2d/l1", "x2d/l2", "x2d/median", "x2d/pck",
+                "coverage_50", "coverage_90", "confidence/gap"}  # fmt: skip
+    assert expected <= set(after) and all(np.isfinite(list(after.values())))
+    pictures = task.pictures(model, made)
+    assert sorted(pictures) == ["heatmaps/0", "skeleton/0"]
+    assert all(p.dtype == np.uint8 and p.ndim == 3 and p.std() > 0 for p in pictures.values())
+
+
+def test_loader_continues_passes_over_the_data(root, tmp_path):
+    """Epochs of 3 steps over a data set of 2: no batch is left out, skipping changes nothing."""
+    made = settings(root, tmp_path, "train.steps_per_epoch=3")
+    task = HeatmapTask()
+    assert task.steps_per_epoch(made) == 3
+    batches = [batch for epoch in (0, 1) for batch in task.train_loader(made, epoch, 0, 1, 0)]
+    assert len(batches) == 6 and batches[0].images.shape == (8, 1, 3, 64, 64)
+    for start in (0, 2, 4):  # each pass of two batches has every view of every frame once
+        both = batches[start : start + 2]
+        seen = torch.cat([batch.joints2d[:, 0, 0] for batch in both])
+        assert len(seen.round(decimals=3).unique(dim=0)) == 16
+    rest = list(task.train_loader(made, 1, 0, 1, 2))
+    assert len(rest) == 1 and torch.equal(rest[0].images, batches[5].images)
+    halves = [next(iter(HeatmapTask().train_loader(made, 0, rank, 2, 0))) for rank in (0, 1)]
+    assert torch.equal(torch.cat([half.images for half in halves]), batches[0].images)
+
+
+def test_default_epoch_is_one_pass(root, tmp_path):
+    assert HeatmapTask().steps_per_epoch(settings(root, tmp_path)) == 2
+
+
+def test_losses_are_per_sample_and_weighted(root, tmp_path):
+    made = settings(root, tmp_path)
+    task = HeatmapTask()
+    torch.manual_seed(0)
+    model = task.build_model(made).train()
+    batch = next(iter(task.train_loader(made, 0, 0, 1, 0)))
+    values = task.training_step(model, batch, 0)
+    train = made.train
+    expected = (
+        values["loss/hm"] + train.weight_x2d * values["loss/x2d"]
+        + train.weight_covariance * values["loss/covariance"]
+        + train.weight_confidence * values["loss/confidence"]
+    )  # fmt: skip
+    assert values["loss"].shape == (8,)
+    torch.testing.assert_close(values["loss"], expected)
+    # Two views of four samples instead of eight: the mean over views.
+    with torch.no_grad():
+        detection = model.eval()(batch.images.flatten(0, 1))
+        eight, _ = detection_losses(detection, batch, made)
+        pairs = batch._replace(
+            images=batch.images.reshape(4, 2, 3, 64, 64),
+            joints2d=batch.joints2d.reshape(4, 2, 17, 2),
+            visible=batch.visible.reshape(4, 2, 17),
+        )
+        four, _ = detection_losses(detection, pairs, made)
+    torch.testing.assert_close(four["loss"], eight["loss"].view(4, 2).mean(1))
+
+
+def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
+    made = settings(root, tmp_path)
+    task = HeatmapTask()
+    model = task.build_model(made)
+    groups = task.parameter_groups(model, made)
+    listed = [p for group in groups for p in group["params"]]
+    assert {id(p) for p in listed} == {id(p) for p in model.parameters()}
+    assert len(listed) == len(set(map(id, listed)))
+    assert all(p.ndim < 2 for p in groups[1]["params"]) and groups[1]["weight_decay"] == 0
+    update_ema(task.build_model(made), model, 0.9, 0)  # same structure
+
+
+def test_starts_from_a_checkpoint(root, tmp_path):
+    made = settings(root, tmp_path)
+    torch.manual_seed(1)
+    model = HeatmapTask().build_model(made)
+    checkpoint.save_weights(tmp_path / "w.pt", model.state_dict(), {})
+    other = config.replace(made, init__checkpoint_2d=str(tmp_path / "w.pt"))
+    again = HeatmapTask().build_model(other)
+    for old, new in zip(model.parameters(), again.parameters()):
+        torch.testing.assert_close(old, new, rtol=1e-3, atol=1e-4)  # fp16
+    wider = config.replace(other, model__head_channels=32)
+    with pytest.raises(UserError, match=r"w\.pt"):
+        HeatmapTask().build_model(wider)
+
+
+def test_joint_metrics_on_known_errors():
+    generator = torch.Generator().manual_seed(0)
+    error = 2.0 * torch.randn(20000, 2, generator=generator)
+    found = torch.rand(20000, generator=generator) < 0.8
+    metrics = joint_metrics(
+        error=error.norm(dim=-1), absolute=error.abs().mean(-1),
+        square=(error / 2).square().sum(-1), confidence=torch.full((20000,), 0.8), found=found,
+        visible=torch.ones(20000, dtype=torch.bool),
+    )  # fmt: skip
+    assert abs(metrics["coverage_90"] - 0.9) < 0.01 and abs(metrics["coverage_50"] - 0.5) < 0.01
+    assert abs(metrics["x2d/median"] - 2 * 1.177) < 0.05  # median of a Rayleigh distribution
+    assert metrics["confidence/gap"] < 0.03
+    assert calibration_gap(torch.full((20000,), 0.3), found) > 0.45
+    with pytest.raises(UserError, match="no joint"):
+        joint_metrics(*[torch.ones(3)] * 4, torch.ones(3), torch.zeros(3, dtype=torch.bool))
