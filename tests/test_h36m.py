@@ -1,0 +1,371 @@
+import dataclasses
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from h36m_fixture import COLORS, make_tiny_h36m
+
+from ptri import config as configuration
+from ptri.config import AugmentConfig, DataConfig
+from ptri.data import h36m_index, transforms
+from ptri.data.h36m import H36M, SampleKey, open_split
+from ptri.data.h36m_index import build_index
+from ptri.data.labels import NPY_NAME, write_npy
+from ptri.errors import UserError
+from ptri.geometry.cameras import project
+from ptri.skeleton import H36M17
+from ptri.visualize import denormalise
+
+CAMERAS_FILE = Path(__file__).parents[1] / "../shared/data/cameras/h36m_cameras.json"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    return root, make_tiny_h36m(root)
+
+
+def _data(root, **changes) -> DataConfig:
+    base = DataConfig(root=str(root), train_subjects=[1], test_subjects=[9], image_size=96)
+    return dataclasses.replace(base, crop_scale=1.1, **changes)
+
+
+HEAD = H36M17.joints.index("head")
+PLAIN = AugmentConfig(color=0, hue=0, blur=0, noise=0, jpeg=0, occluder=0)
+
+
+def _colour_distance(image: np.ndarray, xy: np.ndarray, joint: int) -> float:
+    """Between the pixel at xy and the colour of a joint's dot."""
+    x, y = np.rint(xy).astype(int)
+    return float(abs(image[y, x].astype(int) - COLORS[joint][::-1]).max())
+
+
+def _hits(sample, flip=False, joints=range(17)) -> float:
+    """Share of the joints inside the image that lie on a dot of their own colour."""
+    names = H36M17.flip if flip else range(17)
+    hits = [
+        _colour_distance(denormalise(image.numpy()), xy[joint].numpy(), names[joint]) < 60
+        for image, xy, seen in zip(sample.images, sample.joints2d, sample.visible)
+        for joint in joints
+        if seen[joint]
+    ]
+    return float(np.mean(hits))
+
+
+def _consistent(sample) -> None:
+    """The tuple's own promises: view 0 is the reference and K, R, t project the joints."""
+    cameras = sample.cameras
+    assert torch.equal(cameras.R[0], torch.eye(3)) and not cameras.t[0].any()
+    # float32 at 4 m: 0.01 px
+    torch.testing.assert_close(
+        project(sample.joints3d, cameras), sample.joints2d, atol=0.02, rtol=0
+    )
+    torch.testing.assert_close(
+        cameras.R @ cameras.R.mT, torch.eye(3).expand_as(cameras.R), atol=1e-5, rtol=0
+    )
+    assert (torch.linalg.det(cameras.R) > 0).all()
+
+
+@pytest.mark.parametrize("size", [128, 512])  # 512: decoded at a reduced size
+def test_joints_lie_on_their_dots(tmp_path, size):
+    make_tiny_h36m(tmp_path, num_frames=2, size=size)
+    data = _data(tmp_path)
+    dataset = H36M(build_index(data, "test"), data)
+    for sample in dataset:
+        _consistent(sample)
+        # Nearer joints hide others: in side views up to 5 of 17.
+        assert _hits(sample) > 0.75
+        moved = sample._replace(joints2d=sample.joints2d + 4)
+        assert _hits(moved) < 0.4  # the control
+
+
+def test_plain_images_are_undistorted(tmp_path):
+    dist = (-4.0, 0, 0, 0, 0)  # strong: the dots are small
+    make_tiny_h36m(tmp_path, num_frames=1, size=256, dist=dist, folder="imageSequence")
+    data = _data(tmp_path)
+    index = build_index(data, "test")
+    assert not index.undistorted
+    sample = H36M(index, data)[0]
+    _consistent(sample)
+    assert _hits(sample) > 0.75 and _hits(sample, joints=[HEAD]) == 1
+    ignored = index._replace(labels=index.labels._replace(dist=0 * index.labels.dist))
+    assert _hits(H36M(ignored, data)[0], joints=[HEAD]) == 0  # the control
+
+
+def test_folder_choice(tmp_path):
+    make_tiny_h36m(tmp_path, num_frames=1)
+    make_tiny_h36m(tmp_path, num_frames=1, folder="imageSequence")
+    assert build_index(_data(tmp_path), "test").undistorted
+    assert not build_index(_data(tmp_path, images="plain"), "test").undistorted
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_augmented_samples_stay_consistent(tiny, flip):
+    data = _data(tiny[0])
+    augment = dataclasses.replace(PLAIN, rotation_deg=60, scale=0.2, shift=0.1, flip=flip)
+    dataset = H36M(build_index(data, "train"), data, augment, seed=3)
+    for epoch in range(3):
+        sample = dataset[SampleKey(4, epoch)]
+        _consistent(sample)
+        assert _hits(sample, flip=flip > 0) > 0.7
+    assert _hits(sample, flip=flip == 0) < 0.6  # the control: the other naming
+
+
+def test_world_to_reference(tiny):
+    """joints3d is the reference camera's view of the world joints; distances are kept."""
+    root, labels = tiny
+    data = _data(root, views=[2, 0])
+    dataset = H36M(build_index(data, "test"), data)
+    sample = dataset[3]
+    row = dataset.row(3)
+    world = labels.joints[row].astype(float)
+    subject = labels.subject[row]
+    expected = world @ labels.R[subject, 2].T + labels.t[subject, 2]
+    np.testing.assert_allclose(sample.joints3d, expected, atol=1e-2)  # mm; labels are float32
+    other = world @ labels.R[subject, 0].T + labels.t[subject, 0]
+    mapped = sample.joints3d @ sample.cameras.R[1].T + sample.cameras.t[1]
+    np.testing.assert_allclose(mapped, other, atol=1e-2)
+    assert sample.joints3d[:, 2].min() > 2000
+
+
+def test_types_and_bookkeeping(tiny):
+    root, labels = tiny
+    data = _data(root)
+    dataset = H36M(build_index(data, "test"), data)
+    sample = dataset[4]
+    assert sample.images.shape == (4, 3, 96, 96) and sample.images.dtype == torch.float32
+    assert sample.cameras.K.shape == (4, 3, 3)
+    assert sample.joints3d.dtype == sample.joints2d.dtype == torch.float32
+    assert sample.visible.shape == (4, 17) and sample.visible.dtype == torch.bool
+    for value in (sample.subject, sample.action, sample.frame):
+        assert value.shape == () and value.dtype == torch.int64
+    assert labels.subject_names[sample.subject] == "S9"
+    assert labels.action_names[sample.action] == "Walking-1"
+    assert sample.frame == 5
+    assert len(dataset) == 6 and dataset.num_views.tolist() == [4] * 6
+
+
+def test_tests_are_plain(tiny):
+    data = _data(tiny[0])
+    dataset = H36M(build_index(data, "test"), data)
+    a, b = dataset[SampleKey(2, 0)], dataset[SampleKey(2, 7)]
+    assert torch.equal(a.images, b.images) and torch.equal(a.cameras.K, b.cameras.K)
+
+
+def test_training_shuffles_views_and_draws_subsets(tiny):
+    data = _data(tiny[0])
+    dataset = H36M(build_index(data, "train"), data, AugmentConfig(scale=0, shift=0), seed=1)
+    references = {
+        tuple(dataset[SampleKey(0, epoch)].joints3d[0].round().tolist()) for epoch in range(12)
+    }
+    assert len(references) >= 3
+    assert dataset[SampleKey(0, 0, 2)].images.shape[0] == 2
+    kept = H36M(dataset.index, data, AugmentConfig(shuffle_views=False, rotation_deg=0), seed=1)
+    references = {
+        tuple(kept[SampleKey(0, epoch)].joints3d[0].round().tolist()) for epoch in range(6)
+    }
+    assert len(references) == 1
+
+
+def test_samples_depend_on_seed_epoch_and_index_only(tiny):
+    data = _data(tiny[0])
+    index = build_index(data, "train")
+    a = H36M(index, data, AugmentConfig(), seed=5)
+    b = H36M(index, data, AugmentConfig(), seed=5)
+    for _ in range(3):
+        b[0]  # earlier draws leave no trace
+    for key in (SampleKey(1, 2), SampleKey(3, 0, 3)):
+        assert torch.equal(a[key].images, b[key].images)
+        assert torch.equal(a[key].joints3d, b[key].joints3d)
+    assert not torch.equal(a[SampleKey(1, 2)].images, a[SampleKey(1, 3)].images)
+    other = H36M(index, data, AugmentConfig(), seed=6)
+    assert not torch.equal(a[SampleKey(1, 2)].images, other[SampleKey(1, 2)].images)
+
+
+def test_single_views(tiny):
+    config = configuration.replace(
+        configuration.load(None, ["run.name=x"]),
+        data__root=str(tiny[0]),
+        data__train_subjects=[1],
+        data__test_subjects=[9],
+        data__image_size=64,
+    )
+    dataset = open_split(config, "test", single_view=True)
+    assert len(dataset) == 24 and set(dataset.num_views) == {1}
+    sample = dataset[5]
+    assert sample.images.shape == (1, 3, 64, 64)
+    _consistent(sample)
+    assert dataset.row(5) == dataset.row(4) == open_split(config, "test").row(1)
+    train = open_split(config, "train", single_view=True)
+    assert train.augment is config.augment and dataset.augment is None
+    one = configuration.replace(config, data__views=[1])
+    assert len(open_split(one, "test", single_view=True)) == 6
+
+
+@pytest.mark.parametrize(
+    ("every", "frames"), [(1, [0, 5, 10, 15, 20]), (2, [0, 10, 20]), (3, [0, 15]), (64, [0])]
+)
+def test_thinning_takes_every_nth_frame_of_each_scene(tmp_path, every, frames):
+    make_tiny_h36m(tmp_path, num_frames=5, size=64)
+    for split in ("train", "test"):
+        data = _data(tmp_path, **{f"{split}_every": every})
+        index = build_index(data, split)
+        labels = index.labels
+        for action in range(2):
+            chosen = index.rows[labels.action[index.rows] == action]
+            assert labels.frame[chosen].tolist() == frames
+        assert {labels.subject_names[s] for s in labels.subject[index.rows]} == {
+            "S1" if split == "train" else "S9"
+        }
+
+
+def test_damaged_scenes(tiny):
+    root, labels = tiny
+    assert h36m_index.is_damaged(labels).sum() == 3  # S9 Greeting-2, not S1 Greeting-2
+    assert len(build_index(_data(root), "test").rows) == 6
+    index = build_index(_data(root, include_damaged=False), "test")
+    assert len(index.rows) == 3
+    assert {labels.action_names[a] for a in labels.action[index.rows]} == {"Walking-1"}
+    assert len(build_index(_data(root, include_damaged=False), "train").rows) == 6
+
+
+def test_views_by_index_and_by_name(tiny):
+    assert build_index(_data(tiny[0], views=[3, 1]), "test").cameras == (3, 1)
+    assert build_index(_data(tiny[0], views=[60457274, 54138969]), "test").cameras == (3, 0)
+    for views, message in (([4, 0], "no camera 4"), ([-1, 0], "no camera"), ([0, 0], "twice")):
+        with pytest.raises(UserError, match=f"data.views: .*{message}"):
+            build_index(_data(tiny[0], views=views), "test")
+    with pytest.raises(UserError, match=r"data\.views: 1 view only; at least 2"):
+        build_index(_data(tiny[0], views=[2]), "test")
+
+
+def _relabel(root: Path, labels, **changes) -> None:
+    write_npy(root / "extra" / NPY_NAME, labels._replace(**changes))
+
+
+def test_missing_views(tmp_path, caplog):
+    labels = make_tiny_h36m(tmp_path, size=64)
+    boxes = labels.boxes.copy()
+    boxes[7, 0] = 0
+    boxes[8, 1:] = 0
+    _relabel(tmp_path, labels, boxes=boxes)
+    with caplog.at_level(logging.WARNING):
+        index = build_index(_data(tmp_path), "test")
+    assert "1 of 6 test frames have fewer than 2 views (such as S9/Greeting-2 frame 10)" in (
+        caplog.text
+    )
+    assert index.rows.tolist() == [6, 7, 9, 10, 11]
+    dataset = H36M(index, _data(tmp_path))
+    assert dataset.num_views.tolist() == [4, 3, 4, 4, 4]
+    assert dataset[1].images.shape[0] == 3
+    _consistent(dataset[1])
+    with pytest.raises(UserError, match=r"fewer than 2 views.*choose other data\.views"):
+        boxes[:, 1] = 0
+        _relabel(tmp_path, labels, boxes=boxes)
+        build_index(_data(tmp_path, views=[0, 1]), "test")
+
+
+def test_wrong_roots(tmp_path):
+    with pytest.raises(UserError, match=r"data.root: .*nowhere is not a folder"):
+        build_index(_data(tmp_path / "nowhere"), "test")
+    with pytest.raises(UserError, match="labels are missing"):
+        build_index(_data(tmp_path), "test")
+    make_tiny_h36m(tmp_path, num_frames=1, size=64)
+    (tmp_path / "processed").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="processed: no such folder"):
+        build_index(_data(tmp_path), "test")
+    (tmp_path / "elsewhere").rename(tmp_path / "processed")
+    with pytest.raises(UserError, match=r"data\.test_subjects: .*no frame of S11; it holds"):
+        build_index(
+            DataConfig(root=str(tmp_path), test_subjects=[11]),
+            "test",
+        )
+
+
+def test_missing_images(tmp_path):
+    make_tiny_h36m(tmp_path, size=64)
+    folder = tmp_path / "processed/S9/Walking-1/imageSequence-undistorted/55011271"
+    (folder / "img_000006.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 24 images are missing, such as .*img_000006\.jpg"):
+        build_index(_data(tmp_path), "test")
+    build_index(_data(tmp_path), "train")  # not needed there
+    build_index(_data(tmp_path, views=[0, 2]), "test")
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    with pytest.raises(UserError, match="3 of 24 images are missing") as caught:
+        build_index(_data(tmp_path), "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_images(tmp_path):
+    make_tiny_h36m(tmp_path, size=64)
+    path = tmp_path / "processed/S9/Walking-1/imageSequence-undistorted/55011271/img_000006.jpg"
+    path.write_bytes(path.read_bytes()[:-300])
+    data = _data(tmp_path)
+    dataset = H36M(build_index(data, "test"), data)
+    with pytest.raises(UserError, match=r"img_000006\.jpg: truncated JPEG"):
+        dataset[4]
+    with pytest.raises(UserError, match=r"1 damaged images: .*img_000006\.jpg: truncated"):
+        build_index(_data(tmp_path, check_images="read"), "test")
+
+
+def test_absurd_labels(tmp_path):
+    labels = make_tiny_h36m(tmp_path, num_frames=1, size=64)
+    K = labels.K.copy()
+    K[1, 2, 0, 0] = np.nan
+    _relabel(tmp_path, labels, K=K)
+    with pytest.raises(UserError, match="camera 58860488 of S9: K holds NaN"):
+        build_index(_data(tmp_path), "test")
+    build_index(_data(tmp_path), "train")  # another subject's cameras
+    build_index(_data(tmp_path, views=[0, 1]), "test")
+    joints = labels.joints.copy()
+    joints[2, 5] = np.nan
+    _relabel(tmp_path, labels, joints=joints)
+    with pytest.raises(UserError, match=r"1 frames have NaN .* joints, such as S9/Greeting-2"):
+        build_index(_data(tmp_path), "test")
+    _relabel(tmp_path, labels, t=labels.t / 1000)  # metres
+    with pytest.raises(UserError, match="joints project into their boxes"):
+        build_index(_data(tmp_path), "test")
+
+
+@pytest.mark.skipif(not CAMERAS_FILE.exists(), reason="needs the Human3.6M camera parameters")
+def test_real_cameras_reproject_exactly(tmp_path):
+    """On Human3.6M's own cameras, distorted 1000 px images and world frame."""
+    tree = json.loads(CAMERAS_FILE.read_text())
+    names = list(tree["intrinsics"])
+    labels = make_tiny_h36m(tmp_path, subjects=("S9",), actions=("Walking-1",), num_frames=1)
+    extrinsics = tree["extrinsics"]["S9"]
+    labels = labels._replace(
+        camera_names=tuple(names),
+        K=np.array([[tree["intrinsics"][name]["K"] for name in names]]),
+        dist=np.array([[tree["intrinsics"][name]["dist"] for name in names]]),
+        R=np.array([[extrinsics[name]["R"] for name in names]]),
+        t=np.array([[np.ravel(extrinsics[name]["t"]) for name in names]]),
+    )
+    boxes = np.zeros((1, 4, 4), np.int16)
+    for c, name in enumerate(names):
+        R, t, K, dist = labels.R[0, c], labels.t[0, c], labels.K[0, c], labels.dist[0, c]
+        xy = cv2.projectPoints(labels.joints[0].astype(float), cv2.Rodrigues(R)[0], t, K, dist)
+        xy = xy[0][:, 0]
+        image = np.zeros((1002, 1000, 3), np.uint8)
+        for point, color in zip(xy, COLORS):
+            cv2.circle(
+                image, tuple(np.rint(point * 16).astype(int).tolist()), 160, color, -1, 16, 4
+            )
+        path = tmp_path / f"processed/S9/Walking-1/imageSequence/{name}/img_000001.jpg"
+        path.parent.mkdir(parents=True)
+        cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        low, high = xy.min(0) - 60, xy.max(0) + 60
+        boxes[0, c] = [low[1], low[0], high[1], high[0]]
+    write_npy(tmp_path / "extra" / NPY_NAME, labels._replace(boxes=boxes))
+    data = _data(tmp_path, images="plain")
+    sample = H36M(build_index(data, "test"), data)[0]
+    _consistent(sample)
+    assert _hits(sample) > 0.7
+    assert sample.visible.all()
+    assert transforms.reduction_for(700, 256) == 2

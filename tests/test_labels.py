@@ -1,0 +1,222 @@
+import io
+import os
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+from h36m_fixture import make_tiny_h36m
+
+from ptri.data.labels import (
+    H5_NAME,
+    NPY_NAME,
+    Labels,
+    check_camera,
+    labels_path,
+    read_labels,
+    write_h5,
+    write_npy,
+)
+from ptri.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    return root, make_tiny_h36m(root)
+
+
+def _same(a: Labels, b: Labels, tolerance: float = 0.0) -> None:
+    for name in Labels._fields:
+        x, y = getattr(a, name), getattr(b, name)
+        if isinstance(x, tuple):
+            assert x == y, name
+        else:
+            np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance, err_msg=name)
+            assert x.dtype == y.dtype, name
+
+
+def test_npy_round_trip(tiny):
+    root, labels = tiny
+    _same(read_labels(root / "extra" / NPY_NAME), labels, 1e-6)  # cameras are stored as float32
+
+
+def test_npy_is_the_form_that_other_programs_read(tiny):
+    tree = np.load(tiny[0] / "extra" / NPY_NAME, allow_pickle=True).item()
+    assert set(tree) == {"subject_names", "camera_names", "action_names", "cameras", "table"}
+    assert tree["cameras"].shape == (2, 4)
+    assert tree["cameras"]["t"].shape == (2, 4, 3, 1)
+    assert tree["table"].dtype["bbox_by_camera_tlbr"].shape == (4, 4)
+    assert tree["table"]["keypoints"].shape[1:] == (17, 3)
+
+
+def test_hdf5_round_trip_is_exact_and_mapped(tiny, tmp_path):
+    write_h5(tmp_path / H5_NAME, tiny[1])
+    read = read_labels(tmp_path / H5_NAME)
+    _same(read, tiny[1])
+    assert isinstance(read.joints, np.memmap)
+    assert [path.name for path in tmp_path.iterdir()] == [H5_NAME]  # no temporary file left
+
+
+def test_hdf5_is_preferred(tmp_path):
+    labels = make_tiny_h36m(tmp_path, subjects=("S1",), actions=("Walking-1",), num_frames=1)
+    assert labels_path(tmp_path).name == NPY_NAME
+    write_h5(tmp_path / "extra" / H5_NAME, labels)
+    assert labels_path(tmp_path).name == H5_NAME
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("module", ["numpy._core", "numpy.core"])
+def test_pickles_of_every_protocol_and_numpy(tiny, tmp_path, protocol, module):
+    root, labels = tiny
+    tree = np.load(root / "extra" / NPY_NAME, allow_pickle=True)
+    payload = pickle.dumps(tree, protocol)
+    if protocol <= 3:  # text names; later protocols prefix their length
+        payload = payload.replace(b"numpy._core.", module.encode() + b".")
+    elif module == "numpy.core":
+        old, new = b"numpy._core.multiarray", b"numpy.core.multiarray"
+        old, new = (b"\x8c" + bytes([len(name)]) + name for name in (old, new))
+        payload = _without_frames(payload.replace(old, new))
+    path = tmp_path / NPY_NAME
+    path.write_bytes(_header() + payload)
+    _same(read_labels(path), labels, 1e-6)
+
+
+def _without_frames(payload: bytes) -> bytes:
+    """Drops the first FRAME opcode (its length no longer holds after an edit)."""
+    assert payload[2:3] == b"\x95"
+    return payload[:2] + payload[11:]
+
+
+def _header() -> bytes:
+    file = io.BytesIO()
+    header = {"descr": "|O", "fortran_order": False, "shape": ()}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue()
+
+
+class _Evil:
+    def __init__(self, call, *args):
+        self.call, self.args = call, args
+
+    def __reduce__(self):
+        return self.call, self.args
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        lambda marker: _Evil(os.system, f"touch {marker}"),
+        lambda marker: _Evil(eval, f"open({str(marker)!r}, 'w')"),
+        lambda marker: _Evil(exec, f"open({str(marker)!r}, 'w')"),
+        lambda marker: _Evil(np.load, str(marker)),
+        lambda marker: _Evil(getattr, np.ndarray, "tofile"),
+        lambda marker: _Evil(np.lib.format.open_memmap, str(marker), "w+", "f4", (3,)),
+    ],
+)
+def test_malicious_pickle_is_refused_and_not_run(tmp_path, evil):
+    marker = tmp_path / "pwned"
+    path = tmp_path / NPY_NAME
+    path.write_bytes(_header() + pickle.dumps({"table": evil(marker)}, 4))
+    with pytest.raises(UserError, match=f"{NPY_NAME}: refused: the pickle asks for") as caught:
+        read_labels(path)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+
+
+def test_the_malicious_pickles_do_run_elsewhere(tmp_path):
+    """The control: what the test above refuses would have had its effect."""
+    marker = tmp_path / "pwned"
+    pickle.loads(pickle.dumps(_Evil(eval, f"open({str(marker)!r}, 'w')")))
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a .npy file"),
+        (b"PK\x03\x04 zip", "not a .npy file"),
+        (b"\x93NUMPY\x01\x00\x10\x00{'descr': 1+1}  ", "not a .npy file"),
+        (None, "damaged labels file"),
+    ],
+)
+def test_damaged_npy(tiny, tmp_path, content, message):
+    whole = (tiny[0] / "extra" / NPY_NAME).read_bytes()
+    path = tmp_path / NPY_NAME
+    path.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match=message):
+        read_labels(path)
+
+
+def test_other_npy_content(tmp_path):
+    path = tmp_path / NPY_NAME
+    np.save(path, np.zeros(3))
+    with pytest.raises(UserError, match="array of float64"):
+        read_labels(path)
+    boxed = np.empty((), object)
+    boxed[()] = {"table": np.zeros(3)}
+    np.save(path, boxed)
+    with pytest.raises(UserError, match="expected the keys"):
+        read_labels(path)
+
+
+def test_damaged_hdf5(tiny, tmp_path):
+    path = tmp_path / H5_NAME
+    path.write_bytes(b"not hdf5")
+    with pytest.raises(UserError, match="damaged or not a labels file"):
+        read_labels(path)
+    write_h5(path, tiny[1])
+    with h5py.File(path, "a") as file:
+        del file["boxes"]
+    with pytest.raises(UserError, match="damaged or not a labels file"):
+        read_labels(path)
+
+
+def test_wrong_shapes(tiny, tmp_path):
+    labels = tiny[1]
+    write_h5(tmp_path / "a.h5", labels._replace(joints=labels.joints[:, :16]))
+    with pytest.raises(UserError, match=r"joints has shape \(12, 16, 3\), expected \(12, 17, 3\)"):
+        read_labels(tmp_path / "a.h5")
+    write_h5(tmp_path / "b.h5", labels._replace(subject=labels.subject + 7))
+    with pytest.raises(UserError, match=r"subject index outside 0\.\.1"):
+        read_labels(tmp_path / "b.h5")
+
+
+def test_missing(tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
+        labels_path(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="labels are missing"):
+        labels_path(tmp_path)
+    with pytest.raises(UserError, match="no such labels file"):
+        read_labels(tmp_path / "none.npy")
+
+
+@pytest.mark.parametrize(
+    ("field", "position", "value", "message"),
+    [
+        ("K", (0, 0), np.nan, "K holds NaN"),
+        ("t", (1,), np.inf, "t holds NaN or infinity"),
+        ("K", (0, 0), -1100.0, "focal length"),
+        ("K", (1, 0), 3.0, "expected .*fx, 0, cx"),
+        ("R", (0, 0), 2.0, "not a rotation"),
+        ("R", slice(None), np.diag([1.0, 1.0, -1.0]), "not a rotation"),
+    ],
+)
+def test_absurd_cameras(tiny, field, position, value, message):
+    labels = tiny[1]
+    check_camera(labels, 1, 2, "labels.npy")
+    changed = getattr(labels, field).copy()
+    changed[1, 2][position] = value
+    labels = labels._replace(**{field: changed})
+    with pytest.raises(UserError, match=message) as caught:
+        check_camera(labels, 1, 2, "labels.npy")
+    assert "labels.npy: camera 58860488 of S9" in str(caught.value)
+
+
+def test_write_keeps_the_old_file_when_it_fails(tiny, tmp_path):
+    path = tmp_path / NPY_NAME
+    write_npy(path, tiny[1])
+    before = path.read_bytes()
+    with pytest.raises(ValueError):
+        write_npy(path, tiny[1]._replace(boxes=np.zeros((3, 4, 4), np.int16)))
+    assert path.read_bytes() == before

@@ -1,0 +1,166 @@
+import os
+
+import numpy as np
+import pytest
+import torch
+from h36m_fixture import make_tiny_h36m
+
+from ptri.config import AugmentConfig, DataConfig
+from ptri.data.h36m import H36M, SampleKey
+from ptri.data.h36m_index import build_index
+from ptri.data.loaders import EvaluationLoader, TrainLoader, epoch_order
+from ptri.errors import UserError
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Items that tell what was asked of them."""
+
+    def __init__(self, num_views) -> None:
+        self.num_views = np.asarray(num_views)
+
+    def __len__(self) -> int:
+        return len(self.num_views)
+
+    def __getitem__(self, key):
+        key = key if isinstance(key, SampleKey) else SampleKey(key)
+        views = key.num_views or self.num_views[key.index]
+        assert views <= self.num_views[key.index]
+        return torch.tensor([key.index, key.epoch, views])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("tiny")
+    make_tiny_h36m(root, num_frames=3, size=64)
+    data = DataConfig(root=str(root), train_subjects=[1, 9], test_subjects=[9], image_size=32)
+    return build_index(data, "train"), data
+
+
+def test_epoch_order():
+    order = epoch_order(103, 10, seed=1, epoch=2)
+    assert order.shape == (10, 10) and len(np.unique(order)) == 100
+    assert (order == epoch_order(103, 10, 1, 2)).all()
+    assert (order != epoch_order(103, 10, 1, 3)).any()
+    assert (order != epoch_order(103, 10, 2, 2)).any()
+    # a small data set is repeated to fill the batch
+    assert sorted(epoch_order(3, 6, 0, 0)[0].tolist()) == [0, 0, 1, 1, 2, 2]
+
+
+def test_ranks_share_every_global_batch():
+    numbers = Numbers([4] * 50)
+    whole = [b[:, 0] for b in TrainLoader(numbers, 12, seed=3).epoch(1)]
+    parts = [[b[:, 0] for b in TrainLoader(numbers, 12, 3, rank, 3).epoch(1)] for rank in range(3)]
+    assert len(whole) == 4 == len(TrainLoader(numbers, 12, 3, 1, 3))
+    for step, batch in enumerate(whole):
+        assert torch.equal(batch, torch.cat([part[step] for part in parts]))
+    with pytest.raises(UserError, match=r"train\.batch_size: 10 cannot be shared by 3"):
+        TrainLoader(numbers, 10, 0, 0, 3)
+
+
+def test_resuming_in_the_middle_of_an_epoch():
+    loader = TrainLoader(Numbers([4] * 40), 8, seed=0, num_views=(2, 0))
+    whole = list(loader.epoch(2))
+    assert len(whole) == len(loader) == 5
+    for start in range(6):
+        rest = list(loader.epoch(2, start))
+        assert len(rest) == 5 - start
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[start:]))
+
+
+def test_number_of_views_is_one_per_batch():
+    views = np.random.default_rng(0).integers(3, 5, 400)
+    counts = []
+    for batch in TrainLoader(Numbers(views), 4, seed=0, num_views=(2, 0)).epoch(0):
+        assert len(batch[:, 2].unique()) == 1
+        counts.append(int(batch[0, 2]))
+        assert counts[-1] <= views[batch[:, 0]].min()
+    assert set(counts) == {2, 3, 4}
+    for low, high, expected in ((2, 2, {2}), (4, 4, {3, 4}), (3, 0, {3, 4}), (9, 0, {3, 4})):
+        loader = TrainLoader(Numbers(views), 4, seed=0, num_views=(low, high))
+        assert {int(batch[0, 2]) for batch in loader.epoch(0)} == expected
+    # every rank draws the same number
+    ranks = [TrainLoader(Numbers(views), 4, 0, rank, 2, num_views=(2, 0)) for rank in (0, 1)]
+    for a, b in zip(*(loader.epoch(0) for loader in ranks)):
+        assert a[0, 2] == b[0, 2]
+
+
+def test_training_is_independent_of_workers(tiny):
+    index, data = tiny
+    dataset = H36M(index, data, AugmentConfig(noise=0.5, blur=0.5, occluder=0.5), seed=4)
+    loaders = [TrainLoader(dataset, 4, 4, workers=w, num_views=(2, 0)) for w in (0, 2)]
+    for epoch in (0, 1):  # the second with the same worker processes
+        steps = 0
+        for a, b in zip(*(loader.epoch(epoch) for loader in loaders)):
+            assert torch.equal(a.images, b.images) and torch.equal(a.joints2d, b.joints2d)
+            assert torch.equal(a.cameras.R, b.cameras.R) and torch.equal(a.frame, b.frame)
+            steps += 1
+        assert steps == 3
+
+
+def test_a_sample_is_independent_of_batch_size(tiny):
+    index, data = tiny
+    dataset = H36M(index, data, AugmentConfig(), seed=4)
+    seen = []
+    for batch_size in (2, 6):
+        by_frame = {}
+        for batch in TrainLoader(dataset, batch_size, 4, num_views=(4, 4)).epoch(0):
+            for i in range(batch_size):
+                key = (int(batch.subject[i]), int(batch.action[i]), int(batch.frame[i]))
+                by_frame[key] = batch.images[i]
+        seen.append(by_frame)
+    assert seen[0].keys() == seen[1].keys() and len(seen[0]) == 12
+    assert all(torch.equal(seen[0][key], seen[1][key]) for key in seen[0])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+def test_evaluation_covers_every_item_once_and_in_order(world, batch_size):
+    views = np.repeat([4, 3, 4, 2], [9, 3, 14, 1])
+    seen = []
+    for rank in range(world):
+        loader = EvaluationLoader(Numbers(views), batch_size, rank=rank, world=world)
+        batches = list(loader)
+        assert len(loader) == len(batches)
+        assert all(len(batch[:, 2].unique()) == 1 and len(batch) <= batch_size for batch in batches)
+        mine = torch.cat(batches)[:, 0] if batches else torch.empty(0)
+        assert torch.equal(mine, mine.sort().values)
+        seen += mine.tolist()
+    assert sorted(seen) == list(range(27))
+
+
+def test_evaluation_with_workers_on_images(tiny):
+    index, data = tiny
+    dataset = H36M(index, data)
+    plain, parallel = (list(EvaluationLoader(dataset, 5, workers=w)) for w in (0, 2))
+    assert sum(len(batch.frame) for batch in plain) == len(dataset) == 12
+    assert all(torch.equal(a.images, b.images) for a, b in zip(plain, parallel))
+    assert plain[0].images.shape == (5, 4, 3, 32, 32)
+
+
+class Broken(Numbers):
+    def __getitem__(self, key):
+        raise UserError("img_000001.jpg: truncated")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_in_workers_stay_one_line(workers):
+    for loader in (
+        EvaluationLoader(Broken([4, 4]), 2, workers),
+        TrainLoader(Broken([4, 4]), 2, 0, workers=workers).epoch(0),
+    ):
+        with pytest.raises(UserError) as caught:
+            list(loader)
+        assert str(caught.value) == "img_000001.jpg: truncated"
+
+
+class Threads(Numbers):
+    def __getitem__(self, key):
+        import cv2
+
+        return torch.tensor([torch.get_num_threads(), cv2.getNumThreads(), os.getpid()])
+
+
+def test_workers_use_one_thread():
+    threads = torch.cat(list(EvaluationLoader(Threads([4] * 6), 1, workers=2)))
+    assert (threads[:, :2] <= 1).all()
+    assert os.getpid() not in threads[:, 2] and len(threads[:, 2].unique()) == 2

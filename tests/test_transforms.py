@@ -1,0 +1,153 @@
+import cv2
+import numpy as np
+import pytest
+
+from ptri.config import AugmentConfig
+from ptri.data import transforms
+from ptri.errors import UserError
+
+K = np.array([[310.0, 0, 128.0], [0, 300.0, 120.0], [0, 0, 1]])
+
+
+def _dot(image, xy, color=(255, 255, 255)):
+    cv2.circle(image, tuple(np.rint(xy * 16).astype(int).tolist()), 48, color, -1, cv2.LINE_AA, 4)
+
+
+def _centroid(image):
+    weight = image.astype(float).sum(-1)
+    ys, xs = np.indices(weight.shape)
+    return np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
+
+
+def test_square_crop():
+    centre, side = transforms.square_crop(np.array([10, 20, 40, 30]), 1.5)
+    # columns 20..29 and rows 10..39
+    np.testing.assert_allclose(centre, [24.5, 24.5])
+    assert side == 45
+
+
+def test_a_crop_of_the_whole_image_is_a_resize():
+    box = np.array([0, 0, 256, 256])
+    cropped, turn = transforms.crop_camera(K, *transforms.square_crop(box), size=64)
+    np.testing.assert_allclose(cropped, transforms.resize_intrinsics(K, 0.25), atol=1e-12)
+    np.testing.assert_array_equal(turn, np.eye(3))
+
+
+def test_crop_without_resize_shifts_whole_pixels():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (200, 256, 3)).astype(np.uint8)
+    box = np.array([30, 50, 94, 114])
+    cropped, turn = transforms.crop_camera(K, *transforms.square_crop(box), size=64)
+    result = transforms.warp(image, K, cropped, turn, 64)
+    np.testing.assert_array_equal(result, image[30:94, 50:114])
+
+
+@pytest.mark.parametrize("roll", [0.0, 0.3, -1.2])
+@pytest.mark.parametrize("dist", [None, np.array([-0.2, 0.24, -0.0014, -0.001, 0.0])])
+def test_the_crops_camera_projects_onto_the_drawn_dot(roll, dist):
+    errors, wrong = [], []
+    for x, y in ((-0.2, 0.1), (0.0, -0.25), (0.22, 0.2)):
+        point = np.array([[x, y, 1.0]]) * 3000
+        drawn = cv2.projectPoints(point, np.zeros(3), np.zeros(3), K, dist)[0][0, 0]
+        image = np.zeros((256, 256, 3), np.uint8)
+        _dot(image, drawn)
+        cropped, turn = transforms.crop_camera(K, np.array([130.0, 118.0]), 230.0, 192, roll)
+        assert abs(cropped[[0, 1], [1, 0]]).max() == 0  # no skew
+        result = transforms.warp(image, K, cropped, turn, 192, dist)
+        xy = transforms.project(point, cropped, turn, np.zeros(3))[0, :2]
+        errors.append(np.linalg.norm(xy - _centroid(result)))
+        unturned = transforms.project(point, cropped, turn.T, np.zeros(3))[0, :2]
+        wrong.append(np.linalg.norm(unturned - _centroid(result)))
+    assert max(errors) < 0.1  # px; 0.04 measured
+    if roll:
+        assert max(wrong) > 5
+
+
+def test_reduction_keeps_the_geometry(tmp_path):
+    """Decoding at half size is a resize by 1/2 in the pixel-centre convention."""
+    image = np.zeros((400, 400, 3), np.uint8)
+    dot = np.array([251.3, 130.8])
+    cv2.circle(image, tuple(np.rint(dot * 16).astype(int).tolist()), 200, (255,) * 3, -1, 16, 4)
+    cv2.imwrite(str(tmp_path / "a.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    for reduction in (1, 2, 4, 8):
+        small = transforms.read_jpeg(tmp_path / "a.jpg", reduction)
+        assert small.shape[0] == 400 // reduction
+        small[small < 20] = 0  # compression noise
+        expected = (dot + 0.5) / reduction - 0.5
+        assert np.linalg.norm(_centroid(small) - expected) < 0.06  # px
+    assert [transforms.reduction_for(side, 256) for side in (100, 511, 512, 1100, 9000)] == [
+        1,
+        1,
+        2,
+        4,
+        8,
+    ]
+
+
+def test_jpeg_errors(tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "img_000001.jpg"
+    cv2.imwrite(str(path), rng.integers(0, 256, (64, 64, 3)).astype(np.uint8))
+    whole = path.read_bytes()
+    transforms.check_jpeg(path)
+    path.write_bytes(whole + b"\0" * 16)  # padding is harmless
+    transforms.read_jpeg(path)
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    assert cv2.imread(str(path)) is not None  # the control: OpenCV accepts it
+    for check in (transforms.read_jpeg, transforms.check_jpeg):
+        with pytest.raises(UserError, match=r"img_000001\.jpg: truncated JPEG"):
+            check(path)
+    path.write_bytes(b"\xff\xd8" + b"rubbish" * 9 + b"\xff\xd9")
+    with pytest.raises(UserError, match="damaged JPEG"):
+        transforms.read_jpeg(path)
+    path.write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match="not a JPEG"):
+        transforms.read_jpeg(path)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="empty image"):
+        transforms.read_jpeg(path)
+    with pytest.raises(UserError, match="cannot be read"):
+        transforms.read_jpeg(tmp_path / "none.jpg")
+    with pytest.raises(UserError, match="cannot be read"):
+        transforms.check_jpeg(tmp_path / "none.jpg")
+
+
+def test_augmentation_is_seeded_and_leaves_its_input():
+    image = np.random.default_rng(0).integers(0, 256, (48, 48, 3)).astype(np.uint8)
+    copy = image.copy()
+    augment = AugmentConfig(occluder=1, blur=0.5, noise=0.5, jpeg=0.5)
+    first = [transforms.augment_image(image, augment, np.random.default_rng(i)) for i in range(12)]
+    again = [transforms.augment_image(image, augment, np.random.default_rng(i)) for i in range(12)]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(image, copy)
+    assert all(result.shape == image.shape and result.dtype == np.uint8 for result in first)
+    assert all((a != first[0]).any() for a in first[1:])
+
+
+def test_augmentation_can_be_switched_off():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    off = AugmentConfig(color=0, hue=0, blur=0, noise=0, jpeg=0, occluder=0)
+    np.testing.assert_array_equal(
+        transforms.augment_image(image, off, np.random.default_rng(1)), image
+    )
+
+
+def test_contrast_agrees_with_torchvision():
+    import torch
+
+    image = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (3, 40, 40)).astype(np.uint8)
+    )
+    for factor in (0.4, 1.0, 1.7):
+        ours = transforms._adjust_contrast(image, factor).int()
+        theirs = transforms.v2.adjust_contrast(image, factor).int()
+        assert (ours - theirs).abs().max() <= 1
+
+
+def test_normalise_is_the_backbones():
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[0, 1] = (255, 128, 0)
+    tensor = transforms.normalise(image)
+    assert tensor.shape == (3, 2, 3)
+    expected = (np.array([1, 128 / 255, 0]) - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(tensor[:, 0, 1], expected, atol=1e-6)
