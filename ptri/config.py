@@ -126,8 +126,9 @@ class GeneratedConfig(_Section):
     hidden_noise: float = _number(2.5, 1)  # factor on the noise of joints behind the trunk
     correlated_share: float = _number(0.7, 0, 1)  # of the noise variance that is AR(1) over frames
     correlation_s: float = _number(0.4, 0)  # its correlation time, s: rho = e^(-1 / (fps * this))
-    definition_mm: float = _number(15.0, 0)  # the detector's joints lie off ours, fixed to the body
-    view_bias: float = _number(0.004, 0)  # of the person: constant error per view and joint
+    # Systematic errors; each clip draws its own strength between 0 and these.
+    definition_mm: float = _number(20.0, 0)  # the detector's joints lie off ours, fixed to the body
+    view_bias: float = _number(0.006, 0)  # of the person: constant error per view and joint
     misreport: float = _number(0.25, 0)  # log-normal factor, reported over true noise
     rounding: float = _number(0.4, 0, 1)  # 1: reported covariances are circular
     outlier_rate: float = _number(0.03, 0, 0.5)  # joints somewhere else altogether
@@ -137,7 +138,9 @@ class GeneratedConfig(_Section):
     limb_swap_rate: float = _number(0.015, 0, 0.5)  # the same of both arms, or both legs
     missing_rate: float = _number(0.04, 0, 0.9)  # single joints not detected
     missing_hidden_rate: float = _number(0.3, 0, 1)  # joints behind the trunk not detected
-    missing_view_rate: float = _number(0.01, 0, 0.9)  # whole person not detected in a view
+    missing_view_rate: float = _number(
+        0.01, 0, 0.9
+    )  # whole person lost in a view; two views always stay
     confidence_noise: float = _number(0.6, 0)  # on the confidence's logit
 
 
@@ -182,7 +185,7 @@ class TrainConfig(_Section):
 
 @dataclass(frozen=True)
 class EvaluateConfig(_Section):
-    batch_size: int = _number(16, 1)
+    batch_size: int = _number(16, 1)  # samples at once, no influence on results
     pictures: int = _number(4, 0)  # samples drawn into TensorBoard or the output folder
     out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
     pooled: bool = True  # also pool the frames of each scene into one rig posterior

@@ -116,7 +116,9 @@ def generate_batch(
         keypoints, K = crop(keypoints, K, rig.size, options.crop_size)
     R0, t0 = rig.cameras.R[:, 0], rig.cameras.t[:, 0]
     joints = joints @ R0.transpose(-1, -2).unsqueeze(1) + t0[:, None, None]
-    return Scene(keypoints, K, to_reference(rig.cameras), joints, family)
+    cameras = to_reference(rig.cameras)
+    cameras.R[:, 0], cameras.t[:, 0] = torch.eye(3), 0.0  # exactly
+    return Scene(keypoints, K, cameras, joints, family)
 
 
 def _people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:

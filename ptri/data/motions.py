@@ -368,13 +368,13 @@ def sample_angles(draws: Draws, kind: Tensor, times: Tensor) -> tuple[Tensor, Te
     other = partners[kind].gather(1, draws.choice(partners.shape[1], 1)).squeeze(1)
     first, first_sway = _pose(draws, kind)
     second, second_sway = _pose(draws, other)
-    tempo = torch.exp(0.3 * draws.normal(1))
+    tempo = torch.exp(0.25 * draws.normal(1))
     pulse = draws.uniform(1, low=0.1, high=0.35)  # Hz, pauses and bursts
     depth = draws.uniform(1, high=0.9) / (2 * math.pi * pulse)
     start = draws.uniform(1, high=60.0)
     clock = start + tempo * times  # (B, T)
     clock = clock + tempo * depth * torch.sin(2 * math.pi * pulse * clock)
-    mix = torch.sigmoid(4.0 * sway(draws, clock, 1, 0.08, 0.3))  # (B, T, 1)
+    mix = torch.sigmoid(3.0 * sway(draws, clock, 1, 0.05, 0.2))  # (B, T, 1)
     moving = sway(draws, clock, len(ANGLES), 0.12, 0.9)
     amount = torch.lerp(first_sway.unsqueeze(1), second_sway.unsqueeze(1), mix)
     angles = torch.lerp(first.unsqueeze(1), second.unsqueeze(1), mix) + amount * moving

@@ -59,9 +59,11 @@ def observe(
     swapped = hidden
     if not exact:
         along, trunk = draws.normal(1, J, 1), draws.normal(1, J, 3)
-        offset = config.definition_mm * math.sqrt(0.5) * body_fixed(joints, along, trunk)
+        strength = draws.uniform(2, 1, 1, 1)
+        offset = math.sqrt(0.5) * config.definition_mm * strength[:, 0]
+        offset = offset * body_fixed(joints, along, trunk)
         target, _ = _project(joints + offset, cameras)
-        bias = config.view_bias * draws.normal(1, V, J, 2)
+        bias = config.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
         target = target + bias * scale[..., None, None]
         hidden = self_occluded(joints, cameras)
         target, swapped = _swap(draws, config, target)
@@ -271,6 +273,8 @@ def _missing(
 ) -> Tensor:
     """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
     joints = _rare(draws, T, (V, J), config.missing_rate, config.fps)
-    view = _rare(draws, T, (V,), config.missing_view_rate, config.fps).unsqueeze(-1)
+    # Two views of a scene always keep the person; nothing could be learnt from one.
+    sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2
+    view = _rare(draws, T, (V,), config.missing_view_rate, config.fps) & sparable.unsqueeze(1)
     behind = hidden & _rare(draws, T, (V, J), config.missing_hidden_rate, config.fps)
-    return joints | view | behind if not exact else joints
+    return joints if exact else joints | view.unsqueeze(-1) | behind

@@ -1,0 +1,278 @@
+"""Generated people: bones, joint limits, floor, frame rates; motion capture as a source."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptri.data.articulation import (
+    ANGLES,
+    LIMITS,
+    PARTS,
+    angles_to_rotations,
+    forward_kinematics,
+    global_rotations,
+    limit_angles,
+    limits,
+    mirror_index,
+    mirror_sign,
+)
+from ptri.data.bodies import sample_bone_lengths, sample_clips, sample_motion
+from ptri.data.draws import Draws
+from ptri.data.mocap import load_mocap, sample_mocap
+from ptri.data.motions import KINDS, sample_angles
+from ptri.errors import UserError
+from ptri.geometry.body import load_body_prior
+from ptri.skeleton import H36M17
+
+CHILD, PARENT = (torch.tensor(side) for side in zip(*H36M17.bones))
+JOINT = {name: index for index, name in enumerate(H36M17.joints)}
+REAL_MOCAP = Path(__file__).parents[1] / "../shared/data/cmu_mocap.npz"
+
+
+def draws(batch: int, seed: int = 0) -> Draws:
+    return Draws.from_seeds([(seed, i) for i in range(batch)])
+
+
+def bone_lengths(joints: torch.Tensor) -> torch.Tensor:
+    return (joints[..., CHILD, :] - joints[..., PARENT, :]).norm(dim=-1)
+
+
+def bend(angles: torch.Tensor) -> dict[str, torch.Tensor]:
+    """How far knees point forwards and elbows fold, from joints alone; positive is human."""
+    rotations, root = angles_to_rotations(angles)
+    lengths = load_body_prior().mean.exp().float()
+    joints = forward_kinematics(rotations, root, torch.zeros(*angles.shape[:-1], 3), lengths)
+    world = global_rotations(rotations, root)
+    result = {}
+    for side in ("left", "right"):
+        thigh = world[..., PARTS.index(f"{side}_thigh"), :, :]
+        shank = joints[..., JOINT[f"{side}_foot"], :] - joints[..., JOINT[f"{side}_knee"], :]
+        result[f"{side}_knee"] = (thigh[..., :, 1] * shank).sum(-1)  # y is backwards
+        arm = world[..., PARTS.index(f"{side}_upper_arm"), :, :]
+        forearm = joints[..., JOINT[f"{side}_wrist"], :] - joints[..., JOINT[f"{side}_elbow"], :]
+        # The elbow pit faces -y of the upper arm, and a forearm stays in that plane.
+        result[f"{side}_elbow"] = -(arm[..., :, 1] * forearm).sum(-1)
+        out_of_plane = (arm[..., :, 2] * forearm).sum(-1).abs().max()
+        assert out_of_plane < 0.1, side
+    return result
+
+
+def test_rest_pose_is_a_t_facing_minus_y():
+    """Left is +x, the arms are level, the feet below, the nose in front."""
+    eye = torch.eye(3).expand(1, len(PARTS), 3, 3)
+    lengths = torch.full((16,), 100.0)
+    joints = forward_kinematics(eye, torch.eye(3).unsqueeze(0), torch.zeros(1, 3), lengths)[0]
+    assert torch.allclose(joints[JOINT["left_foot"]], torch.tensor([100.0, 0, -200]))
+    assert torch.allclose(joints[JOINT["right_foot"]], torch.tensor([-100.0, 0, -200]))
+    for side, sign in (("left", 1), ("right", -1)):
+        arm = joints[JOINT[f"{side}_wrist"]] - joints[JOINT[f"{side}_shoulder"]]
+        assert torch.allclose(arm, torch.tensor([200.0 * sign, 0, 0]), atol=1e-4)
+    nose = joints[JOINT["nose"]] - joints[JOINT["thorax"]]
+    assert nose[1] < -50 and nose[2] > 50
+
+
+def test_named_angles_move_the_right_way():
+    """Each angle of 60 deg moves its end joint the way its name says."""
+    cases = {
+        "left_arm_flex": ("left_wrist", "left_shoulder", (0, -1, 0)),
+        "right_arm_flex": ("right_wrist", "right_shoulder", (0, -1, 0)),
+        "left_arm_abd": ("left_wrist", "left_shoulder", (1, 0, 0)),
+        "right_arm_abd": ("right_wrist", "right_shoulder", (-1, 0, 0)),
+        "left_elbow_flex": ("left_wrist", "left_elbow", (0, -1, 0)),
+        "right_elbow_flex": ("right_wrist", "right_elbow", (0, -1, 0)),
+        "left_hip_flex": ("left_knee", "left_hip", (0, -1, 0)),
+        "right_hip_abd": ("right_knee", "right_hip", (-1, 0, 0)),
+        "left_knee_flex": ("left_foot", "left_knee", (0, 1, 0)),
+        "right_knee_flex": ("right_foot", "right_knee", (0, 1, 0)),
+        "spine_flex": ("thorax", "hip", (0, -1, 0)),
+        "root_pitch": ("head", "hip", (0, -1, 0)),
+        "chest_side": ("thorax", "spine", (1, 0, 0)),
+        "root_roll": ("head", "hip", (1, 0, 0)),
+        "left_clavicle_up": ("left_shoulder", "thorax", (0, 0, 1)),
+        "right_clavicle_forward": ("right_shoulder", "thorax", (0, -1, 0)),
+    }
+    lengths = torch.full((16,), 100.0)
+    for name, (end, start, direction) in cases.items():
+        angles = torch.zeros(2, len(ANGLES))
+        angles[1, ANGLES.index(name)] = torch.pi / 3
+        rotations, root = angles_to_rotations(angles)
+        joints = forward_kinematics(rotations, root, torch.zeros(2, 3), lengths)
+        limb = joints[:, JOINT[end]] - joints[:, JOINT[start]]
+        assert ((limb[1] - limb[0]) * torch.tensor(direction)).sum() > 20, name
+
+
+def test_bones_have_the_requested_lengths():
+    lengths = load_body_prior().mean.exp().float() * torch.linspace(0.8, 1.2, 16)
+    for kind in ("walk", "random", "lie_side"):
+        motion = sample_motion(torch.Generator().manual_seed(1), 5, 10.0, kind, lengths)
+        joints = forward_kinematics(*motion[:1], *motion[2:], lengths)
+        assert torch.allclose(bone_lengths(joints), lengths.expand(5, -1), atol=0.05)  # mm
+    clips = sample_clips(draws(20), 3, 10.0, bone_spread=0.1)
+    expected = clips.bone_lengths.unsqueeze(1).expand(-1, 3, -1)
+    assert torch.allclose(bone_lengths(clips.joints3d), expected, atol=0.05)
+
+
+def test_sampled_bodies_follow_the_statistics():
+    prior, num = load_body_prior(), 4000
+    logs = sample_bone_lengths(draws(num)).log().double()
+    std = prior.covariance.diagonal().sqrt()
+    assert ((logs.mean(0) - prior.mean) / (std / num**0.5)).abs().max() < 4
+    assert torch.allclose(torch.cov(logs.T), prior.covariance, atol=6e-4)
+    # Bodies are symmetric to the prior's 1 % per bone, with the data sets' spread as well.
+    left, right = H36M17.joints.index("left_knee"), H36M17.joints.index("right_knee")
+    pair = [CHILD.tolist().index(left), CHILD.tolist().index(right)]
+    spread = sample_bone_lengths(draws(500), spread=0.2).log()[:, pair]
+    assert (spread[:, 0] - spread[:, 1]).std() < 0.02
+    assert spread[:, 0].std() > 0.17
+
+
+def test_joint_limits_hold_and_limbs_bend_the_human_way():
+    low, high = limits()
+    for kind in range(len(KINDS)):
+        angles, heading, balance = sample_angles(
+            draws(30, kind), torch.full((30,), kind), torch.arange(8) / 5
+        )
+        assert (angles >= low - 1e-4).all() and (angles <= high + 1e-4).all(), KINDS[kind]
+        assert angles.shape == (30, 8, len(LIMITS)) and heading.shape == balance.shape == (30, 8)
+        for name, value in bend(angles).items():
+            assert value.min() > -0.1, (KINDS[kind], name)
+    # The control: angles beyond the limits do bend backwards, and are pressed back.
+    wild = 2 * torch.randn(200, len(ANGLES), generator=torch.Generator().manual_seed(0))
+    for value in bend(wild).values():
+        assert (value < -50).float().mean() > 0.2
+    for value in bend(limit_angles(wild)).values():
+        assert value.min() > -0.1
+
+
+def test_limits_leave_ordinary_angles_alone():
+    low, high = limits()
+    middle = (low + high) / 2
+    assert torch.allclose(limit_angles(middle.unsqueeze(0))[0], middle)
+
+
+def test_mirror_swaps_the_body():
+    """Mirrored angles give the mirror image of the joints."""
+    angles = limit_angles(torch.randn(10, len(ANGLES), generator=torch.Generator().manual_seed(3)))
+    lengths = load_body_prior().mean.exp().float()
+    lengths = (lengths + lengths[[2, 1, 0, 3, 4, 5, *range(6, 16)]]) / 2
+    lengths[[0, 1, 2, 9, 10, 11]] = lengths[[5, 4, 3, 14, 13, 12]]
+
+    def joints(a):
+        return forward_kinematics(*angles_to_rotations(a), torch.zeros(10, 3), lengths)
+
+    mirrored = joints(angles[:, mirror_index()] * mirror_sign())
+    expected = joints(angles)[:, list(H36M17.flip)] * torch.tensor([-1.0, 1, 1])
+    assert torch.allclose(mirrored, expected, atol=0.01)
+
+
+def test_people_stand_on_the_floor():
+    """Nothing is below the floor, something rests on it; standing heads are above the hips."""
+    for kind in KINDS:
+        joints = sample_clips(draws(20), 4, 10.0, [kind]).joints3d
+        lowest = joints[..., 2].amin(-1)
+        assert lowest.min() > 15 and lowest.max() < 115, kind
+        if kind in ("gesture", "walk"):
+            assert (joints[..., JOINT["head"], 2] > joints[..., JOINT["hip"], 2] + 300).all()
+            feet = joints[..., [JOINT["left_foot"], JOINT["right_foot"]], 2]
+            assert (feet.amin(-1) - lowest).abs().max() < 20
+            # Nobody is about to fall: the head is above the feet, give or take a step.
+            feet = joints[..., [JOINT["left_foot"], JOINT["right_foot"]], :2].mean(-2)
+            offset = (joints[..., JOINT["head"], :2] - feet).norm(dim=-1)
+            assert offset.median() < 250
+
+
+def test_bearing_foot_does_not_slide():
+    """Walkers move on, and the slower foot nearly stands still."""
+    joints = sample_clips(draws(40), 60, 30.0, ["walk"]).joints3d
+    speed = joints.diff(dim=1)[..., :2].norm(dim=-1) * 30  # mm/s
+    feet = speed[..., [JOINT["left_foot"], JOINT["right_foot"]]].amin(-1)
+    assert speed[..., JOINT["hip"]].median() > 500
+    assert feet.median() < 0.35 * speed[..., JOINT["hip"]].median()
+
+
+def test_motion_does_not_depend_on_the_frame_rate():
+    """Every third frame at 30 fps is the clip at 10 fps; neighbouring frames are close."""
+    for kind in ("walk", "squat", "dance"):
+        fast = sample_motion(torch.Generator().manual_seed(5), 31, 30.0, kind)
+        slow = sample_motion(torch.Generator().manual_seed(5), 11, 10.0, kind)
+        assert torch.allclose(fast.rotations[::3], slow.rotations, atol=1e-3)
+        assert torch.allclose(fast.root_rotation[::3], slow.root_rotation, atol=1e-3)
+    joints = sample_clips(draws(100), 10, 100.0).joints3d
+    assert joints.diff(dim=1).norm(dim=-1).max() < 160  # mm in 10 ms: 16 m/s
+
+
+def test_unknown_motion_is_named():
+    with pytest.raises(UserError, match="unknown motion 'fly'"):
+        sample_motion(torch.Generator(), 1, 10.0, "fly")
+
+
+def write_mocap(path: Path, **changes) -> str:
+    """A file of three trials: clip c is a T whose hip is c metres to the left."""
+    rest = forward_kinematics(
+        torch.eye(3).expand(1, len(PARTS), 3, 3),
+        torch.eye(3).unsqueeze(0),
+        torch.zeros(1, 3),
+        torch.full((16,), 200.0),
+    )[0]
+    y_up = torch.stack([rest[:, 0], rest[:, 2], -rest[:, 1]], -1).numpy()
+    frames = np.repeat(y_up[None], 30, 0) + np.repeat(np.arange(3), 10)[:, None, None] * [
+        1000,
+        0,
+        0,
+    ]
+    content = {
+        "fps": 30,
+        "kinds": np.array(["toy"]),
+        "toy_positions_h36m17": frames.astype(np.int16),
+        "toy_clip_start": np.array([0, 10, 20, 30], np.int32),
+        "toy_clip_source_subject": np.array([1, 1, -1], np.int16),
+        "toy_clip_source_trial": np.array([3, 4, -1], np.int16),
+    } | changes
+    np.savez(path, **{key: value for key, value in content.items() if value is not None})
+    return str(path)
+
+
+def test_mocap_takes_other_bones_and_splits_trials(tmp_path):
+    path = write_mocap(tmp_path / "mocap.npz")
+    starts = {split: load_mocap(path, split).start.tolist() for split in ("train", "held_out")}
+    assert starts == {"train": [10, 20], "held_out": [0]}
+    assert load_mocap(path, "all").start.tolist() == [0, 10, 20]
+    lengths = sample_bone_lengths(draws(8))
+    joints = sample_mocap(draws(8), load_mocap(path, "all"), 25, 30.0, lengths)
+    assert torch.allclose(bone_lengths(joints), lengths.unsqueeze(1).expand(-1, 25, -1), atol=0.05)
+    # A T upright before and after: the arms stay level, the feet are the lowest, left is left.
+    level = joints[..., JOINT["left_wrist"], 2] - joints[..., JOINT["left_shoulder"], 2]
+    assert level.abs().max() < 0.1
+    assert torch.allclose(joints[..., 2].amin(-1), torch.tensor(75.0), atol=0.01)
+    left = joints[..., JOINT["left_hip"], :] - joints[..., JOINT["right_hip"], :]
+    nose = joints[..., JOINT["nose"], :] - joints[..., JOINT["thorax"], :]
+    assert (torch.linalg.cross(nose, left)[..., 2] > 0).all()  # nose ahead: ahead x left is up
+
+
+def test_bad_mocap_files_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_mocap(str(tmp_path / "none.npz"), "train")
+    (tmp_path / "text.npz").write_text("hello")
+    with pytest.raises(UserError, match="expected format"):
+        load_mocap(str(tmp_path / "text.npz"), "train")
+    with pytest.raises(UserError, match="expected format"):
+        load_mocap(write_mocap(tmp_path / "part.npz", toy_clip_start=None), "train")
+    pickled = write_mocap(tmp_path / "pickle.npz", toy_clip_start=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="expected format"):
+        load_mocap(pickled, "train")
+    lonely = write_mocap(tmp_path / "lonely.npz", toy_clip_source_subject=np.array([-1] * 3))
+    with pytest.raises(UserError, match="no clip in the split 'held_out'"):
+        load_mocap(lonely, "held_out")
+
+
+@pytest.mark.skipif(not REAL_MOCAP.exists(), reason="the shared motion capture is not here")
+def test_real_mocap_reads_upright():
+    splits = {name: load_mocap(str(REAL_MOCAP), name) for name in ("train", "held_out", "all")}
+    assert len(splits["train"].start) + len(splits["held_out"].start) == len(splits["all"].start)
+    assert not set(splits["train"].start.tolist()) & set(splits["held_out"].start.tolist())
+    assert len(splits["held_out"].start) > 10
+    joints = sample_mocap(draws(200), splits["all"], 3, 10.0, sample_bone_lengths(draws(200)))
+    upright = joints[..., JOINT["head"], 2] > joints[..., JOINT["hip"], 2]
+    assert upright.float().mean() > 0.95

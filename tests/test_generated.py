@@ -1,0 +1,176 @@
+"""Generated scenes: seeds, splits, frames of reference, crops."""
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from ptri.config import Config, RunConfig, replace
+from ptri.data.generated import (
+    GeneratedScenes,
+    Scene,
+    crop,
+    draw_num_views,
+    generate_batch,
+)
+from ptri.data.rigs import FAMILY_NAMES
+from ptri.errors import UserError
+from ptri.geometry.cameras import project
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints
+
+CONFIG = Config(run=RunConfig(name="test"))
+
+
+def leaves(value) -> list[torch.Tensor]:
+    return (
+        [value] if isinstance(value, torch.Tensor) else [t for item in value for t in leaves(item)]
+    )
+
+
+def same(a: Scene, b: Scene) -> bool:
+    return all(
+        torch.equal(x.nan_to_num(-9), y.nan_to_num(-9)) for x, y in zip(leaves(a), leaves(b))
+    )
+
+
+def rows(scene: Scene, chosen: slice):
+    def take(value):
+        if isinstance(value, torch.Tensor):
+            return value[chosen]
+        return type(value)(*(take(item) for item in value))
+
+    return take(scene)
+
+
+def test_shapes_and_reference_frame():
+    scene = generate_batch(CONFIG, 0, 0, 6, 3, 4)
+    assert scene.keypoints.xy.shape == (6, 4, 3, 17, 2)
+    assert scene.keypoints.covariance.shape == (6, 4, 3, 17, 2, 2)
+    assert scene.keypoints.confidence.shape == (6, 4, 3, 17)
+    assert scene.K.shape == (6, 4, 3, 3, 3) and scene.joints3d.shape == (6, 4, 17, 3)
+    assert scene.family.shape == (6,) and scene.family.dtype == torch.int64
+    assert torch.equal(scene.cameras.t[:, 0], torch.zeros(6, 3))
+    assert torch.equal(scene.cameras.R[:, 0], torch.eye(3).expand(6, 3, 3))
+    assert all(t.dtype == torch.float32 for t in leaves(scene)[:-1])
+    assert (scene.joints3d[..., 2] > 500).all()  # mm before the reference camera
+    assert scene.keypoints.covariance.isfinite().all()
+    seen = ~scene.keypoints.xy.isnan()
+    assert seen.float().mean() > 0.7
+
+
+def test_a_sample_depends_on_seed_step_and_index_only():
+    whole = generate_batch(CONFIG, 3, 5, 8, 3, 2)
+    assert same(whole, generate_batch(CONFIG, 3, 5, 8, 3, 2))
+    assert same(rows(whole, slice(4, 8)), generate_batch(CONFIG, 3, 5, 4, 3, 2, first=4))
+    for seed, step in ((3, 6), (4, 5)):
+        assert not same(whole, generate_batch(CONFIG, seed, step, 8, 3, 2))
+    first, second = rows(whole, slice(0, 1)), rows(whole, slice(1, 2))
+    assert not torch.allclose(first.joints3d, second.joints3d, atol=1.0)
+
+
+@pytest.mark.parametrize("crop_size", [0, 256])
+def test_keypoints_are_projections_of_the_joints(crop_size):
+    """With hardly any noise, K, cameras and joints3d reproduce the keypoints."""
+    config = replace(
+        CONFIG,
+        generated__independent=True,
+        generated__noise=1e-5,
+        generated__missing_rate=0.0,
+        generated__crop_size=crop_size,
+    )
+    scene = generate_batch(config, 0, 0, 20, 4, 3)
+    cameras = Cameras(
+        scene.K, scene.cameras.R.unsqueeze(1).expand(-1, 3, -1, -1, -1), scene.cameras.t[:, None]
+    )
+    expected = project(scene.joints3d, cameras)
+    seen = ~scene.keypoints.xy.isnan()
+    assert seen.float().mean() > 0.9
+    assert (scene.keypoints.xy - expected)[seen].abs().max() < 0.5  # px; float32 at 8 m, 5 sigma
+    if crop_size:
+        inside = (scene.keypoints.xy > -0.5) & (scene.keypoints.xy < crop_size - 0.5)
+        assert inside[seen].all()
+        extent = torch.where(seen, scene.keypoints.xy, torch.nan).nan_to_num(128.0)
+        assert (extent.amax(-2) - extent.amin(-2)).amax(-1).median() > 200
+
+
+def test_crop_scales_the_covariance_and_survives_an_empty_view():
+    xy = torch.tensor([[100.0, 200.0], [140.0, 400.0]]).expand(1, 1, 2, 2, 2).clone()
+    xy[0, 0, 1] = torch.nan
+    keypoints = Keypoints(xy, 4 * torch.eye(2).expand(1, 1, 2, 2, 2, 2), torch.ones(1, 1, 2, 2))
+    K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(1, 1, 2, 3, 3)
+    size = torch.tensor([[[640.0, 480.0]] * 2])
+    moved, new_K = crop(keypoints, K, size, 120)
+    assert torch.allclose(new_K[0, 0, 0, 0, 0], torch.tensor(450.0))  # 240 px to 120 px
+    assert torch.allclose(moved.covariance[0, 0, 0], torch.eye(2).expand(2, 2, 2), atol=1e-6)
+    # The middle of the box comes to the middle of the crop, whose pixels are 0 to 119.
+    assert torch.allclose(moved.xy[0, 0, 0].mean(0), torch.tensor([59.5, 59.5]))
+    assert new_K.isfinite().all() and moved.covariance.isfinite().all()
+    assert moved.xy[0, 0, 1].isnan().all()
+
+
+def test_families_are_held_out():
+    train = generate_batch(CONFIG, 0, 0, 200, 2)
+    names = {FAMILY_NAMES[i] for i in train.family.tolist()}
+    assert names == set(CONFIG.generated.families)
+    held_out = generate_batch(CONFIG, 0, 0, 20, 2, split="held_out")
+    assert {FAMILY_NAMES[i] for i in held_out.family.tolist()} == {"wall"}
+    one = replace(CONFIG, generated__families=["dome"], generated__held_out_families=[])
+    assert set(generate_batch(one, 0, 0, 9, 2).family.tolist()) == {FAMILY_NAMES.index("dome")}
+    with pytest.raises(UserError, match="held_out_families: no rig family"):
+        generate_batch(one, 0, 0, 2, 2, split="held_out")
+
+
+def test_bad_options_are_named():
+    for changes, message in (
+        ({"generated__families": ["dome", "wall"]}, "wall is also in generated.families"),
+        ({"generated__families": ["circle"]}, "unknown rig family 'circle'"),
+        ({"generated__held_out_families": ["line"]}, "held_out_families: unknown rig family"),
+        ({"generated__motions": ["fly"]}, "unknown motion 'fly'"),
+        ({"generated__min_views": 7}, "max_views"),
+        ({"generated__mocap": "none.npz"}, "no such file: none.npz"),
+    ):
+        with pytest.raises(UserError, match=message):
+            generate_batch(replace(CONFIG, **changes), 0, 0, 1, 2)
+
+
+def test_number_of_views_is_drawn_per_batch():
+    config = replace(CONFIG, generated__min_views=2, generated__max_views=5)
+    drawn = [draw_num_views(config, 0, step) for step in range(100)]
+    assert set(drawn) == {2, 3, 4, 5}
+    assert drawn == [draw_num_views(config, 0, step) for step in range(100)]
+    for num_views in (1, 8):
+        assert generate_batch(config, 0, 0, 2, num_views).K.shape[2] == num_views
+
+
+def test_bodies_are_of_human_size():
+    scene = generate_batch(CONFIG, 0, 1, 300, 2)
+    child, parent = (torch.tensor(side) for side in zip(*H36M17.bones))
+    lengths = (scene.joints3d[..., child, :] - scene.joints3d[..., parent, :]).norm(dim=-1)
+    assert lengths.min() > 60 and lengths.max() < 650  # mm
+    legs = lengths[..., [0, 1]].sum(-1)
+    assert 700 < legs.median() < 950
+
+
+def test_dataset_items_are_the_batch_and_collate():
+    data = GeneratedScenes(CONFIG, 6, num_views=3, num_frames=2, seed=4)
+    batch = next(iter(DataLoader(data, batch_size=6)))
+    assert isinstance(batch, Scene) and isinstance(batch.keypoints, Keypoints)
+    assert same(batch, generate_batch(CONFIG, 4, 0, 6, 3, 2))
+    assert len(data) == 6
+    with pytest.raises(IndexError):
+        data[6]
+
+
+def test_motion_capture_is_mixed_in(tmp_path):
+    from test_bodies import write_mocap
+
+    path = write_mocap(tmp_path / "mocap.npz")
+    config = replace(CONFIG, generated__mocap=path, generated__mocap_share=1.0)
+    scene = generate_batch(config, 0, 0, 10, 2, 3)
+    joints = scene.joints3d
+    left, right = (H36M17.joints.index(f"{side}_wrist") for side in ("left", "right"))
+    span = (joints[..., left, :] - joints[..., right, :]).norm(dim=-1)
+    assert (span > 1000).all()  # everyone stands in the file's T
+    mixed = generate_batch(replace(config, generated__mocap_share=0.5), 0, 0, 60, 2).joints3d
+    wide = (mixed[..., left, :] - mixed[..., right, :]).norm(dim=-1) > 1000
+    assert 0.4 < wide.float().mean() < 0.9
