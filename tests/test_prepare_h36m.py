@@ -1,0 +1,287 @@
+import importlib.util
+import shutil
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from h36m_fixture import CAMERA_NAMES, make_tiny_h36m
+
+from ptri.config import DataConfig
+from ptri.data.h36m_build import (
+    JOINTS_OF_32,
+    align,
+    build_labels,
+    fit_intrinsics,
+    read_una_cameras,
+    sequence_name,
+)
+from ptri.data.h36m_index import build_index
+from ptri.data.labels import H5_NAME, NPY_NAME, read_labels
+from ptri.errors import UserError
+
+DISTORTION = np.array([-0.2, 0.24, -0.0014, -0.001, -0.003])
+SCRIPT = Path(__file__).parents[1] / "scripts/prepare_h36m.py"
+
+
+@pytest.fixture(scope="module")
+def prepare():
+    spec = importlib.util.spec_from_file_location("prepare_h36m", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    root = tmp_path / "h36m"
+    return root, make_tiny_h36m(
+        root, size=256, num_frames=4, dist=DISTORTION, folder="imageSequence", frame_step=3
+    )
+
+
+def _joints32(joints: np.ndarray, rng) -> np.ndarray:
+    """(n, 32, J) around the 17 joints; the others are noise that nobody may read."""
+    full = rng.normal(size=(len(joints), 32, joints.shape[2])) * 1e5
+    full[:, JOINTS_OF_32] = joints
+    return full
+
+
+def _write_una(folder: Path, labels) -> None:
+    """cameras.h5 and 3D_positions as the una-dinosauria archive holds them."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    with h5py.File(folder / "cameras.h5", "w") as file:
+        for s, subject in enumerate(labels.subject_names):
+            for c, name in enumerate(CAMERA_NAMES):
+                group = file.create_group(f"{subject.replace('S', 'subject')}/camera{c + 1}")
+                K, dist, R, t = (getattr(labels, key)[s, c] for key in ("K", "dist", "R", "t"))
+                group["R"] = R.T
+                group["T"] = (-R.T @ t)[:, None]
+                group["f"] = np.diag(K)[:2, None]
+                group["c"] = K[:2, 2:]
+                group["k"] = dist[[0, 1, 4], None]
+                group["p"] = dist[2:4, None]
+                group["Name"] = np.array([[ord(letter)] for letter in name], np.uint16)
+    for s, subject in enumerate(labels.subject_names):
+        positions = folder / subject / "MyPoses" / "3D_positions"
+        positions.mkdir(parents=True)
+        for a, action in enumerate(labels.action_names):
+            mine = (labels.subject == s) & (labels.action == a)
+            every = np.zeros((labels.frame[mine].max() + 20, 17, 3))  # all frames of the video
+            every[labels.frame[mine]] = labels.joints[mine]
+            with h5py.File(positions / f"{sequence_name(subject, action)}.h5", "w") as file:
+                file["3D_positions"] = _joints32(every, rng).reshape(len(every), 96).T
+
+
+def _write_annotations(root: Path, labels) -> None:
+    """annot.h5 of every scene as h36m-fetch writes them."""
+    rng = np.random.default_rng(0)
+    for s, subject in enumerate(labels.subject_names):
+        for a, action in enumerate(labels.action_names):
+            mine = (labels.subject == s) & (labels.action == a)
+            joints = labels.joints[mine].astype(float)
+            xy, xyz = [], []
+            for c in range(4):
+                K, dist, R, t = (getattr(labels, key)[s, c] for key in ("K", "dist", "R", "t"))
+                xyz.append(joints @ R.T + t)
+                flat = xyz[-1].reshape(-1, 3)
+                projected = cv2.projectPoints(flat, np.zeros(3), np.zeros(3), K, dist)[0]
+                xy.append(projected.reshape(*joints.shape[:2], 2))
+            with h5py.File(root / "processed" / subject / action / "annot.h5", "w") as file:
+                file["pose/2d"] = _joints32(np.concatenate(xy), rng)
+                file["pose/3d"] = _joints32(np.concatenate(xyz), rng)
+                file["frame"] = np.tile(labels.frame[mine] + 1, 4)
+                file["camera"] = np.repeat([int(name) for name in CAMERA_NAMES], mine.sum())
+                for key in ("subject", "action", "subaction"):
+                    file[key] = np.zeros(4 * mine.sum(), int)
+
+
+def _relative(R, t):
+    return R @ R[:, :1].swapaxes(-1, -2), np.einsum("scij,scj->sci", R.swapaxes(-1, -2), t)
+
+
+def test_build_from_una(tiny):
+    root, labels = tiny
+    (root / "extra" / NPY_NAME).unlink()
+    _write_una(root.parent / "una", labels)
+    built = build_labels(root, root.parent / "una")
+    assert built[:3] == (labels.subject_names, labels.camera_names, labels.action_names)
+    for name in ("K", "dist", "R", "t"):
+        np.testing.assert_allclose(getattr(built, name), getattr(labels, name), atol=1e-6)
+    for name in ("subject", "action", "frame"):
+        np.testing.assert_array_equal(getattr(built, name), getattr(labels, name))
+    np.testing.assert_allclose(built.joints, labels.joints, atol=1e-3)
+    _check_boxes(built, labels)
+
+
+def _check_boxes(built, labels) -> None:
+    """Square, around all joints, not much larger."""
+    height, width = (
+        built.boxes[..., 2] - built.boxes[..., 0],
+        built.boxes[..., 3] - built.boxes[..., 1],
+    )
+    assert abs(height - width).max() <= 1
+    drawn = labels.boxes.astype(float)  # the joints' extent and 16 px more on each side
+    assert (built.boxes[..., :2] <= drawn[..., :2] + 16).all()
+    assert (built.boxes[..., 2:] >= drawn[..., 2:] - 16).all()
+    assert (height <= (drawn[..., 2] - drawn[..., 0] - 30) * 1.25).all()
+
+
+def test_build_from_annotations_alone(tiny):
+    root, labels = tiny
+    (root / "extra" / NPY_NAME).unlink()
+    _write_annotations(root, labels)
+    built = build_labels(root)
+    np.testing.assert_allclose(built.K, labels.K, atol=0.05)  # px; joints are float32
+    # World is another one: compare what cameras say of each other, and of the joints.
+    R, _ = _relative(labels.R, labels.t)
+    np.testing.assert_allclose(_relative(built.R, built.t)[0], R, atol=1e-5)
+    for s, c in np.ndindex(2, 4):
+        mine = labels.subject == s
+        expected = labels.joints[mine] @ labels.R[s, c].T + labels.t[s, c]
+        found = built.joints[mine] @ built.R[s, c].T + built.t[s, c]
+        np.testing.assert_allclose(found, expected, atol=0.05)  # mm
+    _check_boxes(built, labels)
+
+
+def test_a_missing_camera_folder_is_a_missing_view(tiny):
+    root, labels = tiny
+    _write_annotations(root, labels)
+    scene = root / "processed" / "S9" / "Walking-1" / "imageSequence"
+    shutil.rmtree(scene / CAMERA_NAMES[0])
+    (scene / CAMERA_NAMES[2] / "img_000004.jpg").unlink()
+    built = build_labels(root)
+    assert len(built.frame) == len(labels.frame)
+    mine = (built.subject == 1) & (built.action == 1)
+    assert (built.boxes[mine, 0] == 0).all()
+    assert (built.boxes[mine, 2] == 0).all(-1).tolist() == [False, True, False, False]
+    assert (built.boxes[~mine] != 0).any(-1).all()
+
+
+def test_fit_intrinsics_and_align():
+    rng = np.random.default_rng(1)
+    xyz = rng.uniform([-1500, -1500, 3000], [1500, 1500, 6000], (500, 3))
+    K = np.array([[1145.0, 0, 512.5], [0, 1143.8, 515.5], [0, 0, 1]])
+    xy = cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), K, DISTORTION)[0][:, 0]
+    found_K, found_dist = fit_intrinsics(xy, xyz)
+    np.testing.assert_allclose(found_K, K, atol=1e-6)
+    np.testing.assert_allclose(found_dist, DISTORTION, atol=1e-7)
+    R = cv2.Rodrigues(np.array([0.3, -2.0, 0.7]))[0]
+    found_R, found_t = align(xyz, xyz @ R.T + [1, 2, 3])
+    np.testing.assert_allclose(found_R, R, atol=1e-9)
+    np.testing.assert_allclose(found_t, [1, 2, 3], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("subject", "action", "expected"),
+    [
+        ("S9", "Directions-1", "Directions 1"),
+        ("S9", "Directions-2", "Directions"),
+        ("S11", "Greeting-1", "Greeting 2"),
+        ("S11", "Phoning-2", "Phoning 2"),
+        ("S9", "SittingDown-1", "SittingDown"),
+        ("S7", "TakingPhoto-2", "Photo 1"),
+        ("S8", "WalkingTogether-2", "WalkTogether 2"),
+        ("S1", "WalkingDog-1", "WalkDog 1"),
+        ("S6", "SittingDown-1", "SittingDown 1"),
+    ],
+)
+def test_sequence_names(subject, action, expected):
+    assert sequence_name(subject, action) == expected
+
+
+def test_sequence_names_are_distinct():
+    text = """Directions Discussion Eating Greeting Phoning Posing Purchases Sitting SittingDown
+        Smoking TakingPhoto Waiting Walking WalkingDog WalkingTogether"""
+    actions = text.split()
+    for subject in ("S1", "S5", "S6", "S7", "S8", "S9", "S11"):
+        names = {sequence_name(subject, f"{action}-{n}") for action in actions for n in (1, 2)}
+        assert len(names) == 30
+
+
+def test_build_errors(tiny, prepare, capsys):
+    root, labels = tiny
+    with pytest.raises(UserError, match=r"S1: no annot\.h5 holds camera 54138969"):
+        build_labels(root)
+    with pytest.raises(UserError, match=r"cameras\.h5: no such file"):
+        build_labels(root, root)
+    with pytest.raises(UserError, match="no images; expected processed"):
+        build_labels(root.parent)
+    _write_una(root.parent / "una", labels)
+    missing = root.parent / "una/S9/MyPoses/3D_positions/Greeting.h5"
+    missing.unlink()
+    with pytest.raises(UserError, match=r"Greeting\.h5: joints of S9/Greeting-2 cannot be read"):
+        build_labels(root, root.parent / "una")
+    with h5py.File(root.parent / "una/cameras.h5", "a") as file:
+        file["subject1/camera2/Name"][...] = ord("7")
+    with pytest.raises(UserError, match="camera 2 is '77777777', expected 55011271"):
+        read_una_cameras(root.parent / "una/cameras.h5", "S1")
+    with pytest.raises(UserError, match="cameras of S5 cannot be read"):
+        read_una_cameras(root.parent / "una/cameras.h5", "S5")
+    (root / "processed/S1/Walking-1/annot.h5").write_bytes(b"rubbish")
+    with pytest.raises(UserError, match=r"annot\.h5: cannot be read"):
+        build_labels(root)
+    capsys.readouterr()
+    assert prepare(["build", str(root)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+
+
+def test_build_command_makes_a_usable_tree(tiny, prepare, capsys):
+    root, labels = tiny
+    (root / "extra" / NPY_NAME).unlink()
+    _write_annotations(root, labels)
+    assert prepare(["build", str(root), "--npy"]) == 0
+    assert {path.name for path in (root / "extra").iterdir()} == {H5_NAME, NPY_NAME}
+    index = build_index(DataConfig(root=str(root), train_subjects=[1], test_subjects=[9]), "test")
+    assert len(index.rows) == 8 and not index.undistorted
+    assert prepare(["build", str(root)]) == 2
+    assert "exists already; give --overwrite" in capsys.readouterr().err
+
+
+def test_convert(tiny, prepare, capsys):
+    root, labels = tiny
+    assert prepare(["convert", str(root)]) == 0
+    assert f"{len(labels.frame)} frames" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_labels(root / "extra" / H5_NAME).joints, labels.joints)
+    before = (root / "extra" / H5_NAME).read_bytes()
+    assert prepare(["convert", str(root)]) == 2
+    assert (root / "extra" / H5_NAME).read_bytes() == before
+    assert prepare(["convert", str(root), "--overwrite"]) == 0
+    assert prepare(["convert", str(root.parent)]) == 2
+
+
+def test_check_reports_counts_and_writes_overlays(tiny, prepare, capsys, tmp_path):
+    root, _ = tiny
+    out = tmp_path / "out"
+    assert prepare(["check", str(root), "--read", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    table = [line.split() for line in text.splitlines()]
+    assert ["S1", "S9", "all"] in table
+    assert ["Greeting-2", "4", "4", "8"] in table and ["all", "8", "8", "16"] in table
+    assert "complete" in text
+    pictures = sorted(out.iterdir())
+    assert len(pictures) == 3
+    assert all(cv2.imread(str(path)).std() > 10 for path in pictures)
+
+
+def test_check_names_what_is_missing_or_damaged(tiny, prepare, capsys, tmp_path):
+    root, _ = tiny
+    scene = root / "processed/S9/Walking-1/imageSequence"
+    (scene / CAMERA_NAMES[1] / "img_000004.jpg").unlink()
+    broken = scene / CAMERA_NAMES[2] / "img_000010.jpg"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    assert prepare(["check", str(root), "--out", str(tmp_path / "out")]) == 1
+    text = capsys.readouterr().out
+    assert "4 (1 missing)" in text and f"missing: {scene / CAMERA_NAMES[1]}" in text
+    assert "1 problems" in text
+    assert prepare(["check", str(root), "--read", "--out", str(tmp_path / "out")]) == 1
+    text = capsys.readouterr().out
+    assert "2 problems" in text and f"{broken}: truncated JPEG" in text
+
+
+def test_check_without_labels(tmp_path, prepare, capsys):
+    assert prepare(["check", str(tmp_path)]) == 2
+    assert "labels are missing" in capsys.readouterr().err
