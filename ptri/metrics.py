@@ -85,12 +85,12 @@ def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def joint_l1(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Mean over joints of the sum of absolute differences, (...,); any number of coordinates.
+    """Mean absolute coordinate difference over joints, (...,); any number of coordinates.
 
     Args:
         estimate, truth: (..., J, D). valid: (..., J) bool, joints that count; None: all finite.
     """
-    return _masked_mean((estimate - truth).abs().sum(-1), _valid(estimate, truth), valid)
+    return _masked_mean((estimate - truth).abs().mean(-1), _valid(estimate, truth), valid)
 
 
 def joint_l2(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:

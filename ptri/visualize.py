@@ -1,4 +1,4 @@
-"""Pictures: keypoints over images, heatmaps, skeletons in 3D, rigs with their posterior.
+"""Pictures: keypoints over images, heatmaps, skeletons in 3D (rigs: `ptri.visualize_rig`).
 
 Every function returns an RGB picture (H, W, 3) uint8; `save` writes one. Left limbs are orange,
 right limbs blue, the middle and all truths grey; cameras keep one colour each in all pictures.
@@ -14,8 +14,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
-from matplotlib.ticker import MultipleLocator
-from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
 from ptri.skeleton import Skeleton
 
@@ -147,117 +145,27 @@ def skeleton_sides(
         plot = figure.add_subplot(1, 2, index + 1)
         pick = [horizontal, 1]
         if truth is not None:
-            _plot_limbs(plot, skeleton, shown[1][:, pick], 2.0, TRUTH, "--")
+            plot_limbs(plot, skeleton, shown[1][:, pick], 2.0, TRUTH, "--")
         if covariance is not None:
             for joint in range(len(joints)):
                 flat = (axes @ covariance[joint] @ axes.T)[np.ix_(pick, pick)]
                 _plot_ellipse(plot, local[joint, pick], flat, joint_colour(skeleton.joints[joint]))
-        _plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
+        plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
         across, tall = middle[horizontal], middle[1]
         wide = max(0.75 * half, (high - low)[horizontal] / 2)
         plot.set(xlim=(across - wide, across + wide), ylim=(tall - half, tall + half))
         plot.set(aspect="equal", xlabel="mm")
-        plot.set_title(name, fontsize=10, color=_rgb(INK))
-        _quiet(plot)
-    figure.text(0.02, 0.015, "left", color=_rgb(LEFT), fontsize=10, weight="bold")
-    figure.text(0.075, 0.015, "right", color=_rgb(RIGHT), fontsize=10, weight="bold")
+        plot.set_title(name, fontsize=10, color=rgb(INK))
+        quiet(plot)
+    figure.text(0.02, 0.015, "left", color=rgb(LEFT), fontsize=10, weight="bold")
+    figure.text(0.075, 0.015, "right", color=rgb(RIGHT), fontsize=10, weight="bold")
     notes = (["ellipses: 90 %"] if covariance is not None else []) + (
         ["grey: truth"] if truth is not None else []
     )
-    figure.text(0.15, 0.015, "   ".join(notes), color=_rgb(TRUTH), fontsize=10)
-    figure.suptitle(title, fontsize=11, color=_rgb(INK))
+    figure.text(0.15, 0.015, "   ".join(notes), color=rgb(TRUTH), fontsize=10)
+    figure.suptitle(title, fontsize=11, color=rgb(INK))
     figure.subplots_adjust(left=0.07, right=0.985, top=0.87, bottom=0.13, wspace=0.2)
-    return _render(figure)
-
-
-def rig_picture(
-    R: np.ndarray,
-    t: np.ndarray,
-    samples_t: np.ndarray | None = None,
-    samples_R: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    R_true: np.ndarray | None = None,
-    t_true: np.ndarray | None = None,
-    skeleton: Skeleton | None = None,
-    joints: np.ndarray | None = None,
-    names: Sequence[str] | None = None,
-    up: np.ndarray = (0.0, -1.0, 0.0),
-    title: str = "",
-    num_shown: int = 120,
-) -> np.ndarray:
-    """The rig in perspective and from above: cameras, posterior samples, true cameras in grey.
-
-    All in the reference camera's frame; the true rig is scaled to the estimate's baselines.
-
-    Args:
-        R, t: (V, 3, 3), (V, 3) mm, the estimate. samples_R, samples_t: (M, V, 3, 3), (M, V, 3).
-        weights: (M,) summing to one. R_true, t_true: true extrinsics relative to view 0.
-        joints: (J, 3) mm, a person to draw. up: (3,) direction in the reference frame.
-        num_shown: samples drawn (by weight, with a fixed seed).
-    """
-    axes = _level_axes(np.asarray(up, np.float64), R)
-    centre = -np.einsum("vij,vi->vj", R, t)
-    names = list(names) if names is not None else [f"view {v}" for v in range(len(R))]
-    size = 0.09 * max(np.linalg.norm(centre - centre.mean(0), axis=1).max(), 300.0)
-    figure = Figure(figsize=(10.6, 5.4), dpi=100, facecolor="white")
-    space = figure.add_axes([0.0, 0.05, 0.55, 0.86], projection="3d", computed_zorder=False)
-    plan = figure.add_axes([0.62, 0.13, 0.36, 0.74])
-    cloud = None
-    if samples_t is not None:
-        chosen = np.random.default_rng(0).choice(len(samples_t), num_shown, p=weights)
-        cloud = -np.einsum("mvij,mvi->mvj", samples_R[chosen], samples_t[chosen])
-        looks = samples_R[chosen][:, :, 2]  # viewing directions
-    everything = [centre] + ([joints] if joints is not None else [])
-    if R_true is not None:
-        true_centre = -np.einsum("vij,vi->vj", R_true, t_true)
-        baseline = np.linalg.norm(true_centre, axis=1).sum()
-        ratio = np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
-        everything.append(true_centre * ratio)
-        for v in range(len(R)):
-            _frustum(space, plan, axes, true_centre[v] * ratio, R_true[v], size, TRUTH, 1.6)
-    for v in range(len(R)):
-        colour = CAMERA_COLOURS[v % len(CAMERA_COLOURS)]
-        if cloud is not None and v > 0:
-            points = cloud[:, v] @ axes.T
-            ends = points + (looks[:, v] @ axes.T) * 2.5 * size
-            style = {"color": _rgb(colour), "alpha": 0.10, "linewidth": 0.8}
-            for a, b in zip(points, ends):
-                plan.plot([a[0], b[0]], [a[2], b[2]], **style)
-            segments = np.stack([points, ends], 1)[..., [0, 2, 1]]
-            space.add_collection3d(Line3DCollection(segments, colors=[(*_rgb(colour), 0.08)]))
-            plan.scatter(points[:, 0], points[:, 2], s=7, color=_rgb(colour), alpha=0.25, lw=0)
-            space.scatter(*points[:, [0, 2, 1]].T, s=6, color=_rgb(colour), alpha=0.25, lw=0)
-        _frustum(space, plan, axes, centre[v], R[v], size, colour, 2.2)
-        x, y, z = axes @ centre[v]
-        label = {"color": _rgb(colour), "fontsize": 9, "weight": "bold"}
-        space.text(x, z, y + 1.6 * size, names[v], ha="center", **label)
-        outward = np.array([x, z]) - (axes @ np.mean(everything[0], 0))[[0, 2]]
-        outward = outward / max(np.linalg.norm(outward), 1e-9) * 1.9 * size
-        plan.text(x + outward[0], z + outward[1], names[v], ha="center", va="center", **label)
-    if joints is not None:
-        person = joints @ axes.T
-        _plot_limbs(plan, skeleton, person[:, [0, 2]], 2.0, None, "-")
-        for child, parent in skeleton.bones:
-            pair = person[[child, parent]]
-            colour = _rgb(joint_colour(skeleton.joints[child]))
-            space.plot(pair[:, 0], pair[:, 2], pair[:, 1], color=colour, lw=2.2)
-    _frame_space(space, np.concatenate(everything) @ axes.T, size)
-    points = (np.concatenate(everything) @ axes.T)[:, [0, 2]]
-    middle, reach = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0).max() / 2
-    reach += 3.2 * size
-    plan.set(
-        xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach)
-    )
-    plan.set(aspect="equal", xlabel="mm", title="from above")
-    plan.title.set_fontsize(10)
-    _quiet(plan)
-    notes = "dots and fans: posterior samples" if cloud is not None else ""
-    notes += (
-        "    grey: true cameras, view 0 and scale aligned; grid 1 m" if R_true is not None else ""
-    )
-    figure.text(0.02, 0.02, notes, color=_rgb(MIDDLE), fontsize=10)
-    figure.suptitle(title, fontsize=11, color=_rgb(INK))
-    return _render(figure)
+    return render(figure)
 
 
 def beside(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
@@ -283,7 +191,7 @@ def beside(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.nda
 # --- helpers ---------------------------------------------------------------------------------
 
 
-def _rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
     return tuple(value / 255 for value in colour)  # type: ignore[return-value]
 
 
@@ -329,25 +237,25 @@ def _titled(canvas: np.ndarray, title: str) -> np.ndarray:
     return np.concatenate([strip, canvas], 0)
 
 
-def _render(figure: Figure) -> np.ndarray:
+def render(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _quiet(plot) -> None:
+def quiet(plot) -> None:
     plot.grid(True, color=(0.92, 0.92, 0.93), linewidth=0.8)
     plot.set_axisbelow(True)
-    plot.tick_params(labelsize=8, colors=_rgb(MIDDLE), length=0)
-    plot.xaxis.label.set(fontsize=8, color=_rgb(MIDDLE))
+    plot.tick_params(labelsize=8, colors=rgb(MIDDLE), length=0)
+    plot.xaxis.label.set(fontsize=8, color=rgb(MIDDLE))
     for side in plot.spines.values():
         side.set_visible(False)
 
 
-def _plot_limbs(plot, skeleton: Skeleton, points: np.ndarray, width: float, colour, style) -> None:
+def plot_limbs(plot, skeleton: Skeleton, points: np.ndarray, width: float, colour, style) -> None:
     for child, parent in skeleton.bones:
         pair = points[[child, parent]]
-        shade = _rgb(colour or joint_colour(skeleton.joints[child]))
+        shade = rgb(colour or joint_colour(skeleton.joints[child]))
         plot.plot(*pair.T, style, color=shade, lw=width, solid_capstyle="round")
 
 
@@ -357,7 +265,7 @@ def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> N
     values, vectors = np.linalg.eigh(covariance)
     width, height = 2 * RADIUS_90 * np.sqrt(values.clip(0))
     angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
-    style = {"facecolor": (*_rgb(colour), 0.22), "edgecolor": (*_rgb(colour), 0.6), "lw": 0.8}
+    style = {"facecolor": (*rgb(colour), 0.22), "edgecolor": (*rgb(colour), 0.6), "lw": 0.8}
     plot.add_patch(Ellipse(centre, width, height, angle=angle, **style))
 
 
@@ -375,40 +283,3 @@ def _body_axes(skeleton: Skeleton, joints: np.ndarray, up: np.ndarray) -> np.nda
         across = np.cross(up, [0.0, 0.0, 1.0]) + 1e-9
     across = across / np.linalg.norm(across)
     return np.stack([across, up, np.cross(across, up)])
-
-
-def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """Rows: right, up, away from the reference camera along the floor."""
-    up = up / np.linalg.norm(up)
-    forward = R[0, 2] - (R[0, 2] @ up) * up
-    if np.linalg.norm(forward) < 1e-3:  # it looks straight down
-        forward = -R[0, 1] + (R[0, 1] @ up) * up
-    forward = forward / np.linalg.norm(forward)
-    return np.stack([np.cross(up, forward) * -1, up, forward])
-
-
-def _frustum(space, plan, axes, centre, R, size, colour, width) -> None:
-    """A camera's pyramid in both plots; plot coordinates are (right, away, up)."""
-    corners = np.array([[-0.7, -0.7, 1.8], [0.7, -0.7, 1.8], [0.7, 0.7, 1.8], [-0.7, 0.7, 1.8]])
-    corners = (centre + size * corners @ R) @ axes.T
-    tip = axes @ centre
-    segments = [(tip, corner) for corner in corners]
-    segments += [(corners[i], corners[(i + 1) % 4]) for i in range(4)]
-    lines = np.array(segments)[..., [0, 2, 1]]
-    space.add_collection3d(Line3DCollection(lines, colors=[_rgb(colour)], linewidths=width))
-    for a, b in segments:
-        plan.plot([a[0], b[0]], [a[2], b[2]], color=_rgb(colour), lw=width * 0.7)
-
-
-def _frame_space(space, points: np.ndarray, size: float) -> None:
-    low, high = np.nanmin(points, 0) - 1.5 * size, np.nanmax(points, 0) + 1.5 * size
-    space.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
-    space.set_box_aspect((high - low)[[0, 2, 1]], zoom=1.3)
-    space.view_init(elev=22, azim=-62)
-    for axis in (space.xaxis, space.yaxis, space.zaxis):
-        axis.set_pane_color((0.965, 0.967, 0.972, 1.0))
-        axis._axinfo["grid"].update(color=(0.88, 0.88, 0.9, 1.0), linewidth=0.6)
-        axis.line.set_color((0.85, 0.85, 0.87, 1.0))
-        axis.set_major_locator(MultipleLocator(1000))
-        axis.set_ticklabels([])
-        axis.set_tick_params(length=0, color=(1, 1, 1, 0))

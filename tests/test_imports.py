@@ -13,11 +13,11 @@ LAYERS = [
     ["posterior"],
     ["data", "render", "models", "losses"],
     [
-        "checkpoint", "runlog", "visualize", "metrics", "parallel", "stopping", "optimization",
-        "reproducibility", "allocation",
+        "checkpoint", "runlog", "visualize", "visualize_rig", "metrics", "outputs", "parallel",
+        "stopping", "optimization", "reproducibility", "allocation",
     ],
     ["engine"],
-    ["task2d", "task3d", "evaluate", "recording"],
+    ["task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]
 

@@ -79,7 +79,7 @@ def test_l1_l2_and_masks():
     estimate = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [9.0, 9.0]]])
     truth = torch.zeros(1, 3, 2)
     valid = torch.tensor([[True, True, False]])
-    assert metrics.joint_l1(estimate, truth, valid).item() == pytest.approx(3.5)
+    assert metrics.joint_l1(estimate, truth, valid).item() == pytest.approx(1.75)
     assert metrics.joint_l2(estimate, truth, valid).item() == pytest.approx(2.5)
     assert metrics.joint_l2(estimate, truth).item() > 2.5
 
