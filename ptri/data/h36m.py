@@ -1,7 +1,8 @@
 """Human3.6M samples: images cropped to the network's size, with cameras and joints.
 
 Plain ``imageSequence`` images are undistorted (OpenCV's model) while they are cropped, so that
-samples are always pinhole images.
+samples are always pinhole images. Human3.6M's own code has half of OpenCV's tangential cross terms:
+with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an image's corner.
 """
 
 from __future__ import annotations
