@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from importlib import resources
 
+import cv2
 import numpy as np
 
 from ptri.render.scene import Look, Scene
@@ -49,6 +50,7 @@ class Renderer:
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
         context, size = self.context, (width, height)
+        context.front_face = "cw"  # images are drawn upside down
         samples = min(samples, context.max_samples)
         self._target = context.framebuffer(
             [context.renderbuffer(size, 3, samples=samples)],
@@ -57,19 +59,23 @@ class Renderer:
         self._resolved = context.framebuffer([context.renderbuffer(size, 3)])
         self._shadow = context.depth_texture((_SHADOW_SIZE, _SHADOW_SIZE))
         self._shadow.compare_func = "<="
+        self._shadow.filter = (moderngl.LINEAR, moderngl.LINEAR)
         self._shadow_target = context.framebuffer([], self._shadow)
         quad = np.array([[-1, -1], [1, -1], [-1, 1], [1, 1]], np.float32)
         self._quad = context.vertex_array(
             self._backdrop, [(context.buffer(quad.tobytes()), "2f", "corner")]
         )
+        noise = _noise_texture()
+        self._noise = context.texture(noise.shape[:2], 4, noise.tobytes(), dtype="f2")
         self._picture = None
         self._buffers: list = []
 
-    def set_person(self, person: Dressed, tucked: bool = False) -> None:
+    def set_person(self, person: Dressed) -> None:
         """Uploads what stays the same for a person."""
         context = self.context
         self._release()
         count = len(person.vertices)
+        self._num_body, self._num_index = 3 * person.num_closed, 3 * len(person.faces)
         self._posed = context.buffer(reserve=count * 24, dynamic=True)
         fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
         static = context.buffer(np.ascontiguousarray(fixed).tobytes())
@@ -87,7 +93,7 @@ class Renderer:
         self._person["colours"].write(person.colours.astype("f4").tobytes())
         self._person["styles"].write(person.styles.astype("f4").tobytes())
         self._person["face"].write(person.face.astype("f4").tobytes())
-        self._person["tucked"].value = tucked
+        self._person["tucked"].value = person.tucked
 
     def set_picture(self, picture: np.ndarray | None) -> None:
         """Sets the backdrop picture, (h, w, 3) uint8 RGB, or none."""
@@ -162,15 +168,22 @@ class Renderer:
             self._quad.render(self._gl.TRIANGLE_STRIP)
             context.enable(self._gl.DEPTH_TEST)
         self._shadow.use(1)
+        self._noise.use(2)
         eye = tuple((-R.T @ t).tolist())
         for program in (self._scene, self._person):
             program["view_projection"].write(matrix.T.astype("f4").tobytes())
             program["eye_position"].value = eye
             program["shadow_map"].value = 1
+            program["noise_map"].value = 2
+        context.enable(self._gl.CULL_FACE)
+        self._person_array.render(vertices=self._num_body)
+        context.disable(self._gl.CULL_FACE)
+        if self._num_index > self._num_body:  # skirts and hair are seen from both sides
+            shells = self._num_index - self._num_body
+            self._person_array.render(first=self._num_body, vertices=shells)
         context.enable(self._gl.BLEND)
-        self._scene_array.render()
+        self._scene_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
-        self._person_array.render()
         context.copy_framebuffer(self._resolved, self._target)
         data = self._resolved.read(components=3, alignment=1)
         return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
@@ -240,6 +253,22 @@ def _set_look(program, look: Look) -> None:
     ):  # fmt: skip
         program[name].value = tuple(np.asarray(getattr(look, name), float).tolist())
     program["exposure"].value = look.exposure
+
+
+def _noise_texture() -> np.ndarray:
+    """(512, 512, 4) float16, periodic: smooth noise (32 cells), turbulence, slopes."""
+    rng = np.random.default_rng(0)
+
+    def layer(cells: int) -> np.ndarray:
+        grid = np.pad(rng.random((cells, cells), dtype=np.float32), 3, mode="wrap")
+        step = 512 // cells
+        fine = cv2.resize(grid, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
+        return fine[3 * step : -3 * step, 3 * step : -3 * step]
+
+    smooth = layer(32)
+    turbulence = 0.5 * smooth + 0.3 * layer(64) + 0.2 * layer(256)
+    slopes = [16 * (np.roll(smooth, -1, axis) - np.roll(smooth, 1, axis)) / 2 for axis in (1, 0)]
+    return np.stack([smooth, turbulence, *slopes], -1).astype(np.float16)
 
 
 def _padded(values: np.ndarray, rows: int) -> np.ndarray:

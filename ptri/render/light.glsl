@@ -9,29 +9,16 @@ uniform vec3 ground_colour;
 uniform vec3 eye_position;
 uniform float exposure;
 
-float hash(vec3 p) {
-    p = fract(p * vec3(0.1031, 0.1030, 0.0973));
-    p += dot(p, p.yxz + 33.33);
-    return fract((p.x + p.y) * p.z);
-}
-float noise(vec3 p) {
-    vec3 i = floor(p), f = fract(p);
-    f = f * f * (3.0 - 2.0 * f);
-    return mix(
-        mix(mix(hash(i), hash(i + vec3(1, 0, 0)), f.x),
-            mix(hash(i + vec3(0, 1, 0)), hash(i + vec3(1, 1, 0)), f.x), f.y),
-        mix(mix(hash(i + vec3(0, 0, 1)), hash(i + vec3(1, 0, 1)), f.x),
-            mix(hash(i + vec3(0, 1, 1)), hash(i + vec3(1, 1, 1)), f.x), f.y), f.z);
+uniform sampler2D noise_map;  // smooth noise (one cell per unit), turbulence, two slopes
+
+// Noise comes from a texture: software rasterisers run every branch, so arithmetic is dear.
+float noise(vec2 p) {
+    return texture(noise_map, p / 32.0).r;
 }
 float shadow(vec4 light_position, float slope) {
     vec3 p = light_position.xyz / light_position.w * 0.5 + 0.5;
     if (p.x <= 0.0 || p.x >= 1.0 || p.y <= 0.0 || p.y >= 1.0) return 1.0;
-    float lit = 0.0;
-    for (int i = 0; i < 4; ++i) {
-        vec2 shift = vec2(i & 1, i >> 1) * 2.0 - 1.0;
-        lit += texture(shadow_map, vec3(p.xy + shift * 0.0009, p.z - 0.0015 - 0.002 * slope));
-    }
-    return lit * 0.25;
+    return texture(shadow_map, vec3(p.xy, p.z - 0.0015 - 0.003 * slope));
 }
 vec3 shade(vec3 albedo, vec3 n, vec3 world, vec4 light_position, float gloss) {
     float facing = dot(n, light_direction);
@@ -46,6 +33,6 @@ vec3 shade(vec3 albedo, vec3 n, vec3 world, vec4 light_position, float gloss) {
 }
 vec4 finish(vec3 colour) {
     colour = colour * exposure;
-    colour = colour / (1.0 + 0.25 * colour);
+    colour = colour / (1.0 + 0.35 * colour);
     return vec4(pow(clamp(colour, 0.0, 1.0), vec3(1.0 / 2.2)), 1.0);
 }

@@ -63,7 +63,7 @@ def sample_look(rng: np.random.Generator) -> Look:
         fill_colour=rng.uniform(0.0, 0.4) * np.ones(3),
         sky_colour=ambient * rng.uniform(0.9, 1.1, 3),
         ground_colour=ambient * rng.uniform(0.3, 0.8) * rng.uniform(0.85, 1.1, 3),
-        exposure=rng.uniform(0.7, 1.3),
+        exposure=rng.uniform(0.6, 1.15),
         turn=rng.random(),
         brightness=rng.uniform(0.6, 1.1),
     )

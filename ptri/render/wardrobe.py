@@ -7,11 +7,13 @@ normals. Skirts and long hair are shells of their own. All random choices come f
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render.body import BodyModel, BodyShape
+from ptri.render.body import BodyModel, BodyShape, load_body_model
+from ptri.render.decimate import decimate
 from ptri.render.posing import RiggedBody
 
 # Layers as the shader numbers them.
@@ -32,13 +34,15 @@ class Dressed(NamedTuple):
     vertices: np.ndarray  # (Q, 3) rest positions, m
     normals: np.ndarray  # (Q, 3)
     weights: np.ndarray  # (Q, D)
-    faces: np.ndarray  # (G, 3) int32
+    faces: np.ndarray  # (G, 3) int32, the body's first
+    num_closed: int  # the body's faces; those behind are seen from both sides
     pattern: np.ndarray  # (Q, 3) where the shader evaluates patterns, m
     layers: np.ndarray  # (Q, 4) distances: bottom, top, shoe, hair
     eyes: np.ndarray  # (Q,) 1 on the eyeballs
     colours: np.ndarray  # (6, 2, 3) linear RGB, two per layer
     styles: np.ndarray  # (6, 4) pattern kind, frequency (1/m), gloss, weave
     face: np.ndarray  # (3, 3) rest positions: left eye, right eye, mouth
+    tucked: bool  # trousers over the top
 
 
 class Outfit(NamedTuple):
@@ -104,8 +108,21 @@ def sample_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     return colours, styles
 
 
-def dress(model: BodyModel, shape: BodyShape, rig: RiggedBody, rng: np.random.Generator) -> Dressed:
-    """Dresses a body with a drawn outfit."""
+@functools.cache
+def body_faces(num_faces: int) -> np.ndarray:
+    """The body's triangles thinned to about `num_faces` (takes some seconds the first time)."""
+    model = load_body_model()
+    return decimate(model.anny.template_vertices.double().numpy(), model.faces, num_faces)
+
+
+def dress(
+    model: BodyModel,
+    shape: BodyShape,
+    rig: RiggedBody,
+    rng: np.random.Generator,
+    num_faces: int = 9000,
+) -> Dressed:
+    """Dresses a body with a drawn outfit; the body is drawn with about `num_faces` triangles."""
     outfit = sample_outfit(shape.gender, rng)
     colours, styles = sample_colours(rng)
     vertices = shape.vertices.astype(float)
@@ -119,27 +136,34 @@ def dress(model: BodyModel, shape: BodyShape, rig: RiggedBody, rng: np.random.Ge
         offset = np.maximum(offset, amount * inside * (2 - inside))
     waves = np.sin(vertices @ rng.normal(0, 60, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
     offset *= 1 + 0.25 * waves
-    parts = [(vertices + offset[:, None] * normals, rig.weights, model.faces, layers)]
+    surface = vertex_normals(vertices + offset[:, None] * normals, model.faces)
+    coarse = body_faces(num_faces)
+    used, faces = np.unique(coarse, return_inverse=True)
+    points = (vertices + offset[:, None] * normals)[used]
+    parts = [(points, rig.weights[used], faces.reshape(-1, 3), layers[used])]
     if outfit.skirt:
         parts.append(_skirt(shape, rig, outfit))
     if outfit.long_hair and outfit.hair:
         parts.append(_hair_fall(model, shape, rig, outfit))
     points, weights, faces, layers = _join(parts)
-    extra = len(points) - len(vertices)
+    extra = len(points) - len(used)
+    shell_normals = vertex_normals(points, faces)[len(used) :]
     head = dict(zip(model.bones, shape.bone_heads))
     nose = vertices[model.nose_tip]
     mouth = nose + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
     return Dressed(
         vertices=points.astype(np.float32),
-        normals=vertex_normals(points, faces).astype(np.float32),
+        normals=np.concatenate([surface[used], shell_normals]).astype(np.float32),
         weights=weights.astype(np.float32),
         faces=faces.astype(np.int32),
+        num_closed=len(coarse),
         pattern=points.astype(np.float32),
         layers=layers.astype(np.float32),
-        eyes=np.concatenate([eyes, np.zeros(extra)]).astype(np.float32),
+        eyes=np.concatenate([eyes[used], np.zeros(extra)]).astype(np.float32),
         colours=colours,
         styles=styles,
         face=np.stack([head["eye.L"], head["eye.R"], mouth]),
+        tucked=outfit.tucked,
     )
 
 
