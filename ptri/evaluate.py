@@ -221,6 +221,7 @@ def _score_frames(model, detected: Detected, single: Estimate, dataset, config, 
     estimate, truth = single.prediction.joints3d, detected.joints3d
     centred = [x - x[:, root : root + 1] for x in (estimate, truth)]
     values = {
+        "loss/x3d": metrics.joint_l2(*centred) / 1000,
         "x3d/l1": metrics.joint_l1(*centred),
         "x3d/l2": metrics.joint_l2(*centred),
         "action": detected.action,

@@ -43,7 +43,8 @@ def metrics_of(scores: Scores, seconds: dict[str, float]) -> dict[str, float]:
         seconds: of the stages "detect", "posterior", "fusion" and "pooled/posterior",
             "pooled/fusion", per frame.
     """
-    result = {name: _mean(scores[name]) for name in SEED_LINES if not name.startswith("x2d")}
+    result = {name: _mean(scores[name]) for name in SEED_LINES if name in scores}
+    result["loss"] = result["loss/hm"] + result["loss/x3d"]
     weight = scores["x2d/visible"]  # joints, not frames, weigh equally in 2D
     for name in ("x2d/l1", "x2d/l2"):
         there = weight > 0

@@ -1,0 +1,91 @@
+"""A stand-in for the 3D model that knows the truth and answers with a chosen error."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.rotations import so3_exp
+from ptri.posterior import posterior_mean
+from ptri.structures import Cameras, Keypoints, RigPosterior
+
+
+class FakeDetection(NamedTuple):
+    keypoints: Keypoints
+    logits: Tensor
+    features: Tensor
+
+
+class FakeModel(nn.Module):
+    """True keypoints plus noise; true cameras plus a turn of known size; plain triangulation.
+
+    The turn of view v >= 1 about a fixed axis is ``error_deg``; samples scatter around it by
+    ``spread_deg``, or share the truth's law where ``honest`` is set.
+    """
+
+    def __init__(self, dataset=None, noise=1.0, error_deg=2.0, spread_deg=2.0, cameras=None):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.dataset, self.noise, self.error_deg, self.spread_deg = (
+            dataset, noise, error_deg, spread_deg,
+        )  # fmt: skip
+        self.cameras = cameras  # (R (V, 3, 3), t (V, 3)): the same for every rig
+        self.seen = 0
+        self.solved = []  # number of frames of every call of solve
+
+    def detect(self, images: Tensor) -> FakeDetection:
+        parts, logits = [], []
+        while sum(len(part) for part in parts) < len(images):
+            sample = self.dataset[self.seen]
+            self.seen += 1
+            generator = torch.Generator().manual_seed(self.seen)
+            noise = self.noise * torch.randn(sample.joints2d.shape, generator=generator)
+            parts.append(sample.joints2d + noise)
+            size = images.shape[-1] // 4
+            logits.append(torch.zeros(len(sample.joints2d), 17, size, size))
+        xy = torch.cat(parts)
+        covariance = torch.eye(2).mul(max(self.noise, 0.5) ** 2).expand(*xy.shape[:2], 2, 2)
+        keypoints = Keypoints(xy, covariance, torch.ones(xy.shape[:2]))
+        return FakeDetection(keypoints, torch.cat(logits), torch.zeros(len(xy), 1, 1, 1))
+
+    def truth(self, K: Tensor) -> tuple[Tensor, Tensor]:
+        """True cameras of rigs, found in the data set by the intrinsics of their crops."""
+        if self.cameras is not None:
+            return tuple(part.expand(len(K), *part.shape) for part in self.cameras)
+        found = []
+        for rig in K[:, 0]:
+            for item in range(len(self.dataset)):
+                sample = self.dataset[item]
+                if torch.equal(sample.cameras.K, rig):
+                    found.append(sample.cameras)
+                    break
+            else:
+                raise AssertionError("the intrinsics belong to no frame")
+        return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
+
+    def solve(self, keypoints: Keypoints, K: Tensor, seed: int = 0) -> RigPosterior:
+        B, T, V = K.shape[:3]
+        self.solved.append((B, T, V))
+        R, t = self.truth(K)
+        error = torch.zeros(B, V, 3)
+        error[:, 1:, 1] = torch.deg2rad(torch.tensor(self.error_deg))
+        # A pooled posterior is as much better as its number of frames says.
+        turned = so3_exp(error / T**0.5) @ R
+        generator = torch.Generator().manual_seed(seed)
+        w = torch.randn(64, 1, V, 3, generator=generator) * (self.spread_deg / 57.3 / T**0.5)
+        w[:, :, 0] = 0
+        samples = so3_exp(w) @ turned
+        # Turn the cameras about their centres: t = -R c.
+        centre = -(R.mT @ t.unsqueeze(-1))
+        samples_t = -(samples @ centre).squeeze(-1)
+        log_weights = torch.full((64, B), 1 / 64).log()
+        ones = torch.ones(B)
+        return RigPosterior(samples, samples_t, log_weights, 64 * ones, ones > 0, ["accepted"] * B)
+
+    def fuse(self, keypoints: Keypoints, K: Tensor, posterior: RigPosterior, joint_features=None):
+        R, t = posterior_mean(posterior)
+        prediction, _ = robust_triangulation(keypoints, Cameras(K, R, t))
+        return type(prediction)(*(part.float() for part in prediction))

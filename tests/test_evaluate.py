@@ -1,0 +1,180 @@
+"""Evaluation: known errors come out as they went in; every frame counts; files are complete."""
+
+import csv
+import json
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from fake_model import FakeModel
+from h36m_fixture import make_tiny_h36m
+
+from ptri import config, outputs
+from ptri.data.h36m import open_split
+from ptri.errors import UserError
+from ptri.evaluate import evaluate, spread
+
+KEYS = [
+    "loss", "loss/hm", "loss/x3d", "x2d/l1", "x2d/l2", "x3d/l1", "x3d/l2", "mpjpe", "n_mpjpe",
+    "pa_mpjpe", "mpjpe_calibrated", "rotation_error_deg_median", "rotation_failures",
+    "coverage_50", "coverage_90", "seconds_per_frame",
+]  # fmt: skip
+POOLED = [f"pooled/{key}" for key in KEYS[7:]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("h36m")
+    make_tiny_h36m(folder, num_frames=3, size=128)
+    return folder
+
+
+def settings(root, tmp_path, *extra):
+    return config.load(
+        None,
+        [
+            "run.name=test", f"data.root={root}", "data.test_subjects=[9]", "data.image_size=64",
+            "data.workers=0", f"evaluate.out={tmp_path}", "evaluate.batch_size=2",
+            "evaluate.pictures=1", *extra,
+        ],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluated(root, tmp_path_factory):
+    options = settings(root, tmp_path_factory.mktemp("out"))
+    dataset = open_split(options, "test")
+    model = FakeModel(dataset, noise=0.5, error_deg=2.0)
+    folder = outputs.output_folder(options, overwrite=False)
+    figures, text = evaluate(model, dataset, options, folder)
+    return figures, text, folder, dataset, model
+
+
+def test_metrics_file_has_exactly_the_promised_keys(evaluated):
+    figures, _, folder, _, _ = evaluated
+    written = json.loads((folder / "metrics.json").read_text())
+    assert list(written) == KEYS + POOLED
+    assert written == pytest.approx(figures, nan_ok=True)
+    assert all(np.isfinite(value) for value in written.values())
+
+
+def test_known_rotation_errors_come_out(evaluated):
+    figures, _, folder, _, _ = evaluated
+    # Views 1 to 3 are turned alike by 2 deg in the reference frame: pairs with view 0 are 2 deg
+    # off; 3 frames pooled: 2 / sqrt(3). The posterior mean of 64 samples adds a little.
+    details = json.loads((folder / "details.json").read_text())
+    pairs = details["single"]["pairs"]
+    names = list(pairs)
+    assert len(names) == 6
+    for name in names[:3]:
+        assert pairs[name]["rotation_error_deg_median"] == pytest.approx(2.0, abs=0.8)
+    assert figures["rotation_failures"] == 0
+    pooled = details["pooled"]["pairs"][names[0]]["rotation_error_deg_median"]
+    single = pairs[names[0]]["rotation_error_deg_median"]
+    assert pooled == pytest.approx(single / 3**0.5, rel=0.1)
+    # Wrong cameras cost accuracy; the true ones are the ceiling.
+    assert figures["mpjpe"] > figures["pooled/mpjpe"] > figures["mpjpe_calibrated"]
+    assert figures["x2d/l2"] == pytest.approx(0.5 * 1.2533, rel=0.1)  # mean of a Rayleigh law
+    assert figures["x2d/l1"] == pytest.approx(0.5 * 0.7979, rel=0.1)
+
+
+def test_failures_are_counted(root, tmp_path):
+    options = settings(root, tmp_path, "evaluate.pictures=0", "evaluate.pooled=false")
+    dataset = open_split(options, "test")
+    model = FakeModel(dataset, error_deg=15.0, spread_deg=0.3)
+    figures, text = evaluate(model, dataset, options, tmp_path / "x")
+    assert list(figures) == KEYS
+    assert figures["rotation_failures"] == pytest.approx(0.5)  # the three pairs with view 0
+    assert figures["coverage_90"] == 0
+    assert "pooled" not in text
+
+
+def test_every_frame_counts_once_and_scenes_are_pooled(evaluated):
+    _, _, folder, dataset, model = evaluated
+    assert len(dataset) == 6  # two scenes of three frames, batches of two cut across them
+    with h5py.File(folder / "predictions.h5") as file:
+        assert file["frame"][:].tolist() == [0, 5, 10] * 2
+        assert file["single/joints3d"].shape == (6, 17, 3)
+        assert file["pooled/covariance"].shape == (6, 17, 3, 3)
+        assert file["single/samples_R"].shape == (6, 32, 4, 3, 3)
+        assert file["camera_names"].asstr()[:].tolist()[0] == "54138969"
+        truth = np.stack([dataset[i].joints3d.numpy() for i in range(6)])
+        np.testing.assert_allclose(file["joints3d_true"][:], truth, atol=1e-3)
+        # All frames of a scene share the pooled cameras.
+        R = file["pooled/R"][:]
+        np.testing.assert_array_equal(R[0], R[2])
+        assert np.abs(file["single/R"][0] - R[0]).max() > 0.005
+    single = [shape for shape in model.solved if shape[1] == 1]
+    pooled = [shape for shape in model.solved if shape[1] > 1]
+    assert sum(shape[0] for shape in single) == 6
+    assert pooled == [(1, 3, 4), (1, 3, 4)]
+
+
+def test_printed_lines_and_files(evaluated):
+    figures, text, folder, _, _ = evaluated
+    lines = text.splitlines()
+    assert [line.split(":")[0] for line in lines[:7]] == KEYS[:7]
+    assert f"x3d/l2: {figures['x3d/l2']:.4f}" == lines[6]
+    assert figures["x3d/l2"] == pytest.approx(figures["mpjpe"])
+    assert "without damaged S9 scenes" in text  # Greeting-2 of S9 is one of them
+    assert (folder / "table.txt").read_text() == text + "\n"
+    with open(folder / "per_action.csv") as file:
+        rows = {row["action"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {
+        "Greeting", "Walking", "all frames", "mean of actions", "without damaged S9 scenes",
+    }  # fmt: skip
+    assert float(rows["all frames"]["single/mpjpe"]) == pytest.approx(figures["mpjpe"], abs=1e-3)
+    assert int(rows["without damaged S9 scenes"]["frames"]) == 3
+    assert rows["without damaged S9 scenes"]["single/mpjpe"] == rows["Walking"]["single/mpjpe"]
+    kinds = {path.stem.rpartition("_")[2] for path in (folder / "pictures").iterdir()}
+    assert kinds == {"views", "heatmaps", "skeleton", "rig", "overview"}
+
+
+def test_a_missing_view_is_no_obstacle(root, tmp_path):
+    options = settings(root, tmp_path)
+    dataset = open_split(options, "test")
+    dataset.index.seen[1, 2] = False  # the second frame lacks the third camera
+    dataset.num_views[1] = 3
+    figures, _ = evaluate(FakeModel(dataset), dataset, options, tmp_path / "x")
+    assert all(np.isfinite(value) for value in figures.values())
+    with h5py.File(tmp_path / "x/predictions.h5") as file:
+        order = file["frame"][:].tolist()
+        assert sorted(order[:3]) == [0, 5, 10]
+        row = order.index(5)
+        assert np.isnan(file["keypoints/xy"][row, 2]).all()
+        assert np.isfinite(file["keypoints/xy"][row, 3]).all()
+
+
+def test_existing_output_is_an_error(evaluated, root):
+    folder = evaluated[2]
+    options = settings(root, folder.parent)
+    with pytest.raises(UserError, match="--overwrite"):
+        outputs.output_folder(options, overwrite=False)
+    (folder / "notes.txt").write_text("mine")
+    outputs.clear(outputs.output_folder(options, overwrite=True))
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_spread_keeps_both_ends():
+    assert spread(5, 50) == [0, 1, 2, 3, 4]
+    chosen = spread(1000, 7)
+    assert len(chosen) == 7 and chosen[0] == 0 and chosen[-1] == 999
+    assert spread(1, 7) == [0]
+
+
+def test_write_json_takes_arrays_and_nan(tmp_path):
+    outputs.write_json(tmp_path / "a.json", {"x": np.float32(1), "y": [np.nan], "z": np.arange(2)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1.0, "y": [None], "z": [0, 1]}
+
+
+def test_rows_of_a_batch_are_independent_of_its_size(root, tmp_path):
+    results = []
+    for size in (1, 4):
+        options = settings(root, tmp_path, f"evaluate.batch_size={size}", "evaluate.pictures=0")
+        dataset = open_split(options, "test")
+        figures, _ = evaluate(FakeModel(dataset), dataset, options, tmp_path / str(size))
+        results.append([figures[key] for key in KEYS[:-1]])
+    torch.testing.assert_close(
+        torch.tensor(results[0]), torch.tensor(results[1]), rtol=1e-4, atol=1e-4
+    )
