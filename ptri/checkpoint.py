@@ -8,9 +8,11 @@ with "kind": "ptri-weights", one state dict and "meta", how they were made. Both
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import subprocess
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,8 +156,9 @@ def set_rng_states(states: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+@functools.cache
 def git_commit() -> str | None:
-    """The commit of the source tree, "-dirty" with local changes; None outside a clone."""
+    """The source tree's commit, "-dirty" with local changes; None outside a clone."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
@@ -185,6 +188,10 @@ def _read(path: str | Path) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself does not compare the checksums
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has a dozen ways to fail on a damaged file
         reason = " ".join(str(error).split()).split(". ")[0][:120]

@@ -207,7 +207,7 @@ class RecordingConfig(_Section):
         "auto"  # auto: from the number and the arrangement of the points
     )
     views: list[Any] | None = None  # camera names or indices, in this order; null: all
-    first_frame: int = _number(0, 0)
+    first_frame: int = _number(0, 0)  # of the recording, counted from 0
     last_frame: int | None = None  # inclusive; null: the last one that every camera could have
     pool_frames: int = _number(50, 1)  # at most so many frames find the cameras, evenly spread
     min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import logging
 import math
 import time
@@ -113,6 +114,9 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
         saved = _restore(run) if resume else None
         parallel.on_first(world, lambda: _open_log(run, saved))
         try:
+            if world.size > 1:
+                ids = [world.device.index] if world.device.type == "cuda" else None
+                run.wrapped = DistributedDataParallel(run.model, device_ids=ids)
             _train(task, run, signals)
         except StopRequested as stop:
             LOGGER.warning(
@@ -126,6 +130,10 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
         finally:
             if run.log is not None:
                 run.log.close()
+            # DDP must go before the process group: freed after it, gloo can wait for its own
+            # thread, which waits for Python's lock, for ever.
+            run.wrapped = run.model
+            gc.collect()
 
 
 def _build(task: Task, config: Config, world: World, folder: Path) -> _Run:
@@ -153,13 +161,9 @@ def _build(task: Task, config: Config, world: World, folder: Path) -> _Run:
         lambda step: learning_rate_factor(step, total, train.warmup_steps, train.final_lr),
     )
     ema = copy.deepcopy(model).requires_grad_(False) if train.ema_decay > 0 else model
-    wrapped: nn.Module = model
-    if world.size > 1:
-        ids = [world.device.index] if world.device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids=ids)
     amp = amp_type(config.train.amp, world.device)
     return _Run(
-        config, world, folder, model, wrapped, ema, optimizer, scheduler,
+        config, world, folder, model, model, ema, optimizer, scheduler,
         torch.amp.GradScaler(world.device.type, enabled=amp is torch.float16), amp, steps,
     )  # fmt: skip
 

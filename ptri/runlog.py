@@ -23,6 +23,7 @@ from ptri.config import Config
 from ptri.errors import UserError
 
 LOGGER = logging.getLogger("ptri")
+LOGGER.addHandler(logging.NullHandler())  # silence where no run folder is open: other ranks
 _OWN_FILES = ("config.yaml", "log.txt", "metrics.jsonl", "last.pt", "best.pt")
 
 

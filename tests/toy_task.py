@@ -1,11 +1,6 @@
-"""A tiny task for the engine's tests: linear regression with dropout; also a script.
-
-python tests/toy_task.py FOLDER [section.key=value ...] [--resume] [--overwrite] [--kill-at N]
-[--signal-at N SIGNAL]
-"""
+"""A tiny task for the engine's tests: regression with a small network and dropout."""
 
 import os
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +8,6 @@ import torch
 from torch import nn
 
 from ptri import config, engine
-from ptri.errors import UserError
 
 SAMPLES = 96
 
@@ -92,33 +86,28 @@ def toy_config(folder, *overrides):
     return config.load(None, base + list(overrides))
 
 
-def main(argv):
-    folder, *rest = argv
-    options = {"--kill-at": None, "--signal-at": None}
-    for name in options:
-        if name in rest:
-            index = rest.index(name)
-            options[name] = rest[index + 1]
-            del rest[index : index + 2]
-    flags = {name.strip("-"): True for name in rest if name.startswith("--")}
-    overrides = [text for text in rest if not text.startswith("--")]
+def run(folder, log, options, *overrides):
+    """Trains in a process of its own, which may kill or signal itself; errors go to ``log``.
+
+    Args:
+        options: "flags" for `engine.fit`; "strike": (step, signal) to send to itself; "rank",
+            "world", "port" of several processes.
+    """
+    stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stderr, 2)
+    if "world" in options:
+        os.environ |= {
+            "RANK": str(options["rank"]), "LOCAL_RANK": str(options["rank"]),
+            "WORLD_SIZE": str(options["world"]), "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(options["port"]), "GLOO_SOCKET_IFNAME": "lo",
+        }  # fmt: skip
+    torch.set_num_threads(1)
 
     def hook(step):
-        if options["--kill-at"] is not None and step == int(options["--kill-at"]):
-            os.kill(os.getpid(), 9)
-        if options["--signal-at"] is not None:
-            at, number = options["--signal-at"].split(":")
-            if step == int(at) and os.environ.get("RANK", "0") == "0":
-                os.kill(os.getpid(), int(number))
+        if "strike" in options and step == options["strike"][0]:
+            os.kill(os.getpid(), options["strike"][1])
 
-    dropout = 0.0 if "WORLD_SIZE" in os.environ else 0.2
-    try:
-        engine.fit(ToyTask(dropout=dropout, hook=hook), toy_config(folder, *overrides), **flags)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    task = ToyTask(
+        dropout=options.get("dropout", 0.2), hook=hook, bad_frame=options.get("bad_frame")
+    )
+    engine.fit(task, toy_config(folder, *overrides), **options.get("flags", {}))

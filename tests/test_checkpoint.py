@@ -1,0 +1,149 @@
+"""Checkpoints: round trip, atomic writing, strict and safe loading."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ptri import checkpoint
+from ptri.errors import UserError
+
+
+def small_model(width=4):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, width), nn.BatchNorm1d(width), nn.Linear(width, 2))
+
+
+def full_state(model):
+    return {
+        "config": {"run": {"name": "a"}}, "model": model.state_dict(), "ema": model.state_dict(),
+        "optimizer": {}, "scheduler": {}, "epoch": 2, "step": 9, "best": 0.5,
+        "rng": checkpoint.rng_states(),
+    }  # fmt: skip
+
+
+def message(action, *args):
+    with pytest.raises(UserError) as caught:
+        action(*args)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_round_trip(tmp_path):
+    model = small_model()
+    checkpoint.save(tmp_path / "last.pt", full_state(model))
+    state = checkpoint.load(tmp_path / "last.pt")
+    assert (state["epoch"], state["step"], state["best"]) == (2, 9, 0.5)
+    for name, value in model.state_dict().items():
+        assert torch.equal(state["model"][name], value)
+    weights, meta = checkpoint.load_weights(tmp_path / "last.pt")
+    assert weights.keys() == model.state_dict().keys() and meta["step"] == 9
+
+
+def test_random_generators_continue(tmp_path):
+    def draw():
+        return random.random(), np.random.standard_normal(), torch.randn(1).item()
+
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    np.random.standard_normal()  # leaves a cached second value in the legacy generator
+    checkpoint.save(tmp_path / "a.pt", full_state(small_model()))
+    random.seed(2), np.random.seed(2), torch.manual_seed(2)
+    checkpoint.set_rng_states(checkpoint.load(tmp_path / "a.pt")["rng"])
+    first = draw()
+    checkpoint.set_rng_states(checkpoint.load(tmp_path / "a.pt")["rng"])
+    assert draw() == first
+    assert draw() != first
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, full_state(small_model()))
+    before = path.read_bytes()
+
+    def torn_save(content, file):
+        file.write(b"half of a ")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", torn_save)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, full_state(small_model()))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "noise", "empty", "flipped"])
+def test_corrupt_files(tmp_path, damage):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, full_state(small_model()))
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[len(content) // 2] ^= 0xFF
+    damaged = {
+        "truncated": content[: len(content) // 2], "noise": bytes(range(256)) * 9, "empty": b"",
+        "flipped": content,
+    }[damage]  # fmt: skip
+    path.write_bytes(damaged)
+    text = message(checkpoint.load, path)
+    assert "last.pt" in text and "corrupt" in text
+
+
+def test_a_missing_file_and_a_foreign_one(tmp_path):
+    assert "no such" in message(checkpoint.load, tmp_path / "last.pt")
+    torch.save(small_model().state_dict(), tmp_path / "foreign.pt")
+    assert "foreign.pt" in message(checkpoint.load_weights, tmp_path / "foreign.pt")
+
+
+class Malicious:
+    def __reduce__(self):
+        return (exec, ("import pathlib; pathlib.Path('ptri_was_here').touch()",))
+
+
+def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"kind": checkpoint.CHECKPOINT, "model": Malicious()}, tmp_path / "evil.pt")
+    assert "evil.pt" in message(checkpoint.load, tmp_path / "evil.pt")
+    assert not (tmp_path / "ptri_was_here").exists()
+    torch.load(tmp_path / "evil.pt", weights_only=False)  # the control: it would have
+    assert (tmp_path / "ptri_was_here").exists()
+
+
+def test_another_architecture(tmp_path):
+    path = tmp_path / "a.pt"
+    checkpoint.save_weights(path, small_model(4).state_dict(), {})
+    text = message(checkpoint.initialise, small_model(5), path)
+    assert "another architecture" in text and "a.pt" in text and "[4, 3] instead of [5, 3]" in text
+    deeper = nn.Sequential(*small_model(4), nn.Linear(2, 2))
+    assert "2 missing (3.weight, 3.bias)" in message(checkpoint.initialise, deeper, path)
+    assert "unexpected" in message(checkpoint.initialise, small_model(4)[:2], path)
+
+
+def test_shipped_weights(tmp_path):
+    path, model = tmp_path / "a.pt", small_model(64)
+    meta = {"command": "train2d.py configs/a.yaml", "seed": 3, "metrics": {"x2d/l2": 4.5}}
+    checkpoint.save_weights(path, model.state_dict(), meta)
+    other = small_model(64)
+    nn.init.zeros_(other[0].weight)
+    assert checkpoint.initialise(other, path) == meta
+    assert torch.equal(other[0].weight, model[0].weight.half().float())
+    assert torch.equal(other[0].bias, model[0].bias)  # vectors keep their precision
+    assert other[0].weight.dtype == torch.float32
+    assert "not a training checkpoint" in message(checkpoint.load, path)
+
+
+def test_weights_too_large_for_fp16_are_refused(tmp_path):
+    model = small_model()
+    nn.init.constant_(model[0].weight, 1e6)
+    assert "0.weight" in message(checkpoint.save_weights, tmp_path / "a", model.state_dict(), {})
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_part_of_a_model(tmp_path):
+    whole = nn.ModuleDict({"detector": small_model(), "lifter": nn.Linear(2, 2)})
+    checkpoint.save_weights(tmp_path / "a.pt", whole.state_dict(), {})
+    part = small_model()
+    nn.init.zeros_(part[2].weight)
+    checkpoint.initialise(part, tmp_path / "a.pt", prefix="detector.")
+    assert part[2].weight.abs().sum() > 0
+    assert "missing" in message(checkpoint.initialise, part, tmp_path / "a.pt", "detectr.")

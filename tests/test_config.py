@@ -1,0 +1,125 @@
+"""Configuration: precedence, and errors that name the key and how to mend it."""
+
+import dataclasses
+import inspect
+import re
+
+import pytest
+
+from ptri import config
+from ptri.errors import UserError
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_yaml(text):
+        path = tmp_path / "experiment.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_yaml
+
+
+def message(path, *overrides):
+    with pytest.raises(UserError) as caught:
+        config.load(path, overrides)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_later_sources_win(write):
+    path = write("run: {name: a}\ntrain: {lr: 1e-2, epochs: 4}\ndata:\n")
+    settings = config.load(path, ["train.epochs=7", "data.views=[2, 0]"])
+    assert (settings.run.name, settings.train.lr, settings.train.epochs) == ("a", 0.01, 7)
+    assert settings.data.views == [2, 0]
+    assert settings.posterior == config.PosteriorConfig()
+    assert config.load(path, ["train.epochs=7", "train.epochs=8"]).train.epochs == 8
+
+
+def test_yaml_round_trip(write):
+    settings = config.load(None, ["run.name=b", "data.views=[1]", "init.checkpoint_2d=a b.pt"])
+    assert config.load(write(config.to_yaml(settings))) == settings
+    assert config.from_dicts([("checkpoint: ", config.to_dict(settings))]) == settings
+
+
+def test_frozen():
+    settings = config.load(None, ["run.name=b"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.train.lr = 1.0
+    assert config.replace(settings, train__lr=0.5, run__seed=3).train.lr == 0.5
+    assert settings.train.lr != 0.5
+    with pytest.raises(UserError, match=r"train\.lr"):
+        config.replace(settings, train__lr=-1.0)
+
+
+def test_misspelt_keys_are_suggested(write):
+    text = message(write("run: {name: a}\ntrain: {epocs: 3}\n"))
+    assert "experiment.yaml" in text and "'train.epocs'" in text and "'train.epochs'" in text
+    assert "'train.lr'" in message(write("run: {name: a}\n"), "data.lr=1")  # the wrong section
+    assert "'train'" in message(write("trian: {lr: 1}\n"))
+    text = message(write("batch_size: 3\n"))  # no section
+    assert "'train.batch_size'" in text and "'evaluate.batch_size'" in text
+    assert "did you mean" not in message(write("qqqq: {lr: 1}\n"))
+
+
+def test_a_key_misspelt_on_the_command_line_is_blamed_on_it(write):
+    text = message(write("run: {name: a}\n"), "train.epocs=1")
+    assert text.startswith("command line: ") and "'train.epochs'" in text
+
+
+@pytest.mark.parametrize(
+    "line, key",
+    [
+        ("train: {lr: fast}", "train.lr"),
+        ("train: {lr: -1}", "train.lr"),
+        ("train: {lr: .nan}", "train.lr"),
+        ("train: {batch_size: 2.5}", "train.batch_size"),
+        ("train: {batch_size: null}", "train.batch_size"),
+        ("train: {batch_size: 0}", "train.batch_size"),
+        ("data: {kind: h37m}", "data.kind"),
+        ("data: {views: 3}", "data.views"),
+        ("data: {views: [a]}", "data.views"),
+        ("data: {include_damaged: perhaps}", "data.include_damaged"),
+        ("data: 3", "data"),
+        ("data: {root: '${run.foo}'}", "data.root"),
+    ],
+)
+def test_bad_values_name_file_and_key(write, line, key):
+    text = message(write(f"run: {{name: a}}\n{line}\n"))
+    assert "experiment.yaml: " in text and key in text
+
+
+def test_the_source_of_a_value_out_of_range_is_named(write):
+    path = write("run: {name: a}\ntrain: {lr: 0.1}\n")
+    assert message(path, "train.lr=-1").startswith("command line: train.lr")
+    path = write("run: {name: a}\ntrain: {lr: -1}\n")
+    assert "experiment.yaml: train.lr" in message(path, "train.epochs=2")
+
+
+def test_missing_value(write):
+    assert "run.name: no value" in message(write("train: {lr: 1}\n"))
+    assert "run.name: no value" in message(write(""))
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: [\n", "run: {name: a, name: b}\n", "\x00"])
+def test_not_a_configuration_file(write, text):
+    assert "experiment.yaml" in message(write(text))
+
+
+def test_no_such_file(tmp_path):
+    assert "no such" in message(tmp_path / "nowhere.yaml")
+    assert "cannot be read" in message(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["train.lr", "lr=3", "train=3", "train..lr=3", "train.lr=[1"])
+def test_malformed_overrides(write, text):
+    assert repr(text) in message(write("run: {name: a}\n"), text)
+
+
+def test_every_option_is_explained():
+    """Each field has a comment: the configuration is its own manual."""
+    for section in dataclasses.fields(config.Config):
+        source = inspect.getsource(section.default_factory)
+        texts = dict(re.findall(r"^    (\w+): (.*(?:\n        .*|\n    \).*)*)", source, re.M))
+        for item in dataclasses.fields(section.default_factory):
+            assert "#" in texts[item.name], f"{section.name}.{item.name} has no comment"

@@ -1,0 +1,349 @@
+"""The engine on a toy task: what it promises about averaging, stopping, resuming, several ranks."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+
+import pytest
+import torch
+import toy_task
+from torch import nn
+from toy_task import ToyTask, toy_config
+
+from ptri import checkpoint, engine
+from ptri import config as configuration
+from ptri.errors import UserError
+from ptri.optimization import amp_type, learning_rate_factor, update_ema
+from ptri.parallel import choose_device
+
+RANKS_RTOL = 1e-5  # two processes against one; measured: 2e-6 at most over 24 steps
+
+
+def lines(folder, split="train"):
+    found = [json.loads(text) for text in (folder / "toy/metrics.jsonl").read_text().splitlines()]
+    for line in found:
+        line.pop("samples_per_second", None)
+    return [line for line in found if line["split"] == split]
+
+
+def assert_same_run(first, second):
+    """The last checkpoints and the logged curves agree to the bit."""
+    one, other = (checkpoint.load(folder / "toy/last.pt") for folder in (first, second))
+    assert (one["step"], one["epoch"], one["best"]) == (
+        other["step"],
+        other["epoch"],
+        other["best"],
+    )
+    for part in ("model", "ema"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), f"{part} {name}"
+    assert str(one["optimizer"]) == str(other["optimizer"])
+    assert lines(first) == lines(second) and lines(first, "val") == lines(second, "val")
+
+
+PROCESSES = multiprocessing.get_context("forkserver")  # imports once, then forks in a moment
+PROCESSES.set_forkserver_preload(["ptri.engine", "torch.utils.tensorboard", "torch._dynamo"])
+
+
+def start(folder, *overrides, ranks=1, **options):
+    """Trains the toy in processes of its own; returns their exit codes and what they said."""
+    log = folder / "stderr.txt"
+    log.unlink(missing_ok=True)
+    if ranks > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            options |= {"world": ranks, "port": free.getsockname()[1]}
+    processes = []
+    for rank in range(ranks):
+        own = {k: v for k, v in options.items() if k != "strike" or rank == 0} | {"rank": rank}
+        processes.append(
+            PROCESSES.Process(target=toy_task.run, args=(folder, log, own, *overrides))
+        )
+        processes[-1].start()
+    for process in processes:
+        process.join(20)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes], log.read_text()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    codes, said = start(folder, "train.log_every_steps=3")
+    assert codes == [0], said
+    return folder
+
+
+def test_it_learns_and_writes_the_run_folder(tmp_path):
+    engine.fit(ToyTask(), toy_config(tmp_path))
+    names = {path.name for path in (tmp_path / "toy").iterdir()}
+    assert names == {
+        "config.yaml", "log.txt", "metrics.jsonl", "tensorboard", "last.pt", "best.pt",
+    }  # fmt: skip
+    errors = [line["error"] for line in lines(tmp_path, "val")]
+    assert len(errors) == 3 and errors[-1] < errors[0]
+    assert [line["step"] for line in lines(tmp_path)] == list(range(1, 25))
+    assert configuration.load(tmp_path / "toy/config.yaml") == toy_config(tmp_path)
+
+
+def test_what_is_evaluated_is_what_is_saved(tmp_path):
+    task, evaluated = ToyTask(), []
+    task.validation = lambda model: evaluated.append(
+        {name: value.clone() for name, value in model.state_dict().items()}
+    )
+    engine.fit(task, toy_config(tmp_path))
+    errors = [line["error"] for line in lines(tmp_path, "val")]
+    best = min(range(3), key=errors.__getitem__)
+    weights, meta = checkpoint.load_weights(tmp_path / "toy/best.pt")
+    assert meta["best"] == errors[best] and meta["epoch"] == best + 1
+    assert all(torch.equal(value, weights[name]) for name, value in evaluated[best].items())
+    raw = checkpoint.load(tmp_path / "toy/best.pt")["model"]
+    assert not torch.equal(raw["layers.0.weight"], weights["layers.0.weight"])  # EMA, not raw
+
+
+def test_no_averaging(tmp_path):
+    engine.fit(ToyTask(), toy_config(tmp_path, "train.ema_decay=0", "train.epochs=1"))
+    state = checkpoint.load(tmp_path / "toy/last.pt")
+    assert all(torch.equal(value, state["ema"][name]) for name, value in state["model"].items())
+
+
+def test_best_keeps_the_lowest_metric(tmp_path):
+    class Worse(ToyTask):
+        values = iter([3.0, 1.0, 2.0, float("nan")])
+
+        def validate(self, model, config):
+            return {"error": next(self.values)}
+
+    engine.fit(Worse(), toy_config(tmp_path, "train.epochs=4"))
+    best = checkpoint.load(tmp_path / "toy/best.pt")
+    assert (best["epoch"], best["best"]) == (2, 1.0)
+    assert checkpoint.load(tmp_path / "toy/last.pt")["best"] == 1.0
+
+
+def test_ema_update_by_hand():
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    average = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    for module, value in ((model, 1.0), (average, 0.0)):
+        nn.init.constant_(module[0].weight, value)
+        module[1].running_mean.fill_(value)
+        module[1].num_batches_tracked.fill_(int(value))
+    update_ema(average, model, decay=0.9, step=10_000)
+    assert average[0].weight.item() == pytest.approx(0.1)
+    assert average[1].running_mean.item() == pytest.approx(0.1)
+    assert average[1].num_batches_tracked.item() == 1
+    update_ema(average, model, decay=0.9, step=0)  # early on: 0.1 of the old, 0.9 of the new
+    assert average[0].weight.item() == pytest.approx(0.91)
+
+
+def test_learning_rate():
+    factors = [learning_rate_factor(step, 100, 10, 0.1) for step in range(101)]
+    assert factors[:10] == pytest.approx([(k + 1) / 10 for k in range(10)])
+    assert factors[10] == 1 and factors[100] == pytest.approx(0.1)
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
+    short = [learning_rate_factor(step, 4, 1000, 0.0) for step in range(4)]
+    assert max(short) == 1  # a run shorter than the warm-up still reaches the full rate
+
+
+def test_gradients_are_clipped_and_their_norm_logged(tmp_path):
+    seen = []
+
+    class Watched(ToyTask):
+        def build_model(self, config):
+            model = super().build_model(config)
+            self.weights = list(model.parameters())
+            return model
+
+        def train_loader(self, *args):
+            for batch in super().train_loader(*args):
+                yield batch
+                grads = torch.cat([w.grad.flatten() for w in self.weights])
+                seen.append(grads.norm().item())
+
+    engine.fit(Watched(), toy_config(tmp_path, "train.grad_clip=0.5", "train.epochs=1"))
+    logged = [line["grad_norm"] for line in lines(tmp_path)]
+    assert max(logged) > 1 and max(seen) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("kill_at, saved", [(11, 10), (16, 16), (17, 16)])
+def test_killed_and_resumed_is_bit_identical(tmp_path, uninterrupted, kill_at, saved):
+    settings = ["train.log_every_steps=3", "train.save_every_steps=5"]  # 8 steps per epoch
+    codes, _ = start(tmp_path, *settings, strike=(kill_at, signal.SIGKILL))
+    assert codes == [-signal.SIGKILL]
+    assert checkpoint.load(tmp_path / "toy/last.pt")["step"] == saved
+    codes, said = start(tmp_path, *settings, flags={"resume": True})
+    assert codes == [0], said
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_another_seed_differs(tmp_path, uninterrupted):
+    assert start(tmp_path, "train.log_every_steps=3", "run.seed=1")[0] == [0]
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stop_signals_save_and_exit(tmp_path, uninterrupted, number, code):
+    settings = ["train.log_every_steps=3"]
+    codes, said = start(tmp_path, *settings, strike=(12, number))
+    assert codes == [code], said
+    assert "Traceback" not in said and "--resume" in said
+    assert checkpoint.load(tmp_path / "toy/last.pt")["step"] == 13
+    assert start(tmp_path, *settings, flags={"resume": True})[0] == [0]
+    assert_same_run(tmp_path, uninterrupted)
+
+
+def test_a_stop_during_validation_repeats_it(tmp_path, uninterrupted):
+    task = ToyTask(dropout=0.2)
+    task.validation = lambda model: os.kill(os.getpid(), signal.SIGTERM)
+    settings = toy_config(tmp_path, "train.log_every_steps=3")
+    with pytest.raises(SystemExit) as stopped:
+        engine.fit(task, settings)
+    assert stopped.value.code == 143
+    state = checkpoint.load(tmp_path / "toy/last.pt")
+    assert (state["step"], state["epoch"]) == (8, 0)
+    again = ToyTask(dropout=0.2)
+    engine.fit(again, settings, resume=True)
+    assert len(again.seen) == 16  # the first epoch's steps are not repeated
+    assert_same_run(tmp_path, uninterrupted)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_resuming_does_not_load_what_it_skips(tmp_path):
+    def stop(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit):
+        engine.fit(ToyTask(hook=stop), toy_config(tmp_path, "train.epochs=1"))
+    task, whole = ToyTask(), ToyTask()
+    engine.fit(task, toy_config(tmp_path, "train.epochs=1"), resume=True)
+    engine.fit(whole, toy_config(tmp_path / "whole", "train.epochs=1"))
+    assert task.seen == whole.seen[6:]
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path):
+    settings = toy_config(tmp_path, "train.epochs=1")
+    engine.fit(ToyTask(), settings)
+    before = (tmp_path / "toy/last.pt").read_bytes()
+    engine.fit(ToyTask(), settings, resume=True)
+    assert (tmp_path / "toy/last.pt").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_names_its_samples(tmp_path):
+    settings = toy_config(tmp_path, "train.save_every_steps=1")
+    with pytest.raises(UserError) as caught:
+        engine.fit(ToyTask(bad_frame=7), settings)
+    text = str(caught.value)
+    step = next(k for k, rows in enumerate(_batches(settings)) if 7 in rows)
+    assert "\n" not in text and "subject 9, frame 7;" in text + ";" and f"step {step}," in text
+    assert text.count("frame") == 1  # only the bad sample
+    state = checkpoint.load(tmp_path / "toy/last.pt")
+    assert state["step"] == step
+    assert all(value.isfinite().all() for value in state["model"].values())
+    assert "not finite" in (tmp_path / "toy/log.txt").read_text()
+
+
+def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
+    class Kinked(ToyTask):
+        def training_step(self, model, batch, step):
+            losses = super().training_step(model, batch, step)
+            if step == 3:  # sqrt has an infinite slope at 0, times 0: the loss is 0, its slope NaN
+                losses["loss"] = (losses["loss"] * 0).sqrt()
+            return losses
+
+    with pytest.raises(UserError, match=r"gradient norm is not finite at epoch 0, step 3,"):
+        engine.fit(Kinked(), toy_config(tmp_path))
+
+
+def _batches(settings):
+    task = ToyTask()
+    for _ in task.train_loader(settings, 0, 0, 1, 0):
+        pass
+    return task.seen
+
+
+def test_overwrite_destroys_nothing_until_the_model_is_built(tmp_path):
+    class Broken(ToyTask):
+        def steps_per_epoch(self, config):
+            raise UserError("data.root: no such folder")
+
+    settings = toy_config(tmp_path, "train.epochs=1")
+    engine.fit(ToyTask(), settings)
+    before = {p: p.read_bytes() for p in (tmp_path / "toy").rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match="exists"):
+        engine.fit(ToyTask(), settings)
+    with pytest.raises(UserError, match=r"data\.root"):
+        engine.fit(Broken(), settings, overwrite=True)
+    assert {p: p.read_bytes() for p in (tmp_path / "toy").rglob("*") if p.is_file()} == before
+    engine.fit(ToyTask(), configuration.replace(settings, run__seed=9), overwrite=True)
+    assert before != {p: p.read_bytes() for p in before if p.exists()}
+
+
+def test_resuming_another_model_or_data_set(tmp_path):
+    settings = toy_config(tmp_path, "train.epochs=1")
+    engine.fit(ToyTask(), settings)
+    with pytest.raises(UserError, match=r"last\.pt: weights of another architecture"):
+        engine.fit(ToyTask(width=9), settings, resume=True)
+    with pytest.raises(UserError, match="steps per epoch"):
+        engine.fit(ToyTask(), configuration.replace(settings, train__batch_size=24), resume=True)
+    (tmp_path / "toy/last.pt").write_bytes(b"PK rubbish")
+    with pytest.raises(UserError, match="corrupt"):
+        engine.fit(ToyTask(), settings, resume=True)
+
+
+def test_changed_settings_are_reported_on_resuming(tmp_path):
+    settings = toy_config(tmp_path, "train.epochs=1")
+    engine.fit(ToyTask(), settings)
+    longer = configuration.replace(settings, train__epochs=2)
+    engine.fit(ToyTask(), longer, resume=True)
+    assert "train.epochs: 2 (was 1)" in (tmp_path / "toy/log.txt").read_text()
+    assert len(lines(tmp_path, "val")) == 2
+
+
+def test_unfit_devices_and_precisions(tmp_path):
+    cpu = torch.device("cpu")
+    assert amp_type("auto", cpu) is None and amp_type("bf16", cpu) is torch.bfloat16
+    with pytest.raises(UserError, match=r"train\.amp"):
+        amp_type("fp16", cpu)
+    with pytest.raises(UserError, match=r"run\.device"):
+        choose_device("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match=r"run\.device"):
+            engine.fit(ToyTask(), toy_config(tmp_path, "run.device=cuda"))
+
+
+def test_two_processes_follow_one(tmp_path):
+    """Also stopped by a signal to one of them, and resumed."""
+    engine.fit(ToyTask(), toy_config(tmp_path / "one"))
+    folder = tmp_path / "two"
+    folder.mkdir()
+    codes, said = start(folder, ranks=2, dropout=0.0, strike=(12, signal.SIGTERM))
+    assert codes == [143, 143], said
+    assert checkpoint.load(folder / "toy/last.pt")["step"] == 13  # both after the same step
+    codes, said = start(folder, ranks=2, dropout=0.0, flags={"resume": True})
+    assert codes == [0, 0], said
+    ours, theirs = lines(tmp_path / "one"), lines(folder)
+    assert len(ours) == len(theirs) == 24
+    for a, b in zip(ours, theirs):
+        assert a.pop("split") == b.pop("split")
+        assert b == pytest.approx(a, rel=RANKS_RTOL)
+    state, other = (checkpoint.load(f / "toy/last.pt") for f in (tmp_path / "one", folder))
+    for name, value in state["ema"].items():
+        torch.testing.assert_close(other["ema"][name], value, rtol=RANKS_RTOL, atol=1e-6)
+
+
+def test_one_process_with_a_loss_that_is_not_finite_stops_both(tmp_path):
+    codes, said = start(tmp_path, ranks=2, bad_frame=7)
+    assert codes == [1, 1]
+    assert said.count("UserError: ") == 2 and said.count("frame 7;") >= 2  # both name the sample
+
+
+def test_the_batch_must_divide(tmp_path, monkeypatch):
+    from ptri.parallel import World
+
+    with pytest.raises(UserError, match=r"train\.batch_size: 12 is not a multiple of the 5"):
+        engine._check_batch(toy_config(tmp_path), World(0, 5, torch.device("cpu")))

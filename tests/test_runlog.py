@@ -1,0 +1,95 @@
+"""Run folders: what is protected, what is written."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from toy_task import toy_config
+
+from ptri import config as configuration
+from ptri.config import load
+from ptri.errors import UserError
+from ptri.runlog import RunLog, check_folder, run_folder
+
+
+def test_existing_folder(tmp_path):
+    folder = tmp_path / "toy"
+    check_folder(folder, resume=False, overwrite=False)
+    folder.mkdir()
+    check_folder(folder, resume=False, overwrite=False)  # empty: nothing to lose
+    (folder / "last.pt").touch()
+    with pytest.raises(UserError, match=r"exists.*--resume.*--overwrite"):
+        check_folder(folder, resume=False, overwrite=False)
+    check_folder(folder, resume=True, overwrite=False)
+    check_folder(folder, resume=False, overwrite=True)
+    with pytest.raises(UserError, match="exclude"):
+        check_folder(folder, resume=True, overwrite=True)
+    with pytest.raises(UserError, match="nothing to resume"):
+        check_folder(tmp_path / "other", resume=True, overwrite=False)
+    with pytest.raises(UserError, match="is a file"):
+        check_folder(folder / "last.pt", resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a", "/tmp/a", "a/../b", "a b", "-x"])
+def test_bad_run_names(name):
+    with pytest.raises(UserError, match=r"run\.name"):
+        run_folder(configuration.replace(load(None, ["run.name=a"]), run__name=name))
+
+
+def test_nested_run_name():
+    assert run_folder(load(None, ["run.name=sweep/lr-1e.3"])).parts[-2:] == ("sweep", "lr-1e.3")
+
+
+def test_what_is_written(tmp_path):
+    settings = toy_config(tmp_path)
+    log = RunLog(tmp_path / "toy", settings)
+    log.scalars("train", 0, 1, {"loss": 0.5})
+    log.scalars("val", 0, 1, {"error": float("nan")})
+    log.pictures(1, {"grey": np.zeros((4, 4, 3), np.uint8)})
+    logging.getLogger("ptri.engine").info("a line")
+    log.close()
+    logging.getLogger("ptri.engine").info("after the end")
+    assert configuration.load(tmp_path / "toy/config.yaml") == settings
+    lines = [json.loads(s) for s in (tmp_path / "toy/metrics.jsonl").read_text().splitlines()]
+    assert lines == [
+        {"split": "train", "epoch": 0, "step": 1, "loss": 0.5},
+        {"split": "val", "epoch": 0, "step": 1, "error": None},
+    ]
+    text = (tmp_path / "toy/log.txt").read_text()
+    assert "a line" in text and "after the end" not in text
+
+
+def test_tensorboard_holds_scalars_and_pictures(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path / "toy", toy_config(tmp_path))
+    log.scalars("train", 0, 3, {"loss": 0.25})
+    log.pictures(3, {"grey": np.zeros((4, 4, 3), np.uint8)})
+    log.close()
+    events = accumulator.EventAccumulator(str(tmp_path / "toy/tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.25)]
+    assert [e.step for e in events.Images("grey")] == [3]
+
+
+def test_resuming_cuts_the_lines_after_the_checkpoint(tmp_path):
+    log = RunLog(tmp_path / "toy", toy_config(tmp_path))
+    for step in range(1, 6):
+        log.scalars("train", 0, step, {"loss": step})
+    log.close()
+    with open(tmp_path / "toy/metrics.jsonl", "a") as file:
+        file.write('{"split": "train", "ep')  # killed in the middle of a line
+    log = RunLog(tmp_path / "toy", toy_config(tmp_path), resume_lines=3, resume_step=3)
+    log.scalars("train", 0, 4, {"loss": 40.0})
+    log.close()
+    lines = [json.loads(s) for s in (tmp_path / "toy/metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == [1, 2, 3, 40]
+    assert log.lines == 4
+
+
+def test_a_new_run_removes_only_its_own_files(tmp_path):
+    folder = tmp_path / "toy"
+    RunLog(folder, toy_config(tmp_path)).close()
+    (folder / "notes.md").write_text("mine")
+    (folder / "best.pt").touch()
+    RunLog(folder, toy_config(tmp_path)).close()
+    assert (folder / "notes.md").read_text() == "mine" and not (folder / "best.pt").exists()
