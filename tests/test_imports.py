@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # A module imports only from lower layers or its own; more specific names win.
 LAYERS = [
-    ["errors", "structures", "skeleton", "config", "torchvision_compat"],
+    ["errors", "structures", "skeleton", "config", "torchvision_compat", "allocation"],
     ["geometry"],
     ["distributions"],
     ["posterior"],
