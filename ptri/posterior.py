@@ -43,6 +43,10 @@ from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triang
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
+# Standard deviation (mm) of a joint around its place at the best mode: keeps joints that fewer than
+# two views see finite, and is far wider than the posterior of any other.
+ANCHOR_SIGMA = 1000.0
+MAX_SIGMA = 400.0  # mm; a joint less certain than this at the best mode takes no part
 
 
 class Settings(NamedTuple):
@@ -67,6 +71,7 @@ class Evidence(NamedTuple):
     depth: Tensor  # (B, T, V, J) mm, of the joints at the best mode
     weight: Tensor  # (B, T, V, J) responsibility of the inlier at the best mode
     scale2: Tensor  # (B,) squared noise scale
+    observed: Tensor  # (B, T, J) 1 where the views fix the joint, else 0: it takes no part
     frame_weight: Tensor  # (B,) independent frames that one frame is worth
     body: BodyPrior
 
@@ -126,16 +131,15 @@ def log_target(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor
         (M, B) log density up to a constant per rig; joints (M, B, T, J, 3) mm with their
         covariance entries (6, M, B, T, J) mm^2. Differentiable in the observations and cameras.
     """
-    observations, body = evidence.observations, evidence.body
+    observations = evidence.observations
     B, T, V, J, _ = observations.xy.shape
     noise = evidence.scale2[:, None, None, None]
     information = observations.information / noise[..., None, None]
     weighted = information * (evidence.weight / evidence.depth**2)[..., None, None]
     moments = ray_moments(observations.xy, weighted)  # (B, T, V, J, 6)
     moments = moments.permute(0, 1, 3, 2, 4).reshape(B, T * J, V, 6)
-    points, covariance, log_det = triangulate(
-        moments, R, t, evidence.joints.reshape(B, T * J, 3), adjustment.STRUCTURE_SIGMA**-2
-    )
+    anchor = evidence.joints.reshape(B, T * J, 3)
+    points, covariance, log_det = triangulate(moments, R, t, anchor, ANCHOR_SIGMA**-2)
 
     # Reprojection at the triangulated points.
     camera = R @ points.transpose(-1, -2).unsqueeze(2) + t.unsqueeze(-1)  # (M, B, V, 3, T J)
@@ -154,14 +158,12 @@ def log_target(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor
     inlier = observations.inlier.transpose(1, 2).reshape(B, V, T * J)
     data = adjustment.log_mixture(chi2, inlier, observations.log_outlier)[0].sum(2)  # (M, B, T J)
 
-    per_frame = (data - 0.5 * log_det).sum(-1)
     joints = points.unflatten(2, (T, J))
     structure = covariance.unflatten(3, (T, J))
-    bones, stretch = _log_bones(joints, structure, evidence)
-    far = joints[..., body.free, :].norm(dim=-1).clamp_min(MIN_LENGTH).log().sum((-1, -2))
-    per_frame = per_frame - 3 * (far + stretch)
-    distance = (R @ points.mean(2)[:, :, None, :, None]).squeeze(-1) + t  # (M, B, V, 3)
-    cameras = distance.norm(dim=-1).clamp_min(MIN_LENGTH).log().sum(-1)
+    bones, log_length = _log_bones(joints, structure, evidence)
+    per_joint = (data - 0.5 * log_det).unflatten(-1, (T, J)) - 3 * log_length
+    per_frame = (per_joint * evidence.observed).sum((-1, -2))
+    cameras = _person(R, t, joints).norm(dim=-1).clamp_min(MIN_LENGTH).log().sum(-1)
     total = evidence.frame_weight * per_frame + bones - 3 * cameras
     return total, joints, structure
 
@@ -172,38 +174,42 @@ def _depths(R: Tensor, t: Tensor, joints: Tensor) -> Tensor:
 
 
 def _log_bones(joints: Tensor, structure: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Marginal log density of the bones, and the sum of log lengths.
+    """Marginal log density (M, B) of the bones, and the log length (M, B, T, J) of each joint.
 
     Each frame measures each bone's log length with the variance of the triangulation; frames
-    share the bone, bones share the body. To second order in the joints' covariance S along the
-    bone's direction u, and across it,
-    E log |d| = log |d| + b and Var log |d| = u^T S u / |d|^2 + b^2, with
-    b = (tr S - u^T S u) / (2 |d|^2).
+    share the bone, bones share the body. With the joints' covariance S along (r) and across (a)
+    the bone, to second order E log |d| = log(|d|^2 + a) / 2, Var log |d| = r / |d|^2 +
+    (a / 2 |d|^2)^2; both stay finite for a bone much shorter than its uncertainty. A joint's
+    length is that of the bone to its parent, or its distance where it has none.
     """
-    body = evidence.body
+    body, observed = evidence.body, evidence.observed
     length, direction = bone_vectors(joints, body)  # (M, B, T, N), (M, B, T, N, 3)
     S = structure[..., body.child] + structure[..., body.parent]  # (6, M, B, T, N)
     x, y, z = direction.unbind(-1)
     radial = S[0] * x * x + S[3] * y * y + S[5] * z * z
     radial = radial + 2 * (S[1] * x * y + S[2] * x * z + S[4] * y * z)
-    squared = length.square()
-    bend = (S[0] + S[3] + S[5] - radial) / (2 * squared)
-    log_length = length.log()
-    measured = log_length + bend / (1 + bend)  # saturates where the expansion ends
-    variance = radial / squared + bend.square() + body.slack**2
-    precision = 1 / variance
+    across = S[0] + S[3] + S[5] - radial
+    squared = length.square() + across
+    log_length = 0.5 * squared.log()
+    variance = radial / squared + (across / (2 * squared)).square() + body.slack**2
+    present = observed[..., body.child] * observed[..., body.parent]  # (B, T, N)
+    precision = present / variance
     worth = evidence.frame_weight[:, None]  # (B, 1)
-    total = worth * precision.sum(2)  # (M, B, N)
-    mean = worth * (precision * measured).sum(2) / total
-    spread = (precision * (measured - mean.unsqueeze(2)).square()).sum(2)
-    within = -0.5 * (worth * (spread + variance.log().sum(2)) + total.log()).sum(-1)
-    covariance = body.covariance + torch.diag_embed(1 / total)
-    chol = torch.linalg.cholesky(covariance)
+    # 1e-6 stands for a bone that no frame shows: its mean is then the body's.
+    total = worth * precision.sum(2) + 1e-6  # (M, B, N)
+    mean = (worth * (precision * log_length).sum(2) + 1e-6 * body.mean) / total
+    spread = (precision * (log_length - mean.unsqueeze(2)).square()).sum(2)
+    within = -0.5 * (worth * (spread + (present * variance.log()).sum(2)) + total.log()).sum(-1)
+    chol = torch.linalg.cholesky(body.covariance + torch.diag_embed(1 / total))
     deviation = (mean - body.mean).unsqueeze(-1)
     whitened = torch.linalg.solve_triangular(chol, deviation, upper=False).squeeze(-1)
     log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     between = -0.5 * whitened.square().sum(-1) - log_det
-    return within + between, log_length.sum((2, 3))
+
+    distance = joints.norm(dim=-1).clamp_min(MIN_LENGTH).log()  # (M, B, T, J)
+    child = distance[..., body.child]
+    child = torch.where(present > 0, log_length, child)
+    return within + between, distance.index_copy(-1, body.child, child)
 
 
 @torch.no_grad()
@@ -276,10 +282,50 @@ def find_modes(
         .to(dtype),
         weight.unflatten(0, (B, K))[:, 0].to(dtype),
         scale2.to(dtype),
+        observations.xy.new_ones(B, T, observations.xy.shape[3]),
         frame_weight.to(dtype),
         body.to(observations.xy.device, dtype),
     )
-    return modes, evidence
+    structure = log_target(modes.R[None, :, 0], modes.t[None, :, 0], evidence)[2]
+    variance = (structure[0] + structure[3] + structure[5])[0]  # (B, T, J)
+    evidence = evidence._replace(observed=(variance < MAX_SIGMA**2).to(dtype))
+    return _polish(modes, evidence), evidence
+
+
+def _polish(modes: Modes, evidence: Evidence, num_steps: int = 4) -> Modes:
+    """Moves each mode from the optimum of the joint density to that of the marginal.
+
+    Newton steps whose Hessian is the Laplace information; a step that does not raise the target is
+    quartered. Over many frames the two optima differ by a few standard deviations.
+    """
+    R, t = modes.R.transpose(0, 1), modes.t.transpose(0, 1)  # (K, B, ...)
+    centre, chol = modes.centre.transpose(0, 1), modes.chol.transpose(0, 1)
+    value, joints, _ = log_target(R, t, evidence)
+    offset = centre - _person(R, t, joints)
+    length = torch.ones_like(value)
+    for _ in range(num_steps):
+        tangent = t.new_zeros(*R.shape[:2], chol.shape[-1], requires_grad=True)
+        with torch.enable_grad():
+            target = log_target(*adjustment.move_cameras(R, t, centre, tangent), evidence)[0]
+            (slope,) = torch.autograd.grad(target.sum(), tangent)
+        whitened = (chol.mT @ slope.unsqueeze(-1)).squeeze(-1)
+        # At most three standard deviations a step.
+        whitened = whitened * (3.0 / whitened.norm(dim=-1, keepdim=True).clamp_min(3.0))
+        step = (chol @ whitened.unsqueeze(-1)).squeeze(-1) * length[..., None]
+        trial = adjustment.move_cameras(R, t, centre, step)
+        new = log_target(*trial, evidence)[0]
+        better = new > value
+        R = torch.where(better[..., None, None, None], trial[0], R)
+        t = torch.where(better[..., None, None], trial[1], t)
+        value = torch.where(better, new, value)
+        length = torch.where(better, length, length / 4)
+    centre = offset + _person(R, t, log_target(R, t, evidence)[1])
+    return modes._replace(R=R.transpose(0, 1), t=t.transpose(0, 1), centre=centre.transpose(0, 1))
+
+
+def _person(R: Tensor, t: Tensor, joints: Tensor) -> Tensor:
+    """Mean joint in the camera frames (M, B, V, 3) mm of joints (M, B, T, J, 3)."""
+    return (R @ joints.mean((2, 3))[:, :, None, :, None]).squeeze(-1) + t
 
 
 def _repeat(observations: Observations, count: int) -> Observations:

@@ -114,7 +114,9 @@ def _cost(bundle: Bundle, observations: Observations, scale2: Tensor, body: Body
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
     deviation = bundle.log_lengths - body.mean
     prior = torch.linalg.solve(body.covariance, deviation.unsqueeze(-1)).squeeze(-1)
-    return -data.sum((1, 2, 3)) + 0.5 * stretch.square().sum((1, 2)) + 0.5 * (deviation * prior).sum(1)
+    return (
+        -data.sum((1, 2, 3)) + 0.5 * stretch.square().sum((1, 2)) + 0.5 * (deviation * prior).sum(1)
+    )
 
 
 def _system(

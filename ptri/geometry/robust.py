@@ -21,7 +21,7 @@ CAUCHY = 2.0  # standard deviations at which an observation's weight is halved
 
 
 def robust_triangulation(
-    keypoints: Keypoints, cameras: Cameras, iterations: int = 8
+    keypoints: Keypoints, cameras: Cameras, iterations: int = 8, cauchy: float = CAUCHY
 ) -> tuple[Prediction, Tensor]:
     """Triangulates joints with known cameras.
 
@@ -29,6 +29,8 @@ def robust_triangulation(
         keypoints: (B, T, V, J, ...) px; NaN xy or zero confidence = not seen.
         cameras: K (B, T, V, 3, 3) px; R (B, V, 3, 3), t (B, V, 3) mm.
         iterations: of reweighting.
+        cauchy: standard deviations at which an observation's weight is halved; infinity gives
+            plain least squares of the reprojection error.
 
     Returns:
         Joints (B, T, J, 3) mm with covariance (B, T, J, 3, 3) mm^2 in the frame of R and t, NaN
@@ -52,7 +54,7 @@ def robust_triangulation(
         mask[list(pair)] = 1.0
         both = (seen[..., list(pair), :]).all(-2)  # (B, T, J)
         points, _ = _solve(rays, information, confidence * mask[:, None], depth, R, t)
-        cost = _cost(points, rays, information, confidence, R, t)
+        cost = _cost(points, rays, information, confidence, R, t, cauchy)
         cost = torch.where(both, cost, torch.inf)
         if best is None:
             best_cost, best = cost, points
@@ -64,7 +66,7 @@ def robust_triangulation(
     points = best
     for _ in range(iterations):
         chi2, depth, front = _residuals(points, rays, information, R, t)
-        weight = front / (1 + chi2 / CAUCHY**2)
+        weight = front / (1 + chi2 / cauchy**2)
         points, spread = _solve(rays, information, confidence * weight, depth, R, t)
     enough = (seen.sum(-2) >= 2)[..., None]  # (B, T, J, 1)
     points = torch.where(enough, points, torch.nan)
@@ -97,7 +99,7 @@ def _residuals(
     return chi2, depth, (camera[..., 2] > MIN_DEPTH).to(depth)
 
 
-def _cost(points, rays, information, confidence, R, t) -> Tensor:
+def _cost(points, rays, information, confidence, R, t, cauchy) -> Tensor:
     chi2, _, front = _residuals(points, rays, information, R, t)
-    loss = torch.log1p(chi2 / CAUCHY**2) + 20 * (1 - front)  # behind a view: as bad as any miss
+    loss = torch.log1p(chi2 / cauchy**2) + 20 * (1 - front)  # behind a view: as bad as any miss
     return (confidence * loss).sum(-2)

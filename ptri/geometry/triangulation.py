@@ -52,9 +52,7 @@ def camera_matrix(R: Tensor, t: Tensor) -> Tensor:
 
 def _symmetric_coefficients(a: Tensor, b: Tensor) -> Tensor:
     """Coefficients (..., 6) of a symmetric N's entries in ``a^T N b`` for vectors (..., 3)."""
-    terms = [
-        a[..., k] * b[..., m] + (a[..., m] * b[..., k] if k != m else 0) for k, m in SYMMETRIC
-    ]
+    terms = [a[..., k] * b[..., m] + (a[..., m] * b[..., k] if k != m else 0) for k, m in SYMMETRIC]
     return torch.stack(terms, dim=-1)
 
 
