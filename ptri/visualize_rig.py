@@ -96,8 +96,9 @@ def rig_picture(
             space.plot(pair[:, 0], pair[:, 2], pair[:, 1], color=colour, lw=2.2)
     _frame_space(space, np.concatenate(everything) @ axes.T, size)
     points = (np.concatenate(everything) @ axes.T)[:, [0, 2]]
-    middle, reach = (points.max(0) + points.min(0)) / 2, np.ptp(points, axis=0).max() / 2
-    reach += 3.2 * size
+    low, high = np.nanmin(points, 0), np.nanmax(points, 0)
+    middle, reach = (low + high) / 2, (high - low).max() / 2
+    reach += 4.6 * size
     plan.set(
         xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach)
     )

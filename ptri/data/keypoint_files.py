@@ -170,9 +170,9 @@ def distort(xy: np.ndarray, K: np.ndarray, dist: np.ndarray) -> np.ndarray:
 
 
 def camera_folders(root: Path) -> dict[str, Path]:
-    """Subfolders that hold keypoint files, by name."""
-    folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir() and any(p.glob("*.json"))}
-    if not folders:
+    """Subfolders by name; at least one holds keypoint files (a camera may have seen nothing)."""
+    folders = {p.name: p for p in sorted(root.iterdir()) if p.is_dir()}
+    if not any(any(folder.glob("*.json")) for folder in folders.values()):
         raise UserError(
             f"{root}: no keypoint files; expected one subfolder per camera with one OpenPose JSON "
             "per frame"
