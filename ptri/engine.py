@@ -14,6 +14,7 @@ import gc
 import logging
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -162,6 +163,8 @@ def _build(task: Task, config: Config, world: World, folder: Path) -> _Run:
     )
     ema = copy.deepcopy(model).requires_grad_(False) if train.ema_decay > 0 else model
     amp = amp_type(config.train.amp, world.device)
+    if amp is torch.float16:  # the scaler may skip the very first step
+        warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     return _Run(
         config, world, folder, model, model, ema, optimizer, scheduler,
         torch.amp.GradScaler(world.device.type, enabled=amp is torch.float16), amp, steps,

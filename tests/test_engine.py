@@ -259,6 +259,40 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
         engine.fit(Kinked(), toy_config(tmp_path))
 
 
+class Overflowing(ToyTask):
+    """From step 3 on for a while, gradients that are finite in float32 but not in float16."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+
+    def training_step(self, model, batch, step):
+        losses = super().training_step(model, batch, step)
+        if 3 <= step < 3 + self.steps:
+            losses["loss"] = losses["loss"] * 1e30
+        return losses
+
+
+def test_fp16_skips_steps_that_overflow(tmp_path, monkeypatch):
+    """On the CPU, which has a gradient scaler too: the engine asks for a GPU only for speed."""
+    monkeypatch.setattr(engine, "amp_type", lambda choice, device: torch.float16)
+    engine.fit(Overflowing(steps=2), toy_config(tmp_path))
+    norms = [line["grad_norm"] for line in lines(tmp_path)]
+    skipped = [step for step, norm in enumerate(norms) if norm is None]
+    assert {3, 4} <= set(skipped) <= {0, 1, 2, 3, 4}  # the first scale may be too large as well
+    state = checkpoint.load(tmp_path / "toy/last.pt")
+    assert state["scaler"]["scale"] == 2.0 ** (16 - len(skipped))  # halved each time
+    assert lines(tmp_path, "val")[-1]["error"] < lines(tmp_path, "val")[0]["error"]
+    with pytest.raises(UserError, match=r"gradient norm is not finite at epoch 2, step 23,"):
+        engine.fit(Overflowing(steps=100), toy_config(tmp_path / "always", "train.epochs=4"))
+
+
+def test_bf16(tmp_path):
+    engine.fit(ToyTask(), toy_config(tmp_path, "train.amp=bf16"))
+    errors = [line["error"] for line in lines(tmp_path, "val")]
+    assert errors[-1] < errors[0]
+
+
 def _batches(settings):
     task = ToyTask()
     for _ in task.train_loader(settings, 0, 0, 1, 0):
