@@ -153,13 +153,28 @@ class ModelConfig(_Section):
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
     heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
     confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
+    lifter_width: int = _number(512, 16)  # of the residual perceptron that lifts one view
+    lifter_blocks: int = _number(3, 1)  # of two linear layers each
+    fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
+    fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
+    fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
     flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time
 
 
 @dataclass(frozen=True)
 class PosteriorConfig(_Section):
-    num_samples: int = _number(512, 8)  # samples drawn per iteration
+    num_samples: int = _number(512, 8)  # samples of a rig's cameras, over all iterations
     num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
+    num_modes: int = _number(2, 1)  # local optima kept as a mixture
+    adjust_iterations: int = _number(16, 2)  # Levenberg-Marquardt steps from each start
+    random_starts: int = _number(2, 0)  # starts with random joint weights, beside two a view
+    df: float = _number(8.0, above=2)  # degrees of freedom of the Student-t proposal
+    inflation: float = _number(1.1, above=0)  # factor on the Laplace covariance of the proposal
+    outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
+    frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
+    bone_slack: float = _number(0.03, above=0)  # relative change of a bone's length over frames
+    bone_definition: float = _number(0.03, 0)  # relative, joint definitions against the prior's
+    max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
 
 
 @dataclass(frozen=True)
@@ -173,6 +188,15 @@ class TrainConfig(_Section):
     warmup_steps: int = _number(100, 0)  # linear; at most half of the run
     grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
+    lifter_epochs: int = _number(0, 0)  # 3D: first epochs, which train the lifter alone
+    lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
+    freeze_2d: bool = False  # 3D: the 2D network keeps its weights
+    posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
+    max_frames: int = _number(6, 1)  # 3D from keypoints: frames of a pooled scene
+    weight_lift: float = _number(1.0, 0)  # 3D losses: lifter, negative log likelihood
+    weight_pose: float = _number(0.02, 0)  # Monte-Carlo pose loss (nats)
+    weight_x3d: float = _number(1.0, 0)  # joints, L1 in units of 100 mm
+    weight_joint: float = _number(0.1, 0)  # joints, negative log likelihood (nats)
     heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
     weight_x2d: float = _number(0.02, 0)  # 2D losses beside the heatmap's: coordinates (L1, px)
     weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error

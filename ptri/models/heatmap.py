@@ -173,3 +173,21 @@ def decode(logits: Tensor, window: float = 4.0, stride: float = STRIDE) -> Keypo
     eye = torch.eye(2, dtype=moments.covariance.dtype, device=logits.device)
     covariance = (moments.covariance + MIN_VARIANCE * eye) * stride**2
     return Keypoints(heatmap_to_image(moments.mean, stride), covariance, moments.mass)
+
+
+def sample_features(features: Tensor, xy: Tensor, stride: float = STRIDE) -> Tensor:
+    """Features at keypoints, bilinear; at the border of the map outside it.
+
+    Args:
+        features: (N, C, h, w). xy: (N, J, 2) network-image px.
+
+    Returns:
+        (N, J, C).
+    """
+    height, width = features.shape[-2:]
+    size = xy.new_tensor([width, height])
+    grid = (2 * image_to_heatmap(xy, stride) + 1) / size - 1  # grid_sample's pixel-edge units
+    sampled = F.grid_sample(
+        features, grid.unsqueeze(1).to(features), padding_mode="border", align_corners=False
+    )
+    return sampled.squeeze(2).transpose(1, 2)

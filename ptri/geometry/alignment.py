@@ -1,0 +1,113 @@
+"""Aligning skeletons: cameras that face a person, depth from size, rigs from lifted skeletons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.body import BodyPrior
+from ptri.geometry.bundle import Bundle
+from ptri.geometry.rotations import procrustes_rotation
+from ptri.skeleton import H36M17
+
+# mm; a person nearer than this is a lifter's blunder, and is put here.
+MIN_DISTANCE = 500.0
+
+
+def look_at(centre: Tensor) -> Tensor:
+    """The smallest rotations (..., 3, 3) that turn the rays (x, y, 1) of ``centre`` onto +z.
+
+    Args:
+        centre: (..., 2) normalised image coordinates.
+    """
+    z = torch.cat([centre, torch.ones_like(centre[..., :1])], dim=-1)
+    z = z / z.norm(dim=-1, keepdim=True)
+    x, y, c = z.unbind(-1)
+    scale = 1 / (1 + c)  # c > 0, Rodrigues' formula with the axis z x e_z
+    rows = [
+        torch.stack([1 - x * x * scale, -x * y * scale, -x], dim=-1),
+        torch.stack([-x * y * scale, 1 - y * y * scale, -y], dim=-1),
+        torch.stack([x, y, c], dim=-1),
+    ]
+    return torch.stack(rows, dim=-2)
+
+
+def place_on_rays(relative: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
+    """Where a skeleton of known size stands, from its rays: least squares, closed form.
+
+    Minimises ``sum w |(I - r r^T)(p + x)|^2`` over the translation x.
+
+    Args:
+        relative: (..., J, 3) mm. rays: (..., J, 2) normalised. weight: (..., J).
+
+    Returns:
+        (..., 3) mm, at least ``MIN_DISTANCE`` in front of the camera.
+    """
+    r = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
+    r = r / r.norm(dim=-1, keepdim=True)
+    eye = torch.eye(3, dtype=r.dtype, device=r.device)
+    across = (eye - r.unsqueeze(-1) * r.unsqueeze(-2)) * weight[..., None, None]
+    # 1e-6 keeps a view that sees nobody solvable.
+    system = across.sum(-3) + 1e-6 * eye
+    right = -(across @ relative.unsqueeze(-1)).sum(-3)
+    x = torch.linalg.solve(system, right).squeeze(-1)
+    return torch.cat([x[..., :2], x[..., 2:].clamp_min(MIN_DISTANCE)], dim=-1)
+
+
+def rig_starts(
+    skeletons: Tensor, weight: Tensor, body: BodyPrior, num_random: int, seed: int = 0
+) -> Bundle:
+    """Candidate rigs from lifted skeletons, by Procrustes alignment between the views.
+
+    One candidate per hub view (all views aligned to it), one per view with that view's skeleton
+    mirrored in depth (what a lifter gets wrong most), and some with random joint weights.
+
+    Args:
+        skeletons: (B, T, V, 17, 3) mm in the camera frames.
+        weight: (B, T, V, 17) trust in each joint, >= 0.
+        num_random: candidates with random weights.
+
+    Returns:
+        (B, C, ...) bundles of 17 joints, C = 2 V + num_random.
+    """
+    B, _, V, J, _ = skeletons.shape
+    weight = weight + 1e-6  # a view without any joint still aligns to something
+    candidates = [_align(skeletons, weight, hub) for hub in range(V)]
+    root = skeletons[..., H36M17.root, None, :]
+    toward = root / root.norm(dim=-1, keepdim=True)
+    depth = ((skeletons - root) * toward).sum(-1, keepdim=True)
+    mirrored = skeletons - 2 * depth * toward
+    for view in range(V):
+        chosen = torch.arange(V, device=skeletons.device) == view
+        flipped = torch.where(chosen[:, None, None], mirrored, skeletons)
+        candidates.append(_align(flipped, weight, 0 if view else min(1, V - 1)))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(num_random):
+        factor = torch.rand(J, generator=generator, dtype=torch.float64).pow(4).to(weight)
+        candidates.append(_align(skeletons, weight * (factor + 1e-3), 0))
+    R, t, joints = (torch.stack(parts, dim=1) for parts in zip(*candidates))
+    lengths = body.mean.to(R).expand(B, R.shape[1], -1)
+    return Bundle(R, t, joints, lengths)
+
+
+def _align(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cameras (B, V, ...) relative to view 0, all aligned through one view, and mean joints."""
+    pair = weight * weight[:, :, hub, None]  # (B, T, V, J)
+    share = pair / pair.sum(-1, keepdim=True)
+    mean_hub = (share[..., None] * skeletons[:, :, hub, None]).sum(-2)  # (B, T, V, 3)
+    mean_own = (share[..., None] * skeletons).sum(-2)
+    centred_hub = skeletons[:, :, hub, None] - mean_hub.unsqueeze(-2)
+    centred_own = skeletons - mean_own.unsqueeze(-2)
+    covariance = torch.einsum("ntvj,ntvja,ntvjb->nvab", pair, centred_own, centred_hub)
+    R = procrustes_rotation(covariance)  # hub to own, (B, V, 3, 3)
+    trust = pair.sum(-1)  # (B, T, V)
+    trust = trust / trust.sum(1, keepdim=True)
+    moved = torch.einsum("bvac,btvc->btva", R, mean_hub)
+    t = (trust[..., None] * (mean_own - moved)).sum(1)
+    # x_v = R_v x_hub + t_v and x_0 = R_0 x_hub + t_0 give view v in view 0's frame.
+    first_R, first_t = R[:, :1], t[:, :1]
+    R = R @ first_R.mT
+    t = t - (R @ first_t.unsqueeze(-1)).squeeze(-1)
+    back = torch.einsum("bvca,btvjc->btvja", R, skeletons - t[:, None, :, None])
+    share = weight / weight.sum(2, keepdim=True)
+    return R, t, (share[..., None] * back).sum(2)

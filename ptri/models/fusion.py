@@ -1,0 +1,235 @@
+"""The fusion transformer: rays and features of all views, under each camera sample, to joints.
+
+For each of a few posterior samples the joints are triangulated robustly; every view's ray of every
+joint becomes a token in a frame that turns with the body, so that neither the reference view nor
+the order or number of views matters. Attention runs over the views of a joint, then over the
+joints; the network predicts a correction of each joint and its covariance. The weighted spread
+over the samples is added to the covariance, which is how pose uncertainty reaches the joints.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ptri.geometry.cameras import MIN_DEPTH, centres
+from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
+from ptri.posterior import normalise
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints, Prediction
+
+JOINTS = H36M17.joints
+NUM_JOINTS = len(JOINTS)
+LENGTH = 500.0  # mm, unit of the network's lengths
+START_DEPTH = 4000.0  # mm, for the first weights of the views against each other
+PRIOR_SIGMA = 2000.0  # mm, keeps joints that fewer than two views see finite
+WIDTHS = (16.0, 8.0, 5.0, 3.0, 3.0)  # standard deviations, of the weights of each round
+
+
+def robust_joints(
+    keypoints: Keypoints, K: Tensor, R: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Iteratively reweighted triangulation under each camera sample, differentiable.
+
+    Geman-McClure weights whose width shrinks over the rounds (graduated non-convexity).
+
+    Args:
+        keypoints: (N, V, J, ...); K: (N, V, 3, 3); R, t: (M, N, V, ...).
+
+    Returns:
+        Joints (M, N, J, 3) mm, covariances (M, N, J, 3, 3) mm^2, weights (M, N, V, J) and
+        normalised residuals (M, N, V, J, 2) over the expected standard deviation.
+    """
+    frame = Keypoints(*(value.unsqueeze(1) for value in keypoints))
+    observations = normalise(frame, K.unsqueeze(1))
+    rays, information = observations.xy[:, 0], observations.information[:, 0]
+    confidence = observations.inlier[:, 0]
+    M, N, V = R.shape[:3]
+    J = rays.shape[-2]
+    weight = confidence.expand(M, N, V, J)
+    depth = torch.full_like(weight, START_DEPTH)
+    # The middle of the rays' closest points serves where a joint has too few of them.
+    prior = None
+    flat_R, flat_t = R.reshape(1, M * N, V, 3, 3), t.reshape(1, M * N, V, 3)
+    for width in (*WIDTHS, None):
+        scaled = information * (weight / depth.square())[..., None, None]
+        moments = ray_moments(rays.expand(M, *rays.shape), scaled)  # (M, N, V, J, 6)
+        moments = moments.transpose(2, 3).reshape(M * N, J, V, 6)
+        if prior is None:
+            everyone = moments.mean(1, keepdim=True)
+            zero = moments.new_zeros(M * N, 1, 3)
+            prior, _, _ = triangulate(everyone, flat_R, flat_t, zero, 1e-12)
+            prior = prior[0].expand(M * N, J, 3)
+        points, entries, _ = triangulate(moments, flat_R, flat_t, prior, PRIOR_SIGMA**-2)
+        points = points[0].reshape(M, N, J, 3)
+        camera = torch.einsum("mnvik,mnjk->mnvji", R, points) + t.unsqueeze(3)
+        depth = camera[..., 2].clamp_min(MIN_DEPTH)
+        error = camera[..., :2] / depth[..., None] - rays
+        if width is not None:
+            chi2 = torch.einsum("mnvji,nvjik,mnvjk->mnvj", error, information, error)
+            front = (camera[..., 2] > MIN_DEPTH).to(depth)
+            weight = confidence * front / (1 + chi2 / width**2).square()
+    sigma = information.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    covariance = symmetric_to_matrix(entries[:, 0]).reshape(M, N, J, 3, 3)
+    return points, covariance, weight, error * sigma
+
+
+def body_frame(joints: Tensor) -> Tensor:
+    """Rotations (..., 3, 3), reference to body: x to the left, y up the spine, z = x cross y."""
+    left = sum(
+        joints[..., JOINTS.index(f"left_{name}"), :] - joints[..., JOINTS.index(f"right_{name}"), :]
+        for name in ("hip", "shoulder")
+    )
+    up = joints[..., JOINTS.index("thorax"), :] - joints[..., H36M17.root, :]
+    # 1 mm guards joints that coincide.
+    y = up / up.norm(dim=-1, keepdim=True).clamp_min(1.0)
+    x = left - (left * y).sum(-1, keepdim=True) * y
+    x = x / x.norm(dim=-1, keepdim=True).clamp_min(1.0)
+    return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-2)
+
+
+class _Layer(nn.Module):
+    """Self-attention over the views of each joint, then over the joints of each view."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        options = {"batch_first": True, "norm_first": True, "dropout": 0.0, "activation": "gelu"}
+        self.views = nn.TransformerEncoderLayer(width, num_heads, 2 * width, **options)
+        self.joints = nn.TransformerEncoderLayer(width, num_heads, 2 * width, **options)
+
+    def forward(self, x: Tensor, missing: Tensor) -> Tensor:
+        """x (N, J, V, D); missing (N, J, V) bool."""
+        N, J, V, D = x.shape
+        x = self.views(x.reshape(N * J, V, D), src_key_padding_mask=missing.reshape(N * J, V))
+        x = x.reshape(N, J, V, D).transpose(1, 2).reshape(N * V, J, D)
+        return self.joints(x).reshape(N, V, J, D).transpose(1, 2)
+
+
+class FusionTransformer(nn.Module):
+    """Metric joints with covariance from keypoints and weighted camera samples."""
+
+    def __init__(
+        self, width: int = 96, num_layers: int = 3, num_heads: int = 4, num_features: int = 64
+    ) -> None:
+        super().__init__()
+        self.ray = nn.Linear(3 + 3 + 3 + 1 + 1 + 1 + 2 + 3 + 6, width)
+        self.features = nn.Linear(num_features, width, bias=False)
+        nn.init.zeros_(self.features.weight)  # pre-training without images changes nothing
+        self.joint = nn.Parameter(0.02 * torch.randn(NUM_JOINTS, width))
+        self.layers = nn.ModuleList(_Layer(width, num_heads) for _ in range(num_layers))
+        self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 + 6))
+        nn.init.normal_(self.output[1].weight, std=1e-3)
+        nn.init.zeros_(self.output[1].bias)
+
+    def forward(
+        self,
+        keypoints: Keypoints,
+        K: Tensor,
+        R: Tensor,
+        t: Tensor,
+        log_weights: Tensor,
+        joint_features: Tensor | None = None,
+    ) -> Prediction:
+        """
+        Args:
+            keypoints: (N, V, J >= 17, ...) px, the first 17 joints those of Human3.6M.
+            K: (N, V, 3, 3) px. R, t: (M, N, V, ...) camera samples, mm.
+            log_weights: (M, N), normalised over M.
+            joint_features: (N, V, 17, C) backbone features at the keypoints.
+
+        Returns:
+            Joints (N, 17, 3) mm, reference frame, and covariances (N, 17, 3, 3) mm^2 of the
+            root-relative joints (the root's own is of its correction).
+        """
+        keypoints = Keypoints(
+            keypoints.xy[..., :NUM_JOINTS, :],
+            keypoints.covariance[..., :NUM_JOINTS, :, :],
+            keypoints.confidence[..., :NUM_JOINTS],
+        )
+        points, covariance, weight, residual = robust_joints(keypoints, K, R, t)
+        M, N, V, J = weight.shape
+        root = points[..., H36M17.root, None, :]
+        frame = body_frame(points)  # (M, N, 3, 3)
+        tokens = self._tokens(keypoints, K, R, t, points, covariance, weight, residual, root, frame)
+        x = self.ray(tokens) + self.joint
+        if joint_features is not None:
+            x = x + self.features(joint_features)
+        missing = (weight <= 0).expand(M, N, V, J).transpose(2, 3).reshape(M * N, J, V)
+        # A joint that no view sees attends to its empty tokens instead of to nothing.
+        missing = missing & ~missing.all(-1, keepdim=True)
+        x = x.transpose(2, 3).reshape(M * N, J, V, -1)
+        for layer in self.layers:
+            x = layer(x, missing)
+        present = (~missing).to(x.dtype).unsqueeze(-1)
+        x = (x * present).sum(2) / present.sum(2)  # (M N, J, D)
+        result = self.output(x).unflatten(0, (M, N))
+        # Corrections grow with the triangulation's own uncertainty.
+        sigma = covariance.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt().clamp(5.0, LENGTH)
+        correction = sigma.unsqueeze(-1) * result[..., :3]
+        joints = points + correction @ frame
+        chol = _cholesky(result[..., 3:]) * sigma[..., None, None]
+        chol = frame.mT.unsqueeze(2) @ chol  # body to reference frame
+        own = chol @ chol.mT
+        share = log_weights.exp()
+        mean = torch.einsum("mn,mnjc->njc", share, joints)
+        relative = joints - joints[..., H36M17.root, None, :]
+        deviation = relative - torch.einsum("mn,mnjc->njc", share, relative)
+        spread = torch.einsum("mn,mnja,mnjb->njab", share, deviation, deviation)
+        return Prediction(mean, torch.einsum("mn,mnjab->njab", share, own) + spread)
+
+    def _tokens(self, keypoints, K, R, t, points, covariance, weight, residual, root, frame):
+        """(M, N, V, J, F) inputs, lengths over ``LENGTH``, vectors in the body's frame."""
+        M, N, V, J = weight.shape
+        seen = torch.isfinite(keypoints.xy).all(-1) & (keypoints.confidence > 0)
+        focal = K.diagonal(dim1=-2, dim2=-1)[..., :2].mean(-1)  # (N, V)
+        xy = torch.where(seen[..., None], keypoints.xy, K[..., None, :2, 2])
+        rays = (xy - K[..., None, :2, 2]) / K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
+        rays = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
+        rays = rays / rays.norm(dim=-1, keepdim=True)
+        direction = torch.einsum("mnvki,nvjk->mnvji", R, rays)  # reference frame
+        eye = centres(R, t).unsqueeze(-2) - points.unsqueeze(2)  # joint to camera
+        foot = eye - (eye * direction).sum(-1, keepdim=True) * direction  # joint to ray
+        distance = eye.norm(dim=-1, keepdim=True).clamp_min(1.0)
+        variance = 0.5 * keypoints.covariance.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-8)
+        noise = variance.sqrt() / focal[..., None]  # rad
+        own = (distance[..., 0] * noise / 20.0).clamp(1e-3, 1e3).log()  # of 20 mm
+        turn = frame.mT.unsqueeze(2).unsqueeze(3)  # row vectors: reference to body
+
+        def body(vector: Tensor) -> Tensor:
+            return (vector.unsqueeze(-2) @ turn).squeeze(-2)
+
+        place = body((points - root).unsqueeze(2).expand(M, N, V, J, 3)) / LENGTH
+        spread = frame.unsqueeze(2) @ covariance @ frame.mT.unsqueeze(2)
+        sigma = spread.diagonal(dim1=-2, dim2=-1).sqrt().clamp(1.0, 2000.0)
+        correlation = spread / (sigma.unsqueeze(-1) * sigma.unsqueeze(-2))
+        rows, columns = [0, 0, 1], [1, 2, 2]
+        shape = torch.cat([(sigma / 50.0).log(), correlation[..., rows, columns]], dim=-1)
+        confidence = keypoints.confidence.expand(M, N, V, J)
+        tokens = torch.cat(
+            [
+                place,
+                body(direction),
+                (body(foot) / 50.0).clamp(-5, 5),
+                confidence[..., None],
+                weight[..., None],
+                own[..., None],
+                (residual / 3.0).clamp(-5, 5),
+                body(R[..., 1, :].unsqueeze(3).expand(M, N, V, J, 3)),  # the image's down
+                shape.unsqueeze(2).expand(M, N, V, J, 6),
+            ],
+            dim=-1,
+        )
+        return torch.where(
+            seen[..., None],
+            tokens,
+            torch.cat([place, torch.zeros_like(tokens[..., 3:17]), tokens[..., 17:]], dim=-1),
+        )
+
+
+def _cholesky(values: Tensor) -> Tensor:
+    """Lower triangular (..., 3, 3) with positive diagonal from six free numbers."""
+    diagonal = nn.functional.softplus(values[..., :3] + 0.5) + 0.05  # of the triangulation's sigma
+    a, b, c = values[..., 3:].unbind(-1)
+    x, y, z = diagonal.unbind(-1)
+    zero = torch.zeros_like(a)
+    return torch.stack([x, zero, zero, a, y, zero, b, c, z], dim=-1).unflatten(-1, (3, 3))

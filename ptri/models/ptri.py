@@ -1,0 +1,241 @@
+"""The whole 3D model: images -> keypoints -> rays -> rig posterior -> fusion -> joints."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ptri import checkpoint
+from ptri.config import Config
+from ptri.geometry.alignment import rig_starts
+from ptri.geometry.body import BodyPrior, load_body_prior
+from ptri.geometry.bundle import Bundle
+from ptri.models.fusion import FusionTransformer
+from ptri.models.heatmap import sample_features
+from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
+from ptri.models.mobileone import fuse
+from ptri.models.network2d import Detection, Network2D
+from ptri.posterior import (
+    RigSolution,
+    Settings,
+    normalise,
+    posterior_from_cameras,
+    resample,
+    rig_posterior,
+)
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+
+
+class Output(NamedTuple):
+    """What one training step needs."""
+
+    keypoints: Keypoints  # (B, T, V, J, ...)
+    detection: Detection | None  # of B T V images
+    lifted: Lifted  # (B, T, V, J, ...)
+    solution: RigSolution | None
+    prediction: Prediction | None  # (B, T, J, ...)
+
+
+class PoseModel(nn.Module):
+    """3D joints from several cameras whose poses are unknown."""
+
+    def __init__(self, config: Config, with_images: bool = True) -> None:
+        """
+        Args:
+            config: sections model and posterior.
+            with_images: with the 2D network; without it the model starts from keypoints.
+        """
+        super().__init__()
+        model = config.model
+        self.network2d = Network2D(model) if with_images else None
+        self.lifter = Lifter(model.lifter_width, model.lifter_blocks)
+        self.fusion = FusionTransformer(
+            model.fusion_width, model.fusion_layers, num_features=model.head_channels
+        )
+        self.fusion_samples = model.fusion_samples
+        options = config.posterior
+        self.settings = Settings(
+            options.num_samples, options.num_iterations, options.num_modes,
+            options.adjust_iterations, options.df, options.inflation, options.outlier_chi2,
+            options.frame_correlation, options.max_rotation_std_deg,
+        )  # fmt: skip
+        self.num_random_starts = options.random_starts
+        self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
+
+    def train(self, mode: bool = True) -> PoseModel:
+        """Training mode; the 2D network's BatchNorm keeps its statistics, so that a result does
+        not depend on the batch (or the process) it is computed in."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(
+        self,
+        K: Tensor,
+        images: Tensor | None = None,
+        keypoints: Keypoints | None = None,
+        cameras: Cameras | None = None,
+        lift_only: bool = False,
+        seed: int = 0,
+        settings: Settings | None = None,
+    ) -> Output:
+        """One training step's forward pass, from images or from keypoints.
+
+        Args:
+            K: (B, T, V, 3, 3) px.
+            images: (B, T, V, 3, H, W). keypoints: (B, T, V, J, ...) px, in their place.
+            cameras: (B, V, ...) true ones, to fuse under instead of the posterior.
+            lift_only: stop after the lifter.
+        """
+        detection, features = None, None
+        if keypoints is None:
+            detection = self.detect(images.flatten(0, 2))
+            shape = images.shape[:3]
+            keypoints = Keypoints(*(v.unflatten(0, shape) for v in detection.keypoints))
+            features = self.joint_features(detection).unflatten(0, shape)
+        observed = Keypoints(*(value.detach().float() for value in keypoints))
+        lifted = self.lifter(observed, K.float())
+        if lift_only:
+            return Output(keypoints, detection, lifted, None, None)
+        if cameras is not None:
+            posterior, solution = posterior_from_cameras(cameras), None
+        else:
+            solution = self.solve_full(keypoints, K, seed, settings, lifted=lifted)
+            posterior = solution.posterior
+        prediction = self.fuse(keypoints, K, posterior, features)
+        return Output(keypoints, detection, lifted, solution, prediction)
+
+    def detect(self, images: Tensor) -> Detection:
+        """Keypoints, heatmaps and features of images (N, 3, H, W), see `Network2D`."""
+        if self.network2d is None:
+            raise ValueError("this model was built without its 2D network")
+        return self.network2d(images)
+
+    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cuda", enabled=False)
+    def solve_full(
+        self,
+        keypoints: Keypoints,
+        K: Tensor,
+        seed: int = 0,
+        settings: Settings | None = None,
+        log_scale: float = 0.0,
+        lifted: Lifted | None = None,
+    ) -> RigSolution:
+        """The rig posterior with what it was computed from; see `solve`."""
+        settings = self.settings if settings is None else settings
+        J = keypoints.xy.shape[-2]
+        if lifted is None:
+            with torch.no_grad():
+                lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
+        if not torch.is_grad_enabled():  # 50 frames of log density need the digits
+            keypoints = Keypoints(*(value.double() for value in keypoints))
+            K = K.double()
+        body = self.body_prior(J, K, log_scale)
+        observations = normalise(keypoints, K, settings.outlier_chi2)
+        with torch.no_grad():
+            seen = observations.inlier[..., :NUM_JOINTS]
+            trust = (seen / lifted.sigma.square()).to(K)
+            starts = rig_starts(lifted.joints3d.to(K), trust, body, self.num_random_starts, seed)
+            starts = _extend(starts, J)
+        return rig_posterior(observations, starts, body, settings, seed)
+
+    def solve(
+        self, keypoints: Keypoints, K: Tensor, seed: int = 0, log_scale: float = 0.0
+    ) -> RigPosterior:
+        """The posterior of each rig's cameras from the keypoints of its frames.
+
+        Args:
+            keypoints: (B, T, V, J, ...) px. The first 17 joints are Human3.6M's; further ones
+                take part in the geometry.
+            K: (B, T, V, 3, 3) px of the images the keypoints are in.
+            seed: of the Monte-Carlo noise.
+            log_scale: the subject's size over the prior's mean, log; 0 = unknown subject.
+
+        Returns:
+            Samples (M, B, V, ...) in mm, view 0's frame; float64 where no gradient is taken.
+        """
+        return self.solve_full(keypoints, K, seed, log_scale=log_scale).posterior
+
+    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cuda", enabled=False)
+    def fuse(
+        self,
+        keypoints: Keypoints,
+        K: Tensor,
+        posterior: RigPosterior,
+        joint_features: Tensor | None = None,
+    ) -> Prediction:
+        """Joints of T frames under a rig posterior (of these frames or of others).
+
+        Args:
+            keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
+            posterior: of B rigs.
+            joint_features: (B, T, V, 17, C) backbone features at the keypoints.
+
+        Returns:
+            (B, T, 17, 3) mm in view 0's frame and (B, T, 17, 3, 3) mm^2, root-relative; float32.
+        """
+        B, T = keypoints.xy.shape[:2]
+        R, t, log_weights = resample(posterior, self.fusion_samples)
+        M, _, V = R.shape[:3]
+        R = R[:, :, None].expand(M, B, T, V, 3, 3).reshape(M, B * T, V, 3, 3)
+        t = t[:, :, None].expand(M, B, T, V, 3).reshape(M, B * T, V, 3)
+        log_weights = log_weights[:, :, None].expand(M, B, T).reshape(M, B * T)
+        if joint_features is not None:
+            joint_features = joint_features.flatten(0, 1).float()
+        prediction = self.fusion(
+            Keypoints(*(value.flatten(0, 1).float() for value in keypoints)),
+            K.flatten(0, 1).float(), R.float(), t.float(), log_weights.float(), joint_features,
+        )  # fmt: skip
+        return Prediction(*(value.unflatten(0, (B, T)) for value in prediction))
+
+    def body_prior(self, num_joints: int, like: Tensor, log_scale: float = 0.0) -> BodyPrior:
+        """The prior on bones, of the dtype and on the device of a tensor."""
+        prior = load_body_prior(num_joints, self.bone_slack, self.bone_definition, log_scale)
+        return prior.to(like.device, like.dtype)
+
+    def joint_features(self, detection: Detection) -> Tensor:
+        """Backbone features (N, J, C) at the keypoints of N images."""
+        return sample_features(detection.features.float(), detection.keypoints.xy)
+
+
+def _extend(starts: Bundle, num_joints: int) -> Bundle:
+    """Places joints that the lifter does not know at the root; the adjustment moves them."""
+    extra = num_joints - NUM_JOINTS
+    root = starts.joints[..., H36M17.root, None, :].expand(*starts.joints.shape[:-2], extra, 3)
+    return starts._replace(joints=torch.cat([starts.joints, root], dim=-2))
+
+
+def build_model(config: Config, with_images: bool = True) -> PoseModel:
+    """The model with the weights that ``init`` names; strict.
+
+    ``init.checkpoint_3d`` may hold the whole model or lifter and fusion alone;
+    ``init.checkpoint_2d`` holds the 2D network, and wins over a whole model's.
+
+    Raises:
+        UserError: a missing or corrupt file, or weights of another architecture.
+    """
+    model = PoseModel(config, with_images)
+    init = config.init
+    if init.checkpoint_3d is not None:
+        weights, _ = checkpoint.load_weights(init.checkpoint_3d)
+        if with_images and any(name.startswith("network2d.") for name in weights):
+            checkpoint.load_state(model, weights, init.checkpoint_3d)
+        else:
+            weights = {k: v for k, v in weights.items() if not k.startswith("network2d.")}
+            parts = nn.ModuleDict({"lifter": model.lifter, "fusion": model.fusion})
+            checkpoint.load_state(parts, weights, init.checkpoint_3d)
+    if with_images and init.checkpoint_2d is not None:
+        checkpoint.initialise(model.network2d, init.checkpoint_2d)
+    return model
+
+
+def for_inference(model: PoseModel) -> PoseModel:
+    """A copy in evaluation mode with its convolutions fused; cannot be trained further."""
+    return fuse(model)
