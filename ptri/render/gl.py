@@ -7,6 +7,7 @@ everywhere in ptri.
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 
 import cv2
@@ -18,6 +19,17 @@ from ptri.render.wardrobe import Dressed
 _NEAR, _FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 768  # px
 _SHADOW_REACH = 2.2  # m around the person
+
+
+def _in_context(method):
+    """Makes the renderer's context the current one, as another renderer may have been used."""
+
+    @functools.wraps(method)
+    def wrapped(self, *args, **kwargs):
+        with self.context:
+            return method(self, *args, **kwargs)
+
+    return wrapped
 
 
 class Renderer:
@@ -70,6 +82,7 @@ class Renderer:
         self._picture = None
         self._buffers: list = []
 
+    @_in_context
     def set_person(self, person: Dressed) -> None:
         """Uploads what stays the same for a person."""
         context = self.context
@@ -95,6 +108,7 @@ class Renderer:
         self._person["face"].write(person.face.astype("f4").tobytes())
         self._person["tucked"].value = person.tucked
 
+    @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
         """Sets the backdrop picture, (h, w, 3) uint8 RGB, or none."""
         if self._picture is not None:
@@ -107,6 +121,7 @@ class Renderer:
             )
             self._picture.repeat_x = True
 
+    @_in_context
     def pose(self, vertices: np.ndarray, normals: np.ndarray, scene: Scene) -> None:
         """Uploads a posed person and a scene, and draws the shadow map of both.
 
@@ -139,6 +154,7 @@ class Renderer:
         self._scene_buffers = [buffer, self._scene_array, scene_depth]
         self._look = scene.look
 
+    @_in_context
     def draw(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Draws the current person and scene from one camera.
 
@@ -188,6 +204,7 @@ class Renderer:
         data = self._resolved.read(components=3, alignment=1)
         return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
 
+    @_in_context
     def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Mask (height, width) bool of the person alone; arguments as `draw`."""
         matrix = view_projection(K, R, t, self.width, self.height)
@@ -200,6 +217,7 @@ class Renderer:
         data = np.frombuffer(self._resolved.read(components=3, alignment=1), np.uint8)
         return data.reshape(self.height, self.width, 3)[..., 0] > 127
 
+    @_in_context
     def end_pose(self) -> None:
         """Frees the buffers of the last `pose`."""
         for item in getattr(self, "_scene_buffers", []):
