@@ -25,9 +25,12 @@ from ptri.config import Config
 from ptri.data.h36m import H36M, open_split
 from ptri.data.h36m_index import is_damaged
 from ptri.data.loaders import EvaluationLoader
+from ptri.errors import UserError
 from ptri.geometry.robust import robust_triangulation
 from ptri.models.heatmap import image_to_heatmap
+from ptri.models.ptri import build_model
 from ptri.painter import Painter
+from ptri.parallel import choose_device
 from ptri.posterior import posterior_from_cameras, posterior_mean
 from ptri.scenes import Detected, Estimate
 from ptri.skeleton import H36M17
@@ -71,7 +74,7 @@ def evaluate(
     """Evaluates a model over every frame of a data set and writes the output folder.
 
     Args:
-        model: `ptri.models.ptri.PoseModel` or one with its ``detect``, ``solve`` and ``fuse``.
+        model: `ptri.models.ptri.PoseModel`, on its device.
         dataset: test split, multi-view.
         folder: made and cleared of an older run's files.
 
@@ -169,6 +172,7 @@ def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter)
     with timer("detect", B):
         detection = model.detect(batch.images.flatten(0, 1))  # (B V, ...)
         keypoints = Keypoints(*(part.float().unflatten(0, (B, V)) for part in detection.keypoints))
+        features = model.joint_features(detection).unflatten(0, (B, V))
     painter.keep_heatmaps(detection.logits.unflatten(0, (B, V)), items)
     heatmap_loss = losses.heatmap_divergence(
         detection.logits.float(),
@@ -190,8 +194,8 @@ def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter)
     }
     scores.add("", _numpy(values))
     return Detected(
-        keypoints, batch.cameras, batch.joints3d, batch.joints2d, batch.visible, batch.subject,
-        batch.action, batch.frame, items,
+        keypoints, features, batch.cameras, batch.joints3d, batch.joints2d, batch.visible,
+        batch.subject, batch.action, batch.frame, items,
     )  # fmt: skip
 
 
@@ -201,23 +205,25 @@ def _solve_single(model, detected: Detected, config: Config, timer: Timer) -> Es
     with timer("posterior", B):
         posterior = model.solve(keypoints, K, seed=config.run.seed)
     with timer("fusion", B):
-        prediction = model.fuse(keypoints, K, posterior)
+        prediction = model.fuse(keypoints, K, posterior, detected.features[:, None])
     return Estimate(Prediction(*(part[:, 0] for part in prediction)), posterior)
 
 
 def _score_frames(model, detected: Detected, single: Estimate, dataset, config, scores) -> None:
     keypoints, K = scenes.with_time(detected)
     cameras = detected.cameras
-    calibrated = model.fuse(keypoints, K, posterior_from_cameras(cameras))
+    true_rigs = posterior_from_cameras(cameras)
+    calibrated = model.fuse(keypoints, K, true_rigs, detected.features[:, None])
     calibrated = Prediction(*(part[:, 0] for part in calibrated))
     plain, _ = robust_triangulation(keypoints, Cameras(K, cameras.R, cameras.t))
     plain = Prediction(*(part[:, 0].to(K) for part in plain))
+    root = H36M17.root  # errors of triangulated joints are independent, so those about the root add
+    plain = plain._replace(covariance=plain.covariance + plain.covariance[:, root : root + 1])
     scores.add("single", _joint_scores(single.prediction, detected.joints3d))
     views = scenes.views(dataset, detected)
     scores.add("single", _rig_scores(single.posterior, cameras, views, dataset))
     scores.add("calibrated", _joint_scores(calibrated, detected.joints3d))
     scores.add("plain", _joint_scores(plain, detected.joints3d))
-    root = H36M17.root
     estimate, truth = single.prediction.joints3d, detected.joints3d
     centred = [x - x[:, root : root + 1] for x in (estimate, truth)]
     values = {
@@ -247,7 +253,8 @@ def _solve_pooled(model, scene: Detected, config: Config, timer: Timer) -> Estim
         piece = slice(start, start + FUSE_CHUNK)
         part = Keypoints(*(value[:, piece] for value in keypoints))
         with timer("pooled/fusion", len(part.xy[0])):
-            parts.append(model.fuse(part, K[:, piece], posterior))
+            features = scene.features[None, piece]
+            parts.append(model.fuse(part, K[:, piece], posterior, features))
     prediction = Prediction(*(torch.cat([p[i][0] for p in parts]) for i in range(2)))
     return Estimate(prediction, posterior)
 
@@ -283,6 +290,7 @@ def _rig_scores(
         views: (B, V) places of each rig's views among the chosen cameras.
     """
     R, t = posterior_mean(posterior)
+    truth = Cameras(truth.K, truth.R.to(R), truth.t.to(t))
     rotation = metrics.rotation_error_deg(R, truth.R)
     direction = metrics.translation_direction_error_deg(R, t, truth.R, truth.t)
     coverage = metrics.rotation_coverage(posterior, truth.R, LEVELS)  # (B, V - 1, 2)
@@ -313,13 +321,37 @@ def _numpy(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
     return {name: value.detach().cpu().numpy() for name, value in values.items()}
 
 
+def load_model(config: Config, images: bool) -> nn.Module:
+    """The 3D model with its weights, ready to evaluate, on ``run.device``.
+
+    Args:
+        images: also load the 2D network, from ``init.checkpoint_2d``.
+
+    Raises:
+        UserError: a checkpoint is not set, missing, corrupt or of another architecture.
+    """
+    wanted = {"init.checkpoint_3d": config.init.checkpoint_3d}
+    if images:
+        wanted["init.checkpoint_2d"] = config.init.checkpoint_2d
+    for key, path in wanted.items():
+        if path is None:
+            raise UserError(f"{key}: not set; name the weights, such as checkpoints/*.pt")
+    device = choose_device(config.run.device)
+    return build_model(config, with_images=images).eval().to(device)
+
+
 def run(config: Config, overwrite: bool = False) -> str:
-    """What ``infer3d.py`` does for Human3.6M-style data: checks, loads, evaluates, prints.
+    """What ``infer3d.py`` does for Human3.6M-style data: checks, loads, evaluates.
+
+    Returns:
+        The text to print.
 
     Raises:
         UserError: bad settings, data or weights, or an existing output folder.
     """
-    raise NotImplementedError
-
-
-__all__ = ["Detected", "Estimate", "evaluate", "open_split", "run", "spread"]
+    folder = outputs.output_folder(config, overwrite)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    dataset = open_split(config, "test")
+    _, text = evaluate(load_model(config, images=True), dataset, config, folder)
+    return f"{text}\n\nwritten: {folder}/"

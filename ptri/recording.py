@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from ptri import config as configuration
@@ -11,8 +12,9 @@ from ptri import outputs, recording_report
 from ptri.config import Config
 from ptri.data.intrinsics import write_toml
 from ptri.data.keypoint_files import Recording, read_recording
+from ptri.evaluate import load_model
 from ptri.posterior import resample
-from ptri.recording_solve import Solution, camera_spread, solve
+from ptri.recording_solve import Solution, camera_spread, solve, usable_views
 from ptri.skeleton import H36M17
 
 SAVED_SAMPLES = 128
@@ -105,3 +107,21 @@ def open_recording(config: Config) -> Recording:
         config.data.root, options.keypoints, options.intrinsics, options.joint_set, options.views,
         options.first_frame, options.last_frame, options.min_confidence,
     )  # fmt: skip
+
+
+def run(config: Config, overwrite: bool = False) -> str:
+    """What ``infer3d.py`` does for recordings: checks, loads, solves, writes.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        UserError: bad settings, files or weights, or an existing output folder.
+    """
+    folder = outputs.output_folder(config, overwrite)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    recording = open_recording(config)
+    usable_views(recording)
+    _, text = process(load_model(config, images=False), recording, config, folder)
+    return f"{text}\n\nwritten: {folder}/"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -54,8 +55,9 @@ def observations(recording: Recording, noise: float, native: bool = False) -> Ke
         xy, confidence = recording.xy, recording.confidence
     else:
         xy, confidence = to_h36m17(recording)
-    # Where a person is hardly seen, the median extent in the view stands in.
-    usual = np.nanmedian(np.where(np.isfinite(recording.height), recording.height, np.nan), 0)
+    with warnings.catch_warnings():  # a view that saw nobody has no extent
+        warnings.simplefilter("ignore", RuntimeWarning)
+        usual = np.nanmedian(recording.height, 0)
     height = np.fmax(recording.height, usual)  # half a person seen is no smaller person
     sigma = np.where(np.isfinite(height), noise * height, 1.0)
     covariance = (sigma**2)[..., None, None, None] * np.eye(2)

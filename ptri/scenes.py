@@ -30,6 +30,7 @@ class Detected(NamedTuple):
     """One batch, or one scene, after the 2D network; tensors have T frames first."""
 
     keypoints: Keypoints  # (T, V, J, ...)
+    features: Tensor  # (T, V, J, C) of the 2D network at the keypoints
     cameras: Cameras  # true; K (T, V, 3, 3), R (T, V, 3, 3), t (T, V, 3)
     joints3d: Tensor  # (T, J, 3) mm, true
     joints2d: Tensor  # (T, V, J, 2) px, true

@@ -51,6 +51,9 @@ class FakeModel(nn.Module):
         keypoints = Keypoints(xy, covariance, torch.ones(xy.shape[:2]))
         return FakeDetection(keypoints, torch.cat(logits), torch.zeros(len(xy), 1, 1, 1))
 
+    def joint_features(self, detection: FakeDetection) -> Tensor:
+        return detection.features[..., 0].expand(-1, 17, -1)
+
     def truth(self, K: Tensor) -> tuple[Tensor, Tensor]:
         """True cameras of rigs, found in the data set by the intrinsics of their crops."""
         if self.cameras is not None:

@@ -1,0 +1,41 @@
+"""Evaluates the 3D network on Human3.6M-style data, or solves a recording of keypoint files.
+
+python infer3d.py configs/demo.yaml
+python infer3d.py configs/recording.yaml data.root=path/to/recording
+"""
+
+import argparse
+import logging
+import sys
+
+from ptri import config, evaluate, recording
+from ptri.errors import UserError
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", help="YAML file, see configs/; data.kind: h36m or recording")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="change a setting"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the output folder")
+    args = parser.parse_intermixed_args()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    runs = {"h36m": evaluate.run, "recording": recording.run}
+    try:
+        settings = config.load(args.config, args.overrides)
+        if settings.data.kind not in runs:
+            raise UserError(f"data.kind: {settings.data.kind}; infer3d.py takes {', '.join(runs)}")
+        print(runs[settings.data.kind](settings, args.overwrite))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""A made-up recording: a person walking between cameras, as OpenPose files and a camera file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+from h36m_fixture import STANDING, ring_cameras
+
+from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
+
+NAMES = ("left", "front", "right", "back")
+SIZE = 1000
+
+
+def body(num_frames: int) -> np.ndarray:
+    """World joints (T, 17, 3) mm of a turning, waving person."""
+    frames = []
+    for f in range(num_frames):
+        joints = STANDING.copy()
+        for wrist, elbow, side in ((10, 11, -1), (15, 14, 1)):
+            angle = 0.8 * np.sin(0.7 * f + side)
+            joints[elbow] = joints[elbow - side] + 280 * np.array(
+                [side * np.cos(angle), np.sin(angle), 0.2]
+            )
+            joints[wrist] = joints[elbow] + 250 * np.array(
+                [side * np.cos(2 * angle), np.sin(2 * angle), 0.3]
+            )
+        world = np.stack([joints[:, 0], -joints[:, 2], joints[:, 1]], 1)
+        turn = 0.15 * f
+        rotation = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+        frames.append(world @ np.array(rotation).T + [30 * f, -20 * f, 0])
+    return np.array(frames)
+
+
+def detector_joints(world: np.ndarray, joint_set: str) -> np.ndarray:
+    """Joints (T, J, 3) of a detector's set; those beyond Human3.6M's lie near nose or feet."""
+    skeleton = SKELETONS[joint_set]
+    result = map_joints(world, linear_map(H36M17, skeleton))
+    index = {name: j for j, name in enumerate(H36M17.joints)}
+    for j, name in enumerate(skeleton.joints):
+        if np.isnan(result[:, j]).any():
+            side = -40 if name.startswith("right_") else 40
+            if any(part in name for part in ("toe", "heel")):
+                near = world[:, index["right_foot" if side < 0 else "left_foot"]]
+            else:
+                near = world[:, index["nose"]]
+            result[:, j] = near + np.array([side, 30 + j, -20])
+    return result
+
+
+def make_recording(
+    root: Path,
+    num_frames: int = 6,
+    joint_set: str = "body25b",
+    noise: float = 0.0,
+    dist=(-0.05, 0.1, 0.001, -0.001, 0.0),
+    bystander: bool = False,
+) -> dict:
+    """Writes ``root``; returns K, R, t, dist, world joints of the detector and of Human3.6M."""
+    K, _, R, t = ring_cameras(1, SIZE)
+    K, R, t = K[0], R[0], t[0]
+    rng = np.random.default_rng(0)
+    world = body(num_frames)
+    joints = detector_joints(world, joint_set)
+    for v, name in enumerate(NAMES):
+        folder = root / "openpose" / f"{name}_json"
+        folder.mkdir(parents=True)
+        for f in range(num_frames):
+            rvec = cv2.Rodrigues(R[v])[0]
+            xy = cv2.projectPoints(joints[f], rvec, t[v], K[v], np.array(dist))[0][:, 0]
+            xy = xy + noise * rng.standard_normal(xy.shape)
+            person = np.concatenate([xy, np.full((len(xy), 1), 0.8)], 1)
+            people = [person]
+            if bystander and v < 2:  # smaller, listed first
+                other = person * [0.45, 0.45, 0.9] + [20.0, 15.0, 0]
+                people.insert(0, other)
+            tree = {"people": [{"pose_keypoints_2d": p.ravel().tolist()} for p in people]}
+            (folder / f"{name}_{f:012d}_keypoints.json").write_text(json.dumps(tree))
+    cameras = [
+        {
+            "name": name, "size": [SIZE, SIZE], "K": K[v].tolist(), "dist": list(dist),
+            "R": R[v].tolist(), "t": t[v].tolist(),
+        }
+        for v, name in enumerate(NAMES)
+    ]  # fmt: skip
+    (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
+    return {"K": K, "R": R, "t": t, "dist": np.array(dist), "joints": joints, "world": world}

@@ -1,0 +1,241 @@
+"""Reading recordings: exact on made-up files, the right person, errors that name the culprit."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from recording_fixture import NAMES, make_recording
+
+from ptri.data import intrinsics
+from ptri.data.keypoint_files import (
+    distort,
+    follow_subject,
+    read_recording,
+    to_h36m17,
+    undistort,
+)
+from ptri.errors import UserError
+from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
+
+SAMPLE = Path(__file__).parent.parent.parent / "shared/data/pose2sim_single"
+
+
+@pytest.fixture
+def made(tmp_path):
+    return tmp_path, make_recording(tmp_path, bystander=True)
+
+
+def project(K, R, t, joints):
+    camera = joints @ R.T + t
+    return (camera[..., :2] / camera[..., 2:]) @ K[:2, :2].T + K[:2, 2]
+
+
+def test_points_are_the_subjects_and_undistorted(made):
+    root, truth = made
+    recording = read_recording(root)
+    assert recording.names == NAMES
+    assert recording.skeleton.name == "body25b"
+    assert recording.frames.tolist() == list(range(6))
+    for v in range(4):
+        expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["joints"])
+        np.testing.assert_allclose(recording.xy[:, v], expected, atol=1e-2)
+    np.testing.assert_allclose(recording.t, truth["t"])
+    assert (recording.confidence == 0.8).all()
+
+
+@pytest.mark.parametrize("joint_set", ["body25", "body25b", "coco17", "coco18", "halpe26"])
+def test_joint_sets_are_told_apart_and_mapped(tmp_path, joint_set):
+    truth = make_recording(tmp_path, joint_set=joint_set)
+    recording = read_recording(tmp_path)
+    assert recording.skeleton.name == joint_set
+    xy, confidence = to_h36m17(recording)
+    v = 1
+    expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["world"])
+    for name in ("left_foot", "right_knee", "left_wrist", "right_shoulder", "left_hip"):
+        j = H36M17.joints.index(name)
+        np.testing.assert_allclose(xy[:, v, j], expected[:, j], atol=1e-2)
+    spine = H36M17.joints.index("spine")
+    assert np.isnan(xy[:, :, spine]).all() and (confidence[:, :, spine] == 0).all()
+    hip = H36M17.joints.index("hip")  # the middle of the hips, up to perspective
+    assert np.abs(xy[:, v, hip] - expected[:, hip]).max() < 6
+
+
+def test_linear_maps_are_means_and_compose_with_left_right():
+    for source in SKELETONS.values():
+        matrix = linear_map(source, H36M17)
+        rows = ~np.isnan(matrix).any(1)
+        np.testing.assert_allclose(matrix[rows].sum(1), 1)
+        flipped = matrix[list(H36M17.flip)][:, list(source.flip)]
+        np.testing.assert_array_equal(flipped, matrix)  # NaN at the same places
+    points = np.random.default_rng(0).normal(size=(2, 17, 3))
+    points[0, 3] = np.nan
+    same = map_joints(points, linear_map(H36M17, H36M17))
+    np.testing.assert_array_equal(same, points)
+
+
+def test_distortion_round_trip():
+    K = np.array([[900.0, 0, 500], [0, 880, 510], [0, 0, 1]])
+    dist = np.array([-0.2, 0.1, 0.002, -0.001, 0.01])
+    xy = np.random.default_rng(1).uniform(50, 950, (40, 2))
+    xy[3] = np.nan
+    back = distort(undistort(xy, K, dist), K, dist)
+    np.testing.assert_allclose(back, xy, atol=0.05)  # OpenCV's inverse stops at 0.03 px here
+    assert np.nanmax(np.abs(undistort(xy, K, dist) - xy)) > 5  # the control: it does something
+
+
+def test_the_subject_is_followed_past_a_larger_passer_by():
+    rng = np.random.default_rng(2)
+    shape = rng.uniform(0, 1, (25, 2))
+
+    def person(x, size):
+        return np.concatenate([[x, 100] + size * shape, np.full((25, 1), 0.7)], 1)
+
+    frames = []
+    for f in range(60):
+        people = [person(400 + 2 * f, 200)]
+        if 20 <= f < 32:
+            people.insert(0, person(1500, 320))  # nearer, for a moment
+        if f in (40, 41):
+            people = [person(1200, 120)]  # only a bystander
+        frames.append(np.stack(people))
+    frames[50] = np.zeros((0, 25, 3))
+    chosen = follow_subject(frames)
+    seen = np.isfinite(chosen).all((1, 2))
+    assert np.flatnonzero(~seen).tolist() == [40, 41, 50]
+    left = chosen[seen, :, 0].min(1)
+    expected = 400 + 2 * np.arange(60)[seen] + 200 * shape[:, 0].min()
+    np.testing.assert_allclose(left, expected)
+
+
+@pytest.mark.parametrize("kind", ["yaml", "toml", "fields"])
+def test_camera_files_of_every_kind_agree(made, kind):
+    root, truth = made
+    cameras = intrinsics.read_cameras(root / "calibration.json")
+    tree = json.loads((root / "calibration.json").read_text())
+    if kind == "yaml":
+        path = root / "c.yaml"
+        path.write_text(yaml.safe_dump(tree))
+    elif kind == "fields":
+        path = root / "c.json"
+        entries = {}
+        for entry in tree["cameras"]:
+            K = entry.pop("K")
+            entries[entry.pop("name")] = {
+                **entry, "fx": K[0][0], "fy": K[1][1], "cx": K[0][2], "cy": K[1][2],
+            }  # fmt: skip
+        path.write_text(json.dumps({"cameras": entries}))
+    else:  # Pose2Sim's, in metres
+        path = root / "c.toml"
+        names = [camera.name for camera in cameras]
+        stacked = [np.stack([getattr(camera, key) for camera in cameras]) for key in ("K", "dist")]
+        size = np.array([camera.size for camera in cameras])
+        intrinsics.write_toml(path, names, size, *stacked, truth["R"], truth["t"])
+    again = intrinsics.read_cameras(path)
+    for a, b in zip(cameras, again):
+        assert (a.name, a.size) == (b.name, b.size)
+        for key in ("K", "dist", "R", "t"):
+            np.testing.assert_allclose(getattr(a, key), getattr(b, key), atol=1e-6)
+
+
+def edit_cameras(root, change):
+    path = root / "calibration.json"
+    tree = json.loads(path.read_text())
+    change(tree["cameras"])
+    path.write_text(json.dumps(tree))
+
+
+def set_in(index, key, value):
+    return lambda cameras: cameras[index].__setitem__(key, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_in(1, "K", [[float("nan"), 0, 5], [0, 9, 5], [0, 0, 1]]), "'front': K holds NaN"),
+        (set_in(1, "K", [[-3, 0, 5], [0, 9, 5], [0, 0, 1]]), "'front': K = .*positive focal"),
+        (set_in(2, "K", [[1, 2], [3, 4]]), r"'right': K has shape \(2, 2\), expected \(3, 3\)"),
+        (set_in(2, "size", "large"), "'right': size is not numeric"),
+        (set_in(0, "R", [[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "'left': R is not a rotation"),
+        (set_in(0, "name", "sideways"), "'sideways' has no keypoint folder.*back_json"),
+        (set_in(0, "name", "front"), "two cameras are named 'front'"),
+        (lambda cameras: cameras[3].pop("K"), "'back': key 'fx' is missing"),
+        (lambda cameras: cameras.clear(), "no camera found"),
+        (lambda cameras: [cameras.pop() for _ in range(3)], "at least two cameras"),
+    ],
+)
+def test_bad_camera_files_are_named(made, change, message):
+    root, _ = made
+    edit_cameras(root, change)
+    with pytest.raises(UserError, match=message) as error:
+        read_recording(root)
+    assert "calibration.json" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"views": [0]}, "at least two cameras"),
+        ({"views": [0, 9]}, "no camera 9"),
+        ({"views": ["left", "side"]}, "no camera 'side'.*left, front"),
+        ({"views": [0, "left"]}, "twice"),
+        ({"intrinsics": "nowhere.json"}, "nowhere.json: no such file"),
+        ({"keypoints": "nowhere"}, "nowhere: no such folder"),
+        ({"joint_set": "coco17"}, "coco17 has 17 points, the files .* have 25"),
+        ({"first_frame": 100}, "no keypoint file with a frame number from 100"),
+        ({"min_confidence": 0.95}, "no keypoint reaches"),
+    ],
+)
+def test_bad_options_are_named(made, options, message):
+    with pytest.raises(UserError, match=message):
+        read_recording(made[0], **options)
+
+
+def test_wrong_root_and_broken_files(made, tmp_path):
+    root, _ = made
+    with pytest.raises(UserError, match=r"data.root: .*nowhere is not a folder"):
+        read_recording(tmp_path / "nowhere")
+    broken = next((root / "openpose/front_json").glob("*.json"))
+    broken.write_text('{"people": [{"pose_keypoi')
+    with pytest.raises(UserError, match=f"{broken.name}: not an OpenPose"):
+        read_recording(root)
+    (root / "calibration.json").write_text("{not json")
+    with pytest.raises(UserError, match=r"calibration.json: cannot be read"):
+        read_recording(root)
+    (root / "calibration.json").unlink()
+    with pytest.raises(UserError, match="no camera file"):
+        read_recording(root)
+
+
+def test_views_can_be_chosen_and_ordered(made):
+    root, _ = made
+    recording = read_recording(root, views=["back", 1])
+    assert recording.names == ("back", "front")
+    everything = read_recording(root)
+    np.testing.assert_array_equal(recording.xy[:, 0], everything.xy[:, 3])
+    assert read_recording(root, first_frame=2, last_frame=3).frames.tolist() == [2, 3]
+
+
+def test_a_camera_that_saw_nobody_is_all_nan(made):
+    root, _ = made
+    for path in (root / "openpose/right_json").glob("*.json"):
+        path.write_text('{"people": []}')
+    recording = read_recording(root)
+    assert np.isnan(recording.xy[:, 2]).all()
+    assert np.isfinite(recording.xy[:, [0, 1, 3]]).all()
+    for path in (root / "openpose/right_json").glob("*.json"):
+        path.unlink()  # no files at all
+    np.testing.assert_array_equal(read_recording(root).xy, recording.xy)
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample recording is not here")
+def test_the_sample_recording_is_read_as_it_is():
+    recording = read_recording(SAMPLE)
+    assert recording.xy.shape == (100, 4, 25, 2)
+    assert recording.skeleton.name == "body25b"
+    assert np.isfinite(recording.height).mean() > 0.99
+    # The subject, not the bystander: about 700 px tall in every view.
+    assert (np.nanmedian(recording.height, 0) > 600).all()
+    assert recording.R is not None and np.abs(recording.t).max() > 1000

@@ -1,0 +1,128 @@
+"""Pictures: right shape and type, marks at the right pixels, no failure on missing joints."""
+
+import cv2
+import numpy as np
+import pytest
+
+from ptri import visualize
+from ptri.skeleton import H36M17
+from ptri.visualize_rig import rig_picture
+
+LEFT_KNEE, RIGHT_KNEE = H36M17.joints.index("left_knee"), H36M17.joints.index("right_knee")
+
+
+@pytest.fixture
+def joints():
+    from h36m_fixture import STANDING
+
+    return STANDING * [1, -1, 1] + [0, 800, 4000]  # camera axes: y down
+
+
+def ring():
+    R, t = [], []
+    for angle in (0.0, 1.5, 3.0):
+        c, s = np.cos(angle), np.sin(angle)
+        turn = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
+        R.append(turn)
+        t.append(np.array([0, 0, 4000]) - turn @ [0, 0, 4000])
+    return np.array(R), np.array(t)
+
+
+def nearest(picture, colour):
+    """(x, y) of the pixels near a colour, and their number."""
+    close = np.abs(picture.astype(int) - colour).sum(-1) < 60
+    return np.argwhere(close)[:, ::-1], int(close.sum())
+
+
+def test_overlay_puts_marks_where_they_belong():
+    image = np.full((100, 100, 3), 255, np.uint8)
+    xy = np.full((17, 2), np.nan)
+    xy[LEFT_KNEE], xy[RIGHT_KNEE] = [20, 30], [80, 70]
+    picture = visualize.overlay(image, H36M17, xy, height=400)
+    assert picture.shape == (400, 400, 3) and picture.dtype == np.uint8
+    for joint, colour in ((LEFT_KNEE, visualize.LEFT), (RIGHT_KNEE, visualize.RIGHT)):
+        where, count = nearest(picture, colour)
+        assert count > 10
+        np.testing.assert_allclose(where.mean(0), (xy[joint] + 0.5) * 4 - 0.5, atol=1.0)
+    titled = visualize.overlay(image, H36M17, xy, height=400, title="a title, 3 px")
+    assert titled.shape == (426, 400, 3)
+    np.testing.assert_array_equal(titled[26:], picture)
+
+
+def test_overlay_ellipse_has_the_covariance_axes():
+    image = np.full((100, 100, 3), 255, np.uint8)
+    xy = np.full((17, 2), np.nan)
+    xy[LEFT_KNEE] = [50, 50]
+    covariance = np.tile(np.diag([1.0, 1.0]), (17, 1, 1))
+    covariance[LEFT_KNEE] = np.diag([100.0, 4.0])  # 21 and 4.3 px at 90 %
+    picture = visualize.overlay(image, H36M17, xy, covariance, height=100)
+    marked = np.argwhere((picture < 250).any(-1))[:, ::-1]
+    extent = np.ptp(marked, axis=0) + 1
+    np.testing.assert_allclose(extent / 2, [21.5, 4.3], atol=1.6)
+    # Nothing of a covariance or a point that is not finite is drawn.
+    covariance[LEFT_KNEE] = np.nan
+    few = visualize.overlay(image, H36M17, xy, covariance, height=100)
+    assert (few < 250).any(-1).sum() < (picture < 250).any(-1).sum() / 3
+
+
+def test_heatmap_overlay_is_bright_at_the_peak():
+    image = np.full((64, 64, 3), 128, np.uint8)
+    y, x = np.mgrid[:16, :16]
+    heatmaps = np.exp(-((x - 4) ** 2 + (y - 10) ** 2) / 2.0)[None]
+    picture = visualize.heatmap_overlay(image, heatmaps)
+    peak = np.unravel_index(picture.sum(-1).argmax(), picture.shape[:2])
+    scale = picture.shape[0] / 16
+    np.testing.assert_allclose(np.array(peak) / scale, [10.5, 4.5], atol=0.5)
+
+
+def test_skeleton_sides_show_left_on_the_viewers_right(joints):
+    picture = visualize.skeleton_sides(H36M17, joints, title="standing")
+    assert picture.dtype == np.uint8 and picture.ndim == 3
+    front = picture[60 : picture.shape[0] - 60, : picture.shape[1] // 2]
+    left, right = (
+        nearest(front, colour)[0][:, 0].mean() for colour in (visualize.LEFT, visualize.RIGHT)
+    )
+    assert left > right + 30  # facing us, the person's left is on our right
+    turned = joints * [-1, 1, -1] + [0, 0, 8000]  # turned away: we walk around
+    again = visualize.skeleton_sides(H36M17, turned, title="standing")
+    assert np.abs(again.astype(int) - picture).mean() < 1.0
+
+
+def test_pictures_survive_missing_joints(joints, tmp_path):
+    joints = joints.copy()
+    joints[[0, 7, 9]] = np.nan
+    covariance = np.tile(np.eye(3) * 400, (17, 1, 1))
+    covariance[0] = np.nan
+    side = visualize.skeleton_sides(H36M17, joints, covariance, joints + 20)
+    R, t = ring()
+    rig = rig_picture(R, t, skeleton=H36M17, joints=joints)
+    sheet = visualize.beside([side, rig], 1)
+    assert sheet.shape[1] >= max(side.shape[1], rig.shape[1])
+    visualize.save(sheet, tmp_path / "deep/sheet.png")
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "deep/sheet.png"))[..., ::-1], sheet)
+
+
+def test_rig_picture_shows_cameras_samples_and_truth(joints):
+    R, t = ring()
+    rng = np.random.default_rng(0)
+    bare = rig_picture(R, t)
+    for colour in visualize.CAMERA_COLOURS[:3]:
+        assert nearest(bare, colour)[1] > 50
+    samples = t + rng.normal(0, 100, (64, 3, 3))
+    weights = np.full(64, 1 / 64)
+    full = rig_picture(
+        R, t, samples, np.tile(R, (64, 1, 1, 1)), weights, R, 0.5 * t, H36M17, joints, title="x"
+    )
+    assert full.shape == bare.shape
+    assert np.abs(full.astype(int) - bare).sum() > 0
+    # The true rig at half the scale is scaled to the estimate's size: it lies under it.
+    other = rig_picture(R, t, None, None, None, R, 0.5 * t)
+    apart = rig_picture(R, t, None, None, None, R, t + [0, 0, 1] * np.arange(3)[:, None] * 800)
+    grey = [nearest(p, visualize.TRUTH)[1] for p in (bare, other, apart)]
+    assert grey[2] > grey[1] + 50
+
+
+def test_denormalise_inverts_the_backbones_normalisation():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    normal = (pixels / 255 - visualize.IMAGENET_MEAN) / visualize.IMAGENET_STD
+    np.testing.assert_array_equal(visualize.denormalise(normal.transpose(2, 0, 1)), pixels)
