@@ -1,5 +1,9 @@
 """The 2D task on painted joints: one colour per joint, so a small network can learn them."""
 
+import importlib.util
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +13,11 @@ from ptri import checkpoint, config, engine
 from ptri.errors import UserError
 from ptri.optimization import update_ema
 from ptri.task2d import HeatmapTask, calibration_gap, detection_losses, joint_metrics
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "export_weights.py"
+specification = importlib.util.spec_from_file_location("export_weights", SCRIPT)
+export_weights = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(export_weights)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +134,25 @@ def test_starts_from_a_checkpoint(root, tmp_path):
     wider = config.replace(other, model__head_channels=32)
     with pytest.raises(UserError, match=r"w\.pt"):
         HeatmapTask().build_model(wider)
+
+
+def test_export_is_what_was_evaluated(root, tmp_path, capsys):
+    made = settings(root, tmp_path, "train.steps_per_epoch=2", "evaluate.pictures=0")
+    engine.fit(HeatmapTask(), made)
+    source, target = tmp_path / "two" / "best.pt", tmp_path / "w.pt"
+    chosen = tmp_path / "chosen.yaml"
+    chosen.write_text(config.to_yaml(made))
+    assert export_weights.main([str(source), str(target), "--evaluate", str(chosen)]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    _, meta = checkpoint.load_weights(source)
+    assert abs(metrics["x2d/l2"] - meta["best"]) < 0.02 * meta["best"]  # fp16
+    assert target.stat().st_size < 6e6
+    _, kept = checkpoint.load_weights(target)
+    assert kept["step"] == 2 and kept["model"]["backbone"] == "mobileone_s0"
+    assert str(tmp_path) not in str(kept) and str(root) not in str(kept)
+    assert export_weights.main([str(source), str(target)]) == 2
+    assert "w.pt: exists" in capsys.readouterr().err
+    assert export_weights.main([str(source)]) == 2
 
 
 def test_joint_metrics_on_known_errors():
