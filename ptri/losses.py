@@ -94,3 +94,39 @@ def confidence_entropy(confidence: Tensor, found: Tensor) -> Tensor:
     """Binary cross-entropy (...,) of confidences (..., J) to bool (..., J), over all joints."""
     confidence = confidence.float().clamp(1e-6, 1 - 1e-6)  # guards the logarithm
     return -torch.where(found, confidence.log(), (1 - confidence).log()).mean(-1)
+
+
+# --- 3D --------------------------------------------------------------------------------------
+
+
+def joint_l1(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
+    """Error of the joints (...,), in units of 100 mm: root-relative, and a tenth of the absolute.
+
+    Args:
+        estimate, truth: (..., J, 3) mm. root: joint index.
+    """
+    absolute = (estimate - truth).abs().sum(-1)
+    relative = estimate - truth - (estimate - truth)[..., root, None, :]
+    return (relative.abs().sum(-1) + 0.1 * absolute).mean(-1) / 100
+
+
+def joint_likelihood(
+    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int, df: float = 5.0
+) -> Tensor:
+    """Negative log likelihood (...,) of root-relative joints under their covariances.
+
+    Student-t with ``df`` degrees of freedom and that covariance, so that a lost joint does not
+    decide the others' sizes; constants left out.
+
+    Args:
+        estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2.
+    """
+    error = estimate - truth - (estimate - truth)[..., root, None, :]
+    eye = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
+    chol = torch.linalg.cholesky(covariance + eye)  # 1 mm^2 guards rounding
+    whitened = torch.linalg.solve_triangular(chol, error.unsqueeze(-1), upper=False).squeeze(-1)
+    log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    square = whitened.square().sum(-1)
+    value = log_det + 0.5 * (df + 3) * torch.log1p(square / (df - 2))
+    keep = [joint for joint in range(estimate.shape[-2]) if joint != root]
+    return value[..., keep].mean(-1)

@@ -55,32 +55,38 @@ def place_on_rays(relative: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
 
 
 def rig_starts(
-    skeletons: Tensor, weight: Tensor, body: BodyPrior, num_random: int, seed: int = 0
+    skeletons: Tensor,
+    weight: Tensor,
+    body: BodyPrior,
+    num_random: int,
+    mirrored: bool = True,
+    seed: int = 0,
 ) -> Bundle:
     """Candidate rigs from lifted skeletons, by Procrustes alignment between the views.
 
-    One candidate per hub view (all views aligned to it), one per view with that view's skeleton
-    mirrored in depth (what a lifter gets wrong most), and some with random joint weights.
+    One candidate per hub view (all views aligned to it); if asked, one per view with that view's
+    skeleton mirrored in depth (what a lifter gets wrong most); some with random joint weights.
 
     Args:
         skeletons: (B, T, V, 17, 3) mm in the camera frames.
         weight: (B, T, V, 17) trust in each joint, >= 0.
-        num_random: candidates with random weights.
+        num_random: candidates with random weights, from ``seed``.
 
     Returns:
-        (B, C, ...) bundles of 17 joints, C = 2 V + num_random.
+        (B, C, ...) bundles of 17 joints, C = V + num_random, and V more if mirrored.
     """
     B, _, V, J, _ = skeletons.shape
     weight = weight + 1e-6  # a view without any joint still aligns to something
     candidates = [_align(skeletons, weight, hub) for hub in range(V)]
-    root = skeletons[..., H36M17.root, None, :]
-    toward = root / root.norm(dim=-1, keepdim=True)
-    depth = ((skeletons - root) * toward).sum(-1, keepdim=True)
-    mirrored = skeletons - 2 * depth * toward
-    for view in range(V):
-        chosen = torch.arange(V, device=skeletons.device) == view
-        flipped = torch.where(chosen[:, None, None], mirrored, skeletons)
-        candidates.append(_align(flipped, weight, 0 if view else min(1, V - 1)))
+    if mirrored:
+        root = skeletons[..., H36M17.root, None, :]
+        toward = root / root.norm(dim=-1, keepdim=True)
+        depth = ((skeletons - root) * toward).sum(-1, keepdim=True)
+        reflected = skeletons - 2 * depth * toward
+        for view in range(V):
+            chosen = torch.arange(V, device=skeletons.device) == view
+            flipped = torch.where(chosen[:, None, None], reflected, skeletons)
+            candidates.append(_align(flipped, weight, 0 if view else min(1, V - 1)))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(num_random):
         factor = torch.rand(J, generator=generator, dtype=torch.float64).pow(4).to(weight)

@@ -141,7 +141,9 @@ class PoseModel(nn.Module):
         with torch.no_grad():
             seen = observations.inlier[..., :NUM_JOINTS]
             trust = (seen / lifted.sigma.square()).to(K)
-            starts = rig_starts(lifted.joints3d.to(K), trust, body, self.num_random_starts, seed)
+            # Training takes the cheap starts; evaluation all of them.
+            count, mirrored = (0, False) if self.training else (self.num_random_starts, True)
+            starts = rig_starts(lifted.joints3d.to(K), trust, body, count, mirrored, seed)
             starts = _extend(starts, J)
         return rig_posterior(observations, starts, body, settings, seed)
 
