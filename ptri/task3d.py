@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ptri import losses, metrics, visualize
 from ptri.allocation import keep_freed_memory
+from ptri.build import build_model
 from ptri.config import Config
 from ptri.data.generated import Scene, draw_num_views, generate_batch
 from ptri.data.h36m import H36M, open_split
@@ -19,7 +20,7 @@ from ptri.data.loaders import EvaluationLoader, TrainLoader
 from ptri.geometry.cameras import transform
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.lifter import lifting_loss
-from ptri.models.ptri import Output, PoseModel, build_model
+from ptri.models.ptri import Output, PoseModel
 from ptri.posterior import pose_loss, posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Sample, to_device

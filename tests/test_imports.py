@@ -17,7 +17,7 @@ LAYERS = [
         "stopping", "optimization", "reproducibility",
     ],
     ["engine"],
-    ["task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
+    ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
      "recording_report", "recording_solve"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]

@@ -7,7 +7,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ptri import checkpoint
 from ptri.config import Config
 from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
@@ -15,7 +14,6 @@ from ptri.geometry.bundle import Bundle
 from ptri.models.fusion import FusionTransformer
 from ptri.models.heatmap import sample_features
 from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
-from ptri.models.mobileone import fuse
 from ptri.models.network2d import Detection, Network2D
 from ptri.posterior import (
     RigSolution,
@@ -212,32 +210,3 @@ def _extend(starts: Bundle, num_joints: int) -> Bundle:
     extra = num_joints - NUM_JOINTS
     root = starts.joints[..., H36M17.root, None, :].expand(*starts.joints.shape[:-2], extra, 3)
     return starts._replace(joints=torch.cat([starts.joints, root], dim=-2))
-
-
-def build_model(config: Config, with_images: bool = True) -> PoseModel:
-    """The model with the weights that ``init`` names; strict.
-
-    ``init.checkpoint_3d`` may hold the whole model or lifter and fusion alone;
-    ``init.checkpoint_2d`` holds the 2D network, and wins over a whole model's.
-
-    Raises:
-        UserError: a missing or corrupt file, or weights of another architecture.
-    """
-    model = PoseModel(config, with_images)
-    init = config.init
-    if init.checkpoint_3d is not None:
-        weights, _ = checkpoint.load_weights(init.checkpoint_3d)
-        if with_images and any(name.startswith("network2d.") for name in weights):
-            checkpoint.load_state(model, weights, init.checkpoint_3d)
-        else:
-            weights = {k: v for k, v in weights.items() if not k.startswith("network2d.")}
-            parts = nn.ModuleDict({"lifter": model.lifter, "fusion": model.fusion})
-            checkpoint.load_state(parts, weights, init.checkpoint_3d)
-    if with_images and init.checkpoint_2d is not None:
-        checkpoint.initialise(model.network2d, init.checkpoint_2d)
-    return model
-
-
-def for_inference(model: PoseModel) -> PoseModel:
-    """A copy in evaluation mode with its convolutions fused; cannot be trained further."""
-    return fuse(model)
