@@ -52,10 +52,8 @@ class StopSignals:
             self._immediate = False
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
-        if os.getpid() != self._owner:  # a loader process, forked with this handler
-            if signum == signal.SIGTERM:
-                os._exit(128 + signum)
-            return  # Ctrl-C goes to the whole group; the owner decides
+        if os.getpid() != self._owner:
+            return  # a process forked with this handler
         again, self.received = self.received, self.received or signum
         if self._immediate:
             self._immediate = False

@@ -19,6 +19,7 @@ SHORT = [
     "train.epochs=2", "train.steps_per_epoch=5", "train.batch_size=4", "train.log_every_steps=1",
     "train.save_every_steps=2", "evaluate.pictures=1", "run.device=cpu", "run.threads=1",
 ]  # fmt: skip
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 RUNS = {
     "train2d": ("train2d.py", "configs/demo_2d.yaml"),
     "train3d": ("train3d.py", "configs/demo_3d.yaml"),
@@ -38,7 +39,7 @@ def start(*arguments, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.Popen(
         command(*arguments, **options), cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
 
 
@@ -77,30 +78,44 @@ def uninterrupted(request, tmp_path_factory):
     return request.param, out
 
 
+def wait_for_lines(process, out, count):
+    deadline = time.monotonic() + 300
+    while not any(out.glob("*/metrics.jsonl")) or len(train_lines(out)) < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_killed_and_resumed_is_bit_identical(uninterrupted, tmp_path):
     run, whole = uninterrupted
     process = start(run, tmp_path)
-    deadline = time.monotonic() + 300
-    while not (tmp_path.exists() and any(tmp_path.glob("*/metrics.jsonl"))) or (
-        len(train_lines(tmp_path)) < 7  # in the second epoch
-    ):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
-        time.sleep(0.01)
+    wait_for_lines(process, tmp_path, 7)  # in the second epoch
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert 6 <= checkpoint.load(folder(tmp_path) / "last.pt")["step"] < 10
+    assert 5 <= checkpoint.load(folder(tmp_path) / "last.pt")["step"] < 10
     finish(run, tmp_path, "--resume")
     assert_same_weights(whole, tmp_path)
     assert train_lines(whole) == train_lines(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_saves_the_run(tmp_path, number):
+    """As a terminal sends Ctrl-C, and torchrun SIGTERM: the loader processes get it too."""
+    process = start("train2d", tmp_path, "train.save_every_steps=0", "data.workers=1")
+    wait_for_lines(process, tmp_path, 2)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number, said
+    assert "Traceback" not in said and f"stopped by {signal.Signals(number).name}" in said
+    assert checkpoint.load(folder(tmp_path) / "last.pt")["step"] == len(train_lines(tmp_path))
+
+
+@pytest.mark.slow
 def test_two_processes_follow_one(uninterrupted, tmp_path):
     """Float tolerance; in 2D training BatchNorm sees half a batch, so only the course agrees."""
     run, whole = uninterrupted
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    finish(run, tmp_path, launcher=launcher)
+    finish(run, tmp_path, launcher=TORCHRUN)
     ours, theirs = train_lines(whole), train_lines(tmp_path)
     assert [line["step"] for line in theirs] == [line["step"] for line in ours]
     for one, two in zip(ours, theirs):

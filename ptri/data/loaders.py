@@ -6,6 +6,7 @@ is cut into global batches, and each rank takes its share of every one.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ptri.data.h36m import SampleKey
 from ptri.errors import UserError
+
+WORKER_GRACE = 20  # s that a loader process works on after SIGTERM
 
 
 def epoch_order(length: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -144,14 +147,18 @@ def _loader(dataset, batches: Sampler, workers: int, persistent: bool = True) ->
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         **options,
     )
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    # Ctrl-C and torchrun's SIGTERM go to the whole process group; the training process honours
+    # them after a whole step, for which it may need this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE))
 
 
 def _plain_errors(loader: DataLoader) -> Iterator[Any]:
