@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ptri import config as configuration
 from ptri import losses, metrics, outputs, report, scenes
+from ptri.build import build_model, for_inference
 from ptri.config import Config
 from ptri.data.h36m import H36M, open_split
 from ptri.data.h36m_index import is_damaged
@@ -28,7 +29,6 @@ from ptri.data.loaders import EvaluationLoader
 from ptri.errors import UserError
 from ptri.geometry.robust import robust_triangulation
 from ptri.models.heatmap import image_to_heatmap
-from ptri.models.ptri import build_model
 from ptri.painter import Painter
 from ptri.parallel import choose_device
 from ptri.posterior import posterior_from_cameras, posterior_mean
@@ -94,7 +94,7 @@ def evaluate(
         "format": "ptri predictions 1",
     }
     with (
-        torch.inference_mode(),
+        torch.no_grad(),
         outputs.PredictionFile(folder / "predictions.h5", attributes) as predictions,
     ):
         scenes.write_names(predictions, dataset)
@@ -114,7 +114,7 @@ def evaluate(
 
 def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[str, float], str]:
     seconds = timer.per_frame()
-    figures = report.metrics_of(scores, seconds)
+    figures = report.metrics_of(scores, seconds, config.train.weight_x3d)
     names = [dataset.index.labels.camera_names[camera] for camera in dataset.index.cameras]
     pairs = [f"{names[i]} - {names[j]}" for i, j in metrics.view_pairs(len(names))]
     notes = {
@@ -227,7 +227,7 @@ def _score_frames(model, detected: Detected, single: Estimate, dataset, config, 
     estimate, truth = single.prediction.joints3d, detected.joints3d
     centred = [x - x[:, root : root + 1] for x in (estimate, truth)]
     values = {
-        "loss/x3d": metrics.joint_l2(*centred) / 1000,
+        "loss/x3d": losses.joint_l1(estimate, truth, root),
         "x3d/l1": metrics.joint_l1(*centred),
         "x3d/l2": metrics.joint_l2(*centred),
         "action": detected.action,
@@ -337,7 +337,8 @@ def load_model(config: Config, images: bool) -> nn.Module:
         if path is None:
             raise UserError(f"{key}: not set; name the weights, such as checkpoints/*.pt")
     device = choose_device(config.run.device)
-    return build_model(config, with_images=images).eval().to(device)
+    model = build_model(config, with_images=images).eval()
+    return (for_inference(model) if images else model).to(device)
 
 
 def run(config: Config, overwrite: bool = False) -> str:

@@ -112,7 +112,7 @@ def solve(model: nn.Module, recording: Recording, config: Config) -> Solution:
     pooled = [good[i] for i in spread(len(good), settings.pool_frames)]
     keypoints = Keypoints(*(part[None] for part in every))
     chosen = Keypoints(*(part[:, pooled] for part in keypoints))
-    with torch.inference_mode():
+    with torch.no_grad():
         start = time.perf_counter()
         posterior = model.solve(chosen, K[:, pooled], seed=config.run.seed)
         middle = time.perf_counter()

@@ -36,15 +36,16 @@ class Scores:
         return np.concatenate(self._parts[name])
 
 
-def metrics_of(scores: Scores, seconds: dict[str, float]) -> dict[str, float]:
+def metrics_of(scores: Scores, seconds: dict[str, float], weight_x3d: float) -> dict[str, float]:
     """The figures of metrics.json.
 
     Args:
         seconds: of the stages "detect", "posterior", "fusion" and "pooled/posterior",
             "pooled/fusion", per frame.
+        weight_x3d: of the 3D loss beside the heatmap loss, in "loss".
     """
     result = {name: _mean(scores[name]) for name in SEED_LINES if name in scores}
-    result["loss"] = result["loss/hm"] + result["loss/x3d"]
+    result["loss"] = result["loss/hm"] + weight_x3d * result["loss/x3d"]
     weight = scores["x2d/visible"]  # joints, not frames, weigh equally in 2D
     for name in ("x2d/l1", "x2d/l2"):
         there = weight > 0

@@ -188,35 +188,51 @@ HALPE26 = _skeleton(
 
 SKELETONS = {s.name: s for s in (H36M17, COCO17, COCO18, BODY25, BODY25B, HALPE26)}
 
-# How a joint that a set lacks is made from others, first recipe whose joints all exist. A
-# detector's neck is the middle of the shoulders, which is as near as it has to the thorax; the
-# spine has no counterpart on the body's surface and is left open.
-_RECIPES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "left_foot": (("left_ankle",),),
-    "right_foot": (("right_ankle",),),
-    "left_ankle": (("left_foot",),),
-    "right_ankle": (("right_foot",),),
-    "hip": (("left_hip", "right_hip"),),
-    "thorax": (("neck",), ("left_shoulder", "right_shoulder")),
-    "neck": (("thorax",), ("left_shoulder", "right_shoulder")),
-    "head": (("head_top",),),
-    "head_top": (("head",),),
+# How a joint is made from those of another set: the first recipe whose joints all exist.
+_MIDDLE_OF_SHOULDERS = {"left_shoulder": 0.5, "right_shoulder": 0.5}
+_SAME_NAME_FIRST: dict[str, tuple[dict[str, float], ...]] = {
+    "left_foot": ({"left_ankle": 1.0},),
+    "right_foot": ({"right_ankle": 1.0},),
+    "left_ankle": ({"left_foot": 1.0},),
+    "right_ankle": ({"right_foot": 1.0},),
+    "hip": ({"left_hip": 0.5, "right_hip": 0.5},),
+    "neck": (_MIDDLE_OF_SHOULDERS,),
+    "head": ({"head_top": 1.0},),
+    "head_top": ({"head": 1.0},),
+}
+# From a detector's points to Human3.6M's joints. "nose" there is Human3.6M's Neck/Nose, inside the
+# head: the middle between the base of the skull and the tip of the nose. The thorax is the base of
+# the neck, where BODY_25B has its "upper neck" (measured on a real person: 60 mm above the middle
+# of the shoulders, 300 mm below the head's top; the body statistics say 296), a third of the way
+# from the shoulders to the ears. The spine has no counterpart on the surface and stays open.
+_FROM_DETECTOR: dict[str, tuple[dict[str, float], ...]] = {
+    "thorax": (
+        {"upper_neck": 1.0},
+        {"left_shoulder": 1 / 3, "right_shoulder": 1 / 3, "left_ear": 1 / 6, "right_ear": 1 / 6},
+    ),
+    "nose": (
+        {"upper_neck": 0.55, "head_top": 0.45},
+        {"nose": 0.5, "left_ear": 0.25, "right_ear": 0.25},
+    ),
 }
 
 
 def linear_map(source: Skeleton, target: Skeleton) -> np.ndarray:
-    """Matrix that turns a set's joints into another's, each a mean of source joints.
+    """Matrix that turns a set's joints into another's, each a weighted mean of source joints.
 
     Returns:
         (target J, source J) float64; rows sum to one, and the row of a joint that has no source is
         NaN. Missing joints need care (0 * NaN): use `map_joints`.
     """
+    special = _FROM_DETECTOR if target is H36M17 and source is not H36M17 else {}
     matrix = np.full((len(target.joints), len(source.joints)), np.nan)
     for row, name in enumerate(target.joints):
-        for recipe in ((name,), *_RECIPES.get(name, ())):
+        recipes = special.get(name) or ({name: 1.0}, *_SAME_NAME_FIRST.get(name, ()))
+        for recipe in recipes:
             if all(part in source.joints for part in recipe):
                 matrix[row] = 0.0
-                matrix[row, [source.joints.index(part) for part in recipe]] = 1 / len(recipe)
+                for part, weight in recipe.items():
+                    matrix[row, source.joints.index(part)] = weight
                 break
     return matrix
 
