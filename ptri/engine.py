@@ -301,8 +301,14 @@ def _training_step(task: Task, run: _Run, batch: Any) -> dict[str, float]:
     config, world = run.config, run.world
     seed_everything(config.run.seed, run.step, world.rank)
     batch = to_device(batch, world.device)
-    with torch.autocast(world.device.type, run.amp, enabled=run.amp is not None):
-        losses = task.training_step(run.wrapped, batch, run.step)
+    try:
+        with torch.autocast(world.device.type, run.amp, enabled=run.amp is not None):
+            losses = task.training_step(run.wrapped, batch, run.step)
+    except torch.linalg.LinAlgError as error:  # what becomes of NaN in a factorisation
+        raise UserError(
+            f"{run.folder}: {str(error).splitlines()[0]} (epoch {run.epoch}, step {run.step}); "
+            f"last.pt keeps the last checkpoint; lower train.lr or set train.amp=off"
+        ) from error
     sums = torch.stack([value.detach().double().mean() for value in losses.values()])
     means = (parallel.total(world, sums) / world.size).tolist()  # the shares are equal
     values = dict(zip(losses, means))

@@ -259,6 +259,17 @@ def test_a_gradient_that_is_not_finite_stops_too(tmp_path):
         engine.fit(Kinked(), toy_config(tmp_path))
 
 
+def test_a_failed_factorisation_stops_as_well(tmp_path):
+    class Singular(ToyTask):
+        def training_step(self, model, batch, step):
+            if step == 3:
+                torch.linalg.cholesky(torch.full((2, 2), float("nan")))
+            return super().training_step(model, batch, step)
+
+    with pytest.raises(UserError, match=r"cholesky.*epoch 0, step 3"):
+        engine.fit(Singular(), toy_config(tmp_path))
+
+
 class Overflowing(ToyTask):
     """From step 3 on for a while, gradients that are finite in float32 but not in float16."""
 
