@@ -172,7 +172,18 @@ def draw(folder: Path, recording: Recording, solution: Solution, config: Config)
     sample_R, sample_t, weights = rig_of(solution.posterior, 0)[1]
     joints = solution.prediction.joints3d[chosen[len(chosen) // 2]].numpy()
     picture = rig_picture(
-        R.numpy(), t.numpy(), sample_t, sample_R, weights, *truth, H36M17, joints, names, up, title
+        R.numpy(),
+        t.numpy(),
+        sample_t,
+        sample_R,
+        weights,
+        *truth,
+        H36M17,
+        joints,
+        names,
+        up,
+        title,
+        "reference",
     )
     visualize.save(picture, folder / "rig.png")
     if not config.evaluate.pictures:

@@ -26,6 +26,8 @@ INK, PAPER = (40, 42, 48), (255, 255, 255)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # Mahalanobis radius of the 90 % region: sqrt(chi2_2(0.9)) for every drawn 2D ellipse.
 RADIUS_90 = 2.146
+# Ellipses wider than this are drawn as rims, so that they do not hide the picture.
+WIDE_MM, WIDE_SHARE = 250.0, 0.12  # in 3D; of the height of an image
 
 
 def save(picture: np.ndarray, path: str | Path) -> None:
@@ -140,7 +142,9 @@ def skeleton_sides(
         shown.append((truth - truth[both].mean(0) + joints[both].mean(0) - origin) @ axes.T)
     low = np.nanmin(np.concatenate(shown), 0) - 90
     high = np.nanmax(np.concatenate(shown), 0) + 90
-    middle, half = (low + high) / 2, (high - low).max() / 2
+    middle, tall = (low + high) / 2, (high - low)[1] / 2
+    wide = max(0.75 * tall, (high - low)[[0, 2]].max() / 2)
+    tall = max(tall, 0.7 * wide)
     for index, (horizontal, name) in enumerate(((0, "from the front"), (2, "from the side"))):
         plot = figure.add_subplot(1, 2, index + 1)
         pick = [horizontal, 1]
@@ -151,9 +155,8 @@ def skeleton_sides(
                 flat = (axes @ covariance[joint] @ axes.T)[np.ix_(pick, pick)]
                 _plot_ellipse(plot, local[joint, pick], flat, joint_colour(skeleton.joints[joint]))
         plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
-        across, tall = middle[horizontal], middle[1]
-        wide = max(0.75 * half, (high - low)[horizontal] / 2)
-        plot.set(xlim=(across - wide, across + wide), ylim=(tall - half, tall + half))
+        x, y = middle[pick]
+        plot.set(xlim=(x - wide, x + wide), ylim=(y - tall, y + tall))
         plot.set(aspect="equal", xlabel="mm")
         plot.set_title(name, fontsize=10, color=rgb(INK))
         quiet(plot)
@@ -222,7 +225,8 @@ def _ellipse(canvas: np.ndarray, centre: np.ndarray, covariance: np.ndarray, col
         return
     angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
     lengths = (max(1, int(axes[1] * 16)), max(1, int(axes[0] * 16)))
-    cv2.ellipse(canvas, _fixed(centre), lengths, angle, 0, 360, colour, -1, cv2.LINE_AA, 4)
+    filled = -1 if axes.max() < WIDE_SHARE * canvas.shape[0] else 1
+    cv2.ellipse(canvas, _fixed(centre), lengths, angle, 0, 360, colour, filled, cv2.LINE_AA, 4)
 
 
 def _titled(canvas: np.ndarray, title: str) -> np.ndarray:
@@ -265,7 +269,8 @@ def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> N
     values, vectors = np.linalg.eigh(covariance)
     width, height = 2 * RADIUS_90 * np.sqrt(values.clip(0))
     angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
-    style = {"facecolor": (*rgb(colour), 0.22), "edgecolor": (*rgb(colour), 0.6), "lw": 0.8}
+    filled = 0.22 if max(width, height) < 2 * WIDE_MM else 0.0  # a joint hardly known: a rim only
+    style = {"facecolor": (*rgb(colour), filled), "edgecolor": (*rgb(colour), 0.6), "lw": 0.8}
     plot.add_patch(Ellipse(centre, width, height, angle=angle, **style))
 
 

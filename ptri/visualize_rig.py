@@ -36,6 +36,7 @@ def rig_picture(
     names: Sequence[str] | None = None,
     up: np.ndarray = (0.0, -1.0, 0.0),
     title: str = "",
+    truth_name: str = "true cameras",
     num_shown: int = 120,
 ) -> np.ndarray:
     """The rig in perspective and from above: cameras, posterior samples, true cameras in grey.
@@ -46,6 +47,7 @@ def rig_picture(
         R, t: (V, 3, 3), (V, 3) mm, the estimate. samples_R, samples_t: (M, V, 3, 3), (M, V, 3).
         weights: (M,) summing to one. R_true, t_true: true extrinsics relative to view 0.
         joints: (J, 3) mm, a person to draw. up: (3,) direction in the reference frame.
+        truth_name: what the grey cameras are called.
         num_shown: samples drawn (by weight, with a fixed seed).
     """
     axes = _level_axes(np.asarray(up, np.float64), R)
@@ -85,7 +87,7 @@ def rig_picture(
         label = {"color": rgb(colour), "fontsize": 9, "weight": "bold"}
         space.text(x, z, y + 1.6 * size, names[v], ha="center", **label)
         outward = np.array([x, z]) - (axes @ np.mean(everything[0], 0))[[0, 2]]
-        outward = outward / max(np.linalg.norm(outward), 1e-9) * 1.9 * size
+        outward = outward / max(np.linalg.norm(outward), 1e-9) * 2.6 * size
         plan.text(x + outward[0], z + outward[1], names[v], ha="center", va="center", **label)
     if joints is not None:
         person = joints @ axes.T
@@ -105,10 +107,8 @@ def rig_picture(
     plan.set(aspect="equal", xlabel="mm", title="from above")
     plan.title.set_fontsize(10)
     quiet(plan)
-    notes = "dots and fans: posterior samples" if cloud is not None else ""
-    notes += (
-        "    grey: true cameras, view 0 and scale aligned; grid 1 m" if R_true is not None else ""
-    )
+    notes = "grid: 1 m" + ("    dots and fans: posterior samples" if cloud is not None else "")
+    notes += f"    grey: {truth_name}, view 0 and scale aligned" if R_true is not None else ""
     figure.text(0.02, 0.02, notes, color=rgb(MIDDLE), fontsize=10)
     figure.suptitle(title, fontsize=11, color=rgb(INK))
     return render(figure)

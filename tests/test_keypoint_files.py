@@ -19,7 +19,7 @@ from ptri.data.keypoint_files import (
 from ptri.errors import UserError
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
 
-SAMPLE = Path(__file__).parent.parent.parent / "shared/data/pose2sim_single"
+SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/pose2sim_single"
 
 
 @pytest.fixture

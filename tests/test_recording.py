@@ -17,12 +17,15 @@ from recording_fixture import NAMES, make_recording
 from ptri import config, recording
 from ptri.data.intrinsics import read_cameras
 from ptri.errors import UserError
+from ptri.evaluate import load_model
 from ptri.geometry.cameras import to_reference
 from ptri.recording_report import find_videos, read_frame
 from ptri.recording_solve import body_height, observations, reprojection_error, solve, usable_views
 from ptri.structures import Cameras
 
 ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
+WEIGHTS = ROOT / "checkpoints/ptri_3d.pt"
 
 
 def settings(root, *extra):
@@ -258,3 +261,23 @@ def test_the_script_itself_exits_without_a_traceback(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "labels are missing" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (SAMPLE.is_dir() and WEIGHTS.is_file()), reason="needs the sample recording and weights"
+)
+def test_the_sample_recording_agrees_with_its_calibration(tmp_path):
+    options = config.load(
+        ROOT / "configs/recording.yaml", [f"data.root={SAMPLE}", "evaluate.pictures=1"]
+    )
+    found = recording.open_recording(options)
+    figures, _ = recording.process(load_model(options, images=False), found, options, tmp_path)
+    assert figures["accepted"]
+    # Bundle adjustment from the same points: median 3.5, worst 5.8 deg; the reference itself is
+    # good to about 50 mm and leaves 13 px.
+    assert figures["rotation_difference_deg_worst"] < 6
+    assert figures["reprojection_error_px_median"] < 9
+    assert figures["reprojection_error_px_median/reference"] == pytest.approx(13.1, abs=0.3)
+    for side in ("left", "right"):
+        assert figures[f"{side}_thigh_mm_std/fused"] < 30
