@@ -1,0 +1,52 @@
+"""Rigs and people with known truth for the geometry's tests, on generated scenes."""
+
+import torch
+
+from ptri import config
+from ptri.data.generated import generate_batch
+from ptri.geometry.body import load_body_prior
+from ptri.geometry.bundle import Bundle, move_cameras, person_centre
+from ptri.posterior import normalise
+from ptri.structures import Keypoints
+
+BODY = load_body_prior(definition=0.05)
+
+
+def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05):
+    """Scenes whose noise is exactly what the covariances say; float64."""
+    settings = config.load(
+        None,
+        [
+            "run.name=test", "generated.independent=true", f"generated.noise={noise}", "generated.families=[ring]",
+            f"generated.missing_rate={missing}", "generated.held_out_families=[]",
+            "generated.max_truncated=0.0", "generated.fps=2.0",
+        ],
+    )  # fmt: skip
+    scene = generate_batch(settings, seed, 0, batch, views, frames)
+    keypoints = Keypoints(*(value.double() for value in scene.keypoints))
+    cameras = type(scene.cameras)(*(value.double() for value in scene.cameras))
+    return keypoints, scene.K.double(), cameras, scene.joints3d.double()
+
+
+def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0):
+    """Candidate bundles (B, count, ...): the truth, moved by random rotations and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    B, V = cameras.t.shape[:2]
+
+    def repeat(value):
+        return value[:, None].expand(-1, count, *value.shape[1:])
+
+    truth = Bundle(cameras.R, cameras.t, joints, None)
+    size = torch.tensor([degrees * torch.pi / 180 / 3**0.5] * 3 + [millimetres] * 3)
+    step = torch.randn(B, count, V - 1, 6, generator=generator, dtype=torch.float64) * size
+    centre = repeat(person_centre(truth))
+    R, t = move_cameras(repeat(cameras.R), repeat(cameras.t), centre, step.flatten(2))
+    moved = repeat(joints) + millimetres * torch.randn(
+        B, count, *joints.shape[1:], generator=generator, dtype=torch.float64
+    )
+    return Bundle(R, t, moved, BODY.mean.expand(B, count, -1))
+
+
+def observed(batch=8, views=4, frames=1, seed=0, **options):
+    keypoints, K, cameras, joints = gaussian_scene(batch, views, frames, seed, **options)
+    return normalise(keypoints, K), cameras, joints

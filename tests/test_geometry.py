@@ -1,0 +1,179 @@
+import numpy as np
+import pytest
+import torch
+from rigs_fixture import gaussian_scene
+
+from ptri.geometry import alignment, rotations
+from ptri.geometry.body import load_body_prior
+from ptri.geometry.cameras import (
+    centres,
+    crop_intrinsics,
+    normalised_to_pixel,
+    pixel_to_normalised,
+    project,
+    to_reference,
+    transform,
+)
+from ptri.geometry.triangulation import (
+    SYMMETRIC,
+    ray_moments,
+    symmetric_inverse,
+    symmetric_to_matrix,
+    triangulate,
+)
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras
+
+
+def random_rotations(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return rotations.so3_exp(torch.randn(*shape, 3, generator=generator, dtype=torch.float64))
+
+
+def test_exponential_and_logarithm_are_inverse():
+    w = torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 - 1.5
+    assert torch.allclose(rotations.so3_log(rotations.so3_exp(w)), w, atol=1e-9)
+    assert torch.allclose(rotations.rotation_angle(rotations.so3_exp(w)), w.norm(dim=-1))
+
+
+def test_small_angles_keep_their_digits():
+    w = torch.tensor([[1e-5, 0.0, 0.0]], dtype=torch.float32)
+    angle = rotations.rotation_angle(rotations.so3_exp(w))
+    assert float(angle) == pytest.approx(1e-5, rel=1e-3)
+
+
+def test_haar_density_integrates_to_the_volume_of_so3():
+    angle = torch.linspace(0, torch.pi, 20001, dtype=torch.float64)
+    density = rotations.log_haar_density(angle).exp() * 4 * torch.pi * angle**2
+    assert float(torch.trapezoid(density, angle)) == pytest.approx(8 * torch.pi**2, rel=1e-6)
+
+
+def test_rotation_mean_is_safe_against_antipodal_quaternions():
+    base = rotations.so3_exp(torch.tensor([0.0, torch.pi - 1e-3, 0.0], dtype=torch.float64))
+    around = 0.02 * torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    samples = base @ rotations.so3_exp(around.double())  # their quaternions straddle q and -q
+    mean = rotations.rotation_mean(samples, torch.full((400,), 1 / 400, dtype=torch.float64))
+    assert float(rotations.rotation_angle(mean.mT @ base)) < 0.005
+
+
+def test_procrustes_recovers_a_rotation():
+    R = random_rotations(5)
+    x = torch.randn(5, 20, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = x @ R.mT
+    found = rotations.procrustes_rotation(y.mT @ x)
+    assert torch.allclose(found, R, atol=1e-9)
+
+
+def test_projection_and_its_inverse():
+    keypoints, K, cameras, joints = gaussian_scene(batch=2, noise=1e-6, missing=0.0)
+    xy = project(joints[:, 0], Cameras(K[:, 0], cameras.R, cameras.t))
+    assert torch.allclose(xy, keypoints.xy[:, 0], atol=0.05)
+    back = normalised_to_pixel(pixel_to_normalised(xy, K[:, 0]), K[:, 0])
+    assert torch.allclose(back, xy)
+
+
+def test_reference_frame_keeps_camera_coordinates():
+    R, t = random_rotations(3, 4), torch.randn(3, 4, 3, dtype=torch.float64)
+    world = torch.randn(3, 7, 3, dtype=torch.float64)
+    moved = to_reference(Cameras(None, R, t))
+    inside = transform(world, R[:, 0], t[:, 0])
+    expected = transform(world.unsqueeze(1), R, t)
+    assert torch.allclose(transform(inside.unsqueeze(1), moved.R, moved.t), expected)
+    assert torch.allclose(moved.R[:, 0], torch.eye(3, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(centres(moved.R, moved.t)[:, 0], torch.zeros(3, dtype=torch.float64))
+
+
+def test_cropped_intrinsics_use_pixel_centres():
+    K = torch.tensor([[100.0, 0, 50], [0, 110.0, 40], [0, 0, 1]])
+    xy = torch.tensor([[12.0, 30.0]])
+    cropped = crop_intrinsics(K, left=10.0, top=20.0, scale=2.0)
+    expected = (xy - torch.tensor([10.0, 20.0]) + 0.5) * 2 - 0.5
+    assert torch.allclose(normalised_to_pixel(pixel_to_normalised(xy, K), cropped), expected)
+
+
+def naive_triangulation(xy, L, R, t):
+    """Per point: stack whitened rows of P (R X + t) = 0 and solve by least squares."""
+    rows, right = [], []
+    for view in range(len(R)):
+        P = np.array([[1, 0, -xy[view, 0]], [0, 1, -xy[view, 1]]])
+        W = np.linalg.cholesky(L[view]).T
+        rows.append(W @ P @ R[view])
+        right.append(-W @ P @ t[view])
+    return np.linalg.lstsq(np.concatenate(rows), np.concatenate(right), rcond=None)[0]
+
+
+def test_triangulation_agrees_with_naive_least_squares():
+    generator = torch.Generator().manual_seed(3)
+    R, t = random_rotations(2, 1, 4, seed=4), torch.randn(2, 1, 4, 3, dtype=torch.float64)
+    t = t + torch.tensor([0, 0, 5.0])
+    xy = 0.3 * torch.randn(1, 6, 4, 2, generator=generator, dtype=torch.float64)
+    A = torch.randn(1, 6, 4, 2, 2, generator=generator, dtype=torch.float64)
+    L = A @ A.mT + 0.1 * torch.eye(2, dtype=torch.float64)
+    prior = torch.zeros(1, 6, 3, dtype=torch.float64)
+    points, entries, log_det = triangulate(ray_moments(xy, L), R, t, prior, 1e-12)
+    covariance = symmetric_to_matrix(entries)
+    for m in range(2):
+        for n in range(6):
+            naive = naive_triangulation(
+                xy[0, n].numpy(), L[0, n].numpy(), R[m, 0].numpy(), t[m, 0].numpy()
+            )
+            assert np.allclose(points[m, 0, n], naive, atol=1e-8)
+    assert torch.allclose(-torch.linalg.slogdet(covariance)[1], log_det)
+
+
+def test_triangulation_passes_gradcheck():
+    R, t = random_rotations(2, 1, 3, seed=5), torch.randn(2, 1, 3, 3, dtype=torch.float64)
+    xy = (0.2 * torch.randn(1, 2, 3, 2, dtype=torch.float64)).requires_grad_()
+    L = torch.eye(2, dtype=torch.float64).expand(1, 2, 3, 2, 2)
+    prior = torch.zeros(1, 2, 3, dtype=torch.float64)
+
+    def points(xy, t):
+        return triangulate(ray_moments(xy, L), R, t, prior, 1e-3)
+
+    assert torch.autograd.gradcheck(points, (xy, t.requires_grad_()))
+
+
+def test_symmetric_inverse():
+    A = torch.randn(9, 3, 3, dtype=torch.float64)
+    A = A @ A.mT + torch.eye(3, dtype=torch.float64)
+    entries = torch.stack([A[:, i, j] for i, j in SYMMETRIC])
+    inverse, log_det = symmetric_inverse(entries)
+    assert torch.allclose(symmetric_to_matrix(inverse), torch.linalg.inv(A))
+    assert torch.allclose(log_det, torch.linalg.slogdet(A)[1])
+
+
+def test_look_at_turns_the_centre_onto_the_axis():
+    centre = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    turn = alignment.look_at(centre)
+    ray = torch.cat([centre, torch.ones(20, 1, dtype=torch.float64)], -1)
+    seen = (turn @ ray.unsqueeze(-1)).squeeze(-1)
+    assert torch.allclose(seen[:, :2], torch.zeros(20, 2, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(torch.linalg.det(turn), torch.ones(20, dtype=torch.float64))
+
+
+def true_skeletons(cameras, joints):
+    return transform(joints.unsqueeze(2), cameras.R[:, None], cameras.t[:, None])
+
+
+def test_place_on_rays_finds_the_depth():
+    _, _, cameras, joints = gaussian_scene(batch=4)
+    skeleton = true_skeletons(cameras, joints)  # (B, T, V, J, 3)
+    relative = skeleton - skeleton[..., H36M17.root, None, :]
+    rays = skeleton[..., :2] / skeleton[..., 2:]
+    root = alignment.place_on_rays(relative, rays, torch.ones_like(rays[..., 0]))
+    # The guard that keeps empty views solvable weighs 1e-6 of one joint.
+    assert torch.allclose(root, skeleton[..., H36M17.root, :], rtol=1e-3)
+
+
+def test_rig_starts_from_true_skeletons_are_the_true_rig():
+    _, _, cameras, joints = gaussian_scene(batch=4, frames=2)
+    weight = torch.ones(*joints.shape[:2], 4, 17, dtype=torch.float64)
+    starts = alignment.rig_starts(
+        true_skeletons(cameras, joints), weight, load_body_prior(), num_random=1
+    )
+    assert starts.R.shape == (4, 9, 4, 3, 3)
+    for c in (0, 1, 2, 3, 8):  # hubs and random weights; the mirrored ones are wrong on purpose
+        assert torch.allclose(starts.R[:, c], cameras.R, atol=1e-6)
+        assert torch.allclose(starts.t[:, c], cameras.t, atol=1e-2)
+    assert torch.allclose(starts.joints[:, 0], joints, atol=1e-2)
+    assert float(rotations.rotation_angle(starts.R[:, 5] @ cameras.R.mT).max()) > 0.1
