@@ -192,7 +192,7 @@ class TrainConfig(_Section):
     lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
     freeze_2d: bool = False  # 3D: the 2D network keeps its weights
     posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
-    max_frames: int = _number(6, 1)  # 3D from keypoints: frames of a pooled scene
+    max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this
     weight_lift: float = _number(1.0, 0)  # 3D losses: lifter, negative log likelihood
     weight_pose: float = _number(0.02, 0)  # Monte-Carlo pose loss (nats)
     weight_x3d: float = _number(1.0, 0)  # joints, L1 in units of 100 mm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from ptri.config import Config
 from ptri.data.generated import Scene, draw_num_views, generate_batch
 from ptri.data.h36m import H36M, open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader
+from ptri.errors import UserError
 from ptri.geometry.cameras import transform
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.lifter import lifting_loss
@@ -182,8 +184,14 @@ def generated_batch(config: Config, epoch: int, step: int, rank: int, world: int
     if lift_only:
         num_views, size = 2, train.batch_size * train.lifter_batch
     elif turn == 2 and train.max_frames > 1:
-        num_frames = 2 + step // 3 % (train.max_frames - 1)
-        size = max(train.batch_size // num_frames // world, 1) * world
+        num_frames = 2 ** (1 + step // 3 % int(math.log2(train.max_frames)))
+        size = max(train.batch_size // num_frames, 1)
+    if size % world:
+        raise UserError(
+            f"train.batch_size: {train.batch_size} scenes, or {size} of {num_frames} frames, do "
+            f"not share out to {world} processes; make it a multiple of train.max_frames times "
+            "the number of processes"
+        )
     share = size // world
     scene = generate_batch(
         config, seed, step, share, num_views, num_frames, first=rank * share, split="train"

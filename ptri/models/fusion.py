@@ -38,10 +38,13 @@ def robust_joints(
 
     Returns:
         Joints (M, N, J, 3) mm, covariances (M, N, J, 3, 3) mm^2, weights (M, N, V, J) and
-        normalised residuals (M, N, V, J, 2) over the expected standard deviation.
+        normalised residuals (M, N, V, J, 2) over the expected standard deviation. Computed in
+        float64 (a joint that one view sees has a condition number of 1e6), returned in K's type.
     """
-    frame = Keypoints(*(value.unsqueeze(1) for value in keypoints))
-    observations = normalise(frame, K.unsqueeze(1))
+    dtype = K.dtype
+    R, t = R.double(), t.double()
+    frame = Keypoints(*(value.unsqueeze(1).double() for value in keypoints))
+    observations = normalise(frame, K.unsqueeze(1).double())
     rays, information = observations.xy[:, 0], observations.information[:, 0]
     confidence = observations.inlier[:, 0]
     M, N, V = R.shape[:3]
@@ -71,7 +74,7 @@ def robust_joints(
             weight = confidence * front / (1 + chi2 / width**2).square()
     sigma = information.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
     covariance = symmetric_to_matrix(entries[:, 0]).reshape(M, N, J, 3, 3)
-    return points, covariance, weight, error * sigma
+    return points.to(dtype), covariance.to(dtype), weight.to(dtype), (error * sigma).to(dtype)
 
 
 def body_frame(joints: Tensor) -> Tensor:
@@ -164,7 +167,8 @@ class FusionTransformer(nn.Module):
         x = (x * present).sum(2) / present.sum(2)  # (M N, J, D)
         result = self.output(x).unflatten(0, (M, N))
         # Corrections grow with the triangulation's own uncertainty.
-        sigma = covariance.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt().clamp(5.0, LENGTH)
+        variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+        sigma = variance.clamp(5.0**2, LENGTH**2).sqrt()
         correction = sigma.unsqueeze(-1) * result[..., :3]
         joints = points + correction @ frame
         chol = _cholesky(result[..., 3:]) * sigma[..., None, None]
@@ -200,7 +204,7 @@ class FusionTransformer(nn.Module):
 
         place = body((points - root).unsqueeze(2).expand(M, N, V, J, 3)) / LENGTH
         spread = frame.unsqueeze(2) @ covariance @ frame.mT.unsqueeze(2)
-        sigma = spread.diagonal(dim1=-2, dim2=-1).sqrt().clamp(1.0, 2000.0)
+        sigma = spread.diagonal(dim1=-2, dim2=-1).clamp(1.0, 2000.0**2).sqrt()
         correlation = spread / (sigma.unsqueeze(-1) * sigma.unsqueeze(-2))
         rows, columns = [0, 0, 1], [1, 2, 2]
         shape = torch.cat([(sigma / 50.0).log(), correlation[..., rows, columns]], dim=-1)
