@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
 
 from ptri import checkpoint
 from ptri.config import Config
 from ptri.models.mobileone import fuse
 from ptri.models.ptri import PoseModel
+
+_PREFIX_2D = "network2d."
 
 
 def build_model(config: Config, with_images: bool = True) -> PoseModel:
@@ -23,15 +27,24 @@ def build_model(config: Config, with_images: bool = True) -> PoseModel:
     init = config.init
     if init.checkpoint_3d is not None:
         weights, _ = checkpoint.load_weights(init.checkpoint_3d)
-        if with_images and any(name.startswith("network2d.") for name in weights):
+        if with_images and any(name.startswith(_PREFIX_2D) for name in weights):
             checkpoint.load_state(model, weights, init.checkpoint_3d)
         else:
-            weights = {k: v for k, v in weights.items() if not k.startswith("network2d.")}
+            weights = {k: v for k, v in weights.items() if not k.startswith(_PREFIX_2D)}
             parts = nn.ModuleDict({"lifter": model.lifter, "fusion": model.fusion})
             checkpoint.load_state(parts, weights, init.checkpoint_3d)
     if with_images and init.checkpoint_2d is not None:
         checkpoint.initialise(model.network2d, init.checkpoint_2d)
     return model
+
+
+def holds_2d(path: str | Path) -> bool:
+    """Whether a file of 3D weights holds the whole model, its 2D network included.
+
+    Raises:
+        UserError: a missing or corrupt file.
+    """
+    return any(name.startswith(_PREFIX_2D) for name in checkpoint.load_weights(path)[0])
 
 
 def for_inference(model: PoseModel) -> PoseModel:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from ptri import config as configuration
 from ptri import losses, metrics, outputs, report, scenes
-from ptri.build import build_model, for_inference
+from ptri.build import build_model, for_inference, holds_2d
 from ptri.config import Config
 from ptri.data.h36m import H36M, open_split
 from ptri.data.h36m_index import is_damaged
@@ -325,17 +325,20 @@ def load_model(config: Config, images: bool) -> nn.Module:
     """The 3D model with its weights, ready to evaluate, on ``run.device``.
 
     Args:
-        images: also load the 2D network, from ``init.checkpoint_2d``.
+        images: also load the 2D network, from ``init.checkpoint_2d`` or, where that is null, from
+            a whole model in ``init.checkpoint_3d`` (what end-to-end training writes).
 
     Raises:
         UserError: a checkpoint is not set, missing, corrupt or of another architecture.
     """
-    wanted = {"init.checkpoint_3d": config.init.checkpoint_3d}
-    if images:
-        wanted["init.checkpoint_2d"] = config.init.checkpoint_2d
-    for key, path in wanted.items():
-        if path is None:
-            raise UserError(f"{key}: not set; name the weights, such as checkpoints/*.pt")
+    init = config.init
+    if init.checkpoint_3d is None:
+        raise UserError("init.checkpoint_3d: not set; name the weights, such as checkpoints/*.pt")
+    if images and init.checkpoint_2d is None and not holds_2d(init.checkpoint_3d):
+        raise UserError(
+            f"init.checkpoint_2d: not set, and {init.checkpoint_3d} holds no 2D network; name the "
+            "weights, such as checkpoints/*.pt"
+        )
     device = choose_device(config.run.device)
     model = build_model(config, with_images=images).eval()
     return (for_inference(model) if images else model).to(device)
