@@ -281,15 +281,17 @@ def from_dicts(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
         UserError: as `load`; the message starts with the source's text.
     """
     merged = OmegaConf.structured(Config)
+    asked: dict[tuple[str, str], bool] = {}  # "???": OmegaConf would keep the default below it
     for where, tree in layers:
         _check_keys(tree, where)
+        asked |= {(name, k): v == MISSING for name, part in tree.items() for k, v in part.items()}
         try:
             merged = OmegaConf.merge(merged, tree)
         except OmegaConfBaseException as error:
             raise _mendable(error, where) from None
     for name, keys in _KEYS.items():
         for key in keys:
-            if OmegaConf.is_missing(merged[name], key):
+            if OmegaConf.is_missing(merged[name], key) or asked.get((name, key)):
                 raise UserError(
                     f"{_source(layers, f'{name}.{key}')}{name}.{key}: no value; set it in the YAML "
                     f"file or with {name}.{key}=... on the command line"

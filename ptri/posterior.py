@@ -222,7 +222,7 @@ def find_modes(
         observations: (B, T, V, J, ...).
         starts: (B, C, ...) candidate cameras, joints and log lengths.
     """
-    B, C = starts.R.shape[:2]
+    (B, C), T = starts.R.shape[:2], observations.xy.shape[1]
     double = Observations(
         *(value.detach().double() for value in observations[:3]), observations.log_outlier
     )
@@ -245,12 +245,11 @@ def find_modes(
     one = torch.ones_like(scale_k)
     _, weight = adjustment.camera_information(repeated, flat, scale_k, body64, one)
     if settings.frame_correlation >= 0:
-        correlation = torch.full_like(scale_k, settings.frame_correlation)
+        worth = (1 - settings.frame_correlation) / (1 + settings.frame_correlation)
+        worth = torch.full_like(scale_k, max(worth, 1.0 / T))
     else:
-        correlation = adjustment.residual_correlation(repeated, flat, weight, scale_k)
-    frame_weight = ((1 - correlation) / (1 + correlation)).unflatten(0, (B, K))[:, 0]
-    T = observations.xy.shape[1]
-    frame_weight = frame_weight.clamp_min(1.0 / T)
+        worth = adjustment.frame_worth(repeated, flat, weight, scale_k)
+    frame_weight = worth.unflatten(0, (B, K))[:, 0]
     information, weight = adjustment.camera_information(
         repeated, flat, scale_k, body64, frame_weight.repeat_interleave(K)
     )

@@ -23,7 +23,7 @@ def solve(frames, degrees, batch=8, views=4, seed=0, **options):
 
 
 def test_recovers_exact_rigs_from_exact_points():
-    _, cameras, joints, bundle, _, _ = solve(4, 10.0, noise=1e-5, missing=0.0)
+    _, cameras, _, bundle, _, _ = solve(4, 10.0, noise=1e-5, missing=0.0)
     assert float(errors_deg(bundle.R, cameras).max()) < 0.01
     size = bundle.t.norm(dim=-1)[:, 1:] / cameras.t.norm(dim=-1)[:, 1:]
     relative = size / size.mean(1, keepdim=True)  # scale itself comes from the body prior
@@ -40,7 +40,7 @@ def test_most_starts_12_deg_off_end_where_the_truth_does():
 def test_stated_information_matches_the_errors():
     squares = []
     for seed in range(2):
-        observations, cameras, _, bundle, scale2, _ = solve(3, 2.0, batch=32, seed=seed)
+        observations, cameras, _, bundle, scale2, _ = solve(2, 2.0, batch=32, seed=seed)
         one = torch.ones_like(scale2)
         information, _ = adjustment.camera_information(observations, bundle, scale2, BODY, one)
         covariance = torch.linalg.inv(information).unflatten(-1, (3, 6)).unflatten(1, (3, 6))
@@ -88,7 +88,7 @@ def test_batch_elements_do_not_influence_each_other():
     assert torch.allclose(alone.R[0], together.R[2], atol=1e-6)
 
 
-def test_correlated_residuals_are_noticed():
+def test_errors_common_to_all_frames_make_a_frame_worth_less():
     observations, cameras, joints = observed(4, 4, 10, missing=0.0)
     bias = 0.004 * torch.randn(4, 1, 4, 17, 2, generator=torch.Generator().manual_seed(0))
     biased = observations._replace(xy=observations.xy + bias.double())
@@ -98,6 +98,6 @@ def test_correlated_residuals_are_noticed():
         bundle, scale2, _ = adjustment.adjust(data, start, BODY)
         one = torch.ones_like(scale2)
         _, weight = adjustment.camera_information(data, bundle, scale2, BODY, one)
-        found.append(adjustment.residual_correlation(data, bundle, weight, scale2).mean())
-    assert float(found[0]) < 0.1
-    assert float(found[1]) > 0.2
+        found.append(float(adjustment.frame_worth(data, bundle, weight, scale2).mean()))
+    assert found[0] > 0.6
+    assert found[1] < 0.5 * found[0]

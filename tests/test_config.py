@@ -42,6 +42,14 @@ def test_yaml_round_trip(write):
     assert config.from_dicts([("checkpoint: ", config.to_dict(settings))]) == settings
 
 
+def test_a_value_asked_for_is_not_the_default(write):
+    path = write("run: {name: a}\ndata: {root: ???}\n")
+    assert "data.root: no value" in message(path)
+    assert config.load(path, ["data.root=mine"]).data.root == "mine"
+    again = ["data.root=mine", "data.root=???"]
+    assert "data.root: no value" in message(path, *again)
+
+
 def test_frozen():
     settings = config.load(None, ["run.name=b"])
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -305,19 +305,35 @@ def camera_information(
     return cameras - cross.transpose(-1, -2) @ torch.linalg.solve(bones, cross), weight
 
 
-def residual_correlation(
+def frame_worth(
     observations: Observations, bundle: Bundle, weight: Tensor, scale2: Tensor
 ) -> Tensor:
-    """Lag-one autocorrelation (N,) of the residuals over frames, in [0, 0.999]; 0 if T < 8.
+    """How many independent frames one frame is worth, (N,) in [1 / T, 1]; 1 if T < 4.
 
-    Detectors err together over neighbouring frames, so T frames are worth fewer.
+    Detectors err together: over neighbouring frames, and by a fixed offset per joint and view.
+    From the residuals' lag-one autocorrelation r, T frames are worth T (1 - r) / (1 + r); from the
+    share s of their variance that a view and joint has in common over all frames, T / (1 + (T - 1)
+    s) (Kish's design effect). The smaller counts.
     """
-    if observations.xy.shape[1] < 8:
-        return torch.zeros_like(scale2)
+    T = observations.xy.shape[1]
+    if T < 4:
+        return torch.ones_like(scale2)
     _, residual = reprojection(bundle, observations.xy)
-    root = torch.sqrt(weight.clamp_min(0))[..., None]
     focal = observations.information.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    error = residual * root * focal
-    product = (error[:, 1:] * error[:, :-1]).sum((1, 2, 3, 4))
-    energy = 0.5 * (error[:, 1:].square() + error[:, :-1].square()).sum((1, 2, 3, 4))
-    return (product / energy.clamp_min(1e-12)).clamp(0.0, 0.999)
+    w = weight.clamp_min(0)[..., None]  # (N, T, V, J, 1)
+    error = residual * focal
+    product = (w[:, 1:] * w[:, :-1]).sqrt() * error[:, 1:] * error[:, :-1]
+    energy = 0.5 * (w[:, 1:] * error[:, 1:].square() + w[:, :-1] * error[:, :-1].square())
+    # 1e-12 guards points that fit exactly.
+    lag = product.sum((1, 2, 3, 4)) / energy.sum((1, 2, 3, 4)).clamp_min(1e-12)
+    lag = lag.clamp(0.0, 0.999)
+    count = w.sum(1)  # (N, V, J, 1)
+    mean = (w * error).sum(1) / count.clamp_min(1e-3)
+    enough = (count > 2).to(w)
+    within = (w * (error - mean.unsqueeze(1)).square()).sum(1) / (count - 1).clamp_min(1.0)
+    within = (enough * within).sum((1, 2, 3)) / enough.sum((1, 2, 3)).clamp_min(1.0)
+    between = (enough * mean.square()).sum((1, 2, 3)) / enough.sum((1, 2, 3)).clamp_min(1.0)
+    between = (between - within / T).clamp_min(0.0)
+    share = between / (between + within).clamp_min(1e-12)
+    worth = torch.minimum((1 - lag) / (1 + lag), 1 / (1 + (T - 1) * share))
+    return worth.clamp_min(1.0 / T)

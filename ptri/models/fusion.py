@@ -84,10 +84,11 @@ def body_frame(joints: Tensor) -> Tensor:
         for name in ("hip", "shoulder")
     )
     up = joints[..., JOINTS.index("thorax"), :] - joints[..., H36M17.root, :]
-    # 1 mm guards joints that coincide.
-    y = up / up.norm(dim=-1, keepdim=True).clamp_min(1.0)
-    x = left - (left * y).sum(-1, keepdim=True) * y
-    x = x / x.norm(dim=-1, keepdim=True).clamp_min(1.0)
+    # A tenth of a millimetre along the axes gives joints that coincide a frame too.
+    nudge = 0.1 * torch.eye(3, dtype=joints.dtype, device=joints.device)
+    y = nn.functional.normalize(up + nudge[1], dim=-1)
+    left = left + nudge[0]
+    x = nn.functional.normalize(left - (left * y).sum(-1, keepdim=True) * y, dim=-1)
     return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-2)
 
 

@@ -1,0 +1,164 @@
+import pytest
+import torch
+from rigs_fixture import gaussian_scene
+
+from ptri import config
+from ptri.data.generated import generate_batch
+from ptri.geometry.cameras import transform
+from ptri.geometry.rotations import so3_exp
+from ptri.models.fusion import FusionTransformer, body_frame, robust_joints
+from ptri.models.lifter import Lifter, lifting_loss
+from ptri.models.ptri import PoseModel
+from ptri.posterior import posterior_from_cameras
+from ptri.structures import Keypoints
+
+SMALL = [
+    "run.name=test", "model.lifter_width=64", "model.lifter_blocks=1", "model.fusion_width=16",
+    "model.fusion_layers=1", "model.fusion_samples=4", "posterior.num_samples=64",
+    "posterior.adjust_iterations=8",
+]  # fmt: skip
+
+
+def small_model(*overrides):
+    torch.manual_seed(0)
+    return PoseModel(config.load(None, [*SMALL, *overrides]), with_images=False)
+
+
+def spoiled_scene(seed=0, frames=1, views=4):
+    """Detector-like keypoints with joints and views missing altogether."""
+    scene = generate_batch(config.load(None, SMALL), seed, 0, 3, views, frames)
+    xy = scene.keypoints.xy.clone()
+    xy[0, :, 0] = torch.nan
+    xy[1, :, :, 9] = torch.nan
+    xy[2, :, 1:, 3] = torch.nan
+    return scene._replace(keypoints=scene.keypoints._replace(xy=xy))
+
+
+def test_lifter_is_finite_and_in_front_whatever_is_missing():
+    scene = spoiled_scene()
+    torch.manual_seed(0)
+    lifted = Lifter(64, 1)(scene.keypoints, scene.K)
+    assert lifted.joints3d.shape == (3, 1, 4, 17, 3)
+    assert bool(torch.isfinite(lifted.joints3d).all())
+    assert bool((lifted.joints3d[..., 6, 2] > 0).all())
+
+
+def test_lifter_learns_and_turns_with_the_camera():
+    settings = config.load(None, SMALL)
+    torch.manual_seed(0)
+    lifter = Lifter(128, 1)
+    optimiser = torch.optim.Adam(lifter.parameters(), lr=2e-3)
+    values = []
+    for step in range(30):
+        scene = generate_batch(settings, 0, step, 32, 2)
+        truth = transform(
+            scene.joints3d.unsqueeze(2), scene.cameras.R[:, None], scene.cameras.t[:, None]
+        )
+        loss = lifting_loss(lifter(scene.keypoints, scene.K), truth).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(float(loss.detach()))
+    assert sum(values[-5:]) < sum(values[:5]) - 1.0
+    # A camera turned about its centre sees the same skeleton, turned.
+    keypoints, K, _, _ = gaussian_scene(batch=1, noise=1e-6, missing=0.0)
+    turn = so3_exp(torch.tensor([0.05, -0.1, 0.0], dtype=torch.float64))
+    first = K[:, :, :1]
+    rays = torch.linalg.solve(first[:, :, 0], _homogeneous(keypoints.xy[:, :, 0]).mT).mT @ turn.mT
+    turned = (rays / rays[..., 2:]) @ first[:, :, 0].mT
+    views = [
+        Keypoints(xy.unsqueeze(2).float(), *(v[:, :, :1].float() for v in keypoints[1:]))
+        for xy in (keypoints.xy[:, :, 0], turned[..., :2])
+    ]
+    a, b = (lifter(view, first.float()).relative[0, 0, 0].detach() for view in views)
+    assert float((a @ turn.float().mT - b).norm(dim=-1).max()) < 0.02 * float(a.norm(dim=-1).max())
+
+
+def _homogeneous(xy):
+    return torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
+
+
+def test_robust_joints_ignore_an_outlier():
+    keypoints, K, cameras, joints = gaussian_scene(batch=4, noise=0.002, missing=0.0)
+    xy = keypoints.xy[:, 0].clone()
+    xy[:, 1] += 80.0
+    frame = keypoints._replace(
+        xy=xy, covariance=keypoints.covariance[:, 0], confidence=keypoints.confidence[:, 0]
+    )
+    points, _, weight, _ = robust_joints(frame, K[:, 0], cameras.R[None], cameras.t[None])
+    error = (points[0] - joints[:, 0]).norm(dim=-1)
+    assert float(error.median()) < 20.0
+    assert float(weight[0, :, 1].mean()) < 0.2
+
+
+def test_body_frame_turns_with_the_body():
+    _, _, _, joints = gaussian_scene(batch=4)
+    R = so3_exp(torch.tensor([0.3, 1.0, -0.4], dtype=torch.float64))
+    # The nudge that guards coinciding joints costs 1e-3 rad at most.
+    assert torch.allclose(body_frame(joints @ R.mT), body_frame(joints) @ R.mT, atol=2e-3)
+    frame = body_frame(joints)
+    eye = torch.eye(3, dtype=torch.float64).expand_as(frame)
+    assert torch.allclose(frame @ frame.mT, eye, atol=1e-9)
+
+
+def fused(model, scene, order):
+    keypoints = Keypoints(*(v[:, :, order] for v in scene.keypoints))
+    cameras = type(scene.cameras)(*(v[:, order] for v in scene.cameras))
+    return model.fuse(keypoints, scene.K[:, :, order], posterior_from_cameras(cameras))
+
+
+def test_fusion_does_not_see_the_order_of_views():
+    model = small_model().eval()
+    torch.nn.init.normal_(model.fusion.output[1].weight, std=0.1)
+    scene = spoiled_scene()
+    with torch.no_grad():
+        first, other = (fused(model, scene, order) for order in ([0, 1, 2, 3], [2, 0, 3, 1]))
+    assert torch.allclose(first.joints3d, other.joints3d, atol=0.5)
+    assert torch.allclose(first.covariance, other.covariance, rtol=1e-2, atol=1.0)
+
+
+def test_fusion_of_any_number_of_views_is_finite():
+    model = small_model().eval()
+    for views in (2, 3, 7):
+        prediction = fused(model, spoiled_scene(views=views, frames=2), list(range(views)))
+        assert prediction.joints3d.shape == (3, 2, 17, 3)
+        assert bool(torch.isfinite(prediction.joints3d).all())
+        smallest = torch.linalg.eigvalsh(prediction.covariance.double()).min()
+        assert float(smallest.detach()) > 0
+
+
+def test_untrained_fusion_is_close_to_triangulation():
+    torch.manual_seed(0)
+    fusion = FusionTransformer(16, 1)
+    keypoints, K, cameras, joints = gaussian_scene(batch=4, noise=0.002, missing=0.0)
+    frame = Keypoints(*(v[:, 0].float() for v in keypoints))
+    cameras = [v.float()[None] for v in (cameras.R, cameras.t)]
+    with torch.no_grad():
+        prediction = fusion(frame, K[:, 0].float(), *cameras, torch.zeros(1, 4))
+    assert float((prediction.joints3d - joints[:, 0]).norm(dim=-1).median()) < 20.0
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+def test_training_pass_has_finite_gradients_everywhere(frames):
+    model = small_model().train()
+    scene = spoiled_scene(frames=frames)
+    keypoints = scene.keypoints._replace(confidence=scene.keypoints.confidence.clone())
+    keypoints.confidence.requires_grad_()
+    output = model(scene.K, keypoints=keypoints)
+    total = output.prediction.joints3d.sum() + output.prediction.covariance.sum()
+    total = total + output.lifted.relative.abs().sum() + output.solution.log_evidence.sum()
+    total.backward()
+    for name, parameter in model.named_parameters():
+        if name != "fusion.features.weight":
+            assert parameter.grad is not None, name
+            assert bool(torch.isfinite(parameter.grad).all()), name
+    assert bool(torch.isfinite(keypoints.confidence.grad).all())
+
+
+def test_solving_takes_joints_the_lifter_does_not_know():
+    model = small_model().eval()
+    scene = generate_batch(config.load(None, SMALL), 0, 0, 2, 3, 1)
+    extra = Keypoints(*(torch.cat([v, v[:, :, :, :2]], 3) for v in scene.keypoints))
+    with torch.no_grad():
+        posterior = model.solve(extra, scene.K)
+    assert bool(torch.isfinite(posterior.log_weights).all())

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from test_models3d import SMALL
+
+from ptri import config
+from ptri.errors import UserError
+from ptri.task3d import RigTask, generated_batch
+
+GENERATED = [
+    *SMALL, "data.kind=generated", "train.batch_size=4", "train.lifter_epochs=1",
+    "train.lifter_batch=2", "train.steps_per_epoch=3", "train.posterior_samples=16",
+    "generated.max_views=3",
+]  # fmt: skip
+
+
+def test_steps_take_turns():
+    settings = config.load(None, GENERATED)
+    lift = generated_batch(settings, 0, 0, 0, 1)
+    assert lift.lift_only
+    assert lift.scene.K.shape[:3] == (8, 1, 2)
+    turns = [generated_batch(settings, 1, step, 0, 1) for step in (3, 4, 5, 8)]
+    assert [turn.calibrated for turn in turns] == [False, True, False, False]
+    assert [tuple(turn.scene.K.shape[:2]) for turn in turns] == [(4, 1), (4, 1), (1, 4), (2, 2)]
+
+
+def test_ranks_share_the_global_batch():
+    settings = config.load(None, GENERATED)
+    whole = generated_batch(settings, 1, 3, 0, 1).scene.joints3d
+    parts = [generated_batch(settings, 1, 3, rank, 2).scene.joints3d for rank in range(2)]
+    assert torch.equal(whole, torch.cat(parts))
+    with pytest.raises(UserError, match=r"train\.batch_size"):
+        generated_batch(settings, 1, 5, 0, 2)  # one scene of four frames, two processes
+
+
+def test_every_kind_of_step_trains():
+    task, settings = RigTask(), config.load(None, GENERATED)
+    torch.manual_seed(0)
+    model = task.build_model(settings).train()
+    for epoch, step in ((0, 0), (1, 3), (1, 4), (1, 5)):
+        batch = generated_batch(settings, epoch, step, 0, 1)
+        values = task.training_step(model, batch, step)
+        assert values["loss"].shape == (len(batch.scene.K),)
+        assert bool(torch.isfinite(values["loss"]).all())
+        model.zero_grad()
+        values["loss"].mean().backward()
+        assert all(p.grad is not None for p in model.parameters())
+
+
+def test_validation_and_pictures(monkeypatch):
+    monkeypatch.setattr("ptri.task3d.VALIDATION_SCENES", 8)
+    task, settings = RigTask(), config.load(None, [*GENERATED, "evaluate.pictures=1"])
+    model = task.build_model(settings).eval()
+    metrics = task.validate(model, settings)
+    assert task.monitor in metrics
+    assert all(value == value for value in metrics.values()), metrics
+    pictures = task.pictures(model, settings)
+    assert next(iter(pictures.values())).shape[2] == 3
+
+
+def test_end_to_end_step_reaches_the_heatmaps():
+    overrides = [
+        *SMALL, "data.root=data/demo", "data.train_subjects=[1]", "data.test_subjects=[9]",
+        "data.image_size=64", "data.workers=0", "train.batch_size=2",
+        "train.posterior_samples=16", "train.heatmap_sigma=1.0",
+    ]  # fmt: skip
+    task, settings = RigTask(), config.load(None, overrides)
+    torch.manual_seed(0)
+    model = task.build_model(settings).train()
+    assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    batch = next(iter(task.train_loader(settings, 0, 0, 1, 0)))
+    values = task.training_step(model, batch, 0)
+    # The 3D losses alone must reach the heatmaps.
+    (values["loss/x3d"] + values["loss/pose"]).mean().backward()
+    slope = model.network2d.head.heatmaps.weight.grad
+    assert slope is not None
+    assert float(slope.abs().max()) > 0
