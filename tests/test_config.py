@@ -43,7 +43,7 @@ def test_yaml_round_trip(write):
 
 
 def test_a_value_asked_for_is_not_the_default(write):
-    path = write("run: {name: a}\ndata: {root: ???}\n")
+    path = write("run: {name: a}\ndata:\n  root: ???\n")
     assert "data.root: no value" in message(path)
     assert config.load(path, ["data.root=mine"]).data.root == "mine"
     again = ["data.root=mine", "data.root=???"]
