@@ -64,6 +64,7 @@ class DataConfig(_Section):
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
+    actions: list[str] = field(default_factory=list)  # such as [Walking, Posing]; []: all
     train_every: int = _number(1, 1)  # keep one frame of so many
     test_every: int = _number(1, 1)  # 64 is the thinned protocol of many papers
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)

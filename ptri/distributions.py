@@ -1,7 +1,6 @@
-"""Heavy-tailed proposals: multivariate Student-t and angular central Gaussian.
+"""The heavy-tailed proposal: multivariate Student-t.
 
-Each has three functions: sample from given standard noise, log density, and fit to weighted
-samples. Noise is drawn once by the caller and shared over the batch, so that a batch element's
+Three functions: sample from given standard noise, log density, and fit to weighted samples. Noise is drawn once by the caller and shared over the batch, so that a batch element's
 result does not depend on the others.
 """
 
@@ -90,46 +89,3 @@ def safe_cholesky(covariance: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor]
     chol, info = torch.linalg.cholesky_ex(covariance)
     failed = (info > 0) | ~torch.isfinite(chol).all(-1).all(-1)
     return torch.where(failed[..., None, None], fallback, chol), failed
-
-
-class AngularCentralGaussian(NamedTuple):
-    """Antipodally symmetric law on the unit sphere S^(D-1): the direction of N(0, chol chol^T).
-
-    Density over the sphere's uniform measure |L|^-1/2 (x^T L^-1 x)^(-D/2) (Tyler 1987).
-    """
-
-    chol: Tensor  # (..., D, D) lower triangular
-
-
-def acg_sample(law: AngularCentralGaussian, normal: Tensor) -> Tensor:
-    """Unit vectors (M, ..., D) from standard normal noise (M, D)."""
-    M, D = normal.shape
-    batch = law.chol.shape[:-2]
-    x = (law.chol @ normal.reshape(M, *([1] * len(batch)), D, 1)).squeeze(-1)
-    return x / x.norm(dim=-1, keepdim=True)
-
-
-def acg_log_prob(law: AngularCentralGaussian, x: Tensor) -> Tensor:
-    """Log density (M, ...) of unit vectors (M, ..., D) over the uniform probability measure."""
-    D = x.shape[-1]
-    whitened = torch.linalg.solve_triangular(law.chol, x.unsqueeze(-1), upper=False).squeeze(-1)
-    log_det = law.chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return -log_det - 0.5 * D * whitened.square().sum(-1).log()
-
-
-def acg_fit(x: Tensor, weights: Tensor, num_iterations: int = 10) -> AngularCentralGaussian:
-    """Maximum-likelihood scatter of weighted unit vectors by Tyler's fixed point.
-
-    Args:
-        x: (M, ..., D) unit vectors; weights: (M, ...), normalised over M.
-    """
-    D = x.shape[-1]
-    eye = torch.eye(D, dtype=x.dtype, device=x.device)
-    scatter = eye.expand(*x.shape[1:-1], D, D)
-    for _ in range(num_iterations):
-        solved = torch.linalg.solve(scatter, x.unsqueeze(-1)).squeeze(-1)
-        quadratic = (solved * x).sum(-1)
-        scatter = D * torch.einsum("m...,m...d,m...e->...de", weights / quadratic, x, x)
-        scatter = scatter * (D / scatter.diagonal(dim1=-2, dim2=-1).sum(-1))[..., None, None]
-        scatter = scatter + 1e-9 * eye  # guards samples that all lie in a subspace
-    return AngularCentralGaussian(safe_cholesky(scatter, eye.expand_as(scatter))[0])

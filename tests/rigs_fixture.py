@@ -17,7 +17,8 @@ def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05
     settings = config.load(
         None,
         [
-            "run.name=test", "generated.independent=true", f"generated.noise={noise}", "generated.families=[ring]",
+            "run.name=test", "generated.independent=true", f"generated.noise={noise}",
+            "generated.families=[ring]",
             f"generated.missing_rate={missing}", "generated.held_out_families=[]",
             "generated.max_truncated=0.0", "generated.fps=2.0",
         ],

@@ -269,6 +269,18 @@ def test_missing_views(tmp_path, caplog):
         build_index(_data(tmp_path, views=[0, 1]), "test")
 
 
+def test_chosen_actions(tmp_path):
+    labels = make_tiny_h36m(tmp_path, size=64)
+    kinds = sorted({name.rpartition("-")[0] for name in labels.action_names})
+    index = build_index(_data(tmp_path, actions=kinds[:1]), "test")
+    chosen = {labels.action_names[i] for i in labels.action[index.rows]}
+    assert {name.rpartition("-")[0] for name in chosen} == {kinds[0]}
+    everything = build_index(_data(tmp_path), "test")
+    assert 0 < len(index.rows) < len(everything.rows)
+    with pytest.raises(UserError, match=r"data\.actions: .*no action Juggling; it holds"):
+        build_index(_data(tmp_path, actions=["Juggling"]), "test")
+
+
 def test_wrong_roots(tmp_path):
     with pytest.raises(UserError, match=r"data.root: .*nowhere is not a folder"):
         build_index(_data(tmp_path / "nowhere"), "test")

@@ -176,6 +176,7 @@ def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np
     rows = np.flatnonzero(np.isin(labels.subject, subjects))
     if not data.include_damaged:
         rows = rows[~is_damaged(labels)[rows]]
+    rows = _choose_actions(data, labels, rows, path)
     if len(rows) == 0:
         raise UserError(
             f"data.{split}_subjects: {path} has no frame of {', '.join(names) or 'nobody'}; it "
@@ -187,6 +188,20 @@ def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np
     starts = np.flatnonzero(np.append(True, scene[1:] != scene[:-1]))
     position = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
     return rows[position % every == 0]
+
+
+def _choose_actions(data: DataConfig, labels: Labels, rows: np.ndarray, path: Path) -> np.ndarray:
+    """The rows whose action, without its number, is among data.actions; all where that is empty."""
+    if not data.actions:
+        return rows
+    kinds = np.array([name.rpartition("-")[0] or name for name in labels.action_names])
+    unknown = sorted(set(data.actions) - set(kinds))
+    if unknown:
+        raise UserError(
+            f"data.actions: {path} has no action {', '.join(unknown)}; it holds "
+            f"{', '.join(sorted(set(kinds)))}"
+        )
+    return rows[np.isin(kinds[labels.action[rows]], data.actions)]
 
 
 def _use_undistorted(index: Index, images: str) -> bool:

@@ -78,7 +78,7 @@ class Backbone(nn.Module):
         super().train(mode)
         if self.freeze_norm:
             for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
 

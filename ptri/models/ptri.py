@@ -68,7 +68,7 @@ class PoseModel(nn.Module):
         not depend on the batch (or the process) it is computed in."""
         super().train(mode)
         for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()
         return self
 
