@@ -1,7 +1,8 @@
 """The heavy-tailed proposal: multivariate Student-t.
 
-Three functions: sample from given standard noise, log density, and fit to weighted samples. Noise is drawn once by the caller and shared over the batch, so that a batch element's
-result does not depend on the others.
+Three functions: sample from given standard noise, log density, and fit to weighted samples. Noise
+is drawn once by the caller and shared over the batch, so that a batch element's result does not
+depend on the others.
 """
 
 from __future__ import annotations

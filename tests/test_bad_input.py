@@ -146,7 +146,7 @@ def test_nan_intrinsics(run, recording, tmp_path):
     calibration = recording / "calibration.json"
     content = calibration.read_text()
     tree = json.loads(content)
-    cameras = tree["cameras"] if "cameras" in tree else tree
+    cameras = tree.get("cameras", tree)
     first = cameras[0] if isinstance(cameras, list) else next(iter(cameras.values()))
     first["K"][0][0] = float("nan")
     calibration.write_text(json.dumps(tree))
