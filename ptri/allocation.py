@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Makes glibc reuse large freed blocks; returns whether it could (False on other systems).
 
     By default every activation above 32 MB is a fresh mapping whose pages the kernel must clear
-    first. On two AVX2 cores this makes a training step of the 2D network 1.3 to 1.6 times faster
+    first. On two AVX2 cores this makes a training step of the 2D network 1.2 to 1.7 times faster
     (docs/decisions.md); the process keeps its peak memory until it ends.
     """
     try:
