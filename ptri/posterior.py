@@ -569,7 +569,8 @@ def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
 
     ``-log p(theta*) + log (1/M) sum p(theta_m) / q(theta_m)`` (EPro-PnP, eq. 7).
     """
-    truth, _, _ = log_target(cameras.R[None], cameras.t[None], solution.evidence)
+    R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
+    truth, _, _ = log_target(R, t, solution.evidence)
     return solution.log_evidence - truth[0]
 
 

@@ -131,9 +131,8 @@ class PoseModel(nn.Module):
         if lifted is None:
             with torch.no_grad():
                 lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
-        if not torch.is_grad_enabled():  # 50 frames of log density need the digits
-            keypoints = Keypoints(*(value.double() for value in keypoints))
-            K = K.double()
+        # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
+        keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
         body = self.body_prior(J, K, log_scale)
         observations = normalise(keypoints, K, settings.outlier_chi2)
         with torch.no_grad():
@@ -158,7 +157,7 @@ class PoseModel(nn.Module):
             log_scale: the subject's size over the prior's mean, log; 0 = unknown subject.
 
         Returns:
-            Samples (M, B, V, ...) in mm, view 0's frame; float64 where no gradient is taken.
+            Samples (M, B, V, ...) in mm, view 0's frame; float64.
         """
         return self.solve_full(keypoints, K, seed, log_scale=log_scale).posterior
 
