@@ -334,6 +334,10 @@ def frame_worth(
     within = (enough * within).sum((1, 2, 3)) / enough.sum((1, 2, 3)).clamp_min(1.0)
     between = (enough * mean.square()).sum((1, 2, 3)) / enough.sum((1, 2, 3)).clamp_min(1.0)
     between = (between - within / T).clamp_min(0.0)
+    # Of what is common to all frames, the cameras have explained their number of parameters away.
+    freedom = (2 * enough.sum((1, 2, 3)) - 3 * enough.amax(1).sum((1, 2))).clamp_min(1.0)
+    num_cameras = 6 * (weight.shape[2] - 1)
+    between = between * freedom / (freedom - num_cameras).clamp_min(0.25 * freedom)
     share = between / (between + within).clamp_min(1e-12)
     worth = torch.minimum((1 - lag) / (1 + lag), 1 / (1 + (T - 1) * share))
     return worth.clamp_min(1.0 / T)
