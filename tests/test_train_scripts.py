@@ -19,7 +19,12 @@ SHORT = [
     "train.epochs=2", "train.steps_per_epoch=5", "train.batch_size=4", "train.log_every_steps=1",
     "train.save_every_steps=2", "evaluate.pictures=1", "run.device=cpu", "run.threads=1",
 ]  # fmt: skip
-GENERATED = ["train.lifter_epochs=1", "train.lifter_batch=2", "train.max_frames=2"]  # then the fusion
+# The lifter, then the fusion. From the shipped weights: where an untrained lifter sends the
+# adjustment depends on the last digit.
+GENERATED = [
+    "train.lifter_epochs=1", "train.lifter_batch=2", "train.max_frames=2",
+    "init.checkpoint_3d=checkpoints/ptri_3d.pt",
+]  # fmt: skip
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 RUNS = {
     "train2d": ("train2d.py", "configs/demo_2d.yaml"),
