@@ -191,6 +191,7 @@ class TrainConfig(_Section):
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
     lifter_epochs: int = _number(0, 0)  # 3D: first epochs, which train the lifter alone
     lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
+    true_start: bool = False  # 3D: the posterior also starts from the truth; for a new lifter
     freeze_2d: bool = False  # 3D: the 2D network keeps its weights
     posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
     max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this

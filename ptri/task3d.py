@@ -208,6 +208,7 @@ def _generated_losses(model, batch: Batch, step: int, config: Config) -> dict[st
         lift_only=batch.lift_only,
         seed=step,
         settings=_training_settings(model, config),
+        start=(scene.cameras, scene.joints3d) if train.true_start else None,
     )
     lift = _lift_loss(output, scene.joints3d, scene.cameras)
     if batch.lift_only:
@@ -302,7 +303,8 @@ def _image_losses(model, batch: Sample, step: int, config: Config) -> dict[str, 
     train = config.train
     settings = _training_settings(model, config)
     K, joints3d = batch.cameras.K[:, None], batch.joints3d[:, None]
-    output = model(K, images=batch.images[:, None], seed=step, settings=settings)
+    start = (batch.cameras, joints3d) if train.true_start else None
+    output = model(K, images=batch.images[:, None], seed=step, settings=settings, start=start)
     lift = _lift_loss(output, joints3d, batch.cameras)
     pose = pose_loss(batch.cameras, output.solution).clamp(-MAX_POSE_LOSS, MAX_POSE_LOSS)
     heatmap = losses.heatmap_divergence(

@@ -81,6 +81,7 @@ class PoseModel(nn.Module):
         lift_only: bool = False,
         seed: int = 0,
         settings: Settings | None = None,
+        start: tuple[Cameras, Tensor] | None = None,
     ) -> Output:
         """One training step's forward pass, from images or from keypoints.
 
@@ -89,6 +90,8 @@ class PoseModel(nn.Module):
             images: (B, T, V, 3, H, W). keypoints: (B, T, V, J, ...) px, in their place.
             cameras: (B, V, ...) true ones, to fuse under instead of the posterior.
             lift_only: stop after the lifter.
+            start: cameras (B, V, ...) and joints (B, T, 17, 3) mm to start from besides the
+                lifted ones: the truth, where the lifter is yet untrained.
         """
         detection, features = None, None
         if keypoints is None:
@@ -103,7 +106,7 @@ class PoseModel(nn.Module):
         if cameras is not None:
             posterior, solution = posterior_from_cameras(cameras), None
         else:
-            solution = self.solve_full(keypoints, K, seed, settings, lifted=lifted)
+            solution = self.solve_full(keypoints, K, seed, settings, lifted=lifted, start=start)
             posterior = solution.posterior
         prediction = self.fuse(keypoints, K, posterior, features)
         return Output(keypoints, detection, lifted, solution, prediction)
@@ -124,6 +127,7 @@ class PoseModel(nn.Module):
         settings: Settings | None = None,
         log_scale: float = 0.0,
         lifted: Lifted | None = None,
+        start: tuple[Cameras, Tensor] | None = None,
     ) -> RigSolution:
         """The rig posterior with what it was computed from; see `solve`."""
         settings = self.settings if settings is None else settings
@@ -141,6 +145,8 @@ class PoseModel(nn.Module):
             # Training takes the cheap starts; evaluation all of them.
             count, mirrored = (0, False) if self.training else (self.num_random_starts, True)
             starts = rig_starts(lifted.joints3d.to(K), trust, body, count, mirrored, seed)
+            if start is not None:
+                starts = _append(starts, *start)
             starts = _extend(starts, J)
         return rig_posterior(observations, starts, body, settings, seed)
 
@@ -202,6 +208,14 @@ class PoseModel(nn.Module):
     def joint_features(self, detection: Detection) -> Tensor:
         """Backbone features (N, J, C) at the keypoints of N images."""
         return sample_features(detection.features.float(), detection.keypoints.xy)
+
+
+def _append(starts: Bundle, cameras: Cameras, joints: Tensor) -> Bundle:
+    """One more candidate (B, C + 1, ...), with the bones of the others."""
+    own = Bundle(cameras.R, cameras.t, joints, starts.log_lengths[:, 0])
+    return Bundle(
+        *(torch.cat([all_, one[:, None].to(all_)], dim=1) for all_, one in zip(starts, own))
+    )
 
 
 def _extend(starts: Bundle, num_joints: int) -> Bundle:
