@@ -232,7 +232,7 @@ def find_modes(
     bundle, scale2, _ = adjustment.adjust(repeated, flat, body64, settings.adjust_iterations)
     # All candidates of a rig are judged by the noise that the best of them leaves.
     scale2 = scale2.unflatten(0, (B, C)).amin(1)
-    cost = adjustment._cost(bundle, repeated, scale2.repeat_interleave(C), body64)
+    cost = adjustment.robust_cost(bundle, repeated, scale2.repeat_interleave(C), body64)
     behind = _share_behind(bundle, repeated.inlier).unflatten(0, (B, C))
     cost = cost.unflatten(0, (B, C)) + 1e3 * behind
     keep = _distinct_best(bundle.R.unflatten(0, (B, C)), cost, settings.num_modes)  # (B, K)

@@ -106,7 +106,10 @@ def log_mixture(chi2: Tensor, inlier: Tensor, log_outlier: float) -> tuple[Tenso
     return torch.where(seen, total, zero), torch.where(seen, (good - total).exp(), zero)
 
 
-def _cost(bundle: Bundle, observations: Observations, scale2: Tensor, body: BodyPrior) -> Tensor:
+def robust_cost(
+    bundle: Bundle, observations: Observations, scale2: Tensor, body: BodyPrior
+) -> Tensor:
+    """Negative log density (N,) of keypoints, bones and body; scale2 (N,) on the covariances."""
     _, residual = reprojection(bundle, observations.xy)
     chi2 = chi_square(residual, observations.information) / scale2[:, None, None, None]
     data, _ = log_mixture(chi2, observations.inlier, observations.log_outlier)
@@ -245,14 +248,14 @@ def adjust(
         trial = Bundle(
             R, t, bundle.joints + structure_step, bundle.log_lengths + step[:, num_cameras:]
         )
-        before = _cost(bundle, observations, current, body)
-        after = _cost(trial, observations, current, body)
+        before = robust_cost(bundle, observations, current, body)
+        after = robust_cost(trial, observations, current, body)
         better = torch.isfinite(after) & (after < before)
         bundle = Bundle(*(_select(better, new, old) for new, old in zip(trial, bundle)))
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
         if not wide:
             scale2 = _noise_scale(unscaled, weight, num_cameras)
-    return bundle, scale2, _cost(bundle, observations, scale2, body)
+    return bundle, scale2, robust_cost(bundle, observations, scale2, body)
 
 
 def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
