@@ -431,7 +431,8 @@ def sample(
 class RigSolution(NamedTuple):
     """The posterior of B rigs and what it was computed from."""
 
-    posterior: RigPosterior
+    posterior: RigPosterior  # not judged yet: see `ptri.verdict`
+    modes: Modes
     evidence: Evidence
     log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
 
@@ -461,58 +462,8 @@ def rig_posterior(
     log_weights = torch.log_softmax(ratio, dim=0)
     with torch.no_grad():
         ess = 1 / log_weights.exp().square().sum(0)
-        posterior = RigPosterior(R, t, log_weights, ess, ess > 0, [])
-        accepted, reason = verdict(posterior, modes, evidence, settings)
-    posterior = posterior._replace(accepted=accepted, reason=reason)
-    return RigSolution(posterior, evidence, log_evidence)
-
-
-def verdict(
-    posterior: RigPosterior, modes: Modes, evidence: Evidence, settings: Settings
-) -> tuple[Tensor, list[str]]:
-    """Whether each rig can be trusted, (B,) bool, and why not in words."""
-    observations = evidence.observations
-    B = observations.inlier.shape[0]
-    spread = rotation_covariance(posterior).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()  # (B, V)
-    spread = torch.rad2deg(spread)
-    seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
-    used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
-    R, _ = posterior_mean(posterior)
-    apart = rotation_angle(modes.R[:, 1:] @ modes.R[:, :1].transpose(-1, -2)).amax(-1)  # (B, K-1)
-    near = modes.log_mass[:, 1:] > modes.log_mass[:, :1] - 3.0
-    several = (near & (apart > math.radians(10.0))).any(1)
-    accepted = torch.ones(B, dtype=torch.bool, device=R.device)
-    reasons = []
-    for b in range(B):
-        reason = ""
-        fewest = int(seen[b].argmin())
-        if int(seen[b, fewest]) < 6:
-            reason = f"too little evidence: view {fewest} has {int(seen[b, fewest])} keypoints"
-        elif bool(modes.failed[b]):
-            reason = "too little evidence: the information of the cameras is singular"
-        elif not bool(torch.isfinite(posterior.log_weights[:, b]).any()):
-            reason = "no sample explains the keypoints"
-        elif float(evidence.scale2[b]) > 25.0:
-            reason = (
-                f"the keypoints disagree: residuals are {float(evidence.scale2[b]) ** 0.5:.1f} "
-                "times their stated uncertainty"
-            )
-        elif float(used[b].min()) < 0.4 and float(used[b].median()) > 0.6:
-            reason = f"bad camera: view {int(used[b].argmin())} disagrees with the others"
-        elif float(used[b].mean()) < 0.4:
-            reason = "the keypoints disagree: most of them are outliers"
-        elif bool(several[b]):
-            reason = "several modes explain the keypoints"
-        elif float(spread[b].max()) > settings.max_rotation_std_deg:
-            worst = int(spread[b].argmax())
-            reason = (
-                f"too little evidence: rotation of view {worst} uncertain by "
-                f"{float(spread[b, worst]):.1f} deg"
-            )
-        if reason:
-            accepted[b] = False
-        reasons.append(reason or "accepted")
-    return accepted, reasons
+        posterior = RigPosterior(R, t, log_weights, ess, ess > 0, ["not judged"] * len(ess))
+    return RigSolution(posterior, modes, evidence, log_evidence)
 
 
 def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
@@ -590,5 +541,4 @@ __all__ = [
     "rotation_covariance",
     "sample",
     "triangulate_posterior",
-    "verdict",
 ]

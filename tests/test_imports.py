@@ -11,6 +11,7 @@ LAYERS = [
     ["geometry"],
     ["distributions"],
     ["posterior"],
+    ["verdict"],
     ["data", "render", "models", "losses"],
     [
         "checkpoint", "runlog", "visualize", "visualize_rig", "metrics", "outputs", "parallel",

@@ -11,6 +11,7 @@ from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.metrics import rotation_coverage
 from ptri.posterior import Settings
 from ptri.structures import Keypoints, RigPosterior
+from ptri.verdict import judge
 
 SETTINGS = Settings(frame_correlation=0.0)
 
@@ -18,7 +19,8 @@ SETTINGS = Settings(frame_correlation=0.0)
 def solved(batch=8, views=4, frames=1, seed=0, settings=SETTINGS, degrees=5.0, **options):
     observations, cameras, joints = observed(batch, views, frames, seed, **options)
     starts = starts_near(cameras, joints, degrees)
-    return rig.rig_posterior(observations, starts, BODY, settings, seed=0), cameras, joints
+    solution = judge(rig.rig_posterior(observations, starts, BODY, settings, seed=0), settings)
+    return solution, cameras, joints
 
 
 def errors_deg(posterior, cameras):
@@ -151,7 +153,7 @@ def test_missing_views_and_joints_stay_finite():
     xy[2, :, 1:, 15] = torch.nan  # one view sees the left wrist
     observations = rig.normalise(keypoints._replace(xy=xy), K)
     starts = starts_near(cameras, joints, 3.0)
-    posterior = rig.rig_posterior(observations, starts, BODY, SETTINGS).posterior
+    posterior = judge(rig.rig_posterior(observations, starts, BODY, SETTINGS), SETTINGS).posterior
     assert bool(torch.isfinite(posterior.log_weights).all())
     assert posterior.accepted.tolist() == [False, True, True]
     assert "view 2" in posterior.reason[0]
@@ -163,7 +165,7 @@ def test_a_camera_that_disagrees_is_named():
     xy[:, :, 2] = xy[:, :, 2, torch.randperm(17, generator=torch.Generator().manual_seed(0))]
     observations = rig.normalise(keypoints._replace(xy=xy), K)
     starts = starts_near(cameras, joints, 3.0)
-    posterior = rig.rig_posterior(observations, starts, BODY, SETTINGS).posterior
+    posterior = judge(rig.rig_posterior(observations, starts, BODY, SETTINGS), SETTINGS).posterior
     assert not bool(posterior.accepted[0])
     assert "view 2" in posterior.reason[0]
 

@@ -25,6 +25,7 @@ from ptri.posterior import (
 )
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+from ptri.verdict import judge
 
 
 class Output(NamedTuple):
@@ -148,7 +149,7 @@ class PoseModel(nn.Module):
             if start is not None:
                 starts = _append(starts, *start)
             starts = _extend(starts, J)
-        return rig_posterior(observations, starts, body, settings, seed)
+        return judge(rig_posterior(observations, starts, body, settings, seed), settings)
 
     def solve(
         self, keypoints: Keypoints, K: Tensor, seed: int = 0, log_scale: float = 0.0
