@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from ptri.config import Config
-from ptri.data.keypoint_files import Recording, to_h36m17
+from ptri.data.keypoint_files import Recording
 from ptri.errors import UserError
 from ptri.evaluate import FUSE_CHUNK, spread
 from ptri.geometry.cameras import centres, normalised_to_pixel, to_reference
 from ptri.geometry.robust import robust_triangulation
 from ptri.posterior import posterior_mean, rotation_covariance
-from ptri.skeleton import H36M17
+from ptri.skeleton import H36M17, to_h36m17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def observations(recording: Recording, noise: float, native: bool = False) -> Ke
     if native:
         xy, confidence = recording.xy, recording.confidence
     else:
-        xy, confidence = to_h36m17(recording)
+        xy, confidence = to_h36m17(recording.xy, recording.confidence, recording.skeleton)
     with warnings.catch_warnings():  # a view that saw nobody has no extent
         warnings.simplefilter("ignore", RuntimeWarning)
         usual = np.nanmedian(recording.height, 0)

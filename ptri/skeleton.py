@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from ptri.errors import UserError
 
 
 class Skeleton(NamedTuple):
@@ -186,7 +189,34 @@ HALPE26 = _skeleton(
     "hip",
 )
 
-SKELETONS = {s.name: s for s in (H36M17, COCO17, COCO18, BODY25, BODY25B, HALPE26)}
+# MPII Human Pose; its "thorax" lies between the shoulders, its upper neck at the skull's base.
+MPII16 = _skeleton(
+    "mpii16",
+    [
+        ("right_ankle", "right_knee"),
+        ("right_knee", "right_hip"),
+        ("right_hip", "hip"),
+        ("left_hip", "hip"),
+        ("left_knee", "left_hip"),
+        ("left_ankle", "left_knee"),
+        ("hip", None),
+        ("thorax", "hip"),
+        ("upper_neck", "thorax"),
+        ("head_top", "upper_neck"),
+        ("right_wrist", "right_elbow"),
+        ("right_elbow", "right_shoulder"),
+        ("right_shoulder", "thorax"),
+        ("left_shoulder", "thorax"),
+        ("left_elbow", "left_shoulder"),
+        ("left_wrist", "left_elbow"),
+    ],
+    "hip",
+)
+
+SKELETONS = {s.name: s for s in (H36M17, COCO17, COCO18, BODY25, BODY25B, HALPE26, MPII16)}
+_ALIASES = {"pelvis": "hip", "mid_hip": "hip", "root": "hip", "crown": "head_top"}
+# Joints of a set from which fewer of the 17 can be made are no body for the lifter.
+MIN_KNOWN_JOINTS = 6
 
 # How a joint is made from those of another set: the first recipe whose joints all exist.
 _MIDDLE_OF_SHOULDERS = {"left_shoulder": 0.5, "right_shoulder": 0.5}
@@ -224,7 +254,9 @@ def linear_map(source: Skeleton, target: Skeleton) -> np.ndarray:
         (target J, source J) float64; rows sum to one, and the row of a joint that has no source is
         NaN. Missing joints need care (0 * NaN): use `map_joints`.
     """
-    special = _FROM_DETECTOR if target is H36M17 and source is not H36M17 else {}
+    # Only Human3.6M has a spine: a set with one means its definitions.
+    foreign = target is H36M17 and "spine" not in source.joints
+    special = _FROM_DETECTOR if foreign else {}
     matrix = np.full((len(target.joints), len(source.joints)), np.nan)
     for row, name in enumerate(target.joints):
         recipes = special.get(name) or ({name: 1.0}, *_SAME_NAME_FIRST.get(name, ()))
@@ -248,3 +280,66 @@ def map_joints(points: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     result = np.einsum("ij,...jd->...id", weights, np.where(missing[..., None], 0.0, points))
     lost = (missing[..., None, :] & (weights > 0)).any(-1) | open_rows
     return np.where(lost[..., None], np.nan, result)
+
+
+def find_skeleton(skeleton: str | Sequence[str] | Skeleton) -> Skeleton:
+    """A joint set from its name, or from the names of its joints in the order of the keypoints.
+
+    Joints are known by name (`SKELETONS` holds the names in use; upper case, spaces, hyphens and
+    a few synonyms do not matter); others take part in the geometry only. A set with a "spine" is
+    taken to mean Human3.6M's joints, any other a detector's: its "nose" is the tip of the nose.
+
+    Raises:
+        UserError: an unknown set, names that repeat, or too few that a person has.
+    """
+    if isinstance(skeleton, Skeleton):
+        return skeleton
+    if isinstance(skeleton, str):
+        if skeleton not in SKELETONS:
+            raise UserError(
+                f"skeleton: no joint set {skeleton!r}; expected one of {', '.join(SKELETONS)}, or "
+                "a list of joint names"
+            )
+        return SKELETONS[skeleton]
+    names = list(skeleton)
+    if not all(isinstance(name, str) for name in names):
+        raise UserError(
+            f"skeleton: expected the name of a joint set ({', '.join(SKELETONS)}) or a list of "
+            f"joint names, got {skeleton!r:.80}"
+        )
+    joints = [name.strip().lower().replace("-", "_").replace(" ", "_") for name in names]
+    joints = [_ALIASES.get(name, name) for name in joints]
+    twice = sorted({name for name in joints if joints.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"skeleton: {', '.join(twice)} occurs more than once; give every joint its own name"
+        )
+    result = _skeleton("custom", [(name, None) for name in joints], None)
+    result = result._replace(root=joints.index("hip") if "hip" in joints else -1)
+    known = H36M17.joints if "spine" in joints else COCO17.joints
+    count = int((~np.isnan(linear_map(result, H36M17)).any(1)).sum())
+    if count < MIN_KNOWN_JOINTS:
+        raise UserError(
+            f"skeleton: only {count} of Human3.6M's 17 joints can be made from the {len(joints)} "
+            f"names given, at least {MIN_KNOWN_JOINTS} are needed; use names such as "
+            f"{', '.join(known[-12:])}"
+        )
+    return result
+
+
+def to_h36m17(
+    xy: np.ndarray, confidence: np.ndarray, source: Skeleton
+) -> tuple[np.ndarray, np.ndarray]:
+    """Human3.6M's 17 joints of another set's keypoints; those it lacks are NaN.
+
+    Args:
+        xy: (..., J, 2) px, NaN = not seen. confidence: (..., J).
+
+    Returns:
+        xy (..., 17, 2) px and confidence (..., 17), the least of a joint's sources.
+    """
+    matrix = linear_map(source, H36M17)
+    points = map_joints(xy, matrix)
+    used = np.nan_to_num(matrix) > 0  # (17, J)
+    least = np.where(used, confidence[..., None, :], np.inf).min(-1)
+    return points, np.where(np.isfinite(points).all(-1), least, 0.0)

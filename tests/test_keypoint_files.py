@@ -13,11 +13,10 @@ from ptri.data.keypoint_files import (
     distort,
     follow_subject,
     read_recording,
-    to_h36m17,
     undistort,
 )
 from ptri.errors import UserError
-from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
+from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints, to_h36m17
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/pose2sim_single"
 
@@ -50,7 +49,7 @@ def test_joint_sets_are_told_apart_and_mapped(tmp_path, joint_set):
     truth = make_recording(tmp_path, joint_set=joint_set)
     recording = read_recording(tmp_path)
     assert recording.skeleton.name == joint_set
-    xy, confidence = to_h36m17(recording)
+    xy, confidence = to_h36m17(recording.xy, recording.confidence, recording.skeleton)
     v = 1
     expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["world"])
     for name in ("left_foot", "right_knee", "left_wrist", "right_shoulder", "left_hip"):

@@ -24,12 +24,9 @@ from ptri.skeleton import (
     BODY25B,
     COCO17,
     COCO18,
-    H36M17,
     HALPE26,
     SKELETONS,
     Skeleton,
-    linear_map,
-    map_joints,
 )
 
 log = logging.getLogger(__name__)
@@ -132,19 +129,6 @@ def read_recording(
         R=np.stack([camera.R for camera in cameras]) if reference else None,
         t=np.stack([camera.t for camera in cameras]) if reference else None,
     )
-
-
-def to_h36m17(recording: Recording) -> tuple[np.ndarray, np.ndarray]:
-    """The 17 Human3.6M joints of a recording; those the detector lacks are NaN.
-
-    Returns:
-        xy (T, V, 17, 2) px and confidence (T, V, 17), the least of a joint's sources.
-    """
-    matrix = linear_map(recording.skeleton, H36M17)
-    xy = map_joints(recording.xy, matrix)
-    used = np.nan_to_num(matrix) > 0  # (17, J)
-    confidence = np.where(used, recording.confidence[..., None, :], np.inf).min(-1)
-    return xy, np.where(np.isfinite(xy).all(-1), confidence, 0.0)
 
 
 def undistort(xy: np.ndarray, K: np.ndarray, dist: np.ndarray) -> np.ndarray:
