@@ -1,23 +1,11 @@
 """The rig posterior: a weighted distribution over the poses of the cameras.
 
-Target. For cameras theta, the joints are integrated out. With a Gaussian approximation of each
-joint's likelihood around its triangulated point X (covariance C_X), a scale-free prior on where
-people stand, and Gaussian log bone lengths,
-
-    log p(theta | u) = sum log[c exp(-chi2 / 2) + (1 - c) k]      robust reprojection at X
-                     + 1/2 sum log det C_X                        Laplace term of each joint
-                     - 3 sum log(bone length or distance)         scale-free structure prior
-                     + log N(bone lengths; body prior)            marginal over the body
-                     - 3 sum log(distance of each camera)         scale-free camera prior
-
-over the Haar measure of the rotations and the Lebesgue measure of the translations. The powers of
-the lengths cancel the growth of the Laplace term with scale, so only the bones decide the scale.
-
-Sampling. Bundle adjustment from several starts gives modes with their Laplace covariance; samples
-come from a mixture of heavy-tailed laws around the modes and are weighted by the deterministic
-mixture of all proposals so far, as in adaptive multiple importance sampling (Cornuet et al. 2012;
-EPro-PnP, Chen et al. 2022, algorithm 1). Samples are detached; weights and joints are
-differentiable in the keypoints, their covariances and their confidences.
+The target is `ptri.density`'s: the cameras' posterior with joints, body and biases integrated out,
+jointly with the scale of the noise. Bundle adjustment from several starts gives modes with their
+Laplace covariance; samples come from a mixture of heavy-tailed laws around the modes and are
+weighted by the deterministic mixture of all proposals so far, as in adaptive multiple importance
+sampling (Cornuet et al. 2012; EPro-PnP, Chen et al. 2022, algorithm 1). Samples are detached;
+weights and joints are differentiable in the keypoints, their covariances and their confidences.
 """
 
 from __future__ import annotations
@@ -29,24 +17,18 @@ import torch
 from torch import Tensor
 
 from ptri import distributions as laws
+from ptri.density import Expansion, cameras_at, coordinates_of, expand, log_density
 from ptri.geometry import bundle as adjustment
-from ptri.geometry.body import BodyPrior, bone_vectors
-from ptri.geometry.bundle import Bundle, Observations
+from ptri.geometry.body import BodyPrior
+from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH, pixel_to_normalised
-from ptri.geometry.rotations import (
-    log_haar_density,
-    rotation_angle,
-    rotation_mean,
-    so3_log,
-)
-from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
+from ptri.geometry.noise import fit_errors
+from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
-MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
-# Standard deviation (mm) of a joint around its place at the best mode: keeps joints that fewer than
-# two views see finite, and is far wider than the posterior of any other.
-ANCHOR_SIGMA = 1000.0
-MAX_SIGMA = 400.0  # mm; a joint less certain than this at the best mode takes no part
+# A mode whose log mass is this far below the best one's holds nothing worth a sample.
+NEGLIGIBLE = 12.0
+MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
 class Settings(NamedTuple):
@@ -64,25 +46,39 @@ class Settings(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Everything the target needs beside the cameras: observations, one expansion point a rig."""
+    """What the target needs beside the cameras: observations, and expansions at the modes."""
 
     observations: Observations  # (B, T, V, J, ...)
-    joints: Tensor  # (B, T, J, 3) mm, structure at the best mode
-    depth: Tensor  # (B, T, V, J) mm, of the joints at the best mode
-    weight: Tensor  # (B, T, V, J) responsibility of the inlier at the best mode
-    scale2: Tensor  # (B,) squared noise scale
-    observed: Tensor  # (B, T, J) 1 where the views fix the joint, else 0: it takes no part
-    frame_weight: Tensor  # (B,) independent frames that one frame is worth
     body: BodyPrior
+    expansions: tuple[Expansion, ...]  # K, best first
+
+    @property
+    def joints(self) -> Tensor:
+        """Joints (B, T, J, 3) mm at the best mode."""
+        return self.expansions[0].joints.mT
+
+    @property
+    def weight(self) -> Tensor:
+        """Responsibility (B, T, V, J) of the inlier at the best mode."""
+        return self.expansions[0].weight
+
+    @property
+    def scale2(self) -> Tensor:
+        """Squared noise scale (B,) over the stated covariances."""
+        return self.expansions[0].errors.scale2
 
 
 class Modes(NamedTuple):
-    """The K best local optima of each of B rigs, best first."""
+    """The K best local optima of each of B rigs, best first, and the law around each.
+
+    Coordinates: the shape (D - 1) over the noise scale, which makes the two independent; the log
+    size; the log noise scale.
+    """
 
     R: Tensor  # (B, K, V, 3, 3)
     t: Tensor  # (B, K, V, 3) mm
-    centre: Tensor  # (B, K, V, 3) mm, pivots of the tangent space
-    chol: Tensor  # (B, K, D, D) factor of the Laplace covariance
+    mean: Tensor  # (B, K, D + 1)
+    chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
 
@@ -121,95 +117,54 @@ def normalise(keypoints: Keypoints, K: Tensor, outlier_chi2: float = 12.0) -> Ob
     return Observations(normalised, information, inlier, -0.5 * outlier_chi2)
 
 
-def log_target(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
+def num_newton_steps(num_frames: int) -> int:
+    """Steps to the conditional optimum: from one frame the cameras range over many degrees."""
+    return 3 if num_frames < 4 else 1
+
+
+def log_target(
+    R: Tensor,
+    t: Tensor,
+    evidence: Evidence,
+    log_scale: Tensor | None = None,
+    owner: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """Log posterior density of M camera hypotheses for each rig, and their joints.
 
     Args:
         R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
+        log_scale: (M, B) log of the noise over that of the best mode; None: equal to it.
+        owner: (M, B) the mode whose expansion serves each hypothesis; None: the one that says
+            most, since the structure given the cameras is the most probable one.
 
     Returns:
         (M, B) log density up to a constant per rig; joints (M, B, T, J, 3) mm with their
-        covariance entries (6, M, B, T, J) mm^2. Differentiable in the observations and cameras.
+        covariance (M, B, T, J, 3, 3) mm^2 given the cameras. Differentiable in the observations.
     """
-    observations = evidence.observations
-    B, T, V, J, _ = observations.xy.shape
-    noise = evidence.scale2[:, None, None, None]
-    information = observations.information / noise[..., None, None]
-    weighted = information * (evidence.weight / evidence.depth**2)[..., None, None]
-    moments = ray_moments(observations.xy, weighted)  # (B, T, V, J, 6)
-    moments = moments.permute(0, 1, 3, 2, 4).reshape(B, T * J, V, 6)
-    anchor = evidence.joints.reshape(B, T * J, 3)
-    points, covariance, log_det = triangulate(moments, R, t, anchor, ANCHOR_SIGMA**-2)
-
-    # Reprojection at the triangulated points.
-    camera = R @ points.transpose(-1, -2).unsqueeze(2) + t.unsqueeze(-1)  # (M, B, V, 3, T J)
-    depth = camera[..., 2, :].clamp_min(MIN_DEPTH)
-    # The moments hold the mode's depths; the covariance grows with the square of the actual ones.
-    share = evidence.weight / evidence.weight.sum(2, keepdim=True).clamp_min(1e-6)
-    anchor, share = (
-        value.transpose(1, 2).reshape(B, V, T * J) for value in (evidence.depth, share)
-    )
-    growth = (share * (depth.log() - anchor.log())).sum(2)  # (M, B, T J)
-    covariance, log_det = covariance * (2 * growth).exp(), log_det - 6 * growth
-    xy = observations.xy.permute(0, 2, 4, 1, 3).reshape(B, V, 2, T * J)
-    dx, dy = camera[..., 0, :] / depth - xy[:, :, 0], camera[..., 1, :] / depth - xy[:, :, 1]
-    L = information.permute(0, 2, 4, 5, 1, 3).reshape(B, V, 4, T * J)
-    chi2 = L[:, :, 0] * dx * dx + 2 * L[:, :, 1] * dx * dy + L[:, :, 3] * dy * dy
-    inlier = observations.inlier.transpose(1, 2).reshape(B, V, T * J)
-    data = adjustment.log_mixture(chi2, inlier, observations.log_outlier)[0].sum(2)  # (M, B, T J)
-
-    joints = points.unflatten(2, (T, J))
-    structure = covariance.unflatten(3, (T, J))
-    bones, log_length = _log_bones(joints, structure, evidence)
-    per_joint = (data - 0.5 * log_det).unflatten(-1, (T, J)) - 3 * log_length
-    per_frame = (per_joint * evidence.observed).sum((-1, -2))
-    cameras = _person(R, t, joints).norm(dim=-1).clamp_min(MIN_LENGTH).log().sum(-1)
-    total = evidence.frame_weight * per_frame + bones - 3 * cameras
-    return total, joints, structure
+    log_scale = R.new_zeros(R.shape[:2]) if log_scale is None else log_scale
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    for k, at in enumerate(evidence.expansions):
+        found = _under(R, t, log_scale, at, evidence)
+        if best is None:
+            best = found
+            continue
+        better = found[0] > best[0] if owner is None else owner == k
+        best = tuple(_select(better, new, old) for new, old in zip(found, best))
+    return best
 
 
-def _depths(R: Tensor, t: Tensor, joints: Tensor) -> Tensor:
-    """Depths (M, B, T, V, J) mm of joints (B, T, J, 3) under cameras (M, B, V, ...)."""
-    return torch.einsum("mbvc,btjc->mbtvj", R[..., 2, :], joints) + t[:, :, None, :, None, 2]
+def _under(
+    R: Tensor, t: Tensor, log_scale: Tensor, at: Expansion, evidence: Evidence
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Density, joints and their covariance under one expansion."""
+    steps = num_newton_steps(evidence.observations.xy.shape[1])
+    found = log_density(R, t, log_scale, at, evidence.observations, evidence.body, steps)
+    factor = 2 * (found.growth + log_scale[..., None, None])
+    return found.log_density, found.joints, at.covariance * factor.exp()[..., None, None]
 
 
-def _log_bones(joints: Tensor, structure: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Marginal log density (M, B) of the bones, and the log length (M, B, T, J) of each joint.
-
-    Each frame measures each bone's log length with the variance of the triangulation; frames
-    share the bone, bones share the body. With the joints' covariance S along (r) and across (a)
-    the bone, to second order E log |d| = log(|d|^2 + a) / 2, Var log |d| = r / |d|^2 +
-    (a / 2 |d|^2)^2; both stay finite for a bone much shorter than its uncertainty. A joint's
-    length is that of the bone to its parent, or its distance where it has none.
-    """
-    body, observed = evidence.body, evidence.observed
-    length, direction = bone_vectors(joints, body)  # (M, B, T, N), (M, B, T, N, 3)
-    S = structure[..., body.child] + structure[..., body.parent]  # (6, M, B, T, N)
-    x, y, z = direction.unbind(-1)
-    radial = S[0] * x * x + S[3] * y * y + S[5] * z * z
-    radial = radial + 2 * (S[1] * x * y + S[2] * x * z + S[4] * y * z)
-    across = S[0] + S[3] + S[5] - radial
-    squared = length.square() + across
-    log_length = 0.5 * squared.log()
-    variance = radial / squared + (across / (2 * squared)).square() + body.slack**2
-    present = observed[..., body.child] * observed[..., body.parent]  # (B, T, N)
-    precision = present / variance
-    worth = evidence.frame_weight[:, None]  # (B, 1)
-    # 1e-6 stands for a bone that no frame shows: its mean is then the body's.
-    total = worth * precision.sum(2) + 1e-6  # (M, B, N)
-    mean = (worth * (precision * log_length).sum(2) + 1e-6 * body.mean) / total
-    spread = (precision * (log_length - mean.unsqueeze(2)).square()).sum(2)
-    within = -0.5 * (worth * (spread + (present * variance.log()).sum(2)) + total.log()).sum(-1)
-    chol = torch.linalg.cholesky(body.covariance + torch.diag_embed(1 / total))
-    deviation = (mean - body.mean).unsqueeze(-1)
-    whitened = torch.linalg.solve_triangular(chol, deviation, upper=False).squeeze(-1)
-    log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    between = -0.5 * whitened.square().sum(-1) - log_det
-
-    distance = joints.norm(dim=-1).clamp_min(MIN_LENGTH).log()  # (M, B, T, J)
-    child = distance[..., body.child]
-    child = torch.where(present > 0, log_length, child)
-    return within + between, distance.index_copy(-1, body.child, child)
+def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(condition.reshape(*condition.shape, *([1] * (yes.ndim - 2))), yes, no)
 
 
 @torch.no_grad()
@@ -219,112 +174,122 @@ def find_modes(
     """Adjusts every start and keeps the best distinct optima.
 
     Args:
-        observations: (B, T, V, J, ...).
+        observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
     """
-    (B, C), T = starts.R.shape[:2], observations.xy.shape[1]
-    double = Observations(
-        *(value.detach().double() for value in observations[:3]), observations.log_outlier
-    )
-    body64 = body.to(observations.xy.device, torch.float64)
-    repeated = _repeat(double, C)
-    flat = Bundle(*(value.detach().double().flatten(0, 1) for value in starts))
-    bundle, scale2, _ = adjustment.adjust(repeated, flat, body64, settings.adjust_iterations)
+    B, C = starts.R.shape[:2]
+    fixed = Observations(*(value.detach() for value in observations[:3]), observations.log_outlier)
+    body = body.to(fixed.xy.device, fixed.xy.dtype)
+    repeated = _repeat(fixed, C)
+    flat = Bundle(*(value.detach().to(fixed.xy).flatten(0, 1) for value in starts))
+    bundle, errors, _ = adjustment.adjust(repeated, flat, body, settings.adjust_iterations)
     # All candidates of a rig are judged by the noise that the best of them leaves.
-    scale2 = scale2.unflatten(0, (B, C)).amin(1)
-    cost = adjustment.robust_cost(bundle, repeated, scale2.repeat_interleave(C), body64)
-    behind = _share_behind(bundle, repeated.inlier).unflatten(0, (B, C))
-    cost = cost.unflatten(0, (B, C)) + 1e3 * behind
+    scale2 = errors.scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
+    cost = adjustment.robust_cost(bundle, repeated, errors._replace(scale2=scale2), body)
+    behind = _share_behind(bundle, repeated.inlier)
+    cost = (cost + 1e3 * behind).unflatten(0, (B, C))
     keep = _distinct_best(bundle.R.unflatten(0, (B, C)), cost, settings.num_modes)  # (B, K)
     K = keep.shape[1]
     rows = torch.arange(B, device=keep.device)[:, None]
-    kept = Bundle(*(value.unflatten(0, (B, C))[rows, keep] for value in bundle))
-    flat = Bundle(*(value.flatten(0, 1) for value in kept))
-    repeated = _repeat(double, K)
-    scale_k = scale2.repeat_interleave(K)
-    one = torch.ones_like(scale_k)
-    _, weight = adjustment.camera_information(repeated, flat, scale_k, body64, one)
-    if settings.frame_correlation >= 0:
-        worth = (1 - settings.frame_correlation) / (1 + settings.frame_correlation)
-        worth = torch.full_like(scale_k, max(worth, 1.0 / T))
-    else:
-        worth = adjustment.frame_worth(repeated, flat, weight, scale_k)
-    frame_weight = worth.unflatten(0, (B, K))[:, 0]
-    information, weight = adjustment.camera_information(
-        repeated, flat, scale_k, body64, frame_weight.repeat_interleave(K)
-    )
-    D = information.shape[-1]
-    eye = torch.eye(D, dtype=information.dtype, device=information.device)
-    # 10 deg and 300 mm a coordinate: taken where the information is singular, and reported.
-    wide = torch.diag(
-        torch.tensor([math.radians(10.0)] * 3 + [300.0] * 3, dtype=eye.dtype).repeat(D // 6)
-    ).to(eye)
-    covariance = torch.linalg.inv(information + 1e-12 * eye)
-    chol, failed = laws.safe_cholesky(0.5 * (covariance + covariance.mT), wide)
+    flat = Bundle(*(value.unflatten(0, (B, C))[rows, keep].flatten(0, 1) for value in bundle))
+    repeated = _repeat(fixed, K)
+    errors = adjustment.plain_errors(repeated)
+    errors = errors._replace(scale2=scale2.unflatten(0, (B, C))[:, :K].flatten())
+    correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
+    flat, errors = fit_errors(repeated, flat, errors, body, correlation)
+
+    every = expand(repeated, flat, errors, body)
+    chol, failed = _laplace(every, settings.inflation)
+    expansions = tuple(_pick(every, B, K, k) for k in range(K))
+    evidence = Evidence(observations, body, expansions)
+    found = [
+        _polish(at, chol.unflatten(0, (B, K))[:, k], evidence) for k, at in enumerate(expansions)
+    ]
+    R, t, mean, value = (torch.stack(parts, dim=1) for parts in zip(*found))
     log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1).unflatten(0, (B, K))
-    log_mass = log_det - frame_weight[:, None] * cost.gather(1, keep)
-    dtype = observations.xy.dtype
-    centre = adjustment.person_centre(flat)
     modes = Modes(
-        *(
-            value.unflatten(0, (B, K)).to(dtype)
-            for value in (flat.R, flat.t, centre, chol * math.sqrt(settings.inflation))
-        ),
-        log_mass.to(dtype),
-        failed.unflatten(0, (B, K))[:, 0],
+        R, t, mean, chol.unflatten(0, (B, K)), value + log_det, failed.unflatten(0, (B, K))[:, 0]
     )
-    evidence = Evidence(
-        observations,
-        kept.joints[:, 0].to(dtype),
-        _depths(kept.R[None, :, 0], kept.t[None, :, 0], kept.joints[:, 0])[0]
-        .clamp_min(MIN_DEPTH)
-        .to(dtype),
-        weight.unflatten(0, (B, K))[:, 0].to(dtype),
-        scale2.to(dtype),
-        observations.xy.new_ones(B, T, observations.xy.shape[3]),
-        frame_weight.to(dtype),
-        body.to(observations.xy.device, dtype),
-    )
-    structure = log_target(modes.R[None, :, 0], modes.t[None, :, 0], evidence)[2]
-    variance = (structure[0] + structure[3] + structure[5])[0]  # (B, T, J)
-    evidence = evidence._replace(observed=(variance < MAX_SIGMA**2).to(dtype))
-    return _polish(modes, evidence), evidence
+    return modes, evidence
 
 
-def _polish(modes: Modes, evidence: Evidence, num_steps: int = 4) -> Modes:
-    """Moves each mode from the optimum of the joint density to that of the marginal.
+def _pick(every: Expansion, B: int, K: int, k: int) -> Expansion:
+    """Expansion k of each rig, from those of B K bundles."""
+
+    def pick(value: Tensor) -> Tensor:
+        return value.unflatten(0, (B, K))[:, k]
+
+    errors = Errors(*(pick(value) for value in every.errors))
+    tied = every.tied.unflatten(1, (B, K))[:, :, k]
+    rest = {
+        name: pick(value)
+        for name, value in every._asdict().items()
+        if name not in ("errors", "tied")
+    }
+    return Expansion(errors=errors, tied=tied, **rest)
+
+
+def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
+    """Factor (N, D + 1, D + 1) of the covariance of the coordinates, and failures (N,)."""
+    N, D = at.information.shape[:2]
+    eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
+    # 10 deg and 300 mm a coordinate: taken where the information is singular, and reported.
+    wide = torch.tensor([math.radians(10.0)] * 3 + [300.0] * 3, dtype=eye.dtype, device=eye.device)
+    wide = torch.cat([wide.repeat(D // 6)[:-1], wide.new_tensor([0.1])])
+    covariance = torch.linalg.inv(at.information + 1e-12 * eye)
+    chol, failed = laws.safe_cholesky(0.5 * (covariance + covariance.mT), torch.diag(wide))
+    full = eye.new_zeros(N, D + 1, D + 1)
+    full[:, :D, :D] = chol
+    count = at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT
+    full[:, D, D] = (2 * count).rsqrt()
+    return full * math.sqrt(inflation), failed
+
+
+def _polish(
+    at: Expansion, chol: Tensor, evidence: Evidence, num_steps: int = 3
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Moves a mode from the optimum of the joint density to that of the marginal.
 
     Newton steps whose Hessian is the Laplace information; a step that does not raise the target is
     quartered. Over many frames the two optima differ by a few standard deviations.
+
+    Returns:
+        Cameras R (B, V, 3, 3) and t (B, V, 3), coordinates (B, D + 1), log density (B,) of them.
     """
-    R, t = modes.R.transpose(0, 1), modes.t.transpose(0, 1)  # (K, B, ...)
-    centre, chol = modes.centre.transpose(0, 1), modes.chol.transpose(0, 1)
-    value, joints, _ = log_target(R, t, evidence)
-    offset = centre - _person(R, t, joints)
-    length = torch.ones_like(value)
-    for _ in range(num_steps):
-        tangent = t.new_zeros(*R.shape[:2], chol.shape[-1], requires_grad=True)
+    position = chol.new_zeros(chol.shape[:-1])
+    length, value, slope = torch.ones_like(position[:, 0]), None, None
+    for _ in range(num_steps + 1):
+        trial = position if value is None else position + _newton(chol, slope) * length[:, None]
         with torch.enable_grad():
-            target = log_target(*adjustment.move_cameras(R, t, centre, tangent), evidence)[0]
-            (slope,) = torch.autograd.grad(target.sum(), tangent)
-        whitened = (chol.mT @ slope.unsqueeze(-1)).squeeze(-1)
-        # At most three standard deviations a step.
-        whitened = whitened * (3.0 / whitened.norm(dim=-1, keepdim=True).clamp_min(3.0))
-        step = (chol @ whitened.unsqueeze(-1)).squeeze(-1) * length[..., None]
-        trial = adjustment.move_cameras(R, t, centre, step)
-        new = log_target(*trial, evidence)[0]
+            trial = trial.detach().requires_grad_()
+            R, t = _cameras(trial, at)
+            new = _under(R[None], t[None], trial[None, :, -1], at, evidence)[0][0]
+            new = new + coordinates_of(R[None], t[None], at)[2][0]
+            new = new + (trial.shape[-1] - 2) * trial[:, -1]
+            (gradient,) = torch.autograd.grad(new.sum(), trial)
+        trial, new = trial.detach(), new.detach()
+        if value is None:
+            value, slope = new, gradient
+            continue
         better = new > value
-        R = torch.where(better[..., None, None, None], trial[0], R)
-        t = torch.where(better[..., None, None], trial[1], t)
+        position = torch.where(better[:, None], trial, position)
+        slope = torch.where(better[:, None], gradient, slope)
         value = torch.where(better, new, value)
         length = torch.where(better, length, length / 4)
-    centre = offset + _person(R, t, log_target(R, t, evidence)[1])
-    return modes._replace(R=R.transpose(0, 1), t=t.transpose(0, 1), centre=centre.transpose(0, 1))
+    return *_cameras(position, at), position, value
 
 
-def _person(R: Tensor, t: Tensor, joints: Tensor) -> Tensor:
-    """Mean joint in the camera frames (M, B, V, 3) mm of joints (M, B, T, J, 3)."""
-    return (R @ joints.mean((2, 3))[:, :, None, :, None]).squeeze(-1) + t
+def _cameras(coordinates: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
+    """Cameras of coordinates (..., B, D + 1)."""
+    shape = coordinates[..., :-2] * coordinates[..., -1:].exp()
+    return cameras_at(shape, coordinates[..., -2], at)
+
+
+def _newton(chol: Tensor, slope: Tensor) -> Tensor:
+    """Newton step (B, D + 1), at most three standard deviations long."""
+    whitened = (chol.mT @ slope.unsqueeze(-1)).squeeze(-1)
+    whitened = whitened * (3.0 / whitened.norm(dim=-1, keepdim=True).clamp_min(3.0))
+    return (chol @ whitened.unsqueeze(-1)).squeeze(-1)
 
 
 def _repeat(observations: Observations, count: int) -> Observations:
@@ -335,7 +300,8 @@ def _repeat(observations: Observations, count: int) -> Observations:
 
 def _share_behind(bundle: Bundle, inlier: Tensor) -> Tensor:
     """Share (N,) of seen points that lie behind the camera that saw them."""
-    depth = _depths(bundle.R[None], bundle.t[None], bundle.joints)[0]
+    depth = torch.einsum("nvc,ntjc->ntvj", bundle.R[..., 2, :], bundle.joints)
+    depth = depth + bundle.t[:, None, :, None, 2]
     seen = inlier > 0
     return ((depth <= MIN_DEPTH) & seen).sum((1, 2, 3)) / seen.sum((1, 2, 3)).clamp_min(1)
 
@@ -359,60 +325,46 @@ def _distinct_best(R: Tensor, cost: Tensor, count: int) -> Tensor:
     return torch.stack(chosen, dim=1)
 
 
-def _tangent(R: Tensor, t: Tensor, modes: Modes) -> tuple[Tensor, Tensor]:
-    """Coordinates (M, B, K, D) of cameras (M, B, V, ...) around each mode, and log d Haar / d w."""
-    base_R, base_t, pivot = modes.R[:, :, 1:], modes.t[:, :, 1:], modes.centre[:, :, 1:]
-    turn = R[:, :, None, 1:] @ base_R.transpose(-1, -2)  # (M, B, K, V-1, 3, 3)
-    shift = t[:, :, None, 1:] - pivot - (turn @ (base_t - pivot).unsqueeze(-1)).squeeze(-1)
-    w = so3_log(turn)
-    haar = log_haar_density(w.norm(dim=-1)).sum(-1)
-    return torch.cat([w, shift], dim=-1).flatten(-2), haar
-
-
 @torch.no_grad()
 def sample(
     modes: Modes, evidence: Evidence, settings: Settings, seed: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Adaptive multiple importance sampling.
 
     Returns:
-        R (M, B, V, 3, 3), t (M, B, V, 3), and the log density (M, B) of the deterministic mixture
-        of all proposals at the samples, over the same measure as ``log_target``.
+        R (M, B, V, 3, 3), t (M, B, V, 3), log noise scale (M, B), the mode (M, B) each was drawn
+        around, and the log density (M, B) of the deterministic mixture of all proposals at the
+        samples, over the same measure as ``log_target``.
     """
-    B, K, V = modes.R.shape[:3]
-    D = 6 * (V - 1)
+    D = modes.mean.shape[-1]
     dtype, device = modes.R.dtype, modes.R.device
     generator = torch.Generator().manual_seed(seed)
-    share = torch.softmax(modes.log_mass, dim=1).clamp_min(0.05)
-    share = share / share.sum(1, keepdim=True)  # (B, K)
-    prior = laws.StudentT(torch.zeros(B, K, D, dtype=dtype, device=device), modes.chol, settings.df)
-    proposal, shares = prior, share
+    relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
+    alive = relative > -NEGLIGIBLE
+    shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))
+    prior = laws.StudentT(modes.mean, modes.chol, settings.df)
+    proposal = prior
     per_round = max(settings.num_samples // settings.num_iterations, 1)
-    R_all, t_all, coordinates, haar_all, targets = [], [], [], [], []
+    drawn: list[tuple[Tensor, ...]] = []
     proposals: list[tuple[laws.StudentT, Tensor]] = []
+    targets, places = [], []
     for iteration in range(settings.num_iterations):
         noise = laws.standard_noise(per_round, D, settings.df, generator, dtype)
         noise = laws.StandardNoise(*(value.to(device) for value in noise))
-        drawn = laws.student_t_sample(proposal, noise)  # (m, B, K, D)
+        offsets = laws.student_t_sample(proposal, noise)  # (m, B, K, D)
         # Stratified choice of the mode of each sample.
         level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
-        chosen = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
-        rows = torch.arange(B, device=device).expand(per_round, B)
-        step = drawn.gather(2, chosen[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
-        R, t = adjustment.move_cameras(
-            modes.R[rows, chosen], modes.t[rows, chosen], modes.centre[rows, chosen], step
-        )
+        owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
+        step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
+        R, t, target = _evaluate(step, owner, evidence)
         proposals.append((proposal, shares))
-        R_all.append(R)
-        t_all.append(t)
-        targets.append(log_target(R, t, evidence)[0])
-        position, haar = _tangent(R, t, modes)
-        coordinates.append(position)
-        haar_all.append(haar)
-        x, h = torch.cat(coordinates), torch.cat(haar_all)
+        drawn.append((R, t, step[..., -1], owner))
+        targets.append(target)
+        places.append(_coordinates(R, t, step[..., -1], evidence))
+        x, volume = (torch.cat(parts) for parts in zip(*places))
         mixture = torch.stack(
             [
-                torch.logsumexp(laws.student_t_log_prob(law, x) - h + part.log(), dim=-1)
+                torch.logsumexp(laws.student_t_log_prob(law, x) - volume + part.log(), dim=-1)
                 for law, part in proposals
             ]
         )
@@ -420,12 +372,50 @@ def sample(
         log_weights = torch.log_softmax(torch.cat(targets) - log_mixture, dim=0)
         if iteration + 1 < settings.num_iterations:
             # Responsibility of each mode for each sample under the current mixture.
-            each = laws.student_t_log_prob(proposal, x) - h + shares.log()
+            each = laws.student_t_log_prob(proposal, x) - volume + shares.log()
             owned = (log_weights[..., None] + torch.log_softmax(each, dim=-1)).exp()
             proposal = laws.student_t_fit(x, owned, prior, prior_samples=2.0 * D)
-            shares = owned.sum(0).clamp_min(0.02)
-            shares = shares / shares.sum(1, keepdim=True)
-    return torch.cat(R_all), torch.cat(t_all), log_mixture
+            shares = _normalised(torch.where(alive, owned.sum(0).clamp_min(MIN_SHARE / 2), 0.0))
+    return *(torch.cat(parts) for parts in zip(*drawn)), log_mixture
+
+
+def _normalised(shares: Tensor) -> Tensor:
+    return shares / shares.sum(1, keepdim=True)
+
+
+def _coordinates(
+    R: Tensor, t: Tensor, log_scale: Tensor, evidence: Evidence
+) -> tuple[Tensor, Tensor]:
+    """Coordinates (m, B, K, D + 1) around every mode, and the log of their volume (m, B, K)."""
+    found = [coordinates_of(R, t, at) for at in evidence.expansions]
+    shape, size, volume = (torch.stack(parts, dim=2) for parts in zip(*found))
+    scale = log_scale.unsqueeze(-1).expand_as(size)
+    x = torch.cat([shape * (-scale).exp().unsqueeze(-1), torch.stack([size, scale], -1)], dim=-1)
+    return x, volume + shape.shape[-1] * scale
+
+
+def _evaluate(
+    step: Tensor, owner: Tensor, evidence: Evidence
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cameras and target of coordinates (m, B, D + 1) around their modes.
+
+    Samples are in the order of their modes, so a further mode's are the last ones.
+    """
+    R = t = target = None
+    for k, at in enumerate(evidence.expansions):
+        first = 0 if k == 0 else int((owner < k).sum(0).amin())
+        if first == len(owner):
+            break
+        part = step[first:]
+        moved = _cameras(part, at)
+        value = _under(*moved, part[..., -1], at, evidence)[0]
+        if k == 0:
+            (R, t), target = moved, value
+            continue
+        mine = owner[first:] == k
+        for whole, new in ((R, moved[0]), (t, moved[1]), (target, value)):
+            whole[first:] = _select(mine, new, whole[first:])
+    return R, t, target
 
 
 class RigSolution(NamedTuple):
@@ -435,6 +425,8 @@ class RigSolution(NamedTuple):
     modes: Modes
     evidence: Evidence
     log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
+    log_scale: Tensor  # (M, B) log noise scale of the samples, over the best mode's
+    owner: Tensor  # (M, B) mode of each sample
 
 
 def rig_posterior(
@@ -456,14 +448,14 @@ def rig_posterior(
         that ``log_target`` takes.
     """
     modes, evidence = find_modes(observations, starts, body, settings)
-    R, t, log_mixture = sample(modes, evidence, settings, seed)
-    ratio = log_target(R, t, evidence)[0] - log_mixture
+    R, t, log_scale, owner, log_mixture = sample(modes, evidence, settings, seed)
+    ratio = log_target(R, t, evidence, log_scale, owner)[0] - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = torch.log_softmax(ratio, dim=0)
     with torch.no_grad():
         ess = 1 / log_weights.exp().square().sum(0)
         posterior = RigPosterior(R, t, log_weights, ess, ess > 0, ["not judged"] * len(ess))
-    return RigSolution(posterior, modes, evidence, log_evidence)
+    return RigSolution(posterior, modes, evidence, log_evidence, log_scale, owner)
 
 
 def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
@@ -511,8 +503,8 @@ def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tenso
 
 def triangulate_posterior(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
     """Joints (M, B, T, J, 3) mm and covariances (M, B, T, J, 3, 3) mm^2 under camera samples."""
-    _, joints, entries = log_target(R, t, evidence)
-    return joints, symmetric_to_matrix(entries)
+    _, joints, covariance = log_target(R, t, evidence)
+    return joints, covariance
 
 
 def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ["errors", "structures", "skeleton", "config", "torchvision_compat", "allocation"],
     ["geometry"],
-    ["distributions"],
+    ["distributions", "density"],
     ["posterior"],
     ["verdict"],
     ["data", "render", "models", "losses"],

@@ -49,7 +49,8 @@ def load_body_prior(
         num_joints: J; joints beyond the 17 take part without a bone.
         slack: relative change of one bone's length between frames (joints are not hinges).
         definition: relative standard deviation by which a detector's joint definitions may
-            change each bone's length; 0 for the definitions the prior was learned with.
+            change each bone's length, left and right alike; 0 for the definitions the prior was
+            learned with.
         log_scale: shift of every log length, for a subject of known height.
     """
     text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
@@ -59,7 +60,10 @@ def load_body_prior(
     covariance = torch.tensor(statistics["covariance_log_length"], dtype=torch.float64)
     # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;
     # 1 % of each bone's length is individual.
-    covariance = covariance + (0.01**2 + definition**2) * torch.eye(len(child), dtype=torch.float64)
+    own = torch.eye(len(child), dtype=torch.float64)
+    flip = H36M17.flip
+    mirror = [H36M17.bones.index((flip[a], flip[b])) for a, b in H36M17.bones]
+    covariance = covariance + 0.01**2 * own + definition**2 * torch.maximum(own, own[mirror])
     free = [j for j in range(num_joints) if j not in child]
     return BodyPrior(
         torch.tensor(child), torch.tensor(parent), torch.tensor(free), mean, covariance, slack

@@ -1,11 +1,10 @@
-"""Robust bundle adjustment of a static rig, moving joints and one body, batched.
+"""Robust bundle adjustment of a static rig, moving joints, one body and biased keypoints, batched.
 
-Unknowns of each problem: the cameras of views 1 to V-1, the joints of every frame, and the log
-lengths of the body's bones, which all frames share. The normal equations have the shape of an
-arrow: frames couple only through the cameras and the bones, so each frame's joints are eliminated
-by one (3J, 3J) Cholesky factor (Schur complement; Triggs et al., Bundle Adjustment, 2000,
-section 6). The complement at the optimum is the information of the rig with the structure
-marginalised, which the posterior takes as its first proposal.
+Unknowns of each problem: the cameras of views 1 to V-1, the joints of every frame, and what all
+frames share: the log lengths of the body's bones and, where asked for, the bias of each view's
+keypoint of each joint. The normal equations have the shape of an arrow: frames couple only through
+the cameras and the shared unknowns, so each frame's joints are eliminated by one (3J, 3J) Cholesky
+factor (Schur complement; Triggs et al., Bundle Adjustment, 2000, section 6).
 
 A camera moves by ``x_cam -> exp(w) (x_cam - c) + c + d`` about the person's centre c in its frame,
 which decouples rotation w (rad) from translation d (mm).
@@ -22,11 +21,11 @@ from ptri.geometry.body import BodyPrior, bone_vectors
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rotations import skew, so3_exp
 
-# Joints are held to their starting point by this standard deviation (mm): it keeps joints that
-# nobody sees finite and is far wider than anything the images say.
-STRUCTURE_SIGMA = 1000.0
+# Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
+# sees finite, and is wide enough not to hold the scale of the whole.
+STRUCTURE_SIGMA = 1e5
 # The noise scale is estimated with a prior worth this many residuals at scale one.
-NOISE_PRIOR_COUNT = 20.0
+NOISE_PRIOR_COUNT = 6.0
 MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
 
 
@@ -48,12 +47,42 @@ class Bundle(NamedTuple):
     log_lengths: Tensor  # (N, bones)
 
 
-class _System(NamedTuple):
+class Errors(NamedTuple):
+    """How the keypoints of N problems err, beside their stated covariances."""
+
+    scale2: Tensor  # (N,) factor on the stated covariances
+    frame_weight: Tensor  # (N,) independent frames that one frame is worth, in (0, 1]
+    bias2: Tensor  # (N,) variance of a bias's coordinate, in units of the view's stated noise
+    bias: Tensor  # (N, V, J, 2) biases in these units; J = 0: none are modelled
+    num_bias: Tensor  # (N,) effective number of parameters that the biases are
+
+
+class System(NamedTuple):
+    """Normal equations; G unknowns are shared: cameras, bones, biases, in this order."""
+
     frames: Tensor  # (N, T, 3J, 3J)
     coupling: Tensor  # (N, T, G, 3J)
-    shared: Tensor  # (N, G, G)
+    shared: Tensor  # (N, G, G) of the keypoints, without priors
     frames_gradient: Tensor  # (N, T, 3J)
     shared_gradient: Tensor  # (N, G)
+    chi2: Tensor  # (N, T, V, J) unscaled
+    weight: Tensor  # (N, T, V, J) responsibility of the inlier
+
+
+def plain_errors(observations: Observations) -> Errors:
+    """Errors as stated: independent, unbiased, of scale one."""
+    N, _, V = observations.inlier.shape[:3]
+    one = observations.xy.new_ones(N)
+    return Errors(one, one, one, observations.xy.new_zeros(N, V, 0, 2), 0 * one)
+
+
+def noise_unit(observations: Observations) -> Tensor:
+    """Stated noise of a view in a frame, (N, T, V) normalised: geometric mean over directions."""
+    L = observations.information
+    determinant = (L[..., 0, 0] * L[..., 1, 1] - L[..., 0, 1] ** 2).clamp_min(1e-30)
+    seen = observations.inlier > 0
+    mean = (determinant.log() * seen).sum(-1) / seen.sum(-1).clamp_min(1)
+    return torch.where(seen.any(-1), (-0.25 * mean).exp(), torch.zeros_like(mean))
 
 
 def person_centre(bundle: Bundle) -> Tensor:
@@ -79,12 +108,18 @@ def move_cameras(R: Tensor, t: Tensor, centre: Tensor, tangent: Tensor) -> tuple
     return torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
 
 
-def reprojection(bundle: Bundle, xy: Tensor) -> tuple[Tensor, Tensor]:
+def reprojection(
+    bundle: Bundle, observations: Observations, errors: Errors
+) -> tuple[Tensor, Tensor]:
     """Camera-frame joints (N, T, V, J, 3) mm and residuals (N, T, V, J, 2), normalised."""
     camera = torch.einsum("nvab,ntjb->ntvja", bundle.R, bundle.joints)
     camera = camera + bundle.t[:, None, :, None]
     depth = camera[..., 2:].clamp_min(MIN_DEPTH)
-    return camera, camera[..., :2] / depth - xy
+    residual = camera[..., :2] / depth - observations.xy
+    if errors.bias.shape[2]:
+        shift = noise_unit(observations)[..., None, None] * errors.bias[:, None]
+        residual = residual + shift
+    return camera, residual
 
 
 def chi_square(residual: Tensor, information: Tensor) -> Tensor:
@@ -92,14 +127,17 @@ def chi_square(residual: Tensor, information: Tensor) -> Tensor:
     return torch.einsum("...a,...ab,...b->...", residual, information, residual)
 
 
-def log_mixture(chi2: Tensor, inlier: Tensor, log_outlier: float) -> tuple[Tensor, Tensor]:
+def log_mixture(
+    chi2: Tensor, inlier: Tensor, log_outlier: float, log_peak: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Log of the inlier/outlier mixture, and the responsibility of the inlier.
 
-    ``log[c exp(-chi2 / 2) + (1 - c) exp(log_outlier)]``; zero where a point was not seen (c = 0).
+    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(log_outlier)]``; zero where a point was not seen
+    (c = 0).
     """
     seen = inlier > 0
     c = inlier.clamp(0.02, 0.98)  # no detector is certain, nor useless
-    good = c.log() - 0.5 * chi2
+    good = c.log() - 0.5 * chi2 + log_peak
     bad = torch.log1p(-c) + log_outlier
     total = torch.logaddexp(good, bad)
     zero = torch.zeros((), dtype=chi2.dtype, device=chi2.device)
@@ -107,32 +145,32 @@ def log_mixture(chi2: Tensor, inlier: Tensor, log_outlier: float) -> tuple[Tenso
 
 
 def robust_cost(
-    bundle: Bundle, observations: Observations, scale2: Tensor, body: BodyPrior
+    bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Tensor:
-    """Negative log density (N,) of keypoints, bones and body; scale2 (N,) on the covariances."""
-    _, residual = reprojection(bundle, observations.xy)
-    chi2 = chi_square(residual, observations.information) / scale2[:, None, None, None]
+    """Negative log density (N,) of keypoints, bones, body and biases at the noise's scale."""
+    _, residual = reprojection(bundle, observations, errors)
+    chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
     data, _ = log_mixture(chi2, observations.inlier, observations.log_outlier)
     length, _ = bone_vectors(bundle.joints, body)
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
     deviation = bundle.log_lengths - body.mean
     prior = torch.linalg.solve(body.covariance, deviation.unsqueeze(-1)).squeeze(-1)
-    return (
-        -data.sum((1, 2, 3)) + 0.5 * stretch.square().sum((1, 2)) + 0.5 * (deviation * prior).sum(1)
-    )
+    frames = 0.5 * stretch.square().sum((1, 2)) - data.sum((1, 2, 3))
+    biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
+    return errors.frame_weight * frames + 0.5 * ((deviation * prior).sum(1) + biases)
 
 
-def _system(
-    bundle: Bundle, observations: Observations, scale2: Tensor, body: BodyPrior
-) -> tuple[_System, Tensor, Tensor]:
-    """Normal equations at the bundle, the chi-squares (unscaled) and the responsibilities."""
+def normal_equations(
+    bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
+) -> System:
+    """Gauss-Newton normal equations of keypoints and bone stretches at the bundle."""
     N, T, V, J, _ = observations.xy.shape
-    camera, residual = reprojection(bundle, observations.xy)
+    scale2 = errors.scale2[:, None, None, None]
+    camera, residual = reprojection(bundle, observations, errors)
     unscaled = chi_square(residual, observations.information)
-    chi2 = unscaled / scale2[:, None, None, None]
-    _, weight = log_mixture(chi2, observations.inlier, observations.log_outlier)
+    _, weight = log_mixture(unscaled / scale2, observations.inlier, observations.log_outlier)
     weight = torch.where(camera[..., 2] > MIN_DEPTH, weight, torch.zeros_like(weight))
-    information = observations.information * (weight / scale2[:, None, None, None])[..., None, None]
+    information = observations.information * (weight / scale2)[..., None, None]
 
     x, y, z = camera.unbind(-1)
     inverse = 1 / z.clamp_min(MIN_DEPTH)
@@ -141,33 +179,29 @@ def _system(
         [inverse, zero, -x * inverse**2, zero, inverse, -y * inverse**2], dim=-1
     ).unflatten(-1, (2, 3))
     LP = information @ P
-    Q = P.transpose(-1, -2) @ LP  # (N, T, V, J, 3, 3)
+    Q = P.mT @ LP  # (N, T, V, J, 3, 3)
     q = (residual.unsqueeze(-2) @ LP).squeeze(-2)  # (N, T, V, J, 3)
 
     R = bundle.R[:, None, :, None]
     QR = Q @ R
-    joint_blocks = (R.transpose(-1, -2) @ QR).sum(2)  # (N, T, J, 3, 3)
-    frames_gradient = (R.transpose(-1, -2) @ q.unsqueeze(-1)).squeeze(-1).sum(2)
+    joint_blocks = (R.mT @ QR).sum(2)  # (N, T, J, 3, 3)
+    frames_gradient = (R.mT @ q.unsqueeze(-1)).squeeze(-1).sum(2)
     offset = camera - person_centre(bundle)[:, None, :, None]
     eye = torch.eye(3, dtype=x.dtype, device=x.device).expand(N, T, V - 1, J, 3, 3)
     G = torch.cat([-skew(offset[:, :, 1:]), eye], dim=-1)  # d(x_cam) / d(w, d)
-    Gt = G.transpose(-1, -2)
-    camera_blocks = (Gt @ (Q[:, :, 1:] @ G)).sum((1, 3))  # (N, V-1, 6, 6)
-    camera_gradient = (Gt @ q[:, :, 1:].unsqueeze(-1)).squeeze(-1).sum((1, 3))
-    cross = Gt @ QR[:, :, 1:]  # (N, T, V-1, J, 6, 3)
+    camera_blocks = (G.mT @ (Q[:, :, 1:] @ G)).sum((1, 3))  # (N, V-1, 6, 6)
+    camera_gradient = (G.mT @ q[:, :, 1:].unsqueeze(-1)).squeeze(-1).sum((1, 3))
+    cross = G.mT @ QR[:, :, 1:]  # (N, T, V-1, J, 6, 3)
 
     # Bones: residual (log |a - b| - l) / slack.
     length, direction = bone_vectors(bundle.joints, body)
     num_bones = length.shape[-1]
     row = direction / (length * body.slack)[..., None]  # (N, T, bones, 3)
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
-    incidence = torch.zeros(num_bones, J, dtype=x.dtype, device=x.device)
-    bones = torch.arange(num_bones, device=x.device)
-    incidence[bones, body.child] = 1.0
-    incidence[bones, body.parent] = -1.0
+    incidence = bone_incidence(body, J).to(x)
     pairs = torch.einsum("bi,bj->bij", incidence, incidence).flatten(1)  # (bones, J * J)
     outer = (row.unsqueeze(-1) * row.unsqueeze(-2)).flatten(-2)  # (N, T, bones, 9)
-    frames = (outer.transpose(-1, -2) @ pairs).unflatten(-1, (J, J)).unflatten(-2 - 1, (3, 3))
+    frames = (outer.mT @ pairs).unflatten(-1, (J, J)).unflatten(-2 - 1, (3, 3))
     frames = frames.permute(0, 1, 4, 2, 5, 3).contiguous()  # (N, T, J, 3, J, 3)
     joints = torch.arange(J, device=x.device)
     frames[:, :, joints, :, joints, :] += joint_blocks.permute(2, 0, 1, 3, 4)
@@ -176,31 +210,70 @@ def _system(
     bone_rows = incidence[:, :, None] * row[:, :, :, None, :]  # (N, T, bones, J, 3)
     frames_gradient = frames_gradient + (stretch[..., None, None] * bone_rows).sum(2)
 
-    num_cameras = 6 * (V - 1)
-    total = num_cameras + num_bones
+    num_cameras, num_bias = 6 * (V - 1), errors.bias[0].numel()
+    bones = slice(num_cameras, num_cameras + num_bones)
+    total = num_cameras + num_bones + num_bias
     coupling = x.new_zeros(N, T, total, 3 * J)
     # (N, T, V-1, J, 6, 3) -> (N, T, V-1, 6, J, 3)
     coupling[:, :, :num_cameras] = cross.transpose(3, 4).reshape(N, T, num_cameras, 3 * J)
-    coupling[:, :, num_cameras:] = -bone_rows.flatten(-2) / body.slack
+    coupling[:, :, bones] = -bone_rows.flatten(-2) / body.slack
     shared = x.new_zeros(N, total, total)
     views = torch.arange(V - 1, device=x.device)
     blocks = x.new_zeros(N, V - 1, 6, V - 1, 6)
     blocks[:, views, :, views, :] = camera_blocks.transpose(0, 1)
     shared[:, :num_cameras, :num_cameras] = blocks.reshape(N, num_cameras, num_cameras)
-    shared[:, num_cameras:, num_cameras:].diagonal(dim1=-2, dim2=-1).add_(T / body.slack**2)
-    shared_gradient = torch.cat(
-        [camera_gradient.reshape(N, num_cameras), -stretch.sum(1) / body.slack], dim=-1
-    )
-    system = _System(frames, coupling, shared, frames_gradient.flatten(-2), shared_gradient)
-    return system, unscaled, weight
+    shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).add_(T / body.slack**2)
+    gradients = [camera_gradient.reshape(N, num_cameras), -stretch.sum(1) / body.slack]
+    if num_bias:
+        unit = noise_unit(observations)[..., None]  # (N, T, V, 1)
+        scaled = LP.mT * unit[..., None, None]  # (N, T, V, J, 3, 2)
+        onto = x.new_zeros(N, T, V, J, 2, J, 3)
+        onto[:, :, :, joints, :, joints, :] = (R.mT @ scaled).mT.permute(3, 0, 1, 2, 4, 5)
+        coupling[:, :, bones.stop :] = onto.reshape(N, T, num_bias, 3 * J)
+        own = (information * unit[..., None, None] ** 2).sum(1).flatten(1, 2)  # (N, V J, 2, 2)
+        count = torch.arange(V * J, device=x.device)
+        blocks = x.new_zeros(N, V * J, 2, V * J, 2)
+        blocks[:, count, :, count, :] = own.transpose(0, 1)
+        shared[:, bones.stop :, bones.stop :] = blocks.reshape(N, num_bias, num_bias)
+        mixed = (G.mT @ scaled[:, :, 1:]).sum(1)  # (N, V-1, J, 6, 2)
+        blocks = x.new_zeros(N, V - 1, 6, V, J, 2)
+        blocks[:, views, :, views + 1] = mixed.permute(1, 0, 3, 2, 4)
+        blocks = blocks.reshape(N, num_cameras, num_bias)
+        shared[:, :num_cameras, bones.stop :] = blocks
+        shared[:, bones.stop :, :num_cameras] = blocks.mT
+        pull = (information @ residual.unsqueeze(-1)).squeeze(-1) * unit[..., None]
+        gradients.append(pull.sum(1).flatten(1))
+    return System(
+        frames, coupling, shared, frames_gradient.flatten(-2), torch.cat(gradients, dim=-1),
+        unscaled, weight,
+    )  # fmt: skip
 
 
-def _noise_scale(unscaled: Tensor, weight: Tensor, num_parameters: int) -> Tensor:
-    """Squared noise scale (N,) of the stated covariances, shrunk to one."""
-    seen = 2 * weight.sum(2)  # (N, T, J) effective coordinates of each joint
-    freedom = 2 * weight.sum((1, 2, 3)) - seen.clamp_max(3.0).sum((1, 2)) - num_parameters
-    energy = (weight * unscaled).sum((1, 2, 3)) + NOISE_PRIOR_COUNT
-    return energy / (freedom.clamp_min(0.0) + NOISE_PRIOR_COUNT)
+def bone_incidence(body: BodyPrior, num_joints: int) -> Tensor:
+    """(bones, J) matrix that takes joints to bone vectors, child minus parent."""
+    bones = torch.arange(len(body.child), device=body.child.device)
+    incidence = torch.zeros(len(bones), num_joints, dtype=body.mean.dtype, device=bones.device)
+    incidence[bones, body.child] = 1.0
+    incidence[bones, body.parent] = -1.0
+    return incidence
+
+
+def prior_information(errors: Errors, body: BodyPrior, num_cameras: int) -> Tensor:
+    """Information (N, G, G) of the priors on the shared unknowns: none on cameras."""
+    N, num_bones, num_bias = len(errors.scale2), len(body.mean), errors.bias[0].numel()
+    total = num_cameras + num_bones + num_bias
+    information = errors.scale2.new_zeros(N, total, total)
+    bones = slice(num_cameras, num_cameras + num_bones)
+    information[:, bones, bones] = torch.linalg.inv(body.covariance)
+    biases = information[:, bones.stop :, bones.stop :]
+    biases.diagonal(dim1=-2, dim2=-1).add_(1 / errors.bias2[:, None])
+    return information
+
+
+def prior_deviation(bundle: Bundle, errors: Errors, body: BodyPrior) -> Tensor:
+    """How far the shared unknowns are from their priors' means, (N, G)."""
+    cameras = bundle.t.new_zeros(len(bundle.t), 6 * (bundle.t.shape[1] - 1))
+    return torch.cat([cameras, bundle.log_lengths - body.mean, errors.bias.flatten(1)], dim=-1)
 
 
 def adjust(
@@ -209,53 +282,64 @@ def adjust(
     body: BodyPrior,
     num_iterations: int = 12,
     anneal: bool = True,
-) -> tuple[Bundle, Tensor, Tensor]:
+    errors: Errors | None = None,
+) -> tuple[Bundle, Errors, Tensor]:
     """Levenberg-Marquardt on the robust cost.
 
     Args:
         anneal: widen the noise in the first half of the iterations to the median residual, so
             that a start many degrees off still feels every point.
+        errors: the errors to start from; their biases are adjusted too, the scale is estimated,
+            the rest stays.
 
     Returns:
-        The bundle, the squared noise scale (N,) and the cost (N,), both at the end.
+        The bundle, the errors and the cost (N,), all at the end.
     """
-    V = observations.xy.shape[2]
-    num_cameras = 6 * (V - 1)
-    prior_information = torch.linalg.inv(body.covariance)
+    num_cameras, num_bones = 6 * (start.t.shape[1] - 1), len(body.mean)
     N = start.R.shape[0]
     damping = observations.xy.new_full((N,), 1e-3)
-    scale2 = observations.xy.new_ones(N)
-    bundle = start
+    bundle, errors = start, plain_errors(observations) if errors is None else errors
     half = max(num_iterations // 2, 1)
     for iteration in range(num_iterations):
         wide = anneal and iteration < half
+        current = errors
         if wide:
-            _, residual = reprojection(bundle, observations.xy)
+            _, residual = reprojection(bundle, observations, errors)
             chi2 = chi_square(residual, observations.information)
             chi2 = torch.where(observations.inlier > 0, chi2, torch.nan).flatten(1)
             median = chi2.nanmedian(dim=1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2
-            current = torch.maximum(scale2, median)
-        else:
-            current = scale2
-        system, unscaled, weight = _system(bundle, observations, current, body)
-        shared = system.shared.clone()
-        shared[:, num_cameras:, num_cameras:] += prior_information
-        deviation = bundle.log_lengths - body.mean
-        gradient = system.shared_gradient.clone()
-        gradient[:, num_cameras:] += deviation @ prior_information
-        step, structure_step = _solve(system, shared, gradient, damping)
+            current = errors._replace(scale2=torch.maximum(errors.scale2, median))
+        system = normal_equations(bundle, observations, current, body)
+        step, structure = _solve(system, bundle, current, body, damping)
         R, t = move_cameras(bundle.R, bundle.t, person_centre(bundle), step[:, :num_cameras])
-        trial = Bundle(
-            R, t, bundle.joints + structure_step, bundle.log_lengths + step[:, num_cameras:]
+        lengths, bias = step[:, num_cameras:].split(
+            [num_bones, step.shape[1] - num_cameras - num_bones], dim=1
         )
+        trial = Bundle(R, t, bundle.joints + structure, bundle.log_lengths + lengths)
+        biased = current._replace(bias=errors.bias + bias.view_as(errors.bias))
         before = robust_cost(bundle, observations, current, body)
-        after = robust_cost(trial, observations, current, body)
+        after = robust_cost(trial, observations, biased, body)
         better = torch.isfinite(after) & (after < before)
         bundle = Bundle(*(_select(better, new, old) for new, old in zip(trial, bundle)))
+        errors = errors._replace(bias=_select(better, biased.bias, errors.bias))
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
         if not wide:
-            scale2 = _noise_scale(unscaled, weight, num_cameras)
-    return bundle, scale2, robust_cost(bundle, observations, scale2, body)
+            errors = errors._replace(scale2=noise_scale(system, errors, num_cameras))
+    return bundle, errors, robust_cost(bundle, observations, errors, body)
+
+
+def degrees_of_freedom(weight: Tensor, errors: Errors, num_cameras: int) -> Tensor:
+    """Residual coordinates (N,) beyond those that joints, cameras and biases take up."""
+    seen = 2 * weight.sum(2)  # (N, T, J) effective coordinates of each joint
+    freedom = 2 * weight.sum((1, 2, 3)) - seen.clamp_max(3.0).sum((1, 2))
+    return (freedom - num_cameras - errors.num_bias).clamp_min(0.0)
+
+
+def noise_scale(system: System, errors: Errors, num_cameras: int) -> Tensor:
+    """Squared noise scale (N,) of the stated covariances, shrunk to one."""
+    freedom = degrees_of_freedom(system.weight, errors, num_cameras)
+    energy = (system.weight * system.chi2).sum((1, 2, 3)) + NOISE_PRIOR_COUNT
+    return energy / (freedom + NOISE_PRIOR_COUNT)
 
 
 def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -263,84 +347,24 @@ def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 
 def _solve(
-    system: _System, shared: Tensor, gradient: Tensor, damping: Tensor
+    system: System, bundle: Bundle, errors: Errors, body: BodyPrior, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Damped step of the shared unknowns (N, G) and of the joints (N, T, J, 3)."""
     frames = system.frames.clone()
     diagonal = frames.diagonal(dim1=-2, dim2=-1)
     diagonal.mul_(1 + damping[:, None, None])
-    shared = shared + torch.diag_embed(shared.diagonal(dim1=-2, dim2=-1) * damping[:, None])
     chol, _ = torch.linalg.cholesky_ex(frames)
     right = torch.cat([system.coupling, system.frames_gradient.unsqueeze(2)], dim=2)
-    solved = torch.cholesky_solve(right.transpose(-1, -2), chol)  # (N, T, 3J, G + 1)
+    solved = torch.cholesky_solve(right.mT, chol)  # (N, T, 3J, G + 1)
     reduced = (system.coupling @ solved).sum(1)  # (N, G, G + 1)
-    complement, remainder = shared - reduced[..., :-1], gradient - reduced[..., -1]
+    prior = prior_information(errors, body, 6 * (bundle.t.shape[1] - 1))
+    pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
+    worth = errors.frame_weight[:, None]
+    full = worth[..., None] * system.shared + prior
+    full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])
+    complement = full - worth[..., None] * reduced[..., :-1]
+    remainder = worth * (system.shared_gradient - reduced[..., -1]) + pull
     outer, _ = torch.linalg.cholesky_ex(complement)
     step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer).squeeze(-1)
     joints = -solved[..., -1] - (solved[..., :-1] @ step[:, None, :, None]).squeeze(-1)
     return step, joints.unflatten(-1, (-1, 3))
-
-
-def camera_information(
-    observations: Observations,
-    bundle: Bundle,
-    scale2: Tensor,
-    body: BodyPrior,
-    frame_weight: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Information of the cameras with joints and bones marginalised, and the responsibilities.
-
-    Args:
-        frame_weight: (N,) in (0, 1], how many independent frames one frame is worth.
-
-    Returns:
-        (N, 6 (V-1), 6 (V-1)) in the tangent space of ``move_cameras``; (N, T, V, J).
-    """
-    num_cameras = 6 * (observations.xy.shape[2] - 1)
-    system, _, weight = _system(bundle, observations, scale2, body)
-    chol, _ = torch.linalg.cholesky_ex(system.frames)
-    solved = torch.cholesky_solve(system.coupling.transpose(-1, -2), chol)
-    complement = system.shared - (system.coupling @ solved).sum(1)
-    complement = complement * frame_weight[:, None, None]
-    bones = complement[:, num_cameras:, num_cameras:] + torch.linalg.inv(body.covariance)
-    cross = complement[:, num_cameras:, :num_cameras]
-    cameras = complement[:, :num_cameras, :num_cameras]
-    return cameras - cross.transpose(-1, -2) @ torch.linalg.solve(bones, cross), weight
-
-
-def frame_worth(
-    observations: Observations, bundle: Bundle, weight: Tensor, scale2: Tensor
-) -> Tensor:
-    """How many independent frames one frame is worth, (N,) in [1 / T, 1]; 1 if T < 4.
-
-    Detectors err together: over neighbouring frames, and by a fixed offset per joint and view.
-    From the residuals' lag-one autocorrelation r, T frames are worth T (1 - r) / (1 + r); from the
-    share s of their variance that a view and joint has in common over all frames, T / (1 + (T - 1)
-    s) (Kish's design effect). The smaller counts.
-    """
-    T = observations.xy.shape[1]
-    if T < 4:
-        return torch.ones_like(scale2)
-    _, residual = reprojection(bundle, observations.xy)
-    focal = observations.information.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    w = weight.clamp_min(0)[..., None]  # (N, T, V, J, 1)
-    error = residual * focal
-    product = (w[:, 1:] * w[:, :-1]).sqrt() * error[:, 1:] * error[:, :-1]
-    energy = 0.5 * (w[:, 1:] * error[:, 1:].square() + w[:, :-1] * error[:, :-1].square())
-    # 1e-12 guards points that fit exactly.
-    lag = product.sum((1, 2, 3, 4)) / energy.sum((1, 2, 3, 4)).clamp_min(1e-12)
-    lag = lag.clamp(0.0, 0.999)
-    count = w.sum(1)  # (N, V, J, 1)
-    mean = (w * error).sum(1) / count.clamp_min(1e-3)
-    enough = (count > 2).to(w)
-    within = (w * (error - mean.unsqueeze(1)).square()).sum(1) / (count - 1).clamp_min(1.0)
-    within = (enough * within).sum((1, 2, 3)) / enough.sum((1, 2, 3)).clamp_min(1.0)
-    between = (enough * mean.square()).sum((1, 2, 3)) / enough.sum((1, 2, 3)).clamp_min(1.0)
-    between = (between - within / T).clamp_min(0.0)
-    # Of what is common to all frames, the cameras have explained their number of parameters away.
-    freedom = (2 * enough.sum((1, 2, 3)) - 3 * enough.amax(1).sum((1, 2))).clamp_min(1.0)
-    num_cameras = 6 * (weight.shape[2] - 1)
-    between = between * freedom / (freedom - num_cameras).clamp_min(0.25 * freedom)
-    share = between / (between + within).clamp_min(1e-12)
-    worth = torch.minimum((1 - lag) / (1 + lag), 1 / (1 + (T - 1) * share))
-    return worth.clamp_min(1.0 / T)
