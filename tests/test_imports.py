@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A module or package of ptri imports only from lower layers or its own.
 LAYERS = [
     ["errors", "structures", "skeleton", "config", "torchvision_compat", "allocation"],
-    ["geometry"],
+    ["geometry", "frame_choice"],
     ["distributions"],
     ["posterior"],
     ["verdict"],
@@ -19,7 +19,7 @@ LAYERS = [
     ],
     ["engine"],
     ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
-     "recording_report", "recording_solve"],
+     "recording_report", "recording_solve", "benchmark"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]
 
