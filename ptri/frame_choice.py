@@ -1,9 +1,9 @@
 """Which frames of a long sequence say most about the cameras, before the cameras are known.
 
 Every pair of views (a, b) that sees a joint constrains the pair's essential matrix E by
-``x_a^T E x_b = 0``, one row ``vec(x_a x_b^T)`` of a 9-column system (the eight-point method; Hartley
-and Zisserman, Multiple View Geometry, 2004, section 11.2). A frame's rows give its information
-``A = sum w r r^T / sigma^2`` for each pair, and a set of frames is as good as
+``x_a^T E x_b = 0``, one row ``vec(x_a x_b^T)`` of a system of nine columns (the eight-point method;
+Hartley and Zisserman, Multiple View Geometry, 2004, section 11.2). A frame's rows give its
+information ``A = sum w r r^T / sigma^2`` for each pair, and a set of frames is as good as
 
     sum over pairs  log det (I + sum over its frames A)                    (D-optimality).
 

@@ -76,7 +76,7 @@ def symmetric_inverse(entries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def triangulate(
-    moments: Tensor, R: Tensor, t: Tensor, prior_mean: Tensor, prior_precision: float
+    moments: Tensor, R: Tensor, t: Tensor, prior_mean: Tensor, prior_precision: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triangulates every joint under every camera hypothesis.
 
@@ -86,7 +86,7 @@ def triangulate(
         moments: (B, N, V, 6) ray moments of N points (frames times joints), 1/mm^2.
         R, t: (M, B, V, 3, 3) and (M, B, V, 3) mm, hypotheses.
         prior_mean: (B, N, 3) mm, reference frame.
-        prior_precision: 1/mm^2, isotropic.
+        prior_precision: 1/mm^2, isotropic; one or (N,).
 
     Returns:
         Points (M, B, N, 3) mm, covariance entries (6, M, B, N) mm^2 in the order of
@@ -96,8 +96,8 @@ def triangulate(
     matrix = camera_matrix(R, t).transpose(0, 1).flatten(1, 2)  # (B, M * 9, 6 V)
     stacked = moments.flatten(-2).transpose(-1, -2)  # (B, 6 V, N)
     product = (matrix @ stacked).unflatten(1, (M, 9)).permute(2, 1, 0, 3)  # (9, M, B, N)
-    ridge = moments.new_tensor([1.0, 0, 0, 1.0, 0, 1.0]) * prior_precision
-    entries = product[:6] + ridge[:, None, None, None]
+    ridge = moments.new_tensor([1.0, 0, 0, 1.0, 0, 1.0])[:, None, None, None]
+    entries = product[:6] + ridge * prior_precision
     right = product[6:] + prior_precision * prior_mean.permute(2, 0, 1)[:, None]  # (3, M, B, N)
     covariance, log_det = symmetric_inverse(entries)
     a, b, c, d, e, f = covariance.unbind(0)
