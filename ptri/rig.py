@@ -183,17 +183,19 @@ def solve_rig(
             if len(views) >= 2
             else _too_few(counts, views)
         )
-        return _nothing_known(given, settings.num_samples, seed, known, reason)
+        return _nothing_known(given, settings.num_samples, seed, known, counts, reason)
     inside = RigInput(part, given.K[views], given.skeleton)
     chosen = Keypoints(*(value[frames][None] for value in for_model(inside)))
     K = inside.K.expand(1, len(frames), -1, -1, -1)
     if start is not None and len(views) < V:
         start = None  # the cameras of other views
     solution = model.solve_full(chosen, K, seed, settings, start=start)
-    posterior = solution.posterior
-    posterior = posterior._replace(reason=[_named(posterior.reason[0], views, names)])
-    if len(views) < V:
-        posterior = _with_unknown(posterior, views, V, seed, _too_few(counts, views))
+    posterior = RigPosterior(
+        *(value.double() for value in solution.posterior[:4]),
+        solution.posterior.accepted,
+        [_named(solution.posterior.reason[0], views, names)],
+    )
+    posterior = _with_unknown(posterior, views, V, seed, counts)
     posterior, factor, source = _rescale(posterior, inside, views, frames, known, names)
     noise2 = solution.evidence.scale2.reshape(-1)[0]
     return RigSolved(posterior, frames, noise2, factor, source)
@@ -249,33 +251,33 @@ def _unknown_cameras(num_samples: int, count: int, like: Tensor, seed: int) -> C
 
 
 def _with_unknown(
-    posterior: RigPosterior, views: list[int], num_views: int, seed: int, reason: str
+    posterior: RigPosterior, views: list[int], num_views: int, seed: int, counts: Tensor
 ) -> RigPosterior:
-    """The posterior of some views with all of the rig's, in view 0's frame."""
-    M = len(posterior.R)
-    unknown = _unknown_cameras(M, num_views, posterior.t, seed)
+    """The posterior of some views with all of the rig's, in view 0's frame exactly."""
+    unknown = _unknown_cameras(len(posterior.R), num_views, posterior.t, seed)
     R, t = unknown.R, unknown.t
     R[:, views], t[:, views] = posterior.R[:, 0], posterior.t[:, 0]
     cameras = to_reference(Cameras(unknown.K, R, t))
     R, t = cameras.R.clone(), cameras.t.clone()
-    R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0  # exactly
-    others = posterior.reason[0]
+    R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0
+    posterior = posterior._replace(R=R[:, None], t=t[:, None])
+    if len(views) == num_views:
+        return posterior
+    others = f"; the others: {posterior.reason[0]}" if views else ""
     return posterior._replace(
-        R=R[:, None],
-        t=t[:, None],
         accepted=torch.zeros_like(posterior.accepted),
-        reason=[f"too little evidence: {reason}; the others: {others}"],
+        reason=[f"too little evidence: {_too_few(counts, views)}{others}"],
     )
 
 
-def _nothing_known(given: RigInput, M: int, seed: int, known, reason: str) -> RigSolved:
+def _nothing_known(given: RigInput, M: int, seed: int, known, counts, reason: str) -> RigSolved:
     like = given.K
     empty = RigPosterior(
         like.new_zeros(M, 1, 0, 3, 3), like.new_zeros(M, 1, 0, 3),
         like.new_full((M, 1), 1 / M).log(), like.new_ones(1),
         torch.zeros(1, dtype=torch.bool, device=like.device), ["none"],
     )  # fmt: skip
-    posterior = _with_unknown(empty, [], len(given.K), seed, reason)
+    posterior = _with_unknown(empty, [], len(given.K), seed, counts)
     posterior = posterior._replace(reason=[f"too little evidence: {reason}"])
     source = "none: nothing was estimated" if known is None else "the known length was not used"
     return RigSolved(posterior, [], like.new_ones(()), 1.0, source)

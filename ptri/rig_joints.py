@@ -63,9 +63,6 @@ def joint_samples(
 def _given_cameras(keypoints, K, posterior, noise2, num_samples):
     """Yields, a chunk of frames at a time, joints (M, T, J, 3) mm under M samples, their
     covariances (M, T, J, 3, 3) mm^2 given the cameras, and the weights (M,)."""
-    posterior = posterior._replace(
-        R=posterior.R.double(), t=posterior.t.double(), log_weights=posterior.log_weights.double()
-    )
     mean = Cameras(K.double(), *posterior_mean(posterior))
     R, t, log_weights = resample(posterior, num_samples)
     noise2 = torch.as_tensor(noise2).to(mean.R)

@@ -18,7 +18,7 @@ LAYERS = [
         "stopping", "optimization", "reproducibility",
     ],
     ["engine"],
-    ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
+    ["rig_input", "rig_joints", "rig_scale", "rig", "rig_filter", "build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
      "recording_report", "recording_solve", "benchmark"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]
