@@ -18,8 +18,9 @@ LAYERS = [
         "stopping", "optimization", "reproducibility",
     ],
     ["engine"],
-    ["rig_input", "rig_joints", "rig_scale", "rig", "rig_filter", "build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
-     "recording_report", "recording_solve", "benchmark"],
+    ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
+     "recording_report", "recording_solve", "benchmark", "rig", "rig_input", "rig_joints",
+     "rig_scale", "rig_filter"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]
 
