@@ -22,6 +22,7 @@ from ptri.errors import UserError
 from ptri.frame_choice import MIN_JOINTS, choose_frames
 from ptri.geometry.cameras import to_reference
 from ptri.posterior import Settings, posterior_mean, rotation_covariance
+from ptri.rig_checks import objection
 from ptri.rig_input import RigInput, check_input, for_model, joints_to_h36m17
 from ptri.rig_joints import joint_samples, joints_under
 from ptri.rig_scale import KnownLength, describe, known_length, scale_factors
@@ -120,6 +121,11 @@ def estimate_rig(
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{name}: {value!r}; expected a whole number >= {least}")
+    if num_iterations > num_samples:
+        raise UserError(
+            f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
+            "num_samples, which is the number of samples of all iterations together"
+        )
     network = find_model(model, given.K.device)
     settings = network.settings._replace(num_samples=num_samples, num_iterations=num_iterations)
     solved = solve_rig(network, given, settings, seed, max_frames, known)
@@ -190,10 +196,16 @@ def solve_rig(
     if start is not None and len(views) < V:
         start = None  # the cameras of other views
     solution = model.solve_full(chosen, K, seed, settings, start=start)
+    accepted, reason = solution.posterior.accepted, solution.posterior.reason[0]
+    R = posterior_mean(solution.posterior)[0][0].double()
+    part = Keypoints(*(value[frames] for value in part))
+    problem = objection(part, inside.K, R)
+    if problem is not None:
+        accepted, reason = torch.zeros_like(accepted), problem
     posterior = RigPosterior(
         *(value.double() for value in solution.posterior[:4]),
-        solution.posterior.accepted,
-        [_named(solution.posterior.reason[0], views, names)],
+        accepted,
+        [_named(reason, views, names)],
     )
     posterior = _with_unknown(posterior, views, V, seed, counts)
     posterior, factor, source = _rescale(posterior, inside, views, frames, known, names)
