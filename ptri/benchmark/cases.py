@@ -49,6 +49,7 @@ class Cell(NamedTuple):
     missing: float = 0.1  # share of all points
     errors: str = "gaussian"  # or "detector"
     fps: float | None = None  # None: the kind's default
+    views: int | None = None  # None: the family's own number
 
     @property
     def frames_per_second(self) -> float:
@@ -58,8 +59,9 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         spacing = "" if self.fps is None else f"-{self.fps:g}fps"
+        views = "" if self.views is None else f"-V{self.views}"
         return (
-            f"{self.family}-T{self.num_frames}-{self.errors}-{self.noise:g}px"
+            f"{self.family}{views}-T{self.num_frames}-{self.errors}-{self.noise:g}px"
             f"-{100 * self.outliers:g}out-{100 * self.missing:g}miss{spacing}"
         )
 
@@ -105,7 +107,7 @@ def make_cases(
     )
     seeds = [(seed, family, first + i) for i in range(count)]
     joints = _people(scene, seeds, cell, people)
-    rig = draw_rigs(cell.family, scene, joints)
+    rig = draw_rigs(cell.family, scene, joints, cell.views)
     world = Cameras(*(part.double() for part in rig.cameras))
     joints = joints.double()
     stacked = Cameras(*(part.unsqueeze(1) for part in world))

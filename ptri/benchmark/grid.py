@@ -53,8 +53,7 @@ def make_grid(
     for family in families:
         for T in frames:
             cells[Cell(family, T, fps=fps)] = METHODS
-            # One adjustment from the truth stands for what any geometry can reach.
-            clean = ("ours-geometry", "opencv", "poselib", *CLASSICAL[2:6], "calibrated")
+            clean = ("ours-geometry", *CLASSICAL, "calibrated")
             cells[Cell(family, T, outliers=0.0, fps=fps)] = clean
             wrong = ("ours", "ba-fivepoint-softl1", "ba-fivepoint-cauchy", "calibrated")
             cells[Cell(family, T, errors="detector", fps=fps)] = wrong

@@ -86,12 +86,17 @@ def trained(name: str) -> str:
     return "trained"
 
 
-def draw_rigs(name: str, draws: Draws, joints: Tensor) -> Rig:
-    """World cameras of B people (B, T, J, 3) mm, in random view order."""
+def draw_rigs(name: str, draws: Draws, joints: Tensor, views: int | None = None) -> Rig:
+    """World cameras of B people (B, T, J, 3) mm, in random view order.
+
+    Args:
+        views: None: the family's own number.
+    """
+    views = num_views(name) if views is None else views
     if name not in LAYOUTS:
         family = torch.full((draws.batch,), FAMILY_NAMES.index(name))
-        return sample_rigs(draws, family, joints, num_views(name), max_truncated=0.0)
-    return _exact(LAYOUTS[name], draws)
+        return sample_rigs(draws, family, joints, views, max_truncated=0.0)
+    return _exact(LAYOUTS[name]._replace(num_views=views), draws)
 
 
 def _exact(layout: Layout, draws: Draws) -> Rig:
