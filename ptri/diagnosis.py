@@ -29,6 +29,7 @@ ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
 NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned into the image's
 MIN_POINTS = 8  # a view with fewer points that the others know as well is not examined
 MIN_SHARE = 1 / 3  # of the points that a time shift must leave in the clip
+MAX_GAP = 4.0  # times the usual distance of two frames between which keypoints are interpolated
 LATE_COST = 1.9  # nats a point; a view that fits better in its own time is not tried in others
 
 _FLIP = torch.tensor(H36M17.flip)
@@ -130,9 +131,10 @@ def examine(
     late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
     spacing = 1.0 if frames is None or T == 1 else float(frames[-1] - frames[0]) / (T - 1)
     if T >= SHIFT_FRAMES and bool(late.any()):
+        time = torch.arange(T, device=R.device) if frames is None else frames
         pose = own.R.unflatten(0, (B, V)), own.t.unflatten(0, (B, V))
-        lag, lag_cost = _shifts(known, observations, late, chosen, *pose)
-    return Examination((AS_IS, *readings), cost, points, turned, lag_cost, lag * spacing, spacing)
+        lag, lag_cost = _shifts(known, observations, late, chosen, *pose, time.to(R))
+    return Examination((AS_IS, *readings), cost, points, turned, lag_cost, lag, spacing)
 
 
 def _leave_one_out(
@@ -235,6 +237,23 @@ def _better(points: Points, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(second[:, None, None], R1, R0), torch.where(second[:, None], t1, t0)
 
 
+def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where times (..., N) lie between increasing times (T,).
+
+    Returns:
+        The frame before (..., N), the share of the next one, and whether there are both, close
+        enough together to draw a line between them.
+    """
+    T = len(time)
+    low = (torch.searchsorted(time.contiguous(), at.contiguous(), right=True) - 1).clamp(0, T - 2)
+    gap = time[low + 1] - time[low]
+    share = (at - time[low]) / gap
+    near = gap <= MAX_GAP * (time[1:] - time[:-1]).median()
+    exact = (share <= 0) | (share >= 1)
+    inside = (share >= 0) & (share <= 1) & (near | exact)
+    return low, share.clamp(0, 1), inside
+
+
 def _shifts(
     known: _Known,
     observations: Observations,
@@ -242,33 +261,40 @@ def _shifts(
     chosen: Tensor,
     R: Tensor,
     t: Tensor,
+    time: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The best time shift (B, V) of each late view, in pooled frames, and its cost a point.
+    """The best time shift (B, V) of each late view, in units of time, and its cost a point.
 
-    Every shift of the clip's frames is tried that leaves a third of the points; the minimum is
-    refined by a parabola through its neighbours, since pooled frames may skip some.
+    Shifts by the frames' usual distance are tried, as many as leave a third of the points; a
+    parabola through the least cost and its neighbours refines the best.
     """
     T = observations.xy.shape[1]
     rig, view = late.nonzero(as_tuple=True)  # (S,)
+    step = (time[-1] - time[0]) / (T - 1)
     half = T - max(1, int(T * MIN_SHARE))
     lags = torch.arange(-half, half + 1, device=R.device)  # (L,)
-    index = chosen + lags[:, None]  # (L, T'), frame of the view that shows the chosen frame
-    inside = ((index >= 0) & (index < T)).to(R)
-    index = index.clamp(0, T - 1)
+    low, share, inside = interpolation(time, time[chosen] + step * lags[:, None])  # (L, T')
 
-    def shifted(value: Tensor) -> Tensor:  # (B, T, V, ...) to (S, L, T', ...)
+    def frame(value: Tensor, index: Tensor) -> Tensor:  # (B, T, V, ...) to (S, L, T', ...)
         return value[rig[:, None, None], index, view[:, None, None]].to(R)
 
     own = _Known(*(part[rig, view] for part in known))  # (S, T', J, ...)
     L = len(lags)
-    inlier = shifted(observations.inlier) * (own.inlier > 0)[:, None] * inside[..., None]
+    # Both frames must have seen the joint, unless only one counts.
+    before, after = frame(observations.inlier, low), frame(observations.inlier, low + 1)
+    part = share[..., None]
+    inlier = torch.where(part <= 0, before, torch.where(part >= 1, after, before.minimum(after)))
+    inlier = inlier * (own.inlier > 0)[:, None] * inside[..., None]
+    nearest = low + (share > 0.5)
     # The noise that the others show scales the stated information as before.
     scale = _ratio(own.information, observations.information[rig[:, None], chosen, view[:, None]])
     moved = _Known(
         own.joints[:, None].expand(-1, L, -1, -1, -1),
         own.variance[:, None].expand(-1, L, -1, -1),
-        shifted(observations.xy),
-        shifted(observations.information) * scale[:, None, None, None, None, None],
+        torch.lerp(
+            frame(observations.xy, low), frame(observations.xy, low + 1), share[..., None, None]
+        ),
+        frame(observations.information, nearest) * scale[:, None, None, None, None, None],
         inlier,
     )
     pose = [value[rig, view, None].expand(-1, L, *value.shape[2:]) for value in (R, t)]
@@ -279,13 +305,12 @@ def _shifts(
     cost = result.cost.view(-1, L) / count.clamp_min(1)
     cost = torch.where(count >= MIN_SHARE * usual, cost, torch.inf)
     value, best = cost.min(1)
-    # Parabola through the minimum and its neighbours; none at the ends.
     around = (best[:, None] + lags.new_tensor([-1, 0, 1])).clamp(0, L - 1)
     below, middle, above = cost.gather(1, around).unbind(1)
     bend = below - 2 * middle + above
     offset = torch.where(torch.isfinite(bend) & (bend > 0), 0.5 * (below - above) / bend, 0.0)
     lag, lag_cost = late.to(R) * 0, torch.full_like(R[..., 0, 0], torch.inf)
-    lag[rig, view] = lags[best] + offset.clamp(-0.5, 0.5)
+    lag[rig, view] = (lags[best] + offset.clamp(-0.5, 0.5)) * step
     lag_cost[rig, view] = value
     return lag, lag_cost
 

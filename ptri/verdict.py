@@ -44,7 +44,8 @@ FITS_NATS = 2.6  # a point; a reading that leaves more does not explain the view
 MISFIT_NATS = 3.0  # a point; a view that leaves more under every reading fits nowhere
 MISFIT_RATIO = 1.6  # and that much more than the median of the views
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
-MIN_USED = 0.4  # share of the keypoints that are no outliers
+MIN_USED = 0.4  # share of a view's keypoints that are no outliers
+USUAL_USED = 0.6  # the same of the views beside one that is odd
 # Samples so far from the mean, and so many of them, are another mode.
 FAR_DEG = 20.0
 FAR_SHARE = 0.05
@@ -62,9 +63,11 @@ class Verdict(NamedTuple):
     lag: Tensor  # (B,) frames by which what that view shows comes too late
 
 
-def judge(solution: RigSolution, settings: Settings, frames: Tensor | None = None) -> RigSolution:
-    """The solution with its posterior's ``accepted`` and ``reason`` filled in."""
-    found = verdict(solution, settings, frames)
+def judge(
+    solution: RigSolution, settings: Settings, frames: Tensor | None = None, views: bool = True
+) -> RigSolution:
+    """The solution with its posterior's ``accepted`` and ``reason`` filled in; see `verdict`."""
+    found = verdict(solution, settings, frames, views)
     return with_verdict(solution, found.accepted, found.reason)
 
 
@@ -75,34 +78,39 @@ def with_verdict(solution: RigSolution, accepted: Tensor, reason: list[str]) -> 
 
 
 @torch.no_grad()
-def verdict(solution: RigSolution, settings: Settings, frames: Tensor | None = None) -> Verdict:
+def verdict(
+    solution: RigSolution, settings: Settings, frames: Tensor | None = None, views: bool = True
+) -> Verdict:
     """Whether each rig can be trusted, and if not, why.
 
     Args:
         frames: (T,) numbers of the frames, in which time shifts are told; default 0 to T - 1.
+        views: also examine the single views, which costs most of the time.
     """
     posterior, evidence = solution.posterior, solution.evidence
     observations = evidence.observations
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
     spread, several = spread_deg(posterior)
-    R, t = posterior_mean(posterior)
-    found = diagnosis.examine(observations, R, t, evidence.joints, evidence.weight, frames)
-    suspect = blame(found, observations.inlier.shape[1])
+    suspect, readings = _nobody(seen), ()
+    if views:
+        R, t = posterior_mean(posterior)
+        found = diagnosis.examine(observations, R, t, evidence.joints, evidence.weight, frames)
+        suspect, readings = blame(found, observations.inlier.shape[1]), found.readings
     finite = torch.isfinite(posterior.log_weights).any(0) & torch.isfinite(spread).flatten(1).all(1)
     unseen = seen.amin(1) < MIN_KEYPOINTS
-    suspect = Suspect(
-        torch.where(unseen, seen.argmin(1), suspect.view),
-        torch.where(unseen, UNREADABLE, suspect.reading),
-        suspect.lag,
-    )
+    odd = (used.amin(1) < MIN_USED) & (used.median(1).values > USUAL_USED)
+    odd = odd & (suspect.view == NOBODY)
+    view = torch.where(unseen, seen.argmin(1), torch.where(odd, used.argmin(1), suspect.view))
+    reading = torch.where(unseen | odd, UNREADABLE, suspect.reading)
+    suspect = Suspect(view, reading, suspect.lag)
     limit = settings.max_rotation_std_deg
     columns = seen, used, evidence.scale2.sqrt(), spread, several, finite, *suspect
     reasons = [
-        _reason(found.readings, limit, *row) for row in zip(*(value.tolist() for value in columns))
+        _reason(readings, limit, *row) for row in zip(*(value.tolist() for value in columns))
     ]
     accepted = torch.tensor([not reason for reason in reasons], device=seen.device)
-    return Verdict(accepted, [reason or "accepted" for reason in reasons], found.readings, *suspect)
+    return Verdict(accepted, [reason or "accepted" for reason in reasons], readings, *suspect)
 
 
 def _reason(
@@ -131,8 +139,8 @@ def _reason(
         return "bad camera: " + readings[reading].words.format(view=f"view {view}")
     if noise > MAX_NOISE:
         return f"the keypoints disagree: residuals are {noise:.1f} times their stated uncertainty"
-    if min(used) < MIN_USED:
-        return f"bad camera: view {used.index(min(used))} disagrees with the others"
+    if sum(used) / len(used) < MIN_USED:
+        return "the keypoints disagree: most of them are outliers"
     worst = max(map(max, spread))
     if worst > limit:
         if several:
@@ -170,6 +178,11 @@ class Suspect(NamedTuple):
     view: Tensor  # (B,) int64; NOBODY
     reading: Tensor  # (B,) int64, of the examination's readings; or SHIFTED, UNREADABLE
     lag: Tensor  # (B,) frames by which what that view shows comes too late
+
+
+def _nobody(seen: Tensor) -> Suspect:
+    none = torch.zeros_like(seen[:, 0])
+    return Suspect(none + NOBODY, none, none.to(torch.float32))
 
 
 def blame(found: Examination, num_frames: int) -> Suspect:

@@ -11,7 +11,7 @@ LAYERS = [
     ["geometry", "frame_choice"],
     ["distributions"],
     ["posterior"],
-    ["diagnosis", "verdict"],
+    ["diagnosis", "verdict", "mending"],
     ["data", "render", "models", "losses"],
     [
         "checkpoint", "runlog", "visualize", "visualize_rig", "metrics", "outputs", "parallel",
