@@ -167,6 +167,27 @@ def greedy(each: Tensor, when: Tensor, count: int) -> Tensor:
     return torch.stack(chosen)
 
 
+def weighted_information(each: Tensor, when: Tensor) -> Tensor:
+    """Information (N, P, 9, 9), each frame's by what the nearest other in time does not hold."""
+    if len(when) < 2:
+        return each
+    apart = (when[:, None] - when[None]).abs().double()
+    apart.fill_diagonal_(torch.inf)
+    return each * (1 - CORRELATION ** apart.amin(1))[:, None, None, None]
+
+
+def least_informative(each: Tensor, when: Tensor) -> int:
+    """The frame without which the others say most. Arguments as in `greedy`."""
+    weighted = weighted_information(each, when)
+    total = start_information(each) + weighted.sum(0)
+    return int(log_det(total - weighted).argmax())
+
+
+def total_log_det(each: Tensor, when: Tensor) -> float:
+    """How much all frames together say: log determinant of their information."""
+    return float(log_det(start_information(each) + weighted_information(each, when).sum(0)))
+
+
 def start_information(each: Tensor) -> Tensor:
     """Information (P, 9, 9) before the first frame: essential matrices have unit norm."""
     return torch.eye(9, dtype=each.dtype, device=each.device).expand(each.shape[1:])

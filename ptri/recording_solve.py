@@ -21,7 +21,7 @@ from ptri.geometry.robust import robust_triangulation
 from ptri.posterior import rotation_covariance
 from ptri.rig import MIN_KEYPOINTS, solve_rig, summarise
 from ptri.rig_input import RigInput, check_input, default_covariance, known_joints
-from ptri.rig_scale import known_length
+from ptri.rig_scale import known_length, refuse_unmeasured
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, to_device
 
 log = logging.getLogger(__name__)
@@ -97,6 +97,8 @@ def solve(model: nn.Module, recording: Recording, config: Config) -> Solution:
     seed, count = config.run.seed, settings.pool_frames
     start = time.perf_counter()
     solved = solve_rig(model, given, model.settings, seed, count, known, names=names)
+    if math.isnan(solved.scale):
+        refuse_unmeasured()
     middle = time.perf_counter()
     prediction = _fuse(model, known_joints(given), given.K, solved.posterior)
     seconds = {"posterior": middle - start, "fusion": time.perf_counter() - middle}

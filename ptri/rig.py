@@ -8,6 +8,7 @@ Recordings (`ptri.recording_solve`) and streams (`ptri.rig_filter`) are solved b
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from ptri.posterior import Settings, posterior_mean, rotation_covariance
 from ptri.rig_checks import objection
 from ptri.rig_input import RigInput, check_input, for_model, joints_to_h36m17
 from ptri.rig_joints import joint_samples, joints_under
-from ptri.rig_scale import KnownLength, describe, known_length, scale_factors
+from ptri.rig_scale import KnownLength, describe, known_length, refuse_unmeasured, scale_factors
 from ptri.skeleton import Skeleton
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
@@ -64,7 +65,8 @@ class RigSolved(NamedTuple):
     posterior: RigPosterior
     frames: list[int]
     noise2: Tensor  # () squared factor on the stated standard deviations, as the residuals say
-    scale: float  # mean factor by which a known length changed the model's own scale
+    scale: float  # mean factor by which a known length changed the model's own scale; NaN: a
+    # height was given that could not be measured
     scale_source: str
 
 
@@ -113,6 +115,17 @@ def estimate_rig(
     """
     given = check_input(xy, K, confidence, covariance, skeleton, device)
     known = known_length(scale, len(given.K))
+    check_numbers(num_samples, num_iterations, max_frames, seed)
+    network = find_model(model, given.K.device)
+    settings = network.settings._replace(num_samples=num_samples, num_iterations=num_iterations)
+    solved = solve_rig(network, given, settings, seed, max_frames, known)
+    if math.isnan(solved.scale):
+        refuse_unmeasured()
+    return summarise(solved, given)
+
+
+def check_numbers(num_samples: int, num_iterations: int, max_frames: int, seed: int) -> None:
+    """Raises UserError where one of them is out of range."""
     for name, value, least in (
         ("num_samples", num_samples, 8),
         ("num_iterations", num_iterations, 1),
@@ -126,10 +139,6 @@ def estimate_rig(
             f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
             "num_samples, which is the number of samples of all iterations together"
         )
-    network = find_model(model, given.K.device)
-    settings = network.settings._replace(num_samples=num_samples, num_iterations=num_iterations)
-    solved = solve_rig(network, given, settings, seed, max_frames, known)
-    return summarise(solved, given)
 
 
 def summarise(solved: RigSolved, given: RigInput) -> RigEstimate:
@@ -230,6 +239,8 @@ def _rescale(posterior, inside, views, frames, known, names) -> tuple[RigPosteri
         joints = torch.where(seen[..., None], joints, torch.nan)
         joints = joints_to_h36m17(joints, inside.skeleton)
     factor, measured = scale_factors(known, joints, posterior.R[:, 0], posterior.t[:, 0])
+    if not bool(torch.isfinite(factor).all()):
+        return posterior, math.nan, describe(None, 0.0)
     weights = posterior.log_weights[:, 0].exp()
     source = describe(known, float((weights * measured).sum()), names)
     posterior = posterior._replace(t=posterior.t * factor[:, None, None, None])

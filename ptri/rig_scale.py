@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ptri.errors import UserError
@@ -75,21 +74,24 @@ def scale_factors(
     Args:
         joints: (M, T, 17, 3) mm, NaN where not seen. R, t: (M, V, 3, 3), (M, V, 3) mm.
 
-    Raises:
-        UserError: the height cannot be measured, or the cameras coincide.
+    Returns:
+        NaN where the height cannot be measured.
     """
     if known.views is None:
         measured = body_height(joints)
-        if not bool(torch.isfinite(measured).all()):
-            raise UserError(
-                "scale: subject_height needs a frame in which both legs, the hips and the "
-                "shoulders are seen by two views; give camera_distance instead"
-            )
     else:
         centre = centres(R, t)
         measured = (centre[:, known.views[0]] - centre[:, known.views[1]]).norm(dim=-1)
     # 1 mm guards cameras that coincide.
     return known.length / measured.clamp_min(1.0), measured
+
+
+def refuse_unmeasured() -> None:
+    """Raises: the subject's height was given, but nothing to measure it by was seen."""
+    raise UserError(
+        "scale: subject_height needs a frame in which both legs, the hips and the shoulders are "
+        "seen by two views; give camera_distance instead"
+    )
 
 
 def describe(known: KnownLength | None, measured: float, names: list[str] | None = None) -> str:
