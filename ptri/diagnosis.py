@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptri.geometry.bundle import MEDIAN_CHI2, Observations, chi_square, log_mixture
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
+from ptri.geometry.resection import Points, Pose, orthographic_starts, resect, square_root
 from ptri.geometry.rotations import rotation_angle
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
 from ptri.skeleton import H36M17
@@ -30,6 +30,9 @@ NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned
 MIN_POINTS = 8  # a view with fewer points that the others know as well is not examined
 MIN_SHARE = 1 / 3  # of the points that a time shift must leave in the clip
 MAX_GAP = 4.0  # times the usual distance of two frames between which keypoints are interpolated
+# Levenberg-Marquardt steps: from the estimate; from each of two starts; from the better one.
+OWN_STEPS, FIRST_STEPS, LAST_STEPS = 4, 2, 5
+PROMISING = 1.5  # nats a point over the view's own cost at which a reading is given up early
 LATE_COST = 1.9  # nats a point; a view that fits better in its own time is not tried in others
 
 _FLIP = torch.tensor(H36M17.flip)
@@ -46,7 +49,7 @@ class Reading(NamedTuple):
     words: str
 
 
-AS_IS = Reading(_KEEP, False, "{view} seems to stand elsewhere")
+AS_IS = Reading(_KEEP, False, "{view} fits as it is")
 EXCHANGED = Reading(_FLIP, False, "left and right of {view} seem exchanged")
 ARMS = Reading(
     torch.where(_ARMS, _FLIP, _KEEP), False, "left and right arm of {view} seem exchanged"
@@ -62,10 +65,7 @@ LASTING = (AS_IS, EXCHANGED, MIRRORED, MIRRORED_EXCHANGED)
 
 
 class Examination(NamedTuple):
-    """How well each view fits the others under each of H readings.
-
-    The first two are both AS_IS: from the estimated camera, and from any.
-    """
+    """How well each view fits the others under each of H readings, the first AS_IS."""
 
     readings: tuple[Reading, ...]  # H
     cost: Tensor  # (B, V, H) nats a point; inf where a view cannot be examined
@@ -118,15 +118,17 @@ def examine(
     known = _Known(*(value.float() for value in known))
     R, t = R.float(), t.float()
     points = (known.inlier > 0).sum((2, 3))
+    count = points.flatten().clamp_min(1)
     start = R.flatten(0, 1), t.flatten(0, 1)
-    own = resect(_points(known, AS_IS, R, t, few.log_outlier), *start)
-    problems = _stack([_points(known, reading, R, t, few.log_outlier) for reading in readings])
-    best = resect(problems, *_better(problems, *orthographic_starts(problems)))
-    count = points.clamp_min(1)[..., None]
-    cost = torch.stack([own.cost, *best.cost.chunk(len(readings))], -1).unflatten(0, (B, V)) / count
+    own = resect(_points(known, AS_IS, R, t, few.log_outlier), *start, OWN_STEPS)
+    problems = _stack([_points(known, reading, R, t, few.log_outlier) for reading in readings[1:]])
+    best = _both_starts(problems)
+    promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
+    best = _continue(problems, best, promising.nonzero()[:, 0])
+    poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
+    cost = (poses[2] / count[:, None]).unflatten(0, (B, V))
     cost = torch.where((points < MIN_POINTS)[..., None] | (V < 3), torch.inf, cost)
-    turn = torch.stack([own.R, *best.R.chunk(len(readings))], 1).unflatten(0, (B, V))
-    turned = rotation_angle(turn @ R.unsqueeze(2).mT)
+    turned = rotation_angle(poses[0].unflatten(0, (B, V)) @ R.unsqueeze(2).mT)
     lag, lag_cost = torch.zeros_like(cost[..., 0]), torch.full_like(cost[..., 0], torch.inf)
     late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
     spacing = 1.0 if frames is None or T == 1 else float(frames[-1] - frames[0]) / (T - 1)
@@ -134,7 +136,7 @@ def examine(
         time = torch.arange(T, device=R.device) if frames is None else frames
         pose = own.R.unflatten(0, (B, V)), own.t.unflatten(0, (B, V))
         lag, lag_cost = _shifts(known, observations, late, chosen, *pose, time.to(R))
-    return Examination((AS_IS, *readings), cost, points, turned, lag_cost, lag, spacing)
+    return Examination(readings, cost, points, turned, lag_cost, lag, spacing)
 
 
 def _leave_one_out(
@@ -228,13 +230,24 @@ def _stack(problems: list[Points]) -> Points:
     return Points(*parts, problems[0].log_outlier)
 
 
-def _better(points: Points, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Of two starts (2, N, ...) for each problem the one that leads to less after three steps."""
-    both = _stack([points, points])
-    pose = resect(both, R.flatten(0, 1), t.flatten(0, 1), 3)
-    second = pose.cost.view(2, -1).argmin(0) > 0
-    (R0, R1), (t0, t1) = pose.R.chunk(2), pose.t.chunk(2)
-    return torch.where(second[:, None, None], R1, R0), torch.where(second[:, None], t1, t0)
+def _both_starts(points: Points) -> Pose:
+    """A few steps from each of two closed-form starts; the one that leads to less."""
+    starts = (start.flatten(0, 1) for start in orthographic_starts(points))
+    pose = resect(_stack([points, points]), *starts, FIRST_STEPS)
+    first, second = (Pose(*part) for part in zip(*(value.chunk(2) for value in pose)))
+    less = second.cost < first.cost
+    return Pose(
+        torch.where(less[:, None, None], second.R, first.R),
+        torch.where(less[:, None], second.t, first.t),
+        torch.minimum(first.cost, second.cost),
+    )
+
+
+def _continue(points: Points, pose: Pose, rows: Tensor) -> Pose:
+    """More steps for some of the problems."""
+    part = Points(*(value[rows] for value in points[:4]), points.log_outlier)
+    more = resect(part, pose.R[rows], pose.t[rows], LAST_STEPS)
+    return Pose(*(old.index_copy(0, rows, new) for old, new in zip(pose, more)))
 
 
 def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
