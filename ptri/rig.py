@@ -204,7 +204,7 @@ def solve_rig(
     K = inside.K.expand(1, len(frames), -1, -1, -1)
     if start is not None and len(views) < V:
         start = None  # the cameras of other views
-    solution = model.solve_full(chosen, K, seed, settings, start=start)
+    solution = model.solve_full(chosen, K, seed, settings, start=start, frames=torch.tensor(frames))
     accepted, reason = solution.posterior.accepted, solution.posterior.reason[0]
     R = posterior_mean(solution.posterior)[0][0].double()
     part = Keypoints(*(value[frames] for value in part))

@@ -72,7 +72,9 @@ class FakeModel(nn.Module):
                 raise AssertionError("the intrinsics belong to no frame")
         return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
 
-    def solve_full(self, keypoints, K, seed=0, settings=None, start=None) -> RigSolution:
+    def solve_full(
+        self, keypoints, K, seed=0, settings=None, start=None, frames=None
+    ) -> RigSolution:
         """What `ptri.rig` reads of a solution."""
         posterior = self.solve(keypoints, K, seed)
         evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
