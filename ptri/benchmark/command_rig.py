@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--fresh", action="store_true", help="do not take earlier results from the folder")
     add("--out", default="outputs/benchmark", help="folder for results, tables and pictures")
     add("--threads", type=int, default=1)
+    add("--jobs", type=int, default=1, help="processes; times are then those of a busy machine")
 
 
 def run(args: argparse.Namespace) -> str:
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> str:
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    results = list(run_grid(grid, options, folder / "cells", args.fresh))
+    results = run_grid(grid, options, folder / "cells", args.fresh, args.jobs)
     order = {part.cell: index for index, part in enumerate(grid)}
     results.sort(key=lambda r: (order[r.cell], METHODS.index(r.method)))
     rows = check(results)

@@ -133,6 +133,8 @@ def draw(curves: dict[str, list[Timing]], path: Path) -> None:
         axis.set_ylabel("s")
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.set_xticks(sizes, [f"{size:g}" for size in sizes], fontsize=7)
+        axis.minorticks_off()
         axis.grid(alpha=0.3, which="both", lw=0.4)
         axis.legend(fontsize=7)
     figure.savefig(path, dpi=110)

@@ -77,4 +77,7 @@ def _panel(axis, results: list[Result]) -> None:
         axis.plot(*zip(*bounds), "k:", lw=1.5, label="Cramer-Rao bound (RMS, no body)")
     axis.set_xscale("log")
     axis.set_yscale("log")
+    frames = sorted({result.cell.num_frames for result in results})
+    axis.set_xticks(frames, [str(T) for T in frames])
+    axis.xaxis.minorticks_off()
     axis.grid(alpha=0.3, which="both", lw=0.4)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ptri.benchmark import adjust, ours, peers
@@ -43,6 +46,7 @@ class Result(NamedTuple):
 
 
 Solve = Callable[[Cases], Estimate]
+_METHODS: dict[Options, dict[str, Solve | str]] = {}
 
 
 def make_method(name: str, options: Options) -> Solve:
@@ -72,51 +76,72 @@ def make_method(name: str, options: Options) -> Solve:
 
 
 def run_grid(
-    grid: list[Part], options: Options, folder: Path, fresh: bool = False
-) -> Iterator[Result]:
+    grid: list[Part], options: Options, folder: Path, fresh: bool = False, jobs: int = 1
+) -> list[Result]:
     """Runs, or reads, every method on every cell.
 
     Args:
         folder: receives one file per cell and method, which a later run with equal settings and
             equal sources takes instead of computing it. fresh: compute everything.
+        jobs: processes; with more than one, times are those of a busy machine.
     """
-    methods: dict[str, Solve | str] = {}
-    total = sum(len(part.methods) for part in grid)
-    with tqdm(total=total, unit="cell", disable=None) as bar:
-        for part in grid:
-            count = num_cases(options.count, part.cell.num_frames)
-            cases = make_cases(
-                part.cell, count, options.seed, options.people, stated=options.stated
-            )
-            independent = part.cell.errors == "gaussian"  # what the bound holds for
-            limit = bound(cases).rotation.numpy() if independent else None
-            ceiling = None
-            for name in sorted(part.methods, key=lambda name: name != "calibrated"):
-                bar.set_postfix_str(f"{part.cell.name} {name}")
-                path = folder / part.cell.name / f"{name}.npz"
-                key = _key(part.cell, name, options)
-                scores = None if fresh else _read(path, key)
-                if scores is None:
-                    if name not in methods:
-                        methods[name] = _make(name, options)
-                    solve = methods[name]
-                    if isinstance(solve, str):
-                        bar.update()
-                        yield Result(part.cell, name, {}, solve)
-                        continue
-                    scores = _run(solve, cases, name in OURS)
-                    _write(path, key, scores)
-                if name == "calibrated":
-                    ceiling = scores["n_mpjpe"]
-                bar.update()
-                yield Result(part.cell, name, flatten(scores, limit, ceiling), "")
+    job = functools.partial(run_part, options=options, folder=folder, fresh=fresh)
+    results: list[Result] = []
+    with tqdm(total=len(grid), unit="cell", disable=None) as bar:
+
+        def take(found: list[Result]) -> None:
+            results.extend(found)
+            bar.set_postfix_str(found[0].cell.name if found else "")
+            bar.update()
+
+        if jobs == 1:
+            for part in grid:
+                take(job(part))
+            return results
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, _one_thread) as pool:
+            for future in as_completed([pool.submit(job, part) for part in grid]):
+                take(future.result())
+    return results
 
 
-def _make(name: str, options: Options) -> Solve | str:
-    try:
-        return make_method(name, options)
-    except peers.NotInstalledError as error:
-        return f"not installed: {error}"
+def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Result]:
+    """Runs, or reads, every method on one cell."""
+    count = num_cases(options.count, part.cell.num_frames)
+    cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
+    independent = part.cell.errors == "gaussian"  # what the bound holds for
+    limit = bound(cases).rotation.numpy() if independent else None
+    results, ceiling = [], None
+    for name in sorted(part.methods, key=lambda name: name != "calibrated"):
+        path = folder / part.cell.name / f"{name}.npz"
+        key = _key(part.cell, name, options)
+        scores = None if fresh else _read(path, key)
+        if scores is None:
+            solve = _method(name, options)
+            if isinstance(solve, str):
+                results.append(Result(part.cell, name, {}, solve))
+                continue
+            scores = _run(solve, cases, name in OURS)
+            _write(path, key, scores)
+        if name == "calibrated":
+            ceiling = scores["n_mpjpe"]
+        results.append(Result(part.cell, name, flatten(scores, limit, ceiling), ""))
+    return results
+
+
+def _method(name: str, options: Options) -> Solve | str:
+    """A method, made once per process, or why there is none."""
+    known = _METHODS.setdefault(options, {})
+    if name not in known:
+        try:
+            known[name] = make_method(name, options)
+        except peers.NotInstalledError as error:
+            known[name] = f"not installed: {error}"
+    return known[name]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
 
 
 def _run(solve: Solve, cases: Cases, batched: bool) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ def score(cases: Cases, estimate: Estimate) -> dict[str, np.ndarray]:
     """Errors and coverage of B cases, arrays with leading B.
 
     ``rotation_deg`` (B, P) of every pair; ``n_mpjpe`` (B,) mm, root-relative after one scale per
-    case, of joints that two views see without gross error; ``scale`` (B,) relative; ``coverage_R``
+    case, of joints that the images decide (`_counted`); ``scale`` (B,) relative; ``coverage_R``
     (B, V-1, 2) and ``coverage_x`` (B, 2) of the 50 and 90 % regions; ``accepted``, ``ess`` (B,).
     """
     truth = cases.cameras
@@ -65,8 +65,14 @@ def score(cases: Cases, estimate: Estimate) -> dict[str, np.ndarray]:
 
 
 def _counted(cases: Cases) -> Tensor:
-    """(B, T, J) joints that count: they and their frame's root are seen cleanly by two views."""
-    fixed = cases.clean.sum(2) >= 2
+    """(B, T, J) joints that count: they and their frame's root are decided by the images.
+
+    That is, clean views outnumber those with a gross outlier by two or more; with two clean views
+    and a third elsewhere, even the true cameras cannot tell which two agree by chance.
+    """
+    seen = cases.keypoints.confidence > 0
+    wild = (seen & ~cases.clean).sum(2)
+    fixed = cases.clean.sum(2) >= wild + 2
     return fixed & fixed[..., H36M17.root, None]
 
 
@@ -80,12 +86,30 @@ def _structure(cases: Cases, joints: Tensor) -> tuple[Tensor, Tensor]:
     missing = (counted & ~torch.isfinite(e).all(-1)).any((1, 2))  # (B,) it had to answer
     keep = counted & torch.isfinite(e).all(-1)
     g, e = (torch.where(keep[..., None], x, torch.zeros_like(x)) for x in (g, e))
-    # 1e-12 guards a structure that has shrunk to a point.
-    scale = (e * g).sum((1, 2, 3)) / e.square().sum((1, 2, 3)).clamp_min(1e-12)
+    scale = _best_scale(e, g, keep)
     error = (scale[:, None, None, None] * e - g).norm(dim=-1).sum((1, 2)) / keep.sum((1, 2))
     none = counted.sum((1, 2)) == 0
     error = torch.where(missing, torch.inf, torch.where(none, torch.nan, error))
     return error, torch.where(missing | none, torch.nan, scale)
+
+
+def _best_scale(e: Tensor, g: Tensor, keep: Tensor) -> Tensor:
+    """The scale (B,) that brings e nearest to g in the mean distance, which is what is measured.
+
+    Reweighted least squares (Weiszfeld); one joint metres away must not set it.
+
+    Args:
+        e, g: (B, T, J, 3). keep: (B, T, J) bool.
+    """
+    # 1e-12 guards a structure that has shrunk to a point.
+    ratio = (g.norm(dim=-1) / e.norm(dim=-1).clamp_min(1e-12)).masked_fill(~keep, torch.nan)
+    scale = ratio.flatten(1).nanmedian(1).values.nan_to_num(1.0)
+    for _ in range(20):
+        distance = (scale[:, None, None, None] * e - g).norm(dim=-1)
+        weight = keep / distance.clamp_min(1e-3)  # 1e-3 mm guards joints that fit exactly
+        above = (weight * (e * g).sum(-1)).sum((1, 2))
+        scale = above / (weight * e.square().sum(-1)).sum((1, 2)).clamp_min(1e-12)
+    return scale
 
 
 def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
