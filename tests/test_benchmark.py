@@ -12,6 +12,7 @@ from ptri.benchmark import adjust, peers, rigs, tables
 from ptri.benchmark.bound import bound
 from ptri.benchmark.cases import BIAS, Cell, make_cases, select
 from ptri.benchmark.command_speed import draw
+from ptri.benchmark.correlated import bound_correlated
 from ptri.benchmark.grid import METHODS, Part, make_grid
 from ptri.benchmark.human import human_calib
 from ptri.benchmark.ours import make_model, mixture
@@ -175,6 +176,20 @@ def test_bound_follows_noise_and_body():
     assert (one.structure >= one.calibrated).all()
     cases = make_cases(Cell("wall", 2), 3)
     assert (bound(cases, load_body_prior()).rotation < bound(cases).rotation).all()
+
+
+def test_correlated_bound():
+    """Equal to the plain one where errors are independent; by hand where T = 1; larger else."""
+    cell = Cell("wall", 3, missing=0.3)
+    cases = make_cases(cell, 2)
+    torch.testing.assert_close(bound_correlated(cases, cell), bound(cases).rotation)
+    one = Cell("ring4", 1, errors="detector")
+    cases = make_cases(one, 2)
+    wider = cases._replace(sigma=cases.sigma * (9 + BIAS**2) ** 0.5 / 3)
+    torch.testing.assert_close(bound_correlated(cases, one), bound(wider).rotation)
+    many = Cell("ring4", 8, errors="detector")
+    cases = make_cases(many, 2)
+    assert (bound_correlated(cases, many) > 1.3 * bound(cases).rotation).all()
 
 
 # --- scores ----------------------------------------------------------------------------------

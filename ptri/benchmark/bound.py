@@ -51,42 +51,46 @@ def bound(cases: Cases, body: BodyPrior | None = None, root: int = 6) -> Bound:
         used = cases.clean.sum(2) >= 2  # (B, T, J); what one view sees alone says nothing
         blocks = _blocks(cases, cases.clean & used.unsqueeze(2))
         information, gain, spread = _without_body(blocks, used)
-        scale = _scale_direction(cases.cameras.t)
-        # Any value fixes the scale; this one is of the information's own size.
-        size = information.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-        information = information + size * scale.unsqueeze(-1) * scale.unsqueeze(-2)
-        covariance = torch.linalg.pinv(information, hermitian=True)
+        covariance = invert(information, cases.cameras.t)
         structure, calibrated = _structure(covariance, gain, spread, used, cases.joints3d, root)
     else:
         blocks = _blocks(cases, cases.clean)
         covariance = torch.linalg.inv(_with_body(blocks, cases.joints3d, body))
         structure = calibrated = torch.full_like(covariance[:, 0, 0], torch.nan)
-    pairs = _pair_angles(covariance, cases.cameras.R)
+    pairs = pair_angles(covariance, cases.cameras.R)
     views = cases.cameras.R.shape[1] - 1
     return Bound(pairs, pairs[:, :views], structure, calibrated)
 
 
-def _blocks(cases: Cases, clean: Tensor) -> _Blocks:
-    """Information of cameras and joints, joints not yet eliminated."""
+def jacobians(cases: Cases) -> tuple[Tensor, Tensor]:
+    """Slopes of the keypoints in px per metre and radian.
+
+    Returns:
+        (B, T, V, J, 2, 3) by the joints; (B, T, V-1, J, 2, 6) by the cameras of views 1.., which
+        turn and shift about the person's middle: x_cam -> exp(w) (x_cam - c) + c + d.
+    """
     R, t = cases.cameras.R, cases.cameras.t * _METRE
     joints = cases.joints3d * _METRE
-    B, T, J, _ = joints.shape
-    V = R.shape[1]
     camera = torch.einsum("bvij,btkj->btvki", R, joints) + t[:, None, :, None]
     x, y, z = camera.unbind(-1)
     zero = torch.zeros_like(z)
     focal = cases.K.diagonal(dim1=-2, dim2=-1)[..., :2].unsqueeze(-2)  # (B, T, V, 1, 2)
-    weight = (focal / cases.sigma[:, None, :, None, None]) * clean.unsqueeze(-1)
     rows = torch.stack([1 / z, zero, -x / z**2, zero, 1 / z, -y / z**2], -1).unflatten(-1, (2, 3))
-    P = weight.unsqueeze(-1) * rows  # (B, T, V, J, 2, 3), d(whitened px) / d(x_cam)
-    to_joint = P @ R[:, None, :, None]
-    middle = camera.mean((1, 3), keepdim=True)
-    turn = -skew(camera - middle)  # d(x_cam) / d(w), x_cam -> exp(w) (x_cam - c) + c + d
-    to_camera = torch.cat([P @ turn, P], dim=-1)[:, :, 1:]  # (B, T, V-1, J, 2, 6)
-    G = 6 * (V - 1)
+    P = focal.unsqueeze(-1) * rows  # (B, T, V, J, 2, 3), d(px) / d(x_cam)
+    turn = -skew(camera - camera.mean((1, 3), keepdim=True))  # d(x_cam) / d(w)
+    return P @ R[:, None, :, None], torch.cat([P @ turn, P], dim=-1)[:, :, 1:]
+
+
+def _blocks(cases: Cases, clean: Tensor) -> _Blocks:
+    """Information of cameras and joints, joints not yet eliminated."""
+    to_joint, to_camera = jacobians(cases)
+    weight = (clean / cases.sigma[:, None, :, None])[..., None, None]
+    to_joint, to_camera = weight * to_joint, weight[:, :, 1:] * to_camera
+    B, T, views, J = to_camera.shape[:4]
+    G = 6 * views
     own = torch.einsum("btvjra,btvjrc->bvac", to_camera, to_camera)
-    cameras = joints.new_zeros(B, V - 1, 6, V - 1, 6)
-    index = torch.arange(V - 1)
+    cameras = own.new_zeros(B, views, 6, views, 6)
+    index = torch.arange(views)
     cameras[:, index, :, index] = own.transpose(0, 1)
     cross = torch.einsum("btvjra,btvjri->btjvai", to_camera, to_joint[:, :, 1:])
     structure = torch.einsum("btvjri,btvjrk->btjik", to_joint, to_joint)
@@ -133,14 +137,22 @@ def _with_body(blocks: _Blocks, truth: Tensor, body: BodyPrior) -> Tensor:
     return cameras - mixed @ torch.linalg.solve(lengths, mixed.transpose(-1, -2))
 
 
-def _scale_direction(t: Tensor) -> Tensor:
-    """Unit vector (B, G): what a change of scale does to the cameras, t (B, V, 3) mm."""
+def invert(information: Tensor, t: Tensor) -> Tensor:
+    """Covariance (B, G, G) of the cameras with the scale fixed.
+
+    Args:
+        information: (B, G, G), without information on the scale. t: (B, V, 3) mm.
+    """
     shift = t[:, 1:] * _METRE
-    direction = torch.cat([torch.zeros_like(shift), shift], dim=-1).flatten(1)
-    return direction / direction.norm(dim=-1, keepdim=True)
+    scale = torch.cat([torch.zeros_like(shift), shift], dim=-1).flatten(1)
+    scale = scale / scale.norm(dim=-1, keepdim=True)  # what a change of scale does
+    # Any value fixes it; this one is of the information's own size.
+    size = information.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    fixed = information + size * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    return torch.linalg.pinv(fixed, hermitian=True)
 
 
-def _pair_angles(covariance: Tensor, R: Tensor) -> Tensor:
+def pair_angles(covariance: Tensor, R: Tensor) -> Tensor:
     """RMS angle (B, P) deg of every pair's rotation from the cameras' covariance (B, G, G)."""
     V = R.shape[1]
     angles = covariance.unflatten(-1, (V - 1, 6)).unflatten(-3, (V - 1, 6))

@@ -191,14 +191,19 @@ def _observe(
     missing = draws.uniform(T, V, J) < cell.missing
     error = cell.noise * white
     if cell.errors == "detector":
-        fps = cell.frames_per_second
-        rho = CORRELATION ** (CORRELATION_FPS / fps) if fps > 0 else 0.0
-        error = cell.noise * torch.einsum("ts,bs...->bt...", _ar1(T, rho), white) + BIAS * fixed
+        slow = torch.einsum("ts,bs...->bt...", _ar1(T, correlation(cell)), white)
+        error = cell.noise * slow + BIAS * fixed
     xy = clean + unit[:, None, :, None, None] * error
     low, high = clean.amin(-2, keepdim=True), clean.amax(-2, keepdim=True)
     middle, side = (low + high) / 2, _BOX * (high - low)
     wild = chance < cell.outliers
     return torch.where(wild.unsqueeze(-1), middle + side * (anywhere - 0.5), xy), wild, missing
+
+
+def correlation(cell: Cell) -> float:
+    """Of detector-like errors, between a cell's neighbouring frames."""
+    fps = cell.frames_per_second
+    return CORRELATION ** (CORRELATION_FPS / fps) if fps > 0 else 0.0
 
 
 def _ar1(num_frames: int, rho: float) -> Tensor:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from ptri.benchmark import adjust, ours, peers
 from ptri.benchmark.bound import bound
 from ptri.benchmark.cases import Cases, Cell, People, make_cases, select
+from ptri.benchmark.correlated import bound_correlated
 from ptri.benchmark.grid import OURS, Part, num_cases
 from ptri.benchmark.scores import Estimate, flatten, joined, score
 
@@ -109,8 +110,8 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
     """Runs, or reads, every method on one cell."""
     count = num_cases(options.count, part.cell.num_frames)
     cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
-    independent = part.cell.errors == "gaussian"  # what the bound holds for
-    limit = bound(cases).rotation.numpy() if independent else None
+    independent = part.cell.errors == "gaussian"
+    limit = bound(cases).rotation if independent else bound_correlated(cases, part.cell)
     results, ceiling = [], None
     for name in sorted(part.methods, key=lambda name: name != "calibrated"):
         path = folder / part.cell.name / f"{name}.npz"
@@ -125,7 +126,7 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
             _write(path, key, scores)
         if name == "calibrated":
             ceiling = scores["n_mpjpe"]
-        results.append(Result(part.cell, name, flatten(scores, limit, ceiling), ""))
+        results.append(Result(part.cell, name, flatten(scores, limit.numpy(), ceiling), ""))
     return results
 
 
