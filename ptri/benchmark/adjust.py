@@ -90,7 +90,7 @@ def _solve(lib, problem, loss: str, noise: float) -> None:
     ceres.loss_function_type = getattr(lib.LossFunctionType, loss.upper())
     ceres.loss_function_scale = LOSSES[loss] * noise
     ceres.solver_options.num_threads = 1
-    ceres.solver_options.max_num_iterations = 200
+    ceres.solver_options.max_num_iterations = 100
     config = lib.BundleAdjustmentConfig()
     for image in problem.images:
         config.add_image(image)
