@@ -8,7 +8,7 @@ OUT ?= outputs
 # Threads that wait without spinning: a second busy process otherwise makes both many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow lint render clean
+.PHONY: demo test slow lint render bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,6 +35,13 @@ lint: $(VENV)/.installed
 render: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps anny moderngl glcontext roma trimesh
+
+# The peers of scripts/benchmark.py. humancalib and its pycalib-simple declare opencv-contrib-python,
+# whose files would replace those of opencv-python.
+bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-deps humancalib pycalib-simple
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage

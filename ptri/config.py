@@ -235,7 +235,7 @@ class RecordingConfig(_Section):
     views: list[Any] | None = None  # camera names or indices, in this order; null: all
     first_frame: int = _number(0, 0)  # of the recording, counted from 0
     last_frame: int | None = None  # inclusive; null: the last one that every camera could have
-    pool_frames: int = _number(50, 1)  # at most so many frames find the cameras, evenly spread
+    pool_frames: int = _number(50, 1)  # at most so many frames, the most telling, find the cameras
     min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen
     noise: float = _number(0.01, above=0)  # standard deviation of a keypoint / person's height
     subject_height: float | None = None  # mm; fixes the scale instead of the body prior

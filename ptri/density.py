@@ -62,7 +62,7 @@ class Expansion(NamedTuple):
     moments: Tensor  # (B, 6 V, N) ray moments over the squared depth
     share: Tensor  # (B, V, N) each view's part in a joint's information, sums to one
     log_depth: Tensor  # (B, V, N)
-    tied: Tensor  # (6, B, N) what ties a joint besides its own rays (D), 1/mm^2
+    tied: Tensor  # (B, 6, N) what ties a joint besides its own rays (D), 1/mm^2
     covariance: Tensor  # (B, T, J, 3, 3) mm^2, marginal of each joint given the cameras
     weight: Tensor  # (B, T, V, J) responsibility of the inlier
     observed: Tensor  # (B, T, J) 1 where the joint takes part in volume terms, else 0
@@ -135,7 +135,7 @@ def expand(
         moments=moments,
         share=by_view.transpose(1, 2).flatten(2),
         log_depth=depth.log().transpose(1, 2).flatten(2),
-        tied=tied,
+        tied=tied.transpose(0, 1),
         covariance=covariance,
         weight=system.weight,
         observed=(variance < MAX_SIGMA**2).to(depth),
@@ -227,7 +227,9 @@ def log_density(
     depth = state.depth.clamp_min(MIN_DEPTH).log()
     growth = (at.share.unsqueeze(1) * (depth - at.log_depth.unsqueeze(1))).sum(2)  # (B, M, N)
     shrink = (-2 * growth).exp()
-    entries = (A * (-2 * log_scale).exp()[..., None] + at.tied.unsqueeze(2)) * shrink
+    entries = (
+        A * (-2 * log_scale).exp()[..., None] + at.tied.transpose(0, 1).unsqueeze(2)
+    ) * shrink
     log_det = symmetric_inverse(entries)[1]
     length = state.log_length.new_zeros(B, M, T, J)
     length = length.index_copy(-1, body.child, state.log_length)

@@ -53,6 +53,11 @@ class Evidence(NamedTuple):
     expansions: tuple[Expansion, ...]  # K, best first
 
     @property
+    def errors(self) -> Errors:
+        """How the keypoints err, as found at the best mode."""
+        return self.expansions[0].errors
+
+    @property
     def joints(self) -> Tensor:
         """Joints (B, T, J, 3) mm at the best mode."""
         return self.expansions[0].joints.mT
@@ -65,7 +70,7 @@ class Evidence(NamedTuple):
     @property
     def scale2(self) -> Tensor:
         """Squared noise scale (B,) over the stated covariances."""
-        return self.expansions[0].errors.scale2
+        return self.errors.scale2
 
 
 class Modes(NamedTuple):
@@ -213,6 +218,13 @@ def find_modes(
     return modes, evidence
 
 
+def evidence_at(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, count: int = 1
+) -> Evidence:
+    """The evidence of rigs (B, ...) with known cameras and joints, as ``count`` equal modes."""
+    return Evidence(observations, body, (expand(observations, bundle, errors, body),) * count)
+
+
 def _pick(every: Expansion, B: int, K: int, k: int) -> Expansion:
     """Expansion k of each rig, from those of B K bundles."""
 
@@ -220,13 +232,8 @@ def _pick(every: Expansion, B: int, K: int, k: int) -> Expansion:
         return value.unflatten(0, (B, K))[:, k]
 
     errors = Errors(*(pick(value) for value in every.errors))
-    tied = every.tied.unflatten(1, (B, K))[:, :, k]
-    rest = {
-        name: pick(value)
-        for name, value in every._asdict().items()
-        if name not in ("errors", "tied")
-    }
-    return Expansion(errors=errors, tied=tied, **rest)
+    rest = {name: pick(value) for name, value in every._asdict().items() if name != "errors"}
+    return Expansion(errors=errors, **rest)
 
 
 def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
@@ -394,9 +401,7 @@ def _coordinates(
     return x, volume + shape.shape[-1] * scale
 
 
-def _evaluate(
-    step: Tensor, owner: Tensor, evidence: Evidence
-) -> tuple[Tensor, Tensor, Tensor]:
+def _evaluate(step: Tensor, owner: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras and target of coordinates (m, B, D + 1) around their modes.
 
     Samples are in the order of their modes, so a further mode's are the last ones.
@@ -425,8 +430,8 @@ class RigSolution(NamedTuple):
     modes: Modes
     evidence: Evidence
     log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
-    log_scale: Tensor  # (M, B) log noise scale of the samples, over the best mode's
-    owner: Tensor  # (M, B) mode of each sample
+    log_scale: Tensor  # (B, M) log noise scale of the samples, over the best mode's
+    owner: Tensor  # (B, M) mode of each sample
 
 
 def rig_posterior(
@@ -455,7 +460,7 @@ def rig_posterior(
     with torch.no_grad():
         ess = 1 / log_weights.exp().square().sum(0)
         posterior = RigPosterior(R, t, log_weights, ess, ess > 0, ["not judged"] * len(ess))
-    return RigSolution(posterior, modes, evidence, log_evidence, log_scale, owner)
+    return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
 
 
 def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
@@ -522,6 +527,7 @@ __all__ = [
     "Modes",
     "RigSolution",
     "Settings",
+    "evidence_at",
     "find_modes",
     "log_target",
     "normalise",

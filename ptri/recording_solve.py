@@ -5,29 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptri.config import Config
+from ptri.config import Config, RecordingConfig
 from ptri.data.keypoint_files import Recording
 from ptri.errors import UserError
-from ptri.evaluate import FUSE_CHUNK, spread
+from ptri.evaluate import FUSE_CHUNK
+from ptri.frame_choice import MIN_JOINTS, usable_frames
 from ptri.geometry.cameras import centres, normalised_to_pixel, to_reference
 from ptri.geometry.robust import robust_triangulation
-from ptri.posterior import posterior_mean, rotation_covariance
-from ptri.skeleton import H36M17, to_h36m17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+from ptri.posterior import rotation_covariance
+from ptri.rig import MIN_KEYPOINTS, solve_rig, summarise
+from ptri.rig_input import RigInput, check_input, default_covariance, known_joints
+from ptri.rig_scale import known_length, refuse_unmeasured
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, to_device
 
 log = logging.getLogger(__name__)
-
-MIN_KEYPOINTS = 6  # a view with fewer in the whole recording is left out
-# Standing height over the distance from the middle of the shoulders to the middle of the ankles,
-# measured along the body: 0.818 - 0.039 of the height (Drillis and Contini 1966).
-HEIGHT_OVER_SEGMENTS = 1 / 0.779
 
 
 class Solution(NamedTuple):
@@ -44,26 +41,16 @@ class Solution(NamedTuple):
     seconds: dict[str, float]  # of the posterior and the fusion
 
 
-def observations(recording: Recording, noise: float, native: bool = False) -> Keypoints:
-    """A recording's keypoints as observations (T, V, J, ...), float32.
+def observations(recording: Recording, views: list[int], noise: float) -> RigInput:
+    """The keypoints of some of a recording's views, as the rig posterior takes them.
 
     Args:
         noise: standard deviation of a keypoint over the person's extent in the view.
-        native: the detector's own joints instead of Human3.6M's 17.
     """
-    if native:
-        xy, confidence = recording.xy, recording.confidence
-    else:
-        xy, confidence = to_h36m17(recording.xy, recording.confidence, recording.skeleton)
-    with warnings.catch_warnings():  # a view that saw nobody has no extent
-        warnings.simplefilter("ignore", RuntimeWarning)
-        usual = np.nanmedian(recording.height, 0)
-    height = np.fmax(recording.height, usual)  # half a person seen is no smaller person
-    sigma = np.where(np.isfinite(height), noise * height, 1.0)
-    covariance = (sigma**2)[..., None, None, None] * np.eye(2)
-    shape = (*xy.shape[:-1], 2, 2)
-    parts = (xy, np.broadcast_to(covariance, shape), confidence)
-    return Keypoints(*(torch.tensor(np.ascontiguousarray(part)).float() for part in parts))
+    xy = torch.tensor(recording.xy[:, views], dtype=torch.float64)
+    confidence = torch.tensor(recording.confidence[:, views], dtype=torch.float64)
+    K = torch.tensor(recording.K[views], dtype=torch.float64)
+    return check_input(xy, K, confidence, default_covariance(xy, noise), recording.skeleton)
 
 
 def usable_views(recording: Recording) -> list[int]:
@@ -90,7 +77,7 @@ def solve(model: nn.Module, recording: Recording, config: Config) -> Solution:
     """Cameras and joints of a recording.
 
     Args:
-        model: with ``solve`` and ``fuse`` of `ptri.models.ptri.PoseModel`.
+        model: with ``settings``, ``solve_full`` and ``fuse`` of `ptri.models.ptri.PoseModel`.
 
     Raises:
         UserError: too little was seen.
@@ -98,52 +85,54 @@ def solve(model: nn.Module, recording: Recording, config: Config) -> Solution:
     settings = config.recording
     views = usable_views(recording)
     device = next(model.parameters()).device
-    every = observations(recording, settings.noise)
-    every = Keypoints(*(part[:, views].to(device) for part in every))
-    T = len(recording.frames)
-    K = torch.tensor(recording.K[views]).float().to(device).expand(1, T, -1, -1, -1)
-    together = (torch.isfinite(every.xy).all(-1).sum(-1) >= MIN_KEYPOINTS).sum(-1) >= 2  # (T,)
-    good = torch.nonzero(together)[:, 0].tolist()
-    if not good:
+    given = observations(recording, views, settings.noise)
+    known = known_length(_scale_option(settings), len(views))
+    if not bool(usable_frames(given.keypoints).any()):
         raise UserError(
-            f"recording: no frame in which two cameras see {MIN_KEYPOINTS} joints each; do the "
+            f"recording: no frame in which two cameras see {MIN_JOINTS} joints each; do the "
             "cameras run in step, and do file numbers agree?"
         )
-    pooled = [good[i] for i in spread(len(good), settings.pool_frames)]
-    keypoints = Keypoints(*(part[None] for part in every))
-    chosen = Keypoints(*(part[:, pooled] for part in keypoints))
-    with torch.no_grad():
-        start = time.perf_counter()
-        posterior = model.solve(chosen, K[:, pooled], seed=config.run.seed)
-        middle = time.perf_counter()
-        parts = []
-        for first in range(0, T, FUSE_CHUNK):
-            piece = slice(first, first + FUSE_CHUNK)
-            part = Keypoints(*(value[:, piece] for value in keypoints))
-            parts.append(model.fuse(part, K[:, piece], posterior))
-        seconds = {"posterior": middle - start, "fusion": time.perf_counter() - middle}
-    joints, covariance = (torch.cat([p[i][0] for p in parts]).cpu() for i in range(2))
-    prediction = _hide_unseen(Prediction(joints, covariance), every)
-    posterior = RigPosterior(
-        *(part.cpu() for part in posterior[:5]), reason=_with_names(posterior, recording, views)
+    given = RigInput(*to_device((given.keypoints, given.K), device), given.skeleton)
+    names = [recording.names[v] for v in views]
+    seed, count = config.run.seed, settings.pool_frames
+    start = time.perf_counter()
+    solved = solve_rig(model, given, model.settings, seed, count, known, names=names)
+    if math.isnan(solved.scale):
+        refuse_unmeasured()
+    middle = time.perf_counter()
+    prediction = _fuse(model, known_joints(given), given.K, solved.posterior)
+    seconds = {"posterior": middle - start, "fusion": time.perf_counter() - middle}
+    estimate = summarise(solved, given)
+    posterior = RigPosterior(*(part.cpu() for part in solved.posterior[:5]), [estimate.reason])
+    native = Prediction(estimate.joints3d, estimate.joints3d_covariance)
+    prediction, native = (
+        _hide_unseen(Prediction(*(part.cpu() for part in one)), points)
+        for one, points in ((prediction, known_joints(given)), (native, given.keypoints))
     )
-    factor, source = _scale(prediction, posterior, settings)
-    prediction = Prediction(prediction.joints3d * factor, prediction.covariance * factor**2)
-    posterior = posterior._replace(t=posterior.t * factor)
-    R, t = (part[0] for part in posterior_mean(posterior))
-    native = triangulate_native(recording, views, R, t, settings.noise)
-    return Solution(views, pooled, posterior, R, t, prediction, native, source, seconds)
+    R, t = estimate.R.cpu(), estimate.t.cpu()
+    return Solution(
+        views, solved.frames, posterior, R, t, prediction, native, solved.scale_source, seconds
+    )
 
 
-def triangulate_native(
-    recording: Recording, views: list[int], R: Tensor, t: Tensor, noise: float
-) -> Prediction:
-    """The detector's joints (T, J, 3) with given cameras (V, ...) of the chosen views."""
-    keypoints = observations(recording, noise, native=True)
-    keypoints = Keypoints(*(part[None, :, views] for part in keypoints))
-    K = torch.tensor(recording.K[views]).expand(1, len(recording.frames), -1, -1, -1)
-    prediction, _ = robust_triangulation(keypoints, Cameras(K, R[None], t[None]))
-    return Prediction(*(part[0] for part in prediction))
+def _fuse(model, keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Prediction:
+    """The 17 joints of every frame by the fusion network."""
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(keypoints.xy), FUSE_CHUNK):
+            part = Keypoints(*(value[None, first : first + FUSE_CHUNK] for value in keypoints))
+            parts.append(model.fuse(part, K.expand(1, part.xy.shape[1], -1, -1, -1), posterior))
+    return Prediction(*(torch.cat([part[i][0] for part in parts]) for i in range(2)))
+
+
+def _scale_option(settings: RecordingConfig) -> dict[str, object] | None:
+    """The lengths that a configuration knows, as `estimate_rig` takes them."""
+    distance = settings.camera_distance
+    both = {
+        "subject_height": settings.subject_height,
+        "camera_distance": None if distance is None else (0, 1, distance),
+    }
+    return {name: value for name, value in both.items() if value is not None} or None
 
 
 def _hide_unseen(prediction: Prediction, keypoints: Keypoints) -> Prediction:
@@ -154,54 +143,6 @@ def _hide_unseen(prediction: Prediction, keypoints: Keypoints) -> Prediction:
         prediction.joints3d.masked_fill(lost, torch.nan),
         prediction.covariance.masked_fill(lost[..., None], torch.nan),
     )
-
-
-def _with_names(posterior: RigPosterior, recording: Recording, views: list[int]) -> list[str]:
-    """Verdicts that say cameras' names instead of "view 2"."""
-    reasons = []
-    for reason in posterior.reason:
-        for v in reversed(range(len(views))):
-            reason = reason.replace(f"view {v}", f"camera {recording.names[views[v]]}")
-        reasons.append(reason)
-    return reasons
-
-
-def _scale(prediction: Prediction, posterior: RigPosterior, settings) -> tuple[float, str]:
-    """Factor for every length, and where the scale comes from."""
-    if settings.subject_height is not None and settings.camera_distance is not None:
-        raise UserError(
-            "recording: subject_height and camera_distance both fix the scale; give one of them"
-        )
-    if settings.subject_height is not None:
-        measured = body_height(prediction.joints3d)
-        return settings.subject_height / measured, (
-            f"subject's height of {settings.subject_height:g} mm (before: {measured:.0f} mm)"
-        )
-    if settings.camera_distance is not None:
-        R, t = posterior_mean(posterior)
-        measured = float(centres(R, t)[0, 1].norm())
-        return settings.camera_distance / measured, (
-            f"distance of the first two cameras, {settings.camera_distance:g} mm "
-            f"(before: {measured:.0f} mm)"
-        )
-    return 1.0, "lengths of human bones (give subject_height or camera_distance for better)"
-
-
-def body_height(joints: Tensor) -> float:
-    """Standing height (mm) from the segments of joints (T, 17, 3), median over frames."""
-    index = {name: j for j, name in enumerate(H36M17.joints)}
-
-    def length(a: str, b: str) -> Tensor:
-        return (joints[:, index[a]] - joints[:, index[b]]).norm(dim=-1)
-
-    legs = sum(
-        length(f"{s}_hip", f"{s}_knee") + length(f"{s}_knee", f"{s}_foot")
-        for s in ("left", "right")
-    )
-    shoulders = (joints[:, index["left_shoulder"]] + joints[:, index["right_shoulder"]]) / 2
-    trunk = (shoulders - joints[:, index["hip"]]).norm(dim=-1)
-    total = (legs / 2 + trunk).nanmedian()
-    return float(total) * HEIGHT_OVER_SEGMENTS
 
 
 def reprojection_error(

@@ -1,67 +1,232 @@
-"""Whether an estimated rig can be trusted, and if not, why."""
+"""Whether an estimated rig can be trusted, and if not, why.
+
+Three kinds of evidence, from the posterior and the keypoints alone:
+
+* too little: a view without keypoints, or a posterior so wide (or of several modes) that some pair
+  of cameras may be turned against each other by more than the posterior's mean says;
+* one bad view: `ptri.diagnosis` resects each view on what the others say of the joints, and finds
+  views that fit them better with left and right exchanged, mirrored or shifted in time, views that
+  would fit as well from elsewhere, and views that fit nowhere;
+* keypoints that disagree as a whole: most are outliers, or many times as far off as they state.
+
+A view that is blamed can be read anew, or left out, and the rig solved again: see `mend`.
+"""
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ptri.geometry.rotations import rotation_angle
-from ptri.posterior import Evidence, Modes, RigSolution, Settings, rotation_covariance
+from ptri import diagnosis
+from ptri.diagnosis import Examination, Reading
+from ptri.geometry.rotations import procrustes_rotation
+from ptri.posterior import RigSolution, Settings
 from ptri.structures import RigPosterior
 
+MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
+# Nats by which another reading of one view must fit better than the view's own. Of a moment: the
+# label swaps that a detector makes are not rare (one view in a hundred and more).
+MOMENTARY_NATS = 7.0
+# Nats a point, of whole clips. A mirrored image with its labels kept looks much like the person
+# seen from behind; exchanged labels move every limb, and less than this is some frames' swap.
+LASTING_NATS = {
+    diagnosis.AS_IS.words: 1.0,  # never gains on itself
+    diagnosis.EXCHANGED.words: 0.4,
+    diagnosis.MIRRORED.words: 0.15,
+    diagnosis.MIRRORED_EXCHANGED.words: 0.4,
+}
+MOVED_DEG = 8.0  # a momentary swap matters if it turns the camera by more
+SHIFT_NATS = 1.0  # a point, by which a time shift must fit better; motion leaves no doubt
+SHIFT_LEAST = 0.75  # frames; less is the clock's, not the file's
+FITS_NATS = 2.6  # a point; a reading that leaves more does not explain the view
+MISFIT_NATS = 3.0  # a point; a view that leaves more under every reading fits nowhere
+MISFIT_RATIO = 1.6  # and that much more than the median of the views
+MAX_NOISE = 5.0  # residuals over their stated standard deviation
+MIN_USED = 0.4  # share of a view's keypoints that are no outliers
+USUAL_USED = 0.6  # the same of the views beside one that is odd
+# Samples so far from the mean, and so many of them, are another mode.
+FAR_DEG = 20.0
+FAR_SHARE = 0.05
+NOBODY, SHIFTED, UNREADABLE = -1, -1, -2
 
-def judge(solution: RigSolution, settings: Settings) -> RigSolution:
-    """The solution with its posterior's ``accepted`` and ``reason`` filled in."""
-    posterior = solution.posterior
-    with torch.no_grad():
-        accepted, reason = verdict(posterior, solution.modes, solution.evidence, settings)
-    return solution._replace(posterior=posterior._replace(accepted=accepted, reason=reason))
+
+class Verdict(NamedTuple):
+    """What is thought of B rigs."""
+
+    accepted: Tensor  # (B,) bool
+    reason: list[str]
+    readings: tuple[Reading, ...]  # that were tried
+    view: Tensor  # (B,) int64, the one view to blame, or NOBODY
+    reading: Tensor  # (B,) int64, under which of the readings it fits, or SHIFTED, UNREADABLE
+    lag: Tensor  # (B,) frames by which what that view shows comes too late
 
 
+def judge(
+    solution: RigSolution, settings: Settings, frames: Tensor | None = None, views: bool = True
+) -> RigSolution:
+    """The solution with its posterior's ``accepted`` and ``reason`` filled in; see `verdict`."""
+    found = verdict(solution, settings, frames, views)
+    return with_verdict(solution, found.accepted, found.reason)
+
+
+def with_verdict(solution: RigSolution, accepted: Tensor, reason: list[str]) -> RigSolution:
+    """The solution with another verdict."""
+    posterior = solution.posterior._replace(accepted=accepted, reason=reason)
+    return solution._replace(posterior=posterior)
+
+
+@torch.no_grad()
 def verdict(
-    posterior: RigPosterior, modes: Modes, evidence: Evidence, settings: Settings
-) -> tuple[Tensor, list[str]]:
-    """Whether each rig can be trusted, (B,) bool, and why not in words."""
+    solution: RigSolution, settings: Settings, frames: Tensor | None = None, views: bool = True
+) -> Verdict:
+    """Whether each rig can be trusted, and if not, why.
+
+    Args:
+        frames: (T,) numbers of the frames, in which time shifts are told; default 0 to T - 1.
+        views: also examine the single views, which costs most of the time.
+    """
+    posterior, evidence = solution.posterior, solution.evidence
     observations = evidence.observations
-    B = observations.inlier.shape[0]
-    spread = rotation_covariance(posterior).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()  # (B, V)
-    spread = torch.rad2deg(spread)
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
-    apart = rotation_angle(modes.R[:, 1:] @ modes.R[:, :1].transpose(-1, -2)).amax(-1)  # (B, K-1)
-    near = modes.log_mass[:, 1:] > modes.log_mass[:, :1] - 3.0
-    several = (near & (apart > math.radians(10.0))).any(1)
-    accepted = torch.ones(B, dtype=torch.bool, device=seen.device)
-    reasons = []
-    for b in range(B):
-        reason = ""
-        fewest = int(seen[b].argmin())
-        if int(seen[b, fewest]) < 6:
-            reason = f"too little evidence: view {fewest} has {int(seen[b, fewest])} keypoints"
-        elif bool(modes.failed[b]):
-            reason = "too little evidence: the information of the cameras is singular"
-        elif not bool(torch.isfinite(posterior.log_weights[:, b]).any()):
-            reason = "no sample explains the keypoints"
-        elif float(evidence.scale2[b]) > 25.0:
-            reason = (
-                f"the keypoints disagree: residuals are {float(evidence.scale2[b]) ** 0.5:.1f} "
-                "times their stated uncertainty"
-            )
-        elif float(used[b].min()) < 0.4 and float(used[b].median()) > 0.6:
-            reason = f"bad camera: view {int(used[b].argmin())} disagrees with the others"
-        elif float(used[b].mean()) < 0.4:
-            reason = "the keypoints disagree: most of them are outliers"
-        elif bool(several[b]):
-            reason = "several modes explain the keypoints"
-        elif float(spread[b].max()) > settings.max_rotation_std_deg:
-            worst = int(spread[b].argmax())
-            reason = (
-                f"too little evidence: rotation of view {worst} uncertain by "
-                f"{float(spread[b, worst]):.1f} deg"
-            )
-        if reason:
-            accepted[b] = False
-        reasons.append(reason or "accepted")
-    return accepted, reasons
+    spread, several = spread_deg(posterior)
+    suspect, readings = _nobody(seen), ()
+    if views:
+        t = torch.einsum("mb,mbvi->bvi", posterior.log_weights.exp(), posterior.t)
+        R = mean_rotation(posterior)
+        found = diagnosis.examine(observations, R, t, evidence.joints, evidence.weight, frames)
+        suspect, readings = blame(found, observations.inlier.shape[1]), found.readings
+    finite = torch.isfinite(posterior.log_weights).any(0) & torch.isfinite(spread).flatten(1).all(1)
+    unseen = seen.amin(1) < MIN_KEYPOINTS
+    odd = (used.amin(1) < MIN_USED) & (used.median(1).values > USUAL_USED)
+    odd = odd & (suspect.view == NOBODY)
+    view = torch.where(unseen, seen.argmin(1), torch.where(odd, used.argmin(1), suspect.view))
+    reading = torch.where(unseen | odd, UNREADABLE, suspect.reading)
+    suspect = Suspect(view, reading, suspect.lag)
+    limit = settings.max_rotation_std_deg
+    columns = seen, used, evidence.scale2.sqrt(), spread, several, finite, *suspect
+    reasons = [
+        _reason(readings, limit, *row) for row in zip(*(value.tolist() for value in columns))
+    ]
+    accepted = torch.tensor([not reason for reason in reasons], device=seen.device)
+    return Verdict(accepted, [reason or "accepted" for reason in reasons], readings, *suspect)
+
+
+def _reason(
+    readings: tuple[Reading, ...],
+    limit: float,
+    seen: list[int],
+    used: list[float],
+    noise: float,
+    spread: list[list[float]],
+    several: bool,
+    finite: bool,
+    view: int,
+    reading: int,
+    lag: float,
+) -> str:
+    """Why one rig is not accepted; empty where it is. Numbers as in `verdict`."""
+    if min(seen) < MIN_KEYPOINTS:
+        return f"too little evidence: view {view} has {seen[view]} keypoints"
+    if not finite:
+        return "no sample explains the keypoints"
+    if reading == SHIFTED:
+        return f"bad camera: view {view} seems shifted by {lag:+.0f} frames"
+    if reading == UNREADABLE:
+        return f"bad camera: view {view} disagrees with the others"
+    if view != NOBODY:
+        return "bad camera: " + readings[reading].words.format(view=f"view {view}")
+    if noise > MAX_NOISE:
+        return f"the keypoints disagree: residuals are {noise:.1f} times their stated uncertainty"
+    if sum(used) / len(used) < MIN_USED:
+        return "the keypoints disagree: most of them are outliers"
+    worst = max(map(max, spread))
+    if worst > limit:
+        if several:
+            return "several modes explain the keypoints"
+        first = next(i for i, row in enumerate(spread) if worst in row)
+        second = spread[first].index(worst)
+        return (
+            f"too little evidence: rotation between view {first} and view {second} uncertain by "
+            f"{worst:.1f} deg"
+        )
+    return ""
+
+
+def spread_deg(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
+    """How far the cameras of each pair may be turned against each other.
+
+    Returns:
+        (B, V, V) deg, root mean square of the angle between the samples' relative rotation and
+        the mean's; and whether a twentieth or more of the samples of some pair lie so far off
+        that they belong to another mode, (B,) bool.
+    """
+    weights = posterior.log_weights.exp().float()
+    R = posterior.R.float()
+    mean = mean_rotation(posterior).float()
+    # 2 sin(angle) axis of mean^T R is the sum of the rows' cross products; its trace is <mean, R>.
+    axis = torch.linalg.cross(R, mean.expand_as(R), dim=-1).sum(-2)  # (M, B, V, 3)
+    sine = axis.norm(dim=-1)
+    angle = torch.atan2(sine, (R * mean).sum((-1, -2)) - 1)
+    # 1e-12 guards samples that are the mean.
+    w = torch.rad2deg(angle / sine.clamp_min(1e-12)).unsqueeze(-1) * axis
+    # exp(w_i) exp(-w_j) turns by |w_i - w_j|, to first order.
+    angle2 = (w.unsqueeze(3) - w.unsqueeze(2)).square().sum(-1)  # (M, B, V, V)
+    spread = torch.einsum("mb,mbij->bij", weights, angle2).sqrt()
+    far = torch.einsum("mb,mbij->bij", weights, (angle2 > FAR_DEG**2).to(weights))
+    return spread, far.flatten(1).amax(1) > FAR_SHARE
+
+
+def mean_rotation(posterior: RigPosterior) -> Tensor:
+    """The samples' mean rotation (B, V, 3, 3); that of `ptri.posterior.posterior_mean`, faster.
+
+    The mean of Markley et al. maximises sum w trace(R^T R_m), so it is the rotation nearest to
+    the mean matrix.
+    """
+    weights = posterior.log_weights.exp()
+    return procrustes_rotation(torch.einsum("mb,mbvij->bvij", weights, posterior.R))
+
+
+class Suspect(NamedTuple):
+    """The one view that is to blame, of each of B rigs."""
+
+    view: Tensor  # (B,) int64; NOBODY
+    reading: Tensor  # (B,) int64, of the examination's readings; or SHIFTED, UNREADABLE
+    lag: Tensor  # (B,) frames by which what that view shows comes too late
+
+
+def _nobody(seen: Tensor) -> Suspect:
+    none = torch.zeros_like(seen[:, 0])
+    return Suspect(none + NOBODY, none, none.to(torch.float32))
+
+
+def blame(found: Examination, num_frames: int) -> Suspect:
+    """The view that fits the others best under another reading, or worst under all."""
+    own = found.cost[..., 0]
+    gain = own[..., None] - found.cost  # (B, V, H) nats a point
+    if num_frames >= diagnosis.PERSISTENT:
+        gain = gain / gain.new_tensor([LASTING_NATS[reading.words] for reading in found.readings])
+    else:
+        gain = gain * found.points[..., None] / MOMENTARY_NATS
+    turned = torch.rad2deg(found.turned) > MOVED_DEG
+    gain = torch.where(turned & (found.cost < FITS_NATS), gain, 0.0)
+    shift = (own - found.lag_cost) / SHIFT_NATS
+    fits = (found.lag_cost < FITS_NATS) & (found.lag.abs() > found.spacing * SHIFT_LEAST)
+    shift = torch.where(fits & (found.lag_cost < found.cost.amin(-1)), shift, 0.0)
+    # Costs of views that cannot be examined are infinite, their gains NaN.
+    gain = torch.cat([gain, shift[..., None]], -1).nan_to_num(0.0)  # (B, V, H + 1)
+    best, which = gain.flatten(1).max(1)
+    H = gain.shape[-1]
+    view, reading = which // H, which % H
+    reading = torch.where(reading == H - 1, SHIFTED, reading)
+    lag = found.lag.gather(1, view[:, None]).squeeze(1)
+    # A view that fits nowhere, next to others that fit each other.
+    least = torch.where(torch.isfinite(own), found.cost.amin(-1), torch.nan)
+    worst, odd = least.nan_to_num(0.0).max(1)
+    usual = least.nanmedian(1).values
+    misfit = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
+    view = torch.where(best > 1, view, torch.where(misfit, odd, NOBODY))
+    reading = torch.where(best > 1, reading, torch.where(misfit, UNREADABLE, 0))
+    return Suspect(view, reading, torch.where(reading == SHIFTED, lag, 0.0))

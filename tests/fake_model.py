@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import so3_exp
-from ptri.posterior import posterior_mean
+from ptri.posterior import RigSolution, Settings, posterior_mean
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
 
@@ -25,6 +26,8 @@ class FakeModel(nn.Module):
     The turn of view v >= 1 about a fixed axis is ``error_deg``; samples scatter around it by
     ``spread_deg``, or share the truth's law where ``honest`` is set.
     """
+
+    settings = Settings()
 
     def __init__(self, dataset=None, noise=1.0, error_deg=2.0, spread_deg=2.0, cameras=None):
         super().__init__()
@@ -68,6 +71,14 @@ class FakeModel(nn.Module):
             else:
                 raise AssertionError("the intrinsics belong to no frame")
         return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
+
+    def solve_full(
+        self, keypoints, K, seed=0, settings=None, start=None, frames=None
+    ) -> RigSolution:
+        """What `ptri.rig` reads of a solution."""
+        posterior = self.solve(keypoints, K, seed)
+        evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
+        return RigSolution(posterior, None, evidence, torch.zeros(len(K)))
 
     def solve(self, keypoints: Keypoints, K: Tensor, seed: int = 0) -> RigPosterior:
         B, T, V = K.shape[:3]

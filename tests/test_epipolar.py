@@ -113,7 +113,7 @@ def test_nothing_to_go_on():
 
 def test_triangulation_is_exact_without_noise():
     rng = np.random.default_rng(1)
-    points = rng.normal(size=(20, 3)) + [0, 0, 6]
+    points = rng.normal(size=(20, 3)) + np.array([0.0, 0.0, 6.0])
     R = np.stack([np.eye(3), np.array([[0.8, 0, -0.6], [0, 1, 0], [0.6, 0, 0.8]])])
     t = np.array([[0, 0, 0], [3.0, 0.1, 1.0]])
     camera = np.einsum("vij,nj->vni", R, points) + t[:, None]

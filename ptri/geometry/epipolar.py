@@ -7,6 +7,7 @@ point with RANSAC. Several seed pairs give several candidates. numpy and OpenCV,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 from typing import NamedTuple
 
@@ -17,6 +18,11 @@ MIN_POINTS = 6  # fewest common points for a pair's essential matrix, or for a v
 IRLS_ITERATIONS = 5
 _CONFIDENCE = 0.9999  # of RANSAC
 _MAX_TRIALS = 2000
+
+# (points a, points b, threshold, seed) -> R, t, inliers (N,) bool, as `relative_pose`.
+Relative = Callable[[np.ndarray, np.ndarray, float, int], "tuple | None"]
+# (points (N, 3), rays (N, 2), threshold, seed) -> R, t, indices of inliers, as `resection`.
+Resect = Callable[[np.ndarray, np.ndarray, float, int], "tuple | None"]
 
 
 class RigCandidate(NamedTuple):
@@ -36,6 +42,8 @@ def five_point_rigs(
     seed: int = 0,
     threshold: float = 0.01,
     num_pairs: int = 6,
+    relative: Relative | None = None,
+    resect: Resect | None = None,
 ) -> list[RigCandidate]:
     """Candidate rigs of V static views, best first.
 
@@ -46,6 +54,7 @@ def five_point_rigs(
         seed: of RANSAC; equal seeds give equal rigs.
         threshold: reprojection error of an inlier over the focal length (0.01: 11 px at 1150 px).
         num_pairs: seed pairs tried, those with most common points first.
+        relative, resect: other solvers in place of `relative_pose` and `resection`.
 
     Returns:
         At most ``num_pairs`` candidates with the smallest error first; none where no seed pair has
@@ -57,7 +66,8 @@ def five_point_rigs(
     order = sorted(common, key=lambda pair: -common[pair])
     pairs = [pair for pair in order if common[pair] >= MIN_POINTS][: max(num_pairs, 1)]
     T, J = np.asarray(xy).shape[0], np.asarray(xy).shape[2]
-    rigs = [_grow(rays, seen, pair, seed, threshold) for pair in pairs]
+    solvers = (relative or relative_pose, resect or resection)
+    rigs = [_grow(rays, seen, pair, seed, threshold, *solvers) for pair in pairs]
     found = [_candidate(rays, seen, rig, threshold, T, J) for rig in rigs if rig is not None]
     return sorted((c for c in found if c is not None), key=lambda candidate: candidate.error)
 
@@ -110,12 +120,18 @@ def relative_pose(
 
 
 def _grow(
-    rays: np.ndarray, seen: np.ndarray, pair: tuple[int, int], seed: int, threshold: float
+    rays: np.ndarray,
+    seen: np.ndarray,
+    pair: tuple[int, int],
+    seed: int,
+    threshold: float,
+    relative: Relative,
+    resect: Resect,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The rig (V, 3, 3), (V, 3) grown from a seed pair, in the frame of the pair's first view."""
     V = len(rays)
     both = seen[pair[0]] & seen[pair[1]]
-    first = relative_pose(rays[pair[0], both], rays[pair[1], both], threshold, seed)
+    first = relative(rays[pair[0], both], rays[pair[1], both], threshold, seed)
     if first is None:
         return None
     R, t = np.tile(np.eye(3), (V, 1, 1)), np.zeros((V, 3))
@@ -128,7 +144,8 @@ def _grow(
         rest = [v for v in range(V) if v not in known]
         view = max(rest, key=lambda v: int((seen[v] & fixed).sum()))
         chosen = np.flatnonzero(seen[view] & fixed)
-        pose = _resect(points[chosen], rays[view, chosen], threshold)
+        enough = len(chosen) >= MIN_POINTS
+        pose = resect(points[chosen], rays[view, chosen], threshold, seed) if enough else None
         if pose is None:
             return None
         R[view], t[view] = pose[:2]
@@ -140,12 +157,15 @@ def _grow(
     return R, t
 
 
-def _resect(
-    points: np.ndarray, rays: np.ndarray, threshold: float
+def resection(
+    points: np.ndarray, rays: np.ndarray, threshold: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Pose of a view from points (N, 3) and their rays (N, 2): RANSAC, then least squares."""
-    if len(points) < MIN_POINTS:
-        return None
+    """Pose of a view from points (N, 3) and their rays (N, 2): RANSAC, then least squares.
+
+    Returns:
+        R (3, 3), t (3,) and indices of the inliers; None where none is found.
+    """
+    cv2.setRNGSeed(seed)
     eye = np.eye(3)
     try:
         ok, w, t, inliers = cv2.solvePnPRansac(

@@ -42,18 +42,16 @@ def camera_matrix(R: Tensor, t: Tensor) -> Tensor:
     Args:
         R: (..., V, 3, 3); t: (..., V, 3).
     """
-    rows = []
-    for i, j in SYMMETRIC:  # H_ij = sum_kl R_ki N_kl R_lj
-        rows.append(_symmetric_coefficients(R[..., :, i], R[..., :, j]))
-    for i in range(3):  # g_i = -sum_kl R_ki N_kl t_l
-        rows.append(-_symmetric_coefficients(R[..., :, i], t))
-    return torch.stack(rows, dim=-3).flatten(-2)  # (..., 9, V, 6) -> (..., 9, 6 V)
-
-
-def _symmetric_coefficients(a: Tensor, b: Tensor) -> Tensor:
-    """Coefficients (..., 6) of a symmetric N's entries in ``a^T N b`` for vectors (..., 3)."""
-    terms = [a[..., k] * b[..., m] + (a[..., m] * b[..., k] if k != m else 0) for k, m in SYMMETRIC]
-    return torch.stack(terms, dim=-1)
+    columns = torch.cat([R, -t.unsqueeze(-1)], dim=-1)  # (..., V, 3, 4)
+    # H_ij = sum_kl R_ki N_kl R_lj and g_i = -sum_kl R_ki N_kl t_l, of a symmetric N.
+    i, j = ([*part, *more] for part, more in zip(zip(*SYMMETRIC), ((0, 1, 2), (3, 3, 3))))
+    k, m = (list(part) for part in zip(*SYMMETRIC))
+    left, right = columns[..., i], columns[..., j]  # (..., V, 3, 9)
+    product = left[..., k, :] * right[..., m, :]  # (..., V, 6, 9)
+    other = left[..., m, :] * right[..., k, :]
+    apart = [0.0 if row == column else 1.0 for row, column in SYMMETRIC]
+    total = product + other * R.new_tensor(apart)[:, None]
+    return total.flatten(-3, -2).transpose(-1, -2)  # (..., 9, 6 V)
 
 
 def symmetric_inverse(entries: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +74,7 @@ def symmetric_inverse(entries: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def triangulate(
-    moments: Tensor, R: Tensor, t: Tensor, prior_mean: Tensor, prior_precision: float
+    moments: Tensor, R: Tensor, t: Tensor, prior_mean: Tensor, prior_precision: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triangulates every joint under every camera hypothesis.
 
@@ -86,7 +84,7 @@ def triangulate(
         moments: (B, N, V, 6) ray moments of N points (frames times joints), 1/mm^2.
         R, t: (M, B, V, 3, 3) and (M, B, V, 3) mm, hypotheses.
         prior_mean: (B, N, 3) mm, reference frame.
-        prior_precision: 1/mm^2, isotropic.
+        prior_precision: 1/mm^2, isotropic; one or (N,).
 
     Returns:
         Points (M, B, N, 3) mm, covariance entries (6, M, B, N) mm^2 in the order of
@@ -96,8 +94,8 @@ def triangulate(
     matrix = camera_matrix(R, t).transpose(0, 1).flatten(1, 2)  # (B, M * 9, 6 V)
     stacked = moments.flatten(-2).transpose(-1, -2)  # (B, 6 V, N)
     product = (matrix @ stacked).unflatten(1, (M, 9)).permute(2, 1, 0, 3)  # (9, M, B, N)
-    ridge = moments.new_tensor([1.0, 0, 0, 1.0, 0, 1.0]) * prior_precision
-    entries = product[:6] + ridge[:, None, None, None]
+    ridge = moments.new_tensor([1.0, 0, 0, 1.0, 0, 1.0])[:, None, None, None]
+    entries = product[:6] + ridge * prior_precision
     right = product[6:] + prior_precision * prior_mean.permute(2, 0, 1)[:, None]  # (3, M, B, N)
     covariance, log_det = symmetric_inverse(entries)
     a, b, c, d, e, f = covariance.unbind(0)

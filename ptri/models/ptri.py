@@ -11,6 +11,7 @@ from ptri.config import Config
 from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
 from ptri.geometry.bundle import Bundle
+from ptri.mending import mend
 from ptri.models.fusion import FusionTransformer
 from ptri.models.heatmap import sample_features
 from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
@@ -25,7 +26,7 @@ from ptri.posterior import (
 )
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
-from ptri.verdict import judge
+from ptri.verdict import judge, verdict
 
 
 class Output(NamedTuple):
@@ -129,8 +130,17 @@ class PoseModel(nn.Module):
         log_scale: float = 0.0,
         lifted: Lifted | None = None,
         start: tuple[Cameras, Tensor] | None = None,
+        frames: Tensor | None = None,
+        judged: bool = True,
     ) -> RigSolution:
-        """The rig posterior with what it was computed from; see `solve`."""
+        """The rig posterior with what it was computed from; see `solve`.
+
+        Args:
+            frames: (T,) numbers of the frames, in which shifts in time are told; default 0 to
+                T - 1.
+            judged: with a verdict; in evaluation, rigs with one bad view are then solved again
+                (see `ptri.mending`).
+        """
         settings = self.settings if settings is None else settings
         J = keypoints.xy.shape[-2]
         if lifted is None:
@@ -149,7 +159,17 @@ class PoseModel(nn.Module):
             if start is not None:
                 starts = _append(starts, *start)
             starts = _extend(starts, J)
-        return judge(rig_posterior(observations, starts, body, settings, seed), settings)
+        solution = rig_posterior(observations, starts, body, settings, seed)
+        if not judged:
+            return solution
+        if self.training:
+            return judge(solution, settings, views=False)
+
+        def again(keypoints: Keypoints, K: Tensor, rows: Tensor) -> RigSolution:
+            return self.solve_full(keypoints, K, seed, settings, log_scale, judged=False)
+
+        found = verdict(solution, settings, frames)
+        return mend(solution, found, keypoints, K, again, settings, frames)
 
     def solve(
         self, keypoints: Keypoints, K: Tensor, seed: int = 0, log_scale: float = 0.0

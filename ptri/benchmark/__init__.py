@@ -1,0 +1,1 @@
+"""The rig posterior against other methods, bounds and targets, on generated cases."""

@@ -1,0 +1,178 @@
+"""Resection: the pose of one camera from joints that are known in 3D, robust and batched.
+
+Closed-form starts from scaled orthographic projection (both members of the planar pair of poses:
+Oberkampf, DeMenthon and Davis 1996), then Levenberg-Marquardt on the inlier/outlier mixture that
+`ptri.geometry.bundle` uses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.alignment import look_at, place_on_rays
+from ptri.geometry.bundle import MEDIAN_CHI2, log_mixture
+from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.rotations import so3_exp
+
+
+class Points(NamedTuple):
+    """N problems: P joints of known place, and where the camera saw them."""
+
+    joints: Tensor  # (N, P, 3) mm
+    xy: Tensor  # (N, P, 2) normalised image coordinates
+    root_information: Tensor  # (N, P, 2, 2), W with W^T W the information of xy; 0 = not seen
+    inlier: Tensor  # (N, P) prior probability of an inlier, 0 = not seen
+    log_outlier: float  # log density of an outlier over the inlier's peak
+
+
+class Pose(NamedTuple):
+    """Cameras of N problems, ``x_cam = R x + t``."""
+
+    R: Tensor  # (N, 3, 3)
+    t: Tensor  # (N, 3) mm
+    cost: Tensor  # (N,) negative log mixture, summed over the points
+
+
+def square_root(information: Tensor) -> Tensor:
+    """W (..., 2, 2) with W^T W = information, upper triangular; zero where that is zero."""
+    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
+    # 1e-30 guards points that were not seen.
+    first = a.clamp_min(1e-30).sqrt()
+    cross = b / first
+    last = (c - cross.square()).clamp_min(0).sqrt()
+    zero = torch.zeros_like(a)
+    return torch.stack([torch.where(a > 0, first, zero), cross, zero, last], -1).unflatten(
+        -1, (2, 2)
+    )
+
+
+def orthographic_starts(points: Points) -> tuple[Tensor, Tensor]:
+    """Two poses (2, N, 3, 3), (2, N, 3) from scaled orthographic projection.
+
+    Seen from a camera turned to the points' centre, the image is nearly an affine map of the
+    joints; its rows give two axes of the camera. The second pose mirrors the depth of the joints'
+    principal plane, which flat point sets cannot tell from the first.
+    """
+    weight = points.inlier + 1e-9
+    share = weight / weight.sum(-1, keepdim=True)
+    turn = look_at((share[..., None] * points.xy).sum(-2))  # (N, 3, 3), camera to facing camera
+    ray = torch.cat([points.xy, torch.ones_like(points.xy[..., :1])], -1) @ turn.mT
+    # 0.1 guards outliers at right angles to the person.
+    plane = ray[..., :2] / ray[..., 2:].clamp_min(0.1)
+    plane = plane - (share[..., None] * plane).sum(-2, keepdim=True)
+    middle = (share[..., None] * points.joints).sum(-2, keepdim=True)
+    relative = points.joints - middle
+    # Outliers are far from the middle: a soft limit at three times the usual distance.
+    size = plane.norm(dim=-1)
+    usual = (share * size).sum(-1, keepdim=True)
+    w = share * torch.where(points.inlier > 0, 1 / (1 + (size / (3 * usual + 1e-9)) ** 4), 0.0)
+    spread = (w[..., None] * relative).mT @ relative  # (N, 3, 3)
+    values, axes = torch.linalg.eigh(spread)
+    # 1e-3 of the largest extent stands for the depth of joints that lie in a plane.
+    inverse = 1 / torch.maximum(values, 1e-3 * values[..., -1:] + 1e-9)
+    affine = (w[..., None] * plane).mT @ relative @ axes @ (inverse[..., None] * axes.mT)
+    first, second = affine.unbind(-2)
+    # The nearest pair of orthogonal unit rows, (A A^T)^(-1/2) A, closed form for 2 x 2:
+    # the square root of S is (S + sqrt(det S) I) / sqrt(tr S + 2 sqrt(det S)).
+    p, q, r = first.square().sum(-1), (first * second).sum(-1), second.square().sum(-1)
+    # 1e-12 of the trace guards rows that are parallel: joints seen on a line.
+    root = (p * r - q * q).clamp_min(1e-12 * (p + r).square() + 1e-30).sqrt()
+    factor = (p + r + 2 * root).sqrt() / ((p + root) * (r + root) - q * q)
+    rows = factor[..., None, None] * torch.stack(
+        [(r + root)[..., None] * first - q[..., None] * second,
+         (p + root)[..., None] * second - q[..., None] * first], -2
+    )  # fmt: skip
+    facing = torch.cat(
+        [rows, torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])[..., None, :]], -2
+    )
+    normal = axes[..., 0]
+    mirror = -2 * normal.unsqueeze(-1) * normal.unsqueeze(-2)
+    mirror = mirror + torch.eye(3, dtype=normal.dtype, device=normal.device)
+    sign = facing.new_tensor([1.0, 1.0, -1.0])
+    R = turn.mT @ torch.stack([facing, sign[:, None] * (facing @ mirror)])
+    moved = relative @ R.mT
+    t = place_on_rays(moved, points.xy.expand(2, *points.xy.shape), w.expand(2, *w.shape))
+    return R, t - (R @ middle.mT).squeeze(-1)
+
+
+def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pose:
+    """Levenberg-Marquardt on the robust cost from given starts.
+
+    The first half of the iterations widen the noise to the median residual, as in
+    `ptri.geometry.bundle.adjust`.
+
+    Args:
+        points: N problems. R, t: (N, 3, 3), (N, 3) mm.
+    """
+    seen = points.inlier > 0
+    pivot = points.joints.mean(-2)
+    damping = torch.full_like(t[:, 0], 1e-2)
+    state = _residuals(points, R, t)
+    for iteration in range(num_iterations):
+        camera, residual, chi2 = state
+        scale2 = torch.ones_like(damping)
+        if iteration < num_iterations // 2:
+            median = torch.where(seen, chi2, torch.nan).nanmedian(-1).values
+            scale2 = (median.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2).clamp_min(1.0)
+        noise = scale2[:, None]
+        value, weight = log_mixture(chi2 / noise, points.inlier, points.log_outlier)
+        centre = (R @ pivot.unsqueeze(-1)).squeeze(-1) + t
+        weight = (weight * (camera[:, 2] > MIN_DEPTH) / noise).sqrt()
+        design = _design(camera, centre, points.root_information, weight)  # (N, 6, 2 P)
+        rhs = (residual * weight[:, None]).flatten(1).unsqueeze(-1)
+        normal = design @ design.mT
+        # 1e-9 keeps a camera that sees nothing where it is.
+        damped = damping[:, None] * normal.diagonal(dim1=-2, dim2=-1) + 1e-9
+        chol, _ = torch.linalg.cholesky_ex(normal + torch.diag_embed(damped))
+        step = -torch.cholesky_solve(design @ rhs, chol).squeeze(-1)
+        step = torch.where(torch.isfinite(step).all(-1, keepdim=True), step, 0.0)
+        turn = so3_exp(step[:, :3])
+        trial_R = turn @ R
+        trial_t = (turn @ (t - centre).unsqueeze(-1)).squeeze(-1) + centre + step[:, 3:]
+        trial = _residuals(points, trial_R, trial_t)
+        after, _ = log_mixture(trial[2] / noise, points.inlier, points.log_outlier)
+        better = after.sum(-1) > value.sum(-1)
+        R = torch.where(better[:, None, None], trial_R, R)
+        t = torch.where(better[:, None], trial_t, t)
+        state = tuple(
+            torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
+            for new, old in zip(trial, state)
+        )
+        damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-6, 1e6)
+    value, _ = log_mixture(state[2], points.inlier, points.log_outlier)
+    return Pose(R, t, -value.sum(-1))
+
+
+def _residuals(points: Points, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Camera-frame joints (N, 3, P), whitened residuals (N, 2, P) and their squares (N, P)."""
+    camera = R @ points.joints.mT + t.unsqueeze(-1)
+    x, y, z = camera.unbind(1)
+    inverse = 1 / z.clamp_min(MIN_DEPTH)
+    front = z > MIN_DEPTH
+    # A joint behind the camera is as far off as one at the image's edge.
+    dx = torch.where(front, x * inverse - points.xy[..., 0], 1.0)
+    dy = torch.where(front, y * inverse - points.xy[..., 1], 1.0)
+    W = points.root_information
+    white = torch.stack([W[..., 0, 0] * dx + W[..., 0, 1] * dy, W[..., 1, 1] * dy], 1)
+    return camera, white, white.square().sum(1)
+
+
+def _design(camera: Tensor, centre: Tensor, root: Tensor, weight: Tensor) -> Tensor:
+    """Derivatives (N, 6, 2 P) of the weighted whitened residuals in rotation (rad) and
+    translation (mm), written out: a camera-frame point p moves by w x (p - centre) + d."""
+    x, y, z = camera.unbind(1)
+    inverse = 1 / z.clamp_min(MIN_DEPTH)
+    scaled = inverse * weight
+    across, mixed, down = (
+        scaled * root[..., 0, 0], scaled * root[..., 0, 1], scaled * root[..., 1, 1]
+    )  # fmt: skip
+    u, v = x * inverse, y * inverse
+    zero = torch.zeros_like(across)
+    # Rows of the derivative in p: (a, b, c) for the first residual, then for the second.
+    a, b = torch.cat([across, zero], 1), torch.cat([mixed, down], 1)
+    c = torch.cat([-u * across - v * mixed, -v * down], 1)
+    px, py, pz = (camera - centre.unsqueeze(-1)).repeat(1, 1, 2).unbind(1)
+    return torch.stack([py * c - pz * b, pz * a - px * c, px * b - py * a, a, b, c], 1)

@@ -1,0 +1,38 @@
+"""Measures the rig posterior against other methods, bounds and targets.
+
+python scripts/benchmark.py rig --families held-out       # the tables of docs/rig_posterior.md
+python scripts/benchmark.py rig --quick                   # a minute or two
+python scripts/benchmark.py speed
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ptri.benchmark import command_rig, command_speed
+from ptri.errors import UserError
+
+COMMANDS = {"rig": command_rig, "speed": command_speed}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0]))
+    args = parser.parse_args(arguments)
+    try:
+        print(COMMANDS[args.command].run(args))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

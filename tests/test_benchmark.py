@@ -1,0 +1,392 @@
+"""The benchmark's cases, bounds, scores, peers and tables on tiny settings."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptri.benchmark import adjust, peers, rigs, tables
+from ptri.benchmark.bound import bound
+from ptri.benchmark.cases import BIAS, Cell, make_cases, select
+from ptri.benchmark.command_speed import draw
+from ptri.benchmark.correlated import bound_correlated
+from ptri.benchmark.grid import METHODS, Part, make_grid
+from ptri.benchmark.human import human_calib
+from ptri.benchmark.ours import make_model, mixture
+from ptri.benchmark.rig import Options, Result, run_grid
+from ptri.benchmark.scores import Estimate, flatten, pool, score, summarise
+from ptri.benchmark.speed import Size, exponent, measure
+from ptri.benchmark.targets import check
+from ptri.errors import UserError
+from ptri.geometry.body import load_body_prior
+from ptri.geometry.cameras import project
+from ptri.geometry.rotations import so3_exp
+from ptri.metrics import joint_coverage
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def benchmark_main(arguments):
+    """scripts/benchmark.py, which is no module of the package."""
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script.main(arguments)
+
+
+def residuals(cases):
+    """Keypoints minus projections (B, T, V, J, 2) px, NaN where not clean."""
+    cameras = Cameras(cases.K[:, :1], *(part.unsqueeze(1) for part in cases.cameras[1:]))
+    error = cases.keypoints.xy - project(cases.joints3d, cameras)
+    return torch.where(cases.clean.unsqueeze(-1), error, torch.nan)
+
+
+# --- cases -----------------------------------------------------------------------------------
+
+
+def test_cases_repeat_and_do_not_depend_on_the_batch():
+    cell = Cell("wall", 3)
+    all_, part = make_cases(cell, 5, seed=7), make_cases(cell, 2, seed=7, first=3)
+    again = make_cases(cell, 5, seed=7)
+    for name in ("K", "joints3d", "sigma", "clean"):
+        assert torch.equal(getattr(all_, name), getattr(again, name))
+        assert torch.equal(getattr(all_, name)[3:], getattr(part, name))
+    for a, b in zip(select(all_, slice(3, 5)).keypoints, part.keypoints):
+        assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
+    other = make_cases(cell, 5, seed=8)
+    assert not torch.equal(all_.joints3d, other.joints3d)
+
+
+def test_people_and_rigs_do_not_depend_on_the_errors():
+    a = make_cases(Cell("ring4", 2, noise=1.0), 2)
+    b = make_cases(Cell("ring4", 2, noise=8.0, outliers=0.2), 2)
+    assert torch.equal(a.joints3d, b.joints3d) and torch.equal(a.cameras.R, b.cameras.R)
+
+
+def test_errors_are_of_the_stated_kind():
+    gaussian = make_cases(Cell("ring4", 10, noise=3.0, outliers=0.05), 12)
+    error = residuals(gaussian)
+    assert abs(error[~error.isnan()].std() - 3.0) < 0.1
+    seen = gaussian.keypoints.confidence > 0
+    wild = (seen & ~gaussian.clean).double().sum() / seen.double().sum()
+    assert abs(wild - 0.05) < 0.01
+    assert abs((~seen).double().mean() - 0.1) < 0.03  # 10 % missing, few outside the image
+    assert torch.equal(torch.isfinite(gaussian.keypoints.xy).all(-1), seen)
+
+    detector = residuals(
+        make_cases(Cell("ring4", 30, errors="detector", outliers=0.0, missing=0.0), 12)
+    )
+    offset = detector.nanmean(1, keepdim=True)
+    moving = (detector - offset)[:, 1:] * (detector - offset)[:, :-1]
+    lag = moving.nanmean() / (detector - offset).square().nanmean()
+    assert 0.7 < lag < 0.92  # 0.9 less what the mean of 30 frames takes away
+    assert abs(offset[~offset.isnan()].std() - BIAS) < 0.6
+    # Independent errors have neither.
+    plain = error - error.nanmean(1, keepdim=True)
+    assert abs((plain[:, 1:] * plain[:, :-1]).nanmean() / plain.square().nanmean()) < 0.2
+
+
+def test_every_family_has_its_views():
+    for name in rigs.choose(["all"]):
+        cases = make_cases(Cell(name, 1), 2)
+        assert cases.K.shape[2] == rigs.num_views(name)
+        assert (cases.clean.double().mean((1, 3)) > 0.4).all(), name
+        assert torch.equal(cases.cameras.R[:, 0], torch.eye(3).double().expand(2, 3, 3))
+
+
+# --- bound -----------------------------------------------------------------------------------
+
+
+def body_of_the_stated_bound():
+    """Bones known to 5 % relative to body size, left and right equal to 2 %, size unknown."""
+    body = load_body_prior()
+    N, child = len(body.mean), body.child.tolist()
+    covariance = torch.full((N, N), 0.3**2, dtype=torch.float64) + 0.05**2 * torch.eye(N)
+    for i in range(N):
+        for j in range(N):
+            if i != j and child[j] == H36M17.flip[child[i]]:
+                covariance[i, j] += 0.05**2 - 0.02**2 / 2
+    return body._replace(covariance=covariance, slack=0.005)
+
+
+def test_bound_repeats_stated_figures():
+    """Medians over rigs; stated for other poses: ring 4.7, 0.32 and 0.155 deg, structure ratio 1.35
+    and 1.005, with bones 3.6; two views 60 deg apart 24 deg, with bones 5.8; 20 deg: 28 and 4.3."""
+
+    def medians(family, frames, count=32, body=None):
+        result = bound(make_cases(Cell(family, frames), count), body)
+        ratio = (result.structure / result.calibrated).nanmedian()
+        return float(result.views.square().mean(-1).sqrt().median()), float(ratio)
+
+    body = body_of_the_stated_bound()
+    angle, ratio = medians("ring4", 1)
+    assert 3.2 < angle < 5.2 and 1.2 < ratio < 1.5
+    assert 2.7 < medians("ring4", 1, body=body)[0] < 4.2
+    angle, ratio = medians("ring4", 10, 16)
+    assert 0.26 < angle < 0.40 and 1.002 < ratio < 1.012
+    assert 0.11 < medians("ring4", 50, 8)[0] < 0.18
+    assert 15 < medians("two60", 1)[0] < 40 and 4.3 < medians("two60", 1, body=body)[0] < 8
+    assert 15 < medians("two20", 1)[0] < 40 and 3.2 < medians("two20", 1, body=body)[0] < 5.5
+
+
+def test_bound_agrees_with_dense_algebra():
+    """The whole information matrix, scale fixed by one coordinate, inverted by brute force."""
+    cases = make_cases(Cell("wall", 2, missing=0.3), 1)
+    parts = [cases.cameras.R[0, 1:], cases.cameras.t[0, 1:], cases.joints3d[0]]
+    used = cases.clean.sum(2, keepdim=True) >= 2
+    weight = (cases.clean & used)[0].double().unsqueeze(-1) / cases.sigma[0, :, None, None]
+
+    def whitened(step):
+        """Keypoints after turning, shifting cameras 1.. by (V-1, 6) and moving joints (m)."""
+        cameras = step[: 6 * 3].reshape(3, 6)
+        move = step[6 * 3 :].reshape(parts[2].shape)
+        R = torch.linalg.matrix_exp(hat(cameras[:, :3])) @ parts[0]
+        t = parts[1] + 1e3 * cameras[:, 3:]
+        eye, zero = torch.eye(3).double()[None], torch.zeros(1, 3).double()
+        rig = Cameras(cases.K[0], torch.cat([eye, R])[None], torch.cat([zero, t])[None])
+        return (project(parts[2] + 1e3 * move, rig) * weight).flatten()
+
+    def hat(w):
+        zero = torch.zeros_like(w[:, 0])
+        x, y, z = w.unbind(-1)
+        return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+
+    size = 18 + parts[2].numel()
+    slope = torch.autograd.functional.jacobian(whitened, torch.zeros(size).double())
+    information = slope.T @ slope
+    keep = torch.cat([torch.ones(18).bool(), used[0, :, 0].repeat_interleave(3, -1).flatten()])
+    keep[3 + int(parts[1][0].abs().argmax())] = False  # the scale: one coordinate of view 1
+    dense = torch.linalg.inv(information[keep][:, keep])
+    order = torch.cumsum(keep, 0) - 1
+    mine = bound(cases).views[0]
+    for view in range(3):
+        index = order[6 * view : 6 * view + 3]
+        brute = torch.rad2deg(dense[index][:, index].trace().sqrt())
+        torch.testing.assert_close(mine[view], brute, rtol=1e-4, atol=0)
+
+
+def test_bound_follows_noise_and_body():
+    one, three = (bound(make_cases(Cell("ring4", 2, noise=n), 3)) for n in (1.0, 3.0))
+    torch.testing.assert_close(3 * one.rotation, three.rotation)
+    assert (one.structure >= one.calibrated).all()
+    cases = make_cases(Cell("wall", 2), 3)
+    assert (bound(cases, load_body_prior()).rotation < bound(cases).rotation).all()
+
+
+def test_correlated_bound():
+    """Equal to the plain one where errors are independent; by hand where T = 1; larger else."""
+    cell = Cell("wall", 3, missing=0.3)
+    cases = make_cases(cell, 2)
+    torch.testing.assert_close(bound_correlated(cases, cell), bound(cases).rotation)
+    one = Cell("ring4", 1, errors="detector")
+    cases = make_cases(one, 2)
+    wider = cases._replace(sigma=cases.sigma * (9 + BIAS**2) ** 0.5 / 3)
+    torch.testing.assert_close(bound_correlated(cases, one), bound(wider).rotation)
+    many = Cell("ring4", 8, errors="detector")
+    cases = make_cases(many, 2)
+    assert (bound_correlated(cases, many) > 1.3 * bound(cases).rotation).all()
+
+
+# --- scores ----------------------------------------------------------------------------------
+
+
+def answer(cases, turn_deg=0.0, scale=1.0, noise=0.0):
+    """The truth, with every view but the first turned, at another scale, with noisy joints."""
+    turn = so3_exp(torch.tensor([0.0, torch.pi / 180 * turn_deg, 0.0]).double())
+    R = cases.cameras.R.clone()
+    R[:, 1:] = turn @ R[:, 1:]
+    generator = torch.Generator().manual_seed(0)
+    error = noise * torch.randn(cases.joints3d.shape, generator=generator, dtype=torch.float64)
+    return Estimate(R, scale * cases.cameras.t, scale * (cases.joints3d + error), metric=True)
+
+
+def test_a_perfect_method_scores_zero():
+    cases = make_cases(Cell("wall", 3), 4)
+    figures = summarise(flatten(score(cases, answer(cases, scale=1.25))))
+    assert figures["rms_deg"] < 1e-5 and figures["failures"] == 0
+    assert figures["n_mpjpe"] < 1e-6  # after one scale
+    assert abs(figures["scale"] - 0.25) < 1e-9
+
+
+def test_a_wrong_method_fails():
+    cases = make_cases(Cell("wall", 2), 4)
+    figures = summarise(flatten(score(cases, answer(cases, turn_deg=12.0, noise=30.0))))
+    assert 0.4 < figures["failures"] < 0.6  # 3 of 6 pairs contain view 0; the others turn together
+    assert figures["failed_rigs"] == 1
+    assert 40 < figures["n_mpjpe"] < 90
+    # One joint metres away must not set the scale of all others.
+    odd = answer(cases, scale=1.25)
+    odd.joints3d[:, 0, 0] += 5000.0
+    assert abs(summarise(flatten(score(cases, odd)))["scale"] - 0.25) < 1e-3
+    none = answer(cases)._replace(R=torch.full_like(cases.cameras.R, torch.nan))
+    lost = none._replace(joints3d=torch.full_like(cases.joints3d, torch.nan))
+    figures = summarise(flatten(score(cases, lost)))
+    assert figures["failures"] == 1 and figures["n_mpjpe"] == float("inf")
+
+
+def test_pooling_weighs_every_pair():
+    two, four = (make_cases(Cell(name, 1), 3) for name in ("two60", "ring4"))
+    flat = [flatten(score(c, answer(c, turn))) for c, turn in ((two, 20.0), (four, 0.0))]
+    assert abs(summarise(pool(flat))["failures"] - 3 / 21) < 1e-12
+    assert summarise(pool(flat))["cases"] == 6
+
+
+def test_mixture_covers_cameras_and_joints():
+    """Coverage of the joints' regions, where the stated law is the true one: nominal."""
+    generator = torch.Generator().manual_seed(0)
+    M, B, J = 200, 1, 17
+    truth = 500 * torch.randn(B, 1, J, 3, generator=generator).double()
+    shared = 30 * torch.randn(M + 1, B, 1, 1, 3, generator=generator).double()
+    pull = torch.linspace(0, 1, J).double()[:, None]  # what the cameras do to each joint
+    own = 20 * torch.randn(400, B, 1, J, 3, generator=generator).double()
+    weights = torch.full((M, B), 1 / M).double()
+    covariance = 400 * torch.eye(3).double().expand(M, B, 1, J, 3, 3)
+    mean, spread = mixture(truth + pull * shared[:M], covariance, weights, 6)
+    inside = torch.stack(
+        [joint_coverage(mean, spread, truth + pull * shared[m % M] + own[m], 6, (0.5, 0.9))
+         for m in range(400)]
+    ).mean((0, 1, 2))  # fmt: skip
+    assert abs(inside[0] - 0.5) < 0.05 and abs(inside[1] - 0.9) < 0.03
+    # Without the spread between samples the regions are too small.
+    narrow = covariance[0] * 2
+    small = joint_coverage(mean, narrow, truth + pull * shared[0] + own[0], 6, (0.9,))
+    assert narrow.diagonal(dim1=-2, dim2=-1).sum() < spread.diagonal(dim1=-2, dim2=-1).sum()
+    assert float(small) <= 1
+
+
+# --- peers -----------------------------------------------------------------------------------
+
+
+def figures_of(peer, cases):
+    return summarise(flatten(score(cases, peers.run_peer(peer, cases))))
+
+
+def test_classical_peers_solve_many_frames():
+    cases = make_cases(Cell("ring4", 20, noise=1.0), 2)
+    ceiling = figures_of(peers.calibrated, cases)
+    assert ceiling["rms_deg"] < 1e-5 and ceiling["n_mpjpe"] < 20
+    found = figures_of(peers.opencv(), cases)
+    assert found["rms_deg"] < 1.0 and found["n_mpjpe"] < 1.3 * ceiling["n_mpjpe"]
+
+
+def test_poselib_peer():
+    pytest.importorskip("poselib")
+    cases = make_cases(Cell("ring4", 20, noise=1.0), 2)
+    assert figures_of(peers.poselib(), cases)["rms_deg"] < 1.0
+
+
+@pytest.mark.parametrize("loss", adjust.LOSSES)
+def test_bundle_adjustment_reaches_the_bound(loss):
+    """Started from the truth on Gaussian noise; the control starts with views exchanged."""
+    pytest.importorskip("pycolmap")
+    cases = make_cases(Cell("ring4", 10, outliers=0.0), 3)
+    limit = bound(cases).rotation.numpy()
+    estimate = peers.run_peer(adjust.bundle_adjustment(loss, "truth"), cases)
+    figures = summarise(flatten(score(cases, estimate), limit))
+    # 18 pairs; measured over 5 seeds: 0.8 to 1.5.
+    assert 0.5 < figures["over_bound"] < 2.0
+    moved = cases._replace(keypoints=Keypoints(*(v.roll(1, 2) for v in cases.keypoints)))
+    assert figures_of(adjust.bundle_adjustment(loss, "truth"), moved)["failures"] > 0.3
+
+
+def test_humancalib_peer():
+    pytest.importorskip("humancalib.calibration.ba")
+    cases = make_cases(Cell("ring4", 3, noise=1.0, outliers=0.0, missing=0.0), 1)
+    assert figures_of(human_calib(), cases)["failures"] == 0
+
+
+def test_a_missing_library_is_reported_not_raised(monkeypatch, tmp_path):
+    def absent(name):
+        raise peers.NotInstalledError(f"{name}: not here")
+
+    monkeypatch.setattr(peers, "library", absent)
+    monkeypatch.setattr("ptri.benchmark.rig._METHODS", {})
+    grid = [Part(Cell("two60", 1), ("poselib", "calibrated"))]
+    results = {r.method: r for r in run_grid(grid, Options(2), tmp_path)}
+    assert "not here" in results["poselib"].note and results["poselib"].flat == {}
+    text = tables.accuracy(list(results.values()))
+    assert "not installed: poselib: not here" in text and "calibrated" in text
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+
+def test_results_are_kept_and_taken_again(monkeypatch, tmp_path):
+    grid = [Part(Cell("two60", 1), ("opencv", "calibrated"))]
+    first = {r.method: r for r in run_grid(grid, Options(3), tmp_path)}
+
+    def forbidden(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("ptri.benchmark.rig._run", forbidden)
+    again = {r.method: r for r in run_grid(grid, Options(3), tmp_path)}
+    for name, result in first.items():
+        for key, value in result.flat.items():
+            np.testing.assert_array_equal(value, again[name].flat[key])
+    with pytest.raises(AssertionError, match="computed again"):
+        list(run_grid(grid, Options(3, seed=1), tmp_path))
+
+
+def test_grid_and_unknown_names():
+    grid = make_grid(["wall"], (1, 10), METHODS, "full")
+    gaussian = [p for p in grid if p.cell.errors == "gaussian"]
+    assert len(gaussian) == 2 * 9 and len(grid) == 2 * 10
+    assert all("ours" in p.methods for p in gaussian)
+    assert rigs.choose(["held-out"])[0] == "wall" and rigs.choose(["wall", "wall"]) == ["wall"]
+    for wrong in (
+        lambda: rigs.choose(["walls"]),
+        lambda: make_grid(["wall"], (1,), ("oures",), "full"),
+        lambda: make_grid(["wall"], (1,), METHODS, "most"),
+    ):
+        with pytest.raises(UserError, match="expected"):
+            wrong()
+
+
+def test_targets_are_judged():
+    """A perfect method meets what it can; one that always fails does not."""
+    results = []
+    for T in (1, 10):
+        cases = make_cases(Cell("ring4", T), 2)
+        for turn, name in ((0.0, "ours"), (15.0, "opencv")):
+            flat = flatten(score(cases, answer(cases, turn)))
+            results.append(Result(Cell("ring4", T), name, flat, ""))
+    rows = {(row.target.label, row.num_frames): row for row in check(results)}
+    median = rows["rotation, median, 4-view ring", 10]
+    assert median.met and median.value < 1e-5
+    assert rows["failures flagged", 1].met is None  # nothing failed, nothing stated
+    bad = [r._replace(method="ours") for r in results if r.method == "opencv"]
+    rows = {(row.target.label, row.num_frames): row for row in check(bad)}
+    assert rows["rotation, median, 4-view ring", 10].met is False
+    text = tables.targets(list(rows.values()))
+    assert " deg* (<= 3.2)" in text and f"met: {sum(bool(r.met) for r in rows.values())} of" in text
+    json.dumps(tables.to_json(results, list(rows.values()), {}), allow_nan=False)
+
+
+def test_command_line(tmp_path, capsys):
+    out = ["--out", str(tmp_path)]
+    small = ["--families", "two60", "--cases", "4", "--methods", "ours", "opencv"]
+    fast = ["--set", "posterior.num_samples=64", "posterior.adjust_iterations=4"]
+    assert benchmark_main(["rig", *small, "--frames", "1", "10", *out, *fast]) == 0
+    text = capsys.readouterr().out
+    assert "failures, two views 60 deg" in text and "ours" in text and "<= 15" in text
+    written = json.loads((tmp_path / "rig.json").read_text())
+    assert {cell["method"] for cell in written["cells"]} == {"ours", "opencv", "calibrated"}
+    assert (tmp_path / "rig.png").stat().st_size > 1000
+    assert benchmark_main(["rig", "--families", "rang", *out]) == 2
+    assert "unknown rig family 'rang'" in capsys.readouterr().err
+
+
+def test_speed(tmp_path):
+    model = make_model(("posterior.adjust_iterations=2", "posterior.random_starts=0"))
+    size = Size(2, 1, 3, 20, num_samples=32)
+    timing = measure(model, size, repeats=1)
+    assert 0 < timing.fastest <= timing.median
+    curve = [timing._replace(size=size._replace(num_frames=T), median=0.1 * T) for T in (1, 2, 4)]
+    assert abs(exponent([1, 2, 4], [t.median for t in curve]) - 1) < 1e-9
+    draw({"num_frames": curve}, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 1000

@@ -1,0 +1,318 @@
+"""`ptri.estimate_rig`: what must not change the answer does not; what it promises holds."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from recording_fixture import detector_joints
+from rig_scenes import deviation, is_lawful, rotation_error_deg, scene
+
+import ptri
+from ptri.geometry.cameras import normalised_to_pixel, to_reference
+from ptri.geometry.rotations import so3_exp
+from ptri.rig import find_model
+from ptri.rig_input import check_input, extra_joints, for_model
+from ptri.rig_scale import body_height
+from ptri.skeleton import H36M17, SKELETONS, find_skeleton
+from ptri.structures import Cameras
+
+FRAMES = 4
+# Two runs on the same data differ by the Monte-Carlo error alone, a few tenths of a standard
+# deviation at 512 samples; the control tests show what a wrong answer gives.
+SAME = 0.5
+
+
+@pytest.fixture(scope="module")
+def ring():
+    return scene(FRAMES, seed=0)
+
+
+@pytest.fixture(scope="module")
+def plain(ring):
+    return estimate(ring)
+
+
+def estimate(truth, **options):
+    return ptri.estimate_rig(truth.xy, truth.K, truth.confidence, truth.covariance, **options)
+
+
+def relative(R, t, view):
+    """Cameras in the frame of another view."""
+    _, R, t = to_reference(Cameras(torch.empty(0), R.roll(-view, 0), t.roll(-view, 0)))
+    return R.roll(view, 0), t.roll(view, 0)
+
+
+def test_the_truth_lies_within_the_stated_uncertainty(ring, plain):
+    assert plain.accepted and plain.reason == "accepted"
+    assert is_lawful(plain)
+    assert rotation_error_deg(plain, ring).max() < 3  # found: 1.02
+    assert deviation(plain, ring.R[1:]).max() < 3  # found: 0.85
+    # Control: cameras of another rig are far outside.
+    assert deviation(plain, scene(FRAMES, seed=1).R[1:]).min() > 10
+    assert plain.R[0].equal(torch.eye(3, dtype=torch.float64)) and not plain.t[0].any()
+    assert plain.units == "mm" and "bones" in plain.scale_source
+    assert plain.frames == [0, 1, 2, 3]
+    assert 1 <= plain.ess <= 512
+
+
+def test_shapes_and_documentation_agree(plain):
+    T, V, J, M = FRAMES, 4, 17, 512
+    shapes = {
+        "R": (V, 3, 3), "t": (V, 3), "joints3d": (T, J, 3), "joints3d_covariance": (T, J, 3, 3),
+        "rotation_cov": (V, 3, 3), "t_cov": (V, 3, 3),
+    }  # fmt: skip
+    for name, shape in shapes.items():
+        value = getattr(plain, name)
+        assert value.shape == shape and value.dtype == torch.float64, name
+    assert plain.posterior.R.shape == (M, 1, V, 3, 3)
+    assert plain.posterior.log_weights.shape == (M, 1)
+    assert type(plain.ess) is float and type(plain.accepted) is bool and type(plain.reason) is str
+
+
+@pytest.mark.parametrize("order", [[0, 3, 1, 2], [2, 0, 1, 3], [3, 2, 1, 0]])
+def test_order_and_reference_of_the_views(ring, plain, order):
+    moved = ring._replace(
+        xy=ring.xy[:, order], K=ring.K[order], confidence=ring.confidence[:, order],
+        covariance=ring.covariance[:, order],
+    )  # fmt: skip
+    other = estimate(moved)
+    back = [order.index(v) for v in range(4)]
+    R, _ = relative(other.R[back], other.t[back], 0)
+    assert deviation(plain, R[1:]).max() < SAME
+    assert deviation(plain, other.R[1:]).max() > 10  # the same without undoing the order
+    # The joints, in the frame of the first of the given views.
+    R0, t0 = other.R[back][0], other.t[back][0]
+    joints = other.joints3d @ R0.T + t0
+    sigma = plain.joints3d_covariance.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    assert ((joints - plain.joints3d).norm(dim=-1) / sigma).max() < 1
+
+
+@pytest.mark.parametrize("view", [0, 2])
+def test_turning_a_camera_about_its_axis_turns_its_image(ring, plain, view):
+    turn = so3_exp(torch.tensor([0.0, 0.0, 0.65], dtype=torch.float64))
+    centre = ring.K[view, :2, 2]
+    xy, covariance = ring.xy.clone(), ring.covariance.clone()
+    xy[:, view] = (xy[:, view] - centre) @ turn[:2, :2].T + centre
+    covariance[:, view] = turn[:2, :2] @ covariance[:, view] @ turn[:2, :2].T
+    other = estimate(ring._replace(xy=xy, covariance=covariance))
+    R = other.R.clone()
+    R[view] = turn.T @ R[view]
+    R, _ = relative(R, other.t, 0)
+    assert deviation(plain, R[1:]).max() < SAME
+    assert deviation(plain, other.R[1:]).max() > 10
+
+
+def test_resolution_does_not_matter(ring, plain):
+    scaled = ring._replace(xy=2.5 * ring.xy, covariance=6.25 * ring.covariance, K=2.5 * ring.K)
+    scaled.K[:, 2, 2] = 1.0
+    other = estimate(scaled)
+    assert deviation(plain, other.R[1:]).max() < SAME
+    torch.testing.assert_close(other.t, plain.t, rtol=1e-3, atol=1.0)
+
+
+def test_skewed_pixels_are_straightened(ring, plain):
+    skew = torch.eye(3, dtype=torch.float64)
+    skew[0, 1] = 0.2
+    xy = ring.xy @ skew[:2, :2].T
+    covariance = skew[:2, :2] @ ring.covariance @ skew[:2, :2].T
+    other = estimate(ring._replace(xy=xy, covariance=covariance, K=3.0 * skew @ ring.K))
+    torch.testing.assert_close(other.R, plain.R, rtol=0, atol=1e-6)
+
+
+def test_joint_order_does_not_matter(ring, plain):
+    order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
+    moved = ring._replace(
+        xy=ring.xy[:, :, order], confidence=ring.confidence[:, :, order],
+        covariance=ring.covariance[:, :, order],
+    )  # fmt: skip
+    other = estimate(moved, skeleton=[H36M17.joints[j] for j in order])
+    torch.testing.assert_close(other.R, plain.R, rtol=0, atol=1e-9)
+    torch.testing.assert_close(other.joints3d, plain.joints3d[:, order], rtol=0, atol=1e-3)
+    assert not estimate(moved).accepted or deviation(plain, estimate(moved).R[1:]).max() > 3
+
+
+def test_frame_order_does_not_matter(ring, plain):
+    flipped = ring._replace(
+        xy=ring.xy.flip(0), confidence=ring.confidence.flip(0), covariance=ring.covariance.flip(0)
+    )
+    assert deviation(plain, estimate(flipped).R[1:]).max() < SAME
+
+
+def test_equal_seeds_give_equal_bits_and_others_the_same_answer(ring, plain):
+    again = estimate(ring)
+    for one, two in zip((*plain[:4], *plain.posterior[:4]), (*again[:4], *again.posterior[:4])):
+        assert one.equal(two)
+    other = estimate(ring, seed=7)
+    assert not other.R.equal(plain.R)
+    assert deviation(plain, other.R[1:]).max() < SAME
+
+
+def test_numpy_torch_lists_and_float32_agree(ring, plain):
+    for convert in (lambda x: x.numpy(), lambda x: x.tolist(), lambda x: x.float().numpy()):
+        parts = [convert(x) for x in (ring.xy, ring.K, ring.confidence, ring.covariance)]
+        other = ptri.estimate_rig(*parts)
+        assert deviation(plain, other.R[1:]).max() < SAME
+        assert isinstance(other.R, torch.Tensor)
+    whole = np.nan_to_num(ring.xy.numpy(), nan=0).astype(np.int64)
+    seen = ~torch.isnan(ring.xy).any(-1)
+    other = ptri.estimate_rig(whole, ring.K.float(), ring.confidence * seen, ring.covariance)
+    assert deviation(plain, other.R[1:]).max() < 1  # rounded to whole pixels
+
+
+# --- skeletons -----------------------------------------------------------------------------------
+
+
+def project(joints, truth, noise=1.0):
+    camera = torch.einsum("vik,tjk->tvji", truth.R, joints) + truth.t[:, None]
+    generator = torch.Generator().manual_seed(0)
+    xy = normalised_to_pixel(camera[..., :2] / camera[..., 2:], truth.K)
+    return xy + noise * torch.randn(xy.shape, generator=generator, dtype=xy.dtype)
+
+
+@pytest.mark.parametrize("name", ["coco17", "body25", "body25b", "mpii16", "halpe26", "coco18"])
+def test_joint_sets(ring, name):
+    joints = torch.tensor(detector_joints(ring.joints.numpy(), name))
+    xy = project(joints, ring)
+    result = ptri.estimate_rig(xy, ring.K, skeleton=name, max_frames=2)
+    assert is_lawful(result) and result.accepted
+    assert rotation_error_deg(result, ring).max() < 4
+    # All joints lie where they are, once the rig's scale is the true one.
+    result = ptri.estimate_rig(
+        xy, ring.K, skeleton=name, scale={"camera_distance": (0, 2, distance(ring, 0, 2))}
+    )
+    error = (result.joints3d - joints).norm(dim=-1)
+    assert error.median() < 60
+    assert result.joints3d.shape == joints.shape
+
+
+def distance(truth, i, j):
+    centre = -(truth.R.mT @ truth.t[..., None])[..., 0]
+    return float((centre[i] - centre[j]).norm())
+
+
+def test_unknown_joints_take_part_in_the_geometry(ring):
+    """Points on the body that no lifter knows make the rig more certain."""
+    generator = torch.Generator().manual_seed(1)
+    ends = torch.tensor(H36M17.bones)[torch.randint(16, (30,), generator=generator)]
+    share = torch.rand(30, 1, generator=generator, dtype=torch.float64)
+    points = share * ring.joints[:, ends[:, 0]] + (1 - share) * ring.joints[:, ends[:, 1]]
+    xy = project(torch.cat([ring.joints, points], dim=1), ring, noise=4.0)
+    names = [*H36M17.joints, *(f"dot {n}" for n in range(30))]
+    covariance = 16.0 * torch.eye(2, dtype=torch.float64).expand(*xy.shape, 2)
+    some = ptri.estimate_rig(xy[:, :, :17], ring.K, covariance=covariance[:, :, :17])
+    every = ptri.estimate_rig(xy, ring.K, covariance=covariance, skeleton=names)
+    assert every.joints3d.shape == (FRAMES, 47, 3) and every.accepted
+
+    def spread(e):
+        return e.rotation_cov[1:].diagonal(dim1=-2, dim2=-1).sum().sqrt()
+
+    assert spread(every) < 0.85 * spread(some)
+    assert deviation(every, ring.R[1:]).max() < 3
+
+
+def test_the_models_joints_come_first_and_none_twice():
+    for name in ("coco17", "body25b", "mpii16", "h36m17"):
+        skeleton = SKELETONS[name]
+        J = len(skeleton.joints)
+        xy = torch.rand(2, 3, J, 2, dtype=torch.float64) * 1000
+        K = torch.tensor([[1000.0, 0, 500], [0, 1000, 500], [0, 0, 1]]).repeat(3, 1, 1)
+        keypoints = for_model(check_input(xy, K, skeleton=name))
+        assert keypoints.xy.shape[2] == 17 + len(extra_joints(skeleton))
+        for j in extra_joints(skeleton):
+            assert skeleton.joints[j] not in ("left_knee", "right_wrist", "left_hip")
+    assert extra_joints(SKELETONS["h36m17"]) == []
+    assert [SKELETONS["coco17"].joints[j] for j in extra_joints(SKELETONS["coco17"])] == [
+        "nose", "left_eye", "right_eye", "left_ear", "right_ear",
+    ]  # fmt: skip
+
+
+def test_names_are_forgiving():
+    names = [name.replace("_", " ").title() for name in SKELETONS["body25b"].joints]
+    assert find_skeleton(names).joints == SKELETONS["body25b"].joints
+    for wrong, message in (
+        ("coco", "no joint set 'coco'; expected one of h36m17, coco17"),
+        (["left_knee", "Left Knee", *H36M17.joints], "left_knee occurs more than once"),
+        (["a", "b", "c"], "only 0 of Human3.6M's 17 joints"),
+        ([1, 2], "expected the name of a joint set"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            find_skeleton(wrong)
+
+
+# --- scale, frames, views ------------------------------------------------------------------------
+
+
+def test_known_lengths_fix_the_scale(ring, plain):
+    by_distance = estimate(ring, scale={"camera_distance": (0, 2, 4321.0)})
+    assert "view 0 and view 2" in by_distance.scale_source
+    centre = -(by_distance.posterior.R.mT @ by_distance.posterior.t[..., None])[..., 0]
+    torch.testing.assert_close(
+        centre[:, 0, 2].norm(dim=-1), torch.full((512,), 4321.0, dtype=torch.float64)
+    )
+    torch.testing.assert_close(by_distance.R, plain.R)
+    by_height = estimate(ring, scale={"subject_height": 1900})
+    assert "1900 mm" in by_height.scale_source
+    assert float(body_height(by_height.joints3d)) == pytest.approx(1900, rel=0.01)
+    # Less is unknown than before.
+    assert by_distance.t_cov[2].trace() < plain.t_cov[2].trace()
+
+
+def test_many_frames():
+    """A long sequence: few frames for the cameras, joints for all, within their covariance."""
+    truth = scene(150, seed=3, fps=5.0)
+    distance_mm = distance(truth, 0, 2)
+    result = estimate(truth, max_frames=12, scale={"camera_distance": (0, 2, distance_mm)})
+    assert len(result.frames) == 12 and result.joints3d.shape[0] == 150
+    assert is_lawful(result)
+    error = result.joints3d - truth.joints
+    chi2 = torch.einsum(
+        "tja,tjab,tjb->tj", error, torch.linalg.inv(result.joints3d_covariance), error
+    )
+    inside = float((chi2 < 6.251).double().mean())  # 90 % of a chi-square with three degrees
+    assert 0.75 < inside <= 1.0, inside
+
+
+def test_a_view_without_keypoints_is_named_and_the_others_are_solved(ring, plain):
+    xy = ring.xy.clone()
+    xy[:, 2] = torch.nan
+    result = estimate(ring._replace(xy=xy))
+    assert not result.accepted and is_lawful(result)
+    assert "view 2 has 0 keypoints" in result.reason and "the others: accepted" in result.reason
+    assert rotation_error_deg(result, ring)[[1, 3]].max() < 4
+    std = torch.rad2deg(result.rotation_cov.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt())
+    assert std[2] > 90 and std[[1, 3]].max() < 5  # nothing is known of it, and it says so
+    xy = ring.xy.clone()
+    xy[:, 0] = torch.nan
+    result = estimate(ring._replace(xy=xy))
+    assert not result.accepted and "view 0 has 0 keypoints" in result.reason
+    # Relative to each other the cameras are known.
+    R = result.posterior.R[:, 0, 3] @ result.posterior.R[:, 0, 1].mT
+    truth = ring.R[3] @ ring.R[1].T
+    assert float((R - truth).norm(dim=(-1, -2)).median()) < 0.15
+
+
+# --- the model -----------------------------------------------------------------------------------
+
+
+def test_the_model_is_loaded_once_and_can_be_given(ring, plain, tmp_path):
+    model = find_model(None, torch.device("cpu"))
+    assert find_model(None, torch.device("cpu")) is model
+    other = estimate(ring, model=model)
+    assert other.R.equal(plain.R)
+    with pytest.raises(ValueError, match=r"nowhere\.pt: no such checkpoint"):
+        estimate(ring, model=tmp_path / "nowhere.pt")
+    with pytest.raises(ValueError, match="expected a PoseModel"):
+        estimate(ring, model=3)
+    training = torch.nn.Linear(1, 1)
+    with pytest.raises(ValueError, match="eval"):
+        estimate(ring, model=training)
+
+
+def test_importing_ptri_is_light():
+    code = "import sys, ptri; assert 'torch' not in sys.modules; print(ptri.estimate_rig.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "estimate_rig\n", done.stderr
+    with pytest.raises(AttributeError, match="nothing"):
+        ptri.nothing  # noqa: B018
