@@ -69,6 +69,7 @@ class Expansion(NamedTuple):
     errors: Errors
     information: Tensor  # (B, D, D) of shape and log size, everything else integrated out
     freedom: Tensor  # (B,) degrees of freedom of the noise scale
+    scale2: Tensor  # (B,) squared noise scale that the residuals speak for
 
 
 class Density(NamedTuple):
@@ -104,9 +105,10 @@ def expand(
     direct = gain[:, :, cameras] - towards.mT.unsqueeze(1) @ gain[:, :, rest]  # (B, T, D, 3J)
     slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
 
+    # What the joints take of the keypoints' degrees of freedom, bones having their say.
+    own_inverse = _joint_blocks(inverse, J)
     spread = inverse + gain[:, :, rest].mT @ (shared_inverse.unsqueeze(1) @ gain[:, :, rest])
-    blocks = spread.unflatten(-1, (3, J)).unflatten(-3, (3, J)).diagonal(dim1=-3, dim2=-1)
-    covariance = blocks.permute(0, 1, 4, 2, 3)  # (B, T, 3, 3, J) -> (B, T, J, 3, 3)
+    covariance = _joint_blocks(spread, J)
 
     camera = torch.einsum("bvac,btjc->btvja", bundle.R, bundle.joints)
     depth = (camera[..., 2] + bundle.t[:, None, :, None, 2]).clamp_min(MIN_DEPTH)
@@ -114,8 +116,12 @@ def expand(
     moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
     own = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)  # (6, B, N)
+    taken = _trace(own, _entries(own_inverse.flatten(1, 2))).sum(-1)
     tied = _positive_part(_entries(torch.linalg.inv(covariance).flatten(1, 2)) - own)
     by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
+    freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
+    freedom = freedom.clamp_min(0.0)
+    energy = (system.weight * system.chi2).sum((1, 2, 3))
     variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], dim=-1).flatten(1)
     basis = _complement(size)
@@ -141,7 +147,8 @@ def expand(
         observed=(variance < MAX_SIGMA**2).to(depth),
         errors=errors,
         information=chart.mT @ information @ chart,
-        freedom=adjustment.degrees_of_freedom(system.weight, errors, num_cameras),
+        freedom=freedom,
+        scale2=(energy + NOISE_PRIOR_COUNT) / (freedom + NOISE_PRIOR_COUNT),
     )
 
 
@@ -350,6 +357,18 @@ class _Problem(NamedTuple):
         moved = direct + step.unsqueeze(1) @ at.gain
         moved = moved.transpose(1, 2).unflatten(-1, (3, J))
         return joints - moved, shared + step
+
+
+def _joint_blocks(matrix: Tensor, num_joints: int) -> Tensor:
+    """The joints' own blocks (..., J, 3, 3) of matrices (..., 3J, 3J) in coordinates (3, J)."""
+    blocks = matrix.unflatten(-1, (3, num_joints)).unflatten(-3, (3, num_joints))
+    return blocks.diagonal(dim1=-3, dim2=-1).movedim(-1, -3)
+
+
+def _trace(a: Tensor, b: Tensor) -> Tensor:
+    """Trace (...) of products of symmetric matrices (6, ...)."""
+    twice = a.new_tensor([1.0, 2, 2, 1, 2, 1]).reshape(6, *([1] * (a.ndim - 1)))
+    return (twice * a * b).sum(0)
 
 
 def _entries(matrix: Tensor) -> Tensor:

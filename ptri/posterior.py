@@ -203,6 +203,9 @@ def find_modes(
     correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
     flat, errors = fit_errors(repeated, flat, errors, body, correlation)
 
+    # The adjustment counts three freedoms a joint; with bones it has fewer.
+    scale2 = expand(repeated, flat, errors, body).scale2.unflatten(0, (B, K))[:, 0]
+    errors = errors._replace(scale2=scale2.repeat_interleave(K))
     every = expand(repeated, flat, errors, body)
     chol, failed = _laplace(every, settings.inflation)
     expansions = tuple(_pick(every, B, K, k) for k in range(K))

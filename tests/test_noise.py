@@ -36,7 +36,7 @@ def test_biases_are_found_and_told_from_noise():
     assert float(errors.bias2.sqrt().mean()) == pytest.approx(2.0, rel=0.2)
     assert float(errors.scale2.sqrt().mean()) == pytest.approx(1.0, rel=0.1)
     # What the views agree on no residual shows: the estimates share most of their variance.
-    truth = -bias[:, 0]
+    truth = bias[:, 0]
     overlap = (errors.bias * truth).sum() / (errors.bias.norm() * truth.norm())
     assert float(overlap) > 0.7
 
