@@ -122,7 +122,7 @@ def examine(
     start = R.flatten(0, 1), t.flatten(0, 1)
     own = resect(_points(known, AS_IS, R, t, few.log_outlier), *start, OWN_STEPS)
     problems = _stack([_points(known, reading, R, t, few.log_outlier) for reading in readings[1:]])
-    best = _both_starts(problems)
+    best = _both_starts(problems, *orthographic_starts(problems))
     promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
     best = _continue(problems, best, promising.nonzero()[:, 0])
     poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
@@ -131,11 +131,11 @@ def examine(
     turned = rotation_angle(poses[0].unflatten(0, (B, V)) @ R.unsqueeze(2).mT)
     lag, lag_cost = torch.zeros_like(cost[..., 0]), torch.full_like(cost[..., 0], torch.inf)
     late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
-    spacing = 1.0 if frames is None or T == 1 else float(frames[-1] - frames[0]) / (T - 1)
+    spacing = 1.0 if frames is None or T == 1 else float(frames.diff().median())
     if T >= SHIFT_FRAMES and bool(late.any()):
         time = torch.arange(T, device=R.device) if frames is None else frames
-        pose = own.R.unflatten(0, (B, V)), own.t.unflatten(0, (B, V))
-        lag, lag_cost = _shifts(known, observations, late, chosen, *pose, time.to(R))
+        poses = (torch.stack([a, b.unflatten(0, (B, V))]) for a, b in ((R, own.R), (t, own.t)))
+        lag, lag_cost = _shifts(known, observations, late, chosen, *poses, time.to(R))
     return Examination(readings, cost, points, turned, lag_cost, lag, spacing)
 
 
@@ -230,10 +230,9 @@ def _stack(problems: list[Points]) -> Points:
     return Points(*parts, problems[0].log_outlier)
 
 
-def _both_starts(points: Points) -> Pose:
-    """A few steps from each of two closed-form starts; the one that leads to less."""
-    starts = (start.flatten(0, 1) for start in orthographic_starts(points))
-    pose = resect(_stack([points, points]), *starts, FIRST_STEPS)
+def _both_starts(points: Points, R: Tensor, t: Tensor) -> Pose:
+    """A few steps from each of two starts (2, N, ...); the one that leads to less."""
+    pose = resect(_stack([points, points]), R.flatten(0, 1), t.flatten(0, 1), FIRST_STEPS)
     first, second = (Pose(*part) for part in zip(*(value.chunk(2) for value in pose)))
     less = second.cost < first.cost
     return Pose(
@@ -278,13 +277,13 @@ def _shifts(
 ) -> tuple[Tensor, Tensor]:
     """The best time shift (B, V) of each late view, in units of time, and its cost a point.
 
+    R, t (2, B, V, ...) are two cameras to start from.
     Shifts by the frames' usual distance are tried, as many as leave a third of the points; a
     parabola through the least cost and its neighbours refines the best.
     """
-    T = observations.xy.shape[1]
     rig, view = late.nonzero(as_tuple=True)  # (S,)
-    step = (time[-1] - time[0]) / (T - 1)
-    half = T - max(1, int(T * MIN_SHARE))
+    step = (time[1:] - time[:-1]).median()
+    half = int((1 - MIN_SHARE) * (time[-1] - time[0]) / step)
     lags = torch.arange(-half, half + 1, device=R.device)  # (L,)
     low, share, inside = interpolation(time, time[chosen] + step * lags[:, None])  # (L, T')
 
@@ -304,15 +303,14 @@ def _shifts(
     moved = _Known(
         own.joints[:, None].expand(-1, L, -1, -1, -1),
         own.variance[:, None].expand(-1, L, -1, -1),
-        torch.lerp(
-            frame(observations.xy, low), frame(observations.xy, low + 1), share[..., None, None]
-        ),
+        torch.lerp(frame(observations.xy, low), frame(observations.xy, low + 1), part[..., None]),
         frame(observations.information, nearest) * scale[:, None, None, None, None, None],
         inlier,
     )
-    pose = [value[rig, view, None].expand(-1, L, *value.shape[2:]) for value in (R, t)]
-    points = _points(moved, AS_IS, *pose, observations.log_outlier)
-    result = resect(points, *(value.flatten(0, 1) for value in pose))
+    poses = [value[:, rig, view, None].expand(-1, -1, L, *value.shape[3:]) for value in (R, t)]
+    points = _points(moved, AS_IS, *(value[0] for value in poses), observations.log_outlier)
+    first = _both_starts(points, *(value.flatten(1, 2) for value in poses))
+    result = resect(points, first.R, first.t, LAST_STEPS)
     count = (inlier > 0).sum((2, 3))
     usual = (own.inlier > 0).sum((1, 2))[:, None]
     cost = result.cost.view(-1, L) / count.clamp_min(1)
@@ -322,7 +320,7 @@ def _shifts(
     below, middle, above = cost.gather(1, around).unbind(1)
     bend = below - 2 * middle + above
     offset = torch.where(torch.isfinite(bend) & (bend > 0), 0.5 * (below - above) / bend, 0.0)
-    lag, lag_cost = late.to(R) * 0, torch.full_like(R[..., 0, 0], torch.inf)
+    lag, lag_cost = late.to(R) * 0, torch.full_like(R[0, ..., 0, 0], torch.inf)
     lag[rig, view] = (lags[best] + offset.clamp(-0.5, 0.5)) * step
     lag_cost[rig, view] = value
     return lag, lag_cost

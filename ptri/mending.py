@@ -116,8 +116,9 @@ def reread(
         low, share, inside = diagnosis.interpolation(time.to(xy), time.to(xy) + found.lag[:, None])
         rig = torch.arange(len(xy), device=xy.device)[:, None]
         before, after = ([v[rig, i] for v in keypoints] for i in (low, (low + 1).clamp_max(T - 1)))
-        share = share[..., None, None]
-        moved = torch.lerp(before[0], after[0], share[..., None].to(xy))
+        share = share[..., None, None, None].to(xy)
+        moved = torch.lerp(before[0], after[0], share)
+        moved = torch.where(share <= 0, before[0], torch.where(share >= 1, after[0], moved))
         moved = moved.masked_fill(~inside[..., None, None, None], torch.nan)
         new_xy = torch.where(late[..., None], moved, new_xy)
         new_covariance = torch.where(

@@ -14,6 +14,7 @@ A view that is blamed can be read anew, or left out, and the rig solved again: s
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -37,7 +38,8 @@ LASTING_NATS = {
     diagnosis.MIRRORED.words: 0.15,
     diagnosis.MIRRORED_EXCHANGED.words: 0.4,
 }
-MOVED_DEG = 8.0  # a momentary swap matters if it turns the camera by more
+MOVED_DEG = 8.0  # another reading matters if it turns the camera by more,
+PLAIN_NATS = 1.0  # or, of whole clips, if it fits better by so much a point
 SHIFT_NATS = 1.0  # a point, by which a time shift must fit better; motion leaves no doubt
 SHIFT_LEAST = 0.75  # frames; less is the clock's, not the file's
 FITS_NATS = 2.6  # a point; a reading that leaves more does not explain the view
@@ -46,9 +48,8 @@ MISFIT_RATIO = 1.6  # and that much more than the median of the views
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
 MIN_USED = 0.4  # share of a view's keypoints that are no outliers
 USUAL_USED = 0.6  # the same of the views beside one that is odd
-# Samples so far from the mean, and so many of them, are another mode.
-FAR_DEG = 20.0
-FAR_SHARE = 0.05
+# Samples so far from the best, so many of them, few half as far, and many nearer: several modes.
+FAR_DEG, FAR_SHARE, BETWEEN_SHARE, NEAR_SHARE = 20.0, 0.05, 0.25, 0.15
 NOBODY, SHIFTED, UNREADABLE = -1, -1, -2
 
 
@@ -87,7 +88,8 @@ def verdict(
         frames: (T,) numbers of the frames, in which time shifts are told; default 0 to T - 1.
         views: also examine the single views, which costs most of the time.
     """
-    posterior, evidence = solution.posterior, solution.evidence
+    posterior, finite = _finite(solution.posterior)
+    evidence = solution.evidence
     observations = evidence.observations
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
@@ -96,9 +98,10 @@ def verdict(
     if views:
         t = torch.einsum("mb,mbvi->bvi", posterior.log_weights.exp(), posterior.t)
         R = mean_rotation(posterior)
-        found = diagnosis.examine(observations, R, t, evidence.joints, evidence.weight, frames)
+        found = diagnosis.examine(
+            observations, R, t, evidence.joints.nan_to_num(), evidence.weight, frames
+        )
         suspect, readings = blame(found, observations.inlier.shape[1]), found.readings
-    finite = torch.isfinite(posterior.log_weights).any(0) & torch.isfinite(spread).flatten(1).all(1)
     unseen = seen.amin(1) < MIN_KEYPOINTS
     odd = (used.amin(1) < MIN_USED) & (used.median(1).values > USUAL_USED)
     odd = odd & (suspect.view == NOBODY)
@@ -155,13 +158,26 @@ def _reason(
     return ""
 
 
+def _finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
+    """The posterior with something finite where it is not, and whether it is, (B,) bool."""
+    R, t, log_weights = posterior[:3]
+    finite = torch.isfinite(R).all(-1).all(-1).all(-1) & torch.isfinite(t).all(-1).all(-1)
+    finite = finite.all(0) & torch.isfinite(log_weights).any(0) & ~log_weights.isnan().any(0)
+    if bool(finite.all()):
+        return posterior, finite
+    eye = torch.eye(3, dtype=R.dtype, device=R.device)
+    R = torch.where(finite[:, None, None, None], R, eye)
+    t = torch.where(finite[:, None, None], t, 0.0)
+    log_weights = torch.where(finite, log_weights, -math.log(len(log_weights)))
+    return posterior._replace(R=R, t=t, log_weights=log_weights), finite
+
+
 def spread_deg(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
     """How far the cameras of each pair may be turned against each other.
 
     Returns:
         (B, V, V) deg, root mean square of the angle between the samples' relative rotation and
-        the mean's; and whether a twentieth or more of the samples of some pair lie so far off
-        that they belong to another mode, (B,) bool.
+        the mean's; and whether samples of some pair lie far from the best with few between, (B,).
     """
     weights = posterior.log_weights.exp().float()
     R = posterior.R.float()
@@ -173,10 +189,18 @@ def spread_deg(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
     # 1e-12 guards samples that are the mean.
     w = torch.rad2deg(angle / sine.clamp_min(1e-12)).unsqueeze(-1) * axis
     # exp(w_i) exp(-w_j) turns by |w_i - w_j|, to first order.
-    angle2 = (w.unsqueeze(3) - w.unsqueeze(2)).square().sum(-1)  # (M, B, V, V)
-    spread = torch.einsum("mb,mbij->bij", weights, angle2).sqrt()
-    far = torch.einsum("mb,mbij->bij", weights, (angle2 > FAR_DEG**2).to(weights))
-    return spread, far.flatten(1).amax(1) > FAR_SHARE
+    pair = w.unsqueeze(3) - w.unsqueeze(2)  # (M, B, V, V, 3)
+    spread = torch.einsum("mb,mbij->bij", weights, pair.square().sum(-1)).sqrt()
+    # Modes are told apart from the best sample: the mean of two may belong to neither.
+    best = weights.argmax(0)
+    rig = torch.arange(len(best), device=best.device)
+    away = (pair - pair[best, rig]).square().sum(-1)
+    far, off = (
+        torch.einsum("mb,mbij->bij", weights, (away > limit**2).to(weights))
+        for limit in (FAR_DEG, FAR_DEG / 2)
+    )
+    several = (far > FAR_SHARE) & (off - far < BETWEEN_SHARE * far) & (off < 1 - NEAR_SHARE)
+    return spread, several.flatten(1).any(1)
 
 
 def mean_rotation(posterior: RigPosterior) -> Tensor:
@@ -206,11 +230,12 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     """The view that fits the others best under another reading, or worst under all."""
     own = found.cost[..., 0]
     gain = own[..., None] - found.cost  # (B, V, H) nats a point
+    turned = torch.rad2deg(found.turned) > MOVED_DEG
     if num_frames >= diagnosis.PERSISTENT:
+        turned = turned | (gain > PLAIN_NATS)
         gain = gain / gain.new_tensor([LASTING_NATS[reading.words] for reading in found.readings])
     else:
         gain = gain * found.points[..., None] / MOMENTARY_NATS
-    turned = torch.rad2deg(found.turned) > MOVED_DEG
     gain = torch.where(turned & (found.cost < FITS_NATS), gain, 0.0)
     shift = (own - found.lag_cost) / SHIFT_NATS
     fits = (found.lag_cost < FITS_NATS) & (found.lag.abs() > found.spacing * SHIFT_LEAST)

@@ -12,7 +12,7 @@ from ptri.structures import Keypoints
 BODY = load_body_prior(definition=0.05)
 
 
-def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05):
+def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0):
     """Scenes whose noise is exactly what the covariances say; float64."""
     settings = config.load(
         None,
@@ -20,7 +20,7 @@ def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05
             "run.name=test", "generated.independent=true", f"generated.noise={noise}",
             "generated.families=[ring]",
             f"generated.missing_rate={missing}", "generated.held_out_families=[]",
-            "generated.max_truncated=0.0", "generated.fps=2.0",
+            "generated.max_truncated=0.0", f"generated.fps={fps}",
         ],
     )  # fmt: skip
     scene = generate_batch(settings, seed, 0, batch, views, frames)

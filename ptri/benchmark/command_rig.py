@@ -18,7 +18,12 @@ from ptri.benchmark.rigs import GROUPS, NAMES, choose
 from ptri.benchmark.targets import check
 from ptri.errors import UserError
 
-_QUICK = {"families": ["ring4", "wall"], "frames": [1, 10], "cases": 16}
+_QUICK = {
+    "families": ["ring4", "wall"],
+    "frames": [1, 10],
+    "cases": 16,
+    "methods": ["ours", "ours-geometry", "opencv", "ba-fivepoint-cauchy", "calibrated"],
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--stated", type=float, default=3.0, help="px that methods are told; 0: the true noise")
     add("--config", metavar="YAML", help="settings of our own estimator")
     add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
-    add("--quick", action="store_true", help=f"other defaults: {_QUICK}")
+    add("--quick", action="store_true", help="fewer families, frames, cases and methods")
     add("--fresh", action="store_true", help="do not take earlier results from the folder")
     add("--out", default="outputs/benchmark", help="folder for results, tables and pictures")
     add("--threads", type=int, default=1)
@@ -53,9 +58,10 @@ def run(args: argparse.Namespace) -> str:
         UserError: unknown names or bad settings.
     """
     torch.set_num_threads(args.threads)
-    default = _QUICK if args.quick else {"families": ["held-out"], "frames": FRAMES, "cases": 100}
+    full = {"families": ["held-out"], "frames": FRAMES, "cases": 100, "methods": METHODS}
+    default = _QUICK if args.quick else full
     families = choose(args.families or default["families"])
-    methods = tuple(args.methods or METHODS)
+    methods = tuple(args.methods or default["methods"])
     if "calibrated" not in methods:
         methods = (*methods, "calibrated")  # the structure's errors are relative to it
     frames = tuple(args.frames or default["frames"])

@@ -52,9 +52,9 @@ def square_root(information: Tensor) -> Tensor:
 def orthographic_starts(points: Points) -> tuple[Tensor, Tensor]:
     """Two poses (2, N, 3, 3), (2, N, 3) from scaled orthographic projection.
 
-    Seen from a camera turned to the points' centre, the image is nearly an affine map of the
-    joints; its rows give two axes of the camera. The second pose mirrors the depth of the joints'
-    principal plane, which flat point sets cannot tell from the first.
+    Seen from a camera turned to the points' centre, the image is nearly a scaled projection of the
+    joints along its axis. Their principal plane, in which they are known best, fixes two poses
+    that mirror its depth.
     """
     weight = points.inlier + 1e-9
     share = weight / weight.sum(-1, keepdim=True)
@@ -71,28 +71,24 @@ def orthographic_starts(points: Points) -> tuple[Tensor, Tensor]:
     w = share * torch.where(points.inlier > 0, 1 / (1 + (size / (3 * usual + 1e-9)) ** 4), 0.0)
     spread = (w[..., None] * relative).mT @ relative  # (N, 3, 3)
     values, axes = torch.linalg.eigh(spread)
-    # 1e-3 of the largest extent stands for the depth of joints that lie in a plane.
-    inverse = 1 / torch.maximum(values, 1e-3 * values[..., -1:] + 1e-9)
-    affine = (w[..., None] * plane).mT @ relative @ axes @ (inverse[..., None] * axes.mT)
-    first, second = affine.unbind(-2)
-    # The nearest pair of orthogonal unit rows, (A A^T)^(-1/2) A, closed form for 2 x 2:
-    # the square root of S is (S + sqrt(det S) I) / sqrt(tr S + 2 sqrt(det S)).
-    p, q, r = first.square().sum(-1), (first * second).sum(-1), second.square().sum(-1)
-    # 1e-12 of the trace guards rows that are parallel: joints seen on a line.
-    root = (p * r - q * q).clamp_min(1e-12 * (p + r).square() + 1e-30).sqrt()
-    factor = (p + r + 2 * root).sqrt() / ((p + root) * (r + root) - q * q)
-    rows = factor[..., None, None] * torch.stack(
-        [(r + root)[..., None] * first - q[..., None] * second,
-         (p + root)[..., None] * second - q[..., None] * first], -2
-    )  # fmt: skip
-    facing = torch.cat(
-        [rows, torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])[..., None, :]], -2
+    normal, flat = axes[..., 0], axes[..., 1:]  # (N, 3), (N, 3, 2)
+    # 1e-3 of the largest extent stands for the width of joints on a line.
+    extent = torch.maximum(values[..., 1:], 1e-3 * values[..., -1:] + 1e-9)
+    inside = (w[..., None] * plane).mT @ (relative @ flat) / extent[..., None, :]  # (N, 2, 2)
+    # The rows' parts in the plane; those across it, a and b, make them orthogonal and equally
+    # long: (s^2 - p)(s^2 - r) = q^2.
+    p, r = inside.square().sum(-1).unbind(-1)
+    q = inside.prod(-2).sum(-1)
+    length2 = 0.5 * (p + r + ((p - r).square() + 4 * q.square()).sqrt())
+    a, b = (length2 - p).clamp_min(0).sqrt(), -q.sign() * (length2 - r).clamp_min(0).sqrt()
+    across = torch.stack([a, b], -1).unsqueeze(-1) * normal.unsqueeze(-2)  # (N, 2, 3)
+    within = inside @ flat.mT
+    # 1e-30 guards joints that all coincide.
+    rows = (
+        torch.stack([within + across, within - across]) / (length2 + 1e-30).sqrt()[..., None, None]
     )
-    normal = axes[..., 0]
-    mirror = -2 * normal.unsqueeze(-1) * normal.unsqueeze(-2)
-    mirror = mirror + torch.eye(3, dtype=normal.dtype, device=normal.device)
-    sign = facing.new_tensor([1.0, 1.0, -1.0])
-    R = turn.mT @ torch.stack([facing, sign[:, None] * (facing @ mirror)])
+    third = torch.linalg.cross(rows[..., 0, :], rows[..., 1, :])
+    R = turn.mT @ torch.cat([rows, third.unsqueeze(-2)], -2)  # (2, N, 3, 3)
     moved = relative @ R.mT
     t = place_on_rays(moved, points.xy.expand(2, *points.xy.shape), w.expand(2, *w.shape))
     return R, t - (R @ middle.mT).squeeze(-1)
