@@ -98,7 +98,7 @@ def expand(
     full = worth * (system.shared - reduced)
     full = full + adjustment.prior_information(errors, body, num_cameras)
     cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
-    shared_inverse = torch.linalg.inv(full[:, rest, rest])
+    shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
     towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
     information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
     # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
@@ -117,7 +117,7 @@ def expand(
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
     own = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)  # (6, B, N)
     taken = _trace(own, _entries(own_inverse.flatten(1, 2))).sum(-1)
-    tied = _positive_part(_entries(torch.linalg.inv(covariance).flatten(1, 2)) - own)
+    tied = _positive_part(_entries(torch.linalg.inv_ex(covariance)[0].flatten(1, 2)) - own)
     by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
     freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
     freedom = freedom.clamp_min(0.0)

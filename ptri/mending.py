@@ -184,7 +184,8 @@ def _put_tensors(old, new, rows: Tensor, B: int):
     if isinstance(old, Tensor):
         return old.index_copy(0, rows, new.to(old)) if old.ndim and len(old) == B else old
     if isinstance(old, tuple) and not isinstance(old, BodyPrior):
-        return type(old)(*(_put_tensors(a, b, rows, B) for a, b in zip(old, new)))
+        parts = [_put_tensors(a, b, rows, B) for a, b in zip(old, new)]
+        return type(old)(*parts) if hasattr(old, "_fields") else tuple(parts)
     return old
 
 

@@ -28,6 +28,9 @@ from ptri.structures import Cameras, Keypoints, RigPosterior
 
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
 NEGLIGIBLE = 12.0
+WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
+WIDE_SHIFT = 2000.0
+WIDE_SIZE = 0.5
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
@@ -243,11 +246,15 @@ def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
     """Factor (N, D + 1, D + 1) of the covariance of the coordinates, and failures (N,)."""
     N, D = at.information.shape[:2]
     eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
-    # 10 deg and 300 mm a coordinate: taken where the information is singular, and reported.
-    wide = torch.tensor([math.radians(10.0)] * 3 + [300.0] * 3, dtype=eye.dtype, device=eye.device)
-    wide = torch.cat([wide.repeat(D // 6)[:-1], wide.new_tensor([0.1])])
-    covariance = torch.linalg.inv(at.information + 1e-12 * eye)
-    chol, failed = laws.safe_cholesky(0.5 * (covariance + covariance.mT), torch.diag(wide))
+    # Nothing is less certain than this; where the keypoints say less, that is reported.
+    wide = torch.tensor([WIDE_ROTATION] * 3 + [WIDE_SHIFT] * 3, dtype=eye.dtype, device=eye.device)
+    wide = torch.cat([wide.repeat(D // 6)[:-1], wide.new_tensor([WIDE_SIZE])])
+    told = at.information * wide * wide[:, None]
+    told = told.nan_to_num(0.0, 0.0, 0.0)
+    failed = torch.linalg.eigvalsh(told)[:, 0] < 1.0
+    covariance = torch.linalg.inv_ex(told + eye)[0] * wide * wide[:, None]
+    chol, broken = laws.safe_cholesky(0.5 * (covariance + covariance.mT), torch.diag(wide))
+    failed = failed | broken
     full = eye.new_zeros(N, D + 1, D + 1)
     full[:, :D, :D] = chol
     count = at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT

@@ -108,17 +108,21 @@ def move_cameras(R: Tensor, t: Tensor, centre: Tensor, tangent: Tensor) -> tuple
     return torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
 
 
-def reprojection(
-    bundle: Bundle, observations: Observations, errors: Errors
-) -> tuple[Tensor, Tensor]:
+def reprojection(bundle: Bundle, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Camera-frame joints (N, T, V, J, 3) mm and residuals (N, T, V, J, 2), normalised."""
     camera = torch.einsum("nvab,ntjb->ntvja", bundle.R, bundle.joints)
     camera = camera + bundle.t[:, None, :, None]
     depth = camera[..., 2:].clamp_min(MIN_DEPTH)
-    residual = camera[..., :2] / depth - observations.xy
+    return camera, camera[..., :2] / depth - xy
+
+
+def biased_reprojection(
+    bundle: Bundle, observations: Observations, errors: Errors
+) -> tuple[Tensor, Tensor]:
+    """As ``reprojection``, with the biases added to the projected joints."""
+    camera, residual = reprojection(bundle, observations.xy)
     if errors.bias.shape[2]:
-        shift = noise_unit(observations)[..., None, None] * errors.bias[:, None]
-        residual = residual + shift
+        residual = residual + noise_unit(observations)[..., None, None] * errors.bias[:, None]
     return camera, residual
 
 
@@ -148,7 +152,7 @@ def robust_cost(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Tensor:
     """Negative log density (N,) of keypoints, bones, body and biases at the noise's scale."""
-    _, residual = reprojection(bundle, observations, errors)
+    _, residual = biased_reprojection(bundle, observations, errors)
     chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
     data, _ = log_mixture(chi2, observations.inlier, observations.log_outlier)
     length, _ = bone_vectors(bundle.joints, body)
@@ -166,7 +170,7 @@ def normal_equations(
     """Gauss-Newton normal equations of keypoints and bone stretches at the bundle."""
     N, T, V, J, _ = observations.xy.shape
     scale2 = errors.scale2[:, None, None, None]
-    camera, residual = reprojection(bundle, observations, errors)
+    camera, residual = biased_reprojection(bundle, observations, errors)
     unscaled = chi_square(residual, observations.information)
     _, weight = log_mixture(unscaled / scale2, observations.inlier, observations.log_outlier)
     weight = torch.where(camera[..., 2] > MIN_DEPTH, weight, torch.zeros_like(weight))
@@ -304,7 +308,7 @@ def adjust(
         wide = anneal and iteration < half
         current = errors
         if wide:
-            _, residual = reprojection(bundle, observations, errors)
+            _, residual = biased_reprojection(bundle, observations, errors)
             chi2 = chi_square(residual, observations.information)
             chi2 = torch.where(observations.inlier > 0, chi2, torch.nan).flatten(1)
             median = chi2.nanmedian(dim=1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2

@@ -21,15 +21,16 @@ from ptri.geometry.bundle import (
     Errors,
     Observations,
     adjust,
+    biased_reprojection,
     noise_unit,
     normal_equations,
     prior_deviation,
     prior_information,
-    reprojection,
 )
 
 MIN_FRAMES = 4  # with fewer, bias and noise cannot be told apart: the noise's scale holds both
 # Trial variances of the biases, in units of the stated noise's variance.
+RIDGE = 1e-9  # 1/mm^2 or 1/rad^2, far below any information
 GRID_LOW, GRID_HIGH, GRID_SIZE = 1e-3, 1e2, 51
 
 
@@ -82,8 +83,10 @@ def _fit_bias(
     rest = slice(0, information.shape[-1] - num_bias)
     biases = slice(rest.stop, None)
     cross = information[:, rest, biases]
+    eye = torch.eye(rest.stop, dtype=cross.dtype, device=cross.device)
     both = torch.cat([cross, gradient[:, rest, None]], dim=-1)
-    solved = torch.linalg.solve(information[:, rest, rest], both)
+    # A view that nobody sees makes it singular: its rig's numbers are then anything, and finite.
+    solved = torch.linalg.solve_ex(information[:, rest, rest] + RIDGE * eye, both)[0]
     own = information[:, biases, biases] - cross.mT @ solved[..., :-1]
     slope = gradient[:, biases] - (cross.mT @ solved[..., -1:]).squeeze(-1)
     eigenvalue, basis = torch.linalg.eigh(0.5 * (own + own.mT))
@@ -113,7 +116,7 @@ def _frame_worth(
     if frame_correlation is not None:
         lag = torch.full_like(errors.scale2, frame_correlation)
     else:
-        _, residual = reprojection(bundle, observations, errors)
+        _, residual = biased_reprojection(bundle, observations, errors)
         weight = normal_equations(bundle, observations, errors, body).weight
         unit = noise_unit(observations)[..., None].clamp_min(1e-12)  # unseen views: weight 0
         error = residual / unit[..., None]
