@@ -364,6 +364,10 @@ def test_targets_are_judged():
     assert rows["rotation, median, 4-view ring", 10].met is False
     text = tables.targets(list(rows.values()))
     assert " deg* (<= 3.2)" in text and f"met: {sum(bool(r.met) for r in rows.values())} of" in text
+    rival = [r._replace(method="ba-fivepoint-cauchy") for r in results if r.method == "ours"]
+    pairs = sorted([*bad, *rival], key=lambda r: r.cell.num_frames)
+    assert "in 2 of 2 cells" in tables.against_adjustment(pairs)
+    assert tables.against_adjustment(bad) == ""
     json.dumps(tables.to_json(results, list(rows.values()), {}), allow_nan=False)
 
 
