@@ -18,6 +18,7 @@ _ACCURACY = {
     "median_deg": ("median", "{:.2f}"),
     "rms_deg": ("RMS", "{:.2f}"),
     "bound_deg": ("bound", "{:.2f}"),
+    "bound_body_deg": ("with body", "{:.2f}"),
     "over_bound": ("RMS/bound", "{:.2f}"),
     "over_bound_kept": ("not failed", "{:.2f}"),
     "failures": ("fail %", "{:.1%}"),
