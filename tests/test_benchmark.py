@@ -290,6 +290,7 @@ def test_bundle_adjustment_reaches_the_bound(loss):
     figures = summarise(flatten(score(cases, estimate), limit))
     # 18 pairs; measured over 5 seeds: 0.8 to 1.5.
     assert 0.5 < figures["over_bound"] < 2.0
+    cases = select(cases, slice(0, 1))
     moved = cases._replace(keypoints=Keypoints(*(v.roll(1, 2) for v in cases.keypoints)))
     assert figures_of(adjust.bundle_adjustment(loss, "truth"), moved)["failures"] > 0.3
 
