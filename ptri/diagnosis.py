@@ -71,7 +71,7 @@ class Examination(NamedTuple):
     readings: tuple[Reading, ...]  # H
     cost: Tensor  # (B, V, H) nats a point; inf where a view cannot be examined
     points: Tensor  # (B, V) points compared, in the frames looked at
-    turned: Tensor  # (B, V, H) rad, from the estimated camera to the reading's
+    turned: Tensor  # (B, V, H) rad, from the estimated camera to the reading's; 0 where blind
     lag_cost: Tensor  # (B, V) nats a point at the best time shift; inf where none was tried
     lag: Tensor  # (B, V) the best shift, in frames; what the view shows comes so much too late
     spacing: float  # frames from one to the next of those pooled
@@ -132,8 +132,9 @@ def examine(
     best = _continue(problems, best, promising.nonzero()[:, 0])
     poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
     cost = (poses[2] / count[:, None]).unflatten(0, (B, V))
-    cost = torch.where((points < MIN_POINTS)[..., None], torch.inf, cost)
     turned = rotation_angle(poses[0].unflatten(0, (B, V)) @ R.unsqueeze(2).mT)
+    blind = (points < MIN_POINTS)[..., None]
+    cost, turned = torch.where(blind, torch.inf, cost), torch.where(blind, 0.0, turned)
     lag, lag_cost = torch.zeros_like(cost[..., 0]), torch.full_like(cost[..., 0], torch.inf)
     late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
     spacing = 1.0 if frames is None or T == 1 else float(frames.diff().median())
