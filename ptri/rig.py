@@ -211,7 +211,8 @@ def solve_rig(
     accepted, reason = solution.posterior.accepted, solution.posterior.reason[0]
     R = posterior_mean(solution.posterior)[0][0].double()
     part = Keypoints(*(value[frames] for value in part))
-    problem = objection(part, inside.K, R)
+    noise2 = solution.evidence.scale2.reshape(-1)[0].double()
+    problem = objection(part, inside.K, R, float(noise2))
     if problem is not None:
         accepted, reason = torch.zeros_like(accepted), problem
     posterior = RigPosterior(
@@ -221,7 +222,6 @@ def solve_rig(
     )
     posterior = _with_unknown(posterior, views, V, seed, counts)
     posterior, factor, source = _rescale(posterior, inside, views, frames, known, names)
-    noise2 = solution.evidence.scale2.reshape(-1)[0]
     return RigSolved(posterior, frames, noise2, factor, source)
 
 
