@@ -29,6 +29,7 @@ ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
 NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned into the image's
 MIN_POINTS = 8  # a view with fewer points that the others know as well is not examined
 MIN_SHARE = 1 / 3  # of the points that a time shift must leave in the clip
+MAX_LAGS = 50  # steps of the frames' usual distance, either way
 MAX_GAP = 4.0  # times the usual distance of two frames between which keypoints are interpolated
 # Levenberg-Marquardt steps: from the estimate; from each of two starts; from the better one.
 OWN_STEPS, FIRST_STEPS, LAST_STEPS = 4, 2, 5
@@ -70,7 +71,7 @@ class Examination(NamedTuple):
     readings: tuple[Reading, ...]  # H
     cost: Tensor  # (B, V, H) nats a point; inf where a view cannot be examined
     points: Tensor  # (B, V) points compared, in the frames looked at
-    turned: Tensor  # (B, V, H) rad, from the estimated camera to the reading's
+    turned: Tensor  # (B, V, H) rad, from the estimated camera to the reading's; 0 where blind
     lag_cost: Tensor  # (B, V) nats a point at the best time shift; inf where none was tried
     lag: Tensor  # (B, V) the best shift, in frames; what the view shows comes so much too late
     spacing: float  # frames from one to the next of those pooled
@@ -105,6 +106,10 @@ def examine(
     """
     B, T, V = observations.xy.shape[:3]
     readings = LASTING if T >= PERSISTENT else MOMENTARY
+    if V < 3:
+        blank = R.new_full((B, V, len(readings)), torch.inf)
+        none, first = torch.zeros_like(blank), blank[..., 0]
+        return Examination(readings, blank, none[..., 0].long(), none, first, none[..., 0], 1.0)
     observations = Observations(
         observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
         observations.inlier[..., :NUM_JOINTS], observations.log_outlier,
@@ -127,12 +132,13 @@ def examine(
     best = _continue(problems, best, promising.nonzero()[:, 0])
     poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
     cost = (poses[2] / count[:, None]).unflatten(0, (B, V))
-    cost = torch.where((points < MIN_POINTS)[..., None] | (V < 3), torch.inf, cost)
     turned = rotation_angle(poses[0].unflatten(0, (B, V)) @ R.unsqueeze(2).mT)
+    blind = (points < MIN_POINTS)[..., None]
+    cost, turned = torch.where(blind, torch.inf, cost), torch.where(blind, 0.0, turned)
     lag, lag_cost = torch.zeros_like(cost[..., 0]), torch.full_like(cost[..., 0], torch.inf)
     late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
     spacing = 1.0 if frames is None or T == 1 else float(frames.diff().median())
-    if T >= SHIFT_FRAMES and bool(late.any()):
+    if T >= SHIFT_FRAMES and spacing > 0 and bool(late.any()):
         time = torch.arange(T, device=R.device) if frames is None else frames
         poses = (torch.stack([a, b.unflatten(0, (B, V))]) for a, b in ((R, own.R), (t, own.t)))
         lag, lag_cost = _shifts(known, observations, late, chosen, *poses, time.to(R))
@@ -283,7 +289,7 @@ def _shifts(
     """
     rig, view = late.nonzero(as_tuple=True)  # (S,)
     step = (time[1:] - time[:-1]).median()
-    half = int((1 - MIN_SHARE) * (time[-1] - time[0]) / step)
+    half = min(int((1 - MIN_SHARE) * (time[-1] - time[0]) / step), MAX_LAGS)
     lags = torch.arange(-half, half + 1, device=R.device)  # (L,)
     low, share, inside = interpolation(time, time[chosen] + step * lags[:, None])  # (L, T')
 

@@ -175,6 +175,7 @@ def solve_rig(
     known: KnownLength | None = None,
     start: tuple[Cameras, Tensor] | None = None,
     names: list[str] | None = None,
+    when: Tensor | None = None,
 ) -> RigSolved:
     """The posterior of a rig from the frames that say most about it.
 
@@ -186,6 +187,7 @@ def solve_rig(
         start: see ``solve_full``: cameras (1, V, ...) and joints (1, frames, 17, 3) to start from
             besides the lifted ones; ``given`` then holds just the frames to solve from.
         names: of the views, for the verdict; None: "view 0" and so on.
+        when: (T,) int64 the frames' places in time; None: one after the other.
     """
     V = len(given.K)
     counts = torch.isfinite(given.keypoints.xy).all(-1).sum((0, 2))  # (V,)
@@ -204,11 +206,13 @@ def solve_rig(
     K = inside.K.expand(1, len(frames), -1, -1, -1)
     if start is not None and len(views) < V:
         start = None  # the cameras of other views
-    solution = model.solve_full(chosen, K, seed, settings, start=start, frames=torch.tensor(frames))
+    times = torch.tensor(frames) if when is None else when[frames]
+    solution = model.solve_full(chosen, K, seed, settings, start=start, frames=times)
     accepted, reason = solution.posterior.accepted, solution.posterior.reason[0]
     R = posterior_mean(solution.posterior)[0][0].double()
     part = Keypoints(*(value[frames] for value in part))
-    problem = objection(part, inside.K, R)
+    noise2 = solution.evidence.scale2.reshape(-1)[0].double()
+    problem = objection(part, inside.K, R, float(noise2))
     if problem is not None:
         accepted, reason = torch.zeros_like(accepted), problem
     posterior = RigPosterior(
@@ -218,7 +222,6 @@ def solve_rig(
     )
     posterior = _with_unknown(posterior, views, V, seed, counts)
     posterior, factor, source = _rescale(posterior, inside, views, frames, known, names)
-    noise2 = solution.evidence.scale2.reshape(-1)[0]
     return RigSolved(posterior, frames, noise2, factor, source)
 
 

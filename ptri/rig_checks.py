@@ -18,13 +18,15 @@ LINE_NOISE = 2.0  # as are those that leave it by less than so many stated stand
 MIN_PARALLAX_DEG, PARALLAX_NOISE = 3.0, 10.0
 
 
-def objection(keypoints: Keypoints, K: Tensor, R: Tensor) -> str | None:
+def objection(keypoints: Keypoints, K: Tensor, R: Tensor, noise2: float = 1.0) -> str | None:
     """Why cameras must not be trusted, whatever the posterior says; None where there is nothing.
 
     Args:
         keypoints: (T, V, J, ...) px, of the frames that the rig was solved from.
         K, R: (V, 3, 3) px and posterior mean.
+        noise2: squared factor on the stated standard deviations, as the residuals say.
     """
+    keypoints = keypoints._replace(covariance=keypoints.covariance * max(noise2, 1.0))
     thin = views_on_a_line(keypoints, K)
     if bool(thin.all()):  # one view that looks along a flat person is no objection
         return (

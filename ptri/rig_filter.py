@@ -162,8 +162,9 @@ class RigFilter:
         kept = RigInput(self._kept, K, find_skeleton(self._skeleton))
         start = None if self._solved is None else _start(kept, self._solved)
         self._solved = solve_rig(
-            self._model, kept, self._settings, self._seed, self._max_frames, self._known, start
-        )
+            self._model, kept, self._settings, self._seed, self._max_frames, self._known, start,
+            when=self._when,
+        )  # fmt: skip
         self._solved_from = (self._kept, self._when)
 
 

@@ -16,6 +16,7 @@ from ptri.structures import Keypoints
 
 # Standard deviation of a keypoint over the person's extent in the view where none is given.
 KEYPOINT_NOISE = 0.01
+LEAST_NOISE = 5e-4  # and over the focal length: half a pixel at 1000 px
 MAX_RAY = 20.0  # a keypoint further from the optical axis (tangent; 87 deg) is in no pinhole image
 # A joint made of others repeats what they say: its variance is taken so many times larger.
 DERIVED_VARIANCE = 9.0
@@ -87,7 +88,7 @@ def check_input(
         "no pinhole image holds such a point; check K and the units (px), or write NaN",
     )
     if covariance is None:
-        covariance = default_covariance(xy, KEYPOINT_NOISE, 1e-4 * focal.mean((-1, -2)))
+        covariance = default_covariance(xy, KEYPOINT_NOISE, LEAST_NOISE * focal.mean((-1, -2)))
     else:
         covariance = _check_covariance(covariance, xy, seen, device)
         turn = torch.eye(2, dtype=xy.dtype, device=device).repeat(V, 1, 1)

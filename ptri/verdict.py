@@ -45,6 +45,9 @@ SHIFT_LEAST = 0.75  # frames; less is the clock's, not the file's
 FITS_NATS = 2.6  # a point; a reading that leaves more does not explain the view
 MISFIT_NATS = 3.0  # a point; a view that leaves more under every reading fits nowhere
 MISFIT_RATIO = 1.6  # and that much more than the median of the views
+# Share of the angle between a view's camera and the one that the others' joints give it. It is
+# added (squared) to the posterior's spread, which cannot know what its model leaves out.
+JACKKNIFE = 0.5
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
 MIN_USED = 0.4  # share of a view's keypoints that are no outliers
 USUAL_USED = 0.6  # the same of the views beside one that is odd
@@ -94,7 +97,7 @@ def verdict(
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
     spread, several = spread_deg(posterior)
-    suspect, readings = _nobody(seen), ()
+    doubt, suspect, readings = spread, _nobody(seen), ()
     if views:
         t = torch.einsum("mb,mbvi->bvi", posterior.log_weights.exp(), posterior.t)
         R = mean_rotation(posterior)
@@ -102,6 +105,10 @@ def verdict(
             observations, R, t, evidence.joints.nan_to_num(), evidence.weight, frames
         )
         suspect, readings = blame(found, observations.inlier.shape[1]), found.readings
+        if seen.shape[1] > 3:  # two other views say too little
+            turned = JACKKNIFE * torch.rad2deg(found.turned[..., 0])
+            either = torch.maximum(turned[:, :, None], turned[:, None])
+            doubt = (spread.square() + either.square()).sqrt()
     unseen = seen.amin(1) < MIN_KEYPOINTS
     odd = (used.amin(1) < MIN_USED) & (used.median(1).values > USUAL_USED)
     odd = odd & (suspect.view == NOBODY)
@@ -109,7 +116,7 @@ def verdict(
     reading = torch.where(unseen | odd, UNREADABLE, suspect.reading)
     suspect = Suspect(view, reading, suspect.lag)
     limit = settings.max_rotation_std_deg
-    columns = seen, used, evidence.scale2.sqrt(), spread, several, finite, *suspect
+    columns = seen, used, evidence.scale2.sqrt(), doubt, several, finite, *suspect
     reasons = [
         _reason(readings, limit, *row) for row in zip(*(value.tolist() for value in columns))
     ]
@@ -123,7 +130,7 @@ def _reason(
     seen: list[int],
     used: list[float],
     noise: float,
-    spread: list[list[float]],
+    doubt: list[list[float]],
     several: bool,
     finite: bool,
     view: int,
@@ -145,12 +152,12 @@ def _reason(
         return f"the keypoints disagree: residuals are {noise:.1f} times their stated uncertainty"
     if sum(used) / len(used) < MIN_USED:
         return "the keypoints disagree: most of them are outliers"
-    worst = max(map(max, spread))
+    worst = max(map(max, doubt))
     if worst > limit:
         if several:
             return "several modes explain the keypoints"
-        first = next(i for i, row in enumerate(spread) if worst in row)
-        second = spread[first].index(worst)
+        first = next(i for i, row in enumerate(doubt) if worst in row)
+        second = max(range(len(doubt)), key=lambda j: (doubt[first][j], j != first))
         return (
             f"too little evidence: rotation between view {first} and view {second} uncertain by "
             f"{worst:.1f} deg"

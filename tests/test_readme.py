@@ -13,6 +13,7 @@ import yaml
 from ptri import config
 from ptri.data.intrinsics import read_cameras
 from ptri.errors import UserError
+from ptri.geometry.rotations import rotation_angle
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -162,6 +163,19 @@ def test_the_camera_file_can_be_read(tmp_path):
     cameras = read_cameras(tmp_path / "calibration.json")
     assert [camera.name for camera in cameras] == ["cam01", "cam02"]
     assert cameras[1].K[0].tolist() == [1679.0, 0, 540.0] and not cameras[1].dist.any()
+
+
+def test_the_python_example_runs(capsys):
+    (example,) = [content for language, content in blocks(README) if language == "python"]
+    given = {}
+    exec(compile(example, "README.md", "exec"), given)
+    rig = given["rig"]
+    assert capsys.readouterr().out.startswith("True accepted\n")
+    assert rig.accepted and rig.joints3d.shape == (1, 17, 3)
+    error = rotation_angle(rig.R.mT @ given["scene"].cameras.R[0].double())
+    assert error.max() < 0.1  # rad; found: 0.058
+    shapes = re.findall(r"#.*?(\(\d[\d, ]*\))", example)
+    assert shapes[:2] == [str(tuple(given["xy"].shape)), str(tuple(given["K"].shape))]
 
 
 def test_the_error_shown_is_the_error_given():

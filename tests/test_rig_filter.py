@@ -21,9 +21,9 @@ def run(truth, frames, **options):
     return stream, [stream.update(*frame(truth, f)) for f in frames]
 
 
-@pytest.fixture(scope="module", params=[0, 2])
-def streamed(request):
-    truth = scene(40, seed=request.param, fps=5.0)
+@pytest.fixture(scope="module")
+def streamed():
+    truth = scene(40, seed=2, fps=5.0)
     return truth, *run(truth, range(40))
 
 
@@ -81,17 +81,17 @@ def test_cost_a_frame_does_not_grow():
     truth = scene(12, seed=1, fps=5.0)
     stream = ptri.RigFilter(truth.K, max_frames=KEPT, num_samples=64)
     seconds, sizes = [], []
-    for f in range(120):
+    for f in range(80):
         generator = torch.Generator().manual_seed(f)
         noise = 2 * torch.randn(truth.xy[0].shape, generator=generator, dtype=torch.float64)
         start = time.process_time()
         stream.update(truth.xy[f % 12] + noise, *frame(truth, f % 12)[1:])
         seconds.append(time.process_time() - start)
         sizes.append(tensors_of(stream))
-    assert max(sizes[60:]) == max(sizes[:60])
-    middle = [sorted(part)[len(part) // 2] for part in (seconds[30:60], seconds[90:])]
+    assert max(sizes[40:]) == max(sizes[:40])
+    middle = [sorted(part)[len(part) // 2] for part in (seconds[20:40], seconds[60:])]
     assert middle[1] < 1.6 * middle[0], middle
-    assert sum(seconds[90:]) < 1.6 * sum(seconds[:30])
+    assert sum(seconds[60:]) < 1.6 * sum(seconds[:20])
 
 
 def test_equal_frames_bring_nothing():
@@ -147,11 +147,11 @@ def test_nobody_in_sight_then_somebody():
 
 
 def test_a_camera_that_starts_late():
-    truth = scene(10, seed=0)
+    truth = scene(8, seed=0)
     xy = truth.xy.clone()
-    xy[:4, 2] = torch.nan
-    stream = ptri.RigFilter(truth.K, max_frames=KEPT)
-    for f in range(10):
+    xy[:3, 2] = torch.nan
+    stream = ptri.RigFilter(truth.K, max_frames=KEPT, num_samples=128)
+    for f in range(8):
         estimate = stream.update(xy[f], *frame(truth, f)[1:])
         if f < 3:
             assert not estimate.accepted and "view 2 has 0 keypoints" in estimate.reason

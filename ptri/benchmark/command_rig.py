@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> str:
     order = {part.cell: index for index, part in enumerate(grid)}
     results.sort(key=lambda r: (order[r.cell], METHODS.index(r.method)))
     rows = check(results)
-    text = "\n\n".join([tables.accuracy(results), tables.honesty(results), tables.targets(rows)])
+    parts = [tables.accuracy(results), tables.against_adjustment(results)]
+    parts += [tables.honesty(results), tables.targets(rows)]
+    text = "\n\n".join(part for part in parts if part)
     settings = {
         **vars(args), "families": families, "frames": frames, "cases": count,
         "python": platform.python_version(), "torch": torch.__version__,

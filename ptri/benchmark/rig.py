@@ -21,8 +21,10 @@ from ptri.benchmark.cases import Cases, Cell, People, make_cases, select
 from ptri.benchmark.correlated import bound_correlated
 from ptri.benchmark.grid import OURS, Part, num_cases
 from ptri.benchmark.scores import Estimate, flatten, joined, score
+from ptri.geometry.body import load_body_prior
 
 ROOT = Path(__file__).resolve().parents[1]
+_RIGID = 0.005  # relative, how far bones of generated people may change over frames
 _FRAMES_AT_ONCE = 64  # frames of one call of our own estimator
 
 
@@ -112,6 +114,10 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
     cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
     independent = part.cell.errors == "gaussian"
     limit = bound(cases).rotation if independent else bound_correlated(cases, part.cell)
+    body = None
+    if independent:  # the law that the bodies were drawn from, whose bones are rigid
+        prior = load_body_prior(slack=_RIGID, definition=options.people.bone_spread)
+        body = bound(cases, prior).rotation.numpy()
     results, ceiling = [], None
     for name in sorted(part.methods, key=lambda name: name != "calibrated"):
         path = folder / part.cell.name / f"{name}.npz"
@@ -126,7 +132,7 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
             _write(path, key, scores)
         if name == "calibrated":
             ceiling = scores["n_mpjpe"]
-        results.append(Result(part.cell, name, flatten(scores, limit.numpy(), ceiling), ""))
+        results.append(Result(part.cell, name, flatten(scores, limit.numpy(), ceiling, body), ""))
     return results
 
 

@@ -124,12 +124,14 @@ def flatten(
     scores: dict[str, np.ndarray],
     bound_deg: np.ndarray | None = None,
     ceiling: np.ndarray | None = None,
+    bound_body_deg: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Scores as arrays that cells with other numbers of views can be appended to.
 
     Args:
         scores: of `score`. bound_deg: (B, P) Cramer-Rao bound of the pairs, RMS deg.
-        ceiling: (B,) mm, ``n_mpjpe`` with the true cameras.
+        ceiling: (B,) mm, ``n_mpjpe`` with the true cameras. bound_body_deg: as ``bound_deg``, of
+            one who knows the body prior.
     """
     angle = np.where(np.isfinite(scores["rotation_deg"]), scores["rotation_deg"], 180.0)
     flat = {
@@ -140,6 +142,8 @@ def flatten(
     }
     if bound_deg is not None:
         flat["bound"] = bound_deg.ravel()
+    if bound_body_deg is not None:
+        flat["bound_body"] = bound_body_deg.ravel()
     if ceiling is not None:
         flat["over_ceiling"] = scores["n_mpjpe"] / ceiling
     for name in ("scale", "ess", "accepted"):
@@ -176,6 +180,8 @@ def summarise(flat: dict[str, np.ndarray]) -> dict[str, float]:
         figures["over_bound"] = _rms(ratio)
         # Without the pairs that failed, which decide a mean square alone.
         figures["over_bound_kept"] = _rms(ratio[~failed])
+    if "bound_body" in flat:
+        figures["bound_body_deg"] = _rms(flat["bound_body"])
     for name in ("over_ceiling", "scale", "ess"):
         if name in flat:
             figures[name] = _median(flat[name])

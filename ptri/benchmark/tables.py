@@ -18,7 +18,9 @@ _ACCURACY = {
     "median_deg": ("median", "{:.2f}"),
     "rms_deg": ("RMS", "{:.2f}"),
     "bound_deg": ("bound", "{:.2f}"),
+    "bound_body_deg": ("with body", "{:.2f}"),
     "over_bound": ("RMS/bound", "{:.2f}"),
+    "over_bound_kept": ("not failed", "{:.2f}"),
     "failures": ("fail %", "{:.1%}"),
     "n_mpjpe": ("MPJPE mm", "{:.1f}"),
     "over_ceiling": ("/ceiling", "{:.2f}"),
@@ -47,6 +49,28 @@ def accuracy(results: list[Result]) -> str:
             rows.append((result.method, figures, result.note))
         blocks.append(_block(f"{describe(cell)}", rows, _ACCURACY))
     return "\n\n".join(blocks)
+
+
+def against_adjustment(results: list[Result]) -> str:
+    """Where ours is worse than bundle adjustment after five-point and resection, cell by cell."""
+    lines, cells = [], 0
+    for cell, group in groupby(results, key=lambda result: result.cell):
+        figures = {r.method: summarise(r.flat) for r in group if r.flat}
+        rivals = [name for name in figures if name.startswith("ba-fivepoint")]
+        if "ours" not in figures or not rivals:
+            continue
+        cells += 1
+        worse = []
+        for name in rivals:
+            for key, label in (("median_deg", "median deg"), ("failures", "failures"),
+                               ("n_mpjpe", "MPJPE mm")):  # fmt: skip
+                own, other = figures["ours"][key], figures[name][key]
+                if own > other:
+                    worse.append(f"{label} {own:.3g} against {other:.3g} of {name}")
+        if worse:
+            lines.append(f"  {cell.name}: {'; '.join(worse)}")
+    head = f"Ours is worse than adjustment after five-point in {len(lines)} of {cells} cells"
+    return "\n".join([head, *lines]) if cells else ""
 
 
 def honesty(results: list[Result]) -> str:
