@@ -80,6 +80,13 @@ class Density(NamedTuple):
     growth: Tensor  # (M, B, T, J) log of a joint's depth over that of the expansion
 
 
+def cast(at: Expansion, dtype: torch.dtype) -> Expansion:
+    """The expansion with its numbers in another type."""
+    errors = Errors(*(value.to(dtype) for value in at.errors))
+    rest = {name: value.to(dtype) for name, value in at._asdict().items() if name != "errors"}
+    return Expansion(errors=errors, **rest)
+
+
 def expand(
     observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
 ) -> Expansion:
@@ -193,8 +200,8 @@ def coordinates_of(R: Tensor, t: Tensor, at: Expansion) -> tuple[Tensor, Tensor,
 
 
 def log_density(
-    R: Tensor,
-    t: Tensor,
+    shape: Tensor,
+    size: Tensor,
     log_scale: Tensor,
     at: Expansion,
     observations: Observations,
@@ -204,7 +211,7 @@ def log_density(
     """Posterior density of M hypotheses for each of B rigs.
 
     Args:
-        R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
+        shape, size: (M, B, D - 1), (M, B) coordinates of the cameras, see ``coordinates_of``.
         log_scale: (M, B) of the noise, over that of the expansion.
         num_steps: Newton steps from the tangent plane.
 
@@ -212,8 +219,8 @@ def log_density(
         Differentiable in the observations and in the hypotheses.
     """
     B, T, _, J, _ = observations.xy.shape
-    M = R.shape[0]
-    shape, size, _ = coordinates_of(R, t, at)
+    M = size.shape[0]
+    R, t = cameras_at(shape, size, at)
     moved = shape.transpose(0, 1) @ at.slope
     R, t, log_scale, size = R.transpose(0, 1), t.transpose(0, 1), log_scale.T, size.T
     joints = at.joints.unsqueeze(1) + moved[..., : T * 3 * J].unflatten(-1, (T, 3, J))
@@ -240,8 +247,8 @@ def log_density(
     log_det = symmetric_inverse(entries)[1]
     length = state.log_length.new_zeros(B, M, T, J)
     length = length.index_copy(-1, body.child, state.log_length)
-    distance = joints.norm(dim=3).clamp_min(MIN_LENGTH).log()  # (B, M, T, J)
-    length = length.index_copy(-1, body.free, distance[..., body.free])
+    distance = joints[..., body.free].square().sum(3).clamp_min(MIN_LENGTH**2).log()
+    length = length.index_copy(-1, body.free, 0.5 * distance)  # (B, M, T, J)
     volume = 0.5 * log_det.unflatten(-1, (T, J)) + 3 * length
     volume = (volume * at.observed.unsqueeze(1)).sum((-1, -2))
     person = (R @ joints.mean((2, 4))[:, :, None, :, None]).squeeze(-1) + t  # (B, M, V, 3)
@@ -319,7 +326,7 @@ class _Problem(NamedTuple):
             (qx * dx + qy * dy) * shrink.exp(), inlier, observations.log_outlier, shrink
         )
         bone = joints[..., body.child] - joints[..., body.parent]  # (B, M, T, 3, bones)
-        length = bone.norm(dim=3).clamp_min(MIN_LENGTH)
+        length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
         log_length = length.log()
         stretch = (log_length - lengths.unsqueeze(2)) / body.slack
         frames = 0.5 * stretch.square().sum((2, 3)) - data.sum((2, 3))

@@ -46,14 +46,17 @@ def student_t_sample(law: StudentT, noise: StandardNoise) -> Tensor:
     batch = law.mean.shape[:-1]
     standard = noise.normal / noise.chi2.sqrt()[:, None]
     standard = standard.reshape(M, *([1] * len(batch)), D)
-    return law.mean + (law.chol @ standard.unsqueeze(-1)).squeeze(-1)
+    return law.mean + (standard.movedim(0, -2) @ law.chol.mT).movedim(-2, 0)
 
 
 def student_t_log_prob(law: StudentT, x: Tensor) -> Tensor:
     """Log density (M, ...) of x (M, ..., D) (Kotz and Nadarajah 2004, eq. 1.1)."""
     D, df = law.mean.shape[-1], law.df
-    deviation = (x - law.mean).unsqueeze(-1)
-    whitened = torch.linalg.solve_triangular(law.chol, deviation, upper=False).squeeze(-1)
+    eye = torch.eye(D, dtype=law.chol.dtype, device=law.chol.device).expand_as(law.chol)
+    inverse = torch.linalg.solve_triangular(law.chol, eye, upper=False)
+    # One product a law, (M, D) @ (D, D): many small triangular solves take ten times as long.
+    deviation = (x - law.mean).movedim(0, -2)  # (..., M, D)
+    whitened = (deviation @ inverse.mT).movedim(-2, 0)
     log_det = law.chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = math.lgamma((df + D) / 2) - math.lgamma(df / 2) - 0.5 * D * math.log(df * math.pi)
     return constant - log_det - 0.5 * (df + D) * torch.log1p(whitened.square().sum(-1) / df)

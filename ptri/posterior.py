@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from ptri import distributions as laws
-from ptri.density import Expansion, cameras_at, coordinates_of, expand, log_density
+from ptri.density import Expansion, cameras_at, cast, coordinates_of, expand, log_density
 from ptri.geometry import bundle as adjustment
 from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH, pixel_to_normalised
 from ptri.geometry.noise import fit_errors
+from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
+START_FRAMES = 8  # of the frames lead the starts to their optima
+KEPT_STARTS = 3  # of them are followed to the end
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
 NEGLIGIBLE = 12.0
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
@@ -127,7 +130,7 @@ def normalise(keypoints: Keypoints, K: Tensor, outlier_chi2: float = 12.0) -> Ob
 
 def num_newton_steps(num_frames: int) -> int:
     """Steps to the conditional optimum: from one frame the cameras range over many degrees."""
-    return 3 if num_frames < 4 else 1
+    return 2 if num_frames < 4 else 1
 
 
 def log_target(
@@ -166,7 +169,8 @@ def _under(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Density, joints and their covariance under one expansion."""
     steps = num_newton_steps(evidence.observations.xy.shape[1])
-    found = log_density(R, t, log_scale, at, evidence.observations, evidence.body, steps)
+    shape, size, _ = coordinates_of(R, t, at)
+    found = log_density(shape, size, log_scale, at, evidence.observations, evidence.body, steps)
     factor = 2 * (found.growth + log_scale[..., None, None])
     return found.log_density, found.joints, at.covariance * factor.exp()[..., None, None]
 
@@ -185,43 +189,96 @@ def find_modes(
         observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
     """
-    B, C = starts.R.shape[:2]
     fixed = Observations(*(value.detach() for value in observations[:3]), observations.log_outlier)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
-    repeated = _repeat(fixed, C)
-    flat = Bundle(*(value.detach().to(fixed.xy).flatten(0, 1) for value in starts))
-    bundle, errors, _ = adjustment.adjust(repeated, flat, body, settings.adjust_iterations)
-    # All candidates of a rig are judged by the noise that the best of them leaves.
-    scale2 = errors.scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
-    cost = adjustment.robust_cost(bundle, repeated, errors._replace(scale2=scale2), body)
-    behind = _share_behind(bundle, repeated.inlier)
-    cost = (cost + 1e3 * behind).unflatten(0, (B, C))
-    keep = _distinct_best(bundle.R.unflatten(0, (B, C)), cost, settings.num_modes)  # (B, K)
-    K = keep.shape[1]
-    rows = torch.arange(B, device=keep.device)[:, None]
-    flat = Bundle(*(value.unflatten(0, (B, C))[rows, keep].flatten(0, 1) for value in bundle))
-    repeated = _repeat(fixed, K)
+    starts = Bundle(*(value.detach().to(fixed.xy) for value in starts))
+    found = adjust_starts(fixed, starts, body, settings.num_modes, settings.adjust_iterations)
+    B, K = found.R.shape[:2]
+    # Copies of the best mode are not worked out again: every mode takes its rows from `source`.
+    copy = (found.R[:, :1] == found.R).flatten(2).all(-1)
+    copy[:, 0] = False
+    own = (~copy).flatten().nonzero()[:, 0]  # (N,)
+    source = torch.zeros(B * K, dtype=torch.long, device=own.device)
+    source[own] = torch.arange(len(own), device=own.device)
+    source = source.unflatten(0, (B, K))
+    source = torch.where(copy, source[:, :1], source)  # (B, K)
+    flat = Bundle(*(value.flatten(0, 1)[own] for value in found))
+    repeated = _rows(fixed, own // K)
     errors = adjustment.plain_errors(repeated)
-    errors = errors._replace(scale2=scale2.unflatten(0, (B, C))[:, :K].flatten())
+    last = 4 if observations.xy.shape[1] > START_FRAMES else 1
+    flat, errors, _ = adjustment.adjust(repeated, flat, body, last, 0, errors)
+
+    def common(scale2: Tensor) -> Tensor:
+        """The least noise scale of a rig's modes, for all of them."""
+        return scale2[source].amin(1)[own // K]
+
+    errors = errors._replace(scale2=common(errors.scale2))
     correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
     flat, errors = fit_errors(repeated, flat, errors, body, correlation)
-
     # The adjustment counts three freedoms a joint; with bones it has fewer.
-    scale2 = expand(repeated, flat, errors, body).scale2.unflatten(0, (B, K))[:, 0]
-    errors = errors._replace(scale2=scale2.repeat_interleave(K))
+    errors = errors._replace(scale2=common(expand(repeated, flat, errors, body).scale2))
     every = expand(repeated, flat, errors, body)
     chol, failed = _laplace(every, settings.inflation)
-    expansions = tuple(_pick(every, B, K, k) for k in range(K))
-    evidence = Evidence(observations, body, expansions)
-    found = [
-        _polish(at, chol.unflatten(0, (B, K))[:, k], evidence) for k, at in enumerate(expansions)
-    ]
-    R, t, mean, value = (torch.stack(parts, dim=1) for parts in zip(*found))
-    log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1).unflatten(0, (B, K))
-    modes = Modes(
-        R, t, mean, chol.unflatten(0, (B, K)), value + log_det, failed.unflatten(0, (B, K))[:, 0]
-    )
-    return modes, evidence
+    R, t, mean, value = _polish(every, chol, Evidence(repeated, body, (every,)))
+    mass = (value + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
+    mass = mass.masked_fill(copy, -torch.inf)
+    modes = Modes(R[source], t[source], mean[source], chol[source], mass, failed[source[:, 0]])
+    expansions = tuple(_pick(every, source[:, k]) for k in range(K))
+    return modes, Evidence(observations, body, expansions)
+
+
+def adjust_starts(
+    observations: Observations, starts: Bundle, body: BodyPrior, num_modes: int, num_iterations: int
+) -> Bundle:
+    """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
+
+    A third of the iterations for every candidate, the rest for the best few; on some of the frames
+    where there are many, the joints of all are then triangulated.
+    """
+    T = observations.xy.shape[1]
+    frames = torch.linspace(0, T - 1, min(T, START_FRAMES)).round().long()
+    few = Observations(*(value[:, frames] for value in observations[:3]), observations.log_outlier)
+    bundle = starts._replace(joints=starts.joints[:, :, frames])
+    first = max(num_iterations // 3, 1)
+    for count, iterations, wide in (
+        (max(KEPT_STARTS, num_modes), first, first),
+        (num_modes, num_iterations - first, 2),
+    ):
+        B, C = bundle.R.shape[:2]
+        repeated = _repeat(few, C)
+        flat, errors, _ = adjustment.adjust(repeated, _flat(bundle), body, iterations, wide)
+        # All candidates of a rig are judged by the noise that the best of them leaves.
+        scale2 = adjustment.median_scale2(flat, repeated, errors).clamp_min(1.0)
+        scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
+        cost = adjustment.robust_cost(flat, repeated, errors._replace(scale2=scale2), body)
+        cost = cost + 1e3 * _share_behind(flat, repeated.inlier)
+        bundle = Bundle(*(value.unflatten(0, (B, C)) for value in flat))
+        keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
+        rows = torch.arange(B, device=keep.device)[:, None]
+        bundle = Bundle(*(value[rows, keep] for value in bundle))
+    if T > START_FRAMES:
+        K = bundle.R.shape[1]
+        joints = _triangulated(_repeat(observations, K), _flat(bundle))
+        bundle = bundle._replace(joints=joints.unflatten(0, (-1, K)))
+    return bundle
+
+
+def _flat(bundle: Bundle) -> Bundle:
+    return Bundle(*(value.flatten(0, 1) for value in bundle))
+
+
+def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
+    """Joints (N, T, J, 3) mm of all frames; those that two views do not see lie at the middle."""
+    seen = observations.inlier > 0
+    eye = torch.eye(2, dtype=bundle.R.dtype, device=bundle.R.device)
+    information = torch.where(seen[..., None, None], observations.information, eye)
+    xy = torch.where(seen[..., None], observations.xy, torch.nan)
+    keypoints = Keypoints(xy, torch.linalg.inv(information), observations.inlier)
+    K = torch.eye(3, dtype=eye.dtype, device=eye.device).expand(*xy.shape[:3], 3, 3)
+    joints = robust_triangulation(keypoints, Cameras(K, bundle.R, bundle.t), 4)[0].joints3d
+    middle = joints.nanmean(2, keepdim=True)
+    middle = torch.where(torch.isnan(middle), bundle.joints.mean((1, 2), keepdim=True), middle)
+    return torch.where(torch.isnan(joints), middle, joints)
 
 
 def evidence_at(
@@ -231,15 +288,14 @@ def evidence_at(
     return Evidence(observations, body, (expand(observations, bundle, errors, body),) * count)
 
 
-def _pick(every: Expansion, B: int, K: int, k: int) -> Expansion:
-    """Expansion k of each rig, from those of B K bundles."""
-
-    def pick(value: Tensor) -> Tensor:
-        return value.unflatten(0, (B, K))[:, k]
-
-    errors = Errors(*(pick(value) for value in every.errors))
-    rest = {name: pick(value) for name, value in every._asdict().items() if name != "errors"}
+def _pick(every: Expansion, rows: Tensor) -> Expansion:
+    errors = Errors(*(value[rows] for value in every.errors))
+    rest = {name: value[rows] for name, value in every._asdict().items() if name != "errors"}
     return Expansion(errors=errors, **rest)
+
+
+def _rows(observations: Observations, rows: Tensor) -> Observations:
+    return Observations(*(value[rows] for value in observations[:3]), observations.log_outlier)
 
 
 def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
@@ -345,26 +401,27 @@ def _distinct_best(R: Tensor, cost: Tensor, count: int) -> Tensor:
 @torch.no_grad()
 def sample(
     modes: Modes, evidence: Evidence, settings: Settings, seed: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Adaptive multiple importance sampling.
 
     Returns:
         R (M, B, V, 3, 3), t (M, B, V, 3), log noise scale (M, B), the mode (M, B) each was drawn
-        around, and the log density (M, B) of the deterministic mixture of all proposals at the
-        samples, over the same measure as ``log_target``.
+        around, the log target (M, B), and the log density (M, B) of the deterministic mixture of
+        all proposals at the samples, over the same measure.
     """
     D = modes.mean.shape[-1]
     dtype, device = modes.R.dtype, modes.R.device
     generator = torch.Generator().manual_seed(seed)
     relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
     alive = relative > -NEGLIGIBLE
+    rough = _rough(evidence)
     shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))
     prior = laws.StudentT(modes.mean, modes.chol, settings.df)
     proposal = prior
     per_round = max(settings.num_samples // settings.num_iterations, 1)
     drawn: list[tuple[Tensor, ...]] = []
     proposals: list[tuple[laws.StudentT, Tensor]] = []
-    targets, places = [], []
+    places = []
     for iteration in range(settings.num_iterations):
         noise = laws.standard_noise(per_round, D, settings.df, generator, dtype)
         noise = laws.StandardNoise(*(value.to(device) for value in noise))
@@ -373,10 +430,9 @@ def sample(
         level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
         owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
         step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
-        R, t, target = _evaluate(step, owner, evidence)
+        R, t, target = _evaluate(step, owner, evidence, rough)
         proposals.append((proposal, shares))
-        drawn.append((R, t, step[..., -1], owner))
-        targets.append(target)
+        drawn.append((R, t, step[..., -1], owner, target))
         places.append(_coordinates(R, t, step[..., -1], evidence))
         x, volume = (torch.cat(parts) for parts in zip(*places))
         mixture = torch.stack(
@@ -386,7 +442,8 @@ def sample(
             ]
         )
         log_mixture = torch.logsumexp(mixture, dim=0) - math.log(len(proposals))
-        log_weights = torch.log_softmax(torch.cat(targets) - log_mixture, dim=0)
+        targets = torch.cat([part[-1] for part in drawn])
+        log_weights = torch.log_softmax(targets - log_mixture, dim=0)
         if iteration + 1 < settings.num_iterations:
             # Responsibility of each mode for each sample under the current mixture.
             each = laws.student_t_log_prob(proposal, x) - volume + shares.log()
@@ -411,11 +468,23 @@ def _coordinates(
     return x, volume + shape.shape[-1] * scale
 
 
-def _evaluate(step: Tensor, owner: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
+def _rough(evidence: Evidence) -> Evidence:
+    """The evidence in single precision: enough for weights, and half the memory to move."""
+    body = evidence.body.to(evidence.body.mean.device, torch.float32)
+    parts = (value.detach().float() for value in evidence.observations[:3])
+    observations = Observations(*parts, evidence.observations.log_outlier)
+    expansions = tuple(cast(at, torch.float32) for at in evidence.expansions)
+    return Evidence(observations, body, expansions)
+
+
+def _evaluate(
+    step: Tensor, owner: Tensor, evidence: Evidence, rough: Evidence
+) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras and target of coordinates (m, B, D + 1) around their modes.
 
     Samples are in the order of their modes, so a further mode's are the last ones.
     """
+    steps = num_newton_steps(evidence.observations.xy.shape[1])
     R = t = target = None
     for k, at in enumerate(evidence.expansions):
         first = 0 if k == 0 else int((owner < k).sum(0).amin())
@@ -423,7 +492,10 @@ def _evaluate(step: Tensor, owner: Tensor, evidence: Evidence) -> tuple[Tensor, 
             break
         part = step[first:]
         moved = _cameras(part, at)
-        value = _under(*moved, part[..., -1], at, evidence)[0]
+        shape, size = part[..., :-2] * part[..., -1:].exp(), part[..., -2]
+        numbers = (value.float() for value in (shape, size, part[..., -1]))
+        value = log_density(*numbers, rough.expansions[k], rough.observations, rough.body, steps)
+        value = value.log_density.to(step)
         if k == 0:
             (R, t), target = moved, value
             continue
@@ -463,8 +535,10 @@ def rig_posterior(
         that ``log_target`` takes.
     """
     modes, evidence = find_modes(observations, starts, body, settings)
-    R, t, log_scale, owner, log_mixture = sample(modes, evidence, settings, seed)
-    ratio = log_target(R, t, evidence, log_scale, owner)[0] - log_mixture
+    R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
+    if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
+        target = log_target(R, t, evidence, log_scale, owner)[0]
+    ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = torch.log_softmax(ratio, dim=0)
     with torch.no_grad():

@@ -285,14 +285,14 @@ def adjust(
     start: Bundle,
     body: BodyPrior,
     num_iterations: int = 12,
-    anneal: bool = True,
+    num_wide: int = 6,
     errors: Errors | None = None,
 ) -> tuple[Bundle, Errors, Tensor]:
     """Levenberg-Marquardt on the robust cost.
 
     Args:
-        anneal: widen the noise in the first half of the iterations to the median residual, so
-            that a start many degrees off still feels every point.
+        num_wide: first iterations in which the noise is widened to the median residual, so that
+            a start many degrees off still feels every point.
         errors: the errors to start from; their biases are adjusted too, the scale is estimated,
             the rest stays.
 
@@ -303,16 +303,12 @@ def adjust(
     N = start.R.shape[0]
     damping = observations.xy.new_full((N,), 1e-3)
     bundle, errors = start, plain_errors(observations) if errors is None else errors
-    half = max(num_iterations // 2, 1)
     for iteration in range(num_iterations):
-        wide = anneal and iteration < half
+        wide = iteration < num_wide
         current = errors
         if wide:
-            _, residual = biased_reprojection(bundle, observations, errors)
-            chi2 = chi_square(residual, observations.information)
-            chi2 = torch.where(observations.inlier > 0, chi2, torch.nan).flatten(1)
-            median = chi2.nanmedian(dim=1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2
-            current = errors._replace(scale2=torch.maximum(errors.scale2, median))
+            scale2 = median_scale2(bundle, observations, errors)
+            current = errors._replace(scale2=torch.maximum(errors.scale2, scale2))
         system = normal_equations(bundle, observations, current, body)
         step, structure = _solve(system, bundle, current, body, damping)
         R, t = move_cameras(bundle.R, bundle.t, person_centre(bundle), step[:, :num_cameras])
@@ -330,6 +326,14 @@ def adjust(
         if not wide:
             errors = errors._replace(scale2=noise_scale(system, errors, num_cameras))
     return bundle, errors, robust_cost(bundle, observations, errors, body)
+
+
+def median_scale2(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
+    """Squared noise scale (N,) at which the median residual is what it should be."""
+    _, residual = biased_reprojection(bundle, observations, errors)
+    chi2 = chi_square(residual, observations.information)
+    chi2 = torch.where(observations.inlier > 0, chi2, torch.nan).flatten(1)
+    return chi2.nanmedian(dim=1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2
 
 
 def degrees_of_freedom(weight: Tensor, errors: Errors, num_cameras: int) -> Tensor:

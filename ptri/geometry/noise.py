@@ -41,8 +41,8 @@ def fit_errors(
     errors: Errors,
     body: BodyPrior,
     frame_correlation: float | None = None,
-    num_rounds: int = 3,
-    num_iterations: int = 3,
+    num_rounds: int = 2,
+    num_iterations: int = 2,
 ) -> tuple[Bundle, Errors]:
     """Alternates between the error model and the bundle, from an adjusted bundle.
 
@@ -58,7 +58,7 @@ def fit_errors(
     errors = errors._replace(bias=observations.xy.new_zeros(N, V, J, 2))
     for _ in range(num_rounds):
         errors = _fit_bias(observations, bundle, errors, body)
-        bundle, errors, _ = adjust(observations, bundle, body, num_iterations, False, errors)
+        bundle, errors, _ = adjust(observations, bundle, body, num_iterations, 0, errors)
         worth = _frame_worth(observations, bundle, errors, body, frame_correlation)
         errors = errors._replace(frame_weight=worth)
     return bundle, errors
