@@ -169,7 +169,7 @@ class PosteriorConfig(_Section):
     num_modes: int = _number(2, 1)  # local optima kept as a mixture
     adjust_iterations: int = _number(16, 2)  # Levenberg-Marquardt steps from each start
     random_starts: int = _number(2, 0)  # starts with random joint weights, beside two a view
-    df: float = _number(8.0, above=2)  # degrees of freedom of the Student-t proposal
+    df: float = _number(20.0, above=2)  # degrees of freedom of the Student-t proposal
     inflation: float = _number(1.1, above=0)  # factor on the Laplace covariance of the proposal
     outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
     frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals

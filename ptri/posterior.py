@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     num_iterations: int = 4
     num_modes: int = 2
     adjust_iterations: int = 16
-    df: float = 8.0
+    df: float = 20.0
     inflation: float = 1.1
     outlier_chi2: float = 12.0
     frame_correlation: float = -1.0
