@@ -30,14 +30,11 @@ MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
 # Nats by which another reading of one view must fit better than the view's own. Of a moment: the
 # label swaps that a detector makes are not rare (one view in a hundred and more).
 MOMENTARY_NATS = 7.0
-# Nats a point, of whole clips. A mirrored image with its labels kept looks much like the person
-# seen from behind; exchanged labels move every limb, and less than this is some frames' swap.
-LASTING_NATS = {
-    diagnosis.AS_IS.words: 1.0,  # never gains on itself
-    diagnosis.EXCHANGED.words: 0.4,
-    diagnosis.MIRRORED.words: 0.15,
-    diagnosis.MIRRORED_EXCHANGED.words: 0.4,
-}
+# Of whole clips. A mirrored image with its labels kept looks much like the person seen from behind,
+# so that little tells them apart; exchanged labels move every limb, and less than this, in nats a
+# point, is some frames' swap.
+MIRRORED_NATS = 10.0
+EXCHANGED_NATS = 0.4
 MOVED_DEG = 8.0  # another reading matters if it turns the camera by more,
 PLAIN_NATS = 1.0  # or, of whole clips, if it fits better by so much a point
 SHIFT_NATS = 1.0  # a point, by which a time shift must fit better; motion leaves no doubt
@@ -240,7 +237,9 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     turned = torch.rad2deg(found.turned) > MOVED_DEG
     if num_frames >= diagnosis.PERSISTENT:
         turned = turned | (gain > PLAIN_NATS)
-        gain = gain / gain.new_tensor([LASTING_NATS[reading.words] for reading in found.readings])
+        plain = gain.new_tensor([one.words == diagnosis.MIRRORED.words for one in found.readings])
+        least = MIRRORED_NATS / found.points[..., None].clamp_min(1)
+        gain = gain / torch.where(plain > 0, least, EXCHANGED_NATS)
     else:
         gain = gain * found.points[..., None] / MOMENTARY_NATS
     gain = torch.where(turned & (found.cost < FITS_NATS), gain, 0.0)
