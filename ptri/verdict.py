@@ -235,17 +235,18 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     own = found.cost[..., 0]
     gain = own[..., None] - found.cost  # (B, V, H) nats a point
     turned = torch.rad2deg(found.turned) > MOVED_DEG
+    count = found.points[..., None].clamp_min(1)
     if num_frames >= diagnosis.PERSISTENT:
         turned = turned | (gain > PLAIN_NATS)
         plain = gain.new_tensor([one.words == diagnosis.MIRRORED.words for one in found.readings])
-        least = MIRRORED_NATS / found.points[..., None].clamp_min(1)
-        gain = gain / torch.where(plain > 0, least, EXCHANGED_NATS)
+        least = torch.where(plain > 0, MIRRORED_NATS / count, EXCHANGED_NATS)
     else:
-        gain = gain * found.points[..., None] / MOMENTARY_NATS
-    gain = torch.where(turned & (found.cost < FITS_NATS), gain, 0.0)
-    shift = (own - found.lag_cost) / SHIFT_NATS
+        least = MOMENTARY_NATS / count
+    gain = torch.where(turned & (found.cost < FITS_NATS) & (gain > least), gain, 0.0)
+    shift = own - found.lag_cost
     fits = (found.lag_cost < FITS_NATS) & (found.lag.abs() > found.spacing * SHIFT_LEAST)
-    shift = torch.where(fits & (found.lag_cost < found.cost.amin(-1)), shift, 0.0)
+    fits = fits & (found.lag_cost < found.cost.amin(-1)) & (shift > SHIFT_NATS)
+    shift = torch.where(fits, shift, 0.0)
     # Costs of views that cannot be examined are infinite, their gains NaN.
     gain = torch.cat([gain, shift[..., None]], -1).nan_to_num(0.0)  # (B, V, H + 1)
     best, which = gain.flatten(1).max(1)
@@ -258,6 +259,6 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     worst, odd = least.nan_to_num(0.0).max(1)
     usual = least.nanmedian(1).values
     misfit = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
-    view = torch.where(best > 1, view, torch.where(misfit, odd, NOBODY))
-    reading = torch.where(best > 1, reading, torch.where(misfit, UNREADABLE, 0))
+    view = torch.where(best > 0, view, torch.where(misfit, odd, NOBODY))
+    reading = torch.where(best > 0, reading, torch.where(misfit, UNREADABLE, 0))
     return Suspect(view, reading, torch.where(reading == SHIFTED, lag, 0.0))
