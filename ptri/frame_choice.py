@@ -34,6 +34,8 @@ CORRELATION = 0.5
 # A point further than this from the person's middle, in median distances, is no evidence.
 MAX_SPREADS = 4.0
 EXACT = 16  # candidates whose gain is computed exactly in each step
+CHUNK = 256  # frames at once: bounds the memory
+ROUGH_FRAMES = 1000  # frames, evenly spread, that the rough essential matrices come from
 
 
 class Coordinates(NamedTuple):
@@ -51,6 +53,10 @@ def coordinates(keypoints: Keypoints, K: Tensor) -> Coordinates:
     Args:
         keypoints: (T, V, J, ...) px. K: (V, 3, 3) px.
     """
+    T = keypoints.xy.shape[0]
+    if T > ROUGH_FRAMES:
+        some = torch.linspace(0, T - 1, ROUGH_FRAMES).round().long()
+        keypoints = Keypoints(*(value[some] for value in keypoints))
     x = _rays(keypoints, K).transpose(0, 1).flatten(1, 2)  # (V, T J, 2)
     middle = x.nanmedian(dim=1).values.nan_to_num(0.0)
     away = (x - middle[:, None]).abs().amax(-1)  # NaN where not seen
@@ -82,6 +88,11 @@ def information(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> Tensor:
     Returns:
         (T, P, 9, 9); zero where fewer than ``MIN_JOINTS`` joints are seen by both views.
     """
+    parts = zip(*(value.split(CHUNK) for value in keypoints))
+    return torch.cat([_information(Keypoints(*part), K, frame) for part in parts])
+
+
+def _information(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> Tensor:
     rows, weight = _rows(keypoints, K, frame)
     residual = torch.einsum("tpja,pa->tpj", rows, frame.essential)
     robust = 1 / (1 + (residual / (CAUCHY * frame.scale[:, None])).square())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +116,9 @@ def estimate_rig(
     """
     given = check_input(xy, K, confidence, covariance, skeleton, device)
     known = known_length(scale, len(given.K))
-    check_numbers(num_samples, num_iterations, max_frames, seed)
+    num_samples, num_iterations, max_frames, seed = check_numbers(
+        num_samples, num_iterations, max_frames, seed
+    )
     network = find_model(model, given.K.device)
     settings = network.settings._replace(num_samples=num_samples, num_iterations=num_iterations)
     solved = solve_rig(network, given, settings, seed, max_frames, known)
@@ -124,21 +127,28 @@ def estimate_rig(
     return summarise(solved, given)
 
 
-def check_numbers(num_samples: int, num_iterations: int, max_frames: int, seed: int) -> None:
-    """Raises UserError where one of them is out of range."""
+def check_numbers(
+    num_samples: int, num_iterations: int, max_frames: int, seed: int
+) -> tuple[int, int, int, int]:
+    """The same as Python's own integers.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
     for name, value, least in (
         ("num_samples", num_samples, 8),
         ("num_iterations", num_iterations, 1),
         ("max_frames", max_frames, 1),
         ("seed", seed, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise UserError(f"{name}: {value!r}; expected a whole number >= {least}")
     if num_iterations > num_samples:
         raise UserError(
             f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
             "num_samples, which is the number of samples of all iterations together"
         )
+    return int(num_samples), int(num_iterations), int(max_frames), int(seed)
 
 
 def summarise(solved: RigSolved, given: RigInput) -> RigEstimate:
@@ -207,6 +217,7 @@ def solve_rig(
     if start is not None and len(views) < V:
         start = None  # the cameras of other views
     times = torch.tensor(frames) if when is None else when[frames]
+    times = times.to(K.device)
     solution = model.solve_full(chosen, K, seed, settings, start=start, frames=times)
     accepted, reason = solution.posterior.accepted, solution.posterior.reason[0]
     R = posterior_mean(solution.posterior)[0][0].double()

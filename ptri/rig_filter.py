@@ -67,10 +67,9 @@ class RigFilter:
         Raises:
             ValueError: as `ptri.estimate_rig`.
         """
-        check_numbers(num_samples, num_iterations, max_frames, seed)
-        self._K, self._skeleton, self._device = K, skeleton, device
-        self._num_samples, self._num_iterations = num_samples, num_iterations
-        self._scale, self._seed, self._max_frames = scale, seed, max_frames
+        numbers = check_numbers(num_samples, num_iterations, max_frames, seed)
+        self._num_samples, self._num_iterations, self._max_frames, self._seed = numbers
+        self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
         self._model = model
         self._settings = None
         self._known = None

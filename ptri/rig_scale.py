@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import NamedTuple
 
 from torch import Tensor
@@ -50,13 +51,15 @@ def known_length(scale: Mapping[str, object] | None, num_views: int) -> KnownLen
         except (TypeError, ValueError):
             raise UserError(f"scale: camera_distance {value!r:.80}; {expected}") from None
         views = (first, second)
-        good = all(isinstance(v, int) and 0 <= v < num_views for v in views) and first != second
+        good = (
+            all(isinstance(v, Integral) and 0 <= v < num_views for v in views) and first != second
+        )
         if not good:
             raise UserError(
                 f"scale: camera_distance between views {first!r} and {second!r}; expected two "
                 f"different views from 0 to {num_views - 1}"
             )
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
         raise UserError(f"scale: {kind} {value!r:.80}; expected a length in mm")
     low, high = (300.0, 3000.0) if views is None else (1.0, 1e6)
     if not low <= value <= high:

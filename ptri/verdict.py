@@ -30,14 +30,11 @@ MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
 # Nats by which another reading of one view must fit better than the view's own. Of a moment: the
 # label swaps that a detector makes are not rare (one view in a hundred and more).
 MOMENTARY_NATS = 7.0
-# Nats a point, of whole clips. A mirrored image with its labels kept looks much like the person
-# seen from behind; exchanged labels move every limb, and less than this is some frames' swap.
-LASTING_NATS = {
-    diagnosis.AS_IS.words: 1.0,  # never gains on itself
-    diagnosis.EXCHANGED.words: 0.4,
-    diagnosis.MIRRORED.words: 0.15,
-    diagnosis.MIRRORED_EXCHANGED.words: 0.4,
-}
+# Of whole clips. A mirrored image with its labels kept looks much like the person seen from behind,
+# so that little tells them apart; exchanged labels move every limb, and less than this, in nats a
+# point, is some frames' swap.
+MIRRORED_NATS = 10.0
+EXCHANGED_NATS = 0.4
 MOVED_DEG = 8.0  # another reading matters if it turns the camera by more,
 PLAIN_NATS = 1.0  # or, of whole clips, if it fits better by so much a point
 SHIFT_NATS = 1.0  # a point, by which a time shift must fit better; motion leaves no doubt
@@ -238,15 +235,18 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     own = found.cost[..., 0]
     gain = own[..., None] - found.cost  # (B, V, H) nats a point
     turned = torch.rad2deg(found.turned) > MOVED_DEG
+    count = found.points[..., None].clamp_min(1)
     if num_frames >= diagnosis.PERSISTENT:
         turned = turned | (gain > PLAIN_NATS)
-        gain = gain / gain.new_tensor([LASTING_NATS[reading.words] for reading in found.readings])
+        plain = gain.new_tensor([one.words == diagnosis.MIRRORED.words for one in found.readings])
+        least = torch.where(plain > 0, MIRRORED_NATS / count, EXCHANGED_NATS)
     else:
-        gain = gain * found.points[..., None] / MOMENTARY_NATS
-    gain = torch.where(turned & (found.cost < FITS_NATS), gain, 0.0)
-    shift = (own - found.lag_cost) / SHIFT_NATS
+        least = MOMENTARY_NATS / count
+    gain = torch.where(turned & (found.cost < FITS_NATS) & (gain > least), gain, 0.0)
+    shift = own - found.lag_cost
     fits = (found.lag_cost < FITS_NATS) & (found.lag.abs() > found.spacing * SHIFT_LEAST)
-    shift = torch.where(fits & (found.lag_cost < found.cost.amin(-1)), shift, 0.0)
+    fits = fits & (found.lag_cost < found.cost.amin(-1)) & (shift > SHIFT_NATS)
+    shift = torch.where(fits, shift, 0.0)
     # Costs of views that cannot be examined are infinite, their gains NaN.
     gain = torch.cat([gain, shift[..., None]], -1).nan_to_num(0.0)  # (B, V, H + 1)
     best, which = gain.flatten(1).max(1)
@@ -259,6 +259,6 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     worst, odd = least.nan_to_num(0.0).max(1)
     usual = least.nanmedian(1).values
     misfit = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
-    view = torch.where(best > 1, view, torch.where(misfit, odd, NOBODY))
-    reading = torch.where(best > 1, reading, torch.where(misfit, UNREADABLE, 0))
+    view = torch.where(best > 0, view, torch.where(misfit, odd, NOBODY))
+    reading = torch.where(best > 0, reading, torch.where(misfit, UNREADABLE, 0))
     return Suspect(view, reading, torch.where(reading == SHIFTED, lag, 0.0))

@@ -252,7 +252,7 @@ def test_known_lengths_fix_the_scale(ring, plain):
         centre[:, 0, 2].norm(dim=-1), torch.full((512,), 4321.0, dtype=torch.float64)
     )
     torch.testing.assert_close(by_distance.R, plain.R)
-    by_height = estimate(ring, scale={"subject_height": 1900})
+    by_height = estimate(ring, scale={"subject_height": np.float32(1900)}, seed=np.int64(0))
     assert "1900 mm" in by_height.scale_source
     assert float(body_height(by_height.joints3d)) == pytest.approx(1900, rel=0.01)
     # Less is unknown than before.
