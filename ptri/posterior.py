@@ -23,10 +23,10 @@ from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH, pixel_to_normalised
 from ptri.geometry.noise import fit_errors
-from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
+MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
 START_FRAMES = 8  # of the frames lead the starts to their optima
 KEPT_STARTS = 3  # of them are followed to the end
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
@@ -189,6 +189,7 @@ def find_modes(
         observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
     """
+    observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
     fixed = Observations(*(value.detach() for value in observations[:3]), observations.log_outlier)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
     starts = Bundle(*(value.detach().to(fixed.xy) for value in starts))
@@ -205,8 +206,15 @@ def find_modes(
     flat = Bundle(*(value.flatten(0, 1)[own] for value in found))
     repeated = _rows(fixed, own // K)
     errors = adjustment.plain_errors(repeated)
-    last = 4 if observations.xy.shape[1] > START_FRAMES else 1
-    flat, errors, _ = adjustment.adjust(repeated, flat, body, last, 0, errors)
+    # Joints of frames that took no part in the start are where the start has them.
+    steps = (8, 4) if observations.xy.shape[1] > START_FRAMES else (1, 0)
+    flat, errors, _ = adjustment.adjust(repeated, flat, body, *steps, errors)
+
+    # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian.
+    weight = adjustment.normal_equations(flat, repeated, errors, body).weight
+    observations = _masked(observations, weight[source[:, 0]])
+    repeated = _masked(repeated, weight[source[:, 0]][own // K])
+    flat, errors, _ = adjustment.adjust(repeated, flat, body, 2, 0, errors)
 
     def common(scale2: Tensor) -> Tensor:
         """The least noise scale of a rig's modes, for all of them."""
@@ -215,6 +223,9 @@ def find_modes(
     errors = errors._replace(scale2=common(errors.scale2))
     correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
     flat, errors = fit_errors(repeated, flat, errors, body, correlation)
+    # Modes compare only under one tempering and one prior of the biases: the best one's.
+    first = source[:, 0][own // K]
+    errors = errors._replace(frame_weight=errors.frame_weight[first], bias2=errors.bias2[first])
     # The adjustment counts three freedoms a joint; with bones it has fewer.
     errors = errors._replace(scale2=common(expand(repeated, flat, errors, body).scale2))
     every = expand(repeated, flat, errors, body)
@@ -233,7 +244,7 @@ def adjust_starts(
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
 
     A third of the iterations for every candidate, the rest for the best few; on some of the frames
-    where there are many, the joints of all are then triangulated.
+    where there are many; the joints of the others are then where their start has them.
     """
     T = observations.xy.shape[1]
     frames = torch.linspace(0, T - 1, min(T, START_FRAMES)).round().long()
@@ -256,10 +267,11 @@ def adjust_starts(
         keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
         bundle = Bundle(*(value[rows, keep] for value in bundle))
+        starts = Bundle(*(value[rows, keep] for value in starts))
     if T > START_FRAMES:
-        K = bundle.R.shape[1]
-        joints = _triangulated(_repeat(observations, K), _flat(bundle))
-        bundle = bundle._replace(joints=joints.unflatten(0, (-1, K)))
+        joints = _carried(starts, bundle.R, bundle.t)
+        joints[:, :, frames] = bundle.joints
+        bundle = bundle._replace(joints=joints)
     return bundle
 
 
@@ -267,18 +279,11 @@ def _flat(bundle: Bundle) -> Bundle:
     return Bundle(*(value.flatten(0, 1) for value in bundle))
 
 
-def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
-    """Joints (N, T, J, 3) mm of all frames; those that two views do not see lie at the middle."""
-    seen = observations.inlier > 0
-    eye = torch.eye(2, dtype=bundle.R.dtype, device=bundle.R.device)
-    information = torch.where(seen[..., None, None], observations.information, eye)
-    xy = torch.where(seen[..., None], observations.xy, torch.nan)
-    keypoints = Keypoints(xy, torch.linalg.inv(information), observations.inlier)
-    K = torch.eye(3, dtype=eye.dtype, device=eye.device).expand(*xy.shape[:3], 3, 3)
-    joints = robust_triangulation(keypoints, Cameras(K, bundle.R, bundle.t), 4)[0].joints3d
-    middle = joints.nanmean(2, keepdim=True)
-    middle = torch.where(torch.isnan(middle), bundle.joints.mean((1, 2), keepdim=True), middle)
-    return torch.where(torch.isnan(joints), middle, joints)
+def _carried(start: Bundle, R: Tensor, t: Tensor) -> Tensor:
+    """Joints (B, K, T, J, 3) of starts under other cameras: their places before each view kept."""
+    before = torch.einsum("bkvac,bktjc->bktvja", start.R, start.joints)
+    before = before + (start.t - t)[:, :, None, :, None]
+    return torch.einsum("bkvca,bktvjc->bktja", R, before) / R.shape[2]
 
 
 def evidence_at(
@@ -292,6 +297,15 @@ def _pick(every: Expansion, rows: Tensor) -> Expansion:
     errors = Errors(*(value[rows] for value in every.errors))
     rest = {name: value[rows] for name, value in every._asdict().items() if name != "errors"}
     return Expansion(errors=errors, **rest)
+
+
+def _masked(observations: Observations, weight: Tensor) -> Observations:
+    """Observations without the joints that fewer than two views see, by weights (B, T, V, J)."""
+    keep = (weight.sum(2, keepdim=True) > MIN_VIEWS).to(weight)
+    return observations._replace(
+        information=observations.information * keep[..., None, None],
+        inlier=observations.inlier * keep,
+    )
 
 
 def _rows(observations: Observations, rows: Tensor) -> Observations:

@@ -24,9 +24,11 @@ from ptri.geometry.rotations import skew, so3_exp
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
 STRUCTURE_SIGMA = 1e5
+STEP_SIGMA = 10.0  # mm, a joint's step at damping one
 # The noise scale is estimated with a prior worth this many residuals at scale one.
 NOISE_PRIOR_COUNT = 6.0
 MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
+MEDIAN_MARGIN = 3.0  # over the noise that the median residual speaks for
 
 
 class Observations(NamedTuple):
@@ -324,15 +326,19 @@ def adjust(
         errors = errors._replace(bias=_select(better, biased.bias, errors.bias))
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
         if not wide:
-            errors = errors._replace(scale2=noise_scale(system, errors, num_cameras))
+            scale2 = noise_scale(system, errors, num_cameras, observations.inlier)
+            errors = errors._replace(scale2=scale2)
     return bundle, errors, robust_cost(bundle, observations, errors, body)
 
 
 def median_scale2(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
     """Squared noise scale (N,) at which the median residual is what it should be."""
     _, residual = biased_reprojection(bundle, observations, errors)
-    chi2 = chi_square(residual, observations.information)
-    chi2 = torch.where(observations.inlier > 0, chi2, torch.nan).flatten(1)
+    return _median_scale2(chi_square(residual, observations.information), observations.inlier)
+
+
+def _median_scale2(chi2: Tensor, inlier: Tensor) -> Tensor:
+    chi2 = torch.where(inlier > 0, chi2, torch.nan).flatten(1)
     return chi2.nanmedian(dim=1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2
 
 
@@ -343,11 +349,16 @@ def degrees_of_freedom(weight: Tensor, errors: Errors, num_cameras: int) -> Tens
     return (freedom - num_cameras - errors.num_bias).clamp_min(0.0)
 
 
-def noise_scale(system: System, errors: Errors, num_cameras: int) -> Tensor:
-    """Squared noise scale (N,) of the stated covariances, shrunk to one."""
+def noise_scale(system: System, errors: Errors, num_cameras: int, inlier: Tensor) -> Tensor:
+    """Squared noise scale (N,) of the stated covariances, shrunk to one.
+
+    At most what the median residual allows: else the scale could grow until outliers look normal.
+    """
     freedom = degrees_of_freedom(system.weight, errors, num_cameras)
     energy = (system.weight * system.chi2).sum((1, 2, 3)) + NOISE_PRIOR_COUNT
-    return energy / (freedom + NOISE_PRIOR_COUNT)
+    share = freedom / (2 * system.weight.sum((1, 2, 3))).clamp_min(1.0)
+    limit = MEDIAN_MARGIN * _median_scale2(system.chi2, inlier) / share.clamp_min(0.05)
+    return torch.minimum(energy / (freedom + NOISE_PRIOR_COUNT), limit.clamp_min(1.0))
 
 
 def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -360,7 +371,8 @@ def _solve(
     """Damped step of the shared unknowns (N, G) and of the joints (N, T, J, 3)."""
     frames = system.frames.clone()
     diagonal = frames.diagonal(dim1=-2, dim2=-1)
-    diagonal.mul_(1 + damping[:, None, None])
+    # The second term bounds the steps of joints that the images hardly hold.
+    diagonal.mul_(1 + damping[:, None, None]).add_(damping[:, None, None] * STEP_SIGMA**-2)
     chol, _ = torch.linalg.cholesky_ex(frames)
     right = torch.cat([system.coupling, system.frames_gradient.unsqueeze(2)], dim=2)
     solved = torch.cholesky_solve(right.mT, chol)  # (N, T, 3J, G + 1)
