@@ -41,6 +41,7 @@ from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rotations import log_haar_density, so3_log
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
 
+STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
 MAX_SIGMA = 400.0  # mm; a joint less certain than this at the optimum takes no part
 
@@ -55,7 +56,7 @@ class Expansion(NamedTuple):
     joints: Tensor  # (B, T, 3, J) mm
     shared: Tensor  # (B, E) log lengths and biases
     slope: Tensor  # (B, D - 1, T 3 J + E) change of joints and shared unknowns with the shape
-    inverse: Tensor  # (B, T, 3J, 3J) inverse information of each frame's joints, mm^2
+    inverse: Tensor  # (B, T, 3J, 3J) inverse information of each frame's joints, bounded, mm^2
     coupling: Tensor  # (B, T, E, 3J)
     gain: Tensor  # (B, T, E, 3J) coupling @ inverse
     shared_inverse: Tensor  # (B, E, E)
@@ -98,19 +99,27 @@ def expand(
     order = torch.arange(num_joints, device=bundle.R.device).view(J, 3).T.flatten()
     frames = system.frames[..., order, :][..., order]
     coupling = system.coupling[..., order]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(frames)[0])
-    gain = coupling @ inverse  # (B, T, G, 3J)
-    reduced = (gain @ coupling.mT).sum(1)
+    prior = adjustment.prior_information(errors, body, num_cameras)
     worth = errors.frame_weight[:, None, None]
-    full = worth * (system.shared - reduced)
-    full = full + adjustment.prior_information(errors, body, num_cameras)
     cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
-    shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
-    towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
-    information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
+
+    def eliminate(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Inverse of the frames, gain, inverse of the shared, their slope, cameras' information."""
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(frames)[0])
+        gain = coupling @ inverse  # (B, T, G, 3J)
+        full = worth * (system.shared - (gain @ coupling.mT).sum(1)) + prior
+        shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
+        towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
+        information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
+        return inverse, gain, shared_inverse, towards, information
+
+    # A joint that the images hardly hold does not follow a tangent far: its steps are bounded.
+    eye = torch.eye(num_joints, dtype=frames.dtype, device=frames.device)
+    bounded, bounded_gain, bounded_shared, towards, _ = eliminate(frames + STEP_SIGMA**-2 * eye)
     # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
-    direct = gain[:, :, cameras] - towards.mT.unsqueeze(1) @ gain[:, :, rest]  # (B, T, D, 3J)
+    direct = bounded_gain[:, :, cameras] - towards.mT.unsqueeze(1) @ bounded_gain[:, :, rest]
     slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
+    inverse, gain, shared_inverse, _, information = eliminate(frames)
 
     # What the joints take of the keypoints' degrees of freedom, bones having their say.
     own_inverse = _joint_blocks(inverse, J)
@@ -141,10 +150,10 @@ def expand(
         joints=bundle.joints.mT.contiguous(),
         shared=torch.cat([bundle.log_lengths, errors.bias.flatten(1)], dim=-1),
         slope=basis.mT @ slope,
-        inverse=inverse,
+        inverse=bounded,
         coupling=coupling[:, :, rest].contiguous(),
-        gain=gain[:, :, rest].contiguous(),
-        shared_inverse=shared_inverse,
+        gain=bounded_gain[:, :, rest].contiguous(),
+        shared_inverse=bounded_shared,
         moments=moments,
         share=by_view.transpose(1, 2).flatten(2),
         log_depth=depth.log().transpose(1, 2).flatten(2),
@@ -232,8 +241,12 @@ def log_density(
     problem = _Problem(R, t, log_scale, at, observations, body)
     state = problem.evaluate(joints, shared, gradient=num_steps > 0)
     for step in range(num_steps):
-        joints, shared = problem.newton(joints, shared, state)
-        trial = problem.evaluate(joints, shared, gradient=step + 1 < num_steps)
+        gradient = step + 1 < num_steps
+        new, shared = problem.newton(joints, shared, state)
+        trial = problem.evaluate(new, shared, gradient=gradient and T == 1)
+        if T > 1:  # every frame for itself, then all together
+            better = (trial.frames < state.frames)[..., None, None]
+            trial = problem.evaluate(torch.where(better, new, joints), shared, gradient=gradient)
         state = trial.keep_better(state)
         joints, shared = state.joints, state.shared
     A = camera_matrix(R, t)[..., :6, :].flatten(1, 2) @ at.moments  # (B, M 6, N)
@@ -266,6 +279,7 @@ class _State(NamedTuple):
     """Joint density at given joints and shared unknowns, (B, M, ...)."""
 
     cost: Tensor  # (B, M)
+    frames: Tensor  # (B, M, T) cost of each frame, unweighted
     joints: Tensor  # (B, M, T, 3, J)
     shared: Tensor  # (B, M, E)
     depth: Tensor  # (B, M, V, N)
@@ -280,10 +294,10 @@ class _State(NamedTuple):
         def choose(new: Tensor, old: Tensor) -> Tensor:
             return torch.where(better.reshape(*better.shape, *([1] * (new.ndim - 2))), new, old)
 
-        chosen = (choose(new, old) for new, old in zip(self[:5], other[:5]))
+        chosen = (choose(new, old) for new, old in zip(self[:6], other[:6]))
         if self.joint_gradient is None:
             return _State(*chosen, None, None)
-        gradients = (choose(new, old) for new, old in zip(self[5:], other[5:]))
+        gradients = (choose(new, old) for new, old in zip(self[6:], other[6:]))
         return _State(*chosen, *gradients)
 
 
@@ -329,14 +343,14 @@ class _Problem(NamedTuple):
         length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
         log_length = length.log()
         stretch = (log_length - lengths.unsqueeze(2)) / body.slack
-        frames = 0.5 * stretch.square().sum((2, 3)) - data.sum((2, 3))
+        frames = 0.5 * stretch.square().sum(3) - data.sum(2).unflatten(-1, (T, J)).sum(-1)
         deviation = lengths - body.mean
         pull = deviation @ torch.linalg.inv(body.covariance)
         bias2, worth = at.errors.bias2[:, None], at.errors.frame_weight[:, None]
-        cost = worth * frames + 0.5 * (deviation * pull).sum(-1)
+        cost = worth * frames.sum(2) + 0.5 * (deviation * pull).sum(-1)
         cost = cost + 0.5 * biases.square().sum(-1) / bias2
         if not gradient:
-            return _State(cost, joints, shared, depth, log_length, None, None)
+            return _State(cost, frames, joints, shared, depth, log_length, None, None)
         factor = weight * shrink.exp()
         qx, qy = qx * factor, qy * factor
         g = torch.stack([qx, qy, -(x * qx + y * qy)], dim=3) * inverse.unsqueeze(3)
@@ -349,7 +363,14 @@ class _Problem(NamedTuple):
             q = torch.stack([qx * unit, qy * unit], dim=-1).unflatten(3, (T, J)).sum(3)
             gradients.append(worth.unsqueeze(-1) * q.flatten(2) + biases / bias2.unsqueeze(-1))
         return _State(
-            cost, joints, shared, depth, log_length, joint_gradient, torch.cat(gradients, dim=-1)
+            cost,
+            frames,
+            joints,
+            shared,
+            depth,
+            log_length,
+            joint_gradient,
+            torch.cat(gradients, dim=-1),
         )
 
     def newton(self, joints: Tensor, shared: Tensor, state: _State) -> tuple[Tensor, Tensor]:
