@@ -26,6 +26,7 @@ from ptri.geometry.noise import fit_errors
 from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
+MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
 START_FRAMES = 8  # of the frames lead the starts to their optima
 KEPT_STARTS = 3  # of them are followed to the end
@@ -333,7 +334,7 @@ def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
 
 
 def _polish(
-    at: Expansion, chol: Tensor, evidence: Evidence, num_steps: int = 3
+    at: Expansion, chol: Tensor, evidence: Evidence, num_steps: int = 5
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Moves a mode from the optimum of the joint density to that of the marginal.
 
@@ -373,9 +374,9 @@ def _cameras(coordinates: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
 
 
 def _newton(chol: Tensor, slope: Tensor) -> Tensor:
-    """Newton step (B, D + 1), at most three standard deviations long."""
+    """Newton step (B, D + 1), at most ``MAX_POLISH`` standard deviations long."""
     whitened = (chol.mT @ slope.unsqueeze(-1)).squeeze(-1)
-    whitened = whitened * (3.0 / whitened.norm(dim=-1, keepdim=True).clamp_min(3.0))
+    whitened = whitened * (MAX_POLISH / whitened.norm(dim=-1, keepdim=True).clamp_min(MAX_POLISH))
     return (chol @ whitened.unsqueeze(-1)).squeeze(-1)
 
 
