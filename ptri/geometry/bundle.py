@@ -26,7 +26,7 @@ from ptri.geometry.rotations import skew, so3_exp
 STRUCTURE_SIGMA = 1e5
 STEP_SIGMA = 10.0  # mm, a joint's step at damping one
 # The noise scale is estimated with a prior worth this many residuals at scale one.
-NOISE_PRIOR_COUNT = 6.0
+NOISE_PRIOR_COUNT = 2.0
 MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
 MEDIAN_MARGIN = 3.0  # over the noise that the median residual speaks for
 

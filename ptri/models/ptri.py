@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ptri.config import Config
 from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
-from ptri.geometry.bundle import Bundle
+from ptri.geometry.bundle import Bundle, Observations
+from ptri.geometry.triangulation import ray_moments, triangulate
 from ptri.mending import mend
 from ptri.models.fusion import FusionTransformer
 from ptri.models.heatmap import sample_features
@@ -27,6 +28,9 @@ from ptri.posterior import (
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 from ptri.verdict import judge, verdict
+
+
+PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
 
 
 class Output(NamedTuple):
@@ -158,7 +162,7 @@ class PoseModel(nn.Module):
             starts = rig_starts(lifted.joints3d.to(K), trust, body, count, mirrored, seed)
             if start is not None:
                 starts = _append(starts, *start)
-            starts = _extend(starts, J)
+            starts = _extend(starts, observations)
         solution = rig_posterior(observations, starts, body, settings, seed)
         if not judged:
             return solution
@@ -239,8 +243,22 @@ def _append(starts: Bundle, cameras: Cameras, joints: Tensor) -> Bundle:
     )
 
 
-def _extend(starts: Bundle, num_joints: int) -> Bundle:
-    """Places joints that the lifter does not know at the root; the adjustment moves them."""
-    extra = num_joints - NUM_JOINTS
-    root = starts.joints[..., H36M17.root, None, :].expand(*starts.joints.shape[:-2], extra, 3)
-    return starts._replace(joints=torch.cat([starts.joints, root], dim=-2))
+def _extend(starts: Bundle, observations: Observations) -> Bundle:
+    """Adds the joints that the lifter does not know, triangulated under each start's cameras."""
+    B, T, V, J, _ = observations.xy.shape
+    extra = J - NUM_JOINTS
+    if not extra:
+        return starts
+    root = starts.joints[..., H36M17.root, :]  # (B, C, T, 3)
+    distance = root.norm(dim=-1).mean((1, 2))[:, None, None, None]
+    weight = observations.inlier[..., NUM_JOINTS:] / distance.square()
+    moments = ray_moments(
+        observations.xy[..., NUM_JOINTS:, :],
+        observations.information[..., NUM_JOINTS:, :, :] * weight[..., None, None],
+    )
+    moments = moments.permute(0, 1, 3, 2, 4).reshape(B, T * extra, V, 6)
+    anchor = root.mean(1)[:, :, None].expand(B, T, extra, 3).reshape(B, T * extra, 3)
+    R, t = starts.R.transpose(0, 1).to(moments), starts.t.transpose(0, 1).to(moments)
+    points, _, _ = triangulate(moments, R, t, anchor.to(moments), PERSON_SIGMA**-2)
+    points = points.transpose(0, 1).unflatten(2, (T, extra)).to(starts.joints)
+    return starts._replace(joints=torch.cat([starts.joints, points], dim=-2))
