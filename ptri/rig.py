@@ -223,7 +223,9 @@ def solve_rig(
     R = posterior_mean(solution.posterior)[0][0].double()
     part = Keypoints(*(value[frames] for value in part))
     noise2 = solution.evidence.scale2.reshape(-1)[0].double()
-    problem = objection(part, inside.K, R, float(noise2))
+    problem = objection(part, inside.K, R)
+    if problem is None and bool(accepted[0]):  # the residuals may show more noise than was stated
+        problem = objection(part, inside.K, R, float(noise2))
     if problem is not None:
         accepted, reason = torch.zeros_like(accepted), problem
     posterior = RigPosterior(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import so3_exp
-from ptri.posterior import RigSolution, Settings, posterior_mean
+from ptri.posterior import Settings, posterior_mean
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
 
@@ -72,13 +72,11 @@ class FakeModel(nn.Module):
                 raise AssertionError("the intrinsics belong to no frame")
         return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
 
-    def solve_full(
-        self, keypoints, K, seed=0, settings=None, start=None, frames=None
-    ) -> RigSolution:
+    def solve_full(self, keypoints, K, seed=0, settings=None, start=None, frames=None):
         """What `ptri.rig` reads of a solution."""
         posterior = self.solve(keypoints, K, seed)
         evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
-        return RigSolution(posterior, None, evidence, torch.zeros(len(K)))
+        return SimpleNamespace(posterior=posterior, evidence=evidence)
 
     def solve(self, keypoints: Keypoints, K: Tensor, seed: int = 0) -> RigPosterior:
         B, T, V = K.shape[:3]
