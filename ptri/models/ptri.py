@@ -11,6 +11,7 @@ from ptri.config import Config
 from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
 from ptri.geometry.bundle import Bundle, Observations
+from ptri.geometry.pooled_starts import pooled_starts
 from ptri.geometry.triangulation import ray_moments, triangulate
 from ptri.mending import mend
 from ptri.models.fusion import FusionTransformer
@@ -29,7 +30,7 @@ from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 from ptri.verdict import judge, verdict
 
-
+POOLED_FRAMES = 4  # with so many, the five-point method is worth a start
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
 
 
@@ -162,6 +163,9 @@ class PoseModel(nn.Module):
             starts = rig_starts(lifted.joints3d.to(K), trust, body, count, mirrored, seed)
             if start is not None:
                 starts = _append(starts, *start)
+            if not self.training and keypoints.xy.shape[1] >= POOLED_FRAMES:
+                own = pooled_starts(keypoints, K, starts, body, seed=seed)
+                starts = Bundle(*(torch.cat(pair, dim=1) for pair in zip(starts, own)))
             starts = _extend(starts, observations)
         solution = rig_posterior(observations, starts, body, settings, seed)
         if not judged:

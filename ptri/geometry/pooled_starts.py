@@ -1,0 +1,59 @@
+"""Starts for the rig posterior from the pooled frames, by five-point relative pose and resection.
+
+They need no lifter, and get better with every frame; the scale comes from the bones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptri.geometry.body import BodyPrior, bone_vectors
+from ptri.geometry.bundle import Bundle
+from ptri.geometry.epipolar import RigCandidate, five_point_rigs
+from ptri.structures import Keypoints
+
+NUM_PAIRS = 3  # seed pairs tried for each rig
+
+
+def pooled_starts(
+    keypoints: Keypoints, K: Tensor, like: Bundle, body: BodyPrior, count: int = 1, seed: int = 0
+) -> Bundle:
+    """Candidates (B, count, ...) by classical means.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
+        like: (B, C, ...) other candidates: the first stands in where the classical way finds none,
+            and its joints where fewer than two views see one.
+    """
+    J = like.joints.shape[-2]
+    xy = keypoints.xy[..., :J, :].detach().cpu().double().numpy()
+    confidence = keypoints.confidence[..., :J].detach().cpu().double().numpy()
+    intrinsics = K.detach().cpu().double().numpy()
+    parts = []
+    for rig in range(len(xy)):  # RANSAC has no batches
+        found = five_point_rigs(
+            xy[rig], intrinsics[rig], confidence[rig], seed, num_pairs=NUM_PAIRS
+        )
+        stand_in = Bundle(*(value[rig, 0] for value in like))
+        every = [_bundle(one, stand_in, body) for one in found[:count]]
+        parts.extend(every + [stand_in] * (count - len(every)))
+    return Bundle(*(torch.stack(values).unflatten(0, (-1, count)) for values in zip(*parts)))
+
+
+def _bundle(found: RigCandidate, stand_in: Bundle, body: BodyPrior) -> Bundle:
+    """A candidate at the size of its bones."""
+    kind = {"dtype": stand_in.t.dtype, "device": stand_in.t.device}
+    R, t, joints = (torch.as_tensor(np.asarray(v), **kind) for v in found[:3])
+    # In thousands, so that no bone falls below the guard against joints that coincide.
+    joints, t = 1000 * joints, 1000 * t
+    length, _ = bone_vectors(joints, body)  # (T, bones)
+    ratio = (body.mean - length.log()).nanmedian()
+    factor = torch.where(torch.isfinite(ratio), ratio.exp(), torch.ones_like(ratio))
+    joints, t = joints * factor, t * factor
+    middle = joints.nanmean((0, 1))
+    relative = stand_in.joints - stand_in.joints.mean((-2, -3))
+    joints = torch.where(torch.isnan(joints), middle + relative, joints)
+    finite = torch.isfinite(joints).all() & torch.isfinite(t).all()
+    return Bundle(R, t, joints, stand_in.log_lengths) if bool(finite) else stand_in
