@@ -166,7 +166,7 @@ class ModelConfig(_Section):
 class PosteriorConfig(_Section):
     num_samples: int = _number(512, 8)  # samples of a rig's cameras, over all iterations
     num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
-    num_modes: int = _number(2, 1)  # local optima kept as a mixture
+    num_modes: int = _number(3, 1)  # local optima kept as a mixture
     adjust_iterations: int = _number(16, 2)  # Levenberg-Marquardt steps from each start
     random_starts: int = _number(2, 0)  # starts with random joint weights, beside two a view
     df: float = _number(20.0, above=2)  # degrees of freedom of the Student-t proposal

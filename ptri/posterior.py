@@ -26,10 +26,12 @@ from ptri.geometry.noise import fit_errors
 from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
+# A pose that is off by its stated error costs about one nat, one far off this many times a log.
+POSE_TAIL = 2.0
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
 START_FRAMES = 8  # of the frames lead the starts to their optima
-KEPT_STARTS = 3  # of them are followed to the end
+KEPT_STARTS = 6  # of them are followed to the end
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
 NEGLIGIBLE = 12.0
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
@@ -43,7 +45,7 @@ class Settings(NamedTuple):
 
     num_samples: int = 512
     num_iterations: int = 4
-    num_modes: int = 2
+    num_modes: int = 3
     adjust_iterations: int = 16
     df: float = 20.0
     inflation: float = 1.1
@@ -80,6 +82,13 @@ class Evidence(NamedTuple):
         return self.errors.scale2
 
 
+class Poses(NamedTuple):
+    """What a lifter makes of each view alone: the posture, which geometry knows nothing of."""
+
+    joints: Tensor  # (B, T, V, J', 3) mm, camera frames; the first J' joints
+    sigma: Tensor  # (B, T, V, J') mm, standard deviation a coordinate; infinite = not seen
+
+
 class Modes(NamedTuple):
     """The K best local optima of each of B rigs, best first, and the law around each.
 
@@ -92,6 +101,7 @@ class Modes(NamedTuple):
     mean: Tensor  # (B, K, D + 1)
     chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
+    log_pose: Tensor  # (B, K) log density of the single views' poses at the mode
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
 
 
@@ -182,19 +192,24 @@ def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
 
 @torch.no_grad()
 def find_modes(
-    observations: Observations, starts: Bundle, body: BodyPrior, settings: Settings
+    observations: Observations,
+    starts: Bundle,
+    body: BodyPrior,
+    settings: Settings,
+    poses: Poses | None = None,
 ) -> tuple[Modes, Evidence]:
     """Adjusts every start and keeps the best distinct optima.
 
     Args:
         observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
+        poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
     """
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
     fixed = Observations(*(value.detach() for value in observations[:3]), observations.log_outlier)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
     starts = Bundle(*(value.detach().to(fixed.xy) for value in starts))
-    found = adjust_starts(fixed, starts, body, settings.num_modes, settings.adjust_iterations)
+    found = adjust_starts(fixed, starts, body, settings, poses)
     B, K = found.R.shape[:2]
     # Copies of the best mode are not worked out again: every mode takes its rows from `source`.
     copy = (found.R[:, :1] == found.R).flatten(2).all(-1)
@@ -232,15 +247,22 @@ def find_modes(
     every = expand(repeated, flat, errors, body)
     chol, failed = _laplace(every, settings.inflation)
     R, t, mean, value = _polish(every, chol, Evidence(repeated, body, (every,)))
-    mass = (value + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
+    pose = -_strangeness(flat, poses, own // K)
+    mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
     mass = mass.masked_fill(copy, -torch.inf)
-    modes = Modes(R[source], t[source], mean[source], chol[source], mass, failed[source[:, 0]])
+    modes = Modes(
+        R[source], t[source], mean[source], chol[source], mass, pose[source], failed[source[:, 0]]
+    )
     expansions = tuple(_pick(every, source[:, k]) for k in range(K))
     return modes, Evidence(observations, body, expansions)
 
 
 def adjust_starts(
-    observations: Observations, starts: Bundle, body: BodyPrior, num_modes: int, num_iterations: int
+    observations: Observations,
+    starts: Bundle,
+    body: BodyPrior,
+    settings: Settings,
+    poses: Poses | None = None,
 ) -> Bundle:
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
 
@@ -251,6 +273,9 @@ def adjust_starts(
     frames = torch.linspace(0, T - 1, min(T, START_FRAMES)).round().long()
     few = Observations(*(value[:, frames] for value in observations[:3]), observations.log_outlier)
     bundle = starts._replace(joints=starts.joints[:, :, frames])
+    if poses is not None:
+        poses = Poses(*(value[:, frames] for value in poses))
+    num_modes, num_iterations = settings.num_modes, settings.adjust_iterations
     first = max(num_iterations // 3, 1)
     for count, iterations, wide in (
         (max(KEPT_STARTS, num_modes), first, first),
@@ -263,7 +288,7 @@ def adjust_starts(
         scale2 = adjustment.median_scale2(flat, repeated, errors).clamp_min(1.0)
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
         cost = adjustment.robust_cost(flat, repeated, errors._replace(scale2=scale2), body)
-        cost = cost + 1e3 * _share_behind(flat, repeated.inlier)
+        cost = cost + 1e3 * _share_behind(flat, repeated.inlier) + _strangeness(flat, poses)
         bundle = Bundle(*(value.unflatten(0, (B, C)) for value in flat))
         keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
@@ -274,6 +299,28 @@ def adjust_starts(
         joints[:, :, frames] = bundle.joints
         bundle = bundle._replace(joints=joints)
     return bundle
+
+
+def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None) -> Tensor:
+    """Negative log density (N,) of what the lifter saw, given the joints of bundles.
+
+    A view of a frame has one say, heavy-tailed, however many joints it has: their errors go
+    together. The distance to the camera is left out, which geometry knows better.
+    """
+    N = len(bundle.R)
+    if poses is None:
+        return bundle.t.new_zeros(N)
+    B, J = poses.joints.shape[0], poses.joints.shape[3]
+    if rows is None:
+        rows = torch.arange(B, device=bundle.t.device).repeat_interleave(N // B)
+    lifted, precision = poses.joints.to(bundle.t)[rows], poses.sigma.to(bundle.t)[rows] ** -2
+    total = precision.sum(-1, keepdim=True).clamp_min(1e-12)  # (N, T, V, 1), 0 = nothing seen
+    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints[:, :, :J])
+    share = (precision / total).unsqueeze(-1)
+    away = camera - lifted
+    away = away - (share * away).sum(-2, keepdim=True)
+    chi2 = (precision * away.square().sum(-1)).sum(-1) / (3 * (precision > 0).sum(-1)).clamp_min(1)
+    return POSE_TAIL * torch.log1p(chi2 / POSE_TAIL).sum((1, 2))
 
 
 def _flat(bundle: Bundle) -> Bundle:
@@ -446,6 +493,7 @@ def sample(
         owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
         step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
         R, t, target = _evaluate(step, owner, evidence, rough)
+        target = target + modes.log_pose.T.gather(0, owner)
         proposals.append((proposal, shares))
         drawn.append((R, t, step[..., -1], owner, target))
         places.append(_coordinates(R, t, step[..., -1], evidence))
@@ -537,6 +585,7 @@ def rig_posterior(
     body: BodyPrior,
     settings: Settings,
     seed: int = 0,
+    poses: Poses | None = None,
 ) -> RigSolution:
     """Posterior of B rigs from T frames each.
 
@@ -544,15 +593,17 @@ def rig_posterior(
         observations: (B, T, V, J, ...), see ``normalise``.
         starts: (B, C, ...) candidate rigs with their joints, any scale within a few tenths.
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
+        poses: of single views; they weigh the modes against each other.
 
     Returns:
         The posterior, whose log-weights are differentiable in the observations, with the evidence
         that ``log_target`` takes.
     """
-    modes, evidence = find_modes(observations, starts, body, settings)
+    modes, evidence = find_modes(observations, starts, body, settings, poses)
     R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(R, t, evidence, log_scale, owner)[0]
+        target = target + modes.log_pose.T.gather(0, owner)
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = torch.log_softmax(ratio, dim=0)
@@ -624,6 +675,7 @@ def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
 __all__ = [
     "Evidence",
     "Modes",
+    "Poses",
     "RigSolution",
     "Settings",
     "evidence_at",

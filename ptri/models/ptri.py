@@ -19,6 +19,7 @@ from ptri.models.heatmap import sample_features
 from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
 from ptri.models.network2d import Detection, Network2D
 from ptri.posterior import (
+    Poses,
     RigSolution,
     Settings,
     normalise,
@@ -167,7 +168,9 @@ class PoseModel(nn.Module):
                 own = pooled_starts(keypoints, K, starts, body, seed=seed)
                 starts = Bundle(*(torch.cat(pair, dim=1) for pair in zip(starts, own)))
             starts = _extend(starts, observations)
-        solution = rig_posterior(observations, starts, body, settings, seed)
+        sigma = lifted.sigma.to(K).masked_fill(seen <= 0, torch.inf)
+        poses = Poses(lifted.joints3d.detach().to(K), sigma.detach())
+        solution = rig_posterior(observations, starts, body, settings, seed, poses)
         if not judged:
             return solution
         if self.training:
