@@ -36,7 +36,7 @@ from torch import Tensor
 
 from ptri.geometry import bundle as adjustment
 from ptri.geometry.body import BodyPrior
-from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
+from ptri.geometry.bundle import MIN_SCALE2, NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rotations import log_haar_density, so3_log
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
@@ -164,7 +164,7 @@ def expand(
         errors=errors,
         information=chart.mT @ information @ chart,
         freedom=freedom,
-        scale2=(energy + NOISE_PRIOR_COUNT) / (freedom + NOISE_PRIOR_COUNT),
+        scale2=((energy + NOISE_PRIOR_COUNT) / (freedom + NOISE_PRIOR_COUNT)).clamp_min(MIN_SCALE2),
     )
 
 

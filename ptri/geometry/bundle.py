@@ -28,6 +28,7 @@ STEP_SIGMA = 10.0  # mm, a joint's step at damping one
 # The noise scale is estimated with a prior worth this many residuals at scale one.
 NOISE_PRIOR_COUNT = 2.0
 MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
+MIN_SCALE2 = 0.05  # frames that repeat each other leave no residuals, and are no more certain
 MEDIAN_MARGIN = 3.0  # over the noise that the median residual speaks for
 
 
@@ -358,7 +359,8 @@ def noise_scale(system: System, errors: Errors, num_cameras: int, inlier: Tensor
     energy = (system.weight * system.chi2).sum((1, 2, 3)) + NOISE_PRIOR_COUNT
     share = freedom / (2 * system.weight.sum((1, 2, 3))).clamp_min(1.0)
     limit = MEDIAN_MARGIN * _median_scale2(system.chi2, inlier) / share.clamp_min(0.05)
-    return torch.minimum(energy / (freedom + NOISE_PRIOR_COUNT), limit.clamp_min(1.0))
+    scale2 = torch.minimum(energy / (freedom + NOISE_PRIOR_COUNT), limit.clamp_min(1.0))
+    return scale2.clamp_min(MIN_SCALE2)
 
 
 def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
