@@ -174,7 +174,7 @@ class PosteriorConfig(_Section):
     outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
     frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
     bone_slack: float = _number(0.03, above=0)  # relative change of a bone's length over frames
-    bone_definition: float = _number(0.03, 0)  # relative, joint definitions against the prior's
+    bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
 
 

@@ -9,7 +9,7 @@ from ptri.geometry.bundle import Bundle, move_cameras, person_centre
 from ptri.posterior import normalise
 from ptri.structures import Keypoints
 
-BODY = load_body_prior(definition=0.05)
+BODY = load_body_prior(spread=0.05)
 
 
 def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0):

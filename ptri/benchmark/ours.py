@@ -16,7 +16,7 @@ from ptri.posterior import posterior_mean, resample, triangulate_posterior
 from ptri.skeleton import H36M17
 
 JOINT_SAMPLES = 64  # posterior samples that the joints are averaged over
-GEOMETRY_ONLY = ("posterior.bone_slack=0.5", "posterior.bone_definition=0.5")  # nearly no body
+GEOMETRY_ONLY = ("posterior.bone_slack=0.5", "posterior.bone_definition=200")  # nearly no body
 WEIGHTS = "checkpoints/ptri_3d.pt"
 
 

@@ -116,7 +116,7 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
     limit = bound(cases).rotation if independent else bound_correlated(cases, part.cell)
     body = None
     if independent:  # the law that the bodies were drawn from, whose bones are rigid
-        prior = load_body_prior(slack=_RIGID, definition=options.people.bone_spread)
+        prior = load_body_prior(slack=_RIGID, spread=options.people.bone_spread)
         body = bound(cases, prior).rotation.numpy()
     results, ceiling = [], None
     for name in sorted(part.methods, key=lambda name: name != "calibrated"):

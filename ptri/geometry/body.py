@@ -42,16 +42,18 @@ def load_body_prior(
     slack: float = 0.03,
     definition: float = 0.0,
     log_scale: float = 0.0,
+    spread: float = 0.0,
 ) -> BodyPrior:
     """The prior over the 17 Human3.6M joints, learned from generated phenotypes.
 
     Args:
         num_joints: J; joints beyond the 17 take part without a bone.
         slack: relative change of one bone's length between frames (joints are not hinges).
-        definition: relative standard deviation by which a detector's joint definitions may
-            change each bone's length, left and right alike; 0 for the definitions the prior was
-            learned with.
+        definition: mm by which a detector's joint definitions may change a bone's length, left and
+            right alike; 0 for the definitions the prior was learned with. Short bones suffer most,
+            so that long ones decide the scale.
         log_scale: shift of every log length, for a subject of known height.
+        spread: relative standard deviation of bones beyond the statistics, left and right alike.
     """
     text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
     statistics = json.loads(text)
@@ -63,7 +65,9 @@ def load_body_prior(
     own = torch.eye(len(child), dtype=torch.float64)
     flip = H36M17.flip
     mirror = [H36M17.bones.index((flip[a], flip[b])) for a, b in H36M17.bones]
-    covariance = covariance + 0.01**2 * own + definition**2 * torch.maximum(own, own[mirror])
+    relative = definition * (-mean).exp()
+    doubt = relative[:, None] * relative + spread**2
+    covariance = covariance + 0.01**2 * own + doubt * torch.maximum(own, own[mirror])
     free = [j for j in range(num_joints) if j not in child]
     return BodyPrior(
         torch.tensor(child), torch.tensor(parent), torch.tensor(free), mean, covariance, slack
