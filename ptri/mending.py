@@ -18,7 +18,8 @@ from ptri import diagnosis
 from ptri.diagnosis import NUM_JOINTS
 from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import Bundle, Observations
-from ptri.posterior import Evidence, RigSolution, Settings, evidence_at, posterior_mean
+from ptri.modes import evidence_at
+from ptri.posterior import Evidence, RigSolution, Settings, posterior_mean
 from ptri.structures import Keypoints, RigPosterior
 from ptri.verdict import NOBODY, SHIFTED, UNREADABLE, Verdict, verdict, with_verdict
 

@@ -10,6 +10,7 @@ LAYERS = [
     ["errors", "structures", "skeleton", "config", "torchvision_compat", "allocation"],
     ["geometry", "frame_choice"],
     ["distributions", "density"],
+    ["modes"],
     ["posterior"],
     ["diagnosis", "verdict", "mending"],
     ["data", "render", "models", "losses"],

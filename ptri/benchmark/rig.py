@@ -180,7 +180,8 @@ def _sources_digest(of_ours: bool) -> str:
     patterns = ["geometry/*.py", "data/*.py", "metrics.py", "skeleton.py"]
     if of_ours:
         patterns += ["models/*.py", "build.py", "config.py", "distributions.py"]
-        patterns += ["posterior*.py", "verdict.py", "diagnosis.py"]
+        patterns += ["posterior.py", "modes.py", "density.py"]
+        patterns += ["verdict.py", "diagnosis.py", "mending.py"]
         paths.append(Path(ours.WEIGHTS))
     paths += [path for pattern in patterns for path in sorted(ROOT.glob(pattern))]
     digest = hashlib.sha256()
