@@ -20,13 +20,16 @@ from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.noise import fit_errors
+from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import rotation_angle
+from ptri.structures import Cameras, Keypoints
 
 # A pose that is off by its stated error costs about one nat, one far off this many times a log.
 POSE_TAIL = 2.0
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
-START_FRAMES = 8  # of the frames lead the starts to their optima
+MANY_FRAMES = 4  # so many fix the cameras better than the lifter fixes a limb
+MAX_SHIFT = 700.0  # mm between a joint of a start and where the images have it
 KEPT_STARTS = 6  # of them are followed to the end
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
 WIDE_SHIFT = 2000.0
@@ -150,8 +153,8 @@ def find_modes(
     flat = Bundle(*(value.flatten(0, 1)[own] for value in found))
     repeated = _rows(fixed, own // K)
     errors = adjustment.plain_errors(repeated)
-    # Joints of frames that took no part in the start are where the start has them.
-    steps = (8, 4) if observations.xy.shape[1] > START_FRAMES else (1, 0)
+    # Of many frames the joints have just been triangulated, without bones.
+    steps = (16, 2) if observations.xy.shape[1] >= MANY_FRAMES else (1, 0)
     flat, errors, _ = adjustment.adjust(repeated, flat, body, *steps, errors)
 
     # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian.
@@ -194,15 +197,9 @@ def adjust_starts(
 ) -> Bundle:
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
 
-    A third of the iterations for every candidate, the rest for the best few; on some of the frames
-    where there are many; the joints of the others are then where their start has them.
+    A third of the iterations for every candidate, the rest for the best few.
     """
-    T = observations.xy.shape[1]
-    frames = torch.linspace(0, T - 1, min(T, START_FRAMES)).round().long()
-    few = Observations(*(value[:, frames] for value in observations[:3]), observations.log_outlier)
-    bundle = starts._replace(joints=starts.joints[:, :, frames])
-    if poses is not None:
-        poses = Poses(*(value[:, frames] for value in poses))
+    bundle = starts
     num_modes, num_iterations = settings.num_modes, settings.adjust_iterations
     first = max(num_iterations // 3, 1)
     for count, iterations, wide in (
@@ -210,7 +207,7 @@ def adjust_starts(
         (num_modes, num_iterations - first, 2),
     ):
         B, C = bundle.R.shape[:2]
-        repeated = _repeat(few, C)
+        repeated = _repeat(observations, C)
         flat, errors, _ = adjustment.adjust(repeated, _flat(bundle), body, iterations, wide)
         # All candidates of a rig are judged by the noise that the best of them leaves.
         scale2 = adjustment.median_scale2(flat, repeated, errors).clamp_min(1.0)
@@ -221,19 +218,27 @@ def adjust_starts(
         keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
         bundle = Bundle(*(value[rows, keep] for value in bundle))
-        starts = Bundle(*(value[rows, keep] for value in starts))
-    if T > START_FRAMES:
-        joints = _carried(starts, bundle.R, bundle.t)
-        joints[:, :, frames] = bundle.joints
-        bundle = bundle._replace(joints=joints)
-    return bundle
+    if observations.xy.shape[1] < MANY_FRAMES:
+        return bundle
+    # By now the cameras know more of each frame than the limbs that a start had turned over, which
+    # bones hold where they are.
+    K = bundle.R.shape[1]
+    joints = _triangulated(_repeat(observations, K), _flat(bundle))
+    return bundle._replace(joints=joints.unflatten(0, (-1, K)))
 
 
-def _carried(start: Bundle, R: Tensor, t: Tensor) -> Tensor:
-    """Joints (B, K, T, J, 3) of starts under other cameras: their places before each view kept."""
-    before = torch.einsum("bkvac,bktjc->bktvja", start.R, start.joints)
-    before = before + (start.t - t)[:, :, None, :, None]
-    return torch.einsum("bkvca,bktvjc->bktja", R, before) / R.shape[2]
+def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
+    """Joints (N, T, J, 3) mm from the images alone; those that two views do not see stay."""
+    seen = observations.inlier > 0
+    eye = torch.eye(2, dtype=bundle.R.dtype, device=bundle.R.device)
+    information = torch.where(seen[..., None, None], observations.information, eye)
+    xy = torch.where(seen[..., None], observations.xy, torch.nan)
+    keypoints = Keypoints(xy, torch.linalg.inv(information), observations.inlier)
+    K = torch.eye(3, dtype=eye.dtype, device=eye.device).expand(*xy.shape[:3], 3, 3)
+    joints = robust_triangulation(keypoints, Cameras(K, bundle.R, bundle.t), 4)[0].joints3d
+    # Rays that hardly cross put a joint anywhere.
+    near = (joints - bundle.joints).norm(dim=-1, keepdim=True) < MAX_SHIFT
+    return torch.where(near, joints, bundle.joints)
 
 
 def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None) -> Tensor:
