@@ -43,7 +43,7 @@ from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_in
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
-MAX_SIGMA = 400.0  # mm; a joint less certain than this at the optimum takes no part
+MAX_SIGMA = 400.0  # mm; no joint is less certain than that, which bounds its volume
 
 
 class Expansion(NamedTuple):
@@ -66,7 +66,7 @@ class Expansion(NamedTuple):
     tied: Tensor  # (B, 6, N) what ties a joint besides its own rays (D), 1/mm^2
     covariance: Tensor  # (B, T, J, 3, 3) mm^2, marginal of each joint given the cameras
     weight: Tensor  # (B, T, V, J) responsibility of the inlier
-    observed: Tensor  # (B, T, J) 1 where the joint takes part in volume terms, else 0
+    observed: Tensor  # (B, T, J) 1 where the joint has keypoints, else 0: no part in the volume
     errors: Errors
     information: Tensor  # (B, D, D) of shape and log size, everything else integrated out
     freedom: Tensor  # (B,) degrees of freedom of the noise scale
@@ -134,11 +134,11 @@ def expand(
     own = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)  # (6, B, N)
     taken = _trace(own, _entries(own_inverse.flatten(1, 2))).sum(-1)
     tied = _positive_part(_entries(torch.linalg.inv_ex(covariance)[0].flatten(1, 2)) - own)
+    tied[[0, 3, 5]] += MAX_SIGMA**-2
     by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
     freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
     freedom = freedom.clamp_min(0.0)
     energy = (system.weight * system.chi2).sum((1, 2, 3))
-    variance = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
     size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], dim=-1).flatten(1)
     basis = _complement(size)
     chart = torch.cat([basis, size.unsqueeze(-1)], dim=-1)
@@ -160,7 +160,7 @@ def expand(
         tied=tied.transpose(0, 1),
         covariance=covariance,
         weight=system.weight,
-        observed=(variance < MAX_SIGMA**2).to(depth),
+        observed=(observations.inlier > 0).any(2).to(depth),
         errors=errors,
         information=chart.mT @ information @ chart,
         freedom=freedom,

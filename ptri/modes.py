@@ -19,6 +19,7 @@ from ptri.geometry import bundle as adjustment
 from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.limbs import turn_limbs
 from ptri.geometry.noise import fit_errors
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import rotation_angle
@@ -29,6 +30,7 @@ POSE_TAIL = 2.0
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
 MANY_FRAMES = 4  # so many fix the cameras better than the lifter fixes a limb
+FEW_VIEWS = 3  # up to so many may leave a limb's turn open
 MAX_SHIFT = 700.0  # mm between a joint of a start and where the images have it
 KEPT_STARTS = 6  # of them are followed to the end
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
@@ -156,6 +158,10 @@ def find_modes(
     # Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if observations.xy.shape[1] >= MANY_FRAMES else (1, 0)
     flat, errors, _ = adjustment.adjust(repeated, flat, body, *steps, errors)
+    T, V = observations.xy.shape[1:3]
+    if T >= MANY_FRAMES and V <= FEW_VIEWS:
+        flat = turn_limbs(repeated, flat, body, errors)
+        flat, errors, _ = adjustment.adjust(repeated, flat, body, 6, 0, errors)
 
     # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian.
     weight = adjustment.normal_equations(flat, repeated, errors, body).weight

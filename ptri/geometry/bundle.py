@@ -155,22 +155,46 @@ def robust_cost(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Tensor:
     """Negative log density (N,) of keypoints, bones, body and biases at the noise's scale."""
+    frames = frame_costs(bundle, observations, errors, body).sum(1)
+    deviation = bundle.log_lengths - body.mean
+    prior = torch.linalg.solve(body.covariance, deviation.unsqueeze(-1)).squeeze(-1)
+    biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
+    return errors.frame_weight * frames + 0.5 * ((deviation * prior).sum(1) + biases)
+
+
+def frame_costs(
+    bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
+) -> Tensor:
+    """Negative log density (N, T) of each frame's keypoints and bones, given what is shared."""
     _, residual = biased_reprojection(bundle, observations, errors)
     chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
     data, _ = log_mixture(chi2, observations.inlier, observations.log_outlier)
     length, _ = bone_vectors(bundle.joints, body)
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
-    deviation = bundle.log_lengths - body.mean
-    prior = torch.linalg.solve(body.covariance, deviation.unsqueeze(-1)).squeeze(-1)
-    frames = 0.5 * stretch.square().sum((1, 2)) - data.sum((1, 2, 3))
-    biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
-    return errors.frame_weight * frames + 0.5 * ((deviation * prior).sum(1) + biases)
+    return 0.5 * stretch.square().sum(2) - data.sum((2, 3))
 
 
-def normal_equations(
+class Linear(NamedTuple):
+    """Keypoints and bone stretches, linearised at a bundle."""
+
+    offset: Tensor  # (N, T, V, J, 3) mm, joints about the person's centre, camera frames
+    residual: Tensor  # (N, T, V, J, 2)
+    information: Tensor  # (N, T, V, J, 2, 2) at the noise's scale and the inliers' weight
+    LP: Tensor  # (N, T, V, J, 2, 3) information @ d(projection) / d(x_cam)
+    QR: Tensor  # (N, T, V, J, 3, 3) information of x_cam, times R
+    Q: Tensor  # (N, T, V, J, 3, 3)
+    q: Tensor  # (N, T, V, J, 3) gradient in x_cam
+    stretch: Tensor  # (N, T, bones) over the slack
+    bone_rows: Tensor  # (N, T, bones, J, 3) d(stretch) / d(joints)
+    frames: Tensor  # (N, T, 3J, 3J)
+    frames_gradient: Tensor  # (N, T, 3J)
+    chi2: Tensor  # (N, T, V, J) unscaled
+    weight: Tensor  # (N, T, V, J)
+
+
+def linearise(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
-) -> System:
-    """Gauss-Newton normal equations of keypoints and bone stretches at the bundle."""
+) -> Linear:
     N, T, V, J, _ = observations.xy.shape
     scale2 = errors.scale2[:, None, None, None]
     camera, residual = biased_reprojection(bundle, observations, errors)
@@ -186,23 +210,16 @@ def normal_equations(
         [inverse, zero, -x * inverse**2, zero, inverse, -y * inverse**2], dim=-1
     ).unflatten(-1, (2, 3))
     LP = information @ P
-    Q = P.mT @ LP  # (N, T, V, J, 3, 3)
-    q = (residual.unsqueeze(-2) @ LP).squeeze(-2)  # (N, T, V, J, 3)
+    Q = P.mT @ LP
+    q = (residual.unsqueeze(-2) @ LP).squeeze(-2)
 
     R = bundle.R[:, None, :, None]
     QR = Q @ R
     joint_blocks = (R.mT @ QR).sum(2)  # (N, T, J, 3, 3)
     frames_gradient = (R.mT @ q.unsqueeze(-1)).squeeze(-1).sum(2)
-    offset = camera - person_centre(bundle)[:, None, :, None]
-    eye = torch.eye(3, dtype=x.dtype, device=x.device).expand(N, T, V - 1, J, 3, 3)
-    G = torch.cat([-skew(offset[:, :, 1:]), eye], dim=-1)  # d(x_cam) / d(w, d)
-    camera_blocks = (G.mT @ (Q[:, :, 1:] @ G)).sum((1, 3))  # (N, V-1, 6, 6)
-    camera_gradient = (G.mT @ q[:, :, 1:].unsqueeze(-1)).squeeze(-1).sum((1, 3))
-    cross = G.mT @ QR[:, :, 1:]  # (N, T, V-1, J, 6, 3)
 
     # Bones: residual (log |a - b| - l) / slack.
     length, direction = bone_vectors(bundle.joints, body)
-    num_bones = length.shape[-1]
     row = direction / (length * body.slack)[..., None]  # (N, T, bones, 3)
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
     incidence = bone_incidence(body, J).to(x)
@@ -214,45 +231,66 @@ def normal_equations(
     frames[:, :, joints, :, joints, :] += joint_blocks.permute(2, 0, 1, 3, 4)
     frames = frames.reshape(N, T, 3 * J, 3 * J)
     frames.diagonal(dim1=-2, dim2=-1).add_(STRUCTURE_SIGMA**-2)
-    bone_rows = incidence[:, :, None] * row[:, :, :, None, :]  # (N, T, bones, J, 3)
+    bone_rows = incidence[:, :, None] * row[:, :, :, None, :]
     frames_gradient = frames_gradient + (stretch[..., None, None] * bone_rows).sum(2)
+    offset = camera - person_centre(bundle)[:, None, :, None]
+    return Linear(
+        offset, residual, information, LP, QR, Q, q, stretch, bone_rows,
+        frames, frames_gradient.flatten(-2), unscaled, weight,
+    )  # fmt: skip
+
+
+def normal_equations(
+    bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
+) -> System:
+    """Gauss-Newton normal equations of keypoints and bone stretches at the bundle."""
+    N, T, V, J, _ = observations.xy.shape
+    at = linearise(bundle, observations, errors, body)
+    R, Q = bundle.R[:, None, :, None], at.Q
+    eye = torch.eye(3, dtype=Q.dtype, device=Q.device).expand(N, T, V - 1, J, 3, 3)
+    G = torch.cat([-skew(at.offset[:, :, 1:]), eye], dim=-1)  # d(x_cam) / d(w, d)
+    camera_blocks = (G.mT @ (Q[:, :, 1:] @ G)).sum((1, 3))  # (N, V-1, 6, 6)
+    camera_gradient = (G.mT @ at.q[:, :, 1:].unsqueeze(-1)).squeeze(-1).sum((1, 3))
+    cross = G.mT @ at.QR[:, :, 1:]  # (N, T, V-1, J, 6, 3)
+    joints = torch.arange(J, device=Q.device)
+    num_bones = at.stretch.shape[-1]
 
     num_cameras, num_bias = 6 * (V - 1), errors.bias[0].numel()
     bones = slice(num_cameras, num_cameras + num_bones)
     total = num_cameras + num_bones + num_bias
-    coupling = x.new_zeros(N, T, total, 3 * J)
+    coupling = Q.new_zeros(N, T, total, 3 * J)
     # (N, T, V-1, J, 6, 3) -> (N, T, V-1, 6, J, 3)
     coupling[:, :, :num_cameras] = cross.transpose(3, 4).reshape(N, T, num_cameras, 3 * J)
-    coupling[:, :, bones] = -bone_rows.flatten(-2) / body.slack
-    shared = x.new_zeros(N, total, total)
-    views = torch.arange(V - 1, device=x.device)
-    blocks = x.new_zeros(N, V - 1, 6, V - 1, 6)
+    coupling[:, :, bones] = -at.bone_rows.flatten(-2) / body.slack
+    shared = Q.new_zeros(N, total, total)
+    views = torch.arange(V - 1, device=Q.device)
+    blocks = Q.new_zeros(N, V - 1, 6, V - 1, 6)
     blocks[:, views, :, views, :] = camera_blocks.transpose(0, 1)
     shared[:, :num_cameras, :num_cameras] = blocks.reshape(N, num_cameras, num_cameras)
     shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).add_(T / body.slack**2)
-    gradients = [camera_gradient.reshape(N, num_cameras), -stretch.sum(1) / body.slack]
+    gradients = [camera_gradient.reshape(N, num_cameras), -at.stretch.sum(1) / body.slack]
     if num_bias:
         unit = noise_unit(observations)[..., None]  # (N, T, V, 1)
-        scaled = LP.mT * unit[..., None, None]  # (N, T, V, J, 3, 2)
-        onto = x.new_zeros(N, T, V, J, 2, J, 3)
+        scaled = at.LP.mT * unit[..., None, None]  # (N, T, V, J, 3, 2)
+        onto = Q.new_zeros(N, T, V, J, 2, J, 3)
         onto[:, :, :, joints, :, joints, :] = (R.mT @ scaled).mT.permute(3, 0, 1, 2, 4, 5)
         coupling[:, :, bones.stop :] = onto.reshape(N, T, num_bias, 3 * J)
-        own = (information * unit[..., None, None] ** 2).sum(1).flatten(1, 2)  # (N, V J, 2, 2)
-        count = torch.arange(V * J, device=x.device)
-        blocks = x.new_zeros(N, V * J, 2, V * J, 2)
+        own = (at.information * unit[..., None, None] ** 2).sum(1).flatten(1, 2)  # (N, V J, 2, 2)
+        count = torch.arange(V * J, device=Q.device)
+        blocks = Q.new_zeros(N, V * J, 2, V * J, 2)
         blocks[:, count, :, count, :] = own.transpose(0, 1)
         shared[:, bones.stop :, bones.stop :] = blocks.reshape(N, num_bias, num_bias)
         mixed = (G.mT @ scaled[:, :, 1:]).sum(1)  # (N, V-1, J, 6, 2)
-        blocks = x.new_zeros(N, V - 1, 6, V, J, 2)
+        blocks = Q.new_zeros(N, V - 1, 6, V, J, 2)
         blocks[:, views, :, views + 1] = mixed.permute(1, 0, 3, 2, 4)
         blocks = blocks.reshape(N, num_cameras, num_bias)
         shared[:, :num_cameras, bones.stop :] = blocks
         shared[:, bones.stop :, :num_cameras] = blocks.mT
-        pull = (information @ residual.unsqueeze(-1)).squeeze(-1) * unit[..., None]
+        pull = (at.information @ at.residual.unsqueeze(-1)).squeeze(-1) * unit[..., None]
         gradients.append(pull.sum(1).flatten(1))
     return System(
-        frames, coupling, shared, frames_gradient.flatten(-2), torch.cat(gradients, dim=-1),
-        unscaled, weight,
+        at.frames, coupling, shared, at.frames_gradient, torch.cat(gradients, dim=-1),
+        at.chi2, at.weight,
     )  # fmt: skip
 
 
@@ -332,6 +370,16 @@ def adjust(
     return bundle, errors, robust_cost(bundle, observations, errors, body)
 
 
+def damped(frames: Tensor, damping: Tensor) -> Tensor:
+    """Frames' information (N, T, 3J, 3J) with damping (N or N, T) of their own scale."""
+    frames = frames.clone()
+    diagonal = frames.diagonal(dim1=-2, dim2=-1)
+    # The second term bounds the steps of joints that the images hardly hold.
+    damping = damping[..., None] if damping.ndim == 2 else damping[:, None, None]
+    diagonal.mul_(1 + damping).add_(damping * STEP_SIGMA**-2)
+    return frames
+
+
 def median_scale2(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
     """Squared noise scale (N,) at which the median residual is what it should be."""
     _, residual = biased_reprojection(bundle, observations, errors)
@@ -371,11 +419,7 @@ def _solve(
     system: System, bundle: Bundle, errors: Errors, body: BodyPrior, damping: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Damped step of the shared unknowns (N, G) and of the joints (N, T, J, 3)."""
-    frames = system.frames.clone()
-    diagonal = frames.diagonal(dim1=-2, dim2=-1)
-    # The second term bounds the steps of joints that the images hardly hold.
-    diagonal.mul_(1 + damping[:, None, None]).add_(damping[:, None, None] * STEP_SIGMA**-2)
-    chol, _ = torch.linalg.cholesky_ex(frames)
+    chol, _ = torch.linalg.cholesky_ex(damped(system.frames, damping))
     right = torch.cat([system.coupling, system.frames_gradient.unsqueeze(2)], dim=2)
     solved = torch.cholesky_solve(right.mT, chol)  # (N, T, 3J, G + 1)
     reduced = (system.coupling @ solved).sum(1)  # (N, G, G + 1)

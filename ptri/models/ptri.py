@@ -33,6 +33,7 @@ from ptri.verdict import judge, verdict
 
 POOLED_FRAMES = 4  # with so many, the five-point method is worth a start
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
+SLACK_GROWTH = 1 / 3  # of a bone's slack with the number of frames
 
 
 class Output(NamedTuple):
@@ -154,7 +155,7 @@ class PoseModel(nn.Module):
                 lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
         # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
         keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
-        body = self.body_prior(J, K, log_scale)
+        body = self.body_prior(J, K, log_scale, keypoints.xy.shape[1])
         observations = normalise(keypoints, K, settings.outlier_chi2)
         with torch.no_grad():
             seen = observations.inlier[..., :NUM_JOINTS]
@@ -232,9 +233,17 @@ class PoseModel(nn.Module):
         )  # fmt: skip
         return Prediction(*(value.unflatten(0, (B, T)) for value in prediction))
 
-    def body_prior(self, num_joints: int, like: Tensor, log_scale: float = 0.0) -> BodyPrior:
-        """The prior on bones, of the dtype and on the device of a tensor."""
-        prior = load_body_prior(num_joints, self.bone_slack, self.bone_definition, log_scale)
+    def body_prior(
+        self, num_joints: int, like: Tensor, log_scale: float = 0.0, num_frames: int = 1
+    ) -> BodyPrior:
+        """The prior on bones, of the dtype and on the device of a tensor.
+
+        Bones bend the posterior of a limb's direction, and what Laplace's approximation makes of
+        that adds up over frames, while the cameras' uncertainty shrinks with them. So the more
+        frames, the less a bone is held to its length.
+        """
+        slack = self.bone_slack * num_frames**SLACK_GROWTH
+        prior = load_body_prior(num_joints, slack, self.bone_definition, log_scale)
         return prior.to(like.device, like.dtype)
 
     def joint_features(self, detection: Detection) -> Tensor:

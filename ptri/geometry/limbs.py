@@ -1,0 +1,100 @@
+"""Limbs that are turned over: a search over the joints of each frame, the cameras held.
+
+A bone of known length that is seen from few directions may point towards the cameras or away from
+them (Sminchisescu and Triggs 2003). Adjustment does not pass from one to the other: the bone is too
+short in between.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.body import BodyPrior
+from ptri.geometry.bundle import (
+    Bundle,
+    Errors,
+    Observations,
+    damped,
+    frame_costs,
+    linearise,
+)
+from ptri.skeleton import H36M17
+
+# A limb turns about its first joint; what hangs on it moves along.
+_LIMBS = (
+    ("right_elbow", ("right_wrist",)),
+    ("left_elbow", ("left_wrist",)),
+    ("right_shoulder", ("right_elbow", "right_wrist")),
+    ("left_shoulder", ("left_elbow", "left_wrist")),
+    ("right_knee", ("right_foot",)),
+    ("left_knee", ("left_foot",)),
+    ("right_hip", ("right_knee", "right_foot")),
+    ("left_hip", ("left_knee", "left_foot")),
+    ("thorax", ("head", "nose")),
+    ("head", ("nose",)),
+)
+LIMBS = tuple(
+    (H36M17.joints.index(first), [H36M17.joints.index(name) for name in rest])
+    for first, rest in _LIMBS
+)
+
+
+def turn_limbs(
+    observations: Observations,
+    bundle: Bundle,
+    body: BodyPrior,
+    errors: Errors,
+    num_iterations: int = 3,
+) -> Bundle:
+    """Turns over every limb of every frame that fits better so, one after the other.
+
+    Args:
+        num_iterations: of `settle`, for each limb.
+    """
+    bundle, cost = settle(observations, bundle, body, errors, 2 * num_iterations)
+    centre = bundle.joints.mean(2)  # (N, T, 3)
+    camera = -(bundle.R.mT @ bundle.t.unsqueeze(-1)).squeeze(-1)  # (N, V, 3)
+    ray = torch.nn.functional.normalize(centre[:, :, None] - camera[:, None], dim=-1)
+    along = torch.nn.functional.normalize(ray.mean(2), dim=-1)[:, :, None]  # (N, T, 1, 3)
+    for first, rest in LIMBS:
+        bone = bundle.joints[:, :, rest[:1]] - bundle.joints[:, :, first : first + 1]
+        joints = bundle.joints.clone()
+        joints[:, :, rest] -= 2 * (bone * along).sum(-1, keepdim=True) * along
+        turned, new = settle(
+            observations, bundle._replace(joints=joints), body, errors, num_iterations
+        )
+        better = new < cost
+        cost = torch.where(better, new, cost)
+        joints = torch.where(better[..., None, None], turned.joints, bundle.joints)
+        bundle = bundle._replace(joints=joints)
+    return bundle
+
+
+def settle(
+    observations: Observations,
+    bundle: Bundle,
+    body: BodyPrior,
+    errors: Errors,
+    num_iterations: int = 4,
+) -> tuple[Bundle, Tensor]:
+    """Levenberg-Marquardt on the joints alone, every frame for itself.
+
+    Returns:
+        The bundle, and the cost (N, T) of its frames.
+    """
+    damping = observations.xy.new_full(observations.xy.shape[:2], 1e-3)
+    cost = frame_costs(bundle, observations, errors, body)
+    for _ in range(num_iterations):
+        at = linearise(bundle, observations, errors, body)
+        chol, _ = torch.linalg.cholesky_ex(damped(at.frames, damping))
+        step = torch.cholesky_solve(at.frames_gradient.unsqueeze(-1), chol).squeeze(-1)
+        joints = bundle.joints - step.view_as(bundle.joints)
+        new = frame_costs(bundle._replace(joints=joints), observations, errors, body)
+        better = new < cost
+        cost = torch.where(better, new, cost)
+        bundle = bundle._replace(
+            joints=torch.where(better[..., None, None], joints, bundle.joints)
+        )
+        damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
+    return bundle, cost
