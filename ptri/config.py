@@ -135,6 +135,10 @@ class GeneratedConfig(_Section):
     outlier_rate: float = _number(0.03, 0, 0.5)  # joints somewhere else altogether
     outlier_size: float = _number(0.12, 0)  # of the person: standard deviation of those errors
     confident_outliers: float = _number(0.3, 0, 1)  # share of outliers the detector is sure of
+    # Faults of whole views; each view of a clip draws its own rate between 0 and these.
+    gross_rate: float = _number(0.0, 0, 0.9)  # joints anywhere in the box, as sure as good ones
+    drop_rate: float = _number(0.0, 0, 0.9)  # joints not detected, beside missing_rate
+    flat_views: float = _number(0.0, 0, 1)  # share of views with one confidence for all joints
     body_swap_rate: float = _number(0.01, 0, 0.5)  # left and right exchanged in a view
     limb_swap_rate: float = _number(0.015, 0, 0.5)  # the same of both arms, or both legs
     missing_rate: float = _number(0.04, 0, 0.9)  # single joints not detected

@@ -140,6 +140,36 @@ def test_outliers_swaps_and_losses_have_their_rates():
     assert ((~lost).sum(-1) >= 2).all()
 
 
+def test_gross_outliers_lie_anywhere_in_the_box_and_look_like_good_points():
+    present = {"missing_rate": 0.0, "missing_hidden_rate": 0.0, "missing_view_rate": 0.0}
+    present |= {"truncate": False, "outlier_rate": 0.0}
+    plain, result = see(num=200, **present), see(num=200, gross_rate=0.4, **present)
+    rate = result.outlier.float().mean((1, 3))  # of each view
+    assert float(rate.mean()) == pytest.approx(0.2, abs=0.02)
+    assert float(rate.min()) < 0.03 < 0.3 < float(rate.max())
+    # All else is as without them, and so is what they report.
+    good = ~result.outlier
+    assert torch.equal(result.keypoints.xy[good], plain.keypoints.xy[good])
+    assert torch.equal(result.keypoints.confidence, plain.keypoints.confidence)
+    assert torch.equal(result.keypoints.covariance, plain.keypoints.covariance)
+    low, high = result.clean.amin(-2, keepdim=True), result.clean.amax(-2, keepdim=True)
+    place = ((result.keypoints.xy - low) / (high - low))[result.outlier]
+    assert -0.25 <= float(place.min()) < -0.2 < 1.2 < float(place.max()) <= 1.25
+    assert torch.allclose(place.quantile(torch.tensor([0.25, 0.75]), dim=0)[:, 0],
+                          torch.tensor([0.125, 0.875]), atol=0.05)  # fmt: skip
+
+
+def test_views_lose_joints_and_report_flat_confidences_at_rates_of_their_own():
+    result = see(num=300, **(QUIET | {"drop_rate": 0.4, "flat_views": 0.5}))
+    missing = result.keypoints.xy.isnan().any(-1)
+    rate = missing.float().mean((1, 3))
+    assert float(rate.mean()) == pytest.approx(0.2, abs=0.02)
+    assert float(rate.min()) < 0.03 < 0.3 < float(rate.max())
+    confidence = result.keypoints.confidence.masked_fill(missing, torch.nan)[:, 0]  # (B, V, J)
+    spread = confidence.nan_to_num(0).amax(-1) - confidence.nan_to_num(1).amin(-1)
+    assert float((spread == 0).float().mean()) == pytest.approx(0.5, abs=0.07)
+
+
 def test_covariances_and_confidences_are_always_finite():
     for options in ({}, {"noise": 0.0}, {"missing_view_rate": 0.9}, {"independent": True}):
         keypoints = see(**options).keypoints

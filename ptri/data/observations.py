@@ -22,6 +22,7 @@ from ptri.structures import Cameras, Keypoints
 _JOINT_NOISE = {"foot": 1.2, "knee": 1.0, "hip": 1.2, "spine": 1.2, "thorax": 0.8, "head": 0.8}
 _JOINT_NOISE |= {"wrist": 1.3, "elbow": 1.1, "shoulder": 0.9, "nose": 0.7}
 _OUTLIER_PERSISTENCE_S = 0.25  # time over which outliers, swaps and losses come and go
+_BOX = 1.5  # side of the gross outliers' box over that of the person
 _ARMS = ("shoulder", "elbow", "wrist")
 _LEGS = ("hip", "knee", "foot")
 
@@ -78,6 +79,13 @@ def observe(
         wrong = _coloured(draws, config, T, (V, J, 2), 0.8) * config.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
         reported, confidence = _doubts(draws, config, covariance, xy - target, scale, outlier)
+        if config.gross_rate > 0:
+            gross = _drawn_rate(draws, config.gross_rate, T, V, J)
+            xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
+            outlier = outlier | gross
+        if config.flat_views > 0:
+            flat = draws.uniform(1, V, 1) < config.flat_views
+            confidence = torch.where(flat, draws.uniform(1, V, 1, low=0.5), confidence)
     missing = _missing(draws, config, T, V, J, hidden, exact)
     if config.truncate:
         inside = (clean >= -0.5) & (clean <= size[:, None, :, None] - 0.5)
@@ -268,6 +276,18 @@ def _doubts(
     return reported, torch.sigmoid(logit + config.confidence_noise * draws.normal(T, V, J))
 
 
+def _drawn_rate(draws: Draws, most: float, T: int, V: int, J: int) -> Tensor:
+    """(B, T, V, J) bool events at a rate (B, 1, V, 1) that is uniform between 0 and ``most``."""
+    return draws.uniform(T, V, J) < draws.uniform(1, V, 1, high=most)
+
+
+def _in_box(draws: Draws, xy: Tensor) -> Tensor:
+    """Points uniform in the box around each person's joints (B, T, V, J, 2), enlarged by half."""
+    low, high = xy.amin(-2, keepdim=True), xy.amax(-2, keepdim=True)
+    place = draws.uniform(*xy.shape[1:], low=-0.5, high=0.5)
+    return (low + high) / 2 + _BOX * (high - low) * place
+
+
 def _missing(
     draws: Draws, config: GeneratedConfig, T: int, V: int, J: int, hidden: Tensor, exact: bool
 ) -> Tensor:
@@ -277,4 +297,6 @@ def _missing(
     sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2
     view = _rare(draws, T, (V,), config.missing_view_rate, config.fps) & sparable.unsqueeze(1)
     behind = hidden & _rare(draws, T, (V, J), config.missing_hidden_rate, config.fps)
+    if config.drop_rate > 0:
+        joints = joints | _drawn_rate(draws, config.drop_rate, T, V, J)
     return joints if exact else joints | view.unsqueeze(-1) | behind
