@@ -158,8 +158,8 @@ class ModelConfig(_Section):
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
     heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
     confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
-    lifter_width: int = _number(512, 16)  # of the residual perceptron that lifts one view
-    lifter_blocks: int = _number(3, 1)  # of two linear layers each
+    lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
+    lifter_blocks: int = _number(4, 1)  # attention over joints and a perceptron in each
     fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
     fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
     fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
@@ -194,8 +194,11 @@ class TrainConfig(_Section):
     warmup_steps: int = _number(100, 0)  # linear; at most half of the run
     grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
-    lifter_epochs: int = _number(0, 0)  # 3D: first epochs, which train the lifter alone
+    lifter_epochs: int = _number(0, 0)  # 3D: first epochs, which train the lifter alone; where
+    # these are all epochs, the fusion keeps its weights and only the lifter is validated
     lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
+    lifter_views: int = _number(2, 1)  # 3D: views per scene in those epochs
+    new_lifter: bool = False  # 3D: init.checkpoint_3d gives the fusion alone
     true_start: bool = False  # 3D: the posterior also starts from the truth; for a new lifter
     freeze_2d: bool = False  # 3D: the 2D network keeps its weights
     posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step

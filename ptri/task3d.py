@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from itertools import islice
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptri import losses, metrics, visualize
+from ptri import checkpoint, losses, metrics, visualize
 from ptri.allocation import keep_freed_memory
 from ptri.build import build_model
 from ptri.config import Config
@@ -21,16 +22,17 @@ from ptri.data.loaders import EvaluationLoader, TrainLoader
 from ptri.errors import UserError
 from ptri.geometry.cameras import transform
 from ptri.models.heatmap import image_to_heatmap
-from ptri.models.lifter import lifting_loss
+from ptri.models.lifter import Lifted, lifting_loss
 from ptri.models.ptri import Output, PoseModel
 from ptri.posterior import pose_loss, posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Sample, to_device
+from ptri.structures import Cameras, Keypoints, Sample, to_device
 
 ROOT = H36M17.root
 MAX_POSE_LOSS = 200.0  # nats; a rig solved in the wrong basin teaches nothing beyond
 VALIDATION_SCENES = 64  # generated scenes of held-out families, per number of frames
 VALIDATION_VIEWS = 4
+VALIDATION_LIFTED = 256  # scenes where the lifter alone is validated
 SAMPLES_OF_SCENE = 8  # generated scenes validated at once
 
 
@@ -57,7 +59,14 @@ class RigTask:
         """The 3D model, from ``init`` where that is set; without images, no 2D network."""
         keep_freed_memory()
         self._config = config
-        model = build_model(config, with_images=config.data.kind != "generated")
+        with_images = config.data.kind != "generated"
+        if config.train.new_lifter:
+            model = _with_new_lifter(config, with_images)
+        else:
+            model = build_model(config, with_images)
+        if _lifter_alone(config):
+            self.monitor = "lift"
+            model.fusion.requires_grad_(False)
         if model.network2d is not None and config.train.freeze_2d:
             model.network2d.requires_grad_(False)
         return model
@@ -118,6 +127,8 @@ class RigTask:
     @torch.no_grad()
     def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
         """Joint and rotation errors of unseen people; of unseen rig families where generated."""
+        if config.data.kind == "generated" and _lifter_alone(config):
+            return _validate_lifter(model, config)
         if config.data.kind == "generated":
             return _validate_generated(model, config)
         return _validate_images(model, self._open_test(config), config)
@@ -128,6 +139,8 @@ class RigTask:
         device = next(model.parameters()).device
         found = {}
         if config.data.kind == "generated":
+            if _lifter_alone(config):
+                return found
             scene = to_device(_validation_scenes(config, 1, 0), device)
             output = model(scene.K, keypoints=scene.keypoints, seed=config.run.seed)
             for b in range(min(config.evaluate.pictures, len(scene.K))):
@@ -166,6 +179,25 @@ class RigTask:
         return self._test
 
 
+def _lifter_alone(config: Config) -> bool:
+    """Whether no step of a run trains anything but the lifter."""
+    return config.data.kind == "generated" and config.train.lifter_epochs >= config.train.epochs
+
+
+def _with_new_lifter(config: Config, with_images: bool) -> PoseModel:
+    """The model of ``init`` but for its lifter, which may be of another architecture."""
+    path = config.init.checkpoint_3d
+    if path is None:
+        raise UserError(
+            "train.new_lifter: there is no other part to keep; name init.checkpoint_3d, or leave "
+            "train.new_lifter out"
+        )
+    init = dataclasses.replace(config.init, checkpoint_3d=None)
+    model = build_model(dataclasses.replace(config, init=init), with_images)
+    checkpoint.initialise(model.fusion, path, "fusion.")
+    return model
+
+
 # --- generated keypoints ---------------------------------------------------------------------
 
 
@@ -182,7 +214,7 @@ def generated_batch(config: Config, epoch: int, step: int, rank: int, world: int
     turn = step % 3
     num_frames, size = 1, train.batch_size
     if lift_only:
-        num_views, size = 2, train.batch_size * train.lifter_batch
+        num_views, size = train.lifter_views, train.batch_size * train.lifter_batch
     elif turn == 2 and train.max_frames > 1:
         num_frames = 2 ** (1 + step // 3 % int(math.log2(train.max_frames)))
         size = max(train.batch_size // num_frames, 1)
@@ -210,7 +242,7 @@ def _generated_losses(model, batch: Batch, step: int, config: Config) -> dict[st
         settings=_training_settings(model, config),
         start=(scene.cameras, scene.joints3d) if train.true_start else None,
     )
-    lift = _lift_loss(output, scene.joints3d, scene.cameras)
+    lift = _lift_loss(output, scene.joints3d, scene.cameras, scene.K)
     if batch.lift_only:
         return {"loss": train.weight_lift * lift, "loss/lift": lift}
     values = _joint_losses(output, scene.joints3d, config)
@@ -223,11 +255,17 @@ def _training_settings(model, config: Config):
     return settings._replace(num_samples=config.train.posterior_samples, frame_correlation=0.0)
 
 
-def _lift_loss(output: Output, joints3d: Tensor, cameras: Cameras) -> Tensor:
-    """Lifter's loss (B,); joints (B, T, J, 3) and cameras (B, V, ...) in the reference frame."""
+def _lift_loss(output: Output, joints3d: Tensor, cameras: Cameras, K: Tensor) -> Tensor:
+    """Lifter's loss (B,).
+
+    Args:
+        joints3d: (B, T, J, 3) mm, reference frame. cameras: (B, V, ...), reference frame.
+        K: (B, T, V, 3, 3) px of the images the keypoints are in.
+    """
     truth = transform(joints3d.unsqueeze(2), cameras.R[:, None], cameras.t[:, None])
     seen = torch.isfinite(output.keypoints.xy).all(-1).sum(-1) >= 6  # (B, T, V)
-    value = torch.where(seen, lifting_loss(output.lifted, truth), 0.0)
+    loss = lifting_loss(output.lifted, truth, Keypoints(*map(Tensor.detach, output.keypoints)), K)
+    value = torch.where(seen, loss, 0.0)
     return value.sum((1, 2)) / seen.sum((1, 2)).clamp_min(1)
 
 
@@ -262,16 +300,32 @@ def _validate_generated(model: PoseModel, config: Config) -> dict[str, float]:
     return _summary(collected)
 
 
+def _validate_lifter(model: PoseModel, config: Config) -> dict[str, float]:
+    """Mean and median over poses of the root-relative error, mm."""
+    device = next(model.parameters()).device
+    errors = []
+    for step in range(VALIDATION_LIFTED // SAMPLES_OF_SCENE):
+        scene = to_device(_validation_scenes(config, 1, step), device)
+        errors.append(_lift_errors(model.lifter(scene.keypoints, scene.K), scene).flatten().cpu())
+    error = torch.cat(errors)
+    return {"lift": float(error.mean()), "lift_median": float(error.median())}
+
+
+def _lift_errors(lifted: Lifted, scene: Scene) -> Tensor:
+    """MPJPE (B, T, V) mm of lifted skeletons."""
+    R, t = scene.cameras.R[:, None], scene.cameras.t[:, None]
+    return metrics.mpjpe(lifted.relative, transform(scene.joints3d.unsqueeze(2), R, t), ROOT)
+
+
 def _errors(model: PoseModel, scene: Scene, config: Config) -> dict[str, Tensor]:
     keypoints, K, truth = scene.keypoints, scene.K, scene.joints3d
     lifted = model.lifter(keypoints, K)
-    in_views = transform(truth.unsqueeze(2), scene.cameras.R[:, None], scene.cameras.t[:, None])
     posterior = model.solve(keypoints, K, seed=config.run.seed)
     prediction = model.fuse(keypoints, K, posterior)
     calibrated = model.fuse(keypoints, K, posterior_from_cameras(scene.cameras))
     R, _ = posterior_mean(posterior)
     return {
-        "lift": metrics.mpjpe(lifted.relative, in_views, ROOT),
+        "lift": _lift_errors(lifted, scene),
         "mpjpe": metrics.mpjpe(prediction.joints3d, truth, ROOT),
         "n_mpjpe": metrics.n_mpjpe(prediction.joints3d, truth, ROOT),
         "mpjpe_calibrated": metrics.mpjpe(calibrated.joints3d, truth, ROOT),
@@ -305,7 +359,7 @@ def _image_losses(model, batch: Sample, step: int, config: Config) -> dict[str, 
     K, joints3d = batch.cameras.K[:, None], batch.joints3d[:, None]
     start = (batch.cameras, joints3d) if train.true_start else None
     output = model(K, images=batch.images[:, None], seed=step, settings=settings, start=start)
-    lift = _lift_loss(output, joints3d, batch.cameras)
+    lift = _lift_loss(output, joints3d, batch.cameras, K)
     pose = pose_loss(batch.cameras, output.solution).clamp(-MAX_POSE_LOSS, MAX_POSE_LOSS)
     heatmap = losses.heatmap_divergence(
         output.detection.logits,

@@ -2,8 +2,9 @@ import pytest
 import torch
 from test_models3d import SMALL
 
-from ptri import config
+from ptri import checkpoint, config
 from ptri.errors import UserError
+from ptri.models.ptri import PoseModel
 from ptri.task3d import RigTask, generated_batch
 
 GENERATED = [
@@ -44,6 +45,31 @@ def test_every_kind_of_step_trains():
         model.zero_grad()
         values["loss"].mean().backward()
         assert all(p.grad is not None for p in model.parameters())
+
+
+def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
+    monkeypatch.setattr("ptri.task3d.VALIDATION_LIFTED", 8)
+    alone = [*GENERATED, "train.epochs=1", "train.lifter_views=3"]
+    torch.manual_seed(0)
+    old = PoseModel(config.load(None, alone), with_images=False)
+    checkpoint.save_weights(tmp_path / "old.pt", old.state_dict(), {})
+    new = ["train.new_lifter=true", "model.lifter_blocks=2"]
+    with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
+        RigTask().build_model(config.load(None, [*alone, *new]))
+    settings = config.load(None, [*alone, *new, f"init.checkpoint_3d={tmp_path / 'old.pt'}"])
+    task = RigTask()
+    model = task.build_model(settings).train()
+    # Matrices are saved in half precision.
+    for kept, own in zip(old.fusion.parameters(), model.fusion.parameters()):
+        assert torch.allclose(kept, own, atol=1e-3)
+    assert not any(p.requires_grad for p in model.fusion.parameters())
+    batch = generated_batch(settings, 0, 0, 0, 1)
+    assert batch.scene.K.shape[:3] == (8, 1, 3)
+    task.training_step(model, batch, 0)["loss"].mean().backward()
+    assert all(p.grad is not None for p in model.lifter.parameters())
+    assert task.monitor in task.validate(model.eval(), settings)
+    assert RigTask().monitor == "mpjpe"
+    assert task.pictures(model, settings) == {}
 
 
 def test_validation_and_pictures(monkeypatch):
