@@ -43,6 +43,7 @@ from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_in
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
+FREE_SIGMA = 1e4  # mm, of a joint that neither keypoints nor bones hold
 MAX_SIGMA = 400.0  # mm; no joint is less certain than that, which bounds its volume
 
 
@@ -98,6 +99,7 @@ def expand(
     # Coordinates (J, 3) to (3, J): the layout of the hypotheses.
     order = torch.arange(num_joints, device=bundle.R.device).view(J, 3).T.flatten()
     frames = system.frames[..., order, :][..., order]
+    frames.diagonal(dim1=-2, dim2=-1).add_(FREE_SIGMA**-2)
     coupling = system.coupling[..., order]
     prior = adjustment.prior_information(errors, body, num_cameras)
     worth = errors.frame_weight[:, None, None]
@@ -121,10 +123,11 @@ def expand(
     slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
     inverse, gain, shared_inverse, _, information = eliminate(frames)
 
-    # What the joints take of the keypoints' degrees of freedom, bones having their say.
-    own_inverse = _joint_blocks(inverse, J)
     spread = inverse + gain[:, :, rest].mT @ (shared_inverse.unsqueeze(1) @ gain[:, :, rest])
     covariance = _joint_blocks(spread, J)
+    # What joints and bones take of the keypoints' degrees of freedom; biases count apart.
+    biased = errors.bias.shape[2] > 0
+    taking = _joint_blocks(inverse, J) if biased else covariance
 
     camera = torch.einsum("bvac,btjc->btvja", bundle.R, bundle.joints)
     depth = (camera[..., 2] + bundle.t[:, None, :, None, 2]).clamp_min(MIN_DEPTH)
@@ -132,7 +135,7 @@ def expand(
     moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
     own = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)  # (6, B, N)
-    taken = _trace(own, _entries(own_inverse.flatten(1, 2))).sum(-1)
+    taken = _trace(own, _entries(taking.flatten(1, 2))).sum(-1)
     tied = _positive_part(_entries(torch.linalg.inv_ex(covariance)[0].flatten(1, 2)) - own)
     tied[[0, 3, 5]] += MAX_SIGMA**-2
     by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
@@ -343,6 +346,7 @@ class _Problem(NamedTuple):
         length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
         log_length = length.log()
         stretch = (log_length - lengths.unsqueeze(2)) / body.slack
+        stretch = stretch * adjustment.held_bones(observations, body).unsqueeze(1)
         frames = 0.5 * stretch.square().sum(3) - data.sum(2).unflatten(-1, (T, J)).sum(-1)
         deviation = lengths - body.mean
         pull = deviation @ torch.linalg.inv(body.covariance)

@@ -112,10 +112,11 @@ def examine(
         return Examination(readings, blank, none[..., 0].long(), none, first, none[..., 0], 1.0)
     observations = Observations(
         observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
-        observations.inlier[..., :NUM_JOINTS], observations.log_outlier,
+        observations.inlier[..., :NUM_JOINTS], observations.held[..., :NUM_JOINTS],
+        observations.log_outlier,
     )  # fmt: skip
     chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=R.device).round().long()
-    few = Observations(*(value[:, chosen] for value in observations[:3]), observations.log_outlier)
+    few = Observations(*(value[:, chosen] for value in observations[:4]), observations.log_outlier)
     known = _leave_one_out(
         few, R, t, joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
     )

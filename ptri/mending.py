@@ -244,19 +244,21 @@ def _evidence_without(
     old = whole.evidence
     V = old.observations.xy.shape[2]
     used = (torch.arange(V, device=view.device) != view[:, None]).to(joints)  # (b, V)
-    observations = old.observations
-    observations = Observations(
-        observations.xy[rows],
-        observations.information[rows] * used[:, None, :, None, None, None],
-        observations.inlier[rows] * used[:, None, :, None],
-        observations.log_outlier,
-    )
     found = part.evidence.errors
     bias = joints.new_zeros(len(rows), V, *found.bias.shape[2:])
     bias[used > 0] = found.bias.flatten(0, 1)
     lengths = part.evidence.expansions[0].shared[:, : len(old.body.mean)]
     R, t = (value[rows].to(joints) for value in posterior_mean(whole.posterior))
-    return evidence_at(
-        observations, Bundle(R, t, joints, lengths), found._replace(bias=bias), old.body,
-        len(old.expansions),
-    )  # fmt: skip
+    bundle, errors = Bundle(R, t, joints, lengths), found._replace(bias=bias)
+
+    def of(observations: Observations) -> Evidence:
+        left = Observations(
+            observations.xy[rows],
+            observations.information[rows] * used[:, None, :, None, None, None],
+            observations.inlier[rows] * used[:, None, :, None],
+            observations.held[rows],
+            observations.log_outlier,
+        )
+        return evidence_at(left, bundle, errors, old.body, len(old.expansions))
+
+    return of(old.observations)._replace(whole=of(old.whole.observations))

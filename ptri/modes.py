@@ -19,7 +19,7 @@ from ptri.geometry import bundle as adjustment
 from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.limbs import turn_limbs
+from ptri.geometry.limbs import settle, turn_limbs
 from ptri.geometry.noise import fit_errors
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import rotation_angle
@@ -58,6 +58,8 @@ class Evidence(NamedTuple):
     observations: Observations  # (B, T, V, J, ...)
     body: BodyPrior
     expansions: tuple[Expansion, ...]  # K, best first
+    # With every keypoint and bone, for the joints given the cameras; None: it is the same.
+    whole: Evidence | None = None
 
     @property
     def errors(self) -> Errors:
@@ -138,8 +140,9 @@ def find_modes(
         starts: (B, C, ...) candidate cameras, joints and log lengths.
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
     """
+    every_keypoint = observations
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
-    fixed = Observations(*(value.detach() for value in observations[:3]), observations.log_outlier)
+    fixed = Observations(*(value.detach() for value in observations[:4]), observations.log_outlier)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
     starts = Bundle(*(value.detach().to(fixed.xy) for value in starts))
     found = adjust_starts(fixed, starts, body, settings, poses)
@@ -163,10 +166,12 @@ def find_modes(
         flat = turn_limbs(repeated, flat, body, errors)
         flat, errors, _ = adjustment.adjust(repeated, flat, body, 6, 0, errors)
 
-    # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian.
-    weight = adjustment.normal_equations(flat, repeated, errors, body).weight
-    observations = _masked(observations, weight[source[:, 0]])
-    repeated = _masked(repeated, weight[source[:, 0]][own // K])
+    # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian. And
+    # the bones on both sides of it hold two joints no farther apart than both are long, which a
+    # Gaussian takes for a distance where the limb is straight.
+    weight = adjustment.linearise(flat, repeated, errors, body).weight
+    observations = _without(_masked(observations, weight[source[:, 0]]))
+    repeated = _without(_masked(repeated, weight[source[:, 0]][own // K]))
     flat, errors, _ = adjustment.adjust(repeated, flat, body, 2, 0, errors)
 
     def common(scale2: Tensor) -> Tensor:
@@ -191,7 +196,11 @@ def find_modes(
         R[source], t[source], mean[source], chol[source], mass, pose[source], failed[source[:, 0]]
     )
     expansions = tuple(_pick(every, source[:, k]) for k in range(K))
-    return modes, Evidence(observations, body, expansions)
+    repeated = _rows(every_keypoint, own // K)
+    flat, _ = settle(repeated, flat, body, errors)
+    every = expand(repeated, flat, errors, body)
+    whole = Evidence(every_keypoint, body, tuple(_pick(every, source[:, k]) for k in range(K)))
+    return modes, Evidence(observations, body, expansions, whole)
 
 
 def adjust_starts(
@@ -295,8 +304,13 @@ def _masked(observations: Observations, weight: Tensor) -> Observations:
     )
 
 
+def _without(observations: Observations) -> Observations:
+    """Observations in which joints without a keypoint have no bones either."""
+    return observations._replace(held=(observations.inlier > 0).any(2).to(observations.held))
+
+
 def _rows(observations: Observations, rows: Tensor) -> Observations:
-    return Observations(*(value[rows] for value in observations[:3]), observations.log_outlier)
+    return Observations(*(value[rows] for value in observations[:4]), observations.log_outlier)
 
 
 def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
@@ -368,7 +382,7 @@ def _newton(chol: Tensor, slope: Tensor) -> Tensor:
 
 def _repeat(observations: Observations, count: int) -> Observations:
     """(B, ...) to (B * count, ...), each rig's copies side by side."""
-    tensors = (value.repeat_interleave(count, dim=0) for value in observations[:3])
+    tensors = (value.repeat_interleave(count, dim=0) for value in observations[:4])
     return Observations(*tensors, observations.log_outlier)
 
 

@@ -71,7 +71,8 @@ def normalise(keypoints: Keypoints, K: Tensor, outlier_chi2: float = 12.0) -> Ob
     information = torch.where(seen[..., None, None], information, torch.zeros_like(information))
     normalised = torch.where(seen[..., None], pixel_to_normalised(xy, K), torch.zeros_like(xy))
     inlier = torch.where(seen, keypoints.confidence, torch.zeros_like(keypoints.confidence))
-    return Observations(normalised, information, inlier, -0.5 * outlier_chi2)
+    held = torch.ones_like(inlier[:, :, 0])
+    return Observations(normalised, information, inlier, held, -0.5 * outlier_chi2)
 
 
 def log_target(
@@ -179,7 +180,7 @@ def _coordinates(
 def _rough(evidence: Evidence) -> Evidence:
     """The evidence in single precision: enough for weights, and half the memory to move."""
     body = evidence.body.to(evidence.body.mean.device, torch.float32)
-    parts = (value.detach().float() for value in evidence.observations[:3])
+    parts = (value.detach().float() for value in evidence.observations[:4])
     observations = Observations(*parts, evidence.observations.log_outlier)
     expansions = tuple(cast(at, torch.float32) for at in evidence.expansions)
     return Evidence(observations, body, expansions)
@@ -303,7 +304,7 @@ def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tenso
 
 def triangulate_posterior(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
     """Joints (M, B, T, J, 3) mm and covariances (M, B, T, J, 3, 3) mm^2 under camera samples."""
-    _, joints, covariance = log_target(R, t, evidence)
+    _, joints, covariance = log_target(R, t, evidence.whole or evidence)
     return joints, covariance
 
 

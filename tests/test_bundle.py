@@ -86,6 +86,6 @@ def test_batch_elements_do_not_influence_each_other():
     observations, cameras, joints = observed(4, 3, 2)
     start = flat(starts_near(cameras, joints, 8.0, count=1))
     together, _, _ = adjustment.adjust(observations, start, BODY)
-    part = Observations(*(v[2:3] for v in observations[:3]), observations.log_outlier)
+    part = Observations(*(v[2:3] for v in observations[:4]), observations.log_outlier)
     alone, _, _ = adjustment.adjust(part, Bundle(*(v[2:3] for v in start)), BODY)
     assert torch.allclose(alone.R[0], together.R[2], atol=1e-6)

@@ -74,7 +74,7 @@ def test_equal_seeds_give_equal_bits_and_batches_do_not_matter():
     first = rig.rig_posterior(observations, starts, BODY, SETTINGS, seed=3).posterior
     again = rig.rig_posterior(observations, starts, BODY, SETTINGS, seed=3).posterior
     assert torch.equal(first.log_weights, again.log_weights)
-    part = type(observations)(*(v[1:2] for v in observations[:3]), observations.log_outlier)
+    part = type(observations)(*(v[1:2] for v in observations[:4]), observations.log_outlier)
     start = type(starts)(*(v[1:2] for v in starts))
     alone = rig.rig_posterior(part, start, BODY, SETTINGS, seed=3).posterior
     close = torch.rad2deg(rotation_angle(alone.R[:, 0].mT @ first.R[:, 1]))

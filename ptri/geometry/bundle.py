@@ -38,7 +38,13 @@ class Observations(NamedTuple):
     xy: Tensor  # (N, T, V, J, 2), 0 where not seen
     information: Tensor  # (N, T, V, J, 2, 2) inverse covariance, 0 where not seen
     inlier: Tensor  # (N, T, V, J) prior probability that the point is no outlier, 0 = not seen
+    held: Tensor  # (N, T, J) 1 where the joint's bones have their say, else 0
     log_outlier: float  # log density of an outlier over the inlier's peak
+
+
+def held_bones(observations: Observations, body: BodyPrior) -> Tensor:
+    """1 (N, T, bones) where both ends of a bone are held, else 0."""
+    return observations.held[..., body.child] * observations.held[..., body.parent]
 
 
 class Bundle(NamedTuple):
@@ -171,6 +177,7 @@ def frame_costs(
     data, _ = log_mixture(chi2, observations.inlier, observations.log_outlier)
     length, _ = bone_vectors(bundle.joints, body)
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
+    stretch = stretch * held_bones(observations, body)
     return 0.5 * stretch.square().sum(2) - data.sum((2, 3))
 
 
@@ -220,8 +227,9 @@ def linearise(
 
     # Bones: residual (log |a - b| - l) / slack.
     length, direction = bone_vectors(bundle.joints, body)
-    row = direction / (length * body.slack)[..., None]  # (N, T, bones, 3)
-    stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
+    rigidity = held_bones(observations, body) / body.slack
+    row = direction * (rigidity / length)[..., None]  # (N, T, bones, 3)
+    stretch = (length.log() - bundle.log_lengths[:, None]) * rigidity
     incidence = bone_incidence(body, J).to(x)
     pairs = torch.einsum("bi,bj->bij", incidence, incidence).flatten(1)  # (bones, J * J)
     outer = (row.unsqueeze(-1) * row.unsqueeze(-2)).flatten(-2)  # (N, T, bones, 9)
@@ -267,7 +275,8 @@ def normal_equations(
     blocks = Q.new_zeros(N, V - 1, 6, V - 1, 6)
     blocks[:, views, :, views, :] = camera_blocks.transpose(0, 1)
     shared[:, :num_cameras, :num_cameras] = blocks.reshape(N, num_cameras, num_cameras)
-    shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).add_(T / body.slack**2)
+    count = held_bones(observations, body).sum(1)
+    shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).add_(count / body.slack**2)
     gradients = [camera_gradient.reshape(N, num_cameras), -at.stretch.sum(1) / body.slack]
     if num_bias:
         unit = noise_unit(observations)[..., None]  # (N, T, V, 1)
