@@ -171,10 +171,10 @@ class PosteriorConfig(_Section):
     num_samples: int = _number(512, 8)  # samples of a rig's cameras, over all iterations
     num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
     num_modes: int = _number(3, 1)  # local optima kept as a mixture
-    adjust_iterations: int = _number(16, 2)  # Levenberg-Marquardt steps from each start
-    random_starts: int = _number(2, 0)  # starts with random joint weights, beside two a view
+    adjust_iterations: int = _number(12, 2)  # Levenberg-Marquardt steps from each start
+    random_starts: int = _number(0, 0)  # starts with random joint weights, beside two a view
     df: float = _number(20.0, above=2)  # degrees of freedom of the Student-t proposal
-    inflation: float = _number(1.1, above=0)  # factor on the Laplace covariance of the proposal
+    inflation: float = _number(1.8, above=0)  # factor on the Laplace covariance of the proposal
     outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
     frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
     # Relative change of a bone's length over frames; of T frames together: times T^(1/3).
