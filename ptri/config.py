@@ -177,8 +177,9 @@ class PosteriorConfig(_Section):
     inflation: float = _number(1.8, above=0)  # factor on the Laplace covariance of the proposal
     outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
     frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
-    # Relative change of a bone's length over frames; of T frames together: times T^(1/3).
-    bone_slack: float = _number(0.05, above=0)
+    bone_slack: float = _number(
+        0.05, above=0
+    )  # relative change of a bone's length over frames; of T frames together: times T^(1/3)
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
 

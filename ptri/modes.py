@@ -33,6 +33,7 @@ MANY_FRAMES = 4  # so many fix the cameras better than the lifter fixes a limb
 FEW_VIEWS = 3  # up to so many may leave a limb's turn open
 MAX_SHIFT = 700.0  # mm between a joint of a start and where the images have it
 KEPT_STARTS = 3  # of them are followed to the end
+HOPELESS = 100.0  # nats over the best start; limbs that are turned over cost less
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
 WIDE_SHIFT = 2000.0
 WIDE_SIZE = 0.5  # of the log size
@@ -397,9 +398,10 @@ def _share_behind(bundle: Bundle, inlier: Tensor) -> Tensor:
 def _distinct_best(R: Tensor, cost: Tensor, count: int) -> Tensor:
     """Indices (B, K) of the cheapest candidates that are 3 deg or more apart from cheaper ones.
 
-    Where fewer are distinct, the best repeats; its copies share one mode's mass.
+    Where fewer are distinct and worth a thought, the best repeats; copies have no mass.
     """
     cost = cost.nan_to_num(torch.inf)
+    cost = torch.where(cost > cost.amin(1, keepdim=True) + HOPELESS, torch.inf, cost)
     chosen = [cost.argmin(1)]
     rows = torch.arange(R.shape[0], device=R.device)
     remaining = cost.clone()
