@@ -9,7 +9,7 @@ import logging
 import sys
 
 from ptri import config, evaluate, recording
-from ptri.errors import UserError
+from ptri.errors import UserError, exit_status
 
 
 def main() -> int:
@@ -24,17 +24,14 @@ def main() -> int:
     args = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     runs = {"h36m": evaluate.run, "recording": recording.run}
-    try:
+
+    def infer() -> None:
         settings = config.load(args.config, args.overrides)
         if settings.data.kind not in runs:
             raise UserError(f"data.kind: {settings.data.kind}; infer3d.py takes {', '.join(runs)}")
         print(runs[settings.data.kind](settings, args.overwrite))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_status(infer)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import argparse
 import sys
 
 from ptri import config, engine
-from ptri.errors import UserError
+from ptri.errors import exit_status
 from ptri.task2d import HeatmapTask
 
 
@@ -23,15 +23,12 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="continue the run folder's last.pt")
     parser.add_argument("--overwrite", action="store_true", help="replace the run folder")
     args = parser.parse_intermixed_args()
-    try:
+
+    def train() -> None:
         settings = config.load(args.config, args.overrides)
         engine.fit(HeatmapTask(), settings, resume=args.resume, overwrite=args.overwrite)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_status(train)
 
 
 if __name__ == "__main__":

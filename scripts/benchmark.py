@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from ptri.benchmark import command_rig, command_speed
-from ptri.errors import UserError
+from ptri.errors import exit_status
 
 COMMANDS = {"rig": command_rig, "speed": command_speed}
 
@@ -24,14 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, module in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0]))
     args = parser.parse_args(arguments)
-    try:
-        print(COMMANDS[args.command].run(args))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_status(lambda: print(COMMANDS[args.command].run(args)))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from ptri import checkpoint, config
-from ptri.errors import UserError
+from ptri.errors import UserError, exit_status
 from ptri.task2d import HeatmapTask
 
 
@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the file")
     args = parser.parse_args(arguments)
-    try:
+
+    def work() -> None:
         if args.target is None and args.evaluate is None:
             raise UserError("nothing to do; give a file to write, or --evaluate")
         if args.target is not None:
@@ -38,10 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.evaluate is not None:
             metrics = evaluate(args.target or args.source, args.evaluate, args.set)
             print(json.dumps({name: round(value, 4) for name, value in metrics.items()}, indent=1))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_status(work)
 
 
 def export(source: Path, target: Path, overwrite: bool = False) -> None:

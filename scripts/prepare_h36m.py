@@ -23,7 +23,7 @@ from ptri.data.h36m import H36M
 from ptri.data.h36m_build import build_labels
 from ptri.data.h36m_index import Index
 from ptri.data.labels import H5_NAME, NPY_NAME, read_labels, write_h5, write_npy
-from ptri.errors import UserError
+from ptri.errors import UserError, exit_status
 from ptri.skeleton import H36M17
 
 
@@ -45,13 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     for command in (convert, build):
         command.add_argument("--overwrite", action="store_true", help="replace existing labels")
     args = parser.parse_args(arguments)
-    try:
-        return {"check": run_check, "convert": run_convert, "build": run_build}[args.command](args)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    commands = {"check": run_check, "convert": run_convert, "build": run_build}
+    return exit_status(lambda: commands[args.command](args))
 
 
 def run_convert(args: argparse.Namespace) -> int:

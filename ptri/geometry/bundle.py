@@ -202,7 +202,7 @@ class Linear(NamedTuple):
 def linearise(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Linear:
-    N, T, V, J, _ = observations.xy.shape
+    N, T, _, J, _ = observations.xy.shape
     scale2 = errors.scale2[:, None, None, None]
     camera, residual = biased_reprojection(bundle, observations, errors)
     unscaled = chi_square(residual, observations.information)

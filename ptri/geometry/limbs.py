@@ -93,8 +93,6 @@ def settle(
         new = frame_costs(bundle._replace(joints=joints), observations, errors, body)
         better = new < cost
         cost = torch.where(better, new, cost)
-        bundle = bundle._replace(
-            joints=torch.where(better[..., None, None], joints, bundle.joints)
-        )
+        bundle = bundle._replace(joints=torch.where(better[..., None, None], joints, bundle.joints))
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
     return bundle, cost
