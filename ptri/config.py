@@ -180,6 +180,9 @@ class PosteriorConfig(_Section):
     bone_slack: float = _number(
         0.05, above=0
     )  # relative change of a bone's length over frames; of T frames together: times T^(1/3)
+    bone_ratio: list[float] = field(
+        default_factory=list
+    )  # drawn over true length of each bone, see scripts/measure_bones.py; []: as in the prior
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
 

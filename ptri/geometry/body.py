@@ -8,12 +8,14 @@ equal rows for a bone and its mirror image.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ptri.errors import UserError
 from ptri.skeleton import H36M17
 
 
@@ -43,6 +45,7 @@ def load_body_prior(
     definition: float = 0.0,
     log_scale: float = 0.0,
     spread: float = 0.0,
+    ratio: Sequence[float] = (),
 ) -> BodyPrior:
     """The prior over the 17 Human3.6M joints, learned from generated phenotypes.
 
@@ -54,11 +57,22 @@ def load_body_prior(
             so that long ones decide the scale.
         log_scale: shift of every log length, for a subject of known height.
         spread: relative standard deviation of bones beyond the statistics, left and right alike.
+        ratio: length of each bone as a detector draws it over the prior's; empty: 1.
+
+    Raises:
+        UserError: ``ratio`` is not one positive number a bone.
     """
+    if len(ratio) not in (0, len(H36M17.bones)) or not all(value > 0 for value in ratio):
+        raise UserError(
+            f"posterior.bone_ratio: expected {len(H36M17.bones)} positive numbers, one a bone of "
+            f"h36m17, got {list(ratio)}; scripts/measure_bones.py prints them"
+        )
     text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
     statistics = json.loads(text)
     child, parent = zip(*H36M17.bones)
     mean = torch.tensor(statistics["mean_log_length"], dtype=torch.float64) + log_scale
+    if ratio:
+        mean = mean + torch.tensor(list(ratio), dtype=torch.float64).log()
     covariance = torch.tensor(statistics["covariance_log_length"], dtype=torch.float64)
     # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;
     # 1 % of each bone's length is individual.

@@ -71,6 +71,7 @@ class PoseModel(nn.Module):
         )  # fmt: skip
         self.num_random_starts = options.random_starts
         self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
+        self.bone_ratio = tuple(options.bone_ratio)
 
     def train(self, mode: bool = True) -> PoseModel:
         """Training mode; the 2D network's BatchNorm keeps its statistics, so that a result does
@@ -243,7 +244,9 @@ class PoseModel(nn.Module):
         frames, the less a bone is held to its length.
         """
         slack = self.bone_slack * num_frames**SLACK_GROWTH
-        prior = load_body_prior(num_joints, slack, self.bone_definition, log_scale)
+        prior = load_body_prior(
+            num_joints, slack, self.bone_definition, log_scale, ratio=self.bone_ratio
+        )
         return prior.to(like.device, like.dtype)
 
     def joint_features(self, detection: Detection) -> Tensor:
