@@ -162,8 +162,7 @@ def find_modes(
     # Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if observations.xy.shape[1] >= MANY_FRAMES else (1, 0)
     flat, errors, _ = adjustment.adjust(repeated, flat, body, *steps, errors)
-    T, V = observations.xy.shape[1:3]
-    if T >= MANY_FRAMES and V <= FEW_VIEWS:
+    if observations.xy.shape[2] <= FEW_VIEWS:
         flat = turn_limbs(repeated, flat, body, errors)
         flat, errors, _ = adjustment.adjust(repeated, flat, body, 6, 0, errors)
 
