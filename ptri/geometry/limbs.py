@@ -34,7 +34,8 @@ _LIMBS = (
     ("thorax", ("head", "nose")),
     ("head", ("nose",)),
 )
-WIDTHS = (1e3, 300.0, 100.0, 30.0, 10.0, 3.0)  # of the noise's variance: a limb lands far from its keypoints
+# Factors on the noise's variance: a turned limb lands far from its keypoints.
+WIDTHS = (1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
 LIMBS = tuple(
     (H36M17.joints.index(first), [H36M17.joints.index(name) for name in rest])
     for first, rest in _LIMBS
