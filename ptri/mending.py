@@ -224,22 +224,31 @@ def _put_without(
     posterior = _put_posterior(
         old, RigPosterior(R, t, new.log_weights, new.ess, rejected, reason), rows
     )
+
     # x_first = R x_ref + t of the first view that is left.
-    joints = part.evidence.joints
-    joints = (joints - base_t[:, None, None].to(joints)) @ base_R.to(joints).unsqueeze(1)
-    evidence = _evidence_without(whole, part, rows, view, joints)
+    def moved(joints: Tensor) -> Tensor:
+        return (joints - base_t[:, None, None].to(joints)) @ base_R.to(joints).unsqueeze(1)
+
+    joints = moved(part.evidence.joints), moved(part.evidence.whole.joints)
+    evidence = _evidence_without(whole, part, rows, view, *joints)
     return whole._replace(
         posterior=posterior, evidence=_put_tensors(whole.evidence, evidence, rows, len(old.ess))
     )
 
 
 def _evidence_without(
-    whole: RigSolution, part: RigSolution, rows: Tensor, view: Tensor, joints: Tensor
+    whole: RigSolution,
+    part: RigSolution,
+    rows: Tensor,
+    view: Tensor,
+    joints: Tensor,
+    all_joints: Tensor,
 ) -> Evidence:
     """The evidence of rigs that were solved without one view, with V views again.
 
     Args:
         joints: (b, T, J, 3) mm as they were found, in view 0's frame.
+        all_joints: the same, with every keypoint and bone.
     """
     old = whole.evidence
     V = old.observations.xy.shape[2]
@@ -249,9 +258,9 @@ def _evidence_without(
     bias[used > 0] = found.bias.flatten(0, 1)
     lengths = part.evidence.expansions[0].shared[:, : len(old.body.mean)]
     R, t = (value[rows].to(joints) for value in posterior_mean(whole.posterior))
-    bundle, errors = Bundle(R, t, joints, lengths), found._replace(bias=bias)
+    errors = found._replace(bias=bias)
 
-    def of(observations: Observations) -> Evidence:
+    def of(observations: Observations, joints: Tensor) -> Evidence:
         left = Observations(
             observations.xy[rows],
             observations.information[rows] * used[:, None, :, None, None, None],
@@ -259,6 +268,8 @@ def _evidence_without(
             observations.held[rows],
             observations.log_outlier,
         )
+        bundle = Bundle(R, t, joints, lengths)
         return evidence_at(left, bundle, errors, old.body, len(old.expansions))
 
-    return of(old.observations)._replace(whole=of(old.whole.observations))
+    every = of(old.whole.observations, all_joints)
+    return of(old.observations, joints)._replace(whole=every)

@@ -28,6 +28,12 @@ class Skeleton(NamedTuple):
         """Permutation that swaps left and right joints."""
         return tuple(self.joints.index(_mirror_name(name)) for name in self.joints)
 
+    @property
+    def flip_bones(self) -> tuple[int, ...]:
+        """Permutation that swaps the bones of left and right."""
+        flip = self.flip
+        return tuple(self.bones.index((flip[a], flip[b])) for a, b in self.bones)
+
 
 def _mirror_name(name: str) -> str:
     if name.startswith("left_"):

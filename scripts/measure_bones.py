@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ptri.errors import UserError, exit_status
+from ptri.geometry.body import bone_vectors, load_body_prior
 from ptri.geometry.cameras import to_reference
 from ptri.geometry.robust import robust_triangulation
 from ptri.skeleton import H36M17
@@ -52,10 +53,9 @@ def measure(path: Path) -> Tensor:
     cameras = to_reference(Cameras(K, R, t))
     keypoints = Keypoints(*(value.unsqueeze(1) for value in keypoints))
     drawn = robust_triangulation(keypoints, cameras._replace(K=K.unsqueeze(1)))[0].joints3d[:, 0]
-    ratio = (_lengths(drawn) / _lengths(truth)).log()
-    flip = H36M17.flip
-    mirror = [H36M17.bones.index((flip[a], flip[b])) for a, b in H36M17.bones]
-    return torch.cat([ratio, ratio[:, mirror]]).nanmedian(0).values.exp()
+    body = load_body_prior()
+    ratio = (bone_vectors(drawn, body)[0] / bone_vectors(truth, body)[0]).log()
+    return torch.cat([ratio, ratio[:, list(H36M17.flip_bones)]]).nanmedian(0).values.exp()
 
 
 def report(ratio: Tensor) -> str:
@@ -66,11 +66,6 @@ def report(ratio: Tensor) -> str:
     ]
     values = ", ".join(f"{float(value):.3f}" for value in ratio)
     return "\n".join([*lines, "", f"posterior.bone_ratio: [{values}]"])
-
-
-def _lengths(joints: Tensor) -> Tensor:
-    child, parent = zip(*H36M17.bones)
-    return (joints[:, list(child)] - joints[:, list(parent)]).norm(dim=-1)
 
 
 if __name__ == "__main__":

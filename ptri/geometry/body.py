@@ -77,8 +77,7 @@ def load_body_prior(
     # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;
     # 1 % of each bone's length is individual.
     own = torch.eye(len(child), dtype=torch.float64)
-    flip = H36M17.flip
-    mirror = [H36M17.bones.index((flip[a], flip[b])) for a, b in H36M17.bones]
+    mirror = list(H36M17.flip_bones)
     relative = definition * (-mean).exp()
     doubt = relative[:, None] * relative + spread**2
     covariance = covariance + 0.01**2 * own + doubt * torch.maximum(own, own[mirror])

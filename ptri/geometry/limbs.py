@@ -93,8 +93,8 @@ def settle(
     """Levenberg-Marquardt on the joints alone, every frame for itself.
 
     Args:
-        widths: factors on the noise's variance in the first iterations, so that joints which are
-            far off feel their keypoints.
+        widths: factors on the noise's variance in the first iterations, fewer than all, so that
+            joints which are far off feel their keypoints.
 
     Returns:
         The bundle, and the cost (N, T) of its frames.
