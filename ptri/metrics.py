@@ -186,24 +186,23 @@ def mahalanobis_square(error: Tensor, covariance: Tensor) -> Tensor:
     return torch.where(bad, torch.inf, white.square().sum(-1))
 
 
-def rotation_coverage(posterior: RigPosterior, R_true: Tensor, levels: Sequence[float]) -> Tensor:
-    """Whether each view's true rotation lies in the posterior's region of each level.
+def rotation_level(posterior: RigPosterior, R_true: Tensor) -> Tensor:
+    """Level of the smallest region of the posterior that holds each view's true rotation.
 
     The region is made of samples: in the tangent space at the weighted mean, ellipsoids of the
-    weighted sample covariance are ordered by their Mahalanobis distance, and the region of a level
-    is the smallest that holds that share of the posterior's weight. Unlike a chi-square region it
-    asks nothing of the tails. Relative to view 0, which has no error of its own.
+    weighted sample covariance are ordered by their Mahalanobis distance, and the level is the
+    weight of the samples nearer than the truth. Unlike a chi-square level it asks nothing of the
+    tails. Relative to view 0, which has no error of its own.
 
     Args:
         posterior: M samples of B rigs. R_true: (B, V, 3, 3) relative to view 0.
-        levels: L probabilities.
 
     Returns:
-        (B, V - 1, L), 1 or 0; NaN where the posterior has a single sample.
+        (B, V - 1) in [0, 1], float64; NaN where there are too few samples for an ellipsoid.
     """
-    if posterior.R.shape[0] < 8:  # cannot span an ellipsoid
-        return R_true.new_full((*R_true.shape[:-3], R_true.shape[-3] - 1, len(levels)), torch.nan)
     R = posterior.R[:, :, 1:].double()  # (M, B, V-1, 3, 3)
+    if len(R) < 8:  # cannot span an ellipsoid
+        return R.new_full((*R_true.shape[:-3], R_true.shape[-3] - 1), torch.nan)
     truth = R_true[:, 1:].double()
     weights = posterior.log_weights.double().exp()[..., None].expand(R.shape[:3])
     mean = rotation_mean(R, weights)
@@ -215,10 +214,22 @@ def rotation_coverage(posterior: RigPosterior, R_true: Tensor, levels: Sequence[
     covariance = covariance + 1e-12 * torch.eye(3, dtype=covariance.dtype, device=R.device)
     of_samples = mahalanobis_square(offset, covariance.expand(R.shape[0], *covariance.shape))
     of_truth = mahalanobis_square(error, covariance)
-    # The truth is inside a level when the samples nearer than it hold less weight than the level.
-    nearer = (weights * (of_samples < of_truth)).sum(0)  # (B, V-1)
-    inside = torch.stack([nearer <= level for level in levels], -1)
-    return inside.to(R_true)
+    return (weights * (of_samples < of_truth)).sum(0)
+
+
+def rotation_coverage(posterior: RigPosterior, R_true: Tensor, levels: Sequence[float]) -> Tensor:
+    """Whether each view's true rotation lies in the posterior's region of each level.
+
+    Args:
+        posterior, R_true: see ``rotation_level``.
+        levels: L probabilities.
+
+    Returns:
+        (B, V - 1, L), 1 or 0; NaN where ``rotation_level`` is.
+    """
+    level = rotation_level(posterior, R_true).unsqueeze(-1)
+    inside = (level <= level.new_tensor(list(levels))).to(R_true)
+    return torch.where(torch.isnan(level), torch.nan, inside).to(R_true)
 
 
 # --- helpers ---------------------------------------------------------------------------------

@@ -19,18 +19,23 @@ from ptri.recording_solve import (
     Solution,
     camera_spread,
     reference_cameras,
+    refit,
     reprojection_error,
 )
 from ptri.skeleton import H36M17, Skeleton
 from ptri.visualize_rig import rig_picture
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
+ROBUST_AT = 0.02  # of the person's extent, where the robust triangulation halves a weight
 
 
 def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
     """The figures of metrics.json."""
     views, posterior = solution.views, solution.posterior
-    error = reprojection_error(recording, views, solution.R, solution.t, CLEAR)
+    cameras = (solution.R, solution.t)
+    error = reprojection_error(recording, views, *cameras, CLEAR)
+    least = reprojection_error(recording, views, *refit(recording, views, *cameras, CLEAR), CLEAR)
+    robust = reprojection_error(recording, views, *cameras, CLEAR, ROBUST_AT)
     figures: dict[str, object] = {
         "views": len(views),
         "frames": len(recording.frames),
@@ -40,6 +45,8 @@ def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
         "scale": solution.scale_source,
         "effective_sample_size": float(posterior.ess[0]),
         "reprojection_error_px_median": _median(error),
+        "reprojection_error_px_median/refitted": _median(least),
+        "reprojection_error_px_median/robust": _median(robust),
     }
     for v, view in enumerate(views):
         figures[f"reprojection_error_px_median/{recording.names[view]}"] = _median(error[:, v])
@@ -64,7 +71,8 @@ def _against_reference(recording: Recording, solution: Solution) -> dict[str, ob
     R, t = solution.R.double(), solution.t.double()
     rotation = metrics.rotation_error_deg(R, reference.R)
     direction = metrics.translation_direction_error_deg(R, t, reference.R, reference.t)
-    error = reprojection_error(recording, solution.views, reference.R, reference.t, CLEAR)
+    cameras = (recording, solution.views, reference.R, reference.t, CLEAR)
+    level = metrics.rotation_level(solution.posterior, reference.R[None].double())[0]
     ratio = centres(R, t)[1:].norm(dim=-1).sum() / centres(*reference[1:])[1:].norm(dim=-1).sum()
     result: dict[str, object] = {
         "rotation_difference_deg_median": float(rotation.median()),
@@ -72,9 +80,14 @@ def _against_reference(recording: Recording, solution: Solution) -> dict[str, ob
         "translation_direction_difference_deg_median": float(direction.median()),
         "translation_direction_difference_deg_worst": float(direction.max()),
         "scale_over_reference": float(ratio),
-        "reprojection_error_px_median/reference": _median(error),
+        "reprojection_error_px_median/reference": _median(reprojection_error(*cameras)),
+        "reprojection_error_px_median/reference_robust": _median(
+            reprojection_error(*cameras, ROBUST_AT)
+        ),
     }
     names = [recording.names[v] for v in solution.views]
+    for name, value in zip(names[1:], level):
+        result[f"reference_in_region/{name}"] = float(value)
     for (i, j), a, b in zip(metrics.view_pairs(len(names)), rotation, direction):
         result[f"rotation_difference_deg/{names[i]}-{names[j]}"] = float(a)
         result[f"translation_direction_difference_deg/{names[i]}-{names[j]}"] = float(b)
@@ -132,12 +145,19 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
             rotation = figures[f"rotation_difference_deg_{word}"]
             direction = figures[f"translation_direction_difference_deg_{word}"]
             lines.append(f"  {word:<34}{rotation:>12.2f}{direction:>12.2f}")
+        levels = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in names[1:]]
+        text = f"the reference's rotations lie in the stated regions of {', '.join(levels)}"
+        lines += [f"  {text} ({', '.join(names[1:])})"]
         lines += [f"  scale over the reference: {figures['scale_over_reference']:.3f}", ""]
-    median = figures["reprojection_error_px_median"]
-    text = f"reprojection error, median: {median:.1f} px (least squares, confidence >= {CLEAR:g})"
-    if reference:
-        text += f"; reference: {figures['reprojection_error_px_median/reference']:.1f} px"
-    lines.append(text)
+    lines.append(f"reprojection error, median, px (confidence >= {CLEAR:g}):")
+    for words, key, others in (
+        ("least squares", "", {"the least of any cameras": "/refitted", "reference": "/reference"}),
+        ("robust triangulation", "/robust", {"reference": "/reference_robust"}),
+    ):
+        name = "reprojection_error_px_median"
+        parts = [f"{other} {figures[name + end]:.1f}" for other, end in others.items()
+                 if name + end in figures]  # fmt: skip
+        lines.append(f"  {words + ':':<22}{'; '.join([f'{figures[name + key]:.1f}', *parts])}")
     for name in ("fused", "triangulated"):
         parts = []
         for side in ("left", "right"):

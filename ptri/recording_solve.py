@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from ptri.config import Config, RecordingConfig
@@ -18,6 +19,7 @@ from ptri.evaluate import FUSE_CHUNK
 from ptri.frame_choice import MIN_JOINTS, usable_frames
 from ptri.geometry.cameras import centres, normalised_to_pixel, to_reference
 from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.rotations import so3_exp
 from ptri.posterior import rotation_covariance
 from ptri.rig import MIN_KEYPOINTS, solve_rig, summarise
 from ptri.rig_input import RigInput, check_input, default_covariance, known_joints
@@ -146,26 +148,67 @@ def _hide_unseen(prediction: Prediction, keypoints: Keypoints) -> Prediction:
 
 
 def reprojection_error(
-    recording: Recording, views: list[int], R: Tensor, t: Tensor, clear: float
+    recording: Recording,
+    views: list[int],
+    R: Tensor,
+    t: Tensor,
+    clear: float,
+    robust_at: float | None = None,
 ) -> Tensor:
-    """What cameras leave of the keypoints: distances (T, V, J) px after plain least squares.
+    """What cameras leave of the keypoints: distances (T, V, J) px after triangulation.
 
-    Each joint is triangulated without any robustness or prior from its keypoints of at least
-    ``clear`` confidence, all of equal weight, so that different cameras compare fairly. NaN where
-    a keypoint is not clear, and at joints that fewer than three views (of two: two) see clearly.
+    Each joint is triangulated without any prior from its keypoints of at least ``clear``
+    confidence, all of equal weight, so that different cameras compare fairly. NaN where a keypoint
+    is not clear, and at joints that fewer than three views (of two: two) see clearly.
+
+    Args:
+        R, t: (V, 3, 3), (V, 3) of the views.
+        robust_at: share of the person's extent in a view at which a keypoint's weight is halved
+            (Cauchy); None: plain least squares.
     """
     xy = torch.tensor(recording.xy[:, views])
     used = torch.tensor(recording.confidence[:, views] >= clear)
     used &= used.sum(1, keepdim=True) >= min(3, len(views))
     xy = torch.where(used[..., None], xy, torch.nan)
     covariance = torch.eye(2, dtype=xy.dtype).expand(*xy.shape, 2)
+    cauchy = math.inf
+    if robust_at is not None:
+        covariance, cauchy = default_covariance(xy, robust_at), 1.0
     K = torch.tensor(recording.K[views])
     keypoints = Keypoints(xy[None], covariance[None], used[None].to(xy))
+    R, t = R.double(), t.double()
     rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
-    joints = robust_triangulation(keypoints, rig, cauchy=math.inf)[0].joints3d[0]
-    camera = torch.einsum("vik,tjk->tvji", R.double(), joints) + t.double()[:, None]
+    joints = robust_triangulation(keypoints, rig, cauchy=cauchy)[0].joints3d[0]
+    camera = torch.einsum("vik,tjk->tvji", R, joints) + t[:, None]
     projected = normalised_to_pixel(camera[..., :2] / camera[..., 2:], K)
     return (projected - xy).norm(dim=-1)
+
+
+def refit(
+    recording: Recording, views: list[int], R: Tensor, t: Tensor, clear: float, frames: int = 25
+) -> tuple[Tensor, Tensor]:
+    """The cameras that leave least of the keypoints: a floor for ``reprojection_error``.
+
+    Minimises the sum of its squares (plain least squares) over all cameras but the first, by
+    SciPy's trust-region solver, in at most ``frames`` frames spread evenly. The size of the rig
+    changes nothing and is kept. These cameras follow a detector's systematic offsets, so they are
+    no better than others for it.
+    """
+    step = -(-len(recording.frames) // frames)
+    part = recording._replace(xy=recording.xy[::step], confidence=recording.confidence[::step])
+    size = t.norm()
+
+    def cameras(x: np.ndarray) -> tuple[Tensor, Tensor]:
+        move = torch.tensor(x).view(-1, 6)  # rad, and shares of the rig's size
+        turned = so3_exp(move[:, :3]) @ R[1:].double()
+        moved = torch.cat([t[:1].double(), t[1:].double() + size * move[:, 3:]])
+        return torch.cat([R[:1].double(), turned]), moved * (size / moved.norm())
+
+    def left(x: np.ndarray) -> np.ndarray:
+        return reprojection_error(part, views, *cameras(x), clear).nan_to_num(0.0).flatten().numpy()
+
+    found = least_squares(left, np.zeros(6 * (len(views) - 1)), diff_step=1e-4, max_nfev=15)
+    return cameras(found.x)
 
 
 def reference_cameras(recording: Recording, views: list[int]) -> Cameras | None:
