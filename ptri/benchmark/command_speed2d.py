@@ -13,6 +13,7 @@ import torch
 from ptri.benchmark.speed2d import (
     Timing,
     Work,
+    matrix_rate,
     measure,
     multiply_adds,
     parts,
@@ -62,7 +63,15 @@ def run(args: argparse.Namespace) -> str:
             calls = variants(network, images, place, threads)
             timings += measure(calls, threads, args.repeats, args.seconds)
             stages += measure(parts(network, images), threads, args.repeats, args.seconds)
+    rates = {threads: matrix_rate(threads) for threads in args.threads}
     text = _text(args, timings, stages, work)
+    own = work.get(args.timed) or multiply_adds(network, args.size)
+    total = args.views * sum(own) / 1000
+    for threads, rate in rates.items():
+        text += (
+            f"\n{threads} thread(s): {total:.2f} G multiply-adds at the {rate:.0f} G/s of a "
+            f"1024 x 1024 matrix product would be {1000 * total / rate:.1f} ms"
+        )
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "speed2d.txt").write_text(text + "\n")
@@ -70,6 +79,7 @@ def run(args: argparse.Namespace) -> str:
         "settings": {**vars(args), "python": platform.python_version(), "torch": torch.__version__},
         "timings": [t._asdict() for t in timings],
         "stages": [t._asdict() for t in stages],
+        "matrix_product_giga_per_second": rates,
         "multiply_adds_millions": {name: one._asdict() for name, one in work.items()},
     }
     (folder / "speed2d.json").write_text(json.dumps(content, indent=1))

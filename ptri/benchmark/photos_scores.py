@@ -155,54 +155,56 @@ def person_errors(crops: Crops, guess: Guess) -> np.ndarray:
 # --- tables ----------------------------------------------------------------------------------
 
 _COLUMNS = {
-    "pck20_torso": ("PCK@.2 torso", 100, "{:.1f}"),
-    "interval": ("(90 % int.)", 100, "{:.0f}-{:.0f}"),
-    "pck10_torso": ("PCK@.1 torso", 100, "{:.1f}"),
-    "pck20_box": ("PCK@.2 box", 100, "{:.1f}"),
-    "pck10_box": ("PCK@.1 box", 100, "{:.1f}"),
-    "pck20_visible": ("visible", 100, "{:.1f}"),
-    "pck20_hidden": ("hidden", 100, "{:.1f}"),
-    "pck20_whole": ("ankle labelled", 100, "{:.1f}"),
-    "pck20_cut": ("no ankle", 100, "{:.1f}"),
-    "pck20_small": ("box < 128 px", 100, "{:.1f}"),
-    "pck20_sides": ("sides free", 100, "{:.1f}"),
-    "nearer_mirror": ("nearer mirror", 100, "{:.1f}"),
-    "swapped": ("swapped", 100, "{:.1f}"),
-    "median_box": ("median % box", 100, "{:.2f}"),
-    "coverage90": ("in 90 % ell.", 100, "{:.1f}"),
-    "confidence_auc": ("confidence AUC", 100, "{:.1f}"),
-    "found": ("persons found", 100, "{:.0f}"),
-    "pck20_found": ("PCK@.2 of found", 100, "{:.1f}"),
+    "pck20_torso": ("PCK@.2 torso", "{:.1f}"),
+    "interval": ("(90 % int.)", "{:.0f}-{:.0f}"),
+    "pck10_torso": ("PCK@.1 torso", "{:.1f}"),
+    "pck20_box": ("PCK@.2 box", "{:.1f}"),
+    "pck10_box": ("PCK@.1 box", "{:.1f}"),
+    "pck20_visible": ("visible", "{:.1f}"),
+    "pck20_hidden": ("hidden", "{:.1f}"),
+    "pck20_whole": ("ankle labelled", "{:.1f}"),
+    "pck20_cut": ("no ankle", "{:.1f}"),
+    "pck20_small": ("box < 128 px", "{:.1f}"),
+    "pck20_sides": ("sides free", "{:.1f}"),
+    "nearer_mirror": ("nearer mirror", "{:.1f}"),
+    "swapped": ("swapped", "{:.1f}"),
+    "median_box": ("median % box", "{:.2f}"),
+    "coverage90": ("in 90 % ell.", "{:.1f}"),
+    "confidence_auc": ("confidence AUC", "{:.1f}"),
+    "found": ("persons found", "{:.0f}"),
+    "pck20_found": ("PCK@.2 of found", "{:.1f}"),
 }
+
+_BY_JOINT = (
+    ("pck20_torso", "PCK@.2 torso", "{:.0f}"),
+    ("median_box", "median error, % of the box", "{:.1f}"),
+)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Figures of all methods, in percent, one column each."""
-    width = max(14, *(len(name) + 2 for name in results))
-    lines = [" " * 20 + "".join(f"{name:>{width}s}" for name in results)]
-    for key, (head, scale, form) in _COLUMNS.items():
-        lines.append(_row(head, [_cell(r.get(key), scale, form) for r in results.values()], width))
-    lines.append("PCK@.2 torso by joint (left, right):")
-    for part in PARTS:
-        pairs = [[r["joints"][f"{side}_{part}"] for side in _SIDES] for r in results.values()]
-        cells = [", ".join(_cell(p["pck20_torso"], 100, "{:.0f}") for p in pair) for pair in pairs]
-        lines.append(_row(f"  {part} ({sum(p['count'] for p in pairs[0])})", cells, width))
-    lines.append("median error, % of the box, by joint (left, right):")
-    for part in PARTS:
-        pairs = [[r["joints"][f"{side}_{part}"] for side in _SIDES] for r in results.values()]
-        cells = [", ".join(_cell(p["median_box"], 100, "{:.1f}") for p in pair) for pair in pairs]
-        lines.append(_row(f"  {part}", cells, width))
+    """Figures of all methods, in percent, a column each; the first lines name the columns."""
+    letters = [chr(ord("A") + index) for index in range(len(results))]
+    lines = [f"{letter}: {name}" for letter, name in zip(letters, results)]
+    lines.append(_row("", letters))
+    for key, (head, form) in _COLUMNS.items():
+        lines.append(_row(head, [_cell(r.get(key), form) for r in results.values()]))
+    for key, head, form in _BY_JOINT:
+        lines.append(f"{head}, by joint (left, right):")
+        for part in PARTS:
+            pairs = [[r["joints"][f"{side}_{part}"] for side in _SIDES] for r in results.values()]
+            cells = [", ".join(_cell(one[key], form) for one in pair) for pair in pairs]
+            lines.append(_row(f"  {part} ({sum(one['count'] for one in pairs[0])})", cells))
     return "\n".join(lines)
 
 
-def _row(head: str, cells: list[str], width: int) -> str:
-    return f"{head:20s}" + "".join(f"{cell:>{width}s}" for cell in cells)
+def _row(head: str, cells: list[str]) -> str:
+    return f"{head:20s}" + "".join(f"{cell:>12s}" for cell in cells)
 
 
-def _cell(value: Any, scale: float, form: str) -> str:
+def _cell(value: Any, form: str) -> str:
     if value is None:
         return "-"
-    values = [scale * v for v in (value if isinstance(value, tuple) else (value,))]
+    values = [100 * v for v in (value if isinstance(value, tuple) else (value,))]
     return "-" if any(v != v for v in values) else form.format(*values)
 
 
@@ -224,6 +226,6 @@ def target_lines(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         mark = " " if row["met"] else "*"
         value = f"{100 * row['value']:.1f} %{mark} (>= {100 * row['low']:.1f} %)"
-        lines.append(f"{row['target']:56s}{value:>22s}  {row['method']}")
+        lines.append(f"{row['target']:80s}{value:>22s}  {row['method']}")
     lines.append(f"met: {sum(row['met'] for row in rows)} of {len(rows)}")
     return "\n".join(lines)

@@ -56,6 +56,14 @@ def multiply_adds(network: Network2D, size: int) -> Work:
     return Work(backbone, head, total - backbone - head)
 
 
+def matrix_rate(threads: int, size: int = 1024, repeats: int = 20) -> float:
+    """G multiply-adds a second of a square float32 matrix product: what this machine can do."""
+    torch.set_num_threads(threads)
+    matrix = torch.ones(size, size)
+    timing = measure({"product": lambda: matrix @ matrix}, threads, repeats)[0]
+    return size**3 / 1e6 / timing.fastest
+
+
 def variants(network: Network2D, images: Tensor, folder: Path | None, threads: int):
     """What can be timed: name -> a call; ONNX Runtime's where a folder for the graph is given."""
     last = network.to(memory_format=torch.channels_last)
