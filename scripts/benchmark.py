@@ -1,8 +1,10 @@
-"""Measures the rig posterior against other methods, bounds and targets.
+"""Measures the rig posterior and the 2D network against other methods, bounds and targets.
 
 python scripts/benchmark.py rig --families held-out       # the tables of docs/rig_posterior.md
 python scripts/benchmark.py rig --quick                   # a minute or two
 python scripts/benchmark.py speed
+python scripts/benchmark.py photos PATH/persons.json      # the 2D network on photographs
+python scripts/benchmark.py speed2d                      # its time and multiply-adds
 """
 
 from __future__ import annotations
@@ -10,10 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ptri.benchmark import command_rig, command_speed
+from ptri.benchmark import command_photos, command_rig, command_speed, command_speed2d
 from ptri.errors import exit_status
 
-COMMANDS = {"rig": command_rig, "speed": command_speed}
+COMMANDS = {
+    "rig": command_rig,
+    "speed": command_speed,
+    "photos": command_photos,
+    "speed2d": command_speed2d,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
