@@ -164,7 +164,6 @@ class ModelConfig(_Section):
     freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
     context: bool = False  # attention over the map at stride 32 in the head
-    depth: bool = False  # each joint's depth relative to the root, from its features
     heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
     confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
     lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
@@ -228,7 +227,6 @@ class TrainConfig(_Section):
     weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error
     weight_coverage: float = _number(0.6, 0)  # pinball loss of the 90 % error ellipse
     weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
-    weight_depth: float = _number(0.5, 0)  # L1 of the joints' depth (m), with model.depth
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
     log_every_steps: int = _number(10, 1)  # means over so many steps

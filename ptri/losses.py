@@ -59,13 +59,6 @@ def coordinate_l1(estimate: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
     return masked_mean(error.abs().mean(-1), visible)
 
 
-def depth_l1(estimate: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
-    """Mean absolute error (...,) of depths (..., J) over visible joints."""
-    visible = visible & torch.isfinite(truth)
-    error = torch.where(visible, estimate - truth, torch.zeros_like(estimate))
-    return masked_mean(error.abs(), visible)
-
-
 def error_likelihood(
     estimate: Tensor,
     covariance: Tensor,

@@ -24,11 +24,14 @@ from ptri.models.network2d import Detection, Network2D
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, to_device
 
+CONTEXT = "head.context."  # names of the weights of the head's `Context`
+
 
 class HeatmapTask:
     """Trains `Network2D`; the engine's `Task` protocol."""
 
     monitor = "x2d/l2"
+    epoch: int | None = None
 
     def __init__(self) -> None:
         self._config: Config | None = None
@@ -37,12 +40,19 @@ class HeatmapTask:
         self._test: H36M | None = None
 
     def build_model(self, config: Config) -> nn.Module:
-        """The 2D network, from ``init.checkpoint_2d`` where that is set."""
+        """The 2D network, from ``init.checkpoint_2d`` where that is set.
+
+        Weights without the head's `Context` may start a network with it, which changes nothing yet.
+        """
         keep_freed_memory()
         self._config = config
         model = Network2D(config.model)
         if config.init.checkpoint_2d is not None:
-            checkpoint.initialise(model, config.init.checkpoint_2d)
+            weights, _ = checkpoint.load_weights(config.init.checkpoint_2d)
+            if not any(name.startswith(CONTEXT) for name in weights):
+                own = model.state_dict()
+                weights |= {name: own[name] for name in own if name.startswith(CONTEXT)}
+            checkpoint.load_state(model, weights, config.init.checkpoint_2d)
         return model
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
@@ -85,7 +95,11 @@ class HeatmapTask:
 
     @torch.no_grad()
     def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
-        """Losses, pixel errors and coverage over every view of every test frame."""
+        """Losses, pixel errors and coverage over every view of every test frame.
+
+        During training the images have the size of the epoch's; errors are then scaled to px of
+        ``data.image_size``, so that the epochs can be compared.
+        """
         loader = EvaluationLoader(
             self._open_test(config), config.evaluate.batch_size, config.data.workers
         )
@@ -102,6 +116,8 @@ class HeatmapTask:
             images += len(batch.images)
             parts.append({name: value.cpu() for name, value in joints.items()})
         joints = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        scale = config.data.image_size / self._open_test(config).data.image_size
+        joints["error"], joints["absolute"] = scale * joints["error"], scale * joints["absolute"]
         return {
             **{name: value / images for name, value in sums.items()},
             **joint_metrics(**joints),
@@ -140,8 +156,9 @@ class HeatmapTask:
         return self._train
 
     def _open_test(self, config: Config) -> H36M:
-        if self._test is None:
-            self._test = open_split(config, "test", single_view=True)
+        size = config.data.image_size if self.epoch is None else image_size(config, self.epoch)
+        if self._test is None or self._test.data.image_size != size:
+            self._test = open_split(replace(config, data__image_size=size), "test", True)
         return self._test
 
 
@@ -173,9 +190,9 @@ def detection_losses(
 
     Returns:
         Losses (B,): "loss", "loss/hm" (nats), "loss/x2d" (px), "loss/covariance" (nats),
-        "loss/coverage", "loss/confidence" (nats) and, with ``model.depth``, "loss/depth" (m). And
-        of all N = B V J joints: "error" (N,) px, the Euclidean distance; "absolute" (N,) px, the
-        mean of both coordinates; "square" (N,) Mahalanobis; "confidence"; "found"; "visible";
+        "loss/coverage", "loss/confidence" (nats). And of all N = B V J joints: "error" (N,) px, the
+        Euclidean distance; "absolute" (N,) px, the mean of both coordinates; "square" (N,)
+        Mahalanobis; "confidence"; "found"; "visible";
         "paired", with a mirror joint elsewhere; "swapped", nearer to the mirror joint's truth.
     """
     train = config.train
@@ -198,8 +215,6 @@ def detection_losses(
         "loss/coverage": losses.ellipse_quantile(xy, keypoints.covariance, truth, visible),
         "loss/confidence": losses.confidence_entropy(keypoints.confidence, found),
     }
-    if detection.depth is not None:
-        parts["loss/depth"] = losses.depth_l1(detection.depth, relative_depth(batch), visible)
     parts = {name: value.unflatten(0, views).mean(1) for name, value in parts.items()}
     total = (
         parts["loss/hm"]
@@ -208,8 +223,6 @@ def detection_losses(
         + train.weight_coverage * parts["loss/coverage"]
         + train.weight_confidence * parts["loss/confidence"]
     )
-    if "loss/depth" in parts:
-        total = total + train.weight_depth * parts["loss/depth"]
     joints = {
         "error": error,
         "absolute": (xy - truth).abs().mean(-1),
@@ -220,11 +233,3 @@ def detection_losses(
         **mirrored(xy, truth, visible, 2 * config.model.confidence_radius * width),
     }
     return {"loss": total, **parts}, {name: value.flatten() for name, value in joints.items()}
-
-
-def relative_depth(batch: Sample) -> Tensor:
-    """Depth of the joints behind the root in every view, (B V, J) m."""
-    cameras = batch.cameras
-    direction = cameras.R[..., 2, :]  # (B, V, 3) the views' optical axes
-    joints = batch.joints3d - batch.joints3d[:, H36M17.root, None]  # (B, J, 3)
-    return torch.einsum("bvk,bjk->bvj", direction, joints).flatten(0, 1) / 1000

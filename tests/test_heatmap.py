@@ -161,10 +161,10 @@ def small_network(**changes):
 def test_network_contract_and_gradients():
     network = small_network().train()
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    keypoints, logits, features, depth = network(images)
+    keypoints, logits, features = network(images)
     assert logits.shape == (2, 17, 16, 24) and features.shape == (2, 64, 16, 24)
     assert keypoints.xy.shape == (2, 17, 2) and keypoints.covariance.shape == (2, 17, 2, 2)
-    assert keypoints.confidence.shape == (2, 17) and depth is None
+    assert keypoints.confidence.shape == (2, 17)
     assert ((keypoints.confidence > 0) & (keypoints.confidence < 1)).all()
     assert (torch.linalg.eigvalsh(keypoints.covariance) > 0).all()
     total = keypoints.xy.square().mean() + keypoints.covariance.diagonal(0, -2, -1).log().mean()
@@ -233,7 +233,7 @@ def test_context_starts_as_nothing_and_then_reaches_everywhere():
 @pytest.mark.parametrize("name, expected", [("mobileone_s0", 358e6), ("mobileone_s4", 3960e6)])
 def test_head_is_light(name, expected):
     """The head spends under a third of its backbone's multiply-adds at 256 px."""
-    network = fuse(small_network(backbone=name, context=True, depth=True))
+    network = fuse(small_network(backbone=name, context=True))
     macs = {}
 
     def count(name):

@@ -71,7 +71,6 @@ def cases():
                                                              1.5),
         "l1": lambda e, t, m: losses.coordinate_l1(e, t, m),
         "quantile": lambda e, t, m: losses.ellipse_quantile(e, confident, t, m),
-        "depth": lambda e, t, m: losses.depth_l1(e[..., 0], t[..., 0], m),
         "likelihood": lambda e, t, m: losses.error_likelihood(e, confident, t, m, 1e4),
     }  # fmt: skip
 

@@ -127,7 +127,8 @@ class Reliability(nn.Module):
         eye = torch.eye(2, dtype=M.dtype, device=M.device)
         deviation = M - (variance - MIN_VARIANCE)[..., None, None] * eye  # eigenvalues +-radius
         radius = (0.5 * deviation.square().sum((-1, -2)) + MIN_VARIANCE**2).sqrt()
-        pooled = pooled_features(moments.probability, features)  # (N, J, C)
+        # Features where the heatmap looks: the mean under its probability.
+        pooled = torch.einsum("njhw,nchw->njc", moments.probability, features)
         statistics = torch.stack(
             [moments.peak.log(), moments.mass.log(), variance.log(), radius / variance], -1
         )
@@ -137,15 +138,6 @@ class Reliability(nn.Module):
         size = variance * torch.exp(2 * 5 * torch.tanh(log_size / 5))
         scale = torch.maximum(variance - self.blur, radius / MAX_ANISOTROPY)
         return size[..., None, None] * (eye + deviation / scale[..., None, None]), confidence
-
-
-def pooled_features(probability: Tensor, features: Tensor) -> Tensor:
-    """Features (N, J, C) where heatmaps look: their mean under the probability.
-
-    Args:
-        probability: (N, J, h, w). features: (N, C, h, w).
-    """
-    return torch.einsum("njhw,nchw->njc", probability, features)
 
 
 def heatmap_moments(logits: Tensor, window: float) -> Moments:

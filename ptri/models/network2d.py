@@ -16,7 +16,6 @@ from ptri.models.heatmap import (
     Reliability,
     heatmap_moments,
     heatmap_to_image,
-    pooled_features,
 )
 from ptri.models.mobileone import STRIDES, Backbone, has_branches
 from ptri.skeleton import H36M17, Skeleton
@@ -29,7 +28,6 @@ class Detection(NamedTuple):
     keypoints: Keypoints  # xy (N, J, 2) px of the network image, and so on; no NaN
     logits: Tensor  # (N, J, h, w); softmax over pixels gives the heatmap; h = H / 4
     features: Tensor  # (N, C, h, w) to sample joint features from
-    depth: Tensor | None = None  # (N, J) m behind the root, with ``model.depth``
 
 
 class Network2D(nn.Module):
@@ -44,7 +42,6 @@ class Network2D(nn.Module):
         )
         self.head = HeatmapHead(self.backbone.channels, width, num_joints, config.context)
         self.reliability = Reliability(width, num_joints)
-        self.depth = nn.Linear(width, num_joints) if config.depth else None
         self.window = config.heatmap_window
         self.flip_test = config.flip_test
         self.mirrored_joints = list(skeleton.flip)
@@ -73,17 +70,11 @@ class Network2D(nn.Module):
             moments = heatmap_moments(logits, self.window)
             xy = heatmap_to_image(moments.mean)
             source = features.float()
-            depth = self._depth(moments, source) if self.depth is not None else None
             if isolate_uncertainty:
                 moments, source = Moments(*(part.detach() for part in moments)), source.detach()
             covariance, confidence = self.reliability(moments, source)
             keypoints = Keypoints(xy, covariance * STRIDE**2, confidence.sigmoid())
-        return Detection(keypoints, logits, features, depth)
-
-    def _depth(self, moments: Moments, features: Tensor) -> Tensor:
-        """Depth (N, J) of each joint from the features where its heatmap looks."""
-        pooled = pooled_features(moments.probability.detach(), features)  # (N, J, C)
-        return (pooled * self.depth.weight).sum(-1) + self.depth.bias
+        return Detection(keypoints, logits, features)
 
     def _heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor]:
         # Channels last is 1.2 to 1.5 times faster, but in float32 on a CPU the backward pass of
