@@ -80,16 +80,23 @@ class DataConfig(_Section):
 
 @dataclass(frozen=True)
 class AugmentConfig(_Section):
-    color: float = _number(0.4, 0, 1)  # strength of brightness, contrast, saturation changes
+    color: float = _number(0.4, 0, 1)  # brightness, contrast, saturation: factors in 1 +- this;
+    # white balance: a third of it
     hue: float = _number(0.05, 0, 0.5)  # largest change, 1 is the whole circle
+    gamma: float = _number(0.0, 0, 2)  # values to a power of e^-this to e^this
+    grey: float = _number(0.0, 0, 1)  # chance of a grey image
+    channels: float = _number(0.0, 0, 1)  # chance of exchanging colour channels
     scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
     shift: float = _number(0.05, 0, 0.5)  # crop centre moves by up to this share of its side
+    half_body: float = _number(0.0, 0, 1)  # chance of a crop around upper body or legs only
     rotation_deg: float = _number(10.0, 0, 180)  # roll of each view within +- this
     flip: float = _number(0.0, 0, 1)  # chance of mirroring the scene (left and right swapped)
     blur: float = _number(0.1, 0, 1)  # chance of blurring an image
     noise: float = _number(0.1, 0, 1)  # chance of adding sensor noise
     jpeg: float = _number(0.1, 0, 1)  # chance of strong JPEG compression
-    occluder: float = _number(0.2, 0, 1)  # chance of a patch covering a part of the person
+    low_resolution: float = _number(0.0, 0, 1)  # chance of 1.3 to 5 times fewer pixels a side
+    occluder: float = _number(0.2, 0, 1)  # chance of one to three patches covering parts
+    border: float = _number(0.0, 0, 1)  # chance of blackening a side, up to 40 % of the image
     shuffle_views: bool = True  # any view becomes the reference (3D training)
 
 
@@ -156,6 +163,7 @@ class ModelConfig(_Section):
     plain_convolutions: bool = True  # one convolution + BatchNorm per block: 3 x faster on CPU
     freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
+    context: bool = False  # attention over the map at stride 32 in the head
     heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
     confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
     lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
@@ -192,6 +200,9 @@ class TrainConfig(_Section):
     epochs: int = _number(10, 1)  # passes over the training set (or of steps_per_epoch)
     steps_per_epoch: int = _number(0, 0)  # 0: the whole training set
     batch_size: int = _number(16, 1)  # of all processes together
+    image_sizes: list[int] = field(
+        default_factory=list
+    )  # 2D: px of the training images, spread evenly over the epochs; []: data.image_size
     lr: float = _number(1e-3, above=0)  # at the end of the warm-up
     final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
     weight_decay: float = _number(0.01, 0)  # of AdamW
@@ -214,8 +225,9 @@ class TrainConfig(_Section):
     heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
     weight_x2d: float = _number(0.02, 0)  # 2D losses beside the heatmap's: coordinates (L1, px)
     weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error
+    weight_coverage: float = _number(0.6, 0)  # pinball loss of the 90 % error ellipse
     weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16, else fp16, on a GPU only
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
     log_every_steps: int = _number(10, 1)  # means over so many steps
     validate_every_epochs: int = _number(1, 1)  # and after the last epoch

@@ -44,6 +44,7 @@ class Task(Protocol):
     """What is trained. Everything it draws is seeded by (run.seed, epoch or step, sample)."""
 
     monitor: str  # the validation metric that chooses best.pt; lower is better
+    epoch: int | None  # the engine's, also during validation; None outside training
 
     def build_model(self, config: Config) -> nn.Module:
         """The model, initialised from ``config.init`` where that is set, on the CPU."""
@@ -254,6 +255,7 @@ def _train(task: Task, run: _Run, signals: StopSignals) -> None:
     if run.epoch >= run.config.train.epochs:
         LOGGER.info("all %d epochs are done", run.epoch)
     while run.epoch < run.config.train.epochs:
+        task.epoch = run.epoch
         _train_epoch(task, run, signals)
         _save(run, "last.pt")  # a stop during validation repeats the validation, not the epoch
         _validate(task, run, signals)

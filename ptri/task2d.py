@@ -8,43 +8,51 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import chi2
 from torch import Tensor, nn
 
 from ptri import checkpoint, losses, visualize
 from ptri.allocation import keep_freed_memory
-from ptri.config import Config
+from ptri.config import Config, replace
 from ptri.data.h36m import H36M, open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader
 from ptri.errors import UserError
 from ptri.metrics import mahalanobis_square
+from ptri.metrics2d import joint_metrics, mirrored
 from ptri.models.heatmap import image_to_heatmap
-from ptri.models.mobileone import fuse
+from ptri.models.mobileone import STRIDES, fuse
 from ptri.models.network2d import Detection, Network2D
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, to_device
 
-LEVELS = (0.5, 0.9)  # of the error ellipses whose coverage is measured
+CONTEXT = "head.context."  # names of the weights of the head's `Context`
 
 
 class HeatmapTask:
     """Trains `Network2D`; the engine's `Task` protocol."""
 
     monitor = "x2d/l2"
+    epoch: int | None = None
 
     def __init__(self) -> None:
         self._config: Config | None = None
         self._train: TrainLoader | None = None
-        self._share = (0, 1)  # rank and world of the loader
+        self._kind = (0, 1, 0)  # rank, world and image size of the loader
         self._test: H36M | None = None
 
     def build_model(self, config: Config) -> nn.Module:
-        """The 2D network, from ``init.checkpoint_2d`` where that is set."""
+        """The 2D network, from ``init.checkpoint_2d`` where that is set.
+
+        Weights without the head's `Context` may start a network with it, which changes nothing yet.
+        """
         keep_freed_memory()
         self._config = config
         model = Network2D(config.model)
         if config.init.checkpoint_2d is not None:
-            checkpoint.initialise(model, config.init.checkpoint_2d)
+            weights, _ = checkpoint.load_weights(config.init.checkpoint_2d)
+            if not any(name.startswith(CONTEXT) for name in weights):
+                own = model.state_dict()
+                weights |= {name: own[name] for name in own if name.startswith(CONTEXT)}
+            checkpoint.load_state(model, weights, config.init.checkpoint_2d)
         return model
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
@@ -58,7 +66,8 @@ class HeatmapTask:
     def steps_per_epoch(self, config: Config) -> int:
         """``train.steps_per_epoch``, or those of one pass; opens and checks both splits."""
         self._open_test(config)
-        return config.train.steps_per_epoch or len(self._open_train(config, 0, 1))
+        first = self._open_train(config, 0, 1, image_size(config, 0))
+        return config.train.steps_per_epoch or len(first)
 
     def train_loader(
         self, config: Config, epoch: int, rank: int, world: int, start_step: int
@@ -67,7 +76,7 @@ class HeatmapTask:
 
         Passes over the data follow one another, whatever the length of an epoch.
         """
-        loader = self._open_train(config, rank, world)
+        loader = self._open_train(config, rank, world, image_size(config, epoch))
         steps = self.steps_per_epoch(config)
         position, end = epoch * steps + start_step, (epoch + 1) * steps
         while position < end:
@@ -86,7 +95,11 @@ class HeatmapTask:
 
     @torch.no_grad()
     def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
-        """Losses, pixel errors and coverage over every view of every test frame."""
+        """Losses, pixel errors and coverage over every view of every test frame.
+
+        During training the images have the size of the epoch's; errors are then scaled to px of
+        ``data.image_size``, so that the epochs can be compared.
+        """
         loader = EvaluationLoader(
             self._open_test(config), config.evaluate.batch_size, config.data.workers
         )
@@ -103,6 +116,8 @@ class HeatmapTask:
             images += len(batch.images)
             parts.append({name: value.cpu() for name, value in joints.items()})
         joints = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        scale = config.data.image_size / self._open_test(config).data.image_size
+        joints["error"], joints["absolute"] = scale * joints["error"], scale * joints["absolute"]
         return {
             **{name: value / images for name, value in sums.items()},
             **joint_metrics(**joints),
@@ -129,10 +144,11 @@ class HeatmapTask:
             found[f"skeleton/{number}"] = visualize.overlay(image, H36M17, xy, covariance)
         return found
 
-    def _open_train(self, config: Config, rank: int, world: int) -> TrainLoader:
-        if self._train is None or (rank, world) != self._share:
-            data = open_split(config, "train", single_view=True)
-            self._share = (rank, world)
+    def _open_train(self, config: Config, rank: int, world: int, size: int) -> TrainLoader:
+        if self._train is None or (rank, world, size) != self._kind:
+            self._train = None  # ends its workers before the new ones start
+            data = open_split(replace(config, data__image_size=size), "train", single_view=True)
+            self._kind = (rank, world, size)
             self._train = TrainLoader(
                 data, config.train.batch_size, config.run.seed, rank, world, config.data.workers,
                 num_views=(1, 1),
@@ -140,9 +156,27 @@ class HeatmapTask:
         return self._train
 
     def _open_test(self, config: Config) -> H36M:
-        if self._test is None:
-            self._test = open_split(config, "test", single_view=True)
+        size = config.data.image_size if self.epoch is None else image_size(config, self.epoch)
+        if self._test is None or self._test.data.image_size != size:
+            self._test = open_split(replace(config, data__image_size=size), "test", True)
         return self._test
+
+
+def image_size(config: Config, epoch: int) -> int:
+    """Side of the training images in an epoch (px), by ``train.image_sizes``.
+
+    Raises:
+        UserError: the sizes do not end with ``data.image_size`` or are no multiples of 32.
+    """
+    sizes, last = config.train.image_sizes, config.data.image_size
+    if not sizes:
+        return last
+    if sizes[-1] != last or any(size < 32 or size % STRIDES[-1] for size in sizes):
+        raise UserError(
+            f"train.image_sizes: {sizes}; expected multiples of {STRIDES[-1]} px that end with "
+            f"data.image_size, {last}"
+        )
+    return sizes[min(epoch * len(sizes) // config.train.epochs, len(sizes) - 1)]
 
 
 def detection_losses(
@@ -155,10 +189,11 @@ def detection_losses(
         batch: B samples of V views.
 
     Returns:
-        Losses (B,): "loss", "loss/hm" (nats), "loss/x2d" (px), "loss/covariance", "loss/confidence"
-        (nats). And of all N = B V J joints: "error" (N,) px, the Euclidean distance; "absolute"
-        (N,) px, the mean of both coordinates; "square" (N,) Mahalanobis; "confidence", "found" and
-        "visible" (N,).
+        Losses (B,): "loss", "loss/hm" (nats), "loss/x2d" (px), "loss/covariance" (nats),
+        "loss/coverage", "loss/confidence" (nats). And of all N = B V J joints: "error" (N,) px, the
+        Euclidean distance; "absolute" (N,) px, the mean of both coordinates; "square" (N,)
+        Mahalanobis; "confidence"; "found"; "visible";
+        "paired", with a mirror joint elsewhere; "swapped", nearer to the mirror joint's truth.
     """
     train = config.train
     views = batch.images.shape[:2]
@@ -177,6 +212,7 @@ def detection_losses(
         "loss/covariance": losses.error_likelihood(
             xy, keypoints.covariance, truth, visible, area=float(height * width)
         ),
+        "loss/coverage": losses.ellipse_quantile(xy, keypoints.covariance, truth, visible),
         "loss/confidence": losses.confidence_entropy(keypoints.confidence, found),
     }
     parts = {name: value.unflatten(0, views).mean(1) for name, value in parts.items()}
@@ -184,6 +220,7 @@ def detection_losses(
         parts["loss/hm"]
         + train.weight_x2d * parts["loss/x2d"]
         + train.weight_covariance * parts["loss/covariance"]
+        + train.weight_coverage * parts["loss/coverage"]
         + train.weight_confidence * parts["loss/confidence"]
     )
     joints = {
@@ -193,43 +230,6 @@ def detection_losses(
         "confidence": keypoints.confidence.detach(),
         "found": found,
         "visible": visible,
+        **mirrored(xy, truth, visible, 2 * config.model.confidence_radius * width),
     }
     return {"loss": total, **parts}, {name: value.flatten() for name, value in joints.items()}
-
-
-def joint_metrics(
-    error: Tensor,
-    absolute: Tensor,
-    square: Tensor,
-    confidence: Tensor,
-    found: Tensor,
-    visible: Tensor,
-) -> dict[str, float]:
-    """Numbers over all visible joints, from what `detection_losses` says of each.
-
-    Returns:
-        "x2d/l1" and "x2d/l2", the mean of ``absolute`` and ``error`` (px); "x2d/median" (px);
-        "x2d/pck", the share found; "coverage_50", "coverage_90" of the error ellipses;
-        "confidence/gap", the expected calibration error of the confidence over all joints.
-    """
-    if not visible.any():
-        raise UserError("data: no joint lies inside any test image; check the labels and boxes")
-    metrics = {
-        "x2d/l1": float(absolute[visible].double().mean()),
-        "x2d/l2": float(error[visible].double().mean()),
-        "x2d/median": float(error[visible].median()),
-        "x2d/pck": float(found[visible].double().mean()),
-    }
-    for level in LEVELS:
-        inside = square[visible] <= chi2.ppf(level, 2)
-        metrics[f"coverage_{100 * level:.0f}"] = float(inside.double().mean())
-    metrics["confidence/gap"] = calibration_gap(confidence, found)
-    return metrics
-
-
-def calibration_gap(confidence: Tensor, happened: Tensor, bins: int = 10) -> float:
-    """Expected calibration error: |confidence - frequency|, the mean over equally filled bins."""
-    order = confidence.argsort()
-    gap = (confidence - happened.to(confidence)).double()[order]
-    parts = torch.tensor_split(gap, min(bins, len(gap)))
-    return float(sum(part.sum().abs() for part in parts) / len(gap))

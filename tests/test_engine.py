@@ -349,9 +349,21 @@ def test_changed_settings_are_reported_on_resuming(tmp_path):
     assert len(lines(tmp_path, "val")) == 2
 
 
+@pytest.mark.parametrize("capability, bf16, amx, expected", [
+    ("AVX2", False, False, None), ("AVX2", True, True, None), ("AVX512", False, False, None),
+    ("AVX512", True, False, torch.bfloat16), ("AVX512", False, True, torch.bfloat16),
+])  # fmt: skip
+def test_auto_is_bf16_on_a_cpu_that_has_it(monkeypatch, capability, bf16, amx, expected):
+    """The second: a CPU that has it, of which torch may use only AVX2."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert amp_type("auto", torch.device("cpu")) is expected
+
+
 def test_unfit_devices_and_precisions(tmp_path):
     cpu = torch.device("cpu")
-    assert amp_type("auto", cpu) is None and amp_type("bf16", cpu) is torch.bfloat16
+    assert amp_type("off", cpu) is None and amp_type("bf16", cpu) is torch.bfloat16
     with pytest.raises(UserError, match=r"train\.amp"):
         amp_type("fp16", cpu)
     with pytest.raises(UserError, match=r"run\.device"):

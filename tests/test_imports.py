@@ -15,8 +15,8 @@ LAYERS = [
     ["diagnosis", "verdict", "mending"],
     ["data", "render", "models", "losses"],
     [
-        "checkpoint", "runlog", "visualize", "visualize_rig", "metrics", "outputs", "parallel",
-        "stopping", "optimization", "reproducibility",
+        "checkpoint", "runlog", "visualize", "visualize_rig", "metrics", "metrics2d", "outputs",
+        "parallel", "stopping", "optimization", "reproducibility",
     ],
     ["engine"],
     ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",

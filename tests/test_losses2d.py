@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,7 @@ def cases():
         "heatmap": lambda e, t, m: losses.heatmap_divergence(e[..., None] * draw(2, 3, 2, 5), t, m,
                                                              1.5),
         "l1": lambda e, t, m: losses.coordinate_l1(e, t, m),
+        "quantile": lambda e, t, m: losses.ellipse_quantile(e, confident, t, m),
         "likelihood": lambda e, t, m: losses.error_likelihood(e, confident, t, m, 1e4),
     }  # fmt: skip
 
@@ -129,3 +131,30 @@ def test_confidence_entropy_is_least_at_the_frequency():
     ]
     assert min(values) == values[2]
     assert math.isfinite(float(losses.confidence_entropy(torch.ones(1, 1000), found)))
+
+
+def test_ellipse_quantile_is_least_where_the_share_is_held():
+    """Heavy tails: the likelihood's 90 % ellipse holds too little, this loss's holds 90 %."""
+    generator = torch.Generator().manual_seed(0)
+    error = torch.randn(1, 20000, 2, generator=generator)
+    error[:, ::8] *= 8.0  # one in eight is poor
+    square = error.square().sum(-1)
+    seen = torch.ones(1, 20000, dtype=torch.bool)
+    scales = torch.linspace(0.5, 8, 100)
+
+    def best(loss):
+        values = [
+            float(loss(error, s**2 * torch.eye(2).expand(1, 20000, 2, 2), 0 * error, seen))
+            for s in scales
+        ]
+        return scales[int(np.argmin(values))]
+
+    held = [
+        float((square < -2 * math.log(0.1) * best(loss) ** 2).float().mean())
+        for loss in (
+            losses.ellipse_quantile,
+            lambda *values: losses.error_likelihood(*values, area=6e4),
+        )
+    ]
+    assert abs(held[0] - 0.9) < 0.01, held  # measured 0.900 and 0.828
+    assert held[1] < 0.86, held

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ptri.config import AugmentConfig, Config, DataConfig
 from ptri.data import transforms
+from ptri.data.augmentation import augment_crop, augment_image
 from ptri.data.h36m_index import Index, build_index
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Sample
 
 _MIRROR = np.diag([-1.0, 1.0, 1.0])
+_MIRRORED_JOINTS = list(H36M17.flip)
 
 
 class SampleKey(NamedTuple):
@@ -102,7 +105,7 @@ class H36M(Dataset):
             images = images[:, :, ::-1]
             K[:, 0, 2] = size - 1 - K[:, 0, 2]
             R, t = _MIRROR @ R @ _MIRROR, t @ _MIRROR
-            joints = (joints @ _MIRROR)[list(H36M17.flip)]
+            joints = (joints @ _MIRROR)[_MIRRORED_JOINTS]
         projected = np.stack([transforms.project(joints, *camera) for camera in zip(K, R, t)])
         xy, depth = projected[..., :2], projected[..., 2]
         inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1) & (depth > 0)
@@ -127,17 +130,17 @@ class H36M(Dataset):
         centre, side = transforms.square_crop(index.labels.boxes[row, camera], self.data.crop_scale)
         roll = 0.0
         if augment is not None:
-            side = side * rng.uniform(1 - augment.scale, 1 + augment.scale)
-            centre = centre + side * rng.uniform(-augment.shift, augment.shift, 2)
-            roll = np.deg2rad(rng.uniform(-augment.rotation_deg, augment.rotation_deg))
+            joints = transforms.project(index.labels.joints[row].astype(np.float64), K, R, t)
+            centre, side, roll = augment_crop(centre, side, joints[:, :2], augment, rng)
         cropped_K, turn = transforms.crop_camera(K, centre, side, size, roll)
         reduction = transforms.reduction_for(side, size)
         image = transforms.read_jpeg(index.image_path(row, camera), reduction)
         source_K = transforms.resize_intrinsics(K, 1 / reduction)
         dist = None if index.undistorted else index.labels.dist[index.labels.subject[row], camera]
-        image = transforms.warp(image, source_K, cropped_K, turn, size, dist)[:, :, ::-1]
+        image = transforms.warp(image, source_K, cropped_K, turn, size, dist)
+        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
         if augment is not None:
-            image = transforms.augment_image(np.ascontiguousarray(image), augment, rng)
+            image = augment_image(image, augment, rng)
         return image, cropped_K, turn @ R, turn @ t
 
 

@@ -1,4 +1,4 @@
-"""Crops with exact intrinsics, image reading, and training-time changes of images.
+"""Crops with exact intrinsics, and image reading.
 
 Integer pixel coordinates are pixel centres: an image resized by s maps u to (u + 0.5) s - 0.5, and
 a box of columns left..right-1 spans [left - 0.5, right - 0.5]. Images are uint8 (H, W, 3).
@@ -13,16 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptri.config import AugmentConfig
 from ptri.errors import UserError
-from ptri.torchvision_compat import prepare_torchvision
-
-prepare_torchvision()
-from torchvision.transforms.v2 import functional as v2  # noqa: E402
 
 # ImageNet statistics, which timm's MobileOne weights were trained with; RGB in [0, 1].
 IMAGE_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGE_STD = np.array([0.229, 0.224, 0.225], np.float32)
+_NORMALISED = (np.arange(256, dtype=np.float32) / 255 - IMAGE_MEAN[:, None]) / IMAGE_STD[:, None]
 
 # A whole JPEG ends with this marker; some writers append a few bytes.
 _END_MARKER, _TAIL_BYTES = b"\xff\xd9", 256
@@ -163,81 +159,9 @@ def project(joints: np.ndarray, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> 
     return np.concatenate([xy, camera[:, 2:]], axis=1)
 
 
-# --- what training does to images ------------------------------------------------------------
-
-
-def augment_image(
-    image: np.ndarray, augment: AugmentConfig, rng: np.random.Generator
-) -> np.ndarray:
-    """Occluder, blur, brightness, contrast, saturation, hue, noise and compression, drawn from rng.
-
-    Args:
-        image: (H, W, 3) uint8 RGB, not changed.
-    """
-    if rng.random() < augment.occluder:
-        image = _occlude(image, rng)
-    if rng.random() < augment.blur:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.8))
-    image = _change_color(image, augment, rng)
-    if rng.random() < augment.noise:
-        noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(2.0, 12.0)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    if rng.random() < augment.jpeg:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 70))]
-        _, data = cv2.imencode(".jpg", image, quality)  # the channel order does not matter here
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    return image
-
-
-def _change_color(
-    image: np.ndarray, augment: AugmentConfig, rng: np.random.Generator
-) -> np.ndarray:
-    if augment.color == 0 and augment.hue == 0:
-        return image
-    low, high = 1 - augment.color, 1 + augment.color
-    steps = [
-        (v2.adjust_brightness, rng.uniform(low, high)),
-        (_adjust_contrast, rng.uniform(low, high)),
-        (v2.adjust_saturation, rng.uniform(low, high)),
-    ]
-    hue = rng.uniform(-augment.hue, augment.hue)
-    if rng.random() < 0.3:  # 12 ms per 256 px image, the others 0.8 ms
-        steps.append((v2.adjust_hue, hue))
-    tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    for step in rng.permutation(len(steps)):
-        function, value = steps[step]
-        tensor = function(tensor, value)
-    return np.ascontiguousarray(tensor.numpy().transpose(1, 2, 0))
-
-
-def _adjust_contrast(image: Tensor, factor: float) -> Tensor:
-    """As torchvision's, with an integer mean: its float mean depends on the number of threads."""
-    mean = int(v2.rgb_to_grayscale(image).long().sum()) / image[0].numel()
-    return (image * factor + mean * (1 - factor)).clamp_(0, 255).to(torch.uint8)
-
-
-def _occlude(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Covers a rectangle or ellipse with one colour, noise or another part of the image."""
-    size = np.array(image.shape[:2])
-    extent = (size * rng.uniform(0.1, 0.4, 2)).astype(int) + 1
-    corner = (rng.uniform(0, 1, 2) * (size - extent)).astype(int)
-    region = tuple(slice(low, low + length) for low, length in zip(corner, extent))
-    kind = rng.integers(3)
-    if kind == 0:
-        patch = np.broadcast_to(rng.integers(0, 256, 3), (*extent, 3)).astype(np.uint8)
-    elif kind == 1:
-        patch = rng.integers(0, 256, (*extent, 3)).astype(np.uint8)
-    else:
-        y, x = (rng.uniform(0, 1, 2) * (size - extent)).astype(int)
-        patch = image[y : y + extent[0], x : x + extent[1]]
-    rows, columns = np.ogrid[-1 : 1 : extent[0] * 1j, -1 : 1 : extent[1] * 1j]
-    mask = (rows**2 + columns**2 <= 1) | bool(rng.integers(2))
-    image = image.copy()
-    image[region] = np.where(mask[..., None], patch, image[region])
-    return image
-
-
 def normalise(image: np.ndarray) -> Tensor:
     """RGB uint8 (H, W, 3) to the backbone's input: float32 (3, H, W)."""
-    scaled = (image.astype(np.float32) / 255 - IMAGE_MEAN) / IMAGE_STD
-    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)))
+    scaled = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, plane in enumerate(cv2.split(image)):  # a table: 15 times faster than arithmetic
+        cv2.LUT(plane, _NORMALISED[channel], scaled[channel])
+    return torch.from_numpy(scaled)

@@ -35,13 +35,17 @@ class Moments(NamedTuple):
 class HeatmapHead(nn.Module):
     """Top-down pyramid of depthwise-separable convolutions to heatmaps at stride 4."""
 
-    def __init__(self, channels: list[int], width: int, num_joints: int) -> None:
+    def __init__(
+        self, channels: list[int], width: int, num_joints: int, context: bool = False
+    ) -> None:
         """
         Args:
             channels: of the maps at strides 4, 8, 16, 32.
             width: channels of the pyramid and of the feature map.
+            context: `Context` on the map at stride 32.
         """
         super().__init__()
+        self.context = Context(channels[-1], width) if context else None
         self.lateral = nn.ModuleList(ConvNorm(count, width, 1) for count in channels)
         kernels = (3, 5, 5, 5)  # larger ones where a pixel is cheap
         self.refine = nn.ModuleList(_separable(width, kernel) for kernel in kernels)
@@ -55,8 +59,36 @@ class HeatmapHead(nn.Module):
             merged = self.lateral[level](maps[level])
             if coarse is not None:
                 merged = merged + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+            elif self.context is not None:
+                merged = merged + self.context(maps[level])
             coarse = self.refine[level](F.relu(merged))
         return self.heatmaps(coarse), coarse
+
+
+class Context(nn.Module):
+    """Attention of every pixel of the coarsest map to all others.
+
+    A convolution's effective receptive field is far smaller than its theoretical one, and the side
+    of a limb is told by the face and the chest. The output starts at zero.
+    """
+
+    def __init__(self, inputs: int, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(inputs)
+        self.project = nn.Linear(inputs, 3 * width, bias=False)  # query, key, value
+        self.output = nn.Linear(width, width)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, coarse: Tensor) -> Tensor:
+        """Map (N, C, h, w) to what is added to the head's coarsest level, (N, width, h, w)."""
+        height, width = coarse.shape[-2:]
+        tokens = self.norm(coarse.flatten(2).transpose(1, 2))  # (N, h w, C)
+        # (N, h w, 3 width) -> three of (N, heads, h w, width / heads)
+        parts = self.project(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        return self.output(mixed).transpose(1, 2).unflatten(-1, (height, width))
 
 
 def _separable(width: int, kernel: int) -> nn.Sequential:

@@ -40,7 +40,7 @@ class Network2D(nn.Module):
         self.backbone = Backbone(
             config.backbone, config.pretrained, config.plain_convolutions, config.freeze_norm
         )
-        self.head = HeatmapHead(self.backbone.channels, width, num_joints)
+        self.head = HeatmapHead(self.backbone.channels, width, num_joints, config.context)
         self.reliability = Reliability(width, num_joints)
         self.window = config.heatmap_window
         self.flip_test = config.flip_test
