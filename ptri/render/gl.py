@@ -80,33 +80,19 @@ class Renderer:
         noise = _noise_texture()
         self._noise = context.texture(noise.shape[:2], 4, noise.tobytes(), dtype="f2")
         self._picture = None
-        self._buffers: list = []
+        self._figures: dict[int, _Figure] = {}
+        self._drawn: list[_Figure] = []
 
     @_in_context
-    def set_person(self, person: Dressed) -> None:
-        """Uploads what stays the same for a person."""
-        context = self.context
-        self._release()
-        count = len(person.vertices)
-        self._num_body, self._num_index = 3 * person.num_closed, 3 * len(person.faces)
-        self._posed = context.buffer(reserve=count * 24, dynamic=True)
-        fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
-        static = context.buffer(np.ascontiguousarray(fixed).tobytes())
-        index = context.buffer(np.ascontiguousarray(person.faces).tobytes())
-        self._person_array = context.vertex_array(
-            self._person,
-            [(self._posed, "3f 3f", "position", "normal"),
-             (static, "3f 4f 1f", "pattern", "layers", "eye")],
-            index,
-        )  # fmt: skip
-        self._person_depth = context.vertex_array(
-            self._depth_only, [(self._posed, "3f 12x", "position")], index
-        )
-        self._buffers = [self._posed, static, index, self._person_array, self._person_depth]
-        self._person["colours"].write(person.colours.astype("f4").tobytes())
-        self._person["styles"].write(person.styles.astype("f4").tobytes())
-        self._person["face"].write(person.face.astype("f4").tobytes())
-        self._person["tucked"].value = person.tucked
+    def set_person(self, person: Dressed | None, slot: int = 0) -> None:
+        """Uploads what stays the same for a person; None empties the slot.
+
+        Several people are several slots; slot 0 is the one whom the shadow map is centred on.
+        """
+        if slot in self._figures:
+            self._figures.pop(slot).release()
+        if person is not None:
+            self._figures[slot] = _Figure(self.context, self._person, self._depth_only, person)
 
     @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
@@ -122,28 +108,32 @@ class Renderer:
             self._picture.repeat_x = True
 
     @_in_context
-    def pose(self, vertices: np.ndarray, normals: np.ndarray, scene: Scene) -> None:
-        """Uploads a posed person and a scene, and draws the shadow map of both.
+    def pose(self, people: dict[int, tuple[np.ndarray, np.ndarray]], scene: Scene) -> None:
+        """Uploads posed people and a scene, and draws the shadow map of all.
 
         Args:
-            vertices, normals: (Q, 3) of the person, m, world.
+            people: slot -> (vertices, normals), (Q, 3) each of the person in that slot, m, world;
+                slot 0 first. Slots that are not named are not drawn.
             scene: room, furniture and lights.
         """
         context = self.context
-        stacked = np.hstack([vertices, normals]).astype(np.float32)
-        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+        self._drawn = [self._figures[slot] for slot in people]
+        for figure, (vertices, normals) in zip(self._drawn, people.values()):
+            figure.pose(vertices, normals)
         buffer = context.buffer(np.ascontiguousarray(scene.mesh, np.float32).tobytes())
         self._scene_array = context.vertex_array(
             self._scene, [(buffer, "3f 3f 2f 1f", "position", "normal", "uv", "material")]
         )
         scene_depth = context.vertex_array(self._depth_only, [(buffer, "3f 24x", "position")])
+        vertices = next(iter(people.values()))[0]
         middle = (vertices.min(0) + vertices.max(0)) / 2
         light = _light_matrix(scene.look.light_direction, middle)
         context.enable_only(self._gl.DEPTH_TEST)
         self._shadow_target.use()
         self._shadow_target.clear(depth=1.0)
         self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
-        self._person_depth.render()
+        for figure in self._drawn:
+            figure.draw_depth()
         scene_depth.render(first=scene.first_caster)
         for program in (self._person, self._scene):
             program["light_matrix"].write(light.T.astype("f4").tobytes())
@@ -191,12 +181,8 @@ class Renderer:
             program["eye_position"].value = eye
             program["shadow_map"].value = 1
             program["noise_map"].value = 2
-        context.enable(self._gl.CULL_FACE)
-        self._person_array.render(vertices=self._num_body)
-        context.disable(self._gl.CULL_FACE)
-        if self._num_index > self._num_body:  # skirts and hair are seen from both sides
-            shells = self._num_index - self._num_body
-            self._person_array.render(first=self._num_body, vertices=shells)
+        for figure in self._drawn:
+            figure.draw()
         context.enable(self._gl.BLEND)
         self._scene_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
@@ -205,14 +191,14 @@ class Renderer:
         return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
 
     @_in_context
-    def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Mask (height, width) bool of the person alone; arguments as `draw`."""
+    def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0) -> np.ndarray:
+        """Mask (height, width) bool of one posed person alone; arguments as `draw`."""
         matrix = view_projection(K, R, t, self.width, self.height)
         self._resolved.use()
         self._resolved.clear(0.0, 0.0, 0.0)
         self.context.disable(self._gl.DEPTH_TEST)
         self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
-        self._person_depth.render()
+        self._figures[slot].draw_depth()
         self.context.enable(self._gl.DEPTH_TEST)
         data = np.frombuffer(self._resolved.read(components=3, alignment=1), np.uint8)
         return data.reshape(self.height, self.width, 3)[..., 0] > 127
@@ -228,10 +214,57 @@ class Renderer:
         """Frees the context."""
         self.context.release()
 
-    def _release(self) -> None:
+
+class _Figure:
+    """The buffers and drawing of one dressed person."""
+
+    def __init__(self, context, program, depth_program, person: Dressed):
+        self._context, self._program = context, program
+        count = len(person.vertices)
+        self._num_body, self._num_index = 3 * person.num_closed, 3 * len(person.faces)
+        self._posed = context.buffer(reserve=count * 24, dynamic=True)
+        fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
+        static = context.buffer(np.ascontiguousarray(fixed).tobytes())
+        index = context.buffer(np.ascontiguousarray(person.faces).tobytes())
+        self._array = context.vertex_array(
+            program,
+            [(self._posed, "3f 3f", "position", "normal"),
+             (static, "3f 4f 1f", "pattern", "layers", "eye")],
+            index,
+        )  # fmt: skip
+        self._depth = context.vertex_array(
+            depth_program, [(self._posed, "3f 12x", "position")], index
+        )
+        self._buffers = [self._posed, static, index, self._array, self._depth]
+        self._person = person
+
+    def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
+        """Uploads posed vertices and normals (Q, 3), m, world."""
+        stacked = np.hstack([vertices, normals]).astype(np.float32)
+        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+
+    def draw(self) -> None:
+        """Draws the person with the program's current view and light."""
+        program, person = self._program, self._person
+        program["colours"].write(person.colours.astype("f4").tobytes())
+        program["styles"].write(person.styles.astype("f4").tobytes())
+        program["face"].write(person.face.astype("f4").tobytes())
+        program["tucked"].value = person.tucked
+        self._context.enable(self._context.CULL_FACE)
+        self._array.render(vertices=self._num_body)
+        self._context.disable(self._context.CULL_FACE)
+        if self._num_index > self._num_body:  # skirts and hair are seen from both sides
+            shells = self._num_index - self._num_body
+            self._array.render(first=self._num_body, vertices=shells)
+
+    def draw_depth(self) -> None:
+        """Draws the shape only, with the depth program's current matrix."""
+        self._depth.render()
+
+    def release(self) -> None:
+        """Frees the buffers."""
         for item in reversed(self._buffers):
             item.release()
-        self._buffers = []
 
 
 def view_projection(

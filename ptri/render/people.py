@@ -244,7 +244,7 @@ def render_action(settings: RenderSettings, renderer: Renderer, subject: int, ac
     for frame in range(settings.frames):
         points, normals = skin(clip.transforms[frame], *_skin_data(person))
         current = _seated(room, clip, frame) if kind in _SEATED else room
-        renderer.pose(points, normals, current)
+        renderer.pose({0: (points, normals)}, current)
         for camera in range(settings.cameras):
             K, R, t = rig.K[camera], rig.R[camera], rig.t[camera] / 1000
             image = scenes.expose(renderer.draw(K, R, t), sensors[camera], rng)
