@@ -16,8 +16,8 @@ import numpy as np
 from ptri.render.scene import Look, Scene
 from ptri.render.wardrobe import Dressed
 
-_NEAR, _FAR = 0.15, 60.0  # m
-_SHADOW_SIZE = 768  # px
+_NEAR, FAR = 0.15, 60.0  # m
+_SHADOW_SIZE = 512  # px
 _SHADOW_REACH = 2.2  # m around the person
 
 
@@ -64,11 +64,14 @@ class Renderer:
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
         samples = min(samples, context.max_samples)
-        self._target = context.framebuffer(
-            [context.renderbuffer(size, 3, samples=samples)],
-            context.depth_renderbuffer(size, samples=samples),
-        )
-        self._resolved = context.framebuffer([context.renderbuffer(size, 3)])
+        self._depth = context.depth_texture(size)
+        self._resolved = context.framebuffer([context.renderbuffer(size, 3)], self._depth)
+        self._target = self._resolved
+        if samples:
+            self._target = context.framebuffer(
+                [context.renderbuffer(size, 3, samples=samples)],
+                context.depth_renderbuffer(size, samples=samples),
+            )
         self._shadow = context.depth_texture((_SHADOW_SIZE, _SHADOW_SIZE))
         self._shadow.compare_func = "<="
         self._shadow.filter = (moderngl.LINEAR, moderngl.LINEAR)
@@ -168,8 +171,9 @@ class Renderer:
             rays = R.T @ np.linalg.inv(K) @ to_pixel
             self._backdrop["rays"].write(rays.T.astype("f4").tobytes())
             self._backdrop["turn"].value = self._look.turn
-            self._backdrop["brightness"].value = self._look.brightness
+            self._backdrop["tint"].value = tuple(self._look.tint.tolist())
             self._backdrop["flat_picture"].value = self._look.flat_picture
+            self._backdrop["window"].value = tuple(self._look.window.tolist())
             self._picture.use(0)
             self._quad.render(self._gl.TRIANGLE_STRIP)
             context.enable(self._gl.DEPTH_TEST)
@@ -186,9 +190,36 @@ class Renderer:
         context.enable(self._gl.BLEND)
         self._scene_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
-        context.copy_framebuffer(self._resolved, self._target)
+        if self._target is not self._resolved:
+            context.copy_framebuffer(self._resolved, self._target)
         data = self._resolved.read(components=3, alignment=1)
         return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+
+    @_in_context
+    def person_depth(
+        self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0
+    ) -> np.ndarray:
+        """Depth (height, width) m of one posed person alone, `FAR` elsewhere; arguments as `draw`.
+
+        `depth` then is this picture's.
+        """
+        matrix = view_projection(K, R, t, self.width, self.height)
+        self._resolved.use()
+        self._resolved.clear(0.0, 0.0, 0.0, depth=1.0)
+        self.context.enable_only(self._gl.DEPTH_TEST)
+        self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
+        self._figures[slot].draw_depth()
+        return self.depth()
+
+    @_in_context
+    def depth(self) -> np.ndarray:
+        """Depth (height, width) float32 m along the optical axis of the last picture drawn.
+
+        `FAR`, the far plane, where there is nothing.
+        """
+        data = np.frombuffer(self._depth.read(alignment=1), np.float32)
+        data = data.reshape(self.height, self.width)
+        return 2 * FAR * _NEAR / (FAR + _NEAR - (2 * data - 1) * (FAR - _NEAR))
 
     @_in_context
     def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0) -> np.ndarray:
@@ -277,8 +308,8 @@ def view_projection(
     projection = np.zeros((4, 4))
     projection[0, :3] = 2 / width * (K[0] + [0, 0, 0.5]) - [0, 0, 1]
     projection[1, :3] = 2 / height * (K[1] + [0, 0, 0.5]) - [0, 0, 1]
-    projection[2, 2] = (_FAR + _NEAR) / (_FAR - _NEAR)
-    projection[2, 3] = -2 * _FAR * _NEAR / (_FAR - _NEAR)
+    projection[2, 2] = (FAR + _NEAR) / (FAR - _NEAR)
+    projection[2, 3] = -2 * FAR * _NEAR / (FAR - _NEAR)
     projection[3, 2] = 1
     view = np.eye(4)
     view[:3, :3], view[:3, 3] = R, t
@@ -300,10 +331,11 @@ def _light_matrix(direction: np.ndarray, middle: np.ndarray) -> np.ndarray:
 def _set_look(program, look: Look) -> None:
     for name in (
         "light_direction", "light_colour", "fill_direction", "fill_colour", "sky_colour",
-        "ground_colour",
+        "ground_colour", "lamp_position", "lamp_colour",
     ):  # fmt: skip
         program[name].value = tuple(np.asarray(getattr(look, name), float).tolist())
     program["exposure"].value = look.exposure
+    program["shadow_strength"].value = look.shadow_strength
 
 
 def _noise_texture() -> np.ndarray:
