@@ -54,6 +54,7 @@ class RenderConfig(Section):
     held: float = number(0.15, 0, 1)  # chance of something in a hand
     second_person: float = number(0.25, 0, 1)  # chance of somebody else beside, behind or before
     # Sensor
+    metering: float = number(0.7, 0, 1)  # how far the exposure follows the picture's brightness
     samples: int = number(0, 0, 16)  # multisampling: smooth edges at twice the time
     sensor: float = number(0.6, 0)  # strength of colour response, noise and blur
     motion_blur: float = number(0.05, 0, 1)  # chance of a limb's motion seen (3 times the time)

@@ -23,7 +23,6 @@ from ptri.render import layout
 from ptri.render.body import body_statistics, build_shapes, load_body_model, sample_phenotypes
 from ptri.render.gl import Renderer
 from ptri.render.people import (
-    RenderSettings,
     image_path,
     make_rng,
     sample_clip,
@@ -32,6 +31,8 @@ from ptri.render.people import (
 )
 from ptri.render.posing import part_rotations, pose, skin
 from ptri.render.scene import sample_room
+from ptri.render.settings import RenderSettings
+from ptri.render_config import RenderConfig
 from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "data" / "body_statistics.json"
@@ -74,7 +75,7 @@ def project(points: np.ndarray, camera) -> np.ndarray:
 
 
 def draw_pose(renderer, person, transforms):
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), clutter=0)
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0))
     dressed = person.dressed
     points, normals = skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
     renderer.set_picture(None)
@@ -137,7 +138,7 @@ def test_silhouette_follows_the_pixel_convention(renderer, person):
 
 def test_two_people_stand_in_one_picture(renderer, person):
     other = sample_person(make_rng(12), FACES)
-    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), clutter=0)
+    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0))
     transforms, _ = angles_pose(person)
     posed = {}
     for slot, (who, shift) in enumerate(((person, -0.5), (other, 0.5))):
@@ -274,8 +275,8 @@ def test_backdrops_show_behind_the_person(renderer, person):
     draw_pose(renderer, person, transforms)
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[:] = (255, 0, 0)
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), clutter=0, bare=True)
-    room = room._replace(look=room.look._replace(brightness=1.0))
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0), bare=True)
+    room = room._replace(look=room.look._replace(tint=np.ones(3)))
     renderer.end_pose()
     renderer.set_picture(picture)
     dressed = person.dressed

@@ -31,9 +31,9 @@ class Camera(NamedTuple):
         """World points (N, 3) m -> (N, 3): x px, y px, depth m."""
         seen = points @ self.R.T + self.t
         # 1 cm guards points beside or behind the camera, which no picture shows.
-        depth = np.maximum(seen[:, 2:], 0.01)
-        pixels = seen[:, :2] / depth @ self.K[:2, :2].T + self.K[:2, 2]
-        return np.concatenate([pixels, seen[:, 2:]], 1)
+        seen[:, :2] *= (self.K[[0, 1], [0, 1]] / np.maximum(seen[:, 2:], 0.01))
+        seen[:, :2] += self.K[:2, 2]
+        return seen
 
 
 def sample_lens(rng: np.random.Generator, config: RenderConfig) -> np.ndarray:
@@ -145,7 +145,8 @@ def _look_at(centre: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
         right = np.array([1.0, 0, 0])
     right -= (right @ forward) * forward
     right /= np.linalg.norm(right)
-    upright = np.stack([right, np.cross(forward, right), forward])
+    down = _cross(forward, right)
+    upright = np.stack([right, down, forward])
     c, s = np.cos(roll), np.sin(roll)
     return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ upright
 
@@ -154,10 +155,14 @@ def _turn(K: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Smallest rotation (3, 3) of the scene that takes what is at one pixel to another."""
     a, b = (np.append((pixel - K[:2, 2]) / K[[0, 1], [0, 1]], 1.0) for pixel in (source, target))
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
-    axis = np.array(
-        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
-    )
-    x, y, z = axis
+    x, y, z = _cross(a, b)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     # Rodrigues with sin = |axis|, cos = a.b; both pixels are before the camera, so cos > -1.
     return np.eye(3) + cross + cross @ cross / (1 + a @ b)
+
+
+def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """np.cross of two vectors, ten times as fast."""
+    return np.array(
+        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    )

@@ -132,12 +132,14 @@ class Renderer:
         middle = (vertices.min(0) + vertices.max(0)) / 2
         light = _light_matrix(scene.look.light_direction, middle)
         context.enable_only(self._gl.DEPTH_TEST)
-        self._shadow_target.use()
-        self._shadow_target.clear(depth=1.0)
-        self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
-        for figure in self._drawn:
-            figure.draw_depth()
-        scene_depth.render(first=scene.first_caster)
+        if scene.look.shadow_strength > 0:
+            self._shadow_target.use()
+            self._shadow_target.clear(depth=1.0)
+            self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
+            for figure in self._drawn:
+                figure.draw_depth()
+            if scene.first_caster < len(scene.mesh):
+                scene_depth.render(first=scene.first_caster)
         for program in (self._person, self._scene):
             program["light_matrix"].write(light.T.astype("f4").tobytes())
             _set_look(program, scene.look)
@@ -182,7 +184,8 @@ class Renderer:
         eye = tuple((-R.T @ t).tolist())
         for program in (self._scene, self._person):
             program["view_projection"].write(matrix.T.astype("f4").tobytes())
-            program["eye_position"].value = eye
+            if "eye_position" in program:  # nothing of a room shines
+                program["eye_position"].value = eye
             program["shadow_map"].value = 1
             program["noise_map"].value = 2
         for figure in self._drawn:

@@ -20,6 +20,8 @@ class Sensor(NamedTuple):
     blur: float  # standard deviation, px; 0 none
     shake: np.ndarray | None = None  # (k, k) kernel
     quality: int = 0  # of visible JPEG compression; 0 none
+    meter: float = 0.0  # how far an exposure meter brings the mean to ...
+    target: float = 115.0  # ... this grey level; 0: it does not
 
 
 def sample_sensor(
@@ -45,12 +47,19 @@ def sample_sensor(
     return sensor._replace(
         shake=_line_kernel(length * config.size / 256, angle) if shake else None,
         quality=int(quality) if jpeg else 0,
+        meter=config.metering,
+        target=rng.uniform(80, 150),
     )
 
 
 def expose(image: np.ndarray, sensor: Sensor, rng: np.random.Generator) -> np.ndarray:
     """Applies a sensor to an (h, w, 3) uint8 image."""
-    levels = (np.arange(256) / 255)[:, None] ** sensor.gamma * sensor.gain * 255
+    gain = sensor.gain
+    if sensor.meter > 0:
+        # Every 8th pixel tells the mean; 1 grey level guards a black picture.
+        mean = max(float(image[::8, ::8].mean()), 1.0)
+        gain = gain * np.clip((sensor.target / mean) ** sensor.meter, 0.5, 3.0)
+    levels = (np.arange(256) / 255)[:, None] ** sensor.gamma * gain * 255
     table = np.clip(levels, 0, 255).astype(np.uint8)[None]  # (1, 256, 3)
     image = cv2.LUT(image, table)
     if sensor.blur > 0:

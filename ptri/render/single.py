@@ -80,13 +80,14 @@ class Studio:
         Args:
             lenses: K (3, 3) px for each key in place of drawn ones.
         """
-        poses = sample_poses(self.config, [(*key, _PURPOSES["pose"]) for key in keys])
+        seeds = [(*key, _PURPOSES[what]) for what in ("pose", "other pose") for key in keys]
+        poses = sample_poses(self.config, seeds)
         shots = []
         for i, key in enumerate(keys):
             lens = None if lenses is None else lenses[i]
-            shot = self._shoot(key, poses[i], lens, crowded=True)
+            shot = self._shoot(key, poses[i], poses[len(keys) + i], lens)
             if shot.visible.sum() < _MIN_VISIBLE:
-                shot = self._shoot(key, poses[i], lens, crowded=False)
+                shot = self._shoot(key, poses[i], None, lens)
             shots.append(shot)
         return shots
 
@@ -95,8 +96,9 @@ class Studio:
         self._renderer.close()
 
     def _shoot(
-        self, key: tuple[int, int, int], what: Pose, lens: np.ndarray | None, crowded: bool
+        self, key: tuple[int, int, int], what: Pose, other: Pose | None, lens: np.ndarray | None
     ) -> Shot:
+        """other: of somebody else; None: nobody and nothing may hide the person."""
         config, renderer = self.config, self._renderer
         rng = make_rng(*key, _PURPOSES["image"])
         body = self._pose(key, rng, what)
@@ -112,14 +114,14 @@ class Studio:
         side_rng = make_rng(*key, _PURPOSES["other pose"])
         if held:
             scene = occluders.add_held(side_rng, scene, body.joints)
-        if hidden and crowded:
+        if hidden and other is not None:
             for _ in range(int(side_rng.integers(1, 3))):
                 scene = occluders.add_occluder(side_rng, scene, camera, body.joints)
         drawn = {0: body}
-        if accompanied and crowded:
-            other = self._other(key, side_rng, camera, body)
-            if other is not None:
-                drawn[1] = other
+        if accompanied and other is not None:
+            second = self._other(key, side_rng, other, camera, body)
+            if second is not None:
+                drawn[1] = second
         image, depth = self._draw(drawn, scene, camera, what if blurred else None)
         device = sensor.sample_sensor(rng, config.sensor, config)
         image = sensor.expose(image, device, rng)
@@ -191,10 +193,14 @@ class Studio:
         return self._people[key]
 
     def _other(
-        self, key: tuple[int, ...], rng: np.random.Generator, camera: Camera, body: _Body
+        self,
+        key: tuple[int, ...],
+        rng: np.random.Generator,
+        what: Pose,
+        camera: Camera,
+        body: _Body,
     ) -> _Body | None:
         """Somebody else beside, behind or in front; None where there is no room."""
-        what = sample_poses(self.config, [(*key, _PURPOSES["other pose"])])[0]
         other = self._pose(key, rng, what)
         depth = float(camera.project(body.joints)[:, 2].mean())
         kind = rng.random()
