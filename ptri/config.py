@@ -36,7 +36,8 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    kind: Literal["h36m", "generated", "recording", "rendered"] = "h36m"  # where samples come from
+    kind: Literal["h36m", "generated", "recording", "rendered"] = "h36m"  # where the samples
+    # come from; "rendered": images made on the fly (section render), for the 2D network
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training

@@ -15,8 +15,11 @@ from ptri.fields import Section, number
 
 @dataclass(frozen=True)
 class RenderConfig(Section):
+    # Training on the fly (data.kind: rendered)
+    pass_images: int = number(16384, 1)  # images of a pass; every pass has new ones
+    test_images: int = number(512, 1)  # always the same, of people who are not trained on
     # People
-    size: int = number(256, 32)  # px, square images
+    size: int = number(256, 32)  # px, square images; on the fly data.image_size takes its place
     faces: int = number(6000, 300)  # triangles of a body
     people: int = number(256, 1)  # dressed bodies that single images draw from; colours are new
     # in every image

@@ -131,7 +131,7 @@ class HeatmapTask:
 
     def _open_train(self, config: Config, rank: int, world: int) -> TrainLoader:
         if self._train is None or (rank, world) != self._share:
-            data = open_split(config, "train", single_view=True)
+            data = _open_data(config, "train")
             self._share = (rank, world)
             self._train = TrainLoader(
                 data, config.train.batch_size, config.run.seed, rank, world, config.data.workers,
@@ -141,8 +141,17 @@ class HeatmapTask:
 
     def _open_test(self, config: Config) -> H36M:
         if self._test is None:
-            self._test = open_split(config, "test", single_view=True)
+            self._test = _open_data(config, "test")
         return self._test
+
+
+def _open_data(config: Config, split: str) -> H36M:
+    """Single views of a split, from files or rendered on the fly."""
+    if config.data.kind == "rendered":
+        from ptri.render.stream import Rendered
+
+        return Rendered(config, split)
+    return open_split(config, split, single_view=True)
 
 
 def detection_losses(
