@@ -37,6 +37,7 @@ from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "data" / "body_statistics.json"
 SIZE, FACES = 200, 9000
+EMPTY = RenderConfig(clutter=0)
 TINY = RenderSettings(
     subjects=("S1", "S9"), actions=("Walking-1", "Sitting-1"), frames=2, cameras=2, size=72,
     rig="ring", faces=FACES,
@@ -75,7 +76,7 @@ def project(points: np.ndarray, camera) -> np.ndarray:
 
 
 def draw_pose(renderer, person, transforms):
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0))
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY)
     dressed = person.dressed
     points, normals = skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
     renderer.set_picture(None)
@@ -138,7 +139,7 @@ def test_silhouette_follows_the_pixel_convention(renderer, person):
 
 def test_two_people_stand_in_one_picture(renderer, person):
     other = sample_person(make_rng(12), FACES)
-    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0))
+    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY)
     transforms, _ = angles_pose(person)
     posed = {}
     for slot, (who, shift) in enumerate(((person, -0.5), (other, 0.5))):
@@ -275,7 +276,7 @@ def test_backdrops_show_behind_the_person(renderer, person):
     draw_pose(renderer, person, transforms)
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[:] = (255, 0, 0)
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0), bare=True)
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
     room = room._replace(look=room.look._replace(tint=np.ones(3)))
     renderer.end_pose()
     renderer.set_picture(picture)

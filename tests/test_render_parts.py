@@ -20,6 +20,8 @@ from ptri.render_config import RenderConfig
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"
 
+EMPTY = RenderConfig(clutter=0)
+
 
 def sphere(rings: int = 24, around: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """A closed unit sphere of triangles that face outwards."""
@@ -122,7 +124,7 @@ def test_rooms_hold_cameras_and_leave_the_person_free():
 
 
 def test_bare_rooms_are_a_floor_only():
-    room = scenes.sample_room(make_rng(1), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0), bare=True)
+    room = scenes.sample_room(make_rng(1), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
     assert len(room.mesh) == 6 and np.all(room.mesh[:, 2] == 0)
 
 

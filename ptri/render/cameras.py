@@ -31,7 +31,7 @@ class Camera(NamedTuple):
         """World points (N, 3) m -> (N, 3): x px, y px, depth m."""
         seen = points @ self.R.T + self.t
         # 1 cm guards points beside or behind the camera, which no picture shows.
-        seen[:, :2] *= (self.K[[0, 1], [0, 1]] / np.maximum(seen[:, 2:], 0.01))
+        seen[:, :2] *= self.K[[0, 1], [0, 1]] / np.maximum(seen[:, 2:], 0.01)
         seen[:, :2] += self.K[:2, 2]
         return seen
 
@@ -110,7 +110,7 @@ def _solve(
     roll: float,
     height: float | None,
 ) -> Camera:
-    """The camera that sees the points `side` px large, with their middle (or the anchor) at a pixel.
+    """The camera that sees the points `side` px large, their middle (or the anchor) at a pixel.
 
     A few steps of a fixed-point iteration; height: of the camera, m, in place of the elevation.
     """
@@ -121,7 +121,7 @@ def _solve(
         rise = distance * np.sin(elevation) if height is None else height - target[2]
         rise = max(rise, _LOWEST - target[2])
         flat = np.sqrt(max(distance**2 - rise**2, (0.1 * distance) ** 2))
-        centre = target + [flat * np.cos(azimuth), flat * np.sin(azimuth), rise]
+        centre = target + np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), rise])
         R = _look_at(centre, target, roll)
         R = _turn(K, K[:2, 2], wanted) @ R
         camera = Camera(K, R, -R @ centre)

@@ -58,7 +58,8 @@ class _Job(NamedTuple):
         name = f"{self.number:07d}"
         if settings.mode == "rig":
             name = settings.actions[self.number]
-        return Path(settings.out) / "extra" / "parts" / f"{settings.subjects[self.subject]}_{name}.npz"
+        name = f"{settings.subjects[self.subject]}_{name}.npz"
+        return Path(settings.out) / "extra" / "parts" / name
 
 
 def action_names(settings: RenderSettings) -> tuple[str, ...]:

@@ -53,7 +53,7 @@ def add_held(rng: np.random.Generator, scene: Scene, joints: np.ndarray) -> Scen
         mesh = box_mesh(hand + axes[2] * rng.uniform(0, 0.4) * half[2], half, axes, material)
     elif kind < 0.55:  # bag, hanging
         half = rng.uniform([0.1, 0.03, 0.1], [0.22, 0.1, 0.25])
-        mesh = box_mesh(hand - [0, 0, half[2] + 0.05], half, _upright(rng), material)
+        mesh = box_mesh(hand - _up(half[2] + 0.05), half, _upright(rng), material)
     elif kind < 0.8:  # book, phone, cup
         half = rng.uniform([0.03, 0.005, 0.05], [0.14, 0.05, 0.18])
         mesh = box_mesh(hand, half, _random_axes(rng), material)
@@ -79,7 +79,7 @@ def _furniture(rng, place, height, material, camera) -> np.ndarray:
     middle = np.array([place[0], place[1], top / 2])
     if rng.random() < 0.4:  # a table: a board on legs
         thick = rng.uniform(0.02, 0.05)
-        board = box_mesh(middle + [0, 0, top / 2 - thick], [*half[:2], thick], axes, material)
+        board = box_mesh(middle + _up(top / 2 - thick), [*half[:2], thick], axes, material)
         legs = [
             box_mesh(middle + x * (half[0] - 0.03) * axes[0] + y * (half[1] - 0.03) * axes[1],
                      [0.02, 0.02, top / 2], axes, material)
@@ -98,7 +98,7 @@ def _rail(rng, place, height, material, camera) -> np.ndarray:
     parts = []
     for offset in np.linspace(-0.5, 0.5, count) if count > 1 else [0.0]:
         if level:
-            middle = place + [0, 0, offset * 0.5 * height]
+            middle = place + _up(offset * 0.5 * height)
             parts.append(box_mesh(middle, [width / 2, thick, thick], axes, material))
         else:
             middle = place + offset * width * axes[0]
@@ -117,8 +117,8 @@ def _plant(rng, place, height, material, camera) -> np.ndarray:
     """Leaves about a place, more to the bottom."""
     count = int(rng.integers(15, 60))
     spread = np.array([0.18, 0.18, 0.25]) * height
-    middle = place + rng.normal(0, 1, (count, 3)) * spread - [0, 0, 0.1 * height]
-    along = rng.normal(0, 1, (count, 3)) + [0, 0, 0.8]
+    middle = place + rng.normal(0, 1, (count, 3)) * spread - _up(0.1 * height)
+    along = rng.normal(0, 1, (count, 3)) + _up(0.8)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     across = np.cross(along, rng.normal(0, 1, (count, 3)))
     across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)  # parallel draws
@@ -162,6 +162,10 @@ def _upright(rng: np.random.Generator, turn: float | None = None) -> np.ndarray:
     turn = rng.uniform(0, 2 * np.pi) if turn is None else turn
     c, s = np.cos(turn), np.sin(turn)
     return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+
+
+def _up(height: float) -> np.ndarray:
+    return np.array([0.0, 0.0, height])
 
 
 def _random_axes(rng: np.random.Generator) -> np.ndarray:

@@ -196,9 +196,7 @@ def triangles_mesh(corners: np.ndarray, material: int) -> np.ndarray:
     return mesh
 
 
-def box_mesh(
-    centre: np.ndarray, half: np.ndarray, axes: np.ndarray, material: int
-) -> np.ndarray:
+def box_mesh(centre: np.ndarray, half: np.ndarray, axes: np.ndarray, material: int) -> np.ndarray:
     """A box as a scene mesh (36, 9). half: (3,) m; axes: (3, 3), one per row."""
     centre, half = np.asarray(centre, float), np.asarray(half, float)
     mesh = np.empty((36, 9))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptri.data import transforms
 from ptri.render import backdrops, cameras, occluders, sensor, truth
 from ptri.render import scene as scenes
 from ptri.render.cameras import Camera
@@ -41,6 +42,15 @@ class Shot(NamedTuple):
     box: np.ndarray  # (4,) int16 px: top, left, bottom, right
     kind: str  # of the pose
     mask: np.ndarray | None  # (h, w) bool, the person's visible pixels, where asked for
+    cropped: bool  # the image is the wanted crop of the person's box
+
+
+class Crop(NamedTuple):
+    """The square about a person's box that an image shows, as a training crop."""
+
+    low: float  # its side over the box's longer side, from ...
+    high: float  # ... to
+    shift: float  # its middle moves by up to this share of its side
 
 
 class _Body(NamedTuple):
@@ -59,14 +69,17 @@ class Studio:
 
     Args:
         config: what the images look like.
+        masks: also find the person's visible pixels.
+        crop: makes the images such crops, but for people whom the frame cuts off; None: the
+            framing is `config`'s.
 
     Raises:
         UserError: no pictures in `config.backgrounds`, no motion in `config.mocap`.
         RuntimeError: no OpenGL.
     """
 
-    def __init__(self, config: RenderConfig, masks: bool = False):
-        self.config, self.masks = config, masks
+    def __init__(self, config: RenderConfig, masks: bool = False, crop: Crop | None = None):
+        self.config, self.masks, self.crop = config, masks, crop
         self._renderer = Renderer(config.size, config.size, config.samples)
         self._people: OrderedDict[tuple[int, ...], tuple[Person, truth.Surface]] = OrderedDict()
         folder = config.backgrounds
@@ -105,6 +118,9 @@ class Studio:
         points = body.points[::_POINT_STEP]
         K = cameras.sample_lens(rng, config) if lens is None else lens
         camera = cameras.place_camera(rng, config, K, points, body.joints)
+        cropped = False
+        if self.crop is not None:
+            camera, cropped = self._cropped(rng, camera, body.points)
         scene = self._place(rng, camera)
         if what.kind in SEATED:
             scene = scenes.with_seat(scene, body.joints)
@@ -144,7 +160,21 @@ class Studio:
             box=truth.find_box(body.points, camera, config.size),
             kind=what.kind,
             mask=mask,
+            cropped=cropped,
         )
+
+    def _cropped(
+        self, rng: np.random.Generator, camera: Camera, points: np.ndarray
+    ) -> tuple[Camera, bool]:
+        """The camera of the wanted crop, and whether there is one: not of people cut off."""
+        size, crop = self.config.size, self.crop
+        share, move = rng.uniform(crop.low, crop.high), rng.uniform(-crop.shift, crop.shift, 2)
+        pixels = camera.project(points)[:, :2]
+        if pixels.min() < 0 or pixels.max() > size - 1:
+            return camera, False
+        centre, side = transforms.square_crop(truth.find_box(points, camera, size), share)
+        K, _ = transforms.crop_camera(camera.K, centre + side * move, side, size)
+        return camera._replace(K=K), True
 
     def _draw(
         self, drawn: dict[int, _Body], scene: scenes.Scene, camera: Camera, moving: Pose | None

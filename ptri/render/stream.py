@@ -44,7 +44,14 @@ class Rendered(Dataset):
     def __init__(self, config: Config, split: str) -> None:
         self.data, self.seed = config.data, config.run.seed
         self.augment = config.augment if split == "train" else None
-        self.render = _framed(config, split)
+        scale, shift = (self.augment.scale, self.augment.shift) if self.augment else (0.0, 0.0)
+        crop = config.data.crop_scale
+        self.crop = (crop * (1 - scale), crop * (1 + scale), shift)
+        self.render = dataclasses.replace(
+            config.render,
+            size=config.data.image_size,
+            mocap_split=config.render.mocap_split if split == "train" else "held_out",
+        )
         self._studio, self._owner = None, 0
         _prepare(self.render)
         count = config.render.pass_images if split == "train" else config.render.test_images
@@ -66,17 +73,18 @@ class Rendered(Dataset):
         return [self._sample(shot, key) for shot, key in zip(shots, keys)]
 
     def _open_studio(self):
-        from ptri.render.single import Studio
-
         if self._owner != os.getpid():  # also after a fork: contexts do not survive it
             os.environ.setdefault("LP_NUM_THREADS", "1")
-            self._studio, self._owner = _plainly(lambda: Studio(self.render)), os.getpid()
+            self._studio, self._owner = _plainly(self._make_studio), os.getpid()
         return self._studio
+
+    def _make_studio(self):
+        return _studio(self.render, self.crop)
 
     def _make_all(self, workers: int) -> list:
         numbers = np.arange(len(self))
         chunks = [numbers[i : i + _CHUNK].tolist() for i in range(0, len(numbers), _CHUNK)]
-        jobs = [(self.render, self.seed, chunk) for chunk in chunks]
+        jobs = [(self.render, self.crop, self.seed, chunk) for chunk in chunks]
         if workers == 0:
             studio = self._open_studio()
             parts = [studio.shoot([(self.seed, _TEST_CROWD, n) for n in chunk]) for chunk in chunks]
@@ -90,9 +98,8 @@ class Rendered(Dataset):
     def _sample(self, shot, key: SampleKey) -> Sample:
         size = self.data.image_size
         image, K = shot.image, shot.K
-        top, left, bottom, right = shot.box
         rng = np.random.default_rng((self.seed, key.epoch, key.index, 0x51))
-        if min(top, left) <= 0 or max(bottom, right) >= size:
+        if not shot.cropped:
             image, K = self._crop(shot, rng)
         if self.augment is not None:
             image = transforms.augment_image(np.ascontiguousarray(image), self.augment, rng)
@@ -117,25 +124,11 @@ class Rendered(Dataset):
 
     def _crop(self, shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The square around a person whom the frame cuts off, black outside, as a box gives it."""
-        centre, side = transforms.square_crop(shot.box, self.data.crop_scale)
-        if self.augment is not None:
-            side = side * rng.uniform(1 - self.augment.scale, 1 + self.augment.scale)
-            centre = centre + side * rng.uniform(-self.augment.shift, self.augment.shift, 2)
+        low, high, shift = self.crop
+        centre, side = transforms.square_crop(shot.box, rng.uniform(low, high))
+        centre = centre + side * rng.uniform(-shift, shift, 2)
         K, turn = transforms.crop_camera(shot.K, centre, side, self.data.image_size)
         return transforms.warp(shot.image, shot.K, K, turn, self.data.image_size), K
-
-
-def _framed(config: Config, split: str) -> RenderConfig:
-    """The factors, with people as large in their images as crops of their boxes make them."""
-    scale = config.augment.scale if split == "train" else 0.0
-    crop = config.data.crop_scale
-    return dataclasses.replace(
-        config.render,
-        size=config.data.image_size,
-        fill_low=1 / (crop * (1 + scale)),
-        fill_high=1 / (crop * (1 - scale)),
-        mocap_split=config.render.mocap_split if split == "train" else "held_out",
-    )
 
 
 def _plainly(make):
@@ -179,11 +172,15 @@ def _start_maker() -> None:
 _MAKER: list = []
 
 
-def _make(job: tuple[RenderConfig, int, list[int]]) -> list:
+def _make(job: tuple[RenderConfig, tuple[float, float, float], int, list[int]]) -> list:
     """Makes some test images in a process of its own."""
-    from ptri.render.single import Studio
-
-    render, seed, numbers = job
+    render, crop, seed, numbers = job
     if not _MAKER:
-        _MAKER.append(Studio(render))
+        _MAKER.append(_studio(render, crop))
     return _MAKER[0].shoot([(seed, _TEST_CROWD, number) for number in numbers])
+
+
+def _studio(render: RenderConfig, crop: tuple[float, float, float]):
+    from ptri.render.single import Crop, Studio
+
+    return Studio(render, crop=Crop(*crop))

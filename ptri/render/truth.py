@@ -23,7 +23,7 @@ from ptri.skeleton import COCO17, H36M17
 
 # m from a joint to the clothed surface around it, generous; other names: _RADIUS.
 _RADII = {
-    "foot": 0.10, "ankle": 0.10, "knee": 0.12, "hip": 0.20, "spine": 0.20, "thorax": 0.16,
+    "foot": 0.10, "ankle": 0.10, "knee": 0.12, "hip": 0.22, "spine": 0.28, "thorax": 0.18,
     "shoulder": 0.14, "elbow": 0.09, "wrist": 0.08, "head": 0.07, "eye": 0.05, "ear": 0.06,
 }  # fmt: skip
 _NOSE = {"h36m17": 0.14, "coco17": 0.05}  # Human3.6M's lies inside the head
