@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 
 from ptri.render.scene import Look, Scene
-from ptri.render.wardrobe import Dressed
+from ptri.render.garments import MAX_PIECES, Texture
+from ptri.render.wardrobe import Dressed, Part
 
 _NEAR, _FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 768  # px
@@ -58,6 +59,8 @@ class Renderer:
             ) from error
         make = self.context.program
         self._person = make(_source("person.vert"), _source("person.frag"))
+        self._garment = make(_source("garment.vert"), _source("garment.frag"))
+        self._hair = make(_source("garment.vert"), _source("garment.frag", "CUT"))
         self._scene = make(_source("scene.vert"), _source("scene.frag"))
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
@@ -80,6 +83,7 @@ class Renderer:
         noise = _noise_texture()
         self._noise = context.texture(noise.shape[:2], 4, noise.tobytes(), dtype="f2")
         self._picture = None
+        self._textures: dict[str, object] = {}
         self._figures: dict[int, _Figure] = {}
         self._drawn: list[_Figure] = []
 
@@ -92,7 +96,10 @@ class Renderer:
         if slot in self._figures:
             self._figures.pop(slot).release()
         if person is not None:
-            self._figures[slot] = _Figure(self.context, self._person, self._depth_only, person)
+            programs = (self._person, self._garment, self._hair, self._depth_only)
+            for part in person.parts:
+                self._upload(part.texture)
+            self._figures[slot] = _Figure(self.context, programs, self._textures, person)
 
     @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
@@ -135,7 +142,7 @@ class Renderer:
         for figure in self._drawn:
             figure.draw_depth()
         scene_depth.render(first=scene.first_caster)
-        for program in (self._person, self._scene):
+        for program in (self._person, self._garment, self._hair, self._scene):
             program["light_matrix"].write(light.T.astype("f4").tobytes())
             _set_look(program, scene.look)
         self._scene["colours"].write(_padded(scene.colours, 32).tobytes())
@@ -176,7 +183,7 @@ class Renderer:
         self._shadow.use(1)
         self._noise.use(2)
         eye = tuple((-R.T @ t).tolist())
-        for program in (self._scene, self._person):
+        for program in (self._scene, self._person, self._garment, self._hair):
             program["view_projection"].write(matrix.T.astype("f4").tobytes())
             program["eye_position"].value = eye
             program["shadow_map"].value = 1
@@ -214,29 +221,36 @@ class Renderer:
         """Frees the context."""
         self.context.release()
 
+    def _upload(self, texture: Texture) -> None:
+        """Keeps a garment's picture with its mipmaps."""
+        if texture.key not in self._textures:
+            height, width = texture.pixels.shape[:2]
+            kept = self.context.texture((width, height), 4, texture.pixels.tobytes())
+            kept.build_mipmaps()
+            kept.filter = (self._gl.LINEAR_MIPMAP_NEAREST, self._gl.LINEAR)
+            self._textures[texture.key] = kept
+
 
 class _Figure:
     """The buffers and drawing of one dressed person."""
 
-    def __init__(self, context, program, depth_program, person: Dressed):
-        self._context, self._program = context, program
-        count = len(person.vertices)
-        self._num_body, self._num_index = 3 * person.num_closed, 3 * len(person.faces)
-        self._posed = context.buffer(reserve=count * 24, dynamic=True)
-        fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
+    def __init__(self, context, programs, textures: dict, person: Dressed):
+        self._context, self._textures, self._person = context, textures, person
+        self._program, self._garment, self._hair, depth_only = programs
+        self._posed = context.buffer(reserve=len(person.vertices) * 24, dynamic=True)
+        fixed = [person.pattern, person.layers, person.eyes, person.surface]
+        fixed = np.column_stack(fixed).astype(np.float32)
         static = context.buffer(np.ascontiguousarray(fixed).tobytes())
-        index = context.buffer(np.ascontiguousarray(person.faces).tobytes())
-        self._array = context.vertex_array(
-            program,
-            [(self._posed, "3f 3f", "position", "normal"),
-             (static, "3f 4f 1f", "pattern", "layers", "eye")],
-            index,
-        )  # fmt: skip
-        self._depth = context.vertex_array(
-            depth_program, [(self._posed, "3f 12x", "position")], index
-        )
-        self._buffers = [self._posed, static, index, self._array, self._depth]
-        self._person = person
+        index = context.buffer(np.ascontiguousarray(person.faces, np.int32).tobytes())
+        posed = (self._posed, "3f 3f", "position", "normal")
+        body = [posed, (static, "3f 4f 1f 12x", "pattern", "layers", "eye")]
+        cloth = [posed, (static, "3f 20x 3f", "pattern", "surface")]
+        self._array = context.vertex_array(self._program, body, index)
+        self._cloth = context.vertex_array(self._garment, cloth, index)
+        self._locks = context.vertex_array(self._hair, cloth, index)
+        self._depth = context.vertex_array(depth_only, [(self._posed, "3f 12x", "position")], index)
+        arrays = [self._array, self._cloth, self._locks, self._depth]
+        self._buffers = [self._posed, static, index, *arrays]
 
     def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
         """Uploads posed vertices and normals (Q, 3), m, world."""
@@ -244,18 +258,38 @@ class _Figure:
         self._posed.write(np.ascontiguousarray(stacked).tobytes())
 
     def draw(self) -> None:
-        """Draws the person with the program's current view and light."""
-        program, person = self._program, self._person
+        """Draws the person with the programs' current view and light."""
+        person, context = self._person, self._context
+        context.disable(context.CULL_FACE)  # cloth and hair are seen from both sides
+        for part in person.parts:  # clothes first, so that what they hide is not shaded
+            if not part.cut:
+                self._draw_part(part, self._cloth, self._garment)
+        program = self._program
         program["colours"].write(person.colours.astype("f4").tobytes())
         program["styles"].write(person.styles.astype("f4").tobytes())
         program["face"].write(person.face.astype("f4").tobytes())
         program["tucked"].value = person.tucked
-        self._context.enable(self._context.CULL_FACE)
-        self._array.render(vertices=self._num_body)
-        self._context.disable(self._context.CULL_FACE)
-        if self._num_index > self._num_body:  # skirts and hair are seen from both sides
-            shells = self._num_index - self._num_body
-            self._array.render(first=self._num_body, vertices=shells)
+        program["painted_brows"].value = person.painted_brows
+        context.enable(context.CULL_FACE)
+        self._array.render(vertices=3 * person.num_closed)
+        context.disable(context.CULL_FACE)
+        if person.num_shaded > person.num_closed:
+            shells = person.num_shaded - person.num_closed
+            self._array.render(first=3 * person.num_closed, vertices=3 * shells)
+        for part in person.parts:
+            if part.cut:
+                self._draw_part(part, self._locks, self._hair)
+
+    def _draw_part(self, part: Part, array, program) -> None:
+        if part.count == 0:
+            return
+        self._textures[part.texture.key].use(3)
+        program["cloth"].value = 3
+        program["colours"].write(_padded(part.colours, 2 * MAX_PIECES).tobytes())
+        program["styles"].write(_padded(part.styles, MAX_PIECES).tobytes())
+        columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
+        program["tints"].write(_padded(columns, 3 * MAX_PIECES).tobytes())
+        array.render(first=3 * part.first, vertices=3 * part.count)
 
     def draw_depth(self) -> None:
         """Draws the shape only, with the depth program's current matrix."""
@@ -329,10 +363,12 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def _source(name: str) -> str:
+def _source(name: str, define: str | None = None) -> str:
     folder = resources.files("ptri.render")
     text = folder.joinpath(f"{name}.glsl").read_text()
-    return text.replace("//#include light.glsl", folder.joinpath("light.glsl").read_text())
+    for shared in ("light.glsl", "pattern.glsl"):
+        text = text.replace(f"//#include {shared}", folder.joinpath(shared).read_text())
+    return text.replace(f"//#define {define}", f"#define {define}") if define else text
 
 
 _BACKDROP_VERTEX = """#version 330

@@ -22,7 +22,9 @@ from ptri.errors import UserError
 from ptri.render import scene as scenes
 from ptri.render.body import BodyShape, build_shapes, load_body_model, sample_phenotypes
 from ptri.render.gl import Renderer
+from ptri.render.garments import open_folder
 from ptri.render.posing import RiggedBody, bind, part_rotations, pose, skin
+from ptri.render.tailor import dress_in_garments
 from ptri.render.wardrobe import Dressed, dress
 from ptri.skeleton import H36M17
 
@@ -71,6 +73,8 @@ class RenderSettings:
     sensor: float = 0.3  # strength of noise, blur and colour casts of the cameras
     backgrounds: str | None = None  # folder of panoramas (2:1) or photographs
     background_share: float = 0.5  # of the actions before a backdrop instead of in a room
+    garments: str = ""  # folder of garments bound to MakeHuman's base mesh; "": procedural only
+    garment_share: float = 0.7  # of the people who wear them; the others wear procedural clothes
     seed: int = 0
     workers: int = 1
 
@@ -81,6 +85,8 @@ class RenderSettings:
         for name in ("fps", "reach"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name} {getattr(self, name)}: expected a positive number")
+        if not 0 <= self.garment_share <= 1:
+            raise UserError(f"--garment-share {self.garment_share}: expected 0 to 1")
         for action in self.actions:
             if action.split("-")[0] not in ACTION_KINDS:
                 raise UserError(
@@ -134,12 +140,21 @@ def make_rng(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(list(key))))
 
 
-def sample_person(rng: np.random.Generator, num_faces: int) -> Person:
-    """Draws an adult and clothes."""
+def sample_person(
+    rng: np.random.Generator, num_faces: int, garments: str = "", garment_share: float = 1.0
+) -> Person:
+    """Draws an adult and clothes, by the settings of these names.
+
+    Raises:
+        UserError: the garment folder is missing or a file of it is damaged.
+    """
     model = load_body_model()
     phenotypes = {k: v[:1] for k, v in sample_phenotypes(2, rng).items()}
     shape = build_shapes(model, phenotypes)[0]
     rig = bind(model, shape)
+    if garments and rng.random() < garment_share:
+        folder = open_folder(garments)
+        return Person(shape, rig, dress_in_garments(model, shape, rig, rng, folder, num_faces))
     return Person(shape, rig, dress(model, shape, rig, rng, num_faces))
 
 
@@ -223,7 +238,7 @@ def render_action(settings: RenderSettings, renderer: Renderer, subject: int, ac
     """
     rng = make_rng(settings.seed, subject, action, 1)
     whose = rng if settings.variety == "action" else make_rng(settings.seed, subject, 0, 2)
-    person = sample_person(whose, settings.faces)
+    person = sample_person(whose, settings.faces, settings.garments, settings.garment_share)
     kinds = ACTION_KINDS[settings.actions[action].split("-")[0]]
     kind = kinds[rng.integers(len(kinds))]
     clip = sample_clip(person, kind, settings.frames, settings.fps, int(rng.integers(2**31)))

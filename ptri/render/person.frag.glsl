@@ -1,9 +1,11 @@
 #version 330
 //#include light.glsl
+//#include pattern.glsl
 uniform vec3 colours[12];  // two per layer: skin, bottom, top, shoe, hair, eye
 uniform vec4 styles[6];    // pattern kind, frequency, gloss, wrinkles
 uniform vec3 face[3];      // rest positions of left eye, right eye, mouth
 uniform bool tucked;
+uniform bool painted_brows;
 in vec3 world;
 in vec3 world_normal;
 in vec3 rest;
@@ -12,13 +14,6 @@ in float is_eye;
 in vec4 light_position;
 out vec4 colour;
 
-float mixing(int kind, vec3 q, vec4 cloud) {
-    if (kind == 0) return 0.15 * cloud.r;
-    if (kind == 4) return smoothstep(0.45, 0.55, cloud.r);
-    if (kind == 5) return step(length(fract(q.xz) - 0.5), 0.28);
-    float across = step(0.0, sin(q.x * 3.1416)), along = step(0.0, sin(q.z * 3.1416));
-    return kind == 1 ? along : kind == 2 ? across : 0.5 * (across + along);
-}
 void main() {
     int kind = 0;
     bool bottom_first = tucked && layer.x > 0.0;
@@ -46,7 +41,7 @@ void main() {
         if (rest.y < face[2].y + 0.03 && dot(lips, lips) < 1.0) albedo = colours[1];
         vec3 c = rest.x > 0.0 ? face[0] : face[1];
         vec2 brow = (rest.xz - c.xz - vec2(0.0, 0.022)) / vec2(0.024, 0.0045);
-        if (rest.y < c.y + 0.02 && dot(brow, brow) < 1.0) albedo = colours[8] * 0.8;
+        if (painted_brows && rest.y < c.y + 0.02 && dot(brow, brow) < 1.0) albedo = colours[8] * 0.8;
     }
     if (style.w > 0.5) {  // folds
         n = normalize(n + 0.35 * vec3(folds.b, folds.b, folds.a));

@@ -14,6 +14,7 @@ import numpy as np
 
 from ptri.render.body import BodyModel, BodyShape, load_body_model
 from ptri.render.decimate import decimate
+from ptri.render.garments import Texture
 from ptri.render.posing import RiggedBody
 
 # Layers as the shader numbers them.
@@ -28,8 +29,23 @@ _FAR = 10.0  # m, a distance that never decides
 _NUM_AROUND = 40  # vertices around a skirt or a fall of hair
 
 
+class Part(NamedTuple):
+    """A textured part of a dressed person: k <= `garments.MAX_PIECES` pieces of its own colours."""
+
+    first: int  # face
+    count: int  # faces
+    texture: Texture
+    cut: bool  # the texture's alpha is a cut, not ambient occlusion
+    colours: np.ndarray  # (k, 2, 3) linear RGB
+    tints: np.ndarray  # (k, 3, 3) applied to the texture's linear RGB
+    styles: np.ndarray  # (k, 4) pattern kind, frequency (1/m), gloss, share of the flat colours
+
+
 class Dressed(NamedTuple):
-    """A dressed person's mesh and material. Q >= P vertices: the shells come after the body's."""
+    """A dressed person's mesh and material.
+
+    Q vertices and G faces: first the body, then shells of procedural clothes, then the parts.
+    """
 
     vertices: np.ndarray  # (Q, 3) rest positions, m
     normals: np.ndarray  # (Q, 3)
@@ -43,6 +59,10 @@ class Dressed(NamedTuple):
     styles: np.ndarray  # (6, 4) pattern kind, frequency (1/m), gloss, weave
     face: np.ndarray  # (3, 3) rest positions: left eye, right eye, mouth
     tucked: bool  # trousers over the top
+    painted_brows: bool  # by the shader
+    num_shaded: int  # faces of body and shells
+    surface: np.ndarray  # (Q, 3) texture coordinates and piece; 0 on the body and its shells
+    parts: tuple[Part, ...]
 
 
 class Outfit(NamedTuple):
@@ -148,9 +168,6 @@ def dress(
     points, weights, faces, layers = _join(parts)
     extra = len(points) - len(used)
     shell_normals = vertex_normals(points, faces)[len(used) :]
-    head = dict(zip(model.bones, shape.bone_heads))
-    nose = vertices[model.nose_tip]
-    mouth = nose + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
     return Dressed(
         vertices=points.astype(np.float32),
         normals=np.concatenate([surface[used], shell_normals]).astype(np.float32),
@@ -162,9 +179,20 @@ def dress(
         eyes=np.concatenate([eyes[used], np.zeros(extra)]).astype(np.float32),
         colours=colours,
         styles=styles,
-        face=np.stack([head["eye.L"], head["eye.R"], mouth]),
+        face=face_marks(model, shape),
         tucked=outfit.tucked,
+        painted_brows=True,
+        num_shaded=len(faces),
+        surface=np.zeros((len(points), 3), np.float32),
+        parts=(),
     )
+
+
+def face_marks(model: BodyModel, shape: BodyShape) -> np.ndarray:
+    """Rest positions (3, 3) m of left eye, right eye and mouth."""
+    head = dict(zip(model.bones, shape.bone_heads))
+    mouth = shape.vertices[model.nose_tip] + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
+    return np.stack([head["eye.L"], head["eye.R"], mouth])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
