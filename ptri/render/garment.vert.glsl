@@ -1,23 +1,18 @@
 #version 330
-// A textured garment; positions and normals arrive skinned, in metres, world frame (z up).
-uniform mat4 view_projection;
-uniform mat4 light_matrix;
+// A textured garment, lit by vertex as the person is.
+//#include light.vert.glsl
 in vec3 position;
 in vec3 normal;
 in vec3 pattern;
 in vec3 surface;  // texture coordinates, piece
-out vec3 world;
-out vec3 world_normal;
-out vec3 rest;
+out vec4 rest;    // rest position, piece
 out vec2 uv;
-flat out int piece;
-out vec4 light_position;
+out vec4 light;
+out vec4 in_shadow;
 void main() {
-    world = position;
-    world_normal = normal;
-    rest = pattern;
+    rest = vec4(pattern, surface.z);
     uv = surface.xy;
-    piece = int(surface.z + 0.5);
-    light_position = light_matrix * vec4(position, 1.0);
+    vec3 n = folded(normalize(normal) * side, pattern, fold);
+    light_vertex(position, n, light, in_shadow);
     gl_Position = view_projection * vec4(position, 1.0);
 }

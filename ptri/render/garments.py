@@ -1,6 +1,6 @@
 """Reads a folder of MakeHuman garments and fits them to Anny bodies.
 
-The folder holds ``outfits/ shoes/ hair/ hats/ eyebrows/`` with ``NAME.npz`` (arrays as in `_ARRAYS`)
+The folder holds ``outfits/ shoes/ hair/ hats/ eyebrows/`` with ``NAME.npz`` (arrays: `_ARRAYS`)
 and, beside it, ``NAME_diffuse.jpg`` or ``.png`` (hair and eyebrows with alpha) and ``NAME_ao.jpg``
 (ambient occlusion); optionally ``eyes/*.jpg`` with ``anny_base_map.npz`` (eye_base, eye_uv).
 A garment vertex is bound to three vertices of MakeHuman's base mesh "hm08":
@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 
 from ptri.errors import UserError
 from ptri.render.body import BaseMesh, BodyModel
-from ptri.render.decimate import decimate
+from ptri.render.decimate import decimate, find_border
 from ptri.render.posing import driver_weights
 
 CATEGORIES = ("outfits", "shoes", "hair", "hats", "eyebrows")
@@ -190,8 +190,7 @@ def load_garment(path: Path, model_key: GarmentModel) -> Garment:
     )
     corners, split = pairs[:, 0], inverse.reshape(-1, 3)
     uv = arrays["uv"][pairs[:, 1]]
-    limit = _NUM_FACES.get(category, 2000)
-    drawn = split if len(split) <= limit else decimate(arrays["vertices"][corners], split, limit)
+    drawn = _thinned(arrays["vertices"][corners], split, category)
     texture, has_diffuse = _read_texture(path, category, uv, split)
     garment = Garment(
         name=path.stem,
@@ -278,6 +277,15 @@ def read_eye_map(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     if uv.shape != (len(vertices), 2) or not 0 <= vertices.min() <= vertices.max() < NUM_BASE:
         raise UserError(f"{path}: eye_base and eye_uv do not fit; fetch it again or remove it")
     return vertices, uv
+
+
+def _thinned(vertices: np.ndarray, faces: np.ndarray, category: str) -> np.ndarray:
+    """Fewer faces (g, 3) of the same corners."""
+    limit = _NUM_FACES.get(category, 2000)
+    if category == "hair":
+        # Borders stay, so that the rest of a mesh with many strips would vanish: only half of it.
+        limit = max(limit, len(faces) - int((~find_border(faces, len(vertices))).sum()))
+    return faces if len(faces) <= limit else decimate(vertices, faces, limit)
 
 
 def _bone_weights(path: Path, arrays: dict, model: BodyModel, base: BaseMesh) -> np.ndarray:

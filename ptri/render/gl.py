@@ -13,8 +13,9 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from ptri.render.scene import Look, Scene
 from ptri.render.garments import MAX_PIECES, Texture
+from ptri.render.scene import Look, Scene
+from ptri.render.smooth import smooth_edges
 from ptri.render.wardrobe import Dressed, Part
 
 _NEAR, _FAR = 0.15, 60.0  # m
@@ -38,14 +39,15 @@ class Renderer:
 
     Args:
         width, height: of the images, px.
-        samples: of multisample anti-aliasing; 0 turns it off.
+        samples: of multisample anti-aliasing; 0 turns it off. None: 4 on a GPU; in software, where
+            they would double the time, a filter of the finished picture (`smooth_edges`).
 
     Raises:
         ImportError: moderngl is not installed (the `render` extra).
         RuntimeError: no EGL driver (on Debian: libegl1 and libgl1-mesa-dri).
     """
 
-    def __init__(self, width: int, height: int, samples: int = 4):
+    def __init__(self, width: int, height: int, samples: int | None = None):
         import moderngl
 
         self._gl = moderngl
@@ -66,6 +68,10 @@ class Renderer:
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
+        software = "llvmpipe" in context.info["GL_RENDERER"]
+        self._smooth = samples is None and software
+        if samples is None:
+            samples = 0 if software else 4
         samples = min(samples, context.max_samples)
         self._target = context.framebuffer(
             [context.renderbuffer(size, 3, samples=samples)],
@@ -190,12 +196,14 @@ class Renderer:
             program["noise_map"].value = 2
         for figure in self._drawn:
             figure.draw()
-        context.enable(self._gl.BLEND)
+        if self._picture is not None:  # the floor is but a shadow on it
+            context.enable(self._gl.BLEND)
         self._scene_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
         context.copy_framebuffer(self._resolved, self._target)
         data = self._resolved.read(components=3, alignment=1)
-        return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+        image = np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+        return smooth_edges(image) if self._smooth else image
 
     @_in_context
     def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0) -> np.ndarray:
@@ -260,7 +268,7 @@ class _Figure:
     def draw(self) -> None:
         """Draws the person with the programs' current view and light."""
         person, context = self._person, self._context
-        context.disable(context.CULL_FACE)  # cloth and hair are seen from both sides
+        context.enable(context.CULL_FACE)
         for part in person.parts:  # clothes first, so that what they hide is not shaded
             if not part.cut:
                 self._draw_part(part, self._cloth, self._garment)
@@ -270,15 +278,14 @@ class _Figure:
         program["face"].write(person.face.astype("f4").tobytes())
         program["tucked"].value = person.tucked
         program["painted_brows"].value = person.painted_brows
-        context.enable(context.CULL_FACE)
+        program["side"].value = 1
         self._array.render(vertices=3 * person.num_closed)
-        context.disable(context.CULL_FACE)
         if person.num_shaded > person.num_closed:
-            shells = person.num_shaded - person.num_closed
-            self._array.render(first=3 * person.num_closed, vertices=3 * shells)
+            self._draw_sides(self._array, program, person.num_closed, person.num_shaded)
         for part in person.parts:
             if part.cut:
                 self._draw_part(part, self._locks, self._hair)
+        context.disable(context.CULL_FACE)
 
     def _draw_part(self, part: Part, array, program) -> None:
         if part.count == 0:
@@ -289,7 +296,16 @@ class _Figure:
         program["styles"].write(_padded(part.styles, MAX_PIECES).tobytes())
         columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
         program["tints"].write(_padded(columns, 3 * MAX_PIECES).tobytes())
-        array.render(first=3 * part.first, vertices=3 * part.count)
+        program["fold"].value = 0.0 if part.cut else 0.25
+        self._draw_sides(array, program, part.first, part.first + part.count)
+
+    def _draw_sides(self, array, program, first: int, end: int) -> None:
+        """Draws the front, then what is seen of the back (few pixels pass the depth test)."""
+        for side, culled in ((1.0, "back"), (-1.0, "front")):
+            program["side"].value = side
+            self._context.cull_face = culled
+            array.render(first=3 * first, vertices=3 * (end - first))
+        self._context.cull_face = "back"
 
     def draw_depth(self) -> None:
         """Draws the shape only, with the depth program's current matrix."""
@@ -366,7 +382,7 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
 def _source(name: str, define: str | None = None) -> str:
     folder = resources.files("ptri.render")
     text = folder.joinpath(f"{name}.glsl").read_text()
-    for shared in ("light.glsl", "pattern.glsl"):
+    for shared in ("light.glsl", "light.vert.glsl", "pattern.glsl"):
         text = text.replace(f"//#include {shared}", folder.joinpath(shared).read_text())
     return text.replace(f"//#define {define}", f"#define {define}") if define else text
 

@@ -21,8 +21,8 @@ from ptri.data.rigs import family_indices, sample_rigs
 from ptri.errors import UserError
 from ptri.render import scene as scenes
 from ptri.render.body import BodyShape, build_shapes, load_body_model, sample_phenotypes
-from ptri.render.gl import Renderer
 from ptri.render.garments import open_folder
+from ptri.render.gl import Renderer
 from ptri.render.posing import RiggedBody, bind, part_rotations, pose, skin
 from ptri.render.tailor import dress_in_garments
 from ptri.render.wardrobe import Dressed, dress

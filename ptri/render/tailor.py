@@ -36,13 +36,18 @@ from ptri.render.wardrobe import (
     Dressed,
     Part,
     body_faces,
+    bone_share,
     face_marks,
+    hair_region,
     sample_colours,
     vertex_normals,
 )
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+_BROWN = np.array([[0, 0, 1], [0, 0.75, 0], [0.55, 0, 0]]) * 0.75  # blue becomes red
+_DARK = 0.03  # linear luminance
 _NOTHING = -10.0  # m, a layer distance that is nowhere inside
+_SCALP_LINE = -0.035  # m, hair line of the painted scalp: a little within that of the meshes
 _BIB = 0.25  # m above the hips: lower pieces that reach so high keep their own upper pieces
 
 
@@ -90,12 +95,17 @@ def dress_in_garments(
     if folder.eyes:
         meshes.append(_eyes(model, shape, rig, base.body, surface, eye_index, eye_uv))
         picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
-        look = np.zeros((1, 2, 3)), np.eye(3)[None], np.array([[0, 10, 0.5, 0]])
+        # Most eyes are brown; the pictures are mostly blue.
+        turn = _BROWN if rng.random() < 0.75 else np.eye(3)
+        look = np.zeros((1, 2, 3)), turn[None], np.array([[0, 10, 0.5, 0]])
         looks.append((picture, False, *look))
     starts = np.cumsum([0] + [len(mesh[0]) for mesh in meshes])
     first_face = np.cumsum([0] + [len(mesh[3]) for mesh in meshes])
     points, normals, weights, _, around = (np.concatenate(part) for part in zip(*meshes))
     layers = np.full((len(points), 4), _NOTHING)
+    if any(garment.category == "hair" for garment, _ in worn):
+        # Hair is strips and thin shells: paint the scalp below.
+        layers[: len(used), 3] = hair_region(model, shape, _SCALP_LINE)[used]
     return Dressed(
         vertices=points.astype(np.float32),
         normals=normals.astype(np.float32),
@@ -163,7 +173,7 @@ def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> tuple[np.ndar
     fitted = fit(garment, rest)
     normals = vertex_normals(fitted, garment.faces)
     if garment.category == "eyebrows":
-        fitted = fitted + [0, -0.0015, 0]  # the thinned face must not cover them
+        fitted = fitted + np.array([0, -0.0015, 0])  # the thinned face must not cover them
     used, faces = np.unique(garment.drawn[mask], return_inverse=True)
     vertex = garment.corners[used]
     surface = np.column_stack([garment.uv[used], garment.pieces[used]])
@@ -190,11 +200,14 @@ def _recolour(
     if garment.category in ("hair", "eyebrows"):
         hair = colours[HAIR] * (0.6 if garment.category == "eyebrows" else 1.0)
         own[:] = hair
+        own[:, 1] = 0.8 * own[:, 0]
         looks[:] = 4, 60, 0.2, float(not garment.has_diffuse)
         if garment.category == "eyebrows":
             looks[:] = 0, 10, 0, 1
         for k, tone in enumerate(garment.piece_tone):
             tints[k] = _tint(hair[0], tone)
+            if garment.has_diffuse and tone @ _LUMINANCE < _DARK and looks[k, 3] == 0:
+                looks[k] = 0, 60, 0.2, 0.5  # else highlights of a black picture become stripes
         return own, tints, looks
     untouched = rng.random() < 0.12
     for k in range(num):
@@ -250,5 +263,4 @@ def _eye_picture(path: Path):
 
 
 def _eyeballs(model: BodyModel) -> np.ndarray:
-    bones = [i for i, bone in enumerate(model.bones) if bone.startswith("eye")]
-    return (model.weights[:, bones].sum(1) > 0.5).astype(np.float32)
+    return (bone_share(model, "eye") > 0.5).astype(np.float32)

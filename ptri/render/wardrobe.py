@@ -213,16 +213,10 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
     """Signed distances (P, 4) of bottom, top, shoe and hair, and the eyeballs (P,)."""
     v, joints = shape.vertices.astype(float), shape.joints
-    head = dict(zip(model.bones, shape.bone_heads))
-
-    def share(*stems: str) -> np.ndarray:
-        bones = [i for i, bone in enumerate(model.bones) if bone.startswith(stems)]
-        return model.weights[:, bones].sum(1)
-
+    share = functools.partial(bone_share, model)
     arm = share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
     leg = share("upperleg", "lowerleg", "foot", "toe")
     skull = share("head", "neck02", "neck03", "eye")
-    eyes = share("eye") > 0.5
     along = np.zeros(len(v))
     for side, (shoulder, elbow, wrist) in {1: (13, 14, 15), -1: (12, 11, 10)}.items():
         mine = np.sign(v[:, 0]) == side
@@ -245,18 +239,32 @@ def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndar
     if outfit.tucked:
         top = np.where(on_arm, top, np.minimum(top, v[:, 2] - belt + 0.01))
     shoe = np.where(leg > 0.5, ankle + 0.01 + outfit.shoe - v[:, 2], -_FAR)
-    # Hair: above a plane that falls from the forehead to the nape, ears left free.
+    hair = hair_region(model, shape, outfit.hair_line)
+    if outfit.hair == 0:
+        hair = np.full(len(v), -_FAR)
+    return np.stack([bottom, top, shoe, hair], 1), (share("eye") > 0.5).astype(float)
+
+
+def hair_region(model: BodyModel, shape: BodyShape, hair_line: float) -> np.ndarray:
+    """Signed distance (P,) m of scalp hair: above a plane from forehead to nape, ears left free."""
+    v = shape.vertices.astype(float)
+    head = dict(zip(model.bones, shape.bone_heads))
+    skull = bone_share(model, "head", "neck02", "neck03", "eye")
     eye_middle = (head["eye.L"] + head["eye.R"]) / 2
     scale = shape.stature / 1.7
     centre = eye_middle + np.array([0, 0.02, 0.062]) * scale
-    plane = (v - centre) @ np.array([0, 0.72, 0.69]) + outfit.hair_line * 0.5
+    plane = (v - centre) @ np.array([0, 0.72, 0.69]) + hair_line * 0.5
     ear = np.hypot(v[:, 1] - eye_middle[1] - 0.085 * scale, v[:, 2] - eye_middle[2] + 0.02 * scale)
-    free = np.where(np.abs(v[:, 0]) > 0.05 * scale, ear - (0.035 - outfit.hair_line * 0.6), _FAR)
-    nape = v[:, 2] - (eye_middle[2] - (0.07 + outfit.hair_line) * scale)
+    free = np.where(np.abs(v[:, 0]) > 0.05 * scale, ear - (0.035 - hair_line * 0.6), _FAR)
+    nape = v[:, 2] - (eye_middle[2] - (0.07 + hair_line) * scale)
     hair = np.where(skull > 0.5, np.minimum(np.minimum(plane, free), nape), -_FAR)
-    if outfit.hair == 0:
-        hair = np.full(len(v), -_FAR)
-    return np.stack([bottom, top, shoe, np.where(eyes, -_FAR, hair)], 1), eyes.astype(float)
+    return np.where(bone_share(model, "eye") > 0.5, -_FAR, hair)
+
+
+def bone_share(model: BodyModel, *stems: str) -> np.ndarray:
+    """Skinning weight (P,) of the bones whose names start so."""
+    bones = [i for i, bone in enumerate(model.bones) if bone.startswith(stems)]
+    return model.weights[:, bones].sum(1)
 
 
 def _along(v: np.ndarray, shoulder: np.ndarray, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:
