@@ -24,6 +24,9 @@ class RenderConfig(Section):
     people: int = number(256, 1)  # dressed bodies that single images draw from; colours are new
     # in every image
     children: float = number(0.12, 0, 1)  # share of those bodies younger than adults
+    garments: str = ""  # folder of garments bound to MakeHuman's base mesh; "": procedural only
+    garment_share: float = number(0.7, 0, 1)  # of the people who wear them; the others wear
+    # procedural clothes
     # Poses
     motions: list[str] = field(default_factory=list)  # kinds, see ptri/data/motions.py; []: all,
     # in the proportions of ptri/render/poses.py
@@ -58,7 +61,8 @@ class RenderConfig(Section):
     second_person: float = number(0.25, 0, 1)  # chance of somebody else beside, behind or before
     # Sensor
     metering: float = number(0.7, 0, 1)  # how far the exposure follows the picture's brightness
-    samples: int = number(0, 0, 16)  # multisampling: smooth edges at twice the time
+    samples: int = number(-1, -1, 16)  # multisampling; -1: 4 on a GPU, and in software, where it
+    # would double the time, a filter of the finished picture
     sensor: float = number(0.6, 0)  # strength of colour response, noise and blur
     motion_blur: float = number(0.05, 0, 1)  # chance of a limb's motion seen (3 times the time)
     shake: float = number(0.06, 0, 1)  # chance of a shaken camera

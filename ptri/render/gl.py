@@ -13,8 +13,10 @@ from importlib import resources
 import cv2
 import numpy as np
 
+from ptri.render.garments import MAX_PIECES, Texture
 from ptri.render.scene import Look, Scene
-from ptri.render.wardrobe import Dressed
+from ptri.render.smooth import smooth_edges
+from ptri.render.wardrobe import Dressed, Part
 
 _NEAR, FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 512  # px
@@ -37,14 +39,15 @@ class Renderer:
 
     Args:
         width, height: of the images, px.
-        samples: of multisample anti-aliasing; 0 turns it off.
+        samples: of multisample anti-aliasing; 0 turns it off. None: 4 on a GPU; in software, where
+            they would double the time, a filter of the finished picture (`smooth_edges`).
 
     Raises:
         ImportError: moderngl is not installed (the `render` extra).
         RuntimeError: no EGL driver (on Debian: libegl1 and libgl1-mesa-dri).
     """
 
-    def __init__(self, width: int, height: int, samples: int = 4):
+    def __init__(self, width: int, height: int, samples: int | None = None):
         import moderngl
 
         self._gl = moderngl
@@ -58,11 +61,17 @@ class Renderer:
             ) from error
         make = self.context.program
         self._person = make(_source("person.vert"), _source("person.frag"))
+        self._garment = make(_source("garment.vert"), _source("garment.frag"))
+        self._hair = make(_source("garment.vert"), _source("garment.frag", "CUT"))
         self._scene = make(_source("scene.vert"), _source("scene.frag"))
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
+        software = "llvmpipe" in context.info["GL_RENDERER"]
+        self._smooth = samples is None and software
+        if samples is None:
+            samples = 0 if software else 4
         samples = min(samples, context.max_samples)
         self._depth = context.depth_texture(size)
         self._resolved = context.framebuffer([context.renderbuffer(size, 3)], self._depth)
@@ -83,6 +92,7 @@ class Renderer:
         noise = _noise_texture()
         self._noise = context.texture(noise.shape[:2], 4, noise.tobytes(), dtype="f2")
         self._picture = None
+        self._textures: dict[str, object] = {}
         self._figures: dict[int, _Figure] = {}
         self._drawn: list[_Figure] = []
 
@@ -95,7 +105,10 @@ class Renderer:
         if slot in self._figures:
             self._figures.pop(slot).release()
         if person is not None:
-            self._figures[slot] = _Figure(self.context, self._person, self._depth_only, person)
+            programs = (self._person, self._garment, self._hair, self._depth_only)
+            for part in person.parts:
+                self._upload(part.texture)
+            self._figures[slot] = _Figure(self.context, programs, self._textures, person)
 
     @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
@@ -140,7 +153,7 @@ class Renderer:
                 figure.draw_depth()
             if scene.first_caster < len(scene.mesh):
                 scene_depth.render(first=scene.first_caster)
-        for program in (self._person, self._scene):
+        for program in (self._person, self._garment, self._hair, self._scene):
             program["light_matrix"].write(light.T.astype("f4").tobytes())
             _set_look(program, scene.look)
         self._scene["colours"].write(_padded(scene.colours, 32).tobytes())
@@ -182,7 +195,7 @@ class Renderer:
         self._shadow.use(1)
         self._noise.use(2)
         eye = tuple((-R.T @ t).tolist())
-        for program in (self._scene, self._person):
+        for program in (self._scene, self._person, self._garment, self._hair):
             program["view_projection"].write(matrix.T.astype("f4").tobytes())
             if "eye_position" in program:  # nothing of a room shines
                 program["eye_position"].value = eye
@@ -190,13 +203,15 @@ class Renderer:
             program["noise_map"].value = 2
         for figure in self._drawn:
             figure.draw()
-        context.enable(self._gl.BLEND)
+        if self._picture is not None:  # the floor is but a shadow on it
+            context.enable(self._gl.BLEND)
         self._scene_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
         if self._target is not self._resolved:
             context.copy_framebuffer(self._resolved, self._target)
         data = self._resolved.read(components=3, alignment=1)
-        return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+        image = np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+        return smooth_edges(image) if self._smooth else image
 
     @_in_context
     def person_depth(
@@ -248,29 +263,36 @@ class Renderer:
         """Frees the context."""
         self.context.release()
 
+    def _upload(self, texture: Texture) -> None:
+        """Keeps a garment's picture with its mipmaps."""
+        if texture.key not in self._textures:
+            height, width = texture.pixels.shape[:2]
+            kept = self.context.texture((width, height), 4, texture.pixels.tobytes())
+            kept.build_mipmaps()
+            kept.filter = (self._gl.LINEAR_MIPMAP_NEAREST, self._gl.LINEAR)
+            self._textures[texture.key] = kept
+
 
 class _Figure:
     """The buffers and drawing of one dressed person."""
 
-    def __init__(self, context, program, depth_program, person: Dressed):
-        self._context, self._program = context, program
-        count = len(person.vertices)
-        self._num_body, self._num_index = 3 * person.num_closed, 3 * len(person.faces)
-        self._posed = context.buffer(reserve=count * 24, dynamic=True)
-        fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
+    def __init__(self, context, programs, textures: dict, person: Dressed):
+        self._context, self._textures, self._person = context, textures, person
+        self._program, self._garment, self._hair, depth_only = programs
+        self._posed = context.buffer(reserve=len(person.vertices) * 24, dynamic=True)
+        fixed = [person.pattern, person.layers, person.eyes, person.surface]
+        fixed = np.column_stack(fixed).astype(np.float32)
         static = context.buffer(np.ascontiguousarray(fixed).tobytes())
-        index = context.buffer(np.ascontiguousarray(person.faces).tobytes())
-        self._array = context.vertex_array(
-            program,
-            [(self._posed, "3f 3f", "position", "normal"),
-             (static, "3f 4f 1f", "pattern", "layers", "eye")],
-            index,
-        )  # fmt: skip
-        self._depth = context.vertex_array(
-            depth_program, [(self._posed, "3f 12x", "position")], index
-        )
-        self._buffers = [self._posed, static, index, self._array, self._depth]
-        self._person = person
+        index = context.buffer(np.ascontiguousarray(person.faces, np.int32).tobytes())
+        posed = (self._posed, "3f 3f", "position", "normal")
+        body = [posed, (static, "3f 4f 1f 12x", "pattern", "layers", "eye")]
+        cloth = [posed, (static, "3f 20x 3f", "pattern", "surface")]
+        self._array = context.vertex_array(self._program, body, index)
+        self._cloth = context.vertex_array(self._garment, cloth, index)
+        self._locks = context.vertex_array(self._hair, cloth, index)
+        self._depth = context.vertex_array(depth_only, [(self._posed, "3f 12x", "position")], index)
+        arrays = [self._array, self._cloth, self._locks, self._depth]
+        self._buffers = [self._posed, static, index, *arrays]
 
     def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
         """Uploads posed vertices and normals (Q, 3), m, world."""
@@ -278,18 +300,46 @@ class _Figure:
         self._posed.write(np.ascontiguousarray(stacked).tobytes())
 
     def draw(self) -> None:
-        """Draws the person with the program's current view and light."""
-        program, person = self._program, self._person
+        """Draws the person with the programs' current view and light."""
+        person, context = self._person, self._context
+        context.enable(context.CULL_FACE)
+        for part in person.parts:  # clothes first, so that what they hide is not shaded
+            if not part.cut:
+                self._draw_part(part, self._cloth, self._garment)
+        program = self._program
         program["colours"].write(person.colours.astype("f4").tobytes())
         program["styles"].write(person.styles.astype("f4").tobytes())
         program["face"].write(person.face.astype("f4").tobytes())
         program["tucked"].value = person.tucked
-        self._context.enable(self._context.CULL_FACE)
-        self._array.render(vertices=self._num_body)
-        self._context.disable(self._context.CULL_FACE)
-        if self._num_index > self._num_body:  # skirts and hair are seen from both sides
-            shells = self._num_index - self._num_body
-            self._array.render(first=self._num_body, vertices=shells)
+        program["painted_brows"].value = person.painted_brows
+        program["side"].value = 1
+        self._array.render(vertices=3 * person.num_closed)
+        if person.num_shaded > person.num_closed:
+            self._draw_sides(self._array, program, person.num_closed, person.num_shaded)
+        for part in person.parts:
+            if part.cut:
+                self._draw_part(part, self._locks, self._hair)
+        context.disable(context.CULL_FACE)
+
+    def _draw_part(self, part: Part, array, program) -> None:
+        if part.count == 0:
+            return
+        self._textures[part.texture.key].use(3)
+        program["cloth"].value = 3
+        program["colours"].write(_padded(part.colours, 2 * MAX_PIECES).tobytes())
+        program["styles"].write(_padded(part.styles, MAX_PIECES).tobytes())
+        columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
+        program["tints"].write(_padded(columns, 3 * MAX_PIECES).tobytes())
+        program["fold"].value = 0.0 if part.cut else 0.25
+        self._draw_sides(array, program, part.first, part.first + part.count)
+
+    def _draw_sides(self, array, program, first: int, end: int) -> None:
+        """Draws the front, then what is seen of the back (few pixels pass the depth test)."""
+        for side, culled in ((1.0, "back"), (-1.0, "front")):
+            program["side"].value = side
+            self._context.cull_face = culled
+            array.render(first=3 * first, vertices=3 * (end - first))
+        self._context.cull_face = "back"
 
     def draw_depth(self) -> None:
         """Draws the shape only, with the depth program's current matrix."""
@@ -364,10 +414,12 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def _source(name: str) -> str:
+def _source(name: str, define: str | None = None) -> str:
     folder = resources.files("ptri.render")
     text = folder.joinpath(f"{name}.glsl").read_text()
-    return text.replace("//#include light.glsl", folder.joinpath("light.glsl").read_text())
+    for shared in ("light.glsl", "light.vert.glsl", "pattern.glsl"):
+        text = text.replace(f"//#include {shared}", folder.joinpath(shared).read_text())
+    return text.replace(f"//#define {define}", f"#define {define}") if define else text
 
 
 _BACKDROP_VERTEX = """#version 330

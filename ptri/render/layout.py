@@ -142,7 +142,8 @@ def _rig_job(job: _Job) -> dict[str, np.ndarray]:
     settings = job.settings
     key = ("rig", settings.size, settings.samples)
     if key not in _STATE:
-        _STATE[key] = Renderer(settings.size, settings.size, settings.samples)
+        samples = None if settings.samples < 0 else settings.samples
+        _STATE[key] = Renderer(settings.size, settings.size, samples)
     names = settings.subjects[job.subject], settings.actions[job.number]
 
     def write(camera: int, frame: int, image: np.ndarray) -> None:
@@ -217,10 +218,11 @@ def _write_image(path: Path, image: np.ndarray, quality: int) -> None:
 def _check_same(settings: RenderSettings, root: Path) -> None:
     """Keeps the settings beside the data and refuses to mix two data sets."""
     relevant = dataclasses.asdict(settings)
-    for name in ("out", "workers", "backgrounds", "mocap"):
+    for name in ("out", "workers", "backgrounds", "mocap", "garments"):
         relevant.pop(name)
     relevant["backgrounds"] = bool(settings.backgrounds)
     relevant["mocap"] = bool(settings.mocap)
+    relevant["garments"] = bool(settings.garments)
     text = json.dumps(relevant, indent=1)
     path = root / "extra" / "render_settings.json"
     if (root / "extra" / NPY_NAME).exists():

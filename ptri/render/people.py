@@ -20,10 +20,12 @@ from ptri.render import backdrops, sensor, truth
 from ptri.render import scene as scenes
 from ptri.render.body import BodyShape, build_shapes, load_body_model, sample_phenotypes
 from ptri.render.cameras import Camera
+from ptri.render.garments import open_folder
 from ptri.render.gl import Renderer
 from ptri.render.posing import RiggedBody, bind, part_rotations, pose, skin
 from ptri.render.settings import ACTION_KINDS, RenderSettings
-from ptri.render.wardrobe import Dressed, dress, sample_colours
+from ptri.render.tailor import dress_in_garments, recolour
+from ptri.render.wardrobe import Dressed, dress
 from ptri.render_config import RenderConfig
 from ptri.skeleton import H36M17
 
@@ -57,8 +59,7 @@ class Person(NamedTuple):
 
     def recoloured(self, rng: np.random.Generator) -> Person:
         """The same body in clothes of the same cut, with other colours, skin and hair."""
-        colours, styles = sample_colours(rng)
-        return self._replace(dressed=self.dressed._replace(colours=colours, styles=styles))
+        return self._replace(dressed=recolour(self.dressed, rng))
 
 
 class Clip(NamedTuple):
@@ -74,26 +75,42 @@ def make_rng(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(list(key))))
 
 
-def sample_person(rng: np.random.Generator, num_faces: int) -> Person:
-    """Draws an adult and clothes."""
-    model = load_body_model()
+def sample_person(
+    rng: np.random.Generator, num_faces: int, garments: str = "", garment_share: float = 1.0
+) -> Person:
+    """Draws an adult and clothes, by the settings of these names.
+
+    Raises:
+        UserError: the garment folder is missing or a file of it is damaged.
+    """
     phenotypes = {k: v[:1] for k, v in sample_phenotypes(2, rng).items()}
-    shape = build_shapes(model, phenotypes)[0]
-    rig = bind(model, shape)
-    return Person(shape, rig, dress(model, shape, rig, rng, num_faces))
+    return _dressed(rng, phenotypes, num_faces, garments, garment_share)
 
 
-def sample_dressed(rng: np.random.Generator, config: RenderConfig) -> Person:
-    """Draws somebody of any age and clothes."""
-    model = load_body_model()
+def sample_anybody(rng: np.random.Generator, config: RenderConfig) -> Person:
+    """Draws somebody of any age and clothes.
+
+    Raises:
+        UserError: as `sample_person`.
+    """
     phenotypes = {k: v[:1] for k, v in sample_phenotypes(2, rng).items()}
     young, age, size = rng.random() < config.children, rng.random(), rng.random()
     if young:  # Anny's ages: 1/3 child, 2/3 young adult
         phenotypes["age"] = np.array([0.3 + 0.32 * age])
         phenotypes["stature"] = np.array([1.05 + 0.55 * age + 0.15 * (size - 0.5)])
+    return _dressed(rng, phenotypes, config.faces, config.garments, config.garment_share)
+
+
+def _dressed(
+    rng: np.random.Generator, phenotypes: dict, num_faces: int, garments: str, share: float
+) -> Person:
+    model = load_body_model()
     shape = build_shapes(model, phenotypes)[0]
     rig = bind(model, shape)
-    return Person(shape, rig, dress(model, shape, rig, rng, config.faces))
+    if garments and rng.random() < share:
+        folder = open_folder(garments)
+        return Person(shape, rig, dress_in_garments(model, shape, rig, rng, folder, num_faces))
+    return Person(shape, rig, dress(model, shape, rig, rng, num_faces))
 
 
 def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: int) -> Clip:
@@ -179,7 +196,7 @@ def render_action(settings: RenderSettings, renderer: Renderer, subject: int, ac
     """
     rng = make_rng(settings.seed, subject, action, 1)
     whose = rng if settings.variety == "action" else make_rng(settings.seed, subject, 0, 2)
-    person = sample_person(whose, settings.faces)
+    person = sample_person(whose, settings.faces, settings.garments, settings.garment_share)
     kinds = ACTION_KINDS[settings.actions[action].split("-")[0]]
     kind = kinds[rng.integers(len(kinds))]
     clip = sample_clip(person, kind, settings.frames, settings.fps, int(rng.integers(2**31)))

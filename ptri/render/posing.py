@@ -70,11 +70,18 @@ def bind(model: BodyModel, shape: BodyShape) -> RiggedBody:
                 if driver in drivers:
                     alignment[drivers.index(driver)] = rotation
     groups = np.array([drivers.index(_driver_of(model, bone)) for bone in model.bones])
-    weights = np.zeros((len(model.weights), len(drivers)), np.float32)
-    for bone, group in enumerate(groups):
-        weights[:, group] += model.weights[:, bone]
+    weights = driver_weights(model, model.weights)
     carriers = [groups[model.bones.index(bone)] for bone in JOINT_CARRIERS]
     return RiggedBody(drivers, weights, pivots, alignment, shape.joints, np.array(carriers))
+
+
+def driver_weights(model: BodyModel, weights: np.ndarray) -> np.ndarray:
+    """Weights of bones (P, B) -> of the drivers that move them (P, D) float32."""
+    drivers = _driver_names()
+    of_drivers = np.zeros((len(weights), len(drivers)), np.float32)
+    for bone, name in enumerate(model.bones):
+        of_drivers[:, drivers.index(_driver_of(model, name))] += weights[:, bone]
+    return of_drivers
 
 
 def part_rotations(rotations: torch.Tensor, root: torch.Tensor) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ from ptri.render import backdrops, cameras, occluders, sensor, truth
 from ptri.render import scene as scenes
 from ptri.render.cameras import Camera
 from ptri.render.gl import FAR, Renderer
-from ptri.render.people import SEATED, Person, make_rng, sample_dressed
+from ptri.render.people import SEATED, Person, make_rng, sample_anybody
 from ptri.render.poses import Pose, sample_poses
 from ptri.render.posing import pose, skin
 from ptri.render_config import RenderConfig
@@ -80,7 +80,9 @@ class Studio:
 
     def __init__(self, config: RenderConfig, masks: bool = False, crop: Crop | None = None):
         self.config, self.masks, self.crop = config, masks, crop
-        self._renderer = Renderer(config.size, config.size, config.samples)
+        self._renderer = Renderer(
+            config.size, config.size, None if config.samples < 0 else config.samples
+        )
         self._people: OrderedDict[tuple[int, ...], tuple[Person, truth.Surface]] = OrderedDict()
         folder = config.backgrounds
         self._pictures = backdrops.list_pictures(folder) if folder else []
@@ -216,7 +218,7 @@ class Studio:
         key = (seed, subject, number)
         if key not in self._people:
             rng = make_rng(*key, _PURPOSES["person"])
-            person = sample_dressed(rng, self.config)
+            person = sample_anybody(rng, self.config)
             self._people[key] = person, truth.Surface(person.shape, person.rig)
             if len(self._people) > 2 * self.config.people:
                 self._people.popitem(last=False)
