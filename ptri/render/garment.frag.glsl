@@ -25,5 +25,8 @@ void main() {
     float share = mixing(int(style.x + 0.5), rest.xyz * style.y, cloud);
     vec3 flat_colour = mix(colours[2 * piece], colours[2 * piece + 1], share) * texel.a;
     vec3 albedo = mix(tints[piece] * (texel.rgb * texel.rgb), flat_colour, style.w);
+#ifndef CUT
+    if (!gl_FrontFacing) albedo *= 0.5;  // inside of a sleeve or a collar
+#endif
     colour = finish(lit(max(albedo, 0.0), light, in_shadow, style.z));
 }

@@ -12,7 +12,7 @@ out vec4 in_shadow;
 void main() {
     rest = vec4(pattern, surface.z);
     uv = surface.xy;
-    vec3 n = folded(normalize(normal) * side, pattern, fold);
+    vec3 n = folded(normalize(normal), pattern, fold);
     light_vertex(position, n, light, in_shadow);
     gl_Position = view_projection * vec4(position, 1.0);
 }

@@ -312,10 +312,12 @@ class _Figure:
         program["face"].write(person.face.astype("f4").tobytes())
         program["tucked"].value = person.tucked
         program["painted_brows"].value = person.painted_brows
-        program["side"].value = 1
         self._array.render(vertices=3 * person.num_closed)
+        context.disable(context.CULL_FACE)
         if person.num_shaded > person.num_closed:
-            self._draw_sides(self._array, program, person.num_closed, person.num_shaded)
+            shells = person.num_shaded - person.num_closed
+            self._array.render(first=3 * person.num_closed, vertices=3 * shells)
+        context.enable(context.CULL_FACE)
         for part in person.parts:
             if part.cut:
                 self._draw_part(part, self._locks, self._hair)
@@ -331,15 +333,9 @@ class _Figure:
         columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
         program["tints"].write(_padded(columns, 3 * MAX_PIECES).tobytes())
         program["fold"].value = 0.0 if part.cut else 0.25
-        self._draw_sides(array, program, part.first, part.first + part.count)
-
-    def _draw_sides(self, array, program, first: int, end: int) -> None:
-        """Draws the front, then what is seen of the back (few pixels pass the depth test)."""
-        for side, culled in ((1.0, "back"), (-1.0, "front")):
-            program["side"].value = side
-            self._context.cull_face = culled
-            array.render(first=3 * first, vertices=3 * (end - first))
-        self._context.cull_face = "back"
+        self._context.disable(self._context.CULL_FACE)  # cloth and hair are seen from both sides
+        array.render(first=3 * part.first, vertices=3 * part.count)
+        self._context.enable(self._context.CULL_FACE)
 
     def draw_depth(self) -> None:
         """Draws the shape only, with the depth program's current matrix."""

@@ -39,7 +39,8 @@ vec3 shade(vec3 albedo, vec3 n, vec3 world, vec4 light_position, float gloss) {
     spark *= gloss * lit;
     return albedo * light + spark * light_colour;
 }
-// A surface lit by vertex (light.vert.glsl).
+// A surface lit by vertex (light.vert.glsl), for its outer side. What is seen of the inner side of
+// cloth lies in its own shade.
 vec3 lit(vec3 albedo, vec4 light, vec4 in_shadow, float gloss) {
     vec3 key = light_colour * (1.0 - shadow_strength * (1.0 - texture(shadow_map, in_shadow.xyz)));
     return albedo * (light.rgb + key * in_shadow.w) + gloss * light.a * key;

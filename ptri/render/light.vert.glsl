@@ -1,7 +1,6 @@
 // Shared by the vertex shaders of people: the light of a vertex, but for the shadow.
 uniform mat4 view_projection;
 uniform mat4 light_matrix;
-uniform float side;  // 1 on front faces, -1 on back faces
 uniform float fold;  // strength of folds
 uniform vec3 light_direction;  // towards the light
 uniform vec3 fill_direction;

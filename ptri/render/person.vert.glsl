@@ -15,7 +15,7 @@ out vec4 in_shadow;  // place in the shadow map; share of the key light if it is
 void main() {
     rest = vec4(pattern, eye);
     layer = layers;
-    vec3 n = normalize(normal) * side;
+    vec3 n = normalize(normal);
     if (max(max(layers.x, layers.y), layers.z) > 0.0) n = folded(n, pattern, 0.35);
     light_vertex(position, n, light, in_shadow);
     gl_Position = view_projection * vec4(position, 1.0);

@@ -174,6 +174,8 @@ def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> tuple[np.ndar
     normals = vertex_normals(fitted, garment.faces)
     if garment.category == "eyebrows":
         fitted = fitted + np.array([0, -0.0015, 0])  # the thinned face must not cover them
+    elif garment.category == "hats":
+        fitted = fitted + 0.004 * normals  # nor must the hair
     used, faces = np.unique(garment.drawn[mask], return_inverse=True)
     vertex = garment.corners[used]
     surface = np.column_stack([garment.uv[used], garment.pieces[used]])
