@@ -3,6 +3,7 @@
 python scripts/benchmark.py rig --families held-out       # the tables of docs/rig_posterior.md
 python scripts/benchmark.py rig --quick                   # a minute or two
 python scripts/benchmark.py speed
+python scripts/benchmark.py render                        # images per second and core
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ptri.benchmark import command_rig, command_speed
+from ptri.benchmark import command_render, command_rig, command_speed
 from ptri.errors import exit_status
 
-COMMANDS = {"rig": command_rig, "speed": command_speed}
+COMMANDS = {"rig": command_rig, "speed": command_speed, "render": command_render}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -106,6 +106,11 @@ class Studio:
             shots.append(shot)
         return shots
 
+    @property
+    def driver(self) -> str:
+        """The OpenGL driver's name."""
+        return self._renderer.context.info["GL_RENDERER"]
+
     def close(self) -> None:
         """Frees the OpenGL context."""
         self._renderer.close()
