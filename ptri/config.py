@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,32 +19,9 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ptri.errors import UserError
-
-
-def _number(default, low=-math.inf, high=math.inf, above=None):
-    """A numeric field: low <= value <= high, and value > above where that is given."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
-
-
-class _Section:
-    """Checks the numeric fields' ranges; UserError names the key."""
-
-    def __post_init__(self) -> None:
-        section = type(self).__name__.removesuffix("Config").lower()
-        for item in fields(self):  # type: ignore[arg-type]
-            value, limit = getattr(self, item.name), item.metadata
-            if not limit or value is None or isinstance(value, str):
-                continue
-            above = limit["above"]
-            inside = limit["low"] <= value <= limit["high"] and (above is None or value > above)
-            if not inside:  # also catches NaN
-                bounds = [f">= {limit['low']:g}"] if math.isfinite(limit["low"]) else []
-                bounds += [f"> {above:g}"] if above is not None else []
-                bounds += [f"<= {limit['high']:g}"] if math.isfinite(limit["high"]) else []
-                raise UserError(
-                    f"{section}.{item.name}: {value} is out of range; expected a number "
-                    f"{' and '.join(bounds)}"
-                )
+from ptri.fields import Section as _Section
+from ptri.fields import number as _number
+from ptri.render_config import RenderConfig
 
 
 @dataclass(frozen=True)
@@ -60,7 +36,8 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    kind: Literal["h36m", "generated", "recording"] = "h36m"  # where the samples come from
+    kind: Literal["h36m", "generated", "recording", "rendered"] = "h36m"  # where the samples
+    # come from; "rendered": images made on the fly (section render), for the 2D network
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
@@ -278,6 +255,7 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     init: InitConfig = field(default_factory=InitConfig)
     recording: RecordingConfig = field(default_factory=RecordingConfig)
+    render: RenderConfig = field(default_factory=RenderConfig)
 
 
 _SECTIONS = {item.name: item.default_factory for item in fields(Config)}

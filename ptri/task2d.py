@@ -147,7 +147,7 @@ class HeatmapTask:
     def _open_train(self, config: Config, rank: int, world: int, size: int) -> TrainLoader:
         if self._train is None or (rank, world, size) != self._kind:
             self._train = None  # ends its workers before the new ones start
-            data = open_split(replace(config, data__image_size=size), "train", single_view=True)
+            data = _open_data(replace(config, data__image_size=size), "train")
             self._kind = (rank, world, size)
             self._train = TrainLoader(
                 data, config.train.batch_size, config.run.seed, rank, world, config.data.workers,
@@ -158,8 +158,17 @@ class HeatmapTask:
     def _open_test(self, config: Config) -> H36M:
         size = config.data.image_size if self.epoch is None else image_size(config, self.epoch)
         if self._test is None or self._test.data.image_size != size:
-            self._test = open_split(replace(config, data__image_size=size), "test", True)
+            self._test = _open_data(replace(config, data__image_size=size), "test")
         return self._test
+
+
+def _open_data(config: Config, split: str) -> H36M:
+    """Single views of a split, from files or rendered on the fly."""
+    if config.data.kind == "rendered":
+        from ptri.render.stream import Rendered
+
+        return Rendered(config, split)
+    return open_split(config, split, single_view=True)
 
 
 def image_size(config: Config, epoch: int) -> int:

@@ -4,7 +4,8 @@ python scripts/benchmark.py rig --families held-out       # the tables of docs/r
 python scripts/benchmark.py rig --quick                   # a minute or two
 python scripts/benchmark.py speed
 python scripts/benchmark.py photos PATH/persons.json      # the 2D network on photographs
-python scripts/benchmark.py speed2d                      # its time and multiply-adds
+python scripts/benchmark.py speed2d                       # its time and multiply-adds
+python scripts/benchmark.py render                        # images per second and core
 """
 
 from __future__ import annotations
@@ -12,7 +13,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ptri.benchmark import command_photos, command_rig, command_speed, command_speed2d
+from ptri.benchmark import (
+    command_photos,
+    command_render,
+    command_rig,
+    command_speed,
+    command_speed2d,
+)
 from ptri.errors import exit_status
 
 COMMANDS = {
@@ -20,6 +27,7 @@ COMMANDS = {
     "speed": command_speed,
     "photos": command_photos,
     "speed2d": command_speed2d,
+    "render": command_render,
 }
 
 

@@ -23,7 +23,7 @@ from ptri.errors import UserError
 def main() -> int:
     """Command line; returns the exit status."""
     try:
-        from ptri.render.people import RenderSettings, settings_from
+        from ptri.render.settings import RenderSettings, settings_from
     except ImportError as error:
         return _fail(f"{error}; install the render extra: pip install -e .[render]")
     parser = argparse.ArgumentParser(
@@ -37,8 +37,8 @@ def main() -> int:
     )
     parser.add_argument("--bodies", type=int, default=2000, help="people drawn for it")
     for field in dataclasses.fields(RenderSettings):
-        default = field.default
-        shown = ",".join(default) if isinstance(default, tuple) else default
+        default = [] if field.default is dataclasses.MISSING else field.default
+        shown = ",".join(default) if isinstance(default, (tuple, list)) else default
         parser.add_argument("--" + field.name.replace("_", "-"), help=f"default {shown}")
     arguments = vars(parser.parse_args())
     try:
@@ -57,7 +57,10 @@ def main() -> int:
         return _fail(f"{error}; install the render extra: pip install -e .[render]")
     except KeyboardInterrupt:
         return _fail("interrupted; start again with the same settings to go on")
-    num_images = len(labels.frame) * settings.cameras
+    if labels is None:
+        print(f"{settings.out}: shards of {settings.images * len(settings.subjects)} images")
+        return 0
+    num_images = int((labels.boxes != 0).any(-1).sum())
     print(f"{settings.out}: {num_images} images of {len(labels.frame)} frames")
     return 0
 

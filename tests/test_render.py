@@ -23,7 +23,6 @@ from ptri.render import layout
 from ptri.render.body import body_statistics, build_shapes, load_body_model, sample_phenotypes
 from ptri.render.gl import Renderer
 from ptri.render.people import (
-    RenderSettings,
     image_path,
     make_rng,
     sample_clip,
@@ -32,10 +31,13 @@ from ptri.render.people import (
 )
 from ptri.render.posing import part_rotations, pose, skin
 from ptri.render.scene import sample_room
+from ptri.render.settings import RenderSettings
+from ptri.render_config import RenderConfig
 from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "data" / "body_statistics.json"
 SIZE, FACES = 200, 9000
+EMPTY = RenderConfig(clutter=0)
 TINY = RenderSettings(
     subjects=("S1", "S9"), actions=("Walking-1", "Sitting-1"), frames=2, cameras=2, size=72,
     rig="ring", faces=FACES,
@@ -74,12 +76,12 @@ def project(points: np.ndarray, camera) -> np.ndarray:
 
 
 def draw_pose(renderer, person, transforms):
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), clutter=0)
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY)
     dressed = person.dressed
     points, normals = skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
     renderer.set_picture(None)
     renderer.set_person(dressed)
-    renderer.pose(points, normals, room)
+    renderer.pose({0: (points, normals)}, room)
     return points
 
 
@@ -133,6 +135,32 @@ def test_silhouette_follows_the_pixel_convention(renderer, person):
     image = renderer.draw(*camera)
     renderer.end_pose()
     assert image.shape == (SIZE, SIZE, 3) and image.std() > 5
+
+
+def test_two_people_stand_in_one_picture(renderer, person):
+    other = sample_person(make_rng(12), FACES)
+    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY)
+    transforms, _ = angles_pose(person)
+    posed = {}
+    for slot, (who, shift) in enumerate(((person, -0.5), (other, 0.5))):
+        renderer.set_person(who.dressed, slot)
+        points, normals = skin(
+            transforms, who.dressed.weights, who.dressed.vertices, who.dressed.normals
+        )
+        posed[slot] = points + np.array([shift, 0, 0]), normals
+    renderer.set_picture(None)
+    renderer.pose(posed, room)
+    both, masks = renderer.draw(*camera), [renderer.silhouette(*camera, slot) for slot in (0, 1)]
+    renderer.end_pose()
+    renderer.pose({0: posed[0]}, room)
+    alone = renderer.draw(*camera)
+    renderer.end_pose()
+    renderer.set_person(None, 1)
+    left, right = (np.nonzero(mask)[1].mean() for mask in masks)
+    assert left < SIZE / 2 < right
+    changed = np.abs(both.astype(int) - alone).max(-1) > 0
+    assert changed[masks[1] & ~masks[0]].mean() > 0.95  # the second person is in the picture
+    assert np.abs(both.astype(int) - alone)[masks[0]].mean() < 10  # the first one, but for shadow
 
 
 def test_left_is_left(renderer, person):
@@ -248,13 +276,13 @@ def test_backdrops_show_behind_the_person(renderer, person):
     draw_pose(renderer, person, transforms)
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[:] = (255, 0, 0)
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), clutter=0, bare=True)
-    room = room._replace(look=room.look._replace(brightness=1.0))
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
+    room = room._replace(look=room.look._replace(tint=np.ones(3)))
     renderer.end_pose()
     renderer.set_picture(picture)
     dressed = person.dressed
     points, normals = skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
-    renderer.pose(points, normals, room)
+    renderer.pose({0: (points, normals)}, room)
     camera = camera_at(0.5)
     image, mask = renderer.draw(*camera), renderer.silhouette(*camera)
     renderer.end_pose()

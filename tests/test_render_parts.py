@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 
 from ptri.errors import UserError
+from ptri.render import backdrops
 from ptri.render import scene as scenes
+from ptri.render import sensor as sensors
 from ptri.render.decimate import decimate
 from ptri.render.gl import view_projection
-from ptri.render.people import make_rng, sample_rig, settings_from
+from ptri.render.people import make_rng, sample_rig
+from ptri.render.settings import settings_from
 from ptri.render.wardrobe import sample_colours, sample_outfit, vertex_normals
+from ptri.render_config import RenderConfig
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"
+
+EMPTY = RenderConfig(clutter=0)
 
 
 def sphere(rings: int = 24, around: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -98,7 +104,7 @@ def test_rooms_hold_cameras_and_leave_the_person_free():
     cameras = np.array([[4.0, 1, 1.5], [-3, 2, 1.2], [0.5, -4, 2.5]])
     kinds = set()
     for seed in range(30):
-        room = scenes.sample_room(make_rng(seed), cameras, clutter=12)
+        room = scenes.sample_room(make_rng(seed), cameras, RenderConfig(clutter=12))
         points, material = room.mesh[:, :3], room.mesh[:, 8].astype(int)
         assert np.all(np.abs(cameras[:, :2]).max(0) < points[:, :2].max(0))
         assert points[:, 2].max() > cameras[:, 2].max()
@@ -110,24 +116,26 @@ def test_rooms_hold_cameras_and_leave_the_person_free():
         assert np.isclose(np.linalg.norm(room.look.light_direction), 1)
         assert room.look.light_direction[2] > 0
     assert len(kinds) > 3
-    seat = scenes.with_seat(room, np.array([0.2, 0.1]), 0.45, 0.3)
+    joints = np.tile([0.2, 0.1, 0.55], (17, 1))
+    joints[[2, 3], 0] += [-0.1, 0.1]
+    seat = scenes.with_seat(room, joints)
     stool = seat.mesh[len(room.mesh) :, :3]
     assert np.isclose(stool[:, 2].max(), 0.45) and np.isclose(stool[:, 2].min(), 0)
 
 
 def test_bare_rooms_are_a_floor_only():
-    room = scenes.sample_room(make_rng(1), np.array([[4.0, 0, 1]]), clutter=0, bare=True)
+    room = scenes.sample_room(make_rng(1), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
     assert len(room.mesh) == 6 and np.all(room.mesh[:, 2] == 0)
 
 
 def test_sensor_keeps_pictures_and_depends_on_the_seed():
     image = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3 + 20, (1, 64, 3))
-    perfect = scenes.sample_sensor(make_rng(0), strength=0.0)
+    perfect = sensors.sample_sensor(make_rng(0), strength=0.0)
     np.testing.assert_allclose(
-        scenes.expose(image, perfect, make_rng(1)).astype(int), image, atol=1
+        sensors.expose(image, perfect, make_rng(1)).astype(int), image, atol=1
     )
-    sensor = scenes.sample_sensor(make_rng(3), strength=1.0)._replace(gain=np.ones(3), gamma=1.0)
-    first, same, other = (scenes.expose(image, sensor, make_rng(seed)) for seed in (1, 1, 2))
+    sensor = sensors.sample_sensor(make_rng(3), strength=1.0)._replace(gain=np.ones(3), gamma=1.0)
+    first, same, other = (sensors.expose(image, sensor, make_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert np.any(first != other)
     assert abs(first.astype(float).mean() - image.mean()) < 2
@@ -148,16 +156,17 @@ def test_pictures_of_a_folder(tmp_path):
     import cv2
 
     with pytest.raises(UserError, match="not a folder"):
-        scenes.list_pictures(tmp_path / "missing")
+        backdrops.list_pictures(tmp_path / "missing")
     with pytest.raises(UserError, match=r"no \.jpg"):
-        scenes.list_pictures(tmp_path)
+        backdrops.list_pictures(tmp_path)
     cv2.imwrite(str(tmp_path / "panorama.png"), np.zeros((20, 40, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "photo.jpg"), np.zeros((30, 40, 3), np.uint8))
-    paths = scenes.list_pictures(tmp_path)
-    assert [scenes.read_picture(path)[1] for path in paths] == [False, True]
+    paths = backdrops.list_pictures(tmp_path)
+    assert [backdrops.read_picture(path)[1] for path in paths] == [False, True]
     (tmp_path / "photo.jpg").write_bytes(b"no picture")
+    backdrops.read_picture.cache_clear()
     with pytest.raises(UserError, match="not a readable picture"):
-        scenes.read_picture(paths[1])
+        backdrops.read_picture(paths[1])
 
 
 @pytest.mark.parametrize(
@@ -165,12 +174,14 @@ def test_pictures_of_a_folder(tmp_path):
     [
         ({"framez": 3}, "framez: unknown key"),
         ({"frames": "many"}, "frames: 'many' is not of type int"),
-        ({"frames": 0}, "--frames 0"),
-        ({"fps": 0}, "--fps"),
+        ({"frames": 0}, "render.frames: 0"),
+        ({"fps": 0}, "render.fps"),
         ({"actions": "Flying-1"}, "--actions Flying-1: unknown"),
         ({"rig": "ringg"}, "--rig"),
         ({"rig": "dome+ring", "cameras": 3}, "not a multiple"),
         ({"variety": "none"}, "--variety none"),
+        ({"mode": "both"}, "--mode both"),
+        ({"near": 5, "far": 2}, "render.near: 5.0 is above"),
         ({"tight": "maybe"}, "tight: 'maybe'"),
     ],
 )

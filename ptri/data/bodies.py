@@ -147,6 +147,20 @@ def sample_clips(
     return Clip(joints, lengths)
 
 
+def sample_part_motions(
+    draws: Draws, kind: Tensor, num_frames: int, fps: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Motions (B, T) of the mean adult, one of the (B,) `kind_indices` each.
+
+    Returns:
+        Local part rotations (B, T, P, 3, 3), root (B, T, 3, 3), hip (B, T, 3) mm, joints
+        (B, T, 17, 3) mm.
+    """
+    lengths = _log_length_law()[0].exp().expand(draws.batch, -1)
+    directions = rest_directions().expand(draws.batch, -1, -1)
+    return _sample_motions(draws, kind, num_frames, fps, lengths, directions)
+
+
 def _sample_motions(
     draws: Draws, kind: Tensor, num_frames: int, fps: float, lengths: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

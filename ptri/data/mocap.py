@@ -37,6 +37,12 @@ class MotionCapture(NamedTuple):
     fps: float
 
 
+def held_out_trials(subject: np.ndarray, trial: np.ndarray) -> np.ndarray:
+    """Which clips are held out: (C,) bool from source subjects and trials (C,), -1 unknown."""
+    subject, trial = subject.astype(np.int64), trial.astype(np.int64)
+    return (subject >= 0) & (trial >= 0) & ((7 * subject + trial) % _HELD_OUT_SHARE == 0)
+
+
 @functools.lru_cache(maxsize=4)
 def load_mocap(path: str, split: Literal["train", "held_out", "all"]) -> MotionCapture:
     """Reads motion capture (module docstring). Trials are split whole; unknown ones train.
@@ -53,9 +59,7 @@ def load_mocap(path: str, split: Literal["train", "held_out", "all"]) -> MotionC
                 clip_start = data[f"{kind}_clip_start"].astype(np.int64)
                 subject = data[f"{kind}_clip_source_subject"].astype(np.int64)
                 trial = data[f"{kind}_clip_source_trial"].astype(np.int64)
-                held_out = (
-                    (subject >= 0) & (trial >= 0) & ((7 * subject + trial) % _HELD_OUT_SHARE == 0)
-                )
+                held_out = held_out_trials(subject, trial)
                 keep = np.full(len(subject), True)
                 if split != "all":
                     keep = held_out if split == "held_out" else ~held_out

@@ -93,6 +93,19 @@ class BodyShape(NamedTuple):
     joints: np.ndarray  # (17, 3)
     stature: float  # m
     gender: float  # 0 man, 1 woman
+    phenotypes: dict[str, float]  # all of `PHENOTYPES`, height solved
+    floor: float  # m, height of the soles in Anny's own rest pose
+
+
+class BaseMesh(NamedTuple):
+    """MakeHuman's whole base mesh on Anny's rig: Anny's own vertices and those that it drops
+    (helper geometry, on which most garments hang). N = 19158 vertices."""
+
+    anny: object  # Anny module of which only the dropped vertices are kept
+    body: np.ndarray  # (P,) base vertex of each of Anny's vertices
+    helpers: np.ndarray  # (N - P,) the other base vertices
+    weights: np.ndarray  # (N, B) float32, bones as in `BodyModel`, rows sum to 1
+    template: np.ndarray  # (N, 3) m, rest vertices of Anny's template
 
 
 @functools.cache
@@ -108,9 +121,7 @@ def load_body_model() -> BodyModel:
 
         model = anny.Anny(skinning_method="lbs", phenotypes="all")
     template = model.template_vertices.double().numpy()
-    weights = np.zeros((len(template), len(model.bone_labels)), np.float32)
-    index, value = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
-    np.add.at(weights, (np.arange(len(template))[:, None], index), value.astype(np.float32))
+    weights = _dense_weights(model)
     on_head = weights[:, model.bone_labels.index("head")] > 0.5
     middle = on_head & (np.abs(template[:, 0]) < 0.01)
     nose_tip = int(np.argmin(np.where(middle, template[:, 1], np.inf)))
@@ -120,10 +131,42 @@ def load_body_model() -> BodyModel:
         faces=model.faces.numpy().astype(np.int32),
         bones=tuple(model.bone_labels),
         parents=np.array(model.bone_parents, np.int64),
-        weights=weights / weights.sum(1, keepdims=True),
+        weights=weights,
         crown=crown,
         nose_tip=nose_tip,
     )
+
+
+@functools.cache
+def load_base_mesh() -> BaseMesh:
+    """Loads the whole base mesh (the first time ever Anny builds a cache, in about a minute).
+
+    Raises:
+        ImportError: if the `render` extra is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import anny
+
+        model = anny.Anny(skinning_method="lbs", phenotypes="all", topology="anny-full")
+    body = load_body_model().anny.base_mesh_vertex_indices.numpy()
+    template = model.template_vertices.double().numpy()
+    helpers = np.setdiff1d(np.arange(len(template)), body)
+    weights = _dense_weights(model)
+    # The full blend shapes take 146 MB; Anny's own vertices come from the body model.
+    model.blendshapes = model.blendshapes[:, helpers].clone()
+    model.template_vertices = model.template_vertices[helpers].clone()
+    return BaseMesh(model, body, helpers, weights, template)
+
+
+def base_vertices(base: BaseMesh, shape: BodyShape) -> np.ndarray:
+    """Rest vertices (N, 3) m of the whole base mesh of a person, axes as `BodyShape`."""
+    values = {name: np.array([value]) for name, value in shape.phenotypes.items()}
+    helpers = _rest(base, values, values["height"])[0][0]
+    vertices = np.empty((len(base.weights), 3))
+    vertices[base.body] = shape.vertices
+    vertices[base.helpers] = helpers - [0, 0, shape.floor]
+    return vertices
 
 
 def sample_phenotypes(num: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -185,6 +228,11 @@ def build_shapes(model: BodyModel, phenotypes: dict[str, np.ndarray]) -> list[Bo
                 joints=rest_joints(model, points, bone_heads),
                 stature=float(np.ptp(points[:, 2])),
                 gender=float(phenotypes["gender"][i]),
+                phenotypes={
+                    name: float(height[i] if name == "height" else phenotypes[name][i])
+                    for name in PHENOTYPES
+                },
+                floor=float(floor[2]),
             )
         )
     return shapes
@@ -237,8 +285,16 @@ def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> d
     }
 
 
+def _dense_weights(model) -> np.ndarray:
+    """Skinning weights (vertices, bones) float32 of an Anny module, rows sum to 1."""
+    index, value = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
+    weights = np.zeros((len(index), len(model.bone_labels)), np.float32)
+    np.add.at(weights, (np.arange(len(index))[:, None], index), value.astype(np.float32))
+    return weights / weights.sum(1, keepdims=True)
+
+
 def _rest(
-    model: BodyModel, phenotypes: dict[str, np.ndarray], height: np.ndarray
+    model: BodyModel | BaseMesh, phenotypes: dict[str, np.ndarray], height: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rest vertices (N, P, 3) and bone heads (N, B, 3) for (N,) height phenotypes."""
     import torch

@@ -27,7 +27,7 @@ def decimate(vertices: np.ndarray, faces: np.ndarray, num_faces: int) -> np.ndar
         for vertex in face:
             ring[vertex].add(index)
     quadrics = _quadrics(vertices, faces)
-    border = _border(faces, len(vertices))
+    border = find_border(faces, len(vertices))
     heap: list[tuple[float, int, int, int]] = []
     version = [0] * len(points)
 
@@ -89,7 +89,7 @@ def _quadrics(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return quadrics
 
 
-def _border(faces: np.ndarray, num_vertices: int) -> np.ndarray:
+def find_border(faces: np.ndarray, num_vertices: int) -> np.ndarray:
     """Vertices (P,) bool on an edge that has only one triangle."""
     edges = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1)
     unique, count = np.unique(edges, axis=0, return_counts=True)

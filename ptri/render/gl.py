@@ -13,11 +13,13 @@ from importlib import resources
 import cv2
 import numpy as np
 
+from ptri.render.garments import MAX_PIECES, Texture
 from ptri.render.scene import Look, Scene
-from ptri.render.wardrobe import Dressed
+from ptri.render.smooth import smooth_edges
+from ptri.render.wardrobe import Dressed, Part
 
-_NEAR, _FAR = 0.15, 60.0  # m
-_SHADOW_SIZE = 768  # px
+_NEAR, FAR = 0.15, 60.0  # m
+_SHADOW_SIZE = 512  # px
 _SHADOW_REACH = 2.2  # m around the person
 
 
@@ -37,14 +39,15 @@ class Renderer:
 
     Args:
         width, height: of the images, px.
-        samples: of multisample anti-aliasing; 0 turns it off.
+        samples: of multisample anti-aliasing; 0 turns it off. None: 4 on a GPU; in software, where
+            they would double the time, a filter of the finished picture (`smooth_edges`).
 
     Raises:
         ImportError: moderngl is not installed (the `render` extra).
         RuntimeError: no EGL driver (on Debian: libegl1 and libgl1-mesa-dri).
     """
 
-    def __init__(self, width: int, height: int, samples: int = 4):
+    def __init__(self, width: int, height: int, samples: int | None = None):
         import moderngl
 
         self._gl = moderngl
@@ -58,17 +61,26 @@ class Renderer:
             ) from error
         make = self.context.program
         self._person = make(_source("person.vert"), _source("person.frag"))
+        self._garment = make(_source("garment.vert"), _source("garment.frag"))
+        self._hair = make(_source("garment.vert"), _source("garment.frag", "CUT"))
         self._scene = make(_source("scene.vert"), _source("scene.frag"))
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
+        software = "llvmpipe" in context.info["GL_RENDERER"]
+        self._smooth = samples is None and software
+        if samples is None:
+            samples = 0 if software else 4
         samples = min(samples, context.max_samples)
-        self._target = context.framebuffer(
-            [context.renderbuffer(size, 3, samples=samples)],
-            context.depth_renderbuffer(size, samples=samples),
-        )
-        self._resolved = context.framebuffer([context.renderbuffer(size, 3)])
+        self._depth = context.depth_texture(size)
+        self._resolved = context.framebuffer([context.renderbuffer(size, 3)], self._depth)
+        self._target = self._resolved
+        if samples:
+            self._target = context.framebuffer(
+                [context.renderbuffer(size, 3, samples=samples)],
+                context.depth_renderbuffer(size, samples=samples),
+            )
         self._shadow = context.depth_texture((_SHADOW_SIZE, _SHADOW_SIZE))
         self._shadow.compare_func = "<="
         self._shadow.filter = (moderngl.LINEAR, moderngl.LINEAR)
@@ -80,33 +92,23 @@ class Renderer:
         noise = _noise_texture()
         self._noise = context.texture(noise.shape[:2], 4, noise.tobytes(), dtype="f2")
         self._picture = None
-        self._buffers: list = []
+        self._textures: dict[str, object] = {}
+        self._figures: dict[int, _Figure] = {}
+        self._drawn: list[_Figure] = []
 
     @_in_context
-    def set_person(self, person: Dressed) -> None:
-        """Uploads what stays the same for a person."""
-        context = self.context
-        self._release()
-        count = len(person.vertices)
-        self._num_body, self._num_index = 3 * person.num_closed, 3 * len(person.faces)
-        self._posed = context.buffer(reserve=count * 24, dynamic=True)
-        fixed = np.column_stack([person.pattern, person.layers, person.eyes]).astype(np.float32)
-        static = context.buffer(np.ascontiguousarray(fixed).tobytes())
-        index = context.buffer(np.ascontiguousarray(person.faces).tobytes())
-        self._person_array = context.vertex_array(
-            self._person,
-            [(self._posed, "3f 3f", "position", "normal"),
-             (static, "3f 4f 1f", "pattern", "layers", "eye")],
-            index,
-        )  # fmt: skip
-        self._person_depth = context.vertex_array(
-            self._depth_only, [(self._posed, "3f 12x", "position")], index
-        )
-        self._buffers = [self._posed, static, index, self._person_array, self._person_depth]
-        self._person["colours"].write(person.colours.astype("f4").tobytes())
-        self._person["styles"].write(person.styles.astype("f4").tobytes())
-        self._person["face"].write(person.face.astype("f4").tobytes())
-        self._person["tucked"].value = person.tucked
+    def set_person(self, person: Dressed | None, slot: int = 0) -> None:
+        """Uploads what stays the same for a person; None empties the slot.
+
+        Several people are several slots; slot 0 is the one whom the shadow map is centred on.
+        """
+        if slot in self._figures:
+            self._figures.pop(slot).release()
+        if person is not None:
+            programs = (self._person, self._garment, self._hair, self._depth_only)
+            for part in person.parts:
+                self._upload(part.texture)
+            self._figures[slot] = _Figure(self.context, programs, self._textures, person)
 
     @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
@@ -122,30 +124,36 @@ class Renderer:
             self._picture.repeat_x = True
 
     @_in_context
-    def pose(self, vertices: np.ndarray, normals: np.ndarray, scene: Scene) -> None:
-        """Uploads a posed person and a scene, and draws the shadow map of both.
+    def pose(self, people: dict[int, tuple[np.ndarray, np.ndarray]], scene: Scene) -> None:
+        """Uploads posed people and a scene, and draws the shadow map of all.
 
         Args:
-            vertices, normals: (Q, 3) of the person, m, world.
+            people: slot -> (vertices, normals), (Q, 3) each of the person in that slot, m, world;
+                slot 0 first. Slots that are not named are not drawn.
             scene: room, furniture and lights.
         """
         context = self.context
-        stacked = np.hstack([vertices, normals]).astype(np.float32)
-        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+        self._drawn = [self._figures[slot] for slot in people]
+        for figure, (vertices, normals) in zip(self._drawn, people.values()):
+            figure.pose(vertices, normals)
         buffer = context.buffer(np.ascontiguousarray(scene.mesh, np.float32).tobytes())
         self._scene_array = context.vertex_array(
             self._scene, [(buffer, "3f 3f 2f 1f", "position", "normal", "uv", "material")]
         )
         scene_depth = context.vertex_array(self._depth_only, [(buffer, "3f 24x", "position")])
+        vertices = next(iter(people.values()))[0]
         middle = (vertices.min(0) + vertices.max(0)) / 2
         light = _light_matrix(scene.look.light_direction, middle)
         context.enable_only(self._gl.DEPTH_TEST)
-        self._shadow_target.use()
-        self._shadow_target.clear(depth=1.0)
-        self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
-        self._person_depth.render()
-        scene_depth.render(first=scene.first_caster)
-        for program in (self._person, self._scene):
+        if scene.look.shadow_strength > 0:
+            self._shadow_target.use()
+            self._shadow_target.clear(depth=1.0)
+            self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
+            for figure in self._drawn:
+                figure.draw_depth()
+            if scene.first_caster < len(scene.mesh):
+                scene_depth.render(first=scene.first_caster)
+        for program in (self._person, self._garment, self._hair, self._scene):
             program["light_matrix"].write(light.T.astype("f4").tobytes())
             _set_look(program, scene.look)
         self._scene["colours"].write(_padded(scene.colours, 32).tobytes())
@@ -178,41 +186,68 @@ class Renderer:
             rays = R.T @ np.linalg.inv(K) @ to_pixel
             self._backdrop["rays"].write(rays.T.astype("f4").tobytes())
             self._backdrop["turn"].value = self._look.turn
-            self._backdrop["brightness"].value = self._look.brightness
+            self._backdrop["tint"].value = tuple(self._look.tint.tolist())
             self._backdrop["flat_picture"].value = self._look.flat_picture
+            self._backdrop["window"].value = tuple(self._look.window.tolist())
             self._picture.use(0)
             self._quad.render(self._gl.TRIANGLE_STRIP)
             context.enable(self._gl.DEPTH_TEST)
         self._shadow.use(1)
         self._noise.use(2)
         eye = tuple((-R.T @ t).tolist())
-        for program in (self._scene, self._person):
+        for program in (self._scene, self._person, self._garment, self._hair):
             program["view_projection"].write(matrix.T.astype("f4").tobytes())
-            program["eye_position"].value = eye
+            if "eye_position" in program:  # nothing of a room shines
+                program["eye_position"].value = eye
             program["shadow_map"].value = 1
             program["noise_map"].value = 2
-        context.enable(self._gl.CULL_FACE)
-        self._person_array.render(vertices=self._num_body)
-        context.disable(self._gl.CULL_FACE)
-        if self._num_index > self._num_body:  # skirts and hair are seen from both sides
-            shells = self._num_index - self._num_body
-            self._person_array.render(first=self._num_body, vertices=shells)
-        context.enable(self._gl.BLEND)
+        for figure in self._drawn:
+            figure.draw()
+        if self._picture is not None:  # the floor is but a shadow on it
+            context.enable(self._gl.BLEND)
         self._scene_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
-        context.copy_framebuffer(self._resolved, self._target)
+        if self._target is not self._resolved:
+            context.copy_framebuffer(self._resolved, self._target)
         data = self._resolved.read(components=3, alignment=1)
-        return np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+        image = np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
+        return smooth_edges(image) if self._smooth else image
 
     @_in_context
-    def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Mask (height, width) bool of the person alone; arguments as `draw`."""
+    def person_depth(
+        self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0
+    ) -> np.ndarray:
+        """Depth (height, width) m of one posed person alone, `FAR` elsewhere; arguments as `draw`.
+
+        `depth` then is this picture's.
+        """
+        matrix = view_projection(K, R, t, self.width, self.height)
+        self._resolved.use()
+        self._resolved.clear(0.0, 0.0, 0.0, depth=1.0)
+        self.context.enable_only(self._gl.DEPTH_TEST)
+        self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
+        self._figures[slot].draw_depth()
+        return self.depth()
+
+    @_in_context
+    def depth(self) -> np.ndarray:
+        """Depth (height, width) float32 m along the optical axis of the last picture drawn.
+
+        `FAR`, the far plane, where there is nothing.
+        """
+        data = np.frombuffer(self._depth.read(alignment=1), np.float32)
+        data = data.reshape(self.height, self.width)
+        return 2 * FAR * _NEAR / (FAR + _NEAR - (2 * data - 1) * (FAR - _NEAR))
+
+    @_in_context
+    def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0) -> np.ndarray:
+        """Mask (height, width) bool of one posed person alone; arguments as `draw`."""
         matrix = view_projection(K, R, t, self.width, self.height)
         self._resolved.use()
         self._resolved.clear(0.0, 0.0, 0.0)
         self.context.disable(self._gl.DEPTH_TEST)
         self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
-        self._person_depth.render()
+        self._figures[slot].draw_depth()
         self.context.enable(self._gl.DEPTH_TEST)
         data = np.frombuffer(self._resolved.read(components=3, alignment=1), np.uint8)
         return data.reshape(self.height, self.width, 3)[..., 0] > 127
@@ -228,10 +263,88 @@ class Renderer:
         """Frees the context."""
         self.context.release()
 
-    def _release(self) -> None:
+    def _upload(self, texture: Texture) -> None:
+        """Keeps a garment's picture with its mipmaps."""
+        if texture.key not in self._textures:
+            height, width = texture.pixels.shape[:2]
+            kept = self.context.texture((width, height), 4, texture.pixels.tobytes())
+            kept.build_mipmaps()
+            kept.filter = (self._gl.LINEAR_MIPMAP_NEAREST, self._gl.LINEAR)
+            self._textures[texture.key] = kept
+
+
+class _Figure:
+    """The buffers and drawing of one dressed person."""
+
+    def __init__(self, context, programs, textures: dict, person: Dressed):
+        self._context, self._textures, self._person = context, textures, person
+        self._program, self._garment, self._hair, depth_only = programs
+        self._posed = context.buffer(reserve=len(person.vertices) * 24, dynamic=True)
+        fixed = [person.pattern, person.layers, person.eyes, person.surface]
+        fixed = np.column_stack(fixed).astype(np.float32)
+        static = context.buffer(np.ascontiguousarray(fixed).tobytes())
+        index = context.buffer(np.ascontiguousarray(person.faces, np.int32).tobytes())
+        posed = (self._posed, "3f 3f", "position", "normal")
+        body = [posed, (static, "3f 4f 1f 12x", "pattern", "layers", "eye")]
+        cloth = [posed, (static, "3f 20x 3f", "pattern", "surface")]
+        self._array = context.vertex_array(self._program, body, index)
+        self._cloth = context.vertex_array(self._garment, cloth, index)
+        self._locks = context.vertex_array(self._hair, cloth, index)
+        self._depth = context.vertex_array(depth_only, [(self._posed, "3f 12x", "position")], index)
+        arrays = [self._array, self._cloth, self._locks, self._depth]
+        self._buffers = [self._posed, static, index, *arrays]
+
+    def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
+        """Uploads posed vertices and normals (Q, 3), m, world."""
+        stacked = np.hstack([vertices, normals]).astype(np.float32)
+        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+
+    def draw(self) -> None:
+        """Draws the person with the programs' current view and light."""
+        person, context = self._person, self._context
+        context.enable(context.CULL_FACE)
+        for part in person.parts:  # clothes first, so that what they hide is not shaded
+            if not part.cut:
+                self._draw_part(part, self._cloth, self._garment)
+        program = self._program
+        program["colours"].write(person.colours.astype("f4").tobytes())
+        program["styles"].write(person.styles.astype("f4").tobytes())
+        program["face"].write(person.face.astype("f4").tobytes())
+        program["tucked"].value = person.tucked
+        program["painted_brows"].value = person.painted_brows
+        self._array.render(vertices=3 * person.num_closed)
+        context.disable(context.CULL_FACE)
+        if person.num_shaded > person.num_closed:
+            shells = person.num_shaded - person.num_closed
+            self._array.render(first=3 * person.num_closed, vertices=3 * shells)
+        context.enable(context.CULL_FACE)
+        for part in person.parts:
+            if part.cut:
+                self._draw_part(part, self._locks, self._hair)
+        context.disable(context.CULL_FACE)
+
+    def _draw_part(self, part: Part, array, program) -> None:
+        if part.count == 0:
+            return
+        self._textures[part.texture.key].use(3)
+        program["cloth"].value = 3
+        program["colours"].write(_padded(part.colours, 2 * MAX_PIECES).tobytes())
+        program["styles"].write(_padded(part.styles, MAX_PIECES).tobytes())
+        columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
+        program["tints"].write(_padded(columns, 3 * MAX_PIECES).tobytes())
+        program["fold"].value = 0.0 if part.cut else 0.25
+        self._context.disable(self._context.CULL_FACE)  # cloth and hair are seen from both sides
+        array.render(first=3 * part.first, vertices=3 * part.count)
+        self._context.enable(self._context.CULL_FACE)
+
+    def draw_depth(self) -> None:
+        """Draws the shape only, with the depth program's current matrix."""
+        self._depth.render()
+
+    def release(self) -> None:
+        """Frees the buffers."""
         for item in reversed(self._buffers):
             item.release()
-        self._buffers = []
 
 
 def view_projection(
@@ -244,8 +357,8 @@ def view_projection(
     projection = np.zeros((4, 4))
     projection[0, :3] = 2 / width * (K[0] + [0, 0, 0.5]) - [0, 0, 1]
     projection[1, :3] = 2 / height * (K[1] + [0, 0, 0.5]) - [0, 0, 1]
-    projection[2, 2] = (_FAR + _NEAR) / (_FAR - _NEAR)
-    projection[2, 3] = -2 * _FAR * _NEAR / (_FAR - _NEAR)
+    projection[2, 2] = (FAR + _NEAR) / (FAR - _NEAR)
+    projection[2, 3] = -2 * FAR * _NEAR / (FAR - _NEAR)
     projection[3, 2] = 1
     view = np.eye(4)
     view[:3, :3], view[:3, 3] = R, t
@@ -267,10 +380,11 @@ def _light_matrix(direction: np.ndarray, middle: np.ndarray) -> np.ndarray:
 def _set_look(program, look: Look) -> None:
     for name in (
         "light_direction", "light_colour", "fill_direction", "fill_colour", "sky_colour",
-        "ground_colour",
+        "ground_colour", "lamp_position", "lamp_colour",
     ):  # fmt: skip
         program[name].value = tuple(np.asarray(getattr(look, name), float).tolist())
     program["exposure"].value = look.exposure
+    program["shadow_strength"].value = look.shadow_strength
 
 
 def _noise_texture() -> np.ndarray:
@@ -296,10 +410,12 @@ def _padded(values: np.ndarray, rows: int) -> np.ndarray:
     return out
 
 
-def _source(name: str) -> str:
+def _source(name: str, define: str | None = None) -> str:
     folder = resources.files("ptri.render")
     text = folder.joinpath(f"{name}.glsl").read_text()
-    return text.replace("//#include light.glsl", folder.joinpath("light.glsl").read_text())
+    for shared in ("light.glsl", "light.vert.glsl", "pattern.glsl"):
+        text = text.replace(f"//#include {shared}", folder.joinpath(shared).read_text())
+    return text.replace(f"//#define {define}", f"#define {define}") if define else text
 
 
 _BACKDROP_VERTEX = """#version 330

@@ -1,8 +1,14 @@
 """Writes rendered people in the Human3.6M layout of the learnable-triangulation project.
 
 ``processed/<subject>/<action>/imageSequence-undistorted/<camera>/img_%06d.jpg`` and
-``extra/human36m-multiview-labels-GTbboxes.npy``. Each action leaves a small file under
-``extra/parts/`` when it is complete; an interrupted run goes on from there.
+``extra/human36m-multiview-labels-GTbboxes.npy``. What that has no room for is in
+``extra/rendered_truth.npz``, one entry for each image: ``row`` of the labels' table, ``camera``,
+``h36m17`` and ``coco17`` (M, 17, 2) px, ``h36m17_visible`` and ``coco17_visible`` (M, 17) bool;
+and one for each row: ``coco17_joints`` (N, 17, 3) mm, world.
+
+Single images have an action named after the kind of pose and rows that only one camera sees; the
+boxes of the others are 0. Each job leaves a small file under ``extra/parts/`` when it is complete;
+an interrupted run goes on from there.
 """
 
 from __future__ import annotations
@@ -12,19 +18,62 @@ import json
 import multiprocessing
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ptri.data.labels import NPY_NAME, Labels, write_npy
 from ptri.errors import UserError
-from ptri.render.people import RenderSettings, image_path, render_action, sample_rig
+from ptri.render import shards
+from ptri.render.cameras import Camera, sample_lens
+from ptri.render.people import image_path, make_rng, render_action, sample_rig
+from ptri.render.poses import KIND_NAMES
+from ptri.render.settings import RenderSettings
+from ptri.render.single import Shot, Studio
 
+TRUTH_NAME = "rendered_truth.npz"
+_CHUNK = 64  # single images of a job
 _STATE: dict = {}  # one renderer per worker process
 
 
-def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels:
+class _Job(NamedTuple):
+    """A part of the work: an action of a subject, or single images from `number` on."""
+
+    settings: RenderSettings
+    subject: int
+    number: int
+
+    @property
+    def images(self) -> int:
+        settings = self.settings
+        if settings.mode == "single":
+            return min(settings.shard_size or _CHUNK, settings.images - self.number)
+        return settings.frames * settings.cameras
+
+    @property
+    def part(self) -> Path:
+        """The file that says that it is done, with what the labels need."""
+        settings = self.settings
+        name = f"{self.number:07d}"
+        if settings.mode == "rig":
+            name = settings.actions[self.number]
+        name = f"{settings.subjects[self.subject]}_{name}.npz"
+        return Path(settings.out) / "extra" / "parts" / name
+
+
+def action_names(settings: RenderSettings) -> tuple[str, ...]:
+    """The actions of the labels: the settings', or those that single images have."""
+    if settings.mode == "rig":
+        return settings.actions
+    return tuple("".join(map(str.title, kind.split("_"))) for kind in KIND_NAMES)
+
+
+def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels | None:
     """Renders what is missing of a data set and writes its labels.
+
+    Returns:
+        The labels; None if shards were written.
 
     Raises:
         UserError: the folder holds a data set made with other settings.
@@ -33,31 +82,35 @@ def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels:
     from tqdm import tqdm
 
     root = Path(settings.out)
-    parts = root / "extra" / "parts"
     _check_same(settings, root)
-    parts.mkdir(parents=True, exist_ok=True)
-    jobs = [
-        (settings, subject, action)
-        for action in range(len(settings.actions))
-        for subject in range(len(settings.subjects))
-    ]
-    todo = [job for job in jobs if not _part_path(*job).exists()]
-    images = settings.frames * settings.cameras
-    with tqdm(
-        total=len(jobs) * images, initial=(len(jobs) - len(todo)) * images, unit="image",
-        disable=not progress,
-    ) as bar:  # fmt: skip
-        for _ in _run(todo, settings.workers):
+    jobs = _list_jobs(settings)
+    jobs[0].part.parent.mkdir(parents=True, exist_ok=True)
+    todo = [job for job in jobs if not job.part.exists()]
+    done = sum(job.images for job in jobs) - sum(job.images for job in todo)
+    total = sum(job.images for job in jobs)
+    with tqdm(total=total, initial=done, unit="image", disable=not progress) as bar:
+        for images in _run(todo, settings.workers):
             bar.update(images)
-    labels = _collect(settings)
-    write_npy(root / "extra" / NPY_NAME, labels)
-    for job in jobs:
-        _part_path(*job).unlink()
-    parts.rmdir()
+    labels = None
+    if not settings.shard_size:
+        labels, truth = _collect(settings, jobs)
+        np.savez_compressed(root / "extra" / TRUTH_NAME, **truth)
+        write_npy(root / "extra" / NPY_NAME, labels)
+        for job in jobs:
+            job.part.unlink()
+        jobs[0].part.parent.rmdir()
     return labels
 
 
-def _run(jobs: list, workers: int):
+def _list_jobs(settings: RenderSettings) -> list[_Job]:
+    subjects = range(len(settings.subjects))
+    if settings.mode == "rig":
+        return [_Job(settings, s, a) for a in range(len(settings.actions)) for s in subjects]
+    step = settings.shard_size or _CHUNK
+    return [_Job(settings, s, i) for i in range(0, settings.images, step) for s in subjects]
+
+
+def _run(jobs: list[_Job], workers: int):
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software OpenGL: one thread per worker
     if workers == 1 or len(jobs) <= 1:
         yield from map(_job, jobs)
@@ -74,44 +127,102 @@ def _start_worker() -> None:
     cv2.setNumThreads(1)
 
 
-def _job(job: tuple[RenderSettings, int, int]) -> None:
+def _job(job: _Job) -> int:
+    """Does a job; returns how many images it made."""
+    values = _single_job(job) if job.settings.mode == "single" else _rig_job(job)
+    temporary = job.part.with_suffix(".tmp.npz")
+    np.savez(temporary, **values)
+    temporary.replace(job.part)
+    return job.images
+
+
+def _rig_job(job: _Job) -> dict[str, np.ndarray]:
     from ptri.render.gl import Renderer
 
-    settings, subject, action = job
-    if _STATE.get("size") != settings.size:
-        if "renderer" in _STATE:
-            _STATE["renderer"].close()
-        _STATE.update(renderer=Renderer(settings.size, settings.size), size=settings.size)
-    root = Path(settings.out)
-    subject_name, action_name = settings.subjects[subject], settings.actions[action]
+    settings = job.settings
+    key = ("rig", settings.size, settings.samples)
+    if key not in _STATE:
+        samples = None if settings.samples < 0 else settings.samples
+        _STATE[key] = Renderer(settings.size, settings.size, samples)
+    names = settings.subjects[job.subject], settings.actions[job.number]
 
     def write(camera: int, frame: int, image: np.ndarray) -> None:
-        camera_name = settings.camera_names[camera]
-        path = image_path(root, subject_name, action_name, camera_name, frame)
-        if frame == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        quality = [cv2.IMWRITE_JPEG_QUALITY, settings.quality]
-        if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality):
+        path = image_path(Path(settings.out), *names, settings.camera_names[camera], frame)
+        _write_image(path, image, settings.quality)
+
+    return render_action(settings, _STATE[key], job.subject, job.number, write)._asdict()
+
+
+def _single_job(job: _Job) -> dict[str, np.ndarray]:
+    settings = job.settings
+    if ("single", settings) != _STATE.get("studio_of"):
+        _STATE["studio_of"] = ("single", settings)
+        _STATE["studio"] = Studio(settings, masks=settings.masks)
+    indices = range(job.number, job.number + job.images)
+    lenses = _lenses(settings, job.subject)
+    used = [lenses[i % settings.lenses] for i in indices]
+    keys = [(settings.seed, job.subject, i) for i in indices]
+    shots = _STATE["studio"].shoot(keys, used)
+    if settings.shard_size:
+        name = f"{settings.subjects[job.subject]}-{job.number:07d}.tar"
+        shards.write_shard(Path(settings.out) / name, keys, shots, settings.quality)
+        return {}
+    for index, shot in zip(indices, shots):
+        _write_shot(settings, job.subject, index, shot)
+    return {
+        "action": np.array([KIND_NAMES.index(shot.kind) for shot in shots], np.int16),
+        "joints": np.stack([_to_fixed(shot.joints, shot) for shot in shots]),
+        "coco": np.stack([_to_fixed(shot.coco, shot) for shot in shots]),
+        "visible": np.stack([shot.visible for shot in shots]),
+        "coco_visible": np.stack([shot.coco_visible for shot in shots]),
+        "boxes": np.stack([shot.box for shot in shots]),
+    }
+
+
+def _to_fixed(points: np.ndarray, shot: Shot) -> np.ndarray:
+    """World points in the camera's frame: there all single images of a lens have one camera."""
+    return (points @ shot.R.T + shot.t).astype(np.float32)
+
+
+def _lenses(settings: RenderSettings, subject: int) -> np.ndarray:
+    """The intrinsics (L, 3, 3) px of a subject's single images."""
+    return np.stack(
+        [
+            sample_lens(make_rng(settings.seed, subject, lens, 79), settings)
+            for lens in range(settings.lenses)
+        ]
+    )
+
+
+def _write_shot(settings: RenderSettings, subject: int, index: int, shot: Shot) -> None:
+    action = action_names(settings)[KIND_NAMES.index(shot.kind)]
+    camera = settings.camera_names[index % settings.lenses]
+    path = image_path(
+        Path(settings.out), settings.subjects[subject], action, camera, index // settings.lenses
+    )
+    _write_image(path, shot.image, settings.quality)
+    if shot.mask is not None:
+        path = Path(str(path).replace("imageSequence-undistorted", "masks")).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not cv2.imwrite(str(path), 255 * shot.mask.astype(np.uint8)):
             raise OSError(f"{path}: cannot be written")
 
-    result = render_action(settings, _STATE["renderer"], subject, action, write)
-    path = _part_path(settings, subject, action)
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **result._asdict())
-    temporary.replace(path)
 
-
-def _part_path(settings: RenderSettings, subject: int, action: int) -> Path:
-    name = f"{settings.subjects[subject]}_{settings.actions[action]}.npz"
-    return Path(settings.out) / "extra" / "parts" / name
+def _write_image(path: Path, image: np.ndarray, quality: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options):
+        raise OSError(f"{path}: cannot be written")
 
 
 def _check_same(settings: RenderSettings, root: Path) -> None:
     """Keeps the settings beside the data and refuses to mix two data sets."""
     relevant = dataclasses.asdict(settings)
-    for name in ("out", "workers", "backgrounds"):
+    for name in ("out", "workers", "backgrounds", "mocap", "garments"):
         relevant.pop(name)
     relevant["backgrounds"] = bool(settings.backgrounds)
+    relevant["mocap"] = bool(settings.mocap)
+    relevant["garments"] = bool(settings.garments)
     text = json.dumps(relevant, indent=1)
     path = root / "extra" / "render_settings.json"
     if (root / "extra" / NPY_NAME).exists():
@@ -125,25 +236,74 @@ def _check_same(settings: RenderSettings, root: Path) -> None:
     path.write_text(text)
 
 
-def _collect(settings: RenderSettings) -> Labels:
-    rigs = [sample_rig(settings, subject) for subject in range(len(settings.subjects))]
+def _collect(settings: RenderSettings, jobs: list[_Job]) -> tuple[Labels, dict[str, np.ndarray]]:
+    """Labels and further truth from the parts of all jobs, subject by subject."""
     rows: dict[str, list] = {name: [] for name in ("subject", "action", "frame", "joints", "boxes")}
-    for subject in range(len(settings.subjects)):
-        for action in range(len(settings.actions)):
-            with np.load(_part_path(settings, subject, action), allow_pickle=False) as part:
-                count = len(part["frames"])
-                rows["subject"].append(np.full(count, subject, np.int16))
-                rows["action"].append(np.full(count, action, np.int16))
+    extra: dict[str, list] = {name: [] for name in ("coco", "visible", "coco_visible", "seen")}
+    for job in sorted(jobs, key=lambda job: (job.subject, job.number)):
+        with np.load(job.part, allow_pickle=False) as part:
+            count = len(part["joints"])
+            rows["subject"].append(np.full(count, job.subject, np.int16))
+            rows["joints"].append(part["joints"])
+            for name in ("coco", "visible", "coco_visible"):
+                extra[name].append(part[name])
+            if settings.mode == "rig":
+                rows["action"].append(np.full(count, job.number, np.int16))
                 rows["frame"].append(part["frames"])
-                rows["joints"].append(part["joints"])
                 rows["boxes"].append(part["boxes"])
-    return Labels(
+                extra["seen"].append(np.ones((count, settings.cameras), bool))
+                continue
+            index = np.arange(job.number, job.number + count)
+            seen = index[:, None] % settings.lenses == np.arange(settings.lenses)
+            rows["action"].append(part["action"])
+            rows["frame"].append((index // settings.lenses).astype(np.int32))
+            rows["boxes"].append(np.where(seen[..., None], part["boxes"][:, None], 0))
+            extra["seen"].append(seen)
+    table = {name: np.concatenate(values) for name, values in rows.items()}
+    K, R, t = _cameras(settings)
+    labels = Labels(
         subject_names=settings.subjects,
         camera_names=settings.camera_names,
-        action_names=settings.actions,
-        K=np.stack([rig.K for rig in rigs]),
-        dist=np.zeros((len(rigs), settings.cameras, 5)),
-        R=np.stack([rig.R for rig in rigs]),
-        t=np.stack([rig.t for rig in rigs]),
-        **{name: np.concatenate(values) for name, values in rows.items()},
+        action_names=action_names(settings),
+        K=K,
+        dist=np.zeros((*K.shape[:2], 5)),
+        R=R,
+        t=t,
+        **table,
     )
+    truth = {name: np.concatenate(values) for name, values in extra.items()}
+    return labels, _image_truth(labels, truth)
+
+
+def _cameras(settings: RenderSettings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K (S, C, 3, 3) px, R (S, C, 3, 3), t (S, C, 3) mm."""
+    subjects = range(len(settings.subjects))
+    if settings.mode == "rig":
+        rigs = [sample_rig(settings, subject) for subject in subjects]
+        return tuple(np.stack([getattr(rig, name) for rig in rigs]) for name in ("K", "R", "t"))
+    K = np.stack([_lenses(settings, subject) for subject in subjects])
+    return K, np.tile(np.eye(3), (*K.shape[:2], 1, 1)), np.zeros(K.shape[:3])
+
+
+def _image_truth(labels: Labels, truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The contents of `TRUTH_NAME` (module docstring)."""
+    row, camera = np.nonzero(truth["seen"])
+    keypoints = {"h36m17": [], "coco17": []}
+    for n, c in zip(row, camera):
+        subject = labels.subject[n]
+        view = Camera(labels.K[subject, c], labels.R[subject, c], labels.t[subject, c])
+        for name, points in (("h36m17", labels.joints[n]), ("coco17", truth["coco"][n])):
+            keypoints[name].append(view.project(points.astype(float))[:, :2].astype(np.float32))
+
+    def of_images(values: np.ndarray) -> np.ndarray:
+        return values[row, camera] if values.ndim == 3 else values[row]
+
+    return {
+        "row": row.astype(np.int64),
+        "camera": camera.astype(np.int16),
+        "h36m17": np.stack(keypoints["h36m17"]),
+        "coco17": np.stack(keypoints["coco17"]),
+        "h36m17_visible": of_images(truth["visible"]),
+        "coco17_visible": of_images(truth["coco_visible"]),
+        "coco17_joints": truth["coco"].astype(np.float32),
+    }

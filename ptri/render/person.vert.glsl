@@ -1,24 +1,22 @@
 #version 330
-// A dressed person; positions and normals arrive skinned, in metres, world frame (z up).
-uniform mat4 view_projection;
-uniform mat4 light_matrix;
+// A dressed person, lit by vertex: its triangles are about two pixels wide, where a software
+// rasteriser shades each pixel several times. Positions and normals arrive skinned, in metres,
+// world frame (z up).
+//#include light.vert.glsl
 in vec3 position;
 in vec3 normal;
 in vec3 pattern;
 in vec4 layers;
 in float eye;
-out vec3 world;
-out vec3 world_normal;
-out vec3 rest;
+out vec4 rest;       // rest position, 1 on the eyeballs
 out vec4 layer;
-out float is_eye;
-out vec4 light_position;
+out vec4 light;      // ambient and fill light; highlight
+out vec4 in_shadow;  // place in the shadow map; share of the key light if it is not in shadow
 void main() {
-    world = position;
-    world_normal = normal;
-    rest = pattern;
+    rest = vec4(pattern, eye);
     layer = layers;
-    is_eye = eye;
-    light_position = light_matrix * vec4(position, 1.0);
+    vec3 n = normalize(normal);
+    if (max(max(layers.x, layers.y), layers.z) > 0.0) n = folded(n, pattern, 0.35);
+    light_vertex(position, n, light, in_shadow);
     gl_Position = view_projection * vec4(position, 1.0);
 }

@@ -70,11 +70,18 @@ def bind(model: BodyModel, shape: BodyShape) -> RiggedBody:
                 if driver in drivers:
                     alignment[drivers.index(driver)] = rotation
     groups = np.array([drivers.index(_driver_of(model, bone)) for bone in model.bones])
-    weights = np.zeros((len(model.weights), len(drivers)), np.float32)
-    for bone, group in enumerate(groups):
-        weights[:, group] += model.weights[:, bone]
+    weights = driver_weights(model, model.weights)
     carriers = [groups[model.bones.index(bone)] for bone in JOINT_CARRIERS]
     return RiggedBody(drivers, weights, pivots, alignment, shape.joints, np.array(carriers))
+
+
+def driver_weights(model: BodyModel, weights: np.ndarray) -> np.ndarray:
+    """Weights of bones (P, B) -> of the drivers that move them (P, D) float32."""
+    drivers = _driver_names()
+    of_drivers = np.zeros((len(weights), len(drivers)), np.float32)
+    for bone, name in enumerate(model.bones):
+        of_drivers[:, drivers.index(_driver_of(model, name))] += weights[:, bone]
+    return of_drivers
 
 
 def part_rotations(rotations: torch.Tensor, root: torch.Tensor) -> dict[str, np.ndarray]:
@@ -143,9 +150,10 @@ def skin(
         Posed vertices (P, 3) and normals (P, 3, not normalised), float32.
     """
     blend = weights @ transforms.reshape(len(transforms), 12).astype(np.float32)
-    blend = blend.reshape(-1, 3, 4)
-    points = (blend[:, :, :3] * vertices[:, None]).sum(-1) + blend[:, :, 3]
-    return points, (blend[:, :, :3] * normals[:, None]).sum(-1)
+    columns = blend.reshape(-1, 3, 4)
+    turned = columns[:, :, :3]
+    points = np.einsum("qab,qb->qa", turned, vertices) + columns[:, :, 3]
+    return points, np.einsum("qab,qb->qa", turned, normals)
 
 
 def _driver_names() -> tuple[str, ...]:
@@ -223,13 +231,36 @@ def _blend(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
         return first
     if share == 1:
         return second
-    step = Rotation.from_matrix(first.transpose(0, 2, 1) @ second).as_rotvec()
-    return first @ Rotation.from_rotvec(share * step).as_matrix()
+    # Written out: scipy's conversions are dear for one pose. Trunk joints bend less than 180 deg.
+    relative = first.transpose(0, 2, 1) @ second
+    twice = np.stack(
+        [
+            relative[:, 2, 1] - relative[:, 1, 2],
+            relative[:, 0, 2] - relative[:, 2, 0],
+            relative[:, 1, 0] - relative[:, 0, 1],
+        ],
+        -1,
+    )
+    sine = np.sqrt((twice**2).sum(-1)) / 2
+    angle = share * np.arctan2(sine, (np.trace(relative, axis1=1, axis2=2) - 1) / 2)
+    # 1e-12 guards equal rotations, whose axis is of no importance.
+    return first @ _turns(twice / np.maximum(2 * sine, 1e-12)[:, None], angle)
+
+
+def _turns(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Rotations (T, 3, 3) about unit axes (T, 3), Rodrigues."""
+    x, y, z = axis.T
+    zero = np.zeros_like(x)
+    cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
+    sine, rest = np.sin(angle)[:, None, None], (1 - np.cos(angle))[:, None, None]
+    return np.eye(3) + sine * cross + rest * (cross @ cross)
 
 
 def _untwist(base: np.ndarray, turn: np.ndarray, axis: int, share: float) -> np.ndarray:
     """Removes a share of the twist, from base to turn, about the limb's own axis (x or z)."""
-    relative = Rotation.from_matrix(base.transpose(0, 2, 1) @ turn).as_quat()
-    twist = 2 * np.arctan2(relative[:, axis], relative[:, 3])
-    twist = (twist + np.pi) % (2 * np.pi) - np.pi
-    return turn @ Rotation.from_rotvec(-share * twist[:, None] * np.eye(3)[axis]).as_matrix()
+    relative = base.transpose(0, 2, 1) @ turn
+    j, k = (axis + 1) % 3, (axis + 2) % 3
+    # The twist's half angle is that of the quaternion's part along the axis.
+    part = relative[:, k, j] - relative[:, j, k]
+    twist = 2 * np.arctan2(part, 1 + np.trace(relative, axis1=1, axis2=2))
+    return turn @ _turns(np.tile(np.eye(3)[axis], (len(turn), 1)), -share * twist)

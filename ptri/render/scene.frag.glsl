@@ -30,5 +30,5 @@ void main() {
     if (pattern == 5) share = cloud.g;
     if (pattern == 6) share = step(0.5, dice);
     vec3 albedo = mix(colours[2 * kind], colours[2 * kind + 1], share * style.w);
-    colour = finish(shade(albedo, normalize(world_normal), world, light_position, style.z));
+    colour = finish(shade(albedo, normalize(world_normal), world, light_position, 0.0));
 }

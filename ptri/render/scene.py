@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from ptri.errors import UserError
+from ptri.render_config import RenderConfig
 
 MAX_MATERIALS = 16
-_PICTURES = (".jpg", ".jpeg", ".png", ".hdr")
 _KEEP_FREE = 1.3  # m around the person without furniture
+_SEAT_BELOW_HIPS = 0.1  # m
 
 
 class Look(NamedTuple):
@@ -25,9 +23,13 @@ class Look(NamedTuple):
     sky_colour: np.ndarray
     ground_colour: np.ndarray
     exposure: float
+    shadow_strength: float = 1.0  # 0: the main light casts no shadow
+    lamp_position: np.ndarray = np.zeros(3)  # m; a near light without shadow
+    lamp_colour: np.ndarray = np.zeros(3)  # at 1 m; falls with the distance squared
     turn: float = 0.0  # of a panorama, share of a whole turn
-    brightness: float = 1.0  # of the backdrop
+    tint: np.ndarray = np.ones(3)  # factor on the backdrop
     flat_picture: bool = False  # the backdrop is not a panorama
+    window: np.ndarray = np.array([0.0, 0.0, 1.0, 1.0])  # part of a flat picture: left, top, size
 
 
 class Scene(NamedTuple):
@@ -40,21 +42,13 @@ class Scene(NamedTuple):
     look: Look
 
 
-class Sensor(NamedTuple):
-    """What one camera does to a picture."""
-
-    gain: np.ndarray  # (3,) factor per channel
-    gamma: float
-    noise: float  # standard deviation, grey levels
-    blur: float  # standard deviation, px; 0 none
-
-
-def sample_look(rng: np.random.Generator) -> Look:
+def sample_look(rng: np.random.Generator, config: RenderConfig) -> Look:
     """Draws the light of a scene."""
-    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.5, 1.4)
-    warmth = rng.normal(0, 0.06)
+    azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 1.45)
+    warmth = rng.normal(0, config.white_balance)
     tint = np.array([1 + warmth, 1, 1 - warmth])
     key, ambient = rng.uniform(0.35, 1.5), rng.uniform(0.25, 0.7)
+    lamp = rng.uniform(0.5, 3.0) if rng.random() < config.lamps else 0.0
     fill_azimuth = azimuth + np.pi + rng.normal(0, 0.6)
     return Look(
         light_direction=_direction(azimuth, height),
@@ -63,30 +57,37 @@ def sample_look(rng: np.random.Generator) -> Look:
         fill_colour=rng.uniform(0.0, 0.4) * np.ones(3),
         sky_colour=ambient * rng.uniform(0.9, 1.1, 3),
         ground_colour=ambient * rng.uniform(0.3, 0.8) * rng.uniform(0.85, 1.1, 3),
-        exposure=rng.uniform(0.6, 1.15),
+        exposure=0.85 * np.exp(config.exposure * rng.standard_normal()),
+        shadow_strength=rng.uniform(0.5, 1.0) if rng.random() < config.shadows else 0.0,
+        lamp_position=rng.uniform([-3, -3, 0.3], [3, 3, 2.8]),
+        lamp_colour=lamp * np.exp(rng.normal(0, 0.15, 3)),
         turn=rng.random(),
-        brightness=rng.uniform(0.6, 1.1),
+        tint=rng.uniform(0.6, 1.1) * np.exp(rng.normal(0, 0.08, 3)),
     )
 
 
 def sample_room(
-    rng: np.random.Generator, camera_centres: np.ndarray, clutter: int = 8, bare: bool = False
+    rng: np.random.Generator,
+    camera_centres: np.ndarray,
+    config: RenderConfig | None = None,
+    bare: bool = False,
 ) -> Scene:
     """Draws a room around cameras and person, with furniture out of their way.
 
     Args:
         camera_centres: (V, 3) m.
-        clutter: most pieces of furniture.
+        config: furniture and light; the defaults if None.
         bare: floor only, for use before a backdrop picture.
     """
+    config = config or RenderConfig()
     reach = np.abs(camera_centres[:, :2]).max() + rng.uniform(0.4, 2.5)
     width, depth = reach * rng.uniform(1, 1.25, 2)
     height = max(float(camera_centres[:, 2].max()) + 0.3, rng.uniform(2.5, 4.0))
     corners = np.array([[-width, -depth, 0], [width, depth, height]])
     colours, styles = [], []
     parts = [_quad([-width, -depth, 0], [2 * width, 0, 0], [0, 2 * depth, 0], 0)]
-    colours.append(_pair(rng, 0.7))
-    styles.append([rng.choice([0, 1, 2, 3, 3, 5]), rng.uniform(0.8, 4), rng.uniform(0, 0.2), 0.8])
+    colours.append(cloth_pair(rng, 0.7))
+    styles.append([_pick(rng, (0, 1, 2, 3, 3, 5)), rng.uniform(0.8, 4), rng.uniform(0, 0.2), 0.8])
     if not bare:
         (x0, y0, z0), (x1, y1, z1) = corners
         sides = [
@@ -96,101 +97,52 @@ def sample_room(
             ([x1, y0, z0], [x0 - x1, 0, 0], [0, 0, z1 - z0]),
             ([x0, y1, z0], [x1 - x0, 0, 0], [0, 0, z1 - z0]),
         ]
-        wall = _pair(rng, 0.5)
+        wall = cloth_pair(rng, 0.5)
         for material, (corner, u, v) in enumerate(sides, start=1):
             parts.append(_quad(corner, u, v, material))
-            colours.append(wall if rng.random() < 0.5 and material > 1 else _pair(rng, 0.5))
-            pattern = rng.choice([0, 0, 2, 4, 5, 5, 6])
+            colours.append(wall if rng.random() < 0.5 and material > 1 else cloth_pair(rng, 0.5))
+            pattern = _pick(rng, (0, 0, 2, 4, 5, 5, 6))
             styles.append([pattern, rng.uniform(0.6, 5), 0, rng.uniform(0.1, 0.9)])
         parts += _pictures(rng, corners, colours, styles)
     first = sum(len(part) for part in parts)
-    for _ in range(int(rng.integers(0, clutter + 1))):
+    for _ in range(int(rng.integers(0, config.clutter + 1))):
         if len(colours) >= MAX_MATERIALS - 1:
             break
         box = _furniture(rng, corners, camera_centres)
         if box is None:
             continue
-        parts.append(_box(*box, turn=rng.uniform(0, np.pi), material=len(colours)))
-        colours.append(_pair(rng, 0.9))
-        styles.append([rng.choice([0, 0, 1, 3, 4, 5, 6]), rng.uniform(1.5, 12), 0.1, 0.7])
+        axes = upright_axes(rng.uniform(0, np.pi))
+        parts.append(box_mesh(*box, axes, len(colours)))
+        colours.append(cloth_pair(rng, 0.9))
+        styles.append([_pick(rng, (0, 0, 1, 3, 4, 5, 6)), rng.uniform(1.5, 12), 0.1, 0.7])
     mesh = np.concatenate(parts).astype(np.float32)
-    return Scene(mesh, first, np.array(colours), np.array(styles, float), sample_look(rng))
+    return Scene(mesh, first, np.array(colours), np.array(styles, float), sample_look(rng, config))
 
 
-def with_seat(scene: Scene, centre: np.ndarray, height: float, turn: float) -> Scene:
-    """Adds a stool of the given height (m) below a sitting person's hips."""
+def with_seat(scene: Scene, joints: np.ndarray) -> Scene:
+    """Puts a stool below a sitting person's hips, turned as they are; none where they are too low.
+
+    Args:
+        joints: (17, 3) m, in the order of `ptri.skeleton.H36M17`.
+    """
+    hips = joints[[2, 3]]
+    height = hips[:, 2].mean() - _SEAT_BELOW_HIPS
+    if not 0.15 < height < 0.8:
+        return scene
+    across = hips[1] - hips[0]
+    # 1 um guards hips above one another.
+    back = np.array([-across[1], across[0]]) / max(np.linalg.norm(across[:2]), 1e-6)
+    centre = hips.mean(0)[:2] + 0.06 * back
+    axes = upright_axes(float(np.arctan2(across[1], across[0])))
     half = np.array([0.19, 0.19, height / 2])
-    middle = np.array([centre[0], centre[1], height / 2])
-    material = len(scene.colours) - 1
-    box = _box(middle, half, turn, material).astype(np.float32)
-    return scene._replace(mesh=np.concatenate([scene.mesh, box]))
+    box = box_mesh(np.append(centre, height / 2), half, axes, len(scene.colours) - 1)
+    return scene._replace(mesh=np.concatenate([scene.mesh, box.astype(np.float32)]))
 
 
-def sample_sensor(rng: np.random.Generator, strength: float = 1.0) -> Sensor:
-    """Draws one camera's colour response, noise and blur; strength 0 is a perfect camera."""
-    return Sensor(
-        gain=np.exp(strength * (rng.normal(0, 0.12) + rng.normal(0, 0.05, 3))),
-        gamma=float(np.exp(strength * rng.normal(0, 0.12))),
-        noise=strength * rng.uniform(0.5, 5),
-        blur=strength * (rng.uniform(0.3, 0.9) if rng.random() < 0.4 else 0.0),
-    )
-
-
-def expose(image: np.ndarray, sensor: Sensor, rng: np.random.Generator) -> np.ndarray:
-    """Applies a sensor to an (h, w, 3) uint8 image."""
-    levels = (np.arange(256) / 255)[:, None] ** sensor.gamma * sensor.gain * 255
-    table = np.clip(levels, 0, 255).astype(np.uint8)[None]  # (1, 256, 3)
-    image = cv2.LUT(image, table)
-    if sensor.blur > 0:
-        image = cv2.GaussianBlur(image, (0, 0), sensor.blur)
-    if sensor.noise > 0:
-        # A shifted view of one large noise field is far cheaper than fresh normal numbers.
-        field = _noise_field()
-        top, left = rng.integers(field.shape[0] // 2, size=2)
-        height, width = image.shape[:2]
-        rows = np.arange(top, top + height) % field.shape[0]
-        columns = np.arange(left, left + width) % field.shape[1]
-        noise = field[np.ix_(rows, columns)] * np.float32(sensor.noise)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return image
-
-
-def list_pictures(folder: str | Path) -> list[Path]:
-    """Pictures of a folder, sorted.
-
-    Raises:
-        UserError: the folder is missing or holds no picture.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"--backgrounds {folder}: not a folder")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES)
-    if not paths:
-        raise UserError(f"--backgrounds {folder}: no {', '.join(_PICTURES)} in it")
-    return paths
-
-
-def read_picture(path: Path) -> tuple[np.ndarray, bool]:
-    """Reads a backdrop: (h, w, 3) uint8 RGB, and whether it is no panorama (not 2:1).
-
-    Raises:
-        UserError: the file is not a readable picture.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UserError(f"{path}: not a readable picture")
-    height, width = image.shape[:2]
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), abs(width / height - 2) > 0.05
-
-
-_NOISE: list[np.ndarray] = []
-
-
-def _noise_field() -> np.ndarray:
-    if not _NOISE:
-        noise = np.random.default_rng(0).standard_normal((512, 512, 3), dtype=np.float32)
-        _NOISE.append(noise)
-    return _NOISE[0]
+def upright_axes(turn: float) -> np.ndarray:
+    """Axes (3, 3), one per row, turned about the vertical (rad)."""
+    c, s = np.cos(turn), np.sin(turn)
+    return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
 
 
 def _direction(azimuth: float, height: float) -> np.ndarray:
@@ -199,38 +151,76 @@ def _direction(azimuth: float, height: float) -> np.ndarray:
     )
 
 
-def _pair(rng: np.random.Generator, saturation: float) -> np.ndarray:
+def _pick(rng: np.random.Generator, values: tuple[int, ...]) -> int:
+    return values[rng.integers(len(values))]  # rng.choice takes ten times as long
+
+
+def cloth_pair(rng: np.random.Generator, saturation: float) -> np.ndarray:
     """Two related colours, linear RGB (2, 3)."""
     grey = rng.uniform(0.15, 0.95)
-    first = np.clip(grey + saturation * rng.uniform(-0.3, 0.3, 3), 0.02, 1)
+    saturation *= rng.random() ** 1.5  # most walls are nearly grey
+    pair = np.empty((2, 3))
+    pair[0] = grey + saturation * rng.uniform(-0.45, 0.45, 3)
     if rng.random() < 0.4:
-        second = np.clip(rng.uniform(0.1, 0.95) + saturation * rng.uniform(-0.3, 0.3, 3), 0.02, 1)
+        pair[1] = rng.uniform(0.1, 0.95) + saturation * rng.uniform(-0.45, 0.45, 3)
     else:
-        second = np.clip(first * rng.uniform(0.5, 1.4), 0.02, 1)
-    return np.stack([first, second]) ** 2.2
+        pair[1] = pair[0] * rng.uniform(0.5, 1.4)
+    return np.minimum(np.maximum(pair, 0.02), 1) ** 2.2
 
 
 def _quad(corner, u, v, material: int) -> np.ndarray:
     """Two triangles (6, 9) of a parallelogram; the normal is u x v."""
     corner, u, v = (np.asarray(x, float) for x in (corner, u, v))
-    normal = np.cross(u, v)
-    normal /= np.linalg.norm(normal)
-    share = np.array([[0, 0], [1, 0], [1, 1], [0, 0], [1, 1], [0, 1]], float)
-    points = corner + share[:, :1] * u + share[:, 1:] * v
-    uv = share * [np.linalg.norm(u), np.linalg.norm(v)]
-    return np.hstack([points, np.tile(normal, (6, 1)), uv, np.full((6, 1), float(material))])
+    mesh = triangles_mesh((corner + _SQUARE @ np.stack([u, v])).reshape(2, 3, 3), material)
+    mesh[:, 6:8] = _SQUARE * [np.sqrt(u @ u), np.sqrt(v @ v)]
+    return mesh
 
 
-def _box(centre: np.ndarray, half: np.ndarray, turn: float, material: int) -> np.ndarray:
-    """A box (36, 9) turned about the vertical."""
-    c, s = np.cos(turn), np.sin(turn)
-    axes = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) * half[:, None]
-    faces = []
-    for i in range(3):
-        for sign in (1, -1):
-            u, v = axes[(i + 1) % 3], axes[(i + 2) % 3] * sign
-            faces.append(_quad(centre + sign * axes[i] - u - v, 2 * u, 2 * v, material))
-    return np.concatenate(faces)
+def triangles_mesh(corners: np.ndarray, material: int) -> np.ndarray:
+    """A scene mesh (3 N, 9) of triangles (N, 3, 3) m, counter-clockwise seen from outside."""
+    b, c = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    normal = np.stack(
+        [
+            b[:, 1] * c[:, 2] - b[:, 2] * c[:, 1],
+            b[:, 2] * c[:, 0] - b[:, 0] * c[:, 2],
+            b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0],
+        ],
+        1,
+    )
+    # 1e-9 m^2 guards triangles without an area.
+    normal /= np.maximum(np.sqrt((normal**2).sum(1, keepdims=True)), 1e-9)
+    points = corners.reshape(-1, 3)
+    mesh = np.empty((len(points), 9))
+    mesh[:, :3], mesh[:, 3:6] = points, np.repeat(normal, 3, 0)
+    mesh[:, 6:8], mesh[:, 8] = points[:, :2] + points[:, 2:], material
+    return mesh
+
+
+def box_mesh(centre: np.ndarray, half: np.ndarray, axes: np.ndarray, material: int) -> np.ndarray:
+    """A box as a scene mesh (36, 9). half: (3,) m; axes: (3, 3), one per row."""
+    centre, half = np.asarray(centre, float), np.asarray(half, float)
+    mesh = np.empty((36, 9))
+    mesh[:, :3] = centre + (_CUBE[:, :3] * half) @ axes
+    mesh[:, 3:6] = _CUBE[:, 3:6] @ axes
+    mesh[:, 6:8], mesh[:, 8] = np.einsum("nki,i->nk", _CUBE_UV, 2 * half), material
+    return mesh
+
+
+def _cube() -> tuple[np.ndarray, np.ndarray]:
+    """Corners and normals (36, 6) of the cube +-1, and maps (36, 2, 3) from sizes to uv."""
+    rows, maps = [], []
+    for axis in range(3):
+        for sign in (1.0, -1.0):
+            n, u, v = np.zeros((3, 3))
+            n[axis], u[(axis + 1) % 3], v[(axis + 2) % 3] = sign, 1, sign
+            for a, b in _SQUARE:
+                rows.append([*(n + (2 * a - 1) * u + (2 * b - 1) * v), *n])
+                maps.append([a * np.abs(u), b * np.abs(v)])
+    return np.array(rows), np.array(maps)
+
+
+_SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 0], [1, 1], [0, 1]], float)
+_CUBE, _CUBE_UV = _cube()
 
 
 def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
@@ -256,8 +246,8 @@ def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
         if wall >= 2:  # u x v points outwards there
             quad[:, 3:6] *= -1
         parts.append(quad)
-        colours.append(_pair(rng, 1.2))
-        styles.append([rng.choice([0, 1, 2, 4, 5, 6]), rng.uniform(1, 10), 0.1, 1.0])
+        colours.append(cloth_pair(rng, 1.2))
+        styles.append([_pick(rng, (0, 1, 2, 4, 5, 6)), rng.uniform(1, 10), 0.1, 1.0])
     return parts
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from ptri.render.body import BodyModel, BodyShape, load_body_model
 from ptri.render.decimate import decimate
+from ptri.render.garments import Texture
 from ptri.render.posing import RiggedBody
 
 # Layers as the shader numbers them.
@@ -28,8 +29,23 @@ _FAR = 10.0  # m, a distance that never decides
 _NUM_AROUND = 40  # vertices around a skirt or a fall of hair
 
 
+class Part(NamedTuple):
+    """A textured part of a dressed person: k <= `garments.MAX_PIECES` pieces of its own colours."""
+
+    first: int  # face
+    count: int  # faces
+    texture: Texture
+    cut: bool  # the texture's alpha is a cut, not ambient occlusion
+    colours: np.ndarray  # (k, 2, 3) linear RGB
+    tints: np.ndarray  # (k, 3, 3) applied to the texture's linear RGB
+    styles: np.ndarray  # (k, 4) pattern kind, frequency (1/m), gloss, share of the flat colours
+
+
 class Dressed(NamedTuple):
-    """A dressed person's mesh and material. Q >= P vertices: the shells come after the body's."""
+    """A dressed person's mesh and material.
+
+    Q vertices and G faces: first the body, then shells of procedural clothes, then the parts.
+    """
 
     vertices: np.ndarray  # (Q, 3) rest positions, m
     normals: np.ndarray  # (Q, 3)
@@ -43,6 +59,10 @@ class Dressed(NamedTuple):
     styles: np.ndarray  # (6, 4) pattern kind, frequency (1/m), gloss, weave
     face: np.ndarray  # (3, 3) rest positions: left eye, right eye, mouth
     tucked: bool  # trousers over the top
+    painted_brows: bool  # by the shader
+    num_shaded: int  # faces of body and shells
+    surface: np.ndarray  # (Q, 3) texture coordinates and piece; 0 on the body and its shells
+    parts: tuple[Part, ...]
 
 
 class Outfit(NamedTuple):
@@ -148,9 +168,6 @@ def dress(
     points, weights, faces, layers = _join(parts)
     extra = len(points) - len(used)
     shell_normals = vertex_normals(points, faces)[len(used) :]
-    head = dict(zip(model.bones, shape.bone_heads))
-    nose = vertices[model.nose_tip]
-    mouth = nose + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
     return Dressed(
         vertices=points.astype(np.float32),
         normals=np.concatenate([surface[used], shell_normals]).astype(np.float32),
@@ -162,9 +179,20 @@ def dress(
         eyes=np.concatenate([eyes[used], np.zeros(extra)]).astype(np.float32),
         colours=colours,
         styles=styles,
-        face=np.stack([head["eye.L"], head["eye.R"], mouth]),
+        face=face_marks(model, shape),
         tucked=outfit.tucked,
+        painted_brows=True,
+        num_shaded=len(faces),
+        surface=np.zeros((len(points), 3), np.float32),
+        parts=(),
     )
+
+
+def face_marks(model: BodyModel, shape: BodyShape) -> np.ndarray:
+    """Rest positions (3, 3) m of left eye, right eye and mouth."""
+    head = dict(zip(model.bones, shape.bone_heads))
+    mouth = shape.vertices[model.nose_tip] + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
+    return np.stack([head["eye.L"], head["eye.R"], mouth])
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
@@ -185,16 +213,10 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
     """Signed distances (P, 4) of bottom, top, shoe and hair, and the eyeballs (P,)."""
     v, joints = shape.vertices.astype(float), shape.joints
-    head = dict(zip(model.bones, shape.bone_heads))
-
-    def share(*stems: str) -> np.ndarray:
-        bones = [i for i, bone in enumerate(model.bones) if bone.startswith(stems)]
-        return model.weights[:, bones].sum(1)
-
+    share = functools.partial(bone_share, model)
     arm = share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
     leg = share("upperleg", "lowerleg", "foot", "toe")
     skull = share("head", "neck02", "neck03", "eye")
-    eyes = share("eye") > 0.5
     along = np.zeros(len(v))
     for side, (shoulder, elbow, wrist) in {1: (13, 14, 15), -1: (12, 11, 10)}.items():
         mine = np.sign(v[:, 0]) == side
@@ -217,18 +239,32 @@ def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndar
     if outfit.tucked:
         top = np.where(on_arm, top, np.minimum(top, v[:, 2] - belt + 0.01))
     shoe = np.where(leg > 0.5, ankle + 0.01 + outfit.shoe - v[:, 2], -_FAR)
-    # Hair: above a plane that falls from the forehead to the nape, ears left free.
+    hair = hair_region(model, shape, outfit.hair_line)
+    if outfit.hair == 0:
+        hair = np.full(len(v), -_FAR)
+    return np.stack([bottom, top, shoe, hair], 1), (share("eye") > 0.5).astype(float)
+
+
+def hair_region(model: BodyModel, shape: BodyShape, hair_line: float) -> np.ndarray:
+    """Signed distance (P,) m of scalp hair: above a plane from forehead to nape, ears left free."""
+    v = shape.vertices.astype(float)
+    head = dict(zip(model.bones, shape.bone_heads))
+    skull = bone_share(model, "head", "neck02", "neck03", "eye")
     eye_middle = (head["eye.L"] + head["eye.R"]) / 2
     scale = shape.stature / 1.7
     centre = eye_middle + np.array([0, 0.02, 0.062]) * scale
-    plane = (v - centre) @ np.array([0, 0.72, 0.69]) + outfit.hair_line * 0.5
+    plane = (v - centre) @ np.array([0, 0.72, 0.69]) + hair_line * 0.5
     ear = np.hypot(v[:, 1] - eye_middle[1] - 0.085 * scale, v[:, 2] - eye_middle[2] + 0.02 * scale)
-    free = np.where(np.abs(v[:, 0]) > 0.05 * scale, ear - (0.035 - outfit.hair_line * 0.6), _FAR)
-    nape = v[:, 2] - (eye_middle[2] - (0.07 + outfit.hair_line) * scale)
+    free = np.where(np.abs(v[:, 0]) > 0.05 * scale, ear - (0.035 - hair_line * 0.6), _FAR)
+    nape = v[:, 2] - (eye_middle[2] - (0.07 + hair_line) * scale)
     hair = np.where(skull > 0.5, np.minimum(np.minimum(plane, free), nape), -_FAR)
-    if outfit.hair == 0:
-        hair = np.full(len(v), -_FAR)
-    return np.stack([bottom, top, shoe, np.where(eyes, -_FAR, hair)], 1), eyes.astype(float)
+    return np.where(bone_share(model, "eye") > 0.5, -_FAR, hair)
+
+
+def bone_share(model: BodyModel, *stems: str) -> np.ndarray:
+    """Skinning weight (P,) of the bones whose names start so."""
+    bones = [i for i, bone in enumerate(model.bones) if bone.startswith(stems)]
+    return model.weights[:, bones].sum(1)
 
 
 def _along(v: np.ndarray, shoulder: np.ndarray, elbow: np.ndarray, wrist: np.ndarray) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""Single poses: from the joint-limit generator (`ptri.data.motions`) and from motion capture."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from ptri.data.articulation import PARTS, global_rotations
+from ptri.data.bodies import kind_indices, sample_part_motions
+from ptri.data.draws import Draws
+from ptri.data.motions import KINDS
+from ptri.data.retarget import load_part_motion
+from ptri.render_config import RenderConfig
+
+MOCAP = "mocap"  # the kind of a captured pose
+# How often each kind is drawn where none is named: what people in photographs do.
+PROPORTIONS = {
+    "stand": 2.0, "gesture": 2.5, "reach": 2.0, "walk": 1.5, "run": 1.5, "climb": 1.0,
+    "sit": 2.5, "sit_floor": 0.8, "sit_crossed": 0.6, "squat": 1.2, "bend": 1.2, "lunge": 1.2,
+    "kneel_one": 0.6, "kneel": 0.4, "crawl": 0.4, "lie_back": 0.3, "lie_front": 0.3,
+    "lie_side": 0.3, "dance": 2.0, "random": 1.5,
+}  # fmt: skip
+KIND_NAMES = (*KINDS, MOCAP)
+SHUTTER = 1 / 25  # s between the first and the last step of a moving pose
+_STEPS = 3
+
+
+class Pose(NamedTuple):
+    """A pose in motion: three moments, the middle one is the pose."""
+
+    rotations: np.ndarray  # (3, P + 1, 3, 3) world rotations of (*PARTS, "root")
+    kind: str
+
+    def parts(self, moments: slice = slice(1, 2)) -> dict[str, np.ndarray]:
+        """Part -> (T, 3, 3), as `ptri.render.posing.pose` takes them."""
+        return {part: self.rotations[moments, i] for i, part in enumerate((*PARTS, "root"))}
+
+
+def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list[Pose]:
+    """One pose for each seed; a pose depends on its own seed only.
+
+    Args:
+        seeds: tuples of non-negative integers.
+
+    Raises:
+        UserError: an unknown motion, or unusable motion capture.
+    """
+    draws = Draws.from_seeds(list(seeds))
+    captured = torch.zeros(len(seeds), dtype=torch.bool)
+    source = None
+    if config.mocap and config.mocap_share > 0:
+        source = load_part_motion(tuple(config.mocap), config.mocap_split)
+        captured = draws.uniform() < config.mocap_share
+    pick, shift = draws.uniform(), draws.uniform()
+    turn, mirror = draws.uniform(high=2 * np.pi), draws.uniform() < 0.5
+    index, edges = _kinds(tuple(config.motions))
+    kind = index[torch.searchsorted(edges, pick, right=True).clamp_max(len(index) - 1)]
+    rotations, root, _, _ = sample_part_motions(draws, kind, _STEPS, (_STEPS - 1) / SHUTTER)
+    generated = global_rotations(rotations, root).double().numpy()  # (B, 3, P + 1, 3, 3)
+    poses = []
+    for i in range(len(seeds)):
+        if captured[i]:
+            place = int(float(shift[i]) * len(source.rotations))
+            pair = source.rotations[[place, source.following[place]]].astype(float)
+            moving = _between(pair, min(SHUTTER * source.fps, 1.0))
+            if mirror[i]:
+                moving = _mirrored(moving)
+            heading = Rotation.from_euler("z", float(turn[i])).as_matrix()
+            poses.append(Pose(heading @ moving, MOCAP))
+        else:
+            poses.append(Pose(generated[i], KINDS[int(kind[i])]))
+    return poses
+
+
+@functools.cache
+def _kinds(motions: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the kinds in use, and the upper edges of their shares."""
+    names = motions or tuple(PROPORTIONS)
+    index = kind_indices(names)
+    weight = torch.tensor([PROPORTIONS.get(name, 1.0) if not motions else 1.0 for name in names])
+    return index, (weight / weight.sum()).cumsum(0)
+
+
+def _between(pair: np.ndarray, span: float) -> np.ndarray:
+    """Three moments (3, Q, 3, 3) between two frames (2, Q, 3, 3), over a share of their time."""
+    step = Rotation.from_matrix(pair[0].transpose(0, 2, 1) @ pair[1]).as_rotvec()
+    half = Rotation.from_rotvec(0.5 * span * step).as_matrix()
+    middle = pair[0] @ half
+    return np.stack([pair[0], middle, middle @ half])
+
+
+@functools.cache
+def _mirror_order() -> np.ndarray:
+    names = [*PARTS, "root"]
+    swap = {"left": "right", "right": "left"}
+    sides = [name.partition("_") for name in names]
+    mirrored = [f"{swap[a]}_{b}" if a in swap else "".join((a, _, b)) for a, _, b in sides]
+    return np.array([names.index(name) for name in mirrored])
+
+
+def _mirrored(rotations: np.ndarray) -> np.ndarray:
+    """The pose in a mirror, left and right exchanged. (..., Q, 3, 3)."""
+    flip = np.diag([-1.0, 1.0, 1.0])
+    return flip @ rotations[..., _mirror_order(), :, :] @ flip

@@ -1,0 +1,280 @@
+"""Single images, each with a person, pose, clothes, place, light and camera of its own.
+
+An image is a function of (seed, subject, index): any worker may make it, in any order. A subject
+here is a crowd of `config.people` dressed bodies that its images draw from; another subject has
+other bodies. World: z up, metres, the person above the origin.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ptri.data import transforms
+from ptri.render import backdrops, cameras, occluders, sensor, truth
+from ptri.render import scene as scenes
+from ptri.render.cameras import Camera
+from ptri.render.gl import FAR, Renderer
+from ptri.render.people import SEATED, Person, make_rng, sample_anybody
+from ptri.render.poses import Pose, sample_poses
+from ptri.render.posing import pose, skin
+from ptri.render_config import RenderConfig
+
+_MIN_VISIBLE = 6  # joints; an image that hides more is made again without what hides them
+_POINT_STEP = 16  # every so many vertices frame a person
+_PURPOSES = {"pose": 1, "image": 2, "other pose": 3, "person": 4}
+
+
+class Shot(NamedTuple):
+    """An image and what is true of it. Joints in mm, world; K, R, t: x_cam = R x + t, t in mm."""
+
+    image: np.ndarray  # (h, w, 3) uint8 RGB
+    K: np.ndarray  # (3, 3) px
+    R: np.ndarray  # (3, 3)
+    t: np.ndarray  # (3,) mm
+    joints: np.ndarray  # (17, 3) mm, Human3.6M's
+    coco: np.ndarray  # (17, 3) mm, COCO's
+    visible: np.ndarray  # (17,) bool
+    coco_visible: np.ndarray  # (17,) bool
+    box: np.ndarray  # (4,) int16 px: top, left, bottom, right
+    kind: str  # of the pose
+    mask: np.ndarray | None  # (h, w) bool, the person's visible pixels, where asked for
+    cropped: bool  # the image is the wanted crop of the person's box
+
+
+class Crop(NamedTuple):
+    """The square about a person's box that an image shows, as a training crop."""
+
+    low: float  # its side over the box's longer side, from ...
+    high: float  # ... to
+    shift: float  # its middle moves by up to this share of its side
+
+
+class _Body(NamedTuple):
+    """A posed person."""
+
+    person: Person
+    points: np.ndarray  # (Q, 3) m
+    normals: np.ndarray  # (Q, 3)
+    joints: np.ndarray  # (17, 3) m
+    coco: np.ndarray  # (17, 3) m
+    shift: np.ndarray  # (3,) m, from where `pose` put it
+
+
+class Studio:
+    """Keeps what images share: the OpenGL context, bodies and backdrop pictures.
+
+    Args:
+        config: what the images look like.
+        masks: also find the person's visible pixels.
+        crop: makes the images such crops, but for people whom the frame cuts off; None: the
+            framing is `config`'s.
+
+    Raises:
+        UserError: no pictures in `config.backgrounds`, no motion in `config.mocap`.
+        RuntimeError: no OpenGL.
+    """
+
+    def __init__(self, config: RenderConfig, masks: bool = False, crop: Crop | None = None):
+        self.config, self.masks, self.crop = config, masks, crop
+        self._renderer = Renderer(
+            config.size, config.size, None if config.samples < 0 else config.samples
+        )
+        self._people: OrderedDict[tuple[int, ...], tuple[Person, truth.Surface]] = OrderedDict()
+        folder = config.backgrounds
+        self._pictures = backdrops.list_pictures(folder) if folder else []
+
+    def shoot(
+        self, keys: Sequence[tuple[int, int, int]], lenses: Sequence[np.ndarray] | None = None
+    ) -> list[Shot]:
+        """Makes the images of some keys (seed, subject, index).
+
+        Args:
+            lenses: K (3, 3) px for each key in place of drawn ones.
+        """
+        seeds = [(*key, _PURPOSES[what]) for what in ("pose", "other pose") for key in keys]
+        poses = sample_poses(self.config, seeds)
+        shots = []
+        for i, key in enumerate(keys):
+            lens = None if lenses is None else lenses[i]
+            shot = self._shoot(key, poses[i], poses[len(keys) + i], lens)
+            if shot.visible.sum() < _MIN_VISIBLE:
+                shot = self._shoot(key, poses[i], None, lens)
+            shots.append(shot)
+        return shots
+
+    @property
+    def driver(self) -> str:
+        """The OpenGL driver's name."""
+        return self._renderer.context.info["GL_RENDERER"]
+
+    def close(self) -> None:
+        """Frees the OpenGL context."""
+        self._renderer.close()
+
+    def _shoot(
+        self, key: tuple[int, int, int], what: Pose, other: Pose | None, lens: np.ndarray | None
+    ) -> Shot:
+        """other: of somebody else; None: nobody and nothing may hide the person."""
+        config, renderer = self.config, self._renderer
+        rng = make_rng(*key, _PURPOSES["image"])
+        body = self._pose(key, rng, what)
+        points = body.points[::_POINT_STEP]
+        K = cameras.sample_lens(rng, config) if lens is None else lens
+        camera = cameras.place_camera(rng, config, K, points, body.joints)
+        cropped = False
+        if self.crop is not None:
+            camera, cropped = self._cropped(rng, camera, body.points)
+        scene = self._place(rng, camera)
+        if what.kind in SEATED:
+            scene = scenes.with_seat(scene, body.joints)
+        held, hidden, accompanied, blurred = rng.random(4) < (
+            config.held, config.occluders, config.second_person, config.motion_blur
+        )  # fmt: skip
+        side_rng = make_rng(*key, _PURPOSES["other pose"])
+        if held:
+            scene = occluders.add_held(side_rng, scene, body.joints)
+        if hidden and other is not None:
+            for _ in range(int(side_rng.integers(1, 3))):
+                scene = occluders.add_occluder(side_rng, scene, camera, body.joints)
+        drawn = {0: body}
+        if accompanied and other is not None:
+            second = self._other(key, side_rng, other, camera, body)
+            if second is not None:
+                drawn[1] = second
+        image, depth = self._draw(drawn, scene, camera, what if blurred else None)
+        device = sensor.sample_sensor(rng, config.sensor, config)
+        image = sensor.expose(image, device, rng)
+        mask = None
+        if self.masks:
+            silhouette = renderer.person_depth(*camera)
+            mask = (silhouette < 0.99 * FAR) & (silhouette < depth + 0.02)
+        renderer.end_pose()
+        visible = truth.find_visible(body.joints, truth.radii("h36m17"), camera, depth)
+        coco_visible = truth.find_visible(body.coco, truth.radii("coco17"), camera, depth)
+        return Shot(
+            image=image,
+            K=camera.K,
+            R=camera.R,
+            t=1000 * camera.t,
+            joints=1000 * body.joints,
+            coco=1000 * body.coco,
+            visible=visible,
+            coco_visible=coco_visible,
+            box=truth.find_box(body.points, camera, config.size),
+            kind=what.kind,
+            mask=mask,
+            cropped=cropped,
+        )
+
+    def _cropped(
+        self, rng: np.random.Generator, camera: Camera, points: np.ndarray
+    ) -> tuple[Camera, bool]:
+        """The camera of the wanted crop, and whether there is one: not of people cut off."""
+        size, crop = self.config.size, self.crop
+        share, move = rng.uniform(crop.low, crop.high), rng.uniform(-crop.shift, crop.shift, 2)
+        pixels = camera.project(points)[:, :2]
+        if pixels.min() < 0 or pixels.max() > size - 1:
+            return camera, False
+        centre, side = transforms.square_crop(truth.find_box(points, camera, size), share)
+        K, _ = transforms.crop_camera(camera.K, centre + side * move, side, size)
+        return camera._replace(K=K), True
+
+    def _draw(
+        self, drawn: dict[int, _Body], scene: scenes.Scene, camera: Camera, moving: Pose | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The picture and its depth; of a moving pose, the mean of its three moments."""
+        renderer = self._renderer
+        for slot, body in drawn.items():
+            renderer.set_person(body.person.dressed, slot)
+        posed = {slot: (body.points, body.normals) for slot, body in drawn.items()}
+        moments = []
+        if moving is not None:
+            for moment in (0, 2):
+                own = drawn[0]
+                points, normals = _surface(own.person, moving, moment)
+                renderer.pose({**posed, 0: (points + own.shift, normals)}, scene)
+                moments.append(renderer.draw(*camera).astype(np.float32))
+                renderer.end_pose()
+        renderer.pose(posed, scene)
+        image = renderer.draw(*camera)
+        depth = renderer.depth()
+        if moments:
+            image = ((moments[0] + image + moments[1]) / 3).astype(np.uint8)
+        return image, depth
+
+    def _pose(self, key: tuple[int, ...], rng: np.random.Generator, what: Pose) -> _Body:
+        """A person of the subject's crowd in new colours, on the floor above the origin."""
+        person, surface = self._person(key[0], key[1], int(rng.integers(self.config.people)))
+        person = person.recoloured(rng)
+        transforms, joints = pose(person.rig, what.parts(), np.zeros((1, 3)))
+        points, normals = skin(transforms[0], *person.skin_data)
+        low, high = points.min(0), points.max(0)
+        shift = -np.append((low + high)[:2] / 2, low[2])
+        return _Body(
+            person, points + shift, normals, joints[0] + shift,
+            surface.coco(transforms[0]) + shift, shift,
+        )  # fmt: skip
+
+    def _person(self, seed: int, subject: int, number: int) -> tuple[Person, truth.Surface]:
+        key = (seed, subject, number)
+        if key not in self._people:
+            rng = make_rng(*key, _PURPOSES["person"])
+            person = sample_anybody(rng, self.config)
+            self._people[key] = person, truth.Surface(person.shape, person.rig)
+            if len(self._people) > 2 * self.config.people:
+                self._people.popitem(last=False)
+        return self._people[key]
+
+    def _other(
+        self,
+        key: tuple[int, ...],
+        rng: np.random.Generator,
+        what: Pose,
+        camera: Camera,
+        body: _Body,
+    ) -> _Body | None:
+        """Somebody else beside, behind or in front; None where there is no room."""
+        other = self._pose(key, rng, what)
+        depth = float(camera.project(body.joints)[:, 2].mean())
+        kind = rng.random()
+        if kind < 0.5:  # beside
+            away, aside = rng.uniform(-0.4, 0.6), rng.uniform(0.45, 1.3)
+        elif kind < 0.85:  # behind
+            away, aside = rng.uniform(0.5, 4.0), rng.uniform(0.0, 1.5)
+        else:  # in front
+            away, aside = -rng.uniform(0.4, 0.5 * depth), rng.uniform(0.25, 0.8)
+        if depth + away < 0.9:
+            return None
+        forward = camera.R[2] * [1, 1, 0]
+        forward /= max(np.linalg.norm(forward), 1e-6)  # a camera that looks straight down
+        across = np.array([-forward[1], forward[0], 0]) * rng.choice([-1, 1])
+        middle = body.joints.mean(0) * [1, 1, 0]
+        move = middle + away * forward + aside * across
+        return other._replace(points=other.points + move, shift=other.shift + move)
+
+    def _place(self, rng: np.random.Generator, camera: Camera) -> scenes.Scene:
+        """A room, or the floor before a backdrop picture."""
+        config, renderer = self.config, self._renderer
+        outside = bool(self._pictures) and rng.random() < config.background_share
+        collage = not outside and rng.random() < config.collages
+        scene = scenes.sample_room(rng, camera.centre[None], config, bare=outside or collage)
+        picture, is_flat, window = None, True, np.array([0.0, 0.0, 1.0, 1.0])
+        if outside:
+            path = self._pictures[rng.integers(len(self._pictures))]
+            picture, is_flat = backdrops.read_picture(path)
+            window = backdrops.sample_window(rng, picture) if is_flat else window
+        elif collage:
+            picture = backdrops.sample_collage(rng)
+        renderer.set_picture(picture)
+        look = scene.look._replace(flat_picture=is_flat, window=window)
+        return scene._replace(look=look)
+
+
+def _surface(person: Person, what: Pose, moment: int) -> tuple[np.ndarray, np.ndarray]:
+    """Points and normals (Q, 3) of a moment of a pose, where `pose` puts them."""
+    transforms, _ = pose(person.rig, what.parts(slice(moment, moment + 1)), np.zeros((1, 3)))
+    return skin(transforms[0], *person.skin_data)

@@ -1,0 +1,186 @@
+"""Single images rendered while training asks for them: `data.kind: rendered`.
+
+A training image is a function of the seed, the pass and its number, so the order is that of the
+other loaders, a resumed run sees what the uninterrupted one would have seen, and no image comes
+twice. The test images are always the same, of people who are not trained on; they are made once,
+in processes of their own: a process that has drawn must not fork.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ptri.config import Config
+from ptri.data import transforms
+from ptri.data.h36m import SampleKey
+from ptri.errors import UserError
+from ptri.render_config import RenderConfig
+from ptri.structures import Cameras, Sample
+
+_TRAIN_CROWD, _TEST_CROWD = 0, 1
+_CHUNK = 16  # test images made at once
+
+
+class Rendered(Dataset):
+    """Samples of one view, without a leading B; takes `SampleKey` like `ptri.data.h36m.H36M`.
+
+    Args:
+        config: the sections ``render``, ``data`` (image_size, crop_scale, workers), ``augment``
+            and the run's seed.
+        split: "train" or "test" (`render.test_images`, without augmentation, held-out trials of
+            motion capture).
+
+    Raises:
+        UserError: the `render` extra or OpenGL is missing; bad folders or files.
+    """
+
+    def __init__(self, config: Config, split: str) -> None:
+        self.data, self.seed = config.data, config.run.seed
+        self.augment = config.augment if split == "train" else None
+        scale, shift = (self.augment.scale, self.augment.shift) if self.augment else (0.0, 0.0)
+        crop = config.data.crop_scale
+        self.crop = (crop * (1 - scale), crop * (1 + scale), shift)
+        self.render = dataclasses.replace(
+            config.render,
+            size=config.data.image_size,
+            mocap_split=config.render.mocap_split if split == "train" else "held_out",
+        )
+        self._studio, self._owner = None, 0
+        _prepare(self.render)
+        count = config.render.pass_images if split == "train" else config.render.test_images
+        self.num_views = np.ones(count, np.int64)
+        self._shots = None if split == "train" else self._make_all(config.data.workers)
+
+    def __len__(self) -> int:
+        return len(self.num_views)
+
+    def __getitem__(self, key: int | SampleKey) -> Sample:
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[Sample]:
+        keys = [key if isinstance(key, SampleKey) else SampleKey(int(key)) for key in keys]
+        if self._shots is not None:
+            return [self._sample(self._shots[key.index], key) for key in keys]
+        numbers = [key.epoch * len(self) + key.index for key in keys]
+        shots = self._open_studio().shoot([(self.seed, _TRAIN_CROWD, n) for n in numbers])
+        return [self._sample(shot, key) for shot, key in zip(shots, keys)]
+
+    def _open_studio(self):
+        if self._owner != os.getpid():  # also after a fork: contexts do not survive it
+            os.environ.setdefault("LP_NUM_THREADS", "1")
+            self._studio, self._owner = _plainly(self._make_studio), os.getpid()
+        return self._studio
+
+    def _make_studio(self):
+        return _studio(self.render, self.crop)
+
+    def _make_all(self, workers: int) -> list:
+        numbers = np.arange(len(self))
+        chunks = [numbers[i : i + _CHUNK].tolist() for i in range(0, len(numbers), _CHUNK)]
+        jobs = [(self.render, self.crop, self.seed, chunk) for chunk in chunks]
+        if workers == 0:
+            studio = self._open_studio()
+            parts = [studio.shoot([(self.seed, _TEST_CROWD, n) for n in chunk]) for chunk in chunks]
+        else:
+            os.environ.setdefault("LP_NUM_THREADS", "1")
+            context = multiprocessing.get_context("spawn")
+            with context.Pool(min(workers, len(jobs)), _start_maker) as pool:
+                parts = list(pool.imap(_make, jobs))
+        return [shot for part in parts for shot in part]
+
+    def _sample(self, shot, key: SampleKey) -> Sample:
+        size = self.data.image_size
+        image, K = shot.image, shot.K
+        rng = np.random.default_rng((self.seed, key.epoch, key.index, 0x51))
+        if not shot.cropped:
+            image, K = self._crop(shot, rng)
+        if self.augment is not None:
+            image = transforms.augment_image(np.ascontiguousarray(image), self.augment, rng)
+        joints = shot.joints @ shot.R.T + shot.t
+        projected = transforms.project(joints, K, np.eye(3), np.zeros(3))
+        xy, depth = projected[:, :2], projected[:, 2]
+        inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1) & (depth > 0)
+
+        def tensor(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+
+        return Sample(
+            images=transforms.normalise(image)[None],
+            cameras=Cameras(tensor(K[None]), tensor(np.eye(3)[None]), tensor(np.zeros((1, 3)))),
+            joints3d=tensor(joints),
+            joints2d=tensor(xy[None]),
+            visible=torch.from_numpy(inside[None]),
+            subject=torch.tensor(_TRAIN_CROWD if self._shots is None else _TEST_CROWD),
+            action=torch.tensor(0),
+            frame=torch.tensor(key.index),
+        )
+
+    def _crop(self, shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """The square around a person whom the frame cuts off, black outside, as a box gives it."""
+        low, high, shift = self.crop
+        centre, side = transforms.square_crop(shot.box, rng.uniform(low, high))
+        centre = centre + side * rng.uniform(-shift, shift, 2)
+        K, turn = transforms.crop_camera(shot.K, centre, side, self.data.image_size)
+        return transforms.warp(shot.image, shot.K, K, turn, self.data.image_size), K
+
+
+def _plainly(make):
+    """Calls a function; a missing extra or driver becomes a UserError."""
+    try:
+        return make()
+    except ImportError as error:
+        raise UserError(
+            f"data.kind: rendered needs the render extra ({error}): pip install -e .[render]"
+        ) from None
+    except RuntimeError as error:
+        raise UserError(f"data.kind: rendered: {error}") from None
+
+
+def _prepare(render: RenderConfig) -> None:
+    """Checks files and loads what worker processes can share by being forked later."""
+
+    def load() -> None:
+        from ptri.data.retarget import load_part_motion
+        from ptri.render import backdrops
+        from ptri.render.truth import coco_weights
+        from ptri.render.wardrobe import body_faces
+
+        if render.backgrounds:
+            backdrops.list_pictures(render.backgrounds)
+        if render.mocap:
+            load_part_motion(tuple(render.mocap), render.mocap_split)
+        body_faces(render.faces)
+        coco_weights()
+
+    _plainly(load)
+
+
+def _start_maker() -> None:
+    import cv2
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+_MAKER: list = []
+
+
+def _make(job: tuple[RenderConfig, tuple[float, float, float], int, list[int]]) -> list:
+    """Makes some test images in a process of its own."""
+    render, crop, seed, numbers = job
+    if not _MAKER:
+        _MAKER.append(_studio(render, crop))
+    return _MAKER[0].shoot([(seed, _TEST_CROWD, number) for number in numbers])
+
+
+def _studio(render: RenderConfig, crop: tuple[float, float, float]):
+    from ptri.render.single import Crop, Studio
+
+    return Studio(render, crop=Crop(*crop))

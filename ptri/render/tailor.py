@@ -1,0 +1,283 @@
+"""Chooses garments from a folder for a person, recolours and fits them.
+
+Garments are few, so the upper part of one outfit is often worn with the lower part of another, and
+every piece is recoloured: its texture as it is, turned in hue, reduced to folds on a new colour, or
+replaced by a pattern of flat colours times ambient occlusion. What suits whom is read from file
+names: ``female_*`` outfits are for women, ``short*`` and ``afro*`` hair for everybody, other hair
+for women and a few men. All random choices come from one generator.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from ptri.render.body import BodyModel, BodyShape, base_vertices, load_base_mesh, load_body_model
+from ptri.render.garments import (
+    LOWER,
+    UPPER,
+    Garment,
+    GarmentFolder,
+    GarmentModel,
+    fit,
+    layer_masks,
+    load_garment,
+    read_eye,
+    read_eye_map,
+)
+from ptri.render.posing import RiggedBody
+from ptri.render.wardrobe import (
+    BOTTOM,
+    HAIR,
+    SHOE,
+    TOP,
+    Dressed,
+    Part,
+    body_faces,
+    bone_share,
+    face_marks,
+    hair_region,
+    sample_colours,
+    vertex_normals,
+)
+
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
+_BROWN = np.array([[0, 0, 1], [0, 0.75, 0], [0.55, 0, 0]]) * 0.75  # blue becomes red
+_DARK = 0.03  # linear luminance
+_NOTHING = -10.0  # m, a layer distance that is nowhere inside
+_SCALP_LINE = -0.035  # m, hair line of the painted scalp: a little within that of the meshes
+_BIB = 0.25  # m above the hips: lower pieces that reach so high keep their own upper pieces
+
+
+def dress_in_garments(
+    model: BodyModel,
+    shape: BodyShape,
+    rig: RiggedBody,
+    rng: np.random.Generator,
+    folder: GarmentFolder,
+    num_faces: int = 9000,
+) -> Dressed:
+    """Dresses a body in garments of a folder; bare skin is drawn from about `num_faces` triangles.
+
+    Raises:
+        UserError: a damaged garment file or picture.
+    """
+    colours, styles = sample_colours(rng)
+    base = load_base_mesh()
+    rest = base_vertices(base, shape)
+    worn = choose(folder, shape, rest, rng)
+    coarse = body_faces(num_faces)
+    bare, masks = layer_masks(coarse, base.body, worn)
+    surface = vertex_normals(shape.vertices.astype(float), model.faces)
+    eye_index, eye_uv = read_eye_map(folder.folder) if folder.eyes else (np.zeros(0, int), None)
+    is_eye = np.zeros(len(rest), bool)
+    is_eye[eye_index] = True
+    is_eye = is_eye[base.body]
+    bare &= ~is_eye[coarse].all(1)
+    used, faces = np.unique(coarse[bare], return_inverse=True)
+    # One entry per mesh: points, normals, weights, faces, surface
+    meshes = [
+        (
+            shape.vertices[used],
+            surface[used],
+            rig.weights[used],
+            faces.reshape(-1, 3),
+            np.zeros((len(used), 3)),
+        )
+    ]
+    looks = []
+    for (garment, _), mask in zip(worn, masks):
+        meshes.append(_mesh(garment, mask, rest))
+        looks.append((garment.texture, garment.category in ("hair", "eyebrows")))
+        looks[-1] += _recolour(garment, colours, styles, rng)
+    if folder.eyes:
+        meshes.append(_eyes(model, shape, rig, base.body, surface, eye_index, eye_uv))
+        picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
+        # Most eyes are brown; the pictures are mostly blue.
+        turn = _BROWN if rng.random() < 0.75 else np.eye(3)
+        look = np.zeros((1, 2, 3)), turn[None], np.array([[0, 10, 0.5, 0]])
+        looks.append((picture, False, *look))
+    starts = np.cumsum([0] + [len(mesh[0]) for mesh in meshes])
+    first_face = np.cumsum([0] + [len(mesh[3]) for mesh in meshes])
+    points, normals, weights, _, around = (np.concatenate(part) for part in zip(*meshes))
+    layers = np.full((len(points), 4), _NOTHING)
+    if any(garment.category == "hair" for garment, _ in worn):
+        # Hair is strips and thin shells: paint the scalp below.
+        layers[: len(used), 3] = hair_region(model, shape, _SCALP_LINE)[used]
+    return Dressed(
+        vertices=points.astype(np.float32),
+        normals=normals.astype(np.float32),
+        weights=weights.astype(np.float32),
+        faces=np.concatenate([m[3] + s for m, s in zip(meshes, starts)]).astype(np.int32),
+        num_closed=int(first_face[1]),
+        num_shaded=int(first_face[1]),
+        pattern=points.astype(np.float32),
+        layers=layers.astype(np.float32),
+        eyes=np.concatenate([_eyeballs(model)[used], np.zeros(len(points) - len(used))]),
+        colours=colours,
+        styles=styles,
+        face=face_marks(model, shape),
+        tucked=False,
+        painted_brows=not any(garment.category == "eyebrows" for garment, _ in worn),
+        surface=around.astype(np.float32),
+        parts=tuple(
+            Part(int(first_face[i + 1]), len(meshes[i + 1][3]), *look)
+            for i, look in enumerate(looks)
+        ),
+    )
+
+
+def choose(
+    folder: GarmentFolder, shape: BodyShape, rest: np.ndarray, rng: np.random.Generator
+) -> list[tuple[Garment, tuple[int, ...]]]:
+    """Draws what a person wears: garments and the classes of their pieces."""
+    woman = shape.gender > 0.5
+
+    def draw(paths: list[Path], weights: list[float] | None = None) -> Garment:
+        share = None if weights is None else np.array(weights) / np.sum(weights)
+        return load_garment(paths[rng.choice(len(paths), p=share)], _garment_model())
+
+    outfits = [p for p in folder.paths["outfits"] if woman or not p.stem.startswith("female")]
+    outfits = outfits or list(folder.paths["outfits"])
+    weights = [2.5 if p.stem.startswith("female") else 1.0 for p in outfits]
+    lower, upper = draw(outfits, weights), draw(outfits, weights)
+    both = (LOWER, UPPER)
+    complete = [set(both) <= set(garment.piece_class) for garment in (lower, upper)]
+    mixed = rng.random() < 0.6 and all(complete) and lower is not upper
+    if mixed:
+        kind = lower.piece_class[lower.pieces]
+        top = fit(lower, rest)[lower.corners[kind == LOWER], 2].max()
+        mixed = top < shape.joints[6, 2] + _BIB
+    worn = [(lower, (LOWER,)), (upper, (UPPER,))] if mixed else [(upper, both)]
+    if folder.paths["shoes"] and rng.random() < 0.94:
+        worn.append((draw(list(folder.paths["shoes"])), both))
+    short = [p for p in folder.paths["hair"] if p.stem.startswith(("short", "afro"))]
+    hat = bool(folder.paths["hats"]) and rng.random() < (0.06 if woman else 0.12)
+    if hat:
+        worn.append((draw(list(folder.paths["hats"])), both))
+        hairs = [p for p in short if p.stem == "short04"]  # the one that fits below hats
+    else:
+        hairs = list(folder.paths["hair"])
+    weights = [(0.25 if woman else 1.0) if p in short else (1.0 if woman else 0.04) for p in hairs]
+    if hairs and rng.random() < (0.99 if woman else 0.88):
+        worn.append((draw(hairs, weights), both))
+    if folder.paths["eyebrows"]:
+        worn.append((draw(list(folder.paths["eyebrows"])), both))
+    return worn
+
+
+def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The drawn faces of a fitted garment: points, normals, weights, faces, surface."""
+    fitted = fit(garment, rest)
+    normals = vertex_normals(fitted, garment.faces)
+    if garment.category == "eyebrows":
+        fitted = fitted + np.array([0, -0.0015, 0])  # the thinned face must not cover them
+    elif garment.category == "hats":
+        fitted = fitted + 0.004 * normals  # nor must the hair
+    used, faces = np.unique(garment.drawn[mask], return_inverse=True)
+    vertex = garment.corners[used]
+    surface = np.column_stack([garment.uv[used], garment.pieces[used]])
+    return fitted[vertex], normals[vertex], garment.drivers[used], faces.reshape(-1, 3), surface
+
+
+def _eyes(model, shape, rig, body_to_base, surface, eye_index, eye_uv) -> tuple[np.ndarray, ...]:
+    """The eyeballs as a textured mesh."""
+    uv = np.full((body_to_base.max() + 1, 2), np.nan)
+    uv[eye_index] = eye_uv
+    uv = uv[body_to_base]
+    whole = model.faces[np.isfinite(uv[model.faces]).all((1, 2))]
+    used, faces = np.unique(whole, return_inverse=True)
+    around = np.column_stack([uv[used], np.zeros(len(used))])
+    return shape.vertices[used], surface[used], rig.weights[used], faces.reshape(-1, 3), around
+
+
+def _recolour(
+    garment: Garment, colours: np.ndarray, styles: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Colours (k, 2, 3), tints (k, 3, 3) and styles (k, 4) of a garment's pieces."""
+    num = len(garment.piece_class)
+    own, tints, looks = np.zeros((num, 2, 3)), np.tile(np.eye(3), (num, 1, 1)), np.zeros((num, 4))
+    if garment.category in ("hair", "eyebrows"):
+        hair = colours[HAIR] * (0.6 if garment.category == "eyebrows" else 1.0)
+        own[:] = hair
+        own[:, 1] = 0.8 * own[:, 0]
+        looks[:] = 4, 60, 0.2, float(not garment.has_diffuse)
+        if garment.category == "eyebrows":
+            looks[:] = 0, 10, 0, 1
+        for k, tone in enumerate(garment.piece_tone):
+            tints[k] = _tint(hair[0], tone)
+            if garment.has_diffuse and tone @ _LUMINANCE < _DARK and looks[k, 3] == 0:
+                looks[k] = 0, 60, 0.2, 0.5  # else highlights of a black picture become stripes
+        return own, tints, looks
+    untouched = rng.random() < 0.12
+    for k in range(num):
+        layer = SHOE
+        if garment.category == "outfits":
+            layer = TOP if garment.piece_class[k] == UPPER else BOTTOM
+        again = any(garment.piece_class[:k] == garment.piece_class[k])
+        pair, style = colours[layer], styles[layer]
+        if again:  # a shirt below a jacket, laces
+            other_colours, other_styles = sample_colours(rng)
+            pair, style = other_colours[layer], other_styles[layer]
+        own[k] = pair
+        looks[k] = style[0], style[1], style[2], float(not garment.has_diffuse)
+        if not garment.has_diffuse or untouched:
+            continue
+        mode = rng.random()
+        if mode < 0.3:
+            tints[k] = _turned(rng)
+        elif mode < 0.6:
+            tints[k] = _tint(pair[0], garment.piece_tone[k])
+        else:
+            looks[k, 3] = 0.85  # a little of the texture's folds and seams stays
+            tints[k] = _tint(pair[0], garment.piece_tone[k])
+    return own, tints, looks
+
+
+def _tint(colour: np.ndarray, tone: np.ndarray) -> np.ndarray:
+    """(3, 3): a texture's brightness, relative to its mean linear RGB, times a colour."""
+    # 0.02: the noise of nearly black textures must not become the pattern.
+    return np.outer(colour, _LUMINANCE) / max(float(_LUMINANCE @ tone), 0.02)
+
+
+def _turned(rng: np.random.Generator) -> np.ndarray:
+    """(3, 3): a turn of the hue, another saturation and brightness."""
+    angle = rng.uniform(0, 2 * np.pi)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    axis = np.ones(3) / np.sqrt(3)
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn = cosine * np.eye(3) + sine * cross + (1 - cosine) * np.outer(axis, axis)
+    saturation, value = rng.uniform(0.2, 1.2), rng.uniform(0.5, 2.0)
+    grey = np.tile(_LUMINANCE, (3, 1))
+    return value * (saturation * np.eye(3) + (1 - saturation) * grey) @ turn
+
+
+@functools.cache
+def _garment_model() -> GarmentModel:
+    return GarmentModel(load_body_model(), load_base_mesh())
+
+
+@functools.cache
+def _eye_picture(path: Path):
+    return read_eye(path)
+
+
+def _eyeballs(model: BodyModel) -> np.ndarray:
+    return (bone_share(model, "eye") > 0.5).astype(np.float32)
+
+
+def recolour(dressed: Dressed, rng: np.random.Generator) -> Dressed:
+    """The same clothes in other colours, on somebody with another skin and hair."""
+    colours, styles = sample_colours(rng)
+    # 0.005: hair is never black.
+    hair = np.diag(colours[HAIR, 0] / np.maximum(dressed.colours[HAIR, 0], 0.005))
+    parts = []
+    for part in dressed.parts:
+        if part.colours.any():  # all but eyes
+            turn = hair if part.cut else _turned(rng)
+            turned = np.clip(part.colours @ turn.T, 0, 1)
+            part = part._replace(colours=turned, tints=turn @ part.tints)
+        parts.append(part)
+    return dressed._replace(colours=colours, styles=styles, parts=tuple(parts))

@@ -1,0 +1,90 @@
+"""What is true of an image: COCO's keypoints on the mesh, who is seen, boxes.
+
+COCO's 17 keypoints are weighted means of vertices of the naked body, with the weights that Anny
+carries (its COCO regressor): the eyes and ears lie on the head's surface, the nose is its tip, and
+shoulders, elbows, wrists, hips, knees and ankles lie inside the limbs where annotators put them.
+They move with the skin. Human3.6M's 17 are defined in `ptri.render.body`.
+
+A joint is visible if it lies inside the image and no surface stands in front of it but the flesh
+and clothes around the joint itself: the picture's depth there, at the least favourable but one
+pixel of 3 x 3, has to reach the joint's depth less a radius.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ptri.render.body import BodyShape, load_body_model
+from ptri.render.cameras import Camera
+from ptri.render.posing import RiggedBody
+from ptri.skeleton import COCO17, H36M17
+
+# m from a joint to the clothed surface around it, generous; other names: _RADIUS.
+_RADII = {
+    "foot": 0.10, "ankle": 0.10, "knee": 0.12, "hip": 0.22, "spine": 0.28, "thorax": 0.18,
+    "shoulder": 0.14, "elbow": 0.09, "wrist": 0.08, "head": 0.07, "eye": 0.05, "ear": 0.06,
+}  # fmt: skip
+_NOSE = {"h36m17": 0.14, "coco17": 0.05}  # Human3.6M's lies inside the head
+
+
+class Surface:
+    """COCO's keypoints of one body, as functions of its pose."""
+
+    def __init__(self, shape: BodyShape, rig: RiggedBody):
+        weights = coco_weights()  # (17, P)
+        rest = np.concatenate([shape.vertices, np.ones((len(shape.vertices), 1))], 1)
+        # (17, D, 4): a keypoint is the sum over drivers of the driver's transform of these.
+        self._carried = np.einsum("kp,pd,pa->kda", weights, rig.weights, rest, optimize=True)
+
+    def coco(self, transforms: np.ndarray) -> np.ndarray:
+        """Keypoints (17, 3) m of a pose's transforms (D, 3, 4)."""
+        return np.einsum("kdb,dab->ka", self._carried, transforms)
+
+
+@functools.cache
+def coco_weights() -> np.ndarray:
+    """(17, P) weights of the body's vertices in COCO's keypoints, from Anny."""
+    from anny.keypoints import KeypointsRegressor
+
+    regressor = KeypointsRegressor.coco(load_body_model().anny, labels=list(COCO17.joints))
+    return regressor.regression_weights.double().numpy()
+
+
+@functools.cache
+def radii(joint_set: str) -> np.ndarray:
+    """(17,) m, the radius of each joint of "h36m17" or "coco17"."""
+    names = (H36M17 if joint_set == "h36m17" else COCO17).joints
+    table = _RADII | {"nose": _NOSE[joint_set]}
+    return np.array([table[name.split("_")[-1]] for name in names])
+
+
+def find_visible(
+    points: np.ndarray, radius: np.ndarray, camera: Camera, depth: np.ndarray
+) -> np.ndarray:
+    """Which joints are seen.
+
+    Args:
+        points: (J, 3) m, world. radius: (J,) m. depth: (h, w) m of the picture's surfaces.
+
+    Returns:
+        (J,) bool.
+    """
+    pixels = camera.project(points)
+    height, width = depth.shape
+    column, row = np.rint(np.clip(pixels[:, :2], -2, [width + 1, height + 1])).astype(int).T
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (pixels[:, 2] > 0)
+    step = np.arange(-1, 2)
+    rows = np.clip(row[:, None, None] + step[:, None], 0, height - 1)
+    columns = np.clip(column[:, None, None] + step, 0, width - 1)
+    around = np.sort(depth[rows, columns].reshape(len(points), 9), 1)[:, -2]
+    return inside & (around > pixels[:, 2] - radius)
+
+
+def find_box(points: np.ndarray, camera: Camera, size: int) -> np.ndarray:
+    """Box (top, left, bottom, right) px, int16, around points (N, 3) m, inside the image."""
+    pixels = camera.project(points)[:, :2]
+    left, top = np.clip(np.floor(pixels.min(0)), 0, size - 1)
+    right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 1, size)
+    return np.array([top, left, bottom, right], np.int16)
