@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ptri.config import Config
-from ptri.data import transforms
+from ptri.data import augmentation, transforms
 from ptri.data.h36m import SampleKey
 from ptri.errors import UserError
 from ptri.render_config import RenderConfig
@@ -102,7 +102,7 @@ class Rendered(Dataset):
         if not shot.cropped:
             image, K = self._crop(shot, rng)
         if self.augment is not None:
-            image = transforms.augment_image(np.ascontiguousarray(image), self.augment, rng)
+            image = augmentation.augment_image(np.ascontiguousarray(image), self.augment, rng)
         joints = shot.joints @ shot.R.T + shot.t
         projected = transforms.project(joints, K, np.eye(3), np.zeros(3))
         xy, depth = projected[:, :2], projected[:, 2]
