@@ -84,7 +84,10 @@ def find_visible(
 
 def find_box(points: np.ndarray, camera: Camera, size: int) -> np.ndarray:
     """Box (top, left, bottom, right) px, int16, around points (N, 3) m, inside the image."""
-    pixels = camera.project(points)[:, :2]
-    left, top = np.clip(np.floor(pixels.min(0)), 0, size - 1)
-    right, bottom = np.clip(np.ceil(pixels.max(0)) + 1, 1, size)
+    # Rows of numbers, not columns: several times as fast for thousands of points.
+    x, y, depth = (camera.R @ points.T.astype(float)) + camera.t[:, None]
+    depth = np.maximum(depth, 0.01)  # m, as Camera.project
+    x, y = (camera.K[i, i] * v / depth + camera.K[i, 2] for i, v in enumerate((x, y)))
+    left, top = np.clip(np.floor([x.min(), y.min()]), 0, size - 1)
+    right, bottom = np.clip(np.ceil([x.max(), y.max()]) + 1, 1, size)
     return np.array([top, left, bottom, right], np.int16)
