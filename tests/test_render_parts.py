@@ -9,10 +9,10 @@ import pytest
 
 from ptri.errors import UserError
 from ptri.render import scene as scenes
-from ptri.render.decimate import decimate
+from ptri.render.decimate import decimate, vertex_normals
 from ptri.render.gl import view_projection
 from ptri.render.people import make_rng, sample_rig, settings_from
-from ptri.render.wardrobe import sample_colours, sample_outfit, vertex_normals
+from ptri.render.wardrobe import sample_colours, sample_outfit
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"
 
