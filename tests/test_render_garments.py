@@ -73,7 +73,7 @@ def test_damaged_garments_are_named(tmp_path, changes, message):
 
 
 def test_wrong_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match="--garments .*missing: not a folder"):
+    with pytest.raises(UserError, match=r"--garments .*missing: not a folder"):
         open_folder(str(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"no outfits/\*\.npz"):
         open_folder(str(tmp_path))
@@ -85,7 +85,7 @@ def test_wrong_folders_are_refused(tmp_path):
     (tmp_path / "hair" / "one.npz").write_bytes(b"not a zip file")
     with pytest.raises(UserError, match=r"one\.npz: not a readable garment file"):
         open_folder(str(tmp_path))
-    with pytest.raises(UserError, match="--garment-share 1.5"):
+    with pytest.raises(UserError, match=r"--garment-share 1\.5"):
         settings_from({"garment_share": 1.5})
 
 
