@@ -246,7 +246,7 @@ class Studio:
         elif kind < 0.85:  # behind
             away, aside = rng.uniform(0.5, 4.0), rng.uniform(0.0, 1.5)
         else:  # in front
-            away, aside = -rng.uniform(0.4, 0.5 * depth), rng.uniform(0.25, 0.8)
+            away, aside = -rng.uniform(0.3, 0.5) * depth, rng.uniform(0.25, 0.8)
         if depth + away < 0.9:
             return None
         forward = camera.R[2] * [1, 1, 0]
