@@ -11,11 +11,11 @@ from ptri.errors import UserError
 from ptri.render import backdrops
 from ptri.render import scene as scenes
 from ptri.render import sensor as sensors
-from ptri.render.decimate import decimate
+from ptri.render.decimate import decimate, vertex_normals
 from ptri.render.gl import view_projection
 from ptri.render.people import make_rng, sample_rig
 from ptri.render.settings import settings_from
-from ptri.render.wardrobe import sample_colours, sample_outfit, vertex_normals
+from ptri.render.wardrobe import sample_colours, sample_outfit
 from ptri.render_config import RenderConfig
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"

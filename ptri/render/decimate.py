@@ -1,4 +1,4 @@
-"""Coarser triangles over a subset of a mesh's vertices, for fast software rendering."""
+"""Coarser triangles over a subset of a mesh's vertices, for fast software rendering; normals."""
 
 from __future__ import annotations
 
@@ -73,6 +73,21 @@ def decimate(vertices: np.ndarray, faces: np.ndarray, num_faces: int) -> np.ndar
             version[v] += 1
             push(v)
     return np.array([face for face in triangles if face], np.int32)
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Area-weighted unit normals (P, 3)."""
+    corners = vertices[faces]
+    flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = np.stack(
+        [
+            np.bincount(faces.ravel(), np.repeat(flat[:, axis], 3), minlength=len(vertices))
+            for axis in range(3)
+        ],
+        1,
+    )
+    # 1e-12 guards vertices that belong to no face.
+    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def _quadrics(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:

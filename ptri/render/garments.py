@@ -24,7 +24,7 @@ from scipy.spatial import cKDTree
 
 from ptri.errors import UserError
 from ptri.render.body import BaseMesh, BodyModel
-from ptri.render.decimate import decimate, find_border
+from ptri.render.decimate import decimate, find_border, vertex_normals
 from ptri.render.posing import driver_weights
 
 CATEGORIES = ("outfits", "shoes", "hair", "hats", "eyebrows")
@@ -35,7 +35,10 @@ _NUM_SKIN = 13380  # its first vertices are the skin
 _NUM_FACES = {"outfits": 2200, "shoes": 800, "hair": 1200, "hats": 1300, "eyebrows": 192}
 _TEXTURE_SIZE = {"outfits": 512, "shoes": 256, "hair": 256, "hats": 64, "eyebrows": 64}
 _ALPHA = ("hair", "eyebrows")  # categories whose alpha is a cut, not ambient occlusion
-_DARKEST_AO = 0.35  # pockets and insides are black in some maps
+_NUM_CLOTHED = 18002  # base vertices before the skirt helper: skin and tights helper
+_CLOSE, _FROM_BORDER = 0.06, 0.03  # m, of hidden skin from the cloth and its borders
+_WHOLE_BODY = 1.15  # m, height of clothes sewn together that dress legs and trunk
+_DARKEST_AO = 0.55  # pockets and insides are black in some maps
 # name -> (number of columns, upper limit of an index or None for a real number)
 _ARRAYS = {
     "vertices": (3, None),
@@ -309,16 +312,17 @@ def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray, base: 
     """Finds the pieces (islands of the texture, by height and colour) and what each class hides."""
     corners = garment.corners
     points = fit(garment, base.template)
-    edges = np.concatenate([split[:, [0, 1]], split[:, [1, 2]]])
     size = len(corners)
-    graph = coo_matrix((np.ones(len(edges)), edges.T), (size, size))
-    _, island = connected_components(graph, directed=False)
+    island, sewn = _connected(split, size), _connected(garment.faces, len(points))[corners]
     count = np.bincount(island)
-    lowest, highest = np.full(len(count), np.inf), np.full(len(count), -np.inf)
-    np.minimum.at(lowest, island, points[corners, 2])
-    np.maximum.at(highest, island, points[corners, 2])
     hip = float(base.anny.template_bone_heads[base.anny.bone_labels.index("upperleg01.L"), 2])
-    kind = np.where((lowest + highest) / 2 > hip + 0.1, UPPER, LOWER)
+    lowest, highest = _extent(points[corners, 2], sewn)
+    # What is sewn together is one garment (with its pockets), unless it dresses the whole body.
+    lows, highs = _extent(points[corners, 2], island)
+    first = np.unique(island, return_index=True)[1]
+    whole = (highest - lowest)[sewn[first]] > _WHOLE_BODY
+    middle = np.where(whole, lows + highs, (lowest + highest)[sewn[first]]) / 2
+    kind = np.where(middle > hip + 0.1, UPPER, LOWER)
     if garment.category != "outfits":
         kind[:] = UPPER
     texel = _sample(garment.texture.pixels, garment.uv).astype(float)
@@ -344,17 +348,58 @@ def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray, base: 
     count = np.maximum(np.bincount(pieces, minlength=len(classes)), 1)
     mean = [np.bincount(pieces, texel[:, c], minlength=len(classes)) / count for c in range(3)]
     classes = np.array(classes)
+    hides = _hidden(garment, points, classes[pieces], delete, base)
+    return garment._replace(
+        pieces=pieces, piece_class=classes, piece_tone=np.stack(mean, 1), hides=hides
+    )
+
+
+def _hidden(
+    garment: Garment, points: np.ndarray, kind: np.ndarray, delete: np.ndarray, base: BaseMesh
+) -> np.ndarray:
+    """Base vertices (2, N) bool below the lower and the upper pieces.
+
+    Args:
+        points: (n, 3) fitted to the template; kind: (m,) class of each corner.
+        delete: the garment's own list.
+    """
+    if garment.category == "outfits":
+        # The lists leave out 20 cm of calf, which comes through bent trousers. Add what lies
+        # close below the cloth and not close to a border (cuffs, collars).
+        close = np.arange(_NUM_CLOTHED)
+        place = base.template[close]
+        outward = vertex_normals(points, garment.faces)
+        border = points[find_border(garment.faces, len(points))]
+        distance, nearest = cKDTree(points).query(place)
+        below = np.einsum("vx,vx->v", points[nearest] - place, outward[nearest]) > 0
+        below &= distance < _CLOSE
+        if len(border):
+            below &= cKDTree(border).query(place)[0] > _FROM_BORDER
+        delete = np.union1d(delete, close[below])
     hides = np.zeros((2, NUM_BASE), bool)
     distance = np.full((2, len(delete)), np.inf)
     for k in (LOWER, UPPER):
-        mine = corners[classes[pieces] == k]
+        mine = garment.corners[kind == k]
         if len(mine) and len(delete):
             distance[k] = cKDTree(points[mine]).query(base.template[delete])[0]
     for k in (LOWER, UPPER):  # where both are near, both hide
         hides[k, delete[distance[k] < distance[1 - k] + 0.015]] = True
-    return garment._replace(
-        pieces=pieces, piece_class=classes, piece_tone=np.stack(mean, 1), hides=hides
-    )
+    return hides
+
+
+def _connected(faces: np.ndarray, size: int) -> np.ndarray:
+    """Number (size,) of the connected part that each vertex belongs to."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
+    graph = coo_matrix((np.ones(len(edges)), edges.T), (size, size))
+    return connected_components(graph, directed=False)[1]
+
+
+def _extent(height: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest of each part."""
+    lowest, highest = np.full(part.max() + 1, np.inf), np.full(part.max() + 1, -np.inf)
+    np.minimum.at(lowest, part, height)
+    np.maximum.at(highest, part, height)
+    return lowest, highest
 
 
 def _read_texture(path: Path, category: str, uv: np.ndarray, split: np.ndarray):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ptri.render.body import BodyModel, BodyShape, base_vertices, load_base_mesh, load_body_model
+from ptri.render.decimate import vertex_normals
 from ptri.render.garments import (
     LOWER,
     UPPER,
@@ -40,7 +41,6 @@ from ptri.render.wardrobe import (
     face_marks,
     hair_region,
     sample_colours,
-    vertex_normals,
 )
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ptri.render.body import BodyModel, BodyShape, load_body_model
-from ptri.render.decimate import decimate
+from ptri.render.decimate import decimate, vertex_normals
 from ptri.render.garments import Texture
 from ptri.render.posing import RiggedBody
 
@@ -193,21 +193,6 @@ def face_marks(model: BodyModel, shape: BodyShape) -> np.ndarray:
     head = dict(zip(model.bones, shape.bone_heads))
     mouth = shape.vertices[model.nose_tip] + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
     return np.stack([head["eye.L"], head["eye.R"], mouth])
-
-
-def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Area-weighted unit normals (P, 3)."""
-    corners = vertices[faces]
-    flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = np.stack(
-        [
-            np.bincount(faces.ravel(), np.repeat(flat[:, axis], 3), minlength=len(vertices))
-            for axis in range(3)
-        ],
-        1,
-    )
-    # 1e-12 guards vertices that belong to no face.
-    return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
 
 
 def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,210 @@
+"""Garments of a folder: checks of the files, the fit, hidden skin, people drawn in them.
+
+What needs the shared garments, the `render` extra or an EGL driver is skipped without.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("anny")
+pytest.importorskip("moderngl")
+
+from ptri.errors import UserError
+from ptri.render.body import base_vertices, load_base_mesh, load_body_model
+from ptri.render.garments import (
+    LOWER,
+    UPPER,
+    GarmentModel,
+    fit,
+    layer_masks,
+    load_garment,
+    open_folder,
+    read_arrays,
+)
+from ptri.render.gl import Renderer
+from ptri.render.people import make_rng, sample_person
+from ptri.render.scene import sample_room
+from ptri.render.settings import settings_from
+from ptri.render.smooth import smooth_edges
+from ptri.render_config import RenderConfig
+
+FOLDER = Path(__file__).resolve().parents[1] / "../shared/data/makehuman_cc0"
+needs_garments = pytest.mark.skipif(not FOLDER.exists(), reason="the shared garments are not here")
+
+
+def arrays(**changes) -> dict:
+    """A garment of one triangle."""
+    values = {
+        "vertices": np.eye(3, dtype=np.float32),
+        "uv": np.eye(3, 2, dtype=np.float32),
+        "ref": np.array([[0, 1, 2]] * 3, np.uint16),
+        "weight": np.full((3, 3), 1 / 3, np.float32),
+        "offset": np.zeros((3, 3), np.float32),
+        "scale_verts": np.array([[0, 1]] * 3, np.uint16),
+        "scale_den": np.ones(3, np.float32),
+        "delete_verts": np.array([5], np.uint16),
+        "faces": np.array([[0, 1, 2]], np.uint16),
+        "face_uv": np.array([[0, 1, 2]], np.uint16),
+    }
+    return {k: v for k, v in (values | changes).items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ref": None}, "array ref is missing"),
+        ({"faces": np.array([[0, 1, 3]])}, r"faces points outside of 0\.\.2"),
+        ({"ref": np.full((3, 3), 19158)}, "ref points outside"),
+        ({"ref": np.array([[0, 1, 2]] * 2)}, "ref has 2 rows for 3 vertices"),
+        ({"weight": np.full((3, 3), 0.5)}, "weights do not sum to 1"),
+        ({"offset": np.full((3, 3), np.nan)}, "offset holds something else than finite"),
+        ({"scale_den": np.zeros(3)}, "scale_den is not positive"),
+        ({"uv": np.zeros((3, 3))}, r"uv has shape \(3, 3\)"),
+    ],
+)
+def test_damaged_garments_are_named(tmp_path, changes, message):
+    good, bad = tmp_path / "good.npz", tmp_path / "bad.npz"
+    np.savez(good, **arrays())
+    read_arrays(good)
+    np.savez(bad, **arrays(**changes))
+    with pytest.raises(UserError, match=message) as error:
+        read_arrays(bad)
+    assert str(bad) in str(error.value)
+
+
+def test_wrong_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--garments .*missing: not a folder"):
+        open_folder(str(tmp_path / "missing"))
+    with pytest.raises(UserError, match=r"no outfits/\*\.npz"):
+        open_folder(str(tmp_path))
+    for category in ("outfits", "hair"):
+        (tmp_path / category).mkdir()
+        np.savez(tmp_path / category / "one.npz", **arrays())
+    assert len(open_folder(str(tmp_path)).paths["hair"]) == 1
+    open_folder.cache_clear()
+    (tmp_path / "hair" / "one.npz").write_bytes(b"not a zip file")
+    with pytest.raises(UserError, match=r"one\.npz: not a readable garment file"):
+        open_folder(str(tmp_path))
+    with pytest.raises(UserError, match=r"render\.garment_share: 1\.5"):
+        settings_from({"garment_share": 1.5})
+
+
+@pytest.fixture(scope="module")
+def garment_model():
+    return GarmentModel(load_body_model(), load_base_mesh())
+
+
+@pytest.fixture(scope="module")
+def person():
+    return sample_person(make_rng(4), 9000, str(FOLDER))
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    try:
+        renderer = Renderer(160, 160)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    yield renderer
+    renderer.close()
+
+
+@needs_garments
+def test_the_fit_follows_the_binding(garment_model, person):
+    rest = base_vertices(garment_model.base, person.shape)
+    np.testing.assert_array_equal(rest[garment_model.base.body], person.shape.vertices)
+    garment = load_garment(FOLDER / "outfits" / "male_worksuit01.npz", garment_model)
+    fitted = fit(garment, rest)
+    for i in range(0, len(fitted), 500):  # MakeHuman's rule, vertex by vertex
+        point = sum(garment.weight[i, k] * rest[garment.ref[i, k]] for k in range(3))
+        for axis, sign, column in ((0, 1, 0), (1, -1, 2), (2, 1, 1)):
+            a, b = garment.scale_verts[column]
+            scale = abs(rest[a, axis] - rest[b, axis]) / garment.scale_den[column]
+            point[axis] += sign * scale * garment.offset[i, column]
+        np.testing.assert_allclose(fitted[i], point, atol=1e-12)
+    np.testing.assert_allclose(garment.drivers.sum(1), 1, atol=1e-5)
+    # Left and right stay apart: arms move with their own side's drivers.
+    left = [i for i, name in enumerate(person.rig.drivers) if "arm01.L" in name]
+    share = garment.drivers[:, left].sum(1)
+    assert fitted[garment.corners[share > 0.5], 0].min() > 0
+
+
+@needs_garments
+def test_trousers_hide_legs_and_shirts_do_not(garment_model):
+    base, faces = garment_model.base, garment_model.model.faces
+    outfit = load_garment(FOLDER / "outfits" / "male_casualsuit02.npz", garment_model)
+    middle = base.template[base.body][faces].mean(1)
+    thigh = (np.abs(middle[:, 0]) < 0.25) & (middle[:, 2] < -0.15) & (middle[:, 2] > -0.65)
+    face = (middle[:, 2] > 0.72) & (middle[:, 1] < 0)
+    for classes, legs_hidden in (((LOWER,), True), ((UPPER,), False), ((LOWER, UPPER), True)):
+        shown, masks = layer_masks(faces, base.body, [(outfit, classes)])
+        assert (shown[thigh].mean() < 0.02) == legs_hidden
+        assert shown[face].all()
+        drawn = outfit.piece_class[outfit.pieces[outfit.drawn[masks[0]]]]
+        assert set(drawn.ravel()) == set(classes)
+    # Socks vanish below trousers.
+    shoes = load_garment(FOLDER / "shoes" / "shoes01.npz", garment_model)
+    _, alone = layer_masks(faces, base.body, [(shoes, (UPPER,))])
+    _, below = layer_masks(faces, base.body, [(shoes, (UPPER,)), (outfit, (LOWER,))])
+    assert alone[0].all() and below[0].mean() < 0.95
+
+
+@needs_garments
+def test_people_in_garments_depend_on_the_seed_only(person):
+    same, other = (sample_person(make_rng(seed), 9000, str(FOLDER)) for seed in (4, 5))
+    for first, second in zip(person.dressed[:9], same.dressed[:9]):
+        np.testing.assert_array_equal(first, second)
+    for first, second in zip(person.dressed.parts, same.dressed.parts):
+        assert first.texture.key == second.texture.key
+        np.testing.assert_array_equal(first.tints, second.tints)
+    keys = [[part.texture.key for part in who.dressed.parts] for who in (person, other)]
+    assert keys[0] != keys[1]
+    procedural = sample_person(make_rng(4), 9000, str(FOLDER), 0.0)
+    assert procedural.dressed.parts == () and len(person.dressed.parts) >= 3
+    dressed = person.dressed
+    assert dressed.faces.max() < len(dressed.vertices) == len(dressed.surface)
+    assert sum(part.count for part in dressed.parts) + dressed.num_shaded == len(dressed.faces)
+    # Cloth lies around the body, not beside it.
+    gap = np.ptp(dressed.vertices, axis=0) - np.ptp(person.shape.vertices, axis=0)
+    assert np.abs(gap).max() < 0.15
+
+
+@needs_garments
+@pytest.mark.parametrize("in_garments", [True, False])
+def test_the_key_light_falls_on_the_side_it_comes_from(renderer, person, in_garments):
+    dressed = person.dressed if in_garments else sample_person(make_rng(4), 9000).dressed
+    room = sample_room(
+        make_rng(0), np.array([[0, -4.0, 1]]), RenderConfig(clutter=0, lamps=0), bare=True
+    )
+    dark, key = np.full(3, 0.1), np.ones(3)
+    R = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # looks along +y at the face
+    camera = np.array([[280.0, 0, 80], [0, 280, 80], [0, 0, 1]]), R, -R @ np.array([0, -4, 0.9])
+    renderer.set_picture(np.zeros((8, 16, 3), np.uint8))
+    renderer.set_person(dressed)
+    brightness = []
+    for side in (-1.0, 1.0):
+        look = room.look._replace(
+            light_direction=np.array([0, 0.96 * side, 0.28]), light_colour=key,
+            fill_colour=0 * key, sky_colour=dark, ground_colour=dark, exposure=1.0,
+        )  # fmt: skip
+        renderer.pose({0: (dressed.vertices, dressed.normals)}, room._replace(look=look))
+        image, mask = renderer.draw(*camera), renderer.silhouette(*camera)
+        renderer.end_pose()
+        brightness.append(image[mask].mean())
+    renderer.set_picture(None)
+    assert brightness[0] > 1.4 * brightness[1]  # measured: 2.4 to 2.6
+
+
+@pytest.mark.parametrize("slope", [0.1, 0.7])
+def test_edges_are_smoothed_and_flat_parts_kept(slope):
+    y, x = np.mgrid[:64, :64]
+    distance = x - slope * y - 10
+    hard = np.where((distance > 0)[..., None], 220, 30).astype(np.uint8).repeat(3, 2)
+    exact = 30 + 190 * np.clip(distance / np.hypot(1, slope) + 0.5, 0, 1)[..., None]
+    soft = smooth_edges(hard)
+    rms = [np.sqrt(np.square(image - exact).mean()) for image in (hard, soft)]
+    assert rms[1] < 0.6 * rms[0]  # measured: 0.42 and 0.47
+    far = np.abs(distance) > 6
+    np.testing.assert_array_equal(soft[far], hard[far])
