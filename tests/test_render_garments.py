@@ -24,9 +24,11 @@ from ptri.render.garments import (
     read_arrays,
 )
 from ptri.render.gl import Renderer
-from ptri.render.people import make_rng, sample_person, settings_from
+from ptri.render.people import make_rng, sample_person
 from ptri.render.scene import sample_room
+from ptri.render.settings import settings_from
 from ptri.render.smooth import smooth_edges
+from ptri.render_config import RenderConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "../shared/data/makehuman_cc0"
 needs_garments = pytest.mark.skipif(not FOLDER.exists(), reason="the shared garments are not here")
@@ -85,7 +87,7 @@ def test_wrong_folders_are_refused(tmp_path):
     (tmp_path / "hair" / "one.npz").write_bytes(b"not a zip file")
     with pytest.raises(UserError, match=r"one\.npz: not a readable garment file"):
         open_folder(str(tmp_path))
-    with pytest.raises(UserError, match=r"--garment-share 1\.5"):
+    with pytest.raises(UserError, match=r"render\.garment_share: 1\.5"):
         settings_from({"garment_share": 1.5})
 
 
@@ -173,7 +175,9 @@ def test_people_in_garments_depend_on_the_seed_only(person):
 @pytest.mark.parametrize("in_garments", [True, False])
 def test_the_key_light_falls_on_the_side_it_comes_from(renderer, person, in_garments):
     dressed = person.dressed if in_garments else sample_person(make_rng(4), 9000).dressed
-    room = sample_room(make_rng(0), np.array([[0, -4.0, 1]]), clutter=0, bare=True)
+    room = sample_room(
+        make_rng(0), np.array([[0, -4.0, 1]]), RenderConfig(clutter=0, lamps=0), bare=True
+    )
     dark, key = np.full(3, 0.1), np.ones(3)
     R = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # looks along +y at the face
     camera = np.array([[280.0, 0, 80], [0, 280, 80], [0, 0, 1]]), R, -R @ np.array([0, -4, 0.9])

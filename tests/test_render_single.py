@@ -300,6 +300,8 @@ def test_test_images_on_the_fly_stay_the_same(studio):
 
 
 def test_missing_folders_are_reported():
+    with pytest.raises(UserError, match=r"train2d\.py only"):
+        open_split(fly_config(), "train")
     with pytest.raises(UserError, match="not a folder"):
         Rendered(fly_config(render__backgrounds="/no/such"), "train")
     with pytest.raises(UserError, match="cannot be read"):

@@ -18,6 +18,7 @@ from ptri.config import AugmentConfig, Config, DataConfig
 from ptri.data import transforms
 from ptri.data.augmentation import augment_crop, augment_image
 from ptri.data.h36m_index import Index, build_index
+from ptri.errors import UserError
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Sample
 
@@ -42,8 +43,10 @@ def open_split(config: Config, split: str, single_view: bool = False) -> H36M:
         single_view: items are single views (V = 1), for 2D training.
 
     Raises:
-        UserError: as `build_index`.
+        UserError: as `build_index`; a kind of data that is not on the disk.
     """
+    if config.data.kind == "rendered":
+        raise UserError("data.kind: rendered: single images, for train2d.py only; expected h36m")
     index = build_index(config.data, split, min_views=1 if single_view else 2)
     augment = config.augment if split == "train" else None
     return H36M(index, config.data, augment, config.run.seed, single_view)

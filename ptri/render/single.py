@@ -224,7 +224,11 @@ class Studio:
         if key not in self._people:
             rng = make_rng(*key, _PURPOSES["person"])
             person = sample_anybody(rng, self.config)
-            self._people[key] = person, truth.Surface(person.shape, person.rig)
+            surface = truth.Surface(person.shape, person.rig)
+            # The naked body's vertices and weights, two thirds of the memory, are of no more use.
+            rig = person.rig._replace(weights=np.zeros((0, len(person.rig.drivers))))
+            shape = person.shape._replace(vertices=np.zeros((0, 3), np.float32))
+            self._people[key] = person._replace(rig=rig, shape=shape), surface
             if len(self._people) > 2 * self.config.people:
                 self._people.popitem(last=False)
         return self._people[key]
