@@ -8,7 +8,7 @@ OUT ?= outputs
 # Threads that wait without spinning: a second busy process otherwise makes both many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow lint render bench clean
+.PHONY: demo test slow lint render bench export shards clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +42,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps humancalib pycalib-simple
+
+# ONNX graphs of the 2D network; WebDataset shards of rendered images.
+export shards: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$@]"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage

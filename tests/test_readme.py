@@ -14,6 +14,7 @@ from ptri import config
 from ptri.data.intrinsics import read_cameras
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
+from ptri.render.settings import RenderSettings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,6 +84,17 @@ def wrong_targets(text):
             yield f"no such target: make {target}"
 
 
+def source_of(script):
+    """Text that holds every flag of a script in double quotes."""
+    text = script.read_text(encoding="utf-8")
+    if script.name == "render_people.py":
+        text += "".join(f'"--{key.name.replace("_", "-")}"' for key in fields(RenderSettings))
+    if script.name == "benchmark.py":
+        commands = sorted((ROOT / "ptri" / "benchmark").glob("command_*.py"))
+        text += "".join(path.read_text(encoding="utf-8") for path in commands)
+    return text
+
+
 def wrong_commands(text):
     """Configurations that do not load, flags and subcommands that a script does not have."""
     for words in commands(text):
@@ -91,13 +103,16 @@ def wrong_commands(text):
             continue
         script, rest, overrides, flags = parts
         path = ROOT / script
-        source = path.read_text(encoding="utf-8") if path.is_file() else ""
+        source = source_of(path) if path.is_file() else ""
         yield from (f"{script} has no {flag}" for flag in flags if f'"{flag}"' not in source)
         if script == "scripts/prepare_h36m.py" and f'add_parser("{rest[0]}"' not in source:
             yield f"{script} has no command {rest[0]}"
         if rest and rest[0].endswith(".yaml"):
             try:
-                config.load(ROOT / rest[0], overrides)
+                if path.parent == ROOT:
+                    config.load(ROOT / rest[0], overrides)
+                else:
+                    settings_from(yaml.safe_load((ROOT / rest[0]).read_text(encoding="utf-8")))
             except UserError as error:
                 yield f"{shlex.join(words)}: {error}"
 
@@ -105,7 +120,7 @@ def wrong_commands(text):
 def wrong_flags(text):
     """Flags in the running text that no script has."""
     scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
-    sources = "".join(path.read_text(encoding="utf-8") for path in scripts)
+    sources = "".join(map(source_of, scripts))
     running = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     spans = " ".join(re.findall(r"`([^`\n]+)`", running))
     for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", spans):
@@ -132,6 +147,7 @@ are wrong, `configs/recording.yaml`, `docs/decisions.md`, `recording.yaml`, `tra
 python train2d.py configs/demo_2d.yaml train.lr=quick --resum
 python scripts/prepare_h36m.py chek data/human36m   # a comment
 python infer3d.py configs/h36m_infer.yaml
+python scripts/render_people.py --out data/rendered --shard-sizes 9
 ```
 """
     found = problems(planted)
@@ -142,7 +158,7 @@ python infer3d.py configs/h36m_infer.yaml
         "train.epocs",
         "--overwrote",
     ]
-    named += ["make tea", "train.lr", "--resum", "chek", "data.root: no value"]
+    named += ["make tea", "train.lr", "--resum", "chek", "data.root: no value", "--shard-sizes"]
     for word in named:
         assert any(word in problem for problem in found), (word, found)
     assert len(found) == len(named), found
