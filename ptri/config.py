@@ -22,6 +22,7 @@ from ptri.errors import UserError
 from ptri.fields import Section as _Section
 from ptri.fields import number as _number
 from ptri.render_config import RenderConfig
+from ptri.skeleton import check_bone_ratio
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,10 @@ class PosteriorConfig(_Section):
     )  # drawn over true length of each bone, see scripts/measure_bones.py; []: as in the prior
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bone_ratio(self.bone_ratio)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +23,7 @@ from ptri.errors import UserError
 from ptri.frame_choice import MIN_JOINTS, choose_frames
 from ptri.geometry.cameras import to_reference
 from ptri.posterior import Settings, posterior_mean, rotation_covariance
-from ptri.rig_checks import objection
+from ptri.rig_checks import check_numbers, objection
 from ptri.rig_input import RigInput, check_input, for_model, joints_to_h36m17
 from ptri.rig_joints import joint_samples, joints_under
 from ptri.rig_scale import KnownLength, describe, known_length, refuse_unmeasured, scale_factors
@@ -125,30 +124,6 @@ def estimate_rig(
     if math.isnan(solved.scale):
         refuse_unmeasured()
     return summarise(solved, given)
-
-
-def check_numbers(
-    num_samples: int, num_iterations: int, max_frames: int, seed: int
-) -> tuple[int, int, int, int]:
-    """The same as Python's own integers.
-
-    Raises:
-        UserError: one of them is out of range.
-    """
-    for name, value, least in (
-        ("num_samples", num_samples, 8),
-        ("num_iterations", num_iterations, 1),
-        ("max_frames", max_frames, 1),
-        ("seed", seed, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise UserError(f"{name}: {value!r}; expected a whole number >= {least}")
-    if num_iterations > num_samples:
-        raise UserError(
-            f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
-            "num_samples, which is the number of samples of all iterations together"
-        )
-    return int(num_samples), int(num_iterations), int(max_frames), int(seed)
 
 
 def summarise(solved: RigSolved, given: RigInput) -> RigEstimate:

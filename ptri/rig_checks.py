@@ -1,13 +1,16 @@
-"""What no posterior can mend: keypoints on a line, cameras that stand at one place."""
+"""Checks around the posterior: arguments before it; and what it cannot mend, keypoints on a line
+and cameras that stand at one place."""
 
 from __future__ import annotations
 
 import math
 from itertools import combinations
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from ptri.errors import UserError
 from ptri.geometry.cameras import pixel_to_normalised
 from ptri.structures import Keypoints
 
@@ -16,6 +19,30 @@ LINE_NOISE = 2.0  # as are those that leave it by less than so many stated stand
 # Rays that meet at less than this angle, or than so many standard deviations of a keypoint
 # (a depth's relative error is the inverse of that), fix no depth.
 MIN_PARALLAX_DEG, PARALLAX_NOISE = 3.0, 10.0
+
+
+def check_numbers(
+    num_samples: int, num_iterations: int, max_frames: int, seed: int
+) -> tuple[int, int, int, int]:
+    """The same as Python's own integers.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+    for name, value, least in (
+        ("num_samples", num_samples, 8),
+        ("num_iterations", num_iterations, 1),
+        ("max_frames", max_frames, 1),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise UserError(f"{name}: {value!r}; expected a whole number >= {least}")
+    if num_iterations > num_samples:
+        raise UserError(
+            f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
+            "num_samples, which is the number of samples of all iterations together"
+        )
+    return int(num_samples), int(num_iterations), int(max_frames), int(seed)
 
 
 def objection(keypoints: Keypoints, K: Tensor, R: Tensor, noise2: float = 1.0) -> str | None:

@@ -25,7 +25,8 @@ from ptri.frame_choice import (
 )
 from ptri.geometry.robust import robust_triangulation
 from ptri.posterior import posterior_mean
-from ptri.rig import RigEstimate, RigSolved, check_numbers, find_model, solve_rig, summarise
+from ptri.rig import RigEstimate, RigSolved, find_model, solve_rig, summarise
+from ptri.rig_checks import check_numbers
 from ptri.rig_input import RigInput, check_input, known_joints
 from ptri.rig_scale import known_length
 from ptri.skeleton import Skeleton, find_skeleton

@@ -60,10 +60,16 @@ def test_what_is_printed_is_a_setting(tmp_path, capsys):
     torch.testing.assert_close(mean, expected, rtol=0, atol=5e-3)
 
 
-@pytest.mark.parametrize("ratio", [[1.0] * 15, [1.0] * 15 + [0.0]])
-def test_wrong_ratios_are_refused(ratio):
+@pytest.mark.parametrize("last", [[], [0.0], [-1.0], [float("inf")], [float("nan")], [1.0, 1.0]])
+def test_wrong_ratios_are_refused(last):
+    """By the configuration, before anything is solved, and by the prior itself."""
+    ratio = [1.0] * 15 + last
     with pytest.raises(UserError, match="bone_ratio: expected 16 positive"):
         load_body_prior(ratio=ratio)
+    with pytest.raises(UserError, match="bone_ratio: expected 16 positive"):
+        config.replace(config.load(None, ["run.name=test"]), posterior__bone_ratio=ratio)
+    with pytest.raises(UserError, match="bone_ratio: expected 16 positive"):
+        config.load(None, ["run.name=test", "posterior.bone_ratio=[1.0, 0.9]"])
 
 
 def test_not_a_run(tmp_path, capsys):

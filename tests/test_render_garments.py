@@ -13,17 +13,9 @@ pytest.importorskip("moderngl")
 
 from ptri.errors import UserError
 from ptri.render.body import base_vertices, load_base_mesh, load_body_model
-from ptri.render.garments import (
-    LOWER,
-    UPPER,
-    GarmentModel,
-    fit,
-    layer_masks,
-    load_garment,
-    open_folder,
-    read_arrays,
-)
-from ptri.render.gl import Renderer
+from ptri.render.garment_files import open_folder, read_arrays
+from ptri.render.garments import LOWER, UPPER, GarmentModel, fit, layer_masks, load_garment
+from ptri.render.gl import FAR, Renderer
 from ptri.render.people import make_rng, sample_person
 from ptri.render.scene import sample_room
 from ptri.render.settings import settings_from
@@ -75,7 +67,7 @@ def test_damaged_garments_are_named(tmp_path, changes, message):
 
 
 def test_wrong_folders_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--garments .*missing: not a folder"):
+    with pytest.raises(UserError, match=r"render.garments: .*missing: not a folder"):
         open_folder(str(tmp_path / "missing"))
     with pytest.raises(UserError, match=r"no outfits/\*\.npz"):
         open_folder(str(tmp_path))
@@ -190,7 +182,7 @@ def test_the_key_light_falls_on_the_side_it_comes_from(renderer, person, in_garm
             fill_colour=0 * key, sky_colour=dark, ground_colour=dark, exposure=1.0,
         )  # fmt: skip
         renderer.pose({0: (dressed.vertices, dressed.normals)}, room._replace(look=look))
-        image, mask = renderer.draw(*camera), renderer.silhouette(*camera)
+        image, mask = renderer.draw(*camera), renderer.person_depth(*camera) < 0.99 * FAR
         renderer.end_pose()
         brightness.append(image[mask].mean())
     renderer.set_picture(None)

@@ -1,5 +1,6 @@
 """Parts of the renderer that need neither Anny nor OpenGL."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -130,11 +131,13 @@ def test_bare_rooms_are_a_floor_only():
 
 def test_sensor_keeps_pictures_and_depends_on_the_seed():
     image = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3 + 20, (1, 64, 3))
-    perfect = sensors.sample_sensor(make_rng(0), strength=0.0)
+    plain = RenderConfig(sensor=0.0, metering=0.0, shake=0.0, jpeg=0.0)
+    perfect = sensors.sample_sensor(make_rng(0), plain)
     np.testing.assert_allclose(
         sensors.expose(image, perfect, make_rng(1)).astype(int), image, atol=1
     )
-    sensor = sensors.sample_sensor(make_rng(3), strength=1.0)._replace(gain=np.ones(3), gamma=1.0)
+    sensor = sensors.sample_sensor(make_rng(3), dataclasses.replace(plain, sensor=1.0))
+    sensor = sensor._replace(gain=np.ones(3), gamma=1.0)
     first, same, other = (sensors.expose(image, sensor, make_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, same)
     assert np.any(first != other)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_retarget import write_bvh
 
 pytest.importorskip("anny")
 pytest.importorskip("moderngl")
@@ -18,7 +19,7 @@ from ptri.errors import UserError
 from ptri.render import layout, occluders, truth
 from ptri.render.cameras import Camera, place_camera, sample_lens
 from ptri.render.people import image_path, make_rng
-from ptri.render.poses import KIND_NAMES
+from ptri.render.poses import KIND_NAMES, MOCAP
 from ptri.render.posing import part_rotations, pose, skin
 from ptri.render.scene import sample_room
 from ptri.render.settings import settings_from
@@ -304,5 +305,15 @@ def test_missing_folders_are_reported():
         open_split(fly_config(), "train")
     with pytest.raises(UserError, match="not a folder"):
         Rendered(fly_config(render__backgrounds="/no/such"), "train")
+    with pytest.raises(UserError, match=r"render\.garments: /no/such: not a folder"):
+        Rendered(fly_config(render__garments="/no/such"), "train")
     with pytest.raises(UserError, match="cannot be read"):
         Rendered(fly_config(render__mocap=["/no/such.bvh"]), "train")
+
+
+def test_files_without_held_out_trials_are_for_training_only(studio, tmp_path):
+    write_bvh(tmp_path / "a.bvh", [{}] * 2)
+    config = fly_config(render__mocap=[str(tmp_path)], render__mocap_share=1.0)
+    kinds = {shot.kind for shot in Rendered(config, "test")._shots}
+    assert len(kinds) > 1 and MOCAP not in kinds
+    assert Rendered(config, "train").render.mocap == [str(tmp_path)]

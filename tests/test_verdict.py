@@ -397,9 +397,7 @@ def check_real(real, view, kind):
     assert float(rotation_error_deg(solution.R.double(), reference.R).max()) < 5
 
 
-@pytest.mark.parametrize(
-    ("view", "kind"), [(0, "as it is"), (0, "mirrored"), (1, "exchanged"), (2, "shifted")]
-)
+@pytest.mark.parametrize(("view", "kind"), [(0, "as it is"), (1, "exchanged")])
 def test_a_real_recording(real, view, kind):
     check_real(real, view, kind)
 

@@ -42,6 +42,7 @@ _SIDE = {
 _DIRECTIONS = {"upper_arm": (1, 0, 0), "forearm": (1, 0, 0), "hand": (1, 0, 0)}
 _DIRECTIONS |= {"thigh": (0, 0, -1), "shank": (0, 0, -1)}
 _NEXT = {"upper_arm": "forearm", "forearm": "hand", "thigh": "shank", "shank": "foot"}
+_FPS = 30.0  # of what is kept
 _Y_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
 
@@ -102,7 +103,6 @@ def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
         UserError: a missing or unusable file, or nothing left.
     """
     parts: list[np.ndarray] = []
-    fps = 30.0
     for name in paths:
         path = Path(name)
         if path.suffix == ".npz":
@@ -113,8 +113,7 @@ def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
             raise UserError(f"render.mocap: {path}: no .bvh file in it")
         for file in files if split != "held_out" else []:
             motion = read_bvh(file)
-            step = max(1, round(motion.fps / fps))
-            motion = motion._replace(rotations=motion.rotations[::step])
+            motion = motion._replace(rotations=motion.rotations[:: _step(motion.fps)])
             parts.append(retarget(motion, f"render.mocap: {file}"))
     if not parts:
         raise UserError(f"render.mocap: no motion in the split '{split}' of {', '.join(paths)}")
@@ -122,7 +121,12 @@ def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
     following = np.arange(1, count + 1)
     last = np.cumsum([len(part) for part in parts]) - 1
     following[last] = last
-    return PartMotion(np.concatenate(parts), following, fps)
+    return PartMotion(np.concatenate(parts), following, _FPS)
+
+
+def _step(fps: float) -> int:
+    """Every so many frames are about `_FPS` a second."""
+    return max(1, round(fps / _FPS))
 
 
 def _read_npz(path: Path, split: str) -> list[np.ndarray]:
@@ -141,7 +145,7 @@ def _read_npz(path: Path, split: str) -> list[np.ndarray]:
                 for clip in range(len(start) - 1):
                     if split != "all" and hidden[clip] != (split == "held_out"):
                         continue
-                    frames = slice(start[clip], start[clip + 1])
+                    frames = slice(start[clip], start[clip + 1], _step(float(data["fps"])))
                     own = quat[frames][..., [1, 2, 3, 0]]
                     motion = SkeletonMotion(
                         names=tuple(map(str, data[f"{kind}_joint_names"])),

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.errors import UserError
-from ptri.skeleton import H36M17
+from ptri.skeleton import H36M17, check_bone_ratio
 
 
 class BodyPrior(NamedTuple):
@@ -62,11 +61,7 @@ def load_body_prior(
     Raises:
         UserError: ``ratio`` is not one positive number a bone.
     """
-    if len(ratio) not in (0, len(H36M17.bones)) or not all(value > 0 for value in ratio):
-        raise UserError(
-            f"posterior.bone_ratio: expected {len(H36M17.bones)} positive numbers, one a bone of "
-            f"h36m17, got {list(ratio)}; scripts/measure_bones.py prints them"
-        )
+    check_bone_ratio(ratio)
     text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
     statistics = json.loads(text)
     child, parent = zip(*H36M17.bones)

@@ -23,10 +23,10 @@ def list_pictures(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"--backgrounds {folder}: not a folder")
+        raise UserError(f"render.backgrounds: {folder}: not a folder of pictures")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in _PICTURES)
     if not paths:
-        raise UserError(f"--backgrounds {folder}: no {', '.join(_PICTURES)} in it")
+        raise UserError(f"render.backgrounds: {folder}: no {', '.join(_PICTURES)} in it")
     return paths
 
 

@@ -1,8 +1,5 @@
-"""Reads a folder of MakeHuman garments and fits them to Anny bodies.
+"""Garments of a folder, prepared for and fitted to Anny bodies.
 
-The folder holds ``outfits/ shoes/ hair/ hats/ eyebrows/`` with ``NAME.npz`` (arrays: `_ARRAYS`)
-and, beside it, ``NAME_diffuse.jpg`` or ``.png`` (hair and eyebrows with alpha) and ``NAME_ao.jpg``
-(ambient occlusion); optionally ``eyes/*.jpg`` with ``anny_base_map.npz`` (eye_base, eye_uv).
 A garment vertex is bound to three vertices of MakeHuman's base mesh "hm08":
 ``vertex = sum_k weight_k rest[ref_k] + scale * offset``, where the scale of each MakeHuman axis
 (x to the person's left, y up, z to the front) is the distance of two base vertices along it over
@@ -12,11 +9,9 @@ the distance stored with the garment (the .mhclo format of MakeHuman).
 from __future__ import annotations
 
 import functools
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -25,40 +20,17 @@ from scipy.spatial import cKDTree
 from ptri.errors import UserError
 from ptri.render.body import BaseMesh, BodyModel
 from ptri.render.decimate import decimate, find_border, vertex_normals
+from ptri.render.garment_files import NUM_BASE, read_arrays
 from ptri.render.posing import driver_weights
+from ptri.render.textures import Texture, read_texture, sample_texels
 
-CATEGORIES = ("outfits", "shoes", "hair", "hats", "eyebrows")
 LOWER, UPPER = 0, 1  # classes of pieces
 MAX_PIECES = 6
-NUM_BASE = 19158  # vertices of the base mesh
 _NUM_SKIN = 13380  # its first vertices are the skin
 _NUM_FACES = {"outfits": 2200, "shoes": 800, "hair": 1200, "hats": 1300, "eyebrows": 192}
-_TEXTURE_SIZE = {"outfits": 512, "shoes": 256, "hair": 256, "hats": 64, "eyebrows": 64}
-_ALPHA = ("hair", "eyebrows")  # categories whose alpha is a cut, not ambient occlusion
 _NUM_CLOTHED = 18002  # base vertices before the skirt helper: skin and tights helper
 _CLOSE, _FROM_BORDER = 0.06, 0.03  # m, of hidden skin from the cloth and its borders
 _WHOLE_BODY = 1.15  # m, height of clothes sewn together that dress legs and trunk
-_DARKEST_AO = 0.55  # pockets and insides are black in some maps
-# name -> (number of columns, upper limit of an index or None for a real number)
-_ARRAYS = {
-    "vertices": (3, None),
-    "uv": (2, None),
-    "ref": (3, NUM_BASE),
-    "weight": (3, None),
-    "offset": (3, None),
-    "scale_verts": (2, NUM_BASE),
-    "scale_den": (0, None),
-    "delete_verts": (0, NUM_BASE),
-    "faces": (3, "vertices"),
-    "face_uv": (3, "uv"),
-}
-
-
-class Texture(NamedTuple):
-    """A picture the renderer keeps; row 0 is the lower edge, as texture coordinates count."""
-
-    key: str  # the renderer uploads each key once
-    pixels: np.ndarray  # (h, w, 4) uint8 sRGB; alpha is the cut of hair, else ambient occlusion
 
 
 class Garment(NamedTuple):
@@ -83,85 +55,6 @@ class Garment(NamedTuple):
     depth: int  # larger is further out
     texture: Texture
     has_diffuse: bool
-
-
-class GarmentFolder(NamedTuple):
-    """Checked garment files by category, and the pictures of eyes."""
-
-    folder: Path
-    paths: dict[str, tuple[Path, ...]]
-    eyes: tuple[Path, ...]
-
-
-@functools.cache
-def open_folder(folder: str) -> GarmentFolder:
-    """Lists a garment folder and checks every file of it.
-
-    Raises:
-        UserError: no such folder, no outfit or no hair in it, or a damaged file.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(
-            f'--garments {folder}: not a folder; give one with outfits/, shoes/, hair/ ... or "" '
-            "for procedural clothes only"
-        )
-    paths = {name: tuple(sorted((root / name).glob("*.npz"))) for name in CATEGORIES}
-    for category in ("outfits", "hair"):
-        if not paths[category]:
-            raise UserError(
-                f"--garments {folder}: no {category}/*.npz in it; expected garments bound to "
-                "MakeHuman's base mesh (README, garment folders)"
-            )
-    for path in (path for group in paths.values() for path in group):
-        read_arrays(path)
-    eyes = tuple(sorted((root / "eyes").glob("*.jpg")))
-    return GarmentFolder(root, paths, eyes if (root / "anny_base_map.npz").exists() else ())
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a garment file, indices as int64.
-
-    Raises:
-        UserError: unreadable, or an array is missing, of a wrong shape, or points outside.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable garment file ({error})") from None
-
-    def fail(what: str) -> None:
-        raise UserError(f"{path}: damaged garment file: {what}; fetch it again or remove it")
-
-    for name, (columns, limit) in _ARRAYS.items():
-        if name not in arrays:
-            fail(f"array {name} is missing")
-        array = arrays[name]
-        if array.ndim != (2 if columns else 1) or (columns and array.shape[1] != columns):
-            fail(f"{name} has shape {array.shape}")
-        if limit is None:
-            if array.dtype.kind != "f" or not np.isfinite(array).all():
-                fail(f"{name} holds something else than finite numbers")
-            continue
-        limit = len(arrays[limit]) if isinstance(limit, str) else limit
-        if array.dtype.kind not in "iu":
-            fail(f"{name} holds no integers")
-        arrays[name] = array.astype(np.int64)
-        if len(array) and not 0 <= arrays[name].min() <= arrays[name].max() < limit:
-            fail(f"{name} points outside of 0..{limit - 1}")
-    for name in ("ref", "weight", "offset"):
-        if len(arrays[name]) != len(arrays["vertices"]):
-            fail(f"{name} has {len(arrays[name])} rows for {len(arrays['vertices'])} vertices")
-    if len(arrays["faces"]) == 0 or len(arrays["faces"]) != len(arrays["face_uv"]):
-        fail(f"{len(arrays['faces'])} faces, {len(arrays['face_uv'])} faces of the texture")
-    if np.abs(arrays["weight"].sum(1) - 1).max() > 0.02:
-        fail("weights do not sum to 1")
-    if arrays["scale_verts"].shape != (3, 2) or arrays["scale_den"].shape != (3,):
-        fail("scale_verts or scale_den has not three rows")
-    if arrays["scale_den"].min() <= 0:
-        fail("scale_den is not positive")
-    return arrays
 
 
 def fit(garment: Garment, rest: np.ndarray) -> np.ndarray:
@@ -194,7 +87,7 @@ def load_garment(path: Path, model_key: GarmentModel) -> Garment:
     corners, split = pairs[:, 0], inverse.reshape(-1, 3)
     uv = arrays["uv"][pairs[:, 1]]
     drawn = _thinned(arrays["vertices"][corners], split, category)
-    texture, has_diffuse = _read_texture(path, category, uv, split)
+    texture, has_diffuse = read_texture(path, category, uv, split)
     garment = Garment(
         name=path.stem,
         category=category,
@@ -255,33 +148,6 @@ def layer_masks(
     return ~gone[body_to_base[body_faces]].all(1), masks
 
 
-def read_eye(path: Path) -> Texture:
-    """The picture of a pair of eyes.
-
-    Raises:
-        UserError: not a readable picture.
-    """
-    return Texture(str(path), _flipped(cv2.resize(_read_picture(path), (64, 64))))
-
-
-@functools.cache
-def read_eye_map(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Base vertices (e,) of the eyeballs and their texture coordinates (e, 2).
-
-    Raises:
-        UserError: a damaged anny_base_map.npz.
-    """
-    path = folder / "anny_base_map.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            vertices, uv = file["eye_base"].astype(np.int64), file["eye_uv"].astype(np.float32)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}); fetch it again or remove it") from None
-    if uv.shape != (len(vertices), 2) or not 0 <= vertices.min() <= vertices.max() < NUM_BASE:
-        raise UserError(f"{path}: eye_base and eye_uv do not fit; fetch it again or remove it")
-    return vertices, uv
-
-
 def _thinned(vertices: np.ndarray, faces: np.ndarray, category: str) -> np.ndarray:
     """Fewer faces (g, 3) of the same corners."""
     limit = _NUM_FACES.get(category, 2000)
@@ -325,7 +191,7 @@ def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray, base: 
     kind = np.where(middle > hip + 0.1, UPPER, LOWER)
     if garment.category != "outfits":
         kind[:] = UPPER
-    texel = _sample(garment.texture.pixels, garment.uv).astype(float)
+    texel = sample_texels(garment.texture.pixels, garment.uv).astype(float)
     tone = np.stack([np.bincount(island, texel[:, c]) / count for c in range(3)], 1)
     piece_of, classes, tones = np.zeros(len(count), np.int64), [], []
     for i in np.argsort(-count, kind="stable"):
@@ -400,70 +266,3 @@ def _extent(height: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarra
     np.minimum.at(lowest, part, height)
     np.maximum.at(highest, part, height)
     return lowest, highest
-
-
-def _read_texture(path: Path, category: str, uv: np.ndarray, split: np.ndarray):
-    """The garment's `Texture`, and whether its colours are more than white."""
-    size = _TEXTURE_SIZE.get(category, 256)
-    found = [path.with_name(f"{path.stem}_diffuse{end}") for end in (".jpg", ".png")]
-    found = [candidate for candidate in found if candidate.exists()]
-    pixels = np.full((size, size, 4), 255, np.uint8)
-    if found:
-        pixels = cv2.resize(_read_picture(found[0]), (size, size), interpolation=cv2.INTER_AREA)
-    inside = np.zeros((size, size), np.uint8)
-    corner = uv * [size, -size] + [0, size] - 0.5
-    for triangle in np.round(corner[split]).astype(np.int32):
-        cv2.fillConvexPoly(inside, triangle, 1)
-    occlusion = path.with_name(f"{path.stem}_ao.jpg")
-    if category in _ALPHA:
-        inside &= (pixels[..., 3] > 60).astype(np.uint8)
-        pixels[..., :3] = _spread(pixels[..., :3], inside)
-    else:
-        pixels[..., 3] = 255
-        if occlusion.exists():
-            dark = cv2.resize(_read_picture(occlusion), (size, size), interpolation=cv2.INTER_AREA)
-            pixels[..., 3] = np.maximum(dark[..., 0], round(255 * _DARKEST_AO))
-        pixels = _spread(pixels, inside)
-    return Texture(f"{path}", _flipped(pixels)), bool(found)
-
-
-def _spread(pixels: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Fills what lies outside of the mask from the nearest inside (mipmaps mix both)."""
-    levels = [(pixels.astype(np.float32) * inside[..., None], inside.astype(np.float32))]
-    while levels[-1][1].shape[0] > 1:
-        colour, weight = levels[-1]
-        half = (weight.shape[1] // 2, weight.shape[0] // 2)
-        levels.append(
-            (
-                cv2.resize(colour, half, interpolation=cv2.INTER_AREA).reshape(*half, -1),
-                cv2.resize(weight, half, interpolation=cv2.INTER_AREA).reshape(half),
-            )
-        )
-    filled = levels[-1][0] / np.maximum(levels[-1][1], 1e-6)[..., None]  # guards an empty mask
-    for colour, weight in reversed(levels[:-1]):
-        size = weight.shape[::-1]
-        coarse = cv2.resize(filled, size, interpolation=cv2.INTER_LINEAR).reshape(*size, -1)
-        filled = np.where(
-            weight[..., None] > 0, colour / np.maximum(weight, 1e-6)[..., None], coarse
-        )
-    return np.clip(filled + 0.5, 0, 255).astype(np.uint8)
-
-
-def _sample(pixels: np.ndarray, uv: np.ndarray) -> np.ndarray:
-    """Texels (m, 4) at texture coordinates (m, 2)."""
-    height, width = pixels.shape[:2]
-    x, y = np.floor(uv * [width, height]).astype(int).T
-    return pixels[np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)]
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    """(h, w, 4) uint8 RGBA."""
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if image is None or image.dtype != np.uint8:
-        raise UserError(f"{path}: not a readable picture; fetch it again or remove it")
-    code = {2: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}
-    return cv2.cvtColor(image, code[2 if image.ndim == 2 else image.shape[2]])
-
-
-def _flipped(pixels: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pixels[::-1])

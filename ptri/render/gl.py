@@ -13,10 +13,11 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from ptri.render.garments import MAX_PIECES, Texture
+from ptri.render.figure import Figure, padded
 from ptri.render.scene import Look, Scene
 from ptri.render.smooth import smooth_edges
-from ptri.render.wardrobe import Dressed, Part
+from ptri.render.textures import Texture
+from ptri.render.wardrobe import Dressed
 
 _NEAR, FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 512  # px
@@ -93,8 +94,8 @@ class Renderer:
         self._noise = context.texture(noise.shape[:2], 4, noise.tobytes(), dtype="f2")
         self._picture = None
         self._textures: dict[str, object] = {}
-        self._figures: dict[int, _Figure] = {}
-        self._drawn: list[_Figure] = []
+        self._figures: dict[int, Figure] = {}
+        self._drawn: list[Figure] = []
 
     @_in_context
     def set_person(self, person: Dressed | None, slot: int = 0) -> None:
@@ -108,7 +109,7 @@ class Renderer:
             programs = (self._person, self._garment, self._hair, self._depth_only)
             for part in person.parts:
                 self._upload(part.texture)
-            self._figures[slot] = _Figure(self.context, programs, self._textures, person)
+            self._figures[slot] = Figure(self.context, programs, self._textures, person)
 
     @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
@@ -156,8 +157,8 @@ class Renderer:
         for program in (self._person, self._garment, self._hair, self._scene):
             program["light_matrix"].write(light.T.astype("f4").tobytes())
             _set_look(program, scene.look)
-        self._scene["colours"].write(_padded(scene.colours, 32).tobytes())
-        self._scene["styles"].write(_padded(scene.styles, 16).tobytes())
+        self._scene["colours"].write(padded(scene.colours, 32).tobytes())
+        self._scene["styles"].write(padded(scene.styles, 16).tobytes())
         self._scene["catcher"].value = self._picture is not None
         self._scene_buffers = [buffer, self._scene_array, scene_depth]
         self._look = scene.look
@@ -217,7 +218,7 @@ class Renderer:
     def person_depth(
         self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0
     ) -> np.ndarray:
-        """Depth (height, width) m of one posed person alone, `FAR` elsewhere; arguments as `draw`.
+        """Depth (height, width) m of one posed person alone, about `FAR` elsewhere; else as `draw`.
 
         `depth` then is this picture's.
         """
@@ -240,19 +241,6 @@ class Renderer:
         return 2 * FAR * _NEAR / (FAR + _NEAR - (2 * data - 1) * (FAR - _NEAR))
 
     @_in_context
-    def silhouette(self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0) -> np.ndarray:
-        """Mask (height, width) bool of one posed person alone; arguments as `draw`."""
-        matrix = view_projection(K, R, t, self.width, self.height)
-        self._resolved.use()
-        self._resolved.clear(0.0, 0.0, 0.0)
-        self.context.disable(self._gl.DEPTH_TEST)
-        self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
-        self._figures[slot].draw_depth()
-        self.context.enable(self._gl.DEPTH_TEST)
-        data = np.frombuffer(self._resolved.read(components=3, alignment=1), np.uint8)
-        return data.reshape(self.height, self.width, 3)[..., 0] > 127
-
-    @_in_context
     def end_pose(self) -> None:
         """Frees the buffers of the last `pose`."""
         for item in getattr(self, "_scene_buffers", []):
@@ -271,80 +259,6 @@ class Renderer:
             kept.build_mipmaps()
             kept.filter = (self._gl.LINEAR_MIPMAP_NEAREST, self._gl.LINEAR)
             self._textures[texture.key] = kept
-
-
-class _Figure:
-    """The buffers and drawing of one dressed person."""
-
-    def __init__(self, context, programs, textures: dict, person: Dressed):
-        self._context, self._textures, self._person = context, textures, person
-        self._program, self._garment, self._hair, depth_only = programs
-        self._posed = context.buffer(reserve=len(person.vertices) * 24, dynamic=True)
-        fixed = [person.pattern, person.layers, person.eyes, person.surface]
-        fixed = np.column_stack(fixed).astype(np.float32)
-        static = context.buffer(np.ascontiguousarray(fixed).tobytes())
-        index = context.buffer(np.ascontiguousarray(person.faces, np.int32).tobytes())
-        posed = (self._posed, "3f 3f", "position", "normal")
-        body = [posed, (static, "3f 4f 1f 12x", "pattern", "layers", "eye")]
-        cloth = [posed, (static, "3f 20x 3f", "pattern", "surface")]
-        self._array = context.vertex_array(self._program, body, index)
-        self._cloth = context.vertex_array(self._garment, cloth, index)
-        self._locks = context.vertex_array(self._hair, cloth, index)
-        self._depth = context.vertex_array(depth_only, [(self._posed, "3f 12x", "position")], index)
-        arrays = [self._array, self._cloth, self._locks, self._depth]
-        self._buffers = [self._posed, static, index, *arrays]
-
-    def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
-        """Uploads posed vertices and normals (Q, 3), m, world."""
-        stacked = np.hstack([vertices, normals]).astype(np.float32)
-        self._posed.write(np.ascontiguousarray(stacked).tobytes())
-
-    def draw(self) -> None:
-        """Draws the person with the programs' current view and light."""
-        person, context = self._person, self._context
-        context.enable(context.CULL_FACE)
-        for part in person.parts:  # clothes first, so that what they hide is not shaded
-            if not part.cut:
-                self._draw_part(part, self._cloth, self._garment)
-        program = self._program
-        program["colours"].write(person.colours.astype("f4").tobytes())
-        program["styles"].write(person.styles.astype("f4").tobytes())
-        program["face"].write(person.face.astype("f4").tobytes())
-        program["tucked"].value = person.tucked
-        program["painted_brows"].value = person.painted_brows
-        self._array.render(vertices=3 * person.num_closed)
-        context.disable(context.CULL_FACE)
-        if person.num_shaded > person.num_closed:
-            shells = person.num_shaded - person.num_closed
-            self._array.render(first=3 * person.num_closed, vertices=3 * shells)
-        context.enable(context.CULL_FACE)
-        for part in person.parts:
-            if part.cut:
-                self._draw_part(part, self._locks, self._hair)
-        context.disable(context.CULL_FACE)
-
-    def _draw_part(self, part: Part, array, program) -> None:
-        if part.count == 0:
-            return
-        self._textures[part.texture.key].use(3)
-        program["cloth"].value = 3
-        program["colours"].write(_padded(part.colours, 2 * MAX_PIECES).tobytes())
-        program["styles"].write(_padded(part.styles, MAX_PIECES).tobytes())
-        columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
-        program["tints"].write(_padded(columns, 3 * MAX_PIECES).tobytes())
-        program["fold"].value = 0.0 if part.cut else 0.25
-        self._context.disable(self._context.CULL_FACE)  # cloth and hair are seen from both sides
-        array.render(first=3 * part.first, vertices=3 * part.count)
-        self._context.enable(self._context.CULL_FACE)
-
-    def draw_depth(self) -> None:
-        """Draws the shape only, with the depth program's current matrix."""
-        self._depth.render()
-
-    def release(self) -> None:
-        """Frees the buffers."""
-        for item in reversed(self._buffers):
-            item.release()
 
 
 def view_projection(
@@ -401,13 +315,6 @@ def _noise_texture() -> np.ndarray:
     turbulence = 0.5 * smooth + 0.3 * layer(64) + 0.2 * layer(256)
     slopes = [16 * (np.roll(smooth, -1, axis) - np.roll(smooth, 1, axis)) / 2 for axis in (1, 0)]
     return np.stack([smooth, turbulence, *slopes], -1).astype(np.float16)
-
-
-def _padded(values: np.ndarray, rows: int) -> np.ndarray:
-    out = np.zeros((rows, values.shape[-1]), np.float32)
-    flat = values.reshape(-1, values.shape[-1])
-    out[: len(flat)] = flat
-    return out
 
 
 def _source(name: str, define: str | None = None) -> str:

@@ -8,7 +8,14 @@ from __future__ import annotations
 import numpy as np
 
 from ptri.render.cameras import Camera
-from ptri.render.scene import MAX_MATERIALS, Scene, box_mesh, cloth_pair, triangles_mesh
+from ptri.render.scene import (
+    MAX_MATERIALS,
+    Scene,
+    box_mesh,
+    cloth_pair,
+    triangles_mesh,
+    upright_axes,
+)
 
 
 def add_occluder(
@@ -53,7 +60,9 @@ def add_held(rng: np.random.Generator, scene: Scene, joints: np.ndarray) -> Scen
         mesh = box_mesh(hand + axes[2] * rng.uniform(0, 0.4) * half[2], half, axes, material)
     elif kind < 0.55:  # bag, hanging
         half = rng.uniform([0.1, 0.03, 0.1], [0.22, 0.1, 0.25])
-        mesh = box_mesh(hand - _up(half[2] + 0.05), half, _upright(rng), material)
+        mesh = box_mesh(
+            hand - _up(half[2] + 0.05), half, upright_axes(rng.uniform(0, 2 * np.pi)), material
+        )
     elif kind < 0.8:  # book, phone, cup
         half = rng.uniform([0.03, 0.005, 0.05], [0.14, 0.05, 0.18])
         mesh = box_mesh(hand, half, _random_axes(rng), material)
@@ -155,13 +164,7 @@ def _ball(middle: np.ndarray, radius: float, material: int) -> np.ndarray:
 def _facing(camera: Camera, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Upright axes (3, 3, rows) whose first runs across the camera's view, give or take."""
     toward = place - camera.centre
-    return _upright(rng, np.arctan2(toward[1], toward[0]) - np.pi / 2 + rng.normal(0, 0.4))
-
-
-def _upright(rng: np.random.Generator, turn: float | None = None) -> np.ndarray:
-    turn = rng.uniform(0, 2 * np.pi) if turn is None else turn
-    c, s = np.cos(turn), np.sin(turn)
-    return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
+    return upright_axes(np.arctan2(toward[1], toward[0]) - np.pi / 2 + rng.normal(0, 0.4))
 
 
 def _up(height: float) -> np.ndarray:

@@ -20,7 +20,7 @@ from ptri.render import backdrops, sensor, truth
 from ptri.render import scene as scenes
 from ptri.render.body import BodyShape, build_shapes, load_body_model, sample_phenotypes
 from ptri.render.cameras import Camera
-from ptri.render.garments import open_folder
+from ptri.render.garment_files import open_folder
 from ptri.render.gl import Renderer
 from ptri.render.posing import RiggedBody, bind, part_rotations, pose, skin
 from ptri.render.settings import ACTION_KINDS, RenderSettings
@@ -211,7 +211,7 @@ def render_action(settings: RenderSettings, renderer: Renderer, subject: int, ac
         renderer.set_picture(picture)
         room = room._replace(look=room.look._replace(flat_picture=is_flat))
     views = range(settings.cameras)
-    sensors = [sensor.sample_sensor(rng, settings.sensor, settings) for _ in views]
+    sensors = [sensor.sample_sensor(rng, settings) for _ in views]
     cameras = [Camera(rig.K[i], rig.R[i], rig.t[i] / 1000) for i in views]
     renderer.set_person(person.dressed)
     surface = truth.Surface(person.shape, person.rig)

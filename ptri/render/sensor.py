@@ -24,22 +24,15 @@ class Sensor(NamedTuple):
     target: float = 115.0  # ... this grey level; 0: it does not
 
 
-def sample_sensor(
-    rng: np.random.Generator, strength: float = 1.0, config: RenderConfig | None = None
-) -> Sensor:
-    """Draws one camera's colour response, noise and blur; strength 0 is a perfect camera.
-
-    Args:
-        config: chances of shake and compression; none of both if None.
-    """
+def sample_sensor(rng: np.random.Generator, config: RenderConfig) -> Sensor:
+    """Draws one camera's exposure, colour response, blur, shake, noise and compression."""
+    strength = config.sensor
     sensor = Sensor(
         gain=np.exp(strength * (rng.normal(0, 0.12) + rng.normal(0, 0.05, 3))),
         gamma=float(np.exp(strength * rng.normal(0, 0.12))),
         noise=strength * rng.gamma(1.5, 2.5),
         blur=strength * (rng.uniform(0.3, 1.5) if rng.random() < 0.4 else 0.0),
     )
-    if config is None:
-        return sensor
     if config.samples == 0:  # no picture of a lens has steps at its edges
         sensor = sensor._replace(blur=float(np.hypot(sensor.blur, rng.uniform(0.45, 0.65))))
     shake, jpeg = rng.random() < config.shake, rng.random() < config.jpeg

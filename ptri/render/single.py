@@ -146,12 +146,12 @@ class Studio:
             if second is not None:
                 drawn[1] = second
         image, depth = self._draw(drawn, scene, camera, what if blurred else None)
-        device = sensor.sample_sensor(rng, config.sensor, config)
+        device = sensor.sample_sensor(rng, config)
         image = sensor.expose(image, device, rng)
         mask = None
         if self.masks:
-            silhouette = renderer.person_depth(*camera)
-            mask = (silhouette < 0.99 * FAR) & (silhouette < depth + 0.02)
+            alone = renderer.person_depth(*camera)
+            mask = (alone < 0.99 * FAR) & (alone < depth + 0.02)
         renderer.end_pose()
         visible = truth.find_visible(body.joints, truth.radii("h36m17"), camera, depth)
         coco_visible = truth.find_visible(body.coco, truth.radii("coco17"), camera, depth)

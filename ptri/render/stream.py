@@ -47,11 +47,10 @@ class Rendered(Dataset):
         scale, shift = (self.augment.scale, self.augment.shift) if self.augment else (0.0, 0.0)
         crop = config.data.crop_scale
         self.crop = (crop * (1 - scale), crop * (1 + scale), shift)
-        self.render = dataclasses.replace(
-            config.render,
-            size=config.data.image_size,
-            mocap_split=config.render.mocap_split if split == "train" else "held_out",
-        )
+        self.render = dataclasses.replace(config.render, size=config.data.image_size)
+        if split != "train":  # .bvh files have no held-out trials
+            captured = [name for name in self.render.mocap if name.endswith(".npz")]
+            self.render = dataclasses.replace(self.render, mocap=captured, mocap_split="held_out")
         self._studio, self._owner = None, 0
         _prepare(self.render)
         count = config.render.pass_images if split == "train" else config.render.test_images
@@ -149,11 +148,14 @@ def _prepare(render: RenderConfig) -> None:
     def load() -> None:
         from ptri.data.retarget import load_part_motion
         from ptri.render import backdrops
+        from ptri.render.garment_files import open_folder
         from ptri.render.truth import coco_weights
         from ptri.render.wardrobe import body_faces
 
         if render.backgrounds:
             backdrops.list_pictures(render.backgrounds)
+        if render.garments:
+            open_folder(render.garments)
         if render.mocap:
             load_part_motion(tuple(render.mocap), render.mocap_split)
         body_faces(render.faces)

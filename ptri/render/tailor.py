@@ -16,19 +16,18 @@ import numpy as np
 
 from ptri.render.body import BodyModel, BodyShape, base_vertices, load_base_mesh, load_body_model
 from ptri.render.decimate import vertex_normals
+from ptri.render.garment_files import GarmentFolder, read_eye_map
 from ptri.render.garments import (
     LOWER,
     UPPER,
     Garment,
-    GarmentFolder,
     GarmentModel,
     fit,
     layer_masks,
     load_garment,
-    read_eye,
-    read_eye_map,
 )
 from ptri.render.posing import RiggedBody
+from ptri.render.textures import read_eye
 from ptri.render.wardrobe import (
     BOTTOM,
     HAIR,

@@ -14,8 +14,8 @@ import numpy as np
 
 from ptri.render.body import BodyModel, BodyShape, load_body_model
 from ptri.render.decimate import decimate, vertex_normals
-from ptri.render.garments import Texture
 from ptri.render.posing import RiggedBody
+from ptri.render.textures import Texture
 
 # Layers as the shader numbers them.
 SKIN, BOTTOM, TOP, SHOE, HAIR, EYE = range(6)
