@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from ptri.config import Config, RunConfig, replace
 from ptri.data.generated import (
-    GeneratedScenes,
     Scene,
     crop,
     draw_num_views,
@@ -149,16 +147,6 @@ def test_bodies_are_of_human_size():
     assert lengths.min() > 60 and lengths.max() < 650  # mm
     legs = lengths[..., [0, 1]].sum(-1)
     assert 700 < legs.median() < 950
-
-
-def test_dataset_items_are_the_batch_and_collate():
-    data = GeneratedScenes(CONFIG, 6, num_views=3, num_frames=2, seed=4)
-    batch = next(iter(DataLoader(data, batch_size=6)))
-    assert isinstance(batch, Scene) and isinstance(batch.keypoints, Keypoints)
-    assert same(batch, generate_batch(CONFIG, 4, 0, 6, 3, 2))
-    assert len(data) == 6
-    with pytest.raises(IndexError):
-        data[6]
 
 
 def test_motion_capture_is_mixed_in(tmp_path):

@@ -7,7 +7,6 @@ from ptri.geometry import alignment, rotations
 from ptri.geometry.body import load_body_prior
 from ptri.geometry.cameras import (
     centres,
-    crop_intrinsics,
     normalised_to_pixel,
     pixel_to_normalised,
     project,
@@ -81,14 +80,6 @@ def test_reference_frame_keeps_camera_coordinates():
     assert torch.allclose(transform(inside.unsqueeze(1), moved.R, moved.t), expected)
     assert torch.allclose(moved.R[:, 0], torch.eye(3, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(centres(moved.R, moved.t)[:, 0], torch.zeros(3, dtype=torch.float64))
-
-
-def test_cropped_intrinsics_use_pixel_centres():
-    K = torch.tensor([[100.0, 0, 50], [0, 110.0, 40], [0, 0, 1]])
-    xy = torch.tensor([[12.0, 30.0]])
-    cropped = crop_intrinsics(K, left=10.0, top=20.0, scale=2.0)
-    expected = (xy - torch.tensor([10.0, 20.0]) + 0.5) * 2 - 0.5
-    assert torch.allclose(normalised_to_pixel(pixel_to_normalised(xy, K), cropped), expected)
 
 
 def naive_triangulation(xy, L, R, t):

@@ -12,7 +12,7 @@ from ptri.config import ModelConfig
 from ptri.errors import UserError
 from ptri.metrics import mahalanobis_square
 from ptri.models import heatmap
-from ptri.models.heatmap import Reliability, decode, heatmap_moments
+from ptri.models.heatmap import Reliability, heatmap_moments
 from ptri.models.mobileone import fuse
 from ptri.models.network2d import Network2D
 from ptri.skeleton import H36M17
@@ -36,11 +36,11 @@ def test_decoding_is_exact_on_gaussians():
     centre = random_centres((4, 50))
     sigma = 1.5
     logits = gaussian_logits(centre, sigma**2 * torch.eye(2).expand(4, 50, 2, 2))
-    keypoints = decode(logits, window=4.0, stride=4)
+    moments = heatmap.heatmap_moments(logits, window=4.0)
     truth = (centre + 0.5) * 4 - 0.5
-    worst = (keypoints.xy - truth).abs().max()
+    worst = (heatmap.heatmap_to_image(moments.mean) - truth).abs().max()
     assert worst < 0.03, worst  # image px; measured 0.014
-    assert (keypoints.covariance / 16 - sigma**2 * torch.eye(2)).abs().max() < 0.2
+    assert (moments.covariance - sigma**2 * torch.eye(2)).abs().max() < 0.2
     # The control: pixel centres alone are off by up to 2 px.
     assert (heatmap.heatmap_to_image(centre.round()) - truth).abs().max() > 1.5
 
@@ -48,7 +48,7 @@ def test_decoding_is_exact_on_gaussians():
 def test_coordinates_are_pixel_centres():
     logits = torch.full((1, 1, 8, 8), -30.0)
     logits[0, 0, 2, 5] = 0.0
-    xy = decode(logits, stride=4).xy[0, 0]
+    xy = heatmap.heatmap_to_image(heatmap.heatmap_moments(logits, window=4.0).mean)[0, 0]
     # heatmap pixel 5 covers image columns 20..23, whose middle is 21.5
     torch.testing.assert_close(xy, torch.tensor([21.5, 9.5]))
     torch.testing.assert_close(heatmap.image_to_heatmap(xy), torch.tensor([5.0, 2.0]))

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from ptri.config import Config, GeneratedConfig
 from ptri.data.bodies import sample_clips
@@ -170,38 +169,3 @@ def crop(keypoints: Keypoints, K: Tensor, size: Tensor, side: int) -> tuple[Keyp
         keypoints.confidence,
     )
     return moved, result
-
-
-class GeneratedScenes(Dataset):
-    """Scene i of a fixed set; scenes have the same shape, so the default collate batches them."""
-
-    def __init__(
-        self,
-        config: Config,
-        length: int,
-        num_views: int,
-        num_frames: int = 1,
-        seed: int = 0,
-        split: Split = "train",
-    ):
-        check(config.generated)
-        self.config, self.length, self.seed, self.split = config, length, seed, split
-        self.num_views, self.num_frames = num_views, num_frames
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Scene:
-        if not 0 <= index < self.length:
-            raise IndexError(index)
-        batch = generate_batch(
-            self.config, self.seed, 0, 1, self.num_views, self.num_frames, index, self.split
-        )
-        return _first(batch)
-
-
-def _first(value):
-    """The first row of every tensor in nested tuples."""
-    if isinstance(value, Tensor):
-        return value[0]
-    return type(value)(*(_first(item) for item in value))

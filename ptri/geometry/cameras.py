@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ptri.structures import Cameras
@@ -58,19 +57,3 @@ def to_reference(cameras: Cameras) -> Cameras:
 def centres(R: Tensor, t: Tensor) -> Tensor:
     """Camera centres (..., 3) in the reference frame, ``-R^T t``."""
     return -(R.transpose(-1, -2) @ t.unsqueeze(-1)).squeeze(-1)
-
-
-def crop_intrinsics(K: Tensor, left: Tensor, top: Tensor, scale: Tensor) -> Tensor:
-    """Intrinsics of an image cropped at (left, top) and then resized by ``scale``.
-
-    Integer coordinates are pixel centres: ``u' = (u - left + 0.5) scale - 0.5``.
-
-    Args:
-        K: (..., 3, 3) px. left, top: (...,) px, the crop's first column and row. scale: (...,).
-    """
-    scale, left, top = (torch.as_tensor(value, dtype=K.dtype) for value in (scale, left, top))
-    result = K.clone()
-    result[..., :2, :] = K[..., :2, :] * scale[..., None, None]
-    result[..., 0, 2] = (K[..., 0, 2] - left + 0.5) * scale - 0.5
-    result[..., 1, 2] = (K[..., 1, 2] - top + 0.5) * scale - 0.5
-    return result

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptri.models.mobileone import ConvNorm
-from ptri.structures import Keypoints
 
 STRIDE = 4  # network-image px per heatmap px
 MAX_ANISOTROPY = 0.95  # (a - b) / (a + b) of the covariance's eigenvalues a > b stays below
@@ -190,21 +189,6 @@ def heatmap_to_image(xy: Tensor, stride: float = STRIDE) -> Tensor:
 def image_to_heatmap(xy: Tensor, stride: float = STRIDE) -> Tensor:
     """Network-image px to heatmap px."""
     return (xy + 0.5) / stride - 0.5
-
-
-def decode(logits: Tensor, window: float = 4.0, stride: float = STRIDE) -> Keypoints:
-    """Keypoints of heatmaps alone: window moments as covariance, window mass as confidence.
-
-    Args:
-        logits: (N, J, h, w). window: half width in heatmap px. stride: image px per heatmap px.
-
-    Returns:
-        xy (N, J, 2) network-image px, covariance (N, J, 2, 2) px^2, confidence (N, J).
-    """
-    moments = heatmap_moments(logits.float(), window)
-    eye = torch.eye(2, dtype=moments.covariance.dtype, device=logits.device)
-    covariance = (moments.covariance + MIN_VARIANCE * eye) * stride**2
-    return Keypoints(heatmap_to_image(moments.mean, stride), covariance, moments.mass)
 
 
 def sample_features(features: Tensor, xy: Tensor, stride: float = STRIDE) -> Tensor:
