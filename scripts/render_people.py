@@ -15,15 +15,13 @@ import json
 import sys
 from pathlib import Path
 
-import yaml
-
 from ptri.errors import UserError
 
 
 def main() -> int:
     """Command line; returns the exit status."""
     try:
-        from ptri.render.settings import RenderSettings, settings_from
+        from ptri.render.settings import RenderSettings, read_settings, settings_from
     except ImportError as error:
         return _fail(f"{error}; install the render extra: pip install -e .[render]")
     parser = argparse.ArgumentParser(
@@ -45,7 +43,8 @@ def main() -> int:
         if arguments.pop("body_statistics"):
             return _write_statistics(arguments["bodies"])
         arguments.pop("bodies")
-        settings = settings_from(_read_yaml(arguments.pop("config")))
+        path = arguments.pop("config")
+        settings = settings_from({} if path is None else read_settings(path))
         given = {key: value for key, value in arguments.items() if value is not None}
         settings = settings_from(given, settings)
         from ptri.render.layout import render_dataset
@@ -63,18 +62,6 @@ def main() -> int:
     num_images = int((labels.boxes != 0).any(-1).sum())
     print(f"{settings.out}: {num_images} images of {len(labels.frame)} frames")
     return 0
-
-
-def _read_yaml(path: str | None) -> dict:
-    if path is None:
-        return {}
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected keys and values")
-    return values
 
 
 def _write_statistics(num_bodies: int) -> int:

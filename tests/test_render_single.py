@@ -1,5 +1,6 @@
 """Single rendered images: determinism, framing, keypoints, visibility, masks, files, loaders."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -27,6 +28,12 @@ from ptri.render.single import Studio
 from ptri.render.stream import Rendered
 from ptri.render_config import RenderConfig
 from ptri.skeleton import COCO17, H36M17
+
+SPEC = importlib.util.spec_from_file_location(
+    "benchmark", Path(__file__).parents[1] / "scripts/benchmark.py"
+)
+benchmark = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(benchmark)
 
 SMALL = RenderConfig(size=96, people=3, faces=2000, motion_blur=0.3)
 COCO = {name: i for i, name in enumerate(COCO17.joints)}
@@ -317,3 +324,19 @@ def test_files_without_held_out_trials_are_for_training_only(studio, tmp_path):
     kinds = {shot.kind for shot in Rendered(config, "test")._shots}
     assert len(kinds) > 1 and MOCAP not in kinds
     assert Rendered(config, "train").render.mocap == [str(tmp_path)]
+
+
+def test_the_speed_benchmark_counts_its_images(studio, tmp_path, capsys):
+    (tmp_path / "small.yaml").write_text("render: {people: 2, faces: 2000}\n")
+    config = ["--config", str(tmp_path / "small.yaml")]
+    assert benchmark.main(["render", "--images", "2", *config, "--set", "size=64"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 single images of 64 px") and "processor time" in printed
+    for arguments, message in (
+        (["--config", "/no/such.yaml"], "No such file"),
+        (["--set", "size"], "key=value"),
+        (["--set", "sise=64"], "sise: unknown key"),
+        (["--images", "0"], "at least 1"),
+    ):
+        assert benchmark.main(["render", *arguments]) == 2
+        assert message in capsys.readouterr().err

@@ -5,11 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from pathlib import Path
-
-import yaml
 
 from ptri.errors import UserError
+from ptri.render.settings import RenderSettings, read_settings, settings_from
 
 TARGET = 60.0  # images per second of processor time, 256 px, software OpenGL
 _CHUNK = 32
@@ -28,6 +26,9 @@ def run(args: argparse.Namespace) -> str:
 
     Returns:
         The text to print.
+
+    Raises:
+        UserError: bad settings; the `render` extra or OpenGL is missing.
     """
     os.environ["LP_NUM_THREADS"] = "1"
     import cv2
@@ -35,29 +36,37 @@ def run(args: argparse.Namespace) -> str:
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    try:
-        from ptri.render.settings import RenderSettings, settings_from
-        from ptri.render.single import Studio
-    except ImportError as error:
-        raise UserError(f"{error}; install the render extra: pip install -e .[render]") from None
     settings = RenderSettings(size=256, people=32)
     if args.config:
-        settings = settings_from(yaml.safe_load(Path(args.config).read_text()), settings)
+        settings = settings_from(read_settings(args.config), settings)
+    wrong = [text for text in args.set if "=" not in text]
+    if wrong or args.images < 1:
+        raise UserError(f"--set {' '.join(wrong)}: expected key=value; --images: at least 1")
     settings = settings_from(dict(text.split("=", 1) for text in args.set), settings)
-    studio = Studio(settings)
+    try:
+        from ptri.render.single import Studio
+
+        studio = Studio(settings)
+    except ImportError as error:
+        raise UserError(f"{error}; install the render extra: pip install -e .[render]") from None
+    except RuntimeError as error:
+        raise UserError(str(error)) from None
     keys = [(settings.seed, 0, i) for i in range(2 * args.images)]
-    start = (0.0, 0.0)
-    for first in range(0, len(keys), _CHUNK):
-        if first >= args.images and start == (0.0, 0.0):
-            start, timed = (time.process_time(), time.perf_counter()), len(keys) - first
-        studio.shoot(keys[first : first + _CHUNK])
-    used, wall = time.process_time() - start[0], time.perf_counter() - start[1]
+    _shoot(studio, keys[: args.images])
+    start, clock = time.process_time(), time.perf_counter()
+    _shoot(studio, keys[args.images :])
+    used, wall = time.process_time() - start, time.perf_counter() - clock
     driver = studio.driver
     studio.close()
-    rate = timed / used
+    rate = args.images / used
     mark = "" if rate >= TARGET else "*"
     return (
-        f"{timed} single images of {settings.size} px, one process, {driver}:\n"
+        f"{args.images} single images of {settings.size} px, one process, {driver}:\n"
         f"{rate:.1f} images per second of processor time{mark} (>= {TARGET:g}; * = not met), "
-        f"{1000 * used / timed:.1f} ms each; {timed / wall:.1f} per second of the clock"
+        f"{1000 * used / args.images:.1f} ms each; {args.images / wall:.1f} per second of the clock"
     )
+
+
+def _shoot(studio, keys: list[tuple[int, int, int]]) -> None:
+    for first in range(0, len(keys), _CHUNK):
+        studio.shoot(keys[first : first + _CHUNK])

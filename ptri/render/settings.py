@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+import yaml
 
 from ptri.data.rigs import family_indices
 from ptri.errors import UserError
@@ -88,6 +91,21 @@ class RenderSettings(RenderConfig):
         count = self.lenses if self.mode == "single" else self.cameras
         extra = tuple(str(70000001 + i) for i in range(count - len(H36M_CAMERAS)))
         return (H36M_CAMERAS + extra)[:count]
+
+
+def read_settings(path: str | Path) -> dict:
+    """The keys and values of a YAML file, for `settings_from`.
+
+    Raises:
+        UserError: unreadable, or something else than keys and values.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected keys and values")
+    return values
 
 
 def settings_from(values: dict, base: RenderSettings | None = None) -> RenderSettings:
