@@ -1,4 +1,5 @@
-"""Real recordings: 2D keypoint files of static cameras in; cameras, joints, uncertainties out."""
+"""Real recordings: keypoint files or videos of static cameras in; cameras, joints and their
+uncertainties out."""
 
 from __future__ import annotations
 
@@ -8,22 +9,30 @@ import torch
 from torch import nn
 
 from ptri import config as configuration
-from ptri import outputs, recording_report
+from ptri import outputs, recording_cache, recording_report, recording_videos
 from ptri.config import Config
 from ptri.data.intrinsics import write_toml
 from ptri.data.keypoint_files import Recording, read_recording
 from ptri.evaluate import load_model
 from ptri.posterior import resample
 from ptri.recording_solve import Solution, camera_spread, solve, usable_views
+from ptri.recording_videos import Detected
 from ptri.skeleton import H36M17
 
 SAVED_SAMPLES = 128
 
 
 def process(
-    model: nn.Module, recording: Recording, config: Config, folder: Path
+    model: nn.Module,
+    recording: Recording,
+    config: Config,
+    folder: Path,
+    detected: Detected | None = None,
 ) -> tuple[dict[str, object], str]:
     """Solves a recording and writes the output folder.
+
+    Args:
+        detected: what the recording was detected from, where it comes from videos.
 
     Returns:
         The figures of metrics.json, and the printed text.
@@ -31,7 +40,13 @@ def process(
     solution = solve(model, recording, config)
     figures = recording_report.figures_of(recording, solution)
     text = recording_report.text_of(recording, solution, figures)
+    if detected is not None:
+        text += f"\n{detected.text}"
+        figures["seconds/2d_per_frame"] = detected.detections.seconds
     outputs.clear(folder)
+    if detected is not None:
+        path = folder / recording_cache.NAME
+        recording_cache.write(path, detected.detections, detected.depends_on)
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     outputs.write_json(folder / "metrics.json", figures)
     (folder / "table.txt").write_text(text + "\n")
@@ -121,7 +136,15 @@ def run(config: Config, overwrite: bool = False) -> str:
     folder = outputs.output_folder(config, overwrite)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    recording = open_recording(config)
+    if config.data.kind == "videos":
+        source = recording_videos.open_source(config)
+        model = load_model(config, images=True)
+        detected = recording_videos.detect(model, source, config)
+        recording = detected.recording
+    else:
+        detected, recording = None, open_recording(config)
     usable_views(recording)
-    _, text = process(load_model(config, images=False), recording, config, folder)
+    if detected is None:
+        model = load_model(config, images=False)
+    _, text = process(model, recording, config, folder, detected)
     return f"{text}\n\nwritten: {folder}/"
