@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,6 +16,7 @@ from ptri.data.intrinsics import write_toml
 from ptri.data.keypoint_files import Recording, read_recording
 from ptri.evaluate import load_model
 from ptri.posterior import resample
+from ptri.recording_halves import compare_halves
 from ptri.recording_solve import Solution, camera_spread, solve, usable_views
 from ptri.recording_videos import Detected
 from ptri.skeleton import H36M17
@@ -37,12 +39,18 @@ def process(
     Returns:
         The figures of metrics.json, and the printed text.
     """
-    solution = solve(model, recording, config)
+    solution, halves = solve(model, recording, config), None
+    if detected is not None:
+        halves = compare_halves(model, recording, config, solution)
+        solution = halves.solution
     figures = recording_report.figures_of(recording, solution)
     text = recording_report.text_of(recording, solution, figures)
     if detected is not None:
-        text += f"\n{detected.text}"
+        text += f"\n{halves.text}\n{detected.text}"
         figures["seconds/2d_per_frame"] = detected.detections.seconds
+        if halves.difference_deg is not None:
+            for view, value in zip(solution.views, halves.difference_deg.tolist()):
+                figures[f"halves_rotation_difference_deg/{recording.names[view]}"] = value
     outputs.clear(folder)
     if detected is not None:
         path = folder / recording_cache.NAME
@@ -105,6 +113,7 @@ def _write_predictions(path: Path, recording: Recording, solution: Solution) -> 
                 "native/covariance": solution.native.covariance.numpy(),
                 "keypoints/xy": recording.xy[:, views],
                 "keypoints/confidence": recording.confidence[:, views],
+                **_stated(recording, views),
                 "cameras/R": solution.R.numpy(),
                 "cameras/t": solution.t.numpy(),
                 "cameras/K": recording.K[views],
@@ -113,6 +122,12 @@ def _write_predictions(path: Path, recording: Recording, solution: Solution) -> 
                 "pooled_frames": recording.frames[solution.pooled],
             }
         )
+
+
+def _stated(recording: Recording, views: list[int]) -> dict[str, np.ndarray]:
+    if recording.covariance is None:
+        return {}
+    return {"keypoints/covariance": recording.covariance[:, views]}
 
 
 def open_recording(config: Config) -> Recording:

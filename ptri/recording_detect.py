@@ -26,6 +26,7 @@ from ptri.data.intrinsics import CameraEntry
 from ptri.data.keypoint_files import distort, subject_of, undistort
 from ptri.data.video import Video, read_in_step
 from ptri.data.video_boxes import Motion, small
+from ptri.skeleton import H36M17
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ MOTION_CROP, KEYPOINT_CROP = 1.1, 1.15
 SURE = 0.25  # confidence of keypoints that a crop is fitted to
 FEWEST = 6  # such keypoints that it takes
 LARGEST_STEP = 1.33  # factor between the sides of one crop and the next
+FREE_MOVE, SPEED = 0.15, 1.8  # body heights, and a second, that a person may move unsuspected
+USUAL_FPS = 30.0  # of a video that does not state its own
 SAME_CROP = 0.25  # crops whose centres differ by less, in sides, are one person
 
 
@@ -158,7 +161,8 @@ def detect_videos(
             found[-1][v].append(Found(*(part[n : n + 1] for part in best)))
         for v in range(V):
             before[v] = max(found[-1][v], key=_worth).crops[0] if found[-1][v] else before[v]
-    detections = _followed(found, numbers, cameras)
+    chosen = _followed(found, videos, numbers) if boxes is None else _only(found)
+    detections = _gather(found, chosen, cameras, numbers)
     return detections._replace(seconds=(time.perf_counter() - start) / len(numbers))
 
 
@@ -233,24 +237,44 @@ def _turned(cropper, images, places, squares, rolls, trust, row) -> Found:
     return Found(*(part[chosen] for part in found))
 
 
-def _followed(found, numbers, cameras) -> Detections:
-    """The subject's keypoints out of all candidates of all frames."""
-    T, V = len(found), len(cameras)
-    one = next((c for frame in found for view in frame for c in view), None)
-    J = 0 if one is None else one.xy.shape[1]
-    xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
-    confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
-    for v, camera in enumerate(cameras):
+def _followed(
+    found: list[list[list[Found]]], videos: Sequence[Video], numbers: Sequence[int]
+) -> np.ndarray:
+    """The candidate (T, V) that is the subject; -1 = none."""
+    step = np.diff(numbers).min() if len(numbers) > 1 else 0
+    seconds = step / (videos[0].fps or USUAL_FPS)
+    chosen = []
+    for v in range(len(videos)):
         people = [
-            np.concatenate([np.concatenate([c.xy, c.confidence[..., None]], -1) for c in frame[v]])
-            if frame[v] else np.zeros((0, J, 3))
+            np.concatenate([np.append(c.xy, c.confidence[..., None], -1) for c in frame[v]])
+            if frame[v] else np.zeros((0, len(H36M17.joints), 3))
             for frame in found
         ]  # fmt: skip
-        for row, person in enumerate(subject_of(people)):
-            if person >= 0:
-                chosen = found[row][v][person]
-                xy[row, v], covariance[row, v] = chosen.xy[0], chosen.covariance[0]
-                confidence[row, v], crops[row, v] = chosen.confidence[0], chosen.crops[0]
+        chosen.append(subject_of(people, free_move=FREE_MOVE + SPEED * seconds))
+    return np.stack(chosen, 1)
+
+
+def _only(found: list[list[list[Found]]]) -> np.ndarray:
+    """The one candidate (T, V) of each given box; -1 = no box."""
+    return np.array([[len(candidates) - 1 for candidates in frame] for frame in found])
+
+
+def _gather(
+    found: list[list[list[Found]]],
+    chosen: np.ndarray,
+    cameras: Sequence[CameraEntry],
+    numbers: Sequence[int],
+) -> Detections:
+    """The chosen candidates (T, V) as arrays; what lies outside the picture is not seen."""
+    T, V = chosen.shape
+    J = len(H36M17.joints)
+    xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
+    confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
+    for row, v in np.argwhere(chosen >= 0):
+        one = found[row][v][chosen[row, v]]
+        xy[row, v], covariance[row, v] = one.xy[0], one.covariance[0]
+        confidence[row, v], crops[row, v] = one.confidence[0], one.crops[0]
+    for v, camera in enumerate(cameras):
         unseen = ~_in_picture(xy[:, v], camera)
         xy[:, v][unseen], covariance[:, v][unseen], confidence[:, v][unseen] = np.nan, np.nan, 0
     return Detections(np.array(numbers, np.int64), xy, covariance, confidence, crops, 0.0)

@@ -223,8 +223,14 @@ def follow_subject(candidates: Sequence[np.ndarray], min_confidence: float = 0.1
     return result
 
 
-def subject_of(candidates: Sequence[np.ndarray], min_confidence: float = 0.1) -> np.ndarray:
-    """Index (T,) of the person that `follow_subject` chooses in each frame; -1 = none."""
+def subject_of(
+    candidates: Sequence[np.ndarray], min_confidence: float = 0.1, free_move: float = _FREE_MOVE
+) -> np.ndarray:
+    """Index (T,) of the person that `follow_subject` chooses in each frame; -1 = none.
+
+    Args:
+        free_move: body heights between two detections that cost nothing.
+    """
     J = candidates[0].shape[1]
     result = np.full(len(candidates), -1)
     nodes = []  # (frame, person, centre, height, worth)
@@ -250,7 +256,7 @@ def subject_of(candidates: Sequence[np.ndarray], min_confidence: float = 0.1) ->
             move = np.linalg.norm(centre[near] - centre[n], axis=1) / np.maximum(
                 extent[near], extent[n]
             )
-            cost = _MOVE_COST * np.maximum(move - _FREE_MOVE, 0)
+            cost = _MOVE_COST * np.maximum(move - free_move, 0)
             gain = score[near] - np.minimum(cost, _JUMP_COST)
             options.append((gain.max(), near[gain.argmax()]))
         far = np.flatnonzero(frame[:n] < frame[n])
