@@ -60,8 +60,8 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    # Where the samples come from; recording: keypoint files, videos: our own 2D network on videos.
-    kind: Literal["h36m", "generated", "recording", "videos"] = "h36m"
+    kind: Literal["h36m", "generated", "recording", "videos"] = "h36m"  # where samples come from:
+    # images, generated people, keypoint files of a recording, or its videos by our 2D network
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of a recording
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
