@@ -126,7 +126,10 @@ class Motion:
 
     def boxes(self, image: np.ndarray) -> list[np.ndarray]:
         """Boxes (4,) px of at most two moving things in an image (H, W, 3), the largest first."""
-        difference = cv2.absdiff(small(image), self.background).max(-1)
+        difference = small(image).astype(np.int16) - self.background
+        # Automatic exposure changes every pixel: the usual change is none.
+        difference -= np.median(difference, (0, 1)).astype(np.int16)
+        difference = np.abs(difference).max(-1)
         scale = image.shape[0] / difference.shape[0]
         moving = cv2.morphologyEx(
             (difference > THRESHOLD).astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)
