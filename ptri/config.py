@@ -250,7 +250,7 @@ class RecordingConfig(_Section):
     last_frame: int | None = None  # inclusive; null: the last one that every camera could have
     pool_frames: int = _number(50, 1)  # at most so many frames, the most telling, find the cameras
     min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen
-    noise: float = _number(0.01, above=0)  # standard deviation of a keypoint / person's height
+    noise: float = _number(0.01, above=0)  # of keypoint files: standard deviation / person's height
     subject_height: float | None = None  # mm; fixes the scale instead of the body prior
     camera_distance: float | None = None  # mm between the first two views; fixes the scale
     # Only for data.kind=videos:

@@ -15,7 +15,7 @@ import torch
 from recording_fixture import make_recording
 from videos_fixture import DIST, NAMES, SIZE, DotModel, make_videos, write_video
 
-from ptri import config, recording, recording_cache, recording_videos
+from ptri import config, recording, recording_cache, recording_report, recording_videos
 from ptri.data import intrinsics, transforms, video, video_boxes
 from ptri.data.keypoint_files import undistort
 from ptri.data.video_boxes import Motion, small
@@ -49,6 +49,11 @@ def model_of(truth, **options):
     return DotModel(cameras=(cameras.R.float(), cameras.t.float()), **options)
 
 
+def unrefitted(found, views, R, t, clear):
+    """In place of `refit`, which takes seconds and has tests of its own."""
+    return R, t
+
+
 def undistorted(truth):
     """(T, V, 17, 2) px of the joints without the lens's distortion."""
     parts = [undistort(truth["drawn"][:, v], truth["K"][v], np.array(DIST)) for v in range(4)]
@@ -69,7 +74,9 @@ def processed(drawn):
     source = recording_videos.open_source(options)
     detected = recording_videos.detect(model, source, options)
     folder = root / "out"
-    figures, text = recording.process(model, detected.recording, options, folder, detected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording_report, "refit", unrefitted)
+        figures, text = recording.process(model, detected.recording, options, folder, detected)
     return options, model, source, detected, figures, text, folder
 
 
@@ -217,6 +224,7 @@ def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
         return model_of(truth)
 
     monkeypatch.setattr(recording, "load_model", fake)
+    monkeypatch.setattr(recording_report, "refit", unrefitted)
     common = ("configs/videos.yaml", f"data.root={root}", f"evaluate.out={tmp_path}", "run.name=a")
     quick = ("data.image_size=192", "recording.every=8", "recording.max_roll_deg=0")
     status, stdout, _ = infer(monkeypatch, capsys, *common, *quick, "evaluate.pictures=0")
