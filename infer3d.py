@@ -1,7 +1,8 @@
-"""Evaluates the 3D network on Human3.6M-style data, or solves a recording of keypoint files.
+"""Evaluates the 3D network on Human3.6M-style data, or solves a recording: keypoints or videos.
 
 python infer3d.py configs/demo.yaml
 python infer3d.py configs/recording.yaml data.root=path/to/recording
+python infer3d.py configs/videos.yaml data.root=path/to/recording
 """
 
 import argparse
@@ -16,14 +17,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", help="YAML file, see configs/; data.kind: h36m or recording")
+    parser.add_argument(
+        "config", help="YAML file, see configs/; data.kind: h36m, recording, videos"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="change a setting"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder")
     args = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    runs = {"h36m": evaluate.run, "recording": recording.run}
+    runs = {"h36m": evaluate.run, "recording": recording.run, "videos": recording.run}
 
     def infer() -> None:
         settings = config.load(args.config, args.overrides)

@@ -37,9 +37,10 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    kind: Literal["h36m", "generated", "recording", "rendered"] = "h36m"  # where the samples
-    # come from; "rendered": images made on the fly (section render), for the 2D network
-    root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of keypoint files
+    kind: Literal["h36m", "generated", "recording", "videos", "rendered"] = "h36m"  # samples are
+    # images, generated people, keypoint files of a recording, its videos by our 2D network, or
+    # "rendered": images made on the fly (section render), for the 2D network
+    root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of a recording
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
     actions: list[str] = field(default_factory=list)  # such as [Walking, Posing]; []: all
@@ -234,7 +235,7 @@ class InitConfig(_Section):
 class RecordingConfig(_Section):
     keypoints: str = "auto"  # folder of one subfolder per camera; auto: openpose, pose, keypoints
     intrinsics: str = "auto"  # file of K, dist, size per camera; auto: calibration.json and others
-    videos: str = "auto"  # folder of one video per camera, for the pictures; auto: videos
+    videos: str = "auto"  # folder of one video per camera; auto: videos
     joint_set: Literal["auto", "body25", "body25b", "coco17", "coco18", "halpe26", "h36m17"] = (
         "auto"  # auto: from the number and the arrangement of the points
     )
@@ -243,9 +244,15 @@ class RecordingConfig(_Section):
     last_frame: int | None = None  # inclusive; null: the last one that every camera could have
     pool_frames: int = _number(50, 1)  # at most so many frames, the most telling, find the cameras
     min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen
-    noise: float = _number(0.01, above=0)  # standard deviation of a keypoint / person's height
+    noise: float = _number(0.01, above=0)  # of keypoint files: standard deviation / person's height
     subject_height: float | None = None  # mm; fixes the scale instead of the body prior
     camera_distance: float | None = None  # mm between the first two views; fixes the scale
+    # Only for data.kind=videos:
+    every: int = _number(1, 1)  # read one frame of so many
+    boxes: str = "auto"  # where the person is: folder of <camera>.csv, "keypoints" or "motion"; see
+    # ptri/data/video_boxes.py; auto: the folder boxes where there is one, else motion
+    max_roll_deg: float = _number(40.0, 0, 180)  # crops are also tried turned by up to this
+    reuse: str | None = None  # detections.h5 of an earlier run, instead of detecting again
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ptri.runlog import run_folder
 # What infer3d.py itself writes; --overwrite removes these and nothing else.
 OWN_FILES = (
     "metrics.json", "details.json", "per_action.csv", "predictions.h5", "cameras.json",
-    "cameras.toml", "config.yaml", "table.txt",
+    "cameras.toml", "config.yaml", "table.txt", "detections.h5",
 )  # fmt: skip
 PICTURES = "pictures"
 

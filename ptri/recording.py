@@ -1,37 +1,60 @@
-"""Real recordings: 2D keypoint files of static cameras in; cameras, joints, uncertainties out."""
+"""Real recordings: keypoint files or videos of static cameras in; cameras, joints and their
+uncertainties out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from ptri import config as configuration
-from ptri import outputs, recording_report
+from ptri import outputs, recording_cache, recording_report, recording_videos
 from ptri.config import Config
 from ptri.data.intrinsics import write_toml
 from ptri.data.keypoint_files import Recording, read_recording
 from ptri.evaluate import load_model
 from ptri.posterior import resample
+from ptri.recording_halves import compare_halves
 from ptri.recording_solve import Solution, camera_spread, solve, usable_views
+from ptri.recording_videos import Detected
 from ptri.skeleton import H36M17
 
 SAVED_SAMPLES = 128
 
 
 def process(
-    model: nn.Module, recording: Recording, config: Config, folder: Path
+    model: nn.Module,
+    recording: Recording,
+    config: Config,
+    folder: Path,
+    detected: Detected | None = None,
 ) -> tuple[dict[str, object], str]:
     """Solves a recording and writes the output folder.
+
+    Args:
+        detected: what the recording was detected from, where it comes from videos.
 
     Returns:
         The figures of metrics.json, and the printed text.
     """
-    solution = solve(model, recording, config)
+    solution, halves = solve(model, recording, config), None
+    if detected is not None:
+        halves = compare_halves(model, recording, config, solution)
+        solution = halves.solution
     figures = recording_report.figures_of(recording, solution)
     text = recording_report.text_of(recording, solution, figures)
+    if detected is not None:
+        text += f"\n{halves.text}\n{detected.text}"
+        figures["seconds/2d_per_frame"] = detected.detections.seconds
+        if halves.difference_deg is not None:
+            for view, value in zip(solution.views, halves.difference_deg.tolist()):
+                figures[f"halves_rotation_difference_deg/{recording.names[view]}"] = value
     outputs.clear(folder)
+    if detected is not None:
+        path = folder / recording_cache.NAME
+        recording_cache.write(path, detected.detections, detected.depends_on)
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     outputs.write_json(folder / "metrics.json", figures)
     (folder / "table.txt").write_text(text + "\n")
@@ -90,6 +113,7 @@ def _write_predictions(path: Path, recording: Recording, solution: Solution) -> 
                 "native/covariance": solution.native.covariance.numpy(),
                 "keypoints/xy": recording.xy[:, views],
                 "keypoints/confidence": recording.confidence[:, views],
+                **_stated(recording, views),
                 "cameras/R": solution.R.numpy(),
                 "cameras/t": solution.t.numpy(),
                 "cameras/K": recording.K[views],
@@ -98,6 +122,12 @@ def _write_predictions(path: Path, recording: Recording, solution: Solution) -> 
                 "pooled_frames": recording.frames[solution.pooled],
             }
         )
+
+
+def _stated(recording: Recording, views: list[int]) -> dict[str, np.ndarray]:
+    if recording.covariance is None:
+        return {}
+    return {"keypoints/covariance": recording.covariance[:, views]}
 
 
 def open_recording(config: Config) -> Recording:
@@ -121,7 +151,15 @@ def run(config: Config, overwrite: bool = False) -> str:
     folder = outputs.output_folder(config, overwrite)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    recording = open_recording(config)
+    if config.data.kind == "videos":
+        source = recording_videos.open_source(config)
+        model = load_model(config, images=True)
+        detected = recording_videos.detect(model, source, config)
+        recording = detected.recording
+    else:
+        detected, recording = None, open_recording(config)
     usable_views(recording)
-    _, text = process(load_model(config, images=False), recording, config, folder)
+    if detected is None:
+        model = load_model(config, images=False)
+    _, text = process(model, recording, config, folder, detected)
     return f"{text}\n\nwritten: {folder}/"

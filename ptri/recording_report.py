@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from ptri import metrics, visualize
 from ptri.config import Config
 from ptri.data.keypoint_files import Recording, distort
+from ptri.data.video import read_frame, videos_by_camera
 from ptri.evaluate import spread
 from ptri.geometry.cameras import centres
 from ptri.painter import rig_of, up_direction
@@ -261,35 +261,7 @@ def _crop(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, in
 
 def find_videos(recording: Recording, config: Config) -> dict[str, Path]:
     """One video per camera, by name; cameras without one are missing."""
-    root, setting = Path(config.data.root), config.recording.videos
-    folder = root / "videos" if setting == "auto" else Path(setting)
-    if not folder.is_dir():
-        folder = root / setting
-    if not folder.is_dir():
-        return {}
-    kinds = {".mp4", ".avi", ".mov", ".mkv", ".m4v"}
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in kinds)
-    result = {}
-    for name in recording.names:
-        fits = [path for path in found if path.stem == name] or [
-            path for path in found if path.stem.startswith(name)
-        ]
-        if fits:
-            result[name] = fits[0]
-    return result
-
-
-def read_frame(path: Path, number: int) -> np.ndarray | None:
-    """Frame ``number`` (from 0) of a video, RGB; None where it cannot be read."""
-    video = cv2.VideoCapture(str(path))
-    try:
-        for _ in range(number):  # seeking by number is not exact in every container
-            if not video.grab():
-                return None
-        good, image = video.read()
-    finally:
-        video.release()
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if good else None
+    return videos_by_camera(recording.names, config.data.root, config.recording.videos)
 
 
 def _median(values: Tensor) -> float:

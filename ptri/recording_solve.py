@@ -47,12 +47,17 @@ def observations(recording: Recording, views: list[int], noise: float) -> RigInp
     """The keypoints of some of a recording's views, as the rig posterior takes them.
 
     Args:
-        noise: standard deviation of a keypoint over the person's extent in the view.
+        noise: standard deviation of a keypoint over the person's extent in the view, where the
+            recording holds no covariances.
     """
     xy = torch.tensor(recording.xy[:, views], dtype=torch.float64)
     confidence = torch.tensor(recording.confidence[:, views], dtype=torch.float64)
     K = torch.tensor(recording.K[views], dtype=torch.float64)
-    return check_input(xy, K, confidence, default_covariance(xy, noise), recording.skeleton)
+    if recording.covariance is None:
+        covariance = default_covariance(xy, noise)
+    else:
+        covariance = torch.tensor(recording.covariance[:, views], dtype=torch.float64)
+    return check_input(xy, K, confidence, covariance, recording.skeleton)
 
 
 def usable_views(recording: Recording) -> list[int]:

@@ -21,7 +21,8 @@ LAYERS = [
     ],
     ["engine"],
     ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
-     "recording_report", "recording_solve", "benchmark", "rig", "rig_checks", "rig_input",
+     "recording_cache", "recording_detect", "recording_halves", "recording_report",
+     "recording_solve", "recording_videos", "benchmark", "rig", "rig_checks", "rig_input",
      "rig_joints", "rig_scale", "rig_filter", "onnx_export"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]

@@ -56,6 +56,7 @@ class Recording(NamedTuple):
     dist: np.ndarray  # (V, 5)
     R: np.ndarray | None  # (V, 3, 3) reference calibration, x_cam = R x_world + t
     t: np.ndarray | None  # (V, 3) mm
+    covariance: np.ndarray | None = None  # (T, V, J, 2, 2) px^2, where the detector states it
 
 
 def read_recording(
@@ -115,19 +116,34 @@ def read_recording(
         xy[:, v] = undistort(xy[:, v], camera.K, camera.dist)
     if not np.isfinite(xy).any():
         raise UserError(f"{root}: no keypoint reaches recording.min_confidence={min_confidence}")
+    return recording_of(
+        cameras, np.array(frames, np.int64), xy, np.where(unseen, 0.0, confidence), skeleton
+    )
+
+
+def recording_of(
+    cameras: Sequence[CameraEntry],
+    frames: np.ndarray,
+    xy: np.ndarray,
+    confidence: np.ndarray,
+    skeleton: Skeleton,
+    covariance: np.ndarray | None = None,
+) -> Recording:
+    """A recording of V cameras and what was seen; shapes as in `Recording`."""
     reference = all(camera.R is not None for camera in cameras)
     return Recording(
         names=tuple(camera.name for camera in cameras),
-        frames=np.array(frames, np.int64),
+        frames=frames,
         xy=xy,
-        confidence=np.where(unseen, 0.0, confidence),
-        height=_extent(xy),
+        confidence=confidence,
+        height=person_extent(xy),
         skeleton=skeleton,
         size=np.array([camera.size for camera in cameras]),
         K=np.stack([camera.K for camera in cameras]),
         dist=np.stack([camera.dist for camera in cameras]),
         R=np.stack([camera.R for camera in cameras]) if reference else None,
         t=np.stack([camera.t for camera in cameras]) if reference else None,
+        covariance=covariance,
     )
 
 
@@ -200,8 +216,23 @@ def follow_subject(candidates: Sequence[np.ndarray], min_confidence: float = 0.1
     Returns:
         (T, J, 3), NaN in frames without the subject.
     """
+    result = np.full((len(candidates), *candidates[0].shape[1:]), np.nan)
+    for frame, person in enumerate(subject_of(candidates, min_confidence)):
+        if person >= 0:
+            result[frame] = candidates[frame][person]
+    return result
+
+
+def subject_of(
+    candidates: Sequence[np.ndarray], min_confidence: float = 0.1, free_move: float = _FREE_MOVE
+) -> np.ndarray:
+    """Index (T,) of the person that `follow_subject` chooses in each frame; -1 = none.
+
+    Args:
+        free_move: body heights between two detections that cost nothing.
+    """
     J = candidates[0].shape[1]
-    result = np.full((len(candidates), J, 3), np.nan)
+    result = np.full(len(candidates), -1)
     nodes = []  # (frame, person, centre, height, worth)
     for frame, people in enumerate(candidates):
         for person, points in enumerate(people):
@@ -225,7 +256,7 @@ def follow_subject(candidates: Sequence[np.ndarray], min_confidence: float = 0.1
             move = np.linalg.norm(centre[near] - centre[n], axis=1) / np.maximum(
                 extent[near], extent[n]
             )
-            cost = _MOVE_COST * np.maximum(move - _FREE_MOVE, 0)
+            cost = _MOVE_COST * np.maximum(move - free_move, 0)
             gain = score[near] - np.minimum(cost, _JUMP_COST)
             options.append((gain.max(), near[gain.argmax()]))
         far = np.flatnonzero(frame[:n] < frame[n])
@@ -237,7 +268,7 @@ def follow_subject(candidates: Sequence[np.ndarray], min_confidence: float = 0.1
             score[n] += gain
     n = int(score.argmax())
     while n >= 0:
-        result[nodes[n][0]] = candidates[nodes[n][0]][nodes[n][1]]
+        result[nodes[n][0]] = nodes[n][1]
         n = before[n]
     return result
 
@@ -343,7 +374,7 @@ def _guess_body25(people: np.ndarray) -> Skeleton:
     return BODY25 if relative < 0.05 else BODY25B
 
 
-def _extent(xy: np.ndarray) -> np.ndarray:
+def person_extent(xy: np.ndarray) -> np.ndarray:
     """Longer side of the box of the seen points, (T, V) px."""
     seen = np.isfinite(xy).all(-1)
     low = np.where(seen[..., None], xy, np.inf).min(-2)

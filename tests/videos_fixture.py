@@ -1,0 +1,121 @@
+"""Drawn videos: a person of coloured dots before a still background, and a detector of dots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from fake_model import FakeDetection, FakeModel
+from h36m_fixture import ring_cameras
+from recording_fixture import body
+from torch import Tensor
+
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints
+from ptri.visualize import denormalise
+
+NAMES = ("left", "front", "right", "back")
+SIZE = 480  # px, square pictures
+RADIUS = 5  # px of a dot
+DIST = (-0.3, 0.1, 0.002, -0.002, 0.0)
+# Bright colours that no two joints and no grey background share.
+COLOURS = np.array(
+    [
+        [
+            cv2.cvtColor(np.uint8([[[10 * j + 4, 255, 120 + 130 * (j % 2)]]]), cv2.COLOR_HSV2BGR)[
+                0, 0
+            ]
+        ]
+        for j in range(17)
+    ]
+)[:, 0].astype(np.float64)
+SATURATED = 90  # of 255, difference of the largest and the least channel: a dot
+
+
+def write_video(path: Path, images, fps: float = 25.0, codec: str = "FFV1") -> None:
+    """A lossless video (of FFV1; mp4v is not)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = list(images)
+    size = images[0].shape[1::-1]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, size)
+    assert writer.isOpened(), f"this OpenCV cannot write {codec}"
+    for image in images:
+        writer.write(image)
+    writer.release()
+
+
+def draw_person(image: np.ndarray, xy: np.ndarray, radius: int = RADIUS) -> None:
+    """Grey limbs and a dot of its own colour at each of the 17 joints."""
+    fixed = [tuple(int(v) for v in np.round(16 * point)) for point in xy]
+    for child, parent in H36M17.bones:
+        cv2.line(image, fixed[child], fixed[parent], (210, 210, 210), 2 * radius, cv2.LINE_8, 4)
+    for joint, centre in enumerate(fixed):
+        colour = tuple(int(value) for value in COLOURS[joint])
+        cv2.circle(image, centre, radius << 4, colour, -1, cv2.LINE_8, 4)
+
+
+def make_videos(root: Path, num_frames: int = 16, bystander: bool = False) -> dict:
+    """Writes ``root``; returns K, R, t, and joints as drawn (T, V, 17, 2) px, distorted.
+
+    Args:
+        bystander: a smaller person who moves, in a corner of the first two views.
+    """
+    K, _, R, t = ring_cameras(1, SIZE)
+    K, R, t = K[0], R[0], t[0]
+    world = body(num_frames)
+    rng = np.random.default_rng(0)
+    drawn = np.zeros((num_frames, 4, 17, 2))
+    for v, name in enumerate(NAMES):
+        background = rng.integers(60, 90, (SIZE, SIZE, 1), np.uint8).repeat(3, 2)
+        images = []
+        for f in range(num_frames):
+            image = background.copy()
+            rvec = cv2.Rodrigues(R[v])[0]
+            xy = cv2.projectPoints(world[f], rvec, t[v], K[v], np.array(DIST))[0][:, 0]
+            drawn[f, v] = xy
+            if bystander and v < 2:
+                small = 0.45 * (xy - xy.mean(0)) + [60 + 2 * f, 70]
+                draw_person(image, small, 2)
+            draw_person(image, xy)
+            images.append(image)
+        write_video(root / "videos" / f"{name}.avi", images)
+    cameras = [
+        {
+            "name": name, "size": [SIZE, SIZE], "K": K[v].tolist(), "dist": list(DIST),
+            "R": R[v].tolist(), "t": t[v].tolist(),
+        }
+        for v, name in enumerate(NAMES)
+    ]  # fmt: skip
+    (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
+    return {"K": K, "R": R, "t": t, "drawn": drawn}
+
+
+class DotModel(FakeModel):
+    """Finds the dots of `draw_person`; surest of people who stand upright and fill the image."""
+
+    def detect(self, images: Tensor) -> FakeDetection:
+        N, size = len(images), images.shape[-1]
+        xy, confidence = torch.full((N, 17, 2), size / 2), torch.full((N, 17), 0.05)
+        for n, image in enumerate(images):
+            pixels = denormalise(image.numpy())[:, :, ::-1].astype(np.float64)  # BGR
+            ys, xs = np.nonzero(np.ptp(pixels, axis=-1) > SATURATED)
+            if not len(xs):
+                continue
+            away = np.linalg.norm(pixels[ys, xs][:, None] - COLOURS, axis=-1)
+            joint, near = away.argmin(1), away.min(1) < 60
+            for j in np.unique(joint[near]):
+                mine = near & (joint == j)
+                xy[n, j] = torch.tensor([np.median(xs[mine]), np.median(ys[mine])])
+                confidence[n, j] = 0.9
+            trunk = (xy[n, 8] - xy[n, 6]).double()
+            upright = float(-trunk[1] / trunk.norm().clamp_min(1e-6))
+            confidence[n] *= 0.5 + 0.5 * max(upright, 0.0)
+        covariance = torch.eye(2).expand(N, 17, 2, 2) * torch.tensor([[4.0, 0], [0, 1.0]])
+        return FakeDetection(
+            Keypoints(xy, covariance, confidence),
+            torch.zeros(N, 17, size // 4, size // 4),
+            torch.zeros(N, 1, 1, 1),
+        )
