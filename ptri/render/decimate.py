@@ -144,9 +144,7 @@ def _quadrics(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     row, column = np.triu_indices(4)
     each = area * plane[:, row] * plane[:, column]  # (F, 10)
     corner = faces.T.ravel()
-    return np.stack(
-        [np.bincount(corner, np.tile(value, 3), len(vertices)) for value in each.T], 1
-    )
+    return np.stack([np.bincount(corner, np.tile(value, 3), len(vertices)) for value in each.T], 1)
 
 
 def find_border(faces: np.ndarray, num_vertices: int) -> np.ndarray:
