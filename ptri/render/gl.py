@@ -21,15 +21,21 @@ from ptri.render.wardrobe import Dressed, Part
 _NEAR, FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 512  # px
 _SHADOW_REACH = 2.2  # m around the person
+_current: list[Renderer] = []  # whose context is the current one
 
 
 def _in_context(method):
-    """Makes the renderer's context the current one, as another renderer may have been used."""
+    """Makes the renderer's context the current one, if another renderer has been used since.
+
+    It stays current: a change of context waits for the driver.
+    """
 
     @functools.wraps(method)
     def wrapped(self, *args, **kwargs):
-        with self.context:
-            return method(self, *args, **kwargs)
+        if _current != [self]:
+            self.context.__enter__()
+            _current[:] = [self]
+        return method(self, *args, **kwargs)
 
     return wrapped
 
@@ -59,6 +65,7 @@ class Renderer:
                 f"no OpenGL context through EGL: {error}; install an EGL driver (Debian, Ubuntu: "
                 "libegl1 libgl1-mesa-dri)"
             ) from error
+        _current[:] = [self]
         make = self.context.program
         self._person = make(_source("person.vert"), _source("person.frag"))
         self._garment = make(_source("garment.vert"), _source("garment.frag"))
@@ -261,6 +268,8 @@ class Renderer:
 
     def close(self) -> None:
         """Frees the context."""
+        if _current == [self]:
+            _current.clear()
         self.context.release()
 
     def _upload(self, texture: Texture) -> None:
@@ -296,8 +305,9 @@ class _Figure:
 
     def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
         """Uploads posed vertices and normals (Q, 3), m, world."""
-        stacked = np.hstack([vertices, normals]).astype(np.float32)
-        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+        stacked = np.empty((len(vertices), 6), np.float32)
+        stacked[:, :3], stacked[:, 3:] = vertices, normals
+        self._posed.write(stacked)
 
     def draw(self) -> None:
         """Draws the person with the programs' current view and light."""

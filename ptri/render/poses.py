@@ -84,7 +84,7 @@ def _kinds(motions: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _between(pairs: np.ndarray, span: float) -> np.ndarray:
-    """Three moments (N, 3, Q, 3, 3) between two frames (N, 2, Q, 3, 3), in a share of their time."""
+    """Three moments (N, 3, Q, 3, 3) between two frames (N, 2, Q, 3, 3), for a share of it."""
     first, second = pairs[:, 0], pairs[:, 1]
     step = Rotation.from_matrix((first.swapaxes(-1, -2) @ second).reshape(-1, 3, 3)).as_rotvec()
     half = Rotation.from_rotvec(0.5 * span * step).as_matrix().reshape(first.shape)
