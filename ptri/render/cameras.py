@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -114,55 +115,73 @@ def _solve(
 
     A few steps of a fixed-point iteration; height: of the camera, m, in place of the elevation.
     """
-    middle = (points.min(0) + points.max(0)) / 2
-    target = middle if anchor is None else anchor
-    distance = K[0, 0] * np.ptp(points, axis=0).max() / side
+    rows = np.ascontiguousarray(points.T, float)  # several times as fast as columns
+    low, high = rows.min(1), rows.max(1)
+    target = (low + high) / 2 if anchor is None else anchor
+    distance = float(K[0, 0] * (high - low).max() / side)
+    around = np.array([np.cos(azimuth), np.sin(azimuth), 1.0])
     for _ in range(4):
         rise = distance * np.sin(elevation) if height is None else height - target[2]
-        rise = max(rise, _LOWEST - target[2])
-        flat = np.sqrt(max(distance**2 - rise**2, (0.1 * distance) ** 2))
-        centre = target + np.array([flat * np.cos(azimuth), flat * np.sin(azimuth), rise])
-        R = _look_at(centre, target, roll)
-        R = _turn(K, K[:2, 2], wanted) @ R
-        camera = Camera(K, R, -R @ centre)
-        pixels = camera.project(points)
-        low, high = pixels[:, :2].min(0), pixels[:, :2].max(0)
+        rise = max(float(rise), _LOWEST - float(target[2]))
+        flat = math.sqrt(max(distance**2 - rise**2, (0.1 * distance) ** 2))
+        centre = target + around * [flat, flat, rise]
+        R = _turn(K, K[:2, 2], wanted) @ _look_at(centre, target, roll)
+        low, high, nearest = _extent(K, R, rows - centre[:, None])
         if anchor is None:
             R = _turn(K, (low + high) / 2, wanted) @ R
-            camera = Camera(K, R, -R @ centre)
-        reach = np.linalg.norm(centre - target)
+        camera = Camera(K, R, -R @ centre)
+        reach = math.dist(centre, target)
         # Half of the step is the person's own depth; near people grow faster than 1 / distance.
-        distance = reach * np.clip((high - low).max() / side, 0.5, 2.0)
-        distance = max(distance, reach + _NEAREST - pixels[:, 2].min())
+        distance = reach * min(max(float((high - low).max()) / side, 0.5), 2.0)
+        distance = max(distance, reach + _NEAREST - nearest)
     return camera
+
+
+def _extent(K: np.ndarray, R: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Least and largest pixel (2,), and least depth m, of points (3, N) m from the camera."""
+    x, y, depth = R @ rows
+    safe = np.maximum(depth, 0.01)  # m, as in Camera.project
+    x, y = x / safe, y / safe
+    focal, middle = K[[0, 1], [0, 1]], K[:2, 2]
+    low, high = np.array([x.min(), y.min()]), np.array([x.max(), y.max()])
+    return focal * low + middle, focal * high + middle, float(depth.min())
 
 
 def _look_at(centre: np.ndarray, target: np.ndarray, roll: float) -> np.ndarray:
     """World to camera (3, 3), the target on the optical axis, turned about it by roll (rad)."""
-    forward = (target - centre) / np.linalg.norm(target - centre)
-    right = np.array([forward[1], -forward[0], 0.0])
-    if np.linalg.norm(right) < 0.01:  # straight down: "up" says nothing
-        right = np.array([1.0, 0, 0])
-    right -= (right @ forward) * forward
-    right /= np.linalg.norm(right)
-    down = _cross(forward, right)
-    upright = np.stack([right, down, forward])
-    c, s = np.cos(roll), np.sin(roll)
-    return np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ upright
+    # In plain numbers: ten times as fast as arrays of three.
+    x, y, z = (target - centre).tolist()
+    length = math.sqrt(x * x + y * y + z * z)
+    x, y, z = x / length, y / length, z / length
+    flat = math.hypot(x, y)
+    if flat < 0.01:  # straight down: "up" says nothing
+        a, b, c = 1 - x * x, -x * y, -x * z
+        flat = math.sqrt(a * a + b * b + c * c)
+    else:
+        a, b, c = y, -x, 0.0
+    a, b, c = a / flat, b / flat, c / flat
+    down = (y * c - z * b, z * a - x * c, x * b - y * a)
+    cosine, sine = math.cos(roll), math.sin(roll)
+    upright = np.array([(a, b, c), down, (x, y, z)])
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ upright
 
 
 def _turn(K: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Smallest rotation (3, 3) of the scene that takes what is at one pixel to another."""
-    a, b = (np.append((pixel - K[:2, 2]) / K[[0, 1], [0, 1]], 1.0) for pixel in (source, target))
-    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
-    x, y, z = _cross(a, b)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    (fx, _, cx), (_, fy, cy), _ = K.tolist()
+    a, b = (
+        ((u - cx) / fx, (v - cy) / fy)
+        for u, v in (np.asarray(source).tolist(), np.asarray(target).tolist())
+    )
+    length = math.sqrt((1 + a[0] ** 2 + a[1] ** 2) * (1 + b[0] ** 2 + b[1] ** 2))
+    x, y, z = (a[1] - b[1]) / length, (b[0] - a[0]) / length, (a[0] * b[1] - a[1] * b[0]) / length
+    cosine = (a[0] * b[0] + a[1] * b[1] + 1) / length
     # Rodrigues with sin = |axis|, cos = a.b; both pixels are before the camera, so cos > -1.
-    return np.eye(3) + cross + cross @ cross / (1 + a @ b)
-
-
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """np.cross of two vectors, ten times as fast."""
+    share = 1 / (1 + cosine)
     return np.array(
-        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+        [
+            [cosine + x * x * share, x * y * share - z, x * z * share + y],
+            [x * y * share + z, cosine + y * y * share, y * z * share - x],
+            [x * z * share - y, y * z * share + x, cosine + z * z * share],
+        ]
     )

@@ -38,8 +38,9 @@ class Figure:
 
     def pose(self, vertices: np.ndarray, normals: np.ndarray) -> None:
         """Uploads posed vertices and normals (Q, 3), m, world."""
-        stacked = np.hstack([vertices, normals]).astype(np.float32)
-        self._posed.write(np.ascontiguousarray(stacked).tobytes())
+        stacked = np.empty((len(vertices), 6), np.float32)
+        stacked[:, :3], stacked[:, 3:] = vertices, normals
+        self._posed.write(stacked)
 
     def draw(self) -> None:
         """Draws the person with the programs' current view and light."""

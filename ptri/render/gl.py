@@ -22,15 +22,21 @@ from ptri.render.wardrobe import Dressed
 _NEAR, FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 512  # px
 _SHADOW_REACH = 2.2  # m around the person
+_current: list[Renderer] = []  # whose context is the current one
 
 
 def _in_context(method):
-    """Makes the renderer's context the current one, as another renderer may have been used."""
+    """Makes the renderer's context the current one, if another renderer has been used since.
+
+    It stays current: a change of context waits for the driver.
+    """
 
     @functools.wraps(method)
     def wrapped(self, *args, **kwargs):
-        with self.context:
-            return method(self, *args, **kwargs)
+        if _current != [self]:
+            self.context.__enter__()
+            _current[:] = [self]
+        return method(self, *args, **kwargs)
 
     return wrapped
 
@@ -60,6 +66,7 @@ class Renderer:
                 f"no OpenGL context through EGL: {error}; install an EGL driver (Debian, Ubuntu: "
                 "libegl1 libgl1-mesa-dri)"
             ) from error
+        _current[:] = [self]
         make = self.context.program
         self._person = make(_source("person.vert"), _source("person.frag"))
         self._garment = make(_source("garment.vert"), _source("garment.frag"))
@@ -249,6 +256,8 @@ class Renderer:
 
     def close(self) -> None:
         """Frees the context."""
+        if _current == [self]:
+            _current.clear()
         self.context.release()
 
     def _upload(self, texture: Texture) -> None:

@@ -62,18 +62,15 @@ def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list
     kind = index[torch.searchsorted(edges, pick, right=True).clamp_max(len(index) - 1)]
     rotations, root, _, _ = sample_part_motions(draws, kind, _STEPS, (_STEPS - 1) / SHUTTER)
     generated = global_rotations(rotations, root).double().numpy()  # (B, 3, P + 1, 3, 3)
-    poses = []
-    for i in range(len(seeds)):
-        if captured[i]:
-            place = int(float(shift[i]) * len(source.rotations))
-            pair = source.rotations[[place, source.following[place]]].astype(float)
-            moving = _between(pair, min(SHUTTER * source.fps, 1.0))
-            if mirror[i]:
-                moving = _mirrored(moving)
-            heading = Rotation.from_euler("z", float(turn[i])).as_matrix()
-            poses.append(Pose(heading @ moving, MOCAP))
-        else:
-            poses.append(Pose(generated[i], KINDS[int(kind[i])]))
+    poses = [Pose(generated[i], KINDS[int(kind[i])]) for i in range(len(seeds))]
+    rows = torch.nonzero(captured)[:, 0].tolist()
+    if rows:
+        place = [int(float(shift[i]) * len(source.rotations)) for i in rows]
+        pairs = source.rotations[np.stack([place, source.following[place]], 1)].astype(float)
+        moving = _between(pairs, min(SHUTTER * source.fps, 1.0))  # (N, 3, P + 1, 3, 3)
+        heading = Rotation.from_euler("z", turn[rows, None].numpy()).as_matrix()[:, None, None]
+        for i, own, about in zip(rows, moving, heading):
+            poses[i] = Pose(about @ (_mirrored(own) if mirror[i] else own), MOCAP)
     return poses
 
 
@@ -86,12 +83,13 @@ def _kinds(motions: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     return index, (weight / weight.sum()).cumsum(0)
 
 
-def _between(pair: np.ndarray, span: float) -> np.ndarray:
-    """Three moments (3, Q, 3, 3) between two frames (2, Q, 3, 3), over a share of their time."""
-    step = Rotation.from_matrix(pair[0].transpose(0, 2, 1) @ pair[1]).as_rotvec()
-    half = Rotation.from_rotvec(0.5 * span * step).as_matrix()
-    middle = pair[0] @ half
-    return np.stack([pair[0], middle, middle @ half])
+def _between(pairs: np.ndarray, span: float) -> np.ndarray:
+    """Three moments (N, 3, Q, 3, 3) between two frames (N, 2, Q, 3, 3), for a share of it."""
+    first, second = pairs[:, 0], pairs[:, 1]
+    step = Rotation.from_matrix((first.swapaxes(-1, -2) @ second).reshape(-1, 3, 3)).as_rotvec()
+    half = Rotation.from_rotvec(0.5 * span * step).as_matrix().reshape(first.shape)
+    middle = first @ half
+    return np.stack([first, middle, middle @ half], 1)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -81,7 +82,7 @@ def sample_room(
     """
     config = config or RenderConfig()
     reach = np.abs(camera_centres[:, :2]).max() + rng.uniform(0.4, 2.5)
-    width, depth = reach * rng.uniform(1, 1.25, 2)
+    width, depth = (reach * rng.uniform(1, 1.25, 2)).tolist()
     height = max(float(camera_centres[:, 2].max()) + 0.3, rng.uniform(2.5, 4.0))
     corners = np.array([[-width, -depth, 0], [width, depth, height]])
     colours, styles = [], []
@@ -89,7 +90,7 @@ def sample_room(
     colours.append(cloth_pair(rng, 0.7))
     styles.append([_pick(rng, (0, 1, 2, 3, 3, 5)), rng.uniform(0.8, 4), rng.uniform(0, 0.2), 0.8])
     if not bare:
-        (x0, y0, z0), (x1, y1, z1) = corners
+        (x0, y0, z0), (x1, y1, z1) = corners.tolist()
         sides = [
             ([x0, y0, z1], [0, y1 - y0, 0], [x1 - x0, 0, 0]),
             ([x0, y0, z0], [0, y1 - y0, 0], [0, 0, z1 - z0]),
@@ -170,9 +171,14 @@ def cloth_pair(rng: np.random.Generator, saturation: float) -> np.ndarray:
 
 def _quad(corner, u, v, material: int) -> np.ndarray:
     """Two triangles (6, 9) of a parallelogram; the normal is u x v."""
-    corner, u, v = (np.asarray(x, float) for x in (corner, u, v))
-    mesh = triangles_mesh((corner + _SQUARE @ np.stack([u, v])).reshape(2, 3, 3), material)
-    mesh[:, 6:8] = _SQUARE * [np.sqrt(u @ u), np.sqrt(v @ v)]
+    (ux, uy, uz), (vx, vy, vz) = u, v
+    normal = (uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx)
+    area = math.sqrt(sum(x * x for x in normal))
+    mesh = np.empty((6, 9))
+    mesh[:, :3] = _SQUARE @ np.array([u, v]) + corner
+    mesh[:, 3:6] = [x / max(area, 1e-9) for x in normal]  # 1e-9 m^2: as in `triangles_mesh`
+    mesh[:, 6:8] = _SQUARE * [math.hypot(*u), math.hypot(*v)]
+    mesh[:, 8] = material
     return mesh
 
 
@@ -202,7 +208,7 @@ def box_mesh(centre: np.ndarray, half: np.ndarray, axes: np.ndarray, material: i
     mesh = np.empty((36, 9))
     mesh[:, :3] = centre + (_CUBE[:, :3] * half) @ axes
     mesh[:, 3:6] = _CUBE[:, 3:6] @ axes
-    mesh[:, 6:8], mesh[:, 8] = np.einsum("nki,i->nk", _CUBE_UV, 2 * half), material
+    mesh[:, 6:8], mesh[:, 8] = _CUBE_UV @ (2 * half), material
     return mesh
 
 
@@ -226,7 +232,7 @@ _CUBE, _CUBE_UV = _cube()
 def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
     """Posters, windows and doors: rectangles a centimetre before the walls."""
     parts = []
-    (x0, y0, _), (x1, y1, z1) = corners
+    (x0, y0, _), (x1, y1, z1) = corners.tolist()
     for _ in range(int(rng.integers(0, 5))):
         width, height = rng.uniform(0.4, 2.2), rng.uniform(0.4, 1.8)
         low = rng.uniform(0, max(z1 - height, 0.1))
@@ -255,15 +261,15 @@ def _furniture(
     rng: np.random.Generator, corners: np.ndarray, cameras: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Centre and half size of a box, or None where the draw stands in the way."""
-    half = np.array([rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.6)])
+    half = [rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.6)]
     if rng.random() < 0.25:
         half[2] = rng.uniform(0.6, 1.1)
-    place = rng.uniform(-0.92, 0.92, 2) * corners[1, :2]
-    radius = np.hypot(half[0], half[1])
-    if np.linalg.norm(place) < _KEEP_FREE + radius:
+    x, y = (rng.uniform(-0.92, 0.92, 2) * corners[1, :2]).tolist()
+    radius = math.hypot(*half[:2])
+    if math.hypot(x, y) < _KEEP_FREE + radius:
         return None
-    for camera in cameras[:, :2]:
-        share = np.clip(place @ camera / (camera @ camera), 0, 1.1)
-        if np.linalg.norm(place - share * camera) < radius + 0.45:
+    for cx, cy in cameras[:, :2].tolist():
+        share = min(max((x * cx + y * cy) / (cx * cx + cy * cy), 0), 1.1)
+        if math.hypot(x - share * cx, y - share * cy) < radius + 0.45:
             return None
-    return np.array([place[0], place[1], half[2]]), half
+    return np.array([x, y, half[2]]), np.array(half)

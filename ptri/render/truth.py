@@ -34,9 +34,11 @@ class Surface:
 
     def __init__(self, shape: BodyShape, rig: RiggedBody):
         weights = coco_weights()  # (17, P)
-        rest = np.concatenate([shape.vertices, np.ones((len(shape.vertices), 1))], 1)
+        near = np.flatnonzero(weights.any(0))  # a few hundred vertices
+        rest = np.concatenate([shape.vertices[near], np.ones((len(near), 1))], 1)
         # (17, D, 4): a keypoint is the sum over drivers of the driver's transform of these.
-        self._carried = np.einsum("kp,pd,pa->kda", weights, rig.weights, rest, optimize=True)
+        carried = np.einsum("pd,pa->pda", rig.weights[near], rest).reshape(len(near), -1)
+        self._carried = (weights[:, near] @ carried).reshape(len(weights), -1, 4)
 
     def coco(self, transforms: np.ndarray) -> np.ndarray:
         """Keypoints (17, 3) m of a pose's transforms (D, 3, 4)."""
