@@ -215,3 +215,18 @@ def test_script_fails_in_one_line(arguments, message):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_thinned_meshes_are_kept_and_damaged_ones_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    u, v = np.meshgrid(np.arange(60.0), np.arange(60.0))
+    vertices = np.stack([u, v, np.sin(u / 5) * 3], -1).reshape(-1, 3)
+    corner = (np.arange(59)[:, None] * 60 + np.arange(59)).ravel()
+    quads = np.stack([corner, corner + 1, corner + 61, corner + 60], 1)
+    faces = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    first = decimate(vertices, faces, 2000)
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) == 1
+    np.testing.assert_array_equal(decimate(vertices, faces, 2000), first)
+    kept[0].write_bytes(kept[0].read_bytes()[:100])
+    np.testing.assert_array_equal(decimate(vertices, faces, 2000), first)

@@ -70,7 +70,6 @@ class Figure:
         if part.count == 0:
             return
         self._textures[part.texture.key].use(3)
-        program["cloth"].value = 3
         program["colours"].write(padded(part.colours, 2 * MAX_PIECES).tobytes())
         program["styles"].write(padded(part.styles, MAX_PIECES).tobytes())
         columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column

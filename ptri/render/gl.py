@@ -74,6 +74,10 @@ class Renderer:
         self._scene = make(_source("scene.vert"), _source("scene.frag"))
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
+        for program in (self._scene, self._person, self._garment, self._hair):
+            program["shadow_map"].value, program["noise_map"].value = 1, 2
+        for program in (self._garment, self._hair):
+            program["cloth"].value = 3
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
         software = "llvmpipe" in context.info["GL_RENDERER"]
@@ -161,9 +165,10 @@ class Renderer:
                 figure.draw_depth()
             if scene.first_caster < len(scene.mesh):
                 scene_depth.render(first=scene.first_caster)
+        values = _look_values(scene.look) | {"light_matrix": light.T.astype("f4").tobytes()}
         for program in (self._person, self._garment, self._hair, self._scene):
-            program["light_matrix"].write(light.T.astype("f4").tobytes())
-            _set_look(program, scene.look)
+            for name, value in values.items():
+                program[name].write(value)
         self._scene["colours"].write(padded(scene.colours, 32).tobytes())
         self._scene["styles"].write(padded(scene.styles, 16).tobytes())
         self._scene["catcher"].value = self._picture is not None
@@ -181,7 +186,7 @@ class Renderer:
             (height, width, 3) uint8 RGB.
         """
         context = self.context
-        matrix = view_projection(K, R, t, self.width, self.height)
+        matrix = view_projection(K, R, t, self.width, self.height).T.astype("f4").tobytes()
         self._target.use()
         self._target.clear(0.5, 0.5, 0.5, depth=1.0)
         if self._picture is not None:
@@ -204,11 +209,9 @@ class Renderer:
         self._noise.use(2)
         eye = tuple((-R.T @ t).tolist())
         for program in (self._scene, self._person, self._garment, self._hair):
-            program["view_projection"].write(matrix.T.astype("f4").tobytes())
+            program["view_projection"].write(matrix)
             if "eye_position" in program:  # nothing of a room shines
                 program["eye_position"].value = eye
-            program["shadow_map"].value = 1
-            program["noise_map"].value = 2
         for figure in self._drawn:
             figure.draw()
         if self._picture is not None:  # the floor is but a shadow on it
@@ -300,14 +303,13 @@ def _light_matrix(direction: np.ndarray, middle: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _set_look(program, look: Look) -> None:
-    for name in (
+def _look_values(look: Look) -> dict[str, bytes]:
+    """Uniforms of all programs."""
+    names = (
         "light_direction", "light_colour", "fill_direction", "fill_colour", "sky_colour",
-        "ground_colour", "lamp_position", "lamp_colour",
-    ):  # fmt: skip
-        program[name].value = tuple(np.asarray(getattr(look, name), float).tolist())
-    program["exposure"].value = look.exposure
-    program["shadow_strength"].value = look.shadow_strength
+        "ground_colour", "lamp_position", "lamp_colour", "exposure", "shadow_strength",
+    )  # fmt: skip
+    return {name: np.asarray(getattr(look, name), np.float32).tobytes() for name in names}
 
 
 def _noise_texture() -> np.ndarray:
