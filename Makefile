@@ -8,7 +8,7 @@ OUT ?= outputs
 # Threads that wait without spinning: a second busy process otherwise makes both many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow lint render bench export shards clean
+.PHONY: demo test slow lint render bench onnx shards clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -44,8 +44,11 @@ bench: $(VENV)/.installed
 		--no-deps humancalib pycalib-simple
 
 # ONNX graphs of the 2D network; WebDataset shards of rendered images.
-export shards: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$@]"
+onnx: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export]"
+
+shards: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[shards]"
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage
