@@ -24,8 +24,10 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" \
 		--cov=ptri --cov-report=term:skip-covered
 
+# With the renderer's quick tests, which `make test` skips before `make render`.
 slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/test_render*.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
