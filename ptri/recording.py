@@ -39,18 +39,17 @@ def process(
     Returns:
         The figures of metrics.json, and the printed text.
     """
-    solution, halves = solve(model, recording, config), None
-    if detected is not None:
-        halves = compare_halves(model, recording, config, solution)
-        solution = halves.solution
+    solution = solve(model, recording, config)
+    halves = compare_halves(model, recording, config, solution)
+    solution = halves.solution
     figures = recording_report.figures_of(recording, solution)
-    text = recording_report.text_of(recording, solution, figures)
+    text = f"{recording_report.text_of(recording, solution, figures)}\n{halves.text}"
+    if halves.difference_deg is not None:
+        for view, value in zip(solution.views, halves.difference_deg.tolist()):
+            figures[f"halves_rotation_difference_deg/{recording.names[view]}"] = value
     if detected is not None:
-        text += f"\n{halves.text}\n{detected.text}"
+        text += f"\n{detected.text}"
         figures["seconds/2d_per_frame"] = detected.detections.seconds
-        if halves.difference_deg is not None:
-            for view, value in zip(solution.views, halves.difference_deg.tolist()):
-                figures[f"halves_rotation_difference_deg/{recording.names[view]}"] = value
     outputs.clear(folder)
     if detected is not None:
         path = folder / recording_cache.NAME

@@ -1,6 +1,6 @@
 """Whether the two halves of a recording tell the same cameras.
 
-A 2D network that meets pictures unlike those it learned from errs with the pose, in the same way
+A detector that meets pictures unlike those it learned from errs with the pose, in the same way
 for many frames on end: then the posterior is narrower than it is right, and its residuals do not
 show it. The first half of the frames and the second hold other poses, so their cameras differ by
 what such errors do. The mean of two halves that differ by d is off by about d / 2.
@@ -64,8 +64,8 @@ def compare_halves(
     if float(difference.nan_to_num(180.0)[worst]) > 2 * limit and solution.posterior.accepted[0]:
         reason = (
             f"the two halves of the recording disagree: camera {names[worst]} differs by "
-            f"{difference[worst]:.0f} deg between them; the 2D network does not see this person "
-            "well enough"
+            f"{difference[worst]:.0f} deg between them, so the keypoints err in ways that last"
+            "; look at the pictures"
         )
         rejected = torch.zeros_like(solution.posterior.accepted)
         posterior = solution.posterior._replace(accepted=rejected, reason=[reason])
