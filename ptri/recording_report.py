@@ -151,7 +151,7 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
         lines += [f"  scale over the reference: {figures['scale_over_reference']:.3f}", ""]
     lines.append(f"reprojection error, median, px (confidence >= {CLEAR:g}):")
     for words, key, others in (
-        ("least squares", "", {"the least of any cameras": "/refitted", "reference": "/reference"}),
+        ("least squares", "", {"cameras refitted to it": "/refitted", "reference": "/reference"}),
         ("robust triangulation", "/robust", {"reference": "/reference_robust"}),
     ):
         name = "reprojection_error_px_median"

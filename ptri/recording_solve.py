@@ -192,7 +192,7 @@ def reprojection_error(
 def refit(
     recording: Recording, views: list[int], R: Tensor, t: Tensor, clear: float, frames: int = 25
 ) -> tuple[Tensor, Tensor]:
-    """The cameras that leave least of the keypoints: a floor for ``reprojection_error``.
+    """The cameras with the least squares of ``reprojection_error``, to compare others with.
 
     Minimises the sum of its squares (plain least squares) over all cameras but the first, by
     SciPy's trust-region solver, in at most ``frames`` frames spread evenly. The size of the rig

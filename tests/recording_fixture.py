@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,7 @@ from h36m_fixture import STANDING, ring_cameras
 
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
 
+ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("left", "front", "right", "back")
 SIZE = 1000
 
@@ -88,3 +91,13 @@ def make_recording(
     ]  # fmt: skip
     (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
     return {"K": K, "R": R, "t": t, "dist": np.array(dist), "joints": joints, "world": world}
+
+
+def infer(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of infer3d.py, in this process (importing torch is slow)."""
+    specification = importlib.util.spec_from_file_location("infer3d", ROOT / "infer3d.py")
+    script = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(script)
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["infer3d.py", *map(str, arguments)])
+    return script.main(), *capsys.readouterr()

@@ -1,6 +1,5 @@
 """Recordings end to end with a model of known error; the command line's bad input."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fake_model import FakeModel
-from recording_fixture import NAMES, make_recording
+from recording_fixture import NAMES, infer, make_recording
 
 from ptri import config, recording
 from ptri.data.intrinsics import read_cameras
@@ -221,16 +220,6 @@ def test_video_frames_are_found_by_camera(tmp_path):
     assert read_frame(videos["left"], 7) is None
 
 
-def infer(monkeypatch, capsys, *arguments):
-    """Exit status and stderr of infer3d.py, in this process (importing torch takes seconds)."""
-    specification = importlib.util.spec_from_file_location("infer3d", ROOT / "infer3d.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["infer3d.py", *map(str, arguments)])
-    return script.main(), capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("break_it", "extra", "message"),
     [
@@ -254,7 +243,7 @@ def test_bad_input_is_one_line_and_writes_nothing(
         path.write_text(json.dumps(tree))
     out = tmp_path / "out"
     options = (f"data.root={tmp_path}", f"evaluate.out={out}", *extra)
-    status, stderr = infer(monkeypatch, capsys, "configs/recording.yaml", *options)
+    status, _, stderr = infer(monkeypatch, capsys, "configs/recording.yaml", *options)
     assert status == 2
     assert stderr.startswith("error: ") and message in stderr and stderr.count("\n") == 1
     assert not out.exists()
@@ -265,11 +254,11 @@ def test_an_existing_output_folder_is_kept(tmp_path, monkeypatch, capsys):
     (tmp_path / "out/rec").mkdir(parents=True)
     (tmp_path / "out/rec/metrics.json").write_text("precious")
     options = (f"data.root={tmp_path}", f"evaluate.out={tmp_path / 'out'}", "run.name=rec")
-    status, stderr = infer(monkeypatch, capsys, "configs/recording.yaml", *options)
+    status, _, stderr = infer(monkeypatch, capsys, "configs/recording.yaml", *options)
     assert status == 2
     assert "--overwrite" in stderr and stderr.count("\n") == 1
     # Not even --overwrite removes anything before the input has proved good.
-    status, _ = infer(
+    status, *_ = infer(
         monkeypatch, capsys, "configs/recording.yaml", *options, "data.root=nowhere", "--overwrite"
     )
     assert status == 2

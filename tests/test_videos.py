@@ -1,10 +1,8 @@
 """Videos end to end with a detector of drawn dots; boxes, crops, cached detections, bad input."""
 
 import csv
-import importlib.util
 import json
 import os
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from recording_fixture import make_recording
+from recording_fixture import infer, make_recording
 from videos_fixture import DIST, NAMES, SIZE, DotModel, make_videos, write_video
 
 from ptri import config, recording, recording_cache, recording_report, recording_videos
@@ -203,16 +201,6 @@ def test_detections_are_used_again_until_stale(drawn, processed, tmp_path):
             again()
     finally:
         file.write_bytes(kept)
-
-
-def infer(monkeypatch, capsys, *arguments):
-    """Exit status, stdout and stderr of infer3d.py, in this process."""
-    specification = importlib.util.spec_from_file_location("infer3d", ROOT / "infer3d.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["infer3d.py", *map(str, arguments)])
-    return script.main(), *capsys.readouterr()
 
 
 def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
