@@ -24,6 +24,10 @@ from torch import Tensor, nn
 from ptri.errors import UserError
 
 CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
+TRAINING_ONLY = (
+    "imitation.",
+    "orientation.",
+)  # names of weights that serve only while a network is trained
 _FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "rng", "best")
 
 
@@ -71,7 +75,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads weights in float32 from shipped weights or, the evaluated ones, from a checkpoint.
 
     Returns:
-        The state dict and the metadata (of a checkpoint: config, epoch, step, best, commit).
+        The state dict without what serves only in training, and the metadata (of a checkpoint:
+        config, epoch, step, best, commit).
 
     Raises:
         UserError: no such file or a corrupt one.
@@ -83,6 +88,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         state = load(path)
         weights = state["ema"]
         meta = {name: state.get(name) for name in ("config", "epoch", "step", "best", "commit")}
+    weights = {k: v for k, v in weights.items() if not k.startswith(TRAINING_ONLY)}
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, meta
 
 

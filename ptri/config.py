@@ -137,8 +137,9 @@ class GeneratedConfig(_Section):
 
 @dataclass(frozen=True)
 class ModelConfig(_Section):
-    backbone: str = "mobileone_s0"  # a timm name
-    pretrained: bool = False  # ImageNet weights through timm (downloads)
+    backbone: str = "mobileone_s0"  # a timm name; others than MobileOne too, to teach it
+    pretrained: bool = False  # ImageNet weights through timm (downloads) ...
+    pretrained_file: str | None = None  # ... or from this file of a timm state dict
     plain_convolutions: bool = True  # one convolution + BatchNorm per block: 3 x faster on CPU
     freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
@@ -210,6 +211,8 @@ class TrainConfig(_Section):
     weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error
     weight_coverage: float = _number(0.6, 0)  # pinball loss of the 90 % error ellipse
     weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
+    weight_orientation: float = _number(0.0, 0)  # trunk's orientation told by coarse pixels
+    weight_imitation: float = _number(1.0, 0)  # teacher's features not told; see init.teacher_2d
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
     log_every_steps: int = _number(10, 1)  # means over so many steps
@@ -228,6 +231,7 @@ class EvaluateConfig(_Section):
 @dataclass(frozen=True)
 class InitConfig(_Section):
     checkpoint_2d: str | None = None  # weights of the 2D network to start from
+    teacher_2d: str | None = None  # 2D: a trained 2D network whose features are to be imitated
     checkpoint_3d: str | None = None  # weights of lifter and fusion to start from
 
 

@@ -29,13 +29,24 @@ CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection e
 ROBUST_AT = 0.02  # of the person's extent, where the robust triangulation halves a weight
 
 
+def _errors(
+    recording: Recording, views: list[int], R: Tensor, t: Tensor, robust_at: float | None
+) -> tuple[Tensor, Tensor]:
+    """Reprojection errors (T, V, J) px under cameras, and under those refitted to the keypoints."""
+    best = refit(recording, views, R, t, CLEAR, robust_at)
+    error, least = (
+        reprojection_error(recording, views, *cameras, CLEAR, robust_at)
+        for cameras in ((R, t), best)
+    )
+    return error, least
+
+
 def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
     """The figures of metrics.json."""
     views, posterior = solution.views, solution.posterior
     cameras = (solution.R, solution.t)
-    error = reprojection_error(recording, views, *cameras, CLEAR)
-    least = reprojection_error(recording, views, *refit(recording, views, *cameras, CLEAR), CLEAR)
-    robust = reprojection_error(recording, views, *cameras, CLEAR, ROBUST_AT)
+    error, least = _errors(recording, views, *cameras, None)
+    robust, least_robust = _errors(recording, views, *cameras, ROBUST_AT)
     figures: dict[str, object] = {
         "views": len(views),
         "frames": len(recording.frames),
@@ -47,6 +58,7 @@ def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
         "reprojection_error_px_median": _median(error),
         "reprojection_error_px_median/refitted": _median(least),
         "reprojection_error_px_median/robust": _median(robust),
+        "reprojection_error_px_median/refitted_robust": _median(least_robust),
     }
     for v, view in enumerate(views):
         figures[f"reprojection_error_px_median/{recording.names[view]}"] = _median(error[:, v])
@@ -152,7 +164,11 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
     lines.append(f"reprojection error, median, px (confidence >= {CLEAR:g}):")
     for words, key, others in (
         ("least squares", "", {"cameras refitted to it": "/refitted", "reference": "/reference"}),
-        ("robust triangulation", "/robust", {"reference": "/reference_robust"}),
+        (
+            "robust triangulation",
+            "/robust",
+            {"cameras refitted to it": "/refitted_robust", "reference": "/reference_robust"},
+        ),
     ):
         name = "reprojection_error_px_median"
         parts = [f"{other} {figures[name + end]:.1f}" for other, end in others.items()

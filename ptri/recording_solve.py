@@ -190,14 +190,20 @@ def reprojection_error(
 
 
 def refit(
-    recording: Recording, views: list[int], R: Tensor, t: Tensor, clear: float, frames: int = 25
+    recording: Recording,
+    views: list[int],
+    R: Tensor,
+    t: Tensor,
+    clear: float,
+    robust_at: float | None = None,
+    frames: int = 25,
 ) -> tuple[Tensor, Tensor]:
-    """The cameras with the least squares of ``reprojection_error``, to compare others with.
+    """The cameras with the least ``reprojection_error``, to compare others with.
 
-    Minimises the sum of its squares (plain least squares) over all cameras but the first, by
-    SciPy's trust-region solver, in at most ``frames`` frames spread evenly. The size of the rig
-    changes nothing and is kept. These cameras follow a detector's systematic offsets, so they are
-    no better than others for it.
+    Minimises the sum of its squares, or of its robust (Cauchy) costs, over all cameras but the
+    first, by SciPy's trust-region solver, in at most ``frames`` frames spread evenly. The size of
+    the rig changes nothing and is kept. These cameras follow a detector's systematic offsets, so
+    they are no better than others for it.
     """
     step = -(-len(recording.frames) // frames)
     part = recording._replace(xy=recording.xy[::step], confidence=recording.confidence[::step])
@@ -209,10 +215,21 @@ def refit(
         moved = torch.cat([t[:1].double(), t[1:].double() + size * move[:, 3:]])
         return torch.cat([R[:1].double(), turned]), moved * (size / moved.norm())
 
-    def left(x: np.ndarray) -> np.ndarray:
-        return reprojection_error(part, views, *cameras(x), clear).nan_to_num(0.0).flatten().numpy()
+    sigma = torch.ones(1, dtype=torch.double)
+    if robust_at is not None:
+        sigma = default_covariance(torch.tensor(part.xy[:, views]), robust_at)[..., 0, 0].sqrt()
 
-    found = least_squares(left, np.zeros(6 * (len(views) - 1)), diff_step=1e-4, max_nfev=15)
+    def left(x: np.ndarray) -> np.ndarray:
+        error = reprojection_error(part, views, *cameras(x), clear, robust_at) / sigma
+        return error.nan_to_num(0.0).flatten().numpy()
+
+    found = least_squares(
+        left,
+        np.zeros(6 * (len(views) - 1)),
+        loss="linear" if robust_at is None else "cauchy",
+        diff_step=1e-4,
+        max_nfev=15,
+    )
     return cameras(found.x)
 
 

@@ -19,8 +19,10 @@ from ptri.errors import UserError
 from ptri.metrics import mahalanobis_square
 from ptri.metrics2d import joint_metrics, mirrored
 from ptri.models.heatmap import image_to_heatmap
+from ptri.models.imitation import Imitation
 from ptri.models.mobileone import STRIDES, fuse
-from ptri.models.network2d import Detection, Network2D
+from ptri.models.network2d import Detection, Network2D, read_network2d
+from ptri.models.orientation import Orientation
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, to_device
 
@@ -53,6 +55,11 @@ class HeatmapTask:
                 own = model.state_dict()
                 weights |= {name: own[name] for name in own if name.startswith(CONTEXT)}
             checkpoint.load_state(model, weights, config.init.checkpoint_2d)
+        if config.train.weight_orientation > 0:
+            model.orientation = Orientation(model.backbone.channels)
+        if config.init.teacher_2d is not None:
+            teacher, _ = read_network2d(config.init.teacher_2d)
+            model.imitation = Imitation(model.backbone.channels, teacher)
         return model
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
@@ -91,6 +98,17 @@ class HeatmapTask:
         images = batch.images.flatten(0, 1)  # (B V, 3, H, W)
         detection = model(images, isolate_uncertainty=True)
         values, _ = detection_losses(detection, batch, self._config)
+        own = getattr(model, "module", model)  # of DDP
+        for name in ("orientation", "imitation"):
+            if not hasattr(own, name):
+                continue
+            if name == "imitation":
+                value = own.imitation(images, detection)
+            else:
+                joints = batch.joints3d, batch.joints2d[:, 0]  # of single views
+                value = own.orientation(detection.maps, *joints, images.shape[-1])
+            weight = getattr(self._config.train, f"weight_{name}")
+            values |= {"loss": values["loss"] + weight * value, f"loss/{name}": value}
         return values
 
     @torch.no_grad()

@@ -161,7 +161,7 @@ def small_network(**changes):
 def test_network_contract_and_gradients():
     network = small_network().train()
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    keypoints, logits, features = network(images)
+    keypoints, logits, features, _ = network(images)
     assert logits.shape == (2, 17, 16, 24) and features.shape == (2, 64, 16, 24)
     assert keypoints.xy.shape == (2, 17, 2) and keypoints.covariance.shape == (2, 17, 2, 2)
     assert keypoints.confidence.shape == (2, 17)

@@ -56,7 +56,7 @@ def test_plain_form_keeps_published_function(monkeypatch):
     published = random_statistics(mobileone.timm.create_model(
         "mobileone_s0", features_only=True, out_indices=(1, 2, 3, 4)
     )).eval()  # fmt: skip
-    monkeypatch.setattr(mobileone, "_timm_mobileone", lambda *_: published)
+    monkeypatch.setattr(mobileone, "_timm_network", lambda *_: published)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = published(images)

@@ -83,6 +83,7 @@ def test_figures_are_what_was_put_in(processed):
     assert figures[error] > figures[f"{error}/reference"]
     assert figures[f"{error}/refitted"] < 0.5 * figures[error]
     assert figures[f"{error}/robust"] > figures[f"{error}/reference_robust"]
+    assert figures[f"{error}/refitted_robust"] < 0.5 * figures[f"{error}/robust"]
     # The posterior is exactly as wide as it is wrong.
     levels = [figures[f"reference_in_region/{name}"] for name in NAMES[1:]]
     assert all(0 < level < 1 for level in levels)

@@ -6,7 +6,6 @@ hence tight around the visible part of a person. Keypoints are taken as pixel in
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ptri import checkpoint
-from ptri.config import ModelConfig, from_dicts
 from ptri.data import transforms
 from ptri.errors import UserError
 from ptri.models.mobileone import fuse
-from ptri.models.network2d import Network2D
+from ptri.models.network2d import Network2D, read_network2d
 from ptri.skeleton import COCO17, H36M17
 
 # COCO joints that our 17 have as well; H36M's "foot" is the ankle. Its "nose" lies inside the head
@@ -186,21 +183,10 @@ def load_network(path: str | Path, flip: bool = False) -> tuple[Network2D, int]:
     """A fused 2D network from shipped weights or a checkpoint, and the size it was trained at.
 
     Raises:
-        UserError: no such file, not a 2D network's, or one that does not say how it was built.
+        UserError: see `read_network2d`.
     """
-    weights, meta = checkpoint.load_weights(path)
-    made = meta.get("config") or meta
-    size = made.get("data", {}).get("image_size") or meta.get("image_size")
-    if "model" not in made or size is None:
-        raise UserError(f"{path}: does not say how it was built (model, image_size)")
-    # Settings that other versions had do not matter to the 2D network.
-    model = {**made["model"], "pretrained": False, "flip_test": flip}
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    model = {key: value for key, value in model.items() if key in known}
-    config = from_dicts([(f"{path}: ", {"run": {"name": "photos"}, "model": model})])
-    network = Network2D(config.model)
-    checkpoint.load_state(network, weights, path)
-    return fuse(network), int(size)
+    network, size = read_network2d(path, flip_test=flip)
+    return fuse(network), size
 
 
 @torch.no_grad()

@@ -5,6 +5,8 @@
   times faster on a CPU. Where the branch form has an identity branch, the kernel starts with a unit
   impulse. From published weights the fused kernels go in and BatchNorm keeps fixed statistics.
 - *fused*: the same convolutions without BatchNorm, for inference; `fuse` makes it from the others.
+
+Other networks of timm's serve in its place, as they are: to compare with, or to teach it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ptri.torchvision_compat import prepare_torchvision
 
 prepare_torchvision()
 import timm  # noqa: E402
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD  # noqa: E402
 from timm.models.byobnet import MobileOneBlock  # noqa: E402
 
 STRIDES = (4, 8, 16, 32)  # of the maps that `Backbone` returns
@@ -40,7 +43,7 @@ class ConvNorm(nn.Sequential):
 
 
 class Backbone(nn.Module):
-    """Feature maps of MobileOne at strides 4, 8, 16 and 32."""
+    """Feature maps of MobileOne, or of another network, at strides 4, 8, 16 and 32."""
 
     def __init__(
         self,
@@ -48,29 +51,39 @@ class Backbone(nn.Module):
         pretrained: bool = False,
         plain: bool = True,
         freeze_norm: bool = False,
+        weights: str | None = None,
     ) -> None:
         """
         Args:
-            name: mobileone_s0 to mobileone_s4.
-            pretrained: start from timm's ImageNet weights (a download).
-            plain: train one convolution per block instead of branches.
+            name: mobileone_s0 to mobileone_s4, or any network of timm's with maps at all strides.
+            pretrained: start from ImageNet weights: timm's (a download), or those of `weights`.
+            plain: train one convolution per block of MobileOne instead of branches.
             freeze_norm: BatchNorm keeps its statistics; always so for pretrained plain blocks,
                 whose fused kernels have no statistics of their own.
+            weights: file of the network's timm state dict, in place of the download.
 
         Raises:
-            UserError: no such MobileOne, or its weights cannot be had.
+            UserError: no such network, one without those maps, or its weights cannot be had.
         """
         super().__init__()
-        self.body = _timm_mobileone(name, pretrained)
+        self.body = _timm_network(name, pretrained, weights)
+        if self.body.feature_info.reduction() != list(STRIDES):
+            raise UserError(
+                f"model.backbone: {name} has no maps at strides {STRIDES}; take another"
+            )
         self.channels: list[int] = self.body.feature_info.channels()
-        self.plain = plain
-        self.freeze_norm = freeze_norm or (pretrained and plain)
+        self.plain = plain and bool(_blocks(self.body))
+        self.freeze_norm = freeze_norm or (pretrained and self.plain)
         if plain:
             for block in _blocks(self.body):
                 _make_plain(block, keep_weights=pretrained)
+        self._rescale = _normalisation(name)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Images (N, 3, H, W), normalised, to four maps (N, C_i, H / stride_i, W / stride_i)."""
+        if self._rescale is not None:
+            gain, offset = images.new_tensor(self._rescale)[:, :, None, None]
+            images = gain * images + offset
         return self.body(images)
 
     def train(self, mode: bool = True) -> Backbone:
@@ -130,13 +143,26 @@ def _make_plain(block: MobileOneBlock, keep_weights: bool) -> None:
     block.reparam_conv = plain
 
 
-def _timm_mobileone(name: str, pretrained: bool) -> nn.Module:
-    names = timm.list_models("mobileone_s*")
-    if name not in names:
-        raise UserError(f"model.backbone: no '{name}'; expected one of {', '.join(names)}")
+def _normalisation(name: str) -> tuple[list[float], list[float]] | None:
+    """Gain and offset (3,) from images normalised our way to a network's own; None: the same."""
+    own = timm.get_pretrained_cfg(name)
+    if own is None or (own.mean == IMAGENET_DEFAULT_MEAN and own.std == IMAGENET_DEFAULT_STD):
+        return None
+    gain = [ours / theirs for ours, theirs in zip(IMAGENET_DEFAULT_STD, own.std)]
+    offset = [(a - b) / std for a, b, std in zip(IMAGENET_DEFAULT_MEAN, own.mean, own.std)]
+    return gain, offset
+
+
+def _timm_network(name: str, pretrained: bool, weights: str | None) -> nn.Module:
+    if not timm.is_model(name):
+        names = ", ".join(timm.list_models("mobileone_s*"))
+        raise UserError(f"model.backbone: no '{name}'; expected one of {names}, or timm's others")
     options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
     if not pretrained:
         return timm.create_model(name, **options)
+    if weights is not None:
+        _check_weights(name, weights)
+        options["pretrained_cfg_overlay"] = {"file": weights}
     hub = logging.getLogger("timm.models._builder")
     level = hub.level
     hub.setLevel(logging.ERROR)
@@ -146,7 +172,21 @@ def _timm_mobileone(name: str, pretrained: bool) -> nn.Module:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
             f"model.pretrained: the weights of {name} cannot be downloaded ({reason}); connect to "
-            f"the network, put them into the Hugging Face cache, or set model.pretrained=false"
+            f"the network, put them into the Hugging Face cache, name a file by "
+            f"model.pretrained_file, or set model.pretrained=false"
         ) from None
     finally:
         hub.setLevel(level)
+
+
+def _check_weights(name: str, weights: str) -> None:
+    """Raises UserError unless a file has all weights of a network; timm would pass over some."""
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        timm.create_model(name).load_state_dict(state)
+    except Exception as error:  # whatever the file system, torch.load and strict loading raise
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(
+            f"model.pretrained_file: {weights}: no weights of {name} ({reason}); give a file of "
+            f"its timm state dict"
+        ) from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ptri.config import ModelConfig
+from ptri import checkpoint
+from ptri.config import ModelConfig, from_dicts
 from ptri.errors import UserError
 from ptri.models.heatmap import (
     STRIDE,
@@ -28,6 +31,7 @@ class Detection(NamedTuple):
     keypoints: Keypoints  # xy (N, J, 2) px of the network image, and so on; no NaN
     logits: Tensor  # (N, J, h, w); softmax over pixels gives the heatmap; h = H / 4
     features: Tensor  # (N, C, h, w) to sample joint features from
+    maps: list[Tensor]  # (N, C_i, H / s, W / s) of the backbone, s = 4, 8, 16, 32
 
 
 class Network2D(nn.Module):
@@ -38,8 +42,9 @@ class Network2D(nn.Module):
         num_joints = len(skeleton.joints)
         width = config.head_channels
         self.backbone = Backbone(
-            config.backbone, config.pretrained, config.plain_convolutions, config.freeze_norm
-        )
+            config.backbone, config.pretrained, config.plain_convolutions, config.freeze_norm,
+            config.pretrained_file,
+        )  # fmt: skip
         self.head = HeatmapHead(self.backbone.channels, width, num_joints, config.context)
         self.reliability = Reliability(width, num_joints)
         self.window = config.heatmap_window
@@ -61,7 +66,7 @@ class Network2D(nn.Module):
                 f"data.image_size: images are {images.shape[-1]} x {images.shape[-2]} px; both "
                 f"must be multiples of {STRIDES[-1]}"
             )
-        logits, features = self._heatmaps(images)
+        logits, features, maps = self._heatmaps(images)
         if self.flip_test and not self.training:
             mirrored = self._heatmaps(images.flip(-1))[0].flip(-1)
             logits = 0.5 * (logits + mirrored[:, self.mirrored_joints])
@@ -74,12 +79,38 @@ class Network2D(nn.Module):
                 moments, source = Moments(*(part.detach() for part in moments)), source.detach()
             covariance, confidence = self.reliability(moments, source)
             keypoints = Keypoints(xy, covariance * STRIDE**2, confidence.sigmoid())
-        return Detection(keypoints, logits, features)
+        return Detection(keypoints, logits, features, maps)
 
-    def _heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _heatmaps(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         # Channels last is 1.2 to 1.5 times faster, but in float32 on a CPU the backward pass of
         # the stem's 1x1 branch crashes in it (torch 2.13).
         crashes = images.device.type == "cpu" and torch.is_grad_enabled()
         if not (crashes and has_branches(self.backbone)):
             images = images.contiguous(memory_format=torch.channels_last)
-        return self.head(self.backbone(images))
+        maps = self.backbone(images)
+        return *self.head(maps), maps
+
+
+def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]:
+    """A 2D network as its file says that it was built, and the image size it was trained at (px).
+
+    Args:
+        path: shipped weights or a checkpoint.
+        changes: other settings of the section ``model``.
+
+    Raises:
+        UserError: no such file, not a 2D network's, or one that does not say how it was built.
+    """
+    weights, meta = checkpoint.load_weights(path)
+    made = meta.get("config") or meta
+    size = made.get("data", {}).get("image_size") or meta.get("image_size")
+    if "model" not in made or size is None:
+        raise UserError(f"{path}: does not say how it was built (model, image_size)")
+    # Settings that other versions had do not matter to the 2D network.
+    model = {**made["model"], "pretrained": False, **changes}
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    model = {key: value for key, value in model.items() if key in known}
+    config = from_dicts([(f"{path}: ", {"run": {"name": "read"}, "model": model})])
+    network = Network2D(config.model)
+    checkpoint.load_state(network, weights, path)
+    return network, int(size)

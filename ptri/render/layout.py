@@ -107,7 +107,8 @@ def _list_jobs(settings: RenderSettings) -> list[_Job]:
     if settings.mode == "rig":
         return [_Job(settings, s, a) for a in range(len(settings.actions)) for s in subjects]
     step = settings.shard_size or _CHUNK
-    return [_Job(settings, s, i) for i in range(0, settings.images, step) for s in subjects]
+    # Subject by subject: a studio keeps the dressed bodies of two crowds.
+    return [_Job(settings, s, i) for s in subjects for i in range(0, settings.images, step)]
 
 
 def _run(jobs: list[_Job], workers: int):
