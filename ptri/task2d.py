@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from ptri import checkpoint, losses, visualize
 from ptri.allocation import keep_freed_memory
 from ptri.config import Config, replace
-from ptri.data.h36m import H36M, open_split
+from ptri.data.h36m import open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader
+from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.metrics import mahalanobis_square
 from ptri.metrics2d import joint_metrics, mirrored
@@ -39,7 +41,7 @@ class HeatmapTask:
         self._config: Config | None = None
         self._train: TrainLoader | None = None
         self._kind = (0, 1, 0)  # rank, world and image size of the loader
-        self._test: H36M | None = None
+        self._test: Dataset | None = None
 
     def build_model(self, config: Config) -> nn.Module:
         """The 2D network, from ``init.checkpoint_2d`` where that is set.
@@ -173,19 +175,21 @@ class HeatmapTask:
             )  # fmt: skip
         return self._train
 
-    def _open_test(self, config: Config) -> H36M:
+    def _open_test(self, config: Config) -> Dataset:
         size = config.data.image_size if self.epoch is None else image_size(config, self.epoch)
         if self._test is None or self._test.data.image_size != size:
             self._test = _open_data(replace(config, data__image_size=size), "test")
         return self._test
 
 
-def _open_data(config: Config, split: str) -> H36M:
-    """Single views of a split, from files or rendered on the fly."""
+def _open_data(config: Config, split: str) -> Dataset:
+    """Single views of a split, from images, from shards or rendered on the fly."""
     if config.data.kind == "rendered":
         from ptri.render.stream import Rendered
 
         return Rendered(config, split)
+    if config.data.kind == "shards":
+        return Shards(config, split)
     return open_split(config, split, single_view=True)
 
 

@@ -13,9 +13,11 @@ pytest.importorskip("anny")
 pytest.importorskip("moderngl")
 
 from ptri import config as configs
+from ptri.data import transforms
 from ptri.data.articulation import ANGLES, INDEX, angles_to_rotations
-from ptri.data.h36m import SampleKey, open_split
+from ptri.data.h36m import SampleKey, cut_view, make_sample, open_split
 from ptri.data.loaders import TrainLoader
+from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.render import layout, occluders, truth
 from ptri.render.cameras import Camera, place_camera, sample_lens
@@ -271,6 +273,34 @@ def test_shards_are_read_back(tmp_path):
     assert len(samples) == 6
     first = json.loads(samples[0]["json"])
     assert np.array(first["coco17"]).shape == (17, 3) and samples[0]["jpg"][:2] == b"\xff\xd8"
+
+    made = configs.load(None, [
+        "run.name=x", "data.kind=shards", f"data.root={tmp_path}", "data.train_subjects=[1]",
+        "data.test_subjects=[1]", "data.image_size=64", "data.workers=0", "augment.flip=0.5",
+    ])  # fmt: skip
+    data, test = Shards(made, "train"), Shards(made, "test")
+    assert len(data) == len(test) == 6
+    whole = list(TrainLoader(data, 2, seed=1).epoch(1))
+    late = list(TrainLoader(Shards(made, "train"), 2, seed=1).epoch(1, start_step=2))
+    assert len(whole) == 3 and torch.equal(whole[2].images, late[0].images)
+    # The same sample as the tar's own reader gives: the joints lie in the crop of the box.
+    sample = test[0]
+    crop = make_sample(
+        [cut_view(
+            lambda reduction: transforms.decode_jpeg(samples[0]["jpg"], "x", reduction),
+            tuple(np.array(first[name], float) for name in ("K", "R", "t")),
+            np.array(first["box"]), np.array(first["h36m17"], float), made.data, None, None,
+        )],
+        np.array(first["h36m17"], float), False, 64, (1, 0, 0),
+    )  # fmt: skip
+    assert torch.equal(sample.images, crop.images) and torch.equal(sample.joints2d, crop.joints2d)
+    assert int(sample.subject) == 1 and sample.visible.any()
+    with pytest.raises(UserError, match=r"S9-\*\.tar"):
+        Shards(configs.replace(made, data__test_subjects=[9]), "test")
+    whole_file = Path(names[1]).read_bytes()
+    Path(names[1]).write_bytes(whole_file[: len(whole_file) // 2])
+    with pytest.raises(UserError, match=r"S1-.*tar.*make"):
+        [Shards(made, "test")[i] for i in range(6)]
 
 
 def fly_config(**changes):

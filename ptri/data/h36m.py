@@ -7,6 +7,7 @@ with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -45,8 +46,9 @@ def open_split(config: Config, split: str, single_view: bool = False) -> H36M:
     Raises:
         UserError: as `build_index`; a kind of data that is not on the disk.
     """
-    if config.data.kind == "rendered":
-        raise UserError("data.kind: rendered: single images, for train2d.py only; expected h36m")
+    if config.data.kind in ("rendered", "shards"):
+        kind = config.data.kind
+        raise UserError(f"data.kind: {kind}: single images, for train2d.py only; expected h36m")
     index = build_index(config.data, split, min_views=1 if single_view else 2)
     augment = config.augment if split == "train" else None
     return H36M(index, config.data, augment, config.run.seed, single_view)
@@ -99,52 +101,100 @@ class H36M(Dataset):
         return self._sample(int(self.index.rows[position]), views, rng)
 
     def _sample(self, row: int, views: np.ndarray, rng: np.random.Generator) -> Sample:
-        size, labels = self.data.image_size, self.index.labels
+        labels = self.index.labels
         joints = labels.joints[row].astype(np.float64)
         flip = self.augment is not None and rng.random() < self.augment.flip
-        parts = [self._view(row, self.index.cameras[view], rng) for view in views]
-        images, K, R, t = (np.stack(values) for values in zip(*parts))
-        if flip:  # mirror the scene: images, cameras and joints stay consistent
-            images = images[:, :, ::-1]
-            K[:, 0, 2] = size - 1 - K[:, 0, 2]
-            R, t = _MIRROR @ R @ _MIRROR, t @ _MIRROR
-            joints = (joints @ _MIRROR)[_MIRRORED_JOINTS]
-        projected = np.stack([transforms.project(joints, *camera) for camera in zip(K, R, t)])
-        xy, depth = projected[..., :2], projected[..., 2]
-        inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1) & (depth > 0)
-        relative_R = R @ R[0].T
-        relative_t = t - t[0] @ relative_R.transpose(0, 2, 1)  # (V, 3)
-        relative_R[0], relative_t[0] = np.eye(3), 0.0  # exactly
-        return Sample(
-            images=torch.stack([transforms.normalise(image) for image in images]),
-            cameras=Cameras(_tensor(K), _tensor(relative_R), _tensor(relative_t)),
-            joints3d=_tensor(joints @ R[0].T + t[0]),
-            joints2d=_tensor(xy),
-            visible=torch.from_numpy(inside),
-            subject=torch.tensor(int(labels.subject[row])),
-            action=torch.tensor(int(labels.action[row])),
-            frame=torch.tensor(int(labels.frame[row])),
-        )
+        parts = [self._view(row, self.index.cameras[view], joints, rng) for view in views]
+        numbers = int(labels.subject[row]), int(labels.action[row]), int(labels.frame[row])
+        return make_sample(parts, joints, flip, self.data.image_size, numbers)
 
-    def _view(self, row: int, camera: int, rng: np.random.Generator):
-        """One view: RGB image (H, W, 3) uint8 and its K, R, t with world extrinsics."""
-        index, size, augment = self.index, self.data.image_size, self.augment
-        K, R, t = index.camera_of(row, camera)
-        centre, side = transforms.square_crop(index.labels.boxes[row, camera], self.data.crop_scale)
-        roll = 0.0
-        if augment is not None:
-            joints = transforms.project(index.labels.joints[row].astype(np.float64), K, R, t)
-            centre, side, roll = augment_crop(centre, side, joints[:, :2], augment, rng)
-        cropped_K, turn = transforms.crop_camera(K, centre, side, size, roll)
-        reduction = transforms.reduction_for(side, size)
-        image = transforms.read_jpeg(index.image_path(row, camera), reduction)
-        source_K = transforms.resize_intrinsics(K, 1 / reduction)
+    def _view(
+        self, row: int, camera: int, joints: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        index = self.index
+        path = index.image_path(row, camera)
         dist = None if index.undistorted else index.labels.dist[index.labels.subject[row], camera]
-        image = transforms.warp(image, source_K, cropped_K, turn, size, dist)
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        if augment is not None:
-            image = augment_image(image, augment, rng)
-        return image, cropped_K, turn @ R, turn @ t
+
+        def read(reduction: int) -> np.ndarray:
+            return transforms.read_jpeg(path, reduction)
+
+        pose, box = index.camera_of(row, camera), index.labels.boxes[row, camera]
+        return cut_view(read, pose, box, joints, self.data, self.augment, rng, dist)
+
+
+def cut_view(
+    read: Callable[[int], np.ndarray],
+    camera: tuple[np.ndarray, np.ndarray, np.ndarray],
+    box: np.ndarray,
+    joints: np.ndarray,
+    data: DataConfig,
+    augment: AugmentConfig | None,
+    rng: np.random.Generator,
+    dist: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A person's square crop, augmented.
+
+    Args:
+        read: the BGR image at a half, a fourth ... of its size, for 2, 4 ...
+        camera: K (3, 3) px, R (3, 3), t (3,) mm, world to camera.
+        box: (4,) px: top, left, bottom, right. joints: (17, 3) mm, world.
+        dist: (5,) OpenCV's; None: the image is undistorted.
+
+    Returns:
+        RGB image (H, W, 3) uint8 and its K, R, t with world extrinsics.
+    """
+    K, R, t = camera
+    centre, side = transforms.square_crop(box, data.crop_scale)
+    roll = 0.0
+    if augment is not None:
+        xy = transforms.project(joints, K, R, t)[:, :2]
+        centre, side, roll = augment_crop(centre, side, xy, augment, rng)
+    cropped_K, turn = transforms.crop_camera(K, centre, side, data.image_size, roll)
+    reduction = transforms.reduction_for(side, data.image_size)
+    source_K = transforms.resize_intrinsics(K, 1 / reduction)
+    image = transforms.warp(read(reduction), source_K, cropped_K, turn, data.image_size, dist)
+    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if augment is not None:
+        image = augment_image(image, augment, rng)
+    return image, cropped_K, turn @ R, turn @ t
+
+
+def make_sample(
+    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    joints: np.ndarray,
+    flip: bool,
+    size: int,
+    numbers: tuple[int, int, int],
+) -> Sample:
+    """A sample of the views of `cut_view`, in the first one's frame.
+
+    Args:
+        joints: (17, 3) mm, world. flip: mirror the scene: images, cameras and joints.
+        size: px, of the images. numbers: of subject, action and frame.
+    """
+    images, K, R, t = (np.stack(values) for values in zip(*parts))
+    if flip:
+        images = images[:, :, ::-1]
+        K[:, 0, 2] = size - 1 - K[:, 0, 2]
+        R, t = _MIRROR @ R @ _MIRROR, t @ _MIRROR
+        joints = (joints @ _MIRROR)[_MIRRORED_JOINTS]
+    projected = np.stack([transforms.project(joints, *camera) for camera in zip(K, R, t)])
+    xy, depth = projected[..., :2], projected[..., 2]
+    inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1) & (depth > 0)
+    relative_R = R @ R[0].T
+    relative_t = t - t[0] @ relative_R.transpose(0, 2, 1)  # (V, 3)
+    relative_R[0], relative_t[0] = np.eye(3), 0.0  # exactly
+    subject, action, frame = numbers
+    return Sample(
+        images=torch.stack([transforms.normalise(image) for image in images]),
+        cameras=Cameras(_tensor(K), _tensor(relative_R), _tensor(relative_t)),
+        joints3d=_tensor(joints @ R[0].T + t[0]),
+        joints2d=_tensor(xy),
+        visible=torch.from_numpy(inside),
+        subject=torch.tensor(subject),
+        action=torch.tensor(action),
+        frame=torch.tensor(frame),
+    )
 
 
 def _tensor(array: np.ndarray) -> torch.Tensor:

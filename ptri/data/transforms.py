@@ -42,6 +42,15 @@ def read_jpeg(path: str | Path, reduction: int = 1) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    return decode_jpeg(data, path, reduction)
+
+
+def decode_jpeg(data: bytes, path: str | Path, reduction: int = 1) -> np.ndarray:
+    """`read_jpeg` of bytes that are at hand; path: what errors name.
+
+    Raises:
+        UserError: truncated or not a JPEG.
+    """
     check_jpeg(path, data[:2], data[-_TAIL_BYTES:])
     flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
