@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from ptri import config as configuration
@@ -67,7 +67,7 @@ def open_pool(model: PoseModel, config: Config) -> Pool:
     else:
         content = {"settings": settings, "groups": _solve(model, config)}
         write_tensors(path, KIND, content)
-    groups = [_from_plain(group) for group in content["groups"]]
+    groups = [from_plain(group) for group in content["groups"]]
     frames = [group for group in groups if group.scene.K.shape[1] == 1]
     return Pool(frames, [group for group in groups if group.scene.K.shape[1] > 1])
 
@@ -111,7 +111,7 @@ def draw(
     size = max(size // world * world, world)
     chosen = rng.choice(len(group.scene.K), size, replace=size > len(group.scene.K))
     rows = torch.from_numpy(chosen)[rank * size // world : (rank + 1) * size // world]
-    scene = _rows(group.scene, rows)
+    scene = take(group.scene, rows)
     count = min(config.train.fusion_samples or config.model.fusion_samples, len(group.R))
     samples = torch.from_numpy(rng.choice(len(group.R), count, replace=False))
     R, t = group.R[samples][:, rows], group.t[samples][:, rows]
@@ -130,17 +130,23 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
     kept |= {"run.seed": config.run.seed, "train.max_frames": config.train.max_frames}
     mocap = config.generated.mocap
     if mocap is not None and Path(mocap).is_file():
-        kept["generated.mocap"] = _digest(Path(mocap).read_bytes())
-    state = model.lifter.state_dict()
-    kept["lifter"] = _digest(*(state[name].cpu().numpy().tobytes() for name in sorted(state)))
+        kept["generated.mocap"] = digest(Path(mocap).read_bytes())
+    kept["lifter"] = weights_digest(model.lifter)
     return kept
 
 
-def _digest(*parts: bytes) -> str:
-    digest = hashlib.sha256()
+def digest(*parts: bytes) -> str:
+    """Sixteen hexadecimal digits that stand for some content."""
+    whole = hashlib.sha256()
     for part in parts:
-        digest.update(part)
-    return digest.hexdigest()[:16]
+        whole.update(part)
+    return whole.hexdigest()[:16]
+
+
+def weights_digest(module: nn.Module) -> str:
+    """The same of a module's weights."""
+    state = module.state_dict()
+    return digest(*(state[name].cpu().numpy().tobytes() for name in sorted(state)))
 
 
 def _plan(config: Config) -> Iterator[tuple[int, int]]:
@@ -172,10 +178,12 @@ def _solve(model: PoseModel, config: Config) -> list[dict[str, Any]]:
         R, t, _ = resample(solution.posterior, SAMPLES)
         found.setdefault((views, frames), []).append(Group(scene, R.float().cpu(), t.float().cpu()))
     model.train(was_training)
-    return [_to_plain(_joined(parts)) for parts in found.values()]
+    return [to_plain(join(parts)) for parts in found.values()]
 
 
-def _joined(parts: list[Group]) -> Group:
+def join(parts: list[Group]) -> Group:
+    """Groups of equal shape as one."""
+
     def along(first, *rest):
         if isinstance(first, Tensor):
             return torch.cat([first, *rest])
@@ -185,16 +193,14 @@ def _joined(parts: list[Group]) -> Group:
     return Group(scene, *(torch.cat([part[i] for part in parts], dim=1) for i in (1, 2)))
 
 
-def _rows(scene: Scene, rows: Tensor) -> Scene:
-    def take(value):
-        if isinstance(value, Tensor):
-            return value[rows]
-        return type(value)(*(take(item) for item in value))
-
-    return take(scene)
+def take(value, rows: Tensor | slice):
+    """Some rows of every tensor in nested tuples such as a `Scene`."""
+    if isinstance(value, Tensor):
+        return value[rows]
+    return type(value)(*(take(item, rows) for item in value))
 
 
-def _to_plain(group: Group) -> dict[str, Any]:
+def to_plain(group: Group) -> dict[str, Any]:
     """Dicts of tensors, which load with ``weights_only=True``."""
     scene = group.scene
     plain = {"K": scene.K.contiguous(), "joints3d": scene.joints3d, "family": scene.family}
@@ -202,7 +208,8 @@ def _to_plain(group: Group) -> dict[str, Any]:
     return {**plain, "cameras": dict(scene.cameras._asdict())}
 
 
-def _from_plain(plain: dict[str, Any]) -> Group:
+def from_plain(plain: dict[str, Any]) -> Group:
+    """What `to_plain` made of a group."""
     scene = Scene(
         Keypoints(**plain["keypoints"]), plain["K"], Cameras(**plain["cameras"]),
         plain["joints3d"], plain["family"],

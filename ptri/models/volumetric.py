@@ -94,8 +94,8 @@ class VolumetricHead(nn.Module):
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
         self.gain = nn.Parameter(torch.tensor(12.0))  # of the averaged maps themselves
-        self.log_scale = nn.Parameter(torch.full((NUM_JOINTS,), -1.0))  # of the cloud's deviations
-        self.log_floor = nn.Parameter(torch.full((NUM_JOINTS,), math.log(30.0)))  # mm
+        self.log_scale = nn.Parameter(torch.full((NUM_JOINTS,), -1.5))  # of the cloud's deviations
+        self.log_floor = nn.Parameter(torch.full((NUM_JOINTS,), math.log(25.0)))  # mm
 
     def forward(
         self,
