@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from ptri import checkpoint
 from ptri.benchmark.unseen import Cell, Head, Scores, score, solve
-from ptri.build import build_model
+from ptri.build import build_around
 from ptri.config import Config, from_dicts, load
 from ptri.errors import UserError
 from ptri.models.ptri import PoseModel
@@ -44,7 +44,7 @@ def make_solver(weights: str, path: str | None, overrides: list[str]) -> tuple[P
     """
     fixed = ["run.name=benchmark", "data.kind=generated", f"init.checkpoint_3d={weights}"]
     config = load(path, [*fixed, *overrides])
-    return build_model(config, with_images=False).eval(), config
+    return build_around(config, "lifter", with_images=False).eval(), config
 
 
 def evaluate(
