@@ -81,6 +81,7 @@ def test_scores_are_the_errors_of_each_rig(frames):
         assert np.allclose(found[name]["calibrated"], off * 16 / 17, atol=0.1)
         assert np.allclose(found[name]["mpjpe"], 2 * off * 16 / 17, atol=0.1)
         assert found[name]["mpjpe"].shape == (5,)
+    assert (found["near"]["scaled"] <= found["near"]["mpjpe"] + 1e-3).mean() > 0.5
     assert (found["near"]["coverage50"] == 1).all()  # 100 mm a coordinate are stated
     assert (found["far"]["coverage50"] == 1).all() and found["triangulation"][
         "answered"

@@ -124,11 +124,14 @@ def _train(plan: Config, fresh: bool, folder: Path) -> float:
         _check_same(run, saved["config"], configuration.to_dict(plan))
         if saved["epoch"] >= plan.train.epochs:
             return known.get(plan.run.name, float("nan"))
-    start = time.perf_counter()
-    resume = begun and not fresh
-    engine.fit(RigTask(), plan, resume=resume, overwrite=fresh or not begun)
-    known[plan.run.name] = time.perf_counter() - start + (known.get(plan.run.name, 0) * resume)
-    log.write_text(json.dumps(known, indent=1) + "\n")
+    start, resume = time.perf_counter(), begun and not fresh
+    before = known.get(plan.run.name, 0.0) if resume else 0.0
+    try:
+        engine.fit(RigTask(), plan, resume=resume, overwrite=not resume)
+    finally:  # also where it is stopped, to go on later
+        known[plan.run.name] = before + time.perf_counter() - start
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps(known, indent=1) + "\n")
     return known[plan.run.name]
 
 

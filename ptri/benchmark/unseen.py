@@ -127,8 +127,9 @@ def score(heads: list[Head], cell: Cell, group: Group) -> Iterator[tuple[str, Sc
 
     Yields:
         ``mpjpe``, ``calibrated``: root-relative, mm, no alignment, with the rig's posterior and
-        with the true cameras; ``coverage50`` and so on; ``answered``: ``mpjpe`` of the joints
-        that triangulation answers. Of "triangulation": ``calibrated`` and ``answered``, the same.
+        with the true cameras; ``scaled``, ``calibrated_scaled``: the same after each frame's best
+        scale; ``coverage50`` and so on; ``answered``: ``mpjpe`` of the joints that triangulation
+        answers. Of "triangulation": ``calibrated`` and ``answered``, which are equal.
     """
     scene = _every(group.scene, SCORED_EVERY if cell.num_frames > 1 else 1)
     truth = scene.joints3d
@@ -161,10 +162,12 @@ def _head_scores(model: PoseModel, group: Group, scene: Scene, known: Tensor) ->
         unknown = model.fuse(few.keypoints, few.K, solved)
         values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d, ROOT)}
         values["answered"] = metrics.mpjpe(unknown.joints3d, answered, ROOT)
+        values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d, ROOT)
         values |= _coverage(unknown, few.joints3d, "coverage")
         if model.fusion.uses_cameras:
             fused = model.fuse(few.keypoints, few.K, posterior_from_cameras(few.cameras))
             values["calibrated"] = metrics.mpjpe(fused.joints3d, few.joints3d, ROOT)
+            values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d, ROOT)
             values |= _coverage(fused, few.joints3d, "calibrated_coverage")
         parts.append({name: _per_rig(value) for name, value in values.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -181,6 +181,7 @@ def columns(views: tuple[int, ...] = VIEWS) -> dict[str, list[Column]]:
         return [
             ("MPJPE, mm", at(cells, "mpjpe"), 1), ("true cameras", at(cells, "calibrated"), 1),
             ("ratio", at(cells, "mpjpe", "calibrated"), 3),
+            ("ratio, scale aside", at(cells, "scaled", "calibrated_scaled"), 3),
             ("50 % hold", at(cells, "coverage50"), 2), ("90 % hold", at(cells, "coverage90"), 2),
         ]  # fmt: skip
 
