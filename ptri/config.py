@@ -101,10 +101,8 @@ class GeneratedConfig(_Section):
     mocap: str | None = None  # motion-capture file (.npz), see ptri/data/mocap.py; null: none
     mocap_share: float = _number(0.5, 0, 1)  # share of people moved by it where it is given
     ordered_views: bool = False  # views in order around the person instead of at random
-    pool: str | None = (
-        None  # file of scenes whose rigs are solved, to train the head alone on; made
-    )
-    # if it is not there (ptri/pool.py); null: new scenes, solved, in every step
+    pool: str | None = None  # file of scenes with solved rigs, to train the head alone on; made
+    # where it is missing (ptri/pool.py); null: new scenes, solved, in every step
     pool_scenes: int = _number(8192, 1)  # of one frame in the pool; as many frames of clips / 3
     fps: float = _number(10.0, above=0)  # frames per second of a clip
     area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
