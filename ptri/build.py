@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ptri import checkpoint
 from ptri.config import Config
+from ptri.errors import UserError
 from ptri.models.mobileone import fuse
 from ptri.models.ptri import PoseModel
 
@@ -26,7 +29,8 @@ def build_model(config: Config, with_images: bool = True) -> PoseModel:
     model = PoseModel(config, with_images)
     init = config.init
     if init.checkpoint_3d is not None:
-        weights, _ = checkpoint.load_weights(init.checkpoint_3d)
+        weights, meta = checkpoint.load_weights(init.checkpoint_3d)
+        check_head(config, meta, init.checkpoint_3d)
         if with_images and any(name.startswith(_PREFIX_2D) for name in weights):
             checkpoint.load_state(model, weights, init.checkpoint_3d)
         else:
@@ -36,6 +40,45 @@ def build_model(config: Config, with_images: bool = True) -> PoseModel:
     if with_images and init.checkpoint_2d is not None:
         checkpoint.initialise(model.network2d, init.checkpoint_2d)
     return model
+
+
+def build_around(config: Config, part: str, with_images: bool = True) -> PoseModel:
+    """A new model of which ``init.checkpoint_3d`` gives one part alone.
+
+    Args:
+        part: "lifter" or "fusion"; the other may then be of another architecture.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    path = config.init.checkpoint_3d
+    init = dataclasses.replace(config.init, checkpoint_3d=None)
+    model = build_model(dataclasses.replace(config, init=init), with_images)
+    if part == "fusion":
+        check_head(config, checkpoint.load_weights(path)[1], path)
+    checkpoint.initialise(getattr(model, part), path, f"{part}.")
+    return model
+
+
+def head_of(meta: dict[str, Any]) -> str:
+    """The ``model.head`` of a file's metadata; files from before there was a choice: fusion."""
+    model = meta.get("model") or (meta.get("config") or {}).get("model") or {}
+    return model.get("head", "fusion")
+
+
+def check_head(config: Config, meta: dict[str, Any], path: str | Path) -> None:
+    """Checks that weights are of the configuration's head.
+
+    Raises:
+        UserError: they are of another one.
+    """
+    head = head_of(meta)
+    if head != config.model.head:
+        raise UserError(
+            f"{path}: holds the head {head}, the configuration asks for {config.model.head}; set "
+            f"model.head={head}, name other weights, or, to train a new head beside the file's "
+            "lifter, set train.new_head=true"
+        )
 
 
 def holds_2d(path: str | Path) -> bool:

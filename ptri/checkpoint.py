@@ -190,7 +190,21 @@ def _write(path: str | Path, content: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: str | Path) -> dict[str, Any]:
+def write_tensors(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Writes a file of plain values and tensors of a kind of its own, whole or not at all."""
+    _write(path, {"kind": kind, **content})
+
+
+def read_tensors(path: str | Path, kind: str) -> dict[str, Any]:
+    """Reads what `write_tensors` wrote.
+
+    Raises:
+        UserError: no such file, a corrupt one or one of another kind.
+    """
+    return _read(path, (kind,))
+
+
+def _read(path: str | Path, kinds: tuple[str, ...] = (CHECKPOINT, WEIGHTS)) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
@@ -205,6 +219,8 @@ def _read(path: str | Path) -> dict[str, Any]:
             f"{path}: corrupt or not a checkpoint ({type(error).__name__}: {reason}); "
             f"use another file or train again"
         ) from None
-    if not isinstance(state, dict) or state.get("kind") not in (CHECKPOINT, WEIGHTS):
-        raise UserError(f"{path}: not a checkpoint of this project (no 'kind' entry)")
+    if not isinstance(state, dict) or state.get("kind") not in kinds:
+        found = state.get("kind") if isinstance(state, dict) else None
+        what = "checkpoint of this project" if CHECKPOINT in kinds else kinds[0]
+        raise UserError(f"{path}: not a {what} (kind: {found})")
     return state

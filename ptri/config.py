@@ -100,6 +100,10 @@ class GeneratedConfig(_Section):
     motions: list[str] = field(default_factory=list)  # kinds, see ptri/data/motions.py; []: all
     mocap: str | None = None  # motion-capture file (.npz), see ptri/data/mocap.py; null: none
     mocap_share: float = _number(0.5, 0, 1)  # share of people moved by it where it is given
+    ordered_views: bool = False  # views in order around the person instead of at random
+    pool: str | None = None  # file of scenes with solved rigs, to train the head alone on; made
+    # where it is missing (ptri/pool.py); null: new scenes, solved, in every step
+    pool_scenes: int = _number(8192, 1)  # of one frame in the pool; as many frames of clips / 3
     fps: float = _number(10.0, above=0)  # frames per second of a clip
     area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
     bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
@@ -148,9 +152,18 @@ class ModelConfig(_Section):
     confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
     lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
     lifter_blocks: int = _number(4, 1)  # attention over joints and a perceptron in each
+    head: Literal["fusion", "algebraic", "volumetric", "fixed_views_mlp"] = (
+        "fusion"  # what makes joints of keypoints and cameras; the others are for ablation
+    )
     fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
     fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
     fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
+    volume_size: int = _number(20, 4)  # voxels a side of the volumetric head; a multiple of 2
+    volume_side: float = _number(2500.0, above=0)  # mm, of its cube around the pelvis
+    volume_width: int = _number(16, 4)  # channels of its convolutions; a multiple of 4
+    volume_features: int = _number(8, 0)  # channels of backbone features in its volume
+    fixed_views: int = _number(4, 1)  # views of the fixed_views_mlp head, no more and no fewer
+    fixed_width: int = _number(512, 8)  # of its hidden layers
     flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time
 
 
@@ -198,6 +211,9 @@ class TrainConfig(_Section):
     lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
     lifter_views: int = _number(2, 1)  # 3D: views per scene in those epochs
     new_lifter: bool = False  # 3D: init.checkpoint_3d gives the fusion alone
+    new_head: bool = False  # 3D: init.checkpoint_3d gives the lifter alone; for another model.head
+    fusion_samples: int = _number(0, 0)  # 3D: posterior samples that a step on generated.pool fuses
+    # under; 0: model.fusion_samples
     true_start: bool = False  # 3D: the posterior also starts from the truth; for a new lifter
     freeze_2d: bool = False  # 3D: the 2D network keeps its weights
     posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step

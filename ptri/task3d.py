@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptri import checkpoint, losses, metrics, visualize
+from ptri import losses, metrics, visualize
 from ptri.allocation import keep_freed_memory
-from ptri.build import build_model
 from ptri.config import Config
-from ptri.data.generated import Scene, draw_num_views, generate_batch
+from ptri.data.generated import Scene, generate_batch
 from ptri.data.h36m import H36M, open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader
-from ptri.errors import UserError
 from ptri.geometry.cameras import transform
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.lifter import Lifted, lifting_loss
 from ptri.models.ptri import Output, PoseModel
+from ptri.pool import Pool, open_pool
 from ptri.posterior import pose_loss, posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
+from ptri.steps3d import (
+    Batch,
+    build_parts,
+    check_head_alone,
+    generated_batch,
+    head_alone,
+    lifter_alone,
+)
 from ptri.structures import Cameras, Keypoints, Sample, to_device
 
 ROOT = H36M17.root
@@ -34,14 +39,6 @@ VALIDATION_SCENES = 64  # generated scenes of held-out families, per number of f
 VALIDATION_VIEWS = 4
 VALIDATION_LIFTED = 256  # scenes where the lifter alone is validated
 SAMPLES_OF_SCENE = 8  # generated scenes validated at once
-
-
-class Batch(NamedTuple):
-    """Generated scenes, and how this step uses them (equal on all ranks)."""
-
-    scene: Scene
-    lift_only: bool
-    calibrated: bool
 
 
 class RigTask:
@@ -54,17 +51,20 @@ class RigTask:
         self._train: TrainLoader | None = None
         self._share = (0, 1)
         self._test: H36M | None = None
+        self._pool: Pool | None = None
 
     def build_model(self, config: Config) -> nn.Module:
         """The 3D model, from ``init`` where that is set; without images, no 2D network."""
         keep_freed_memory()
         self._config = config
         with_images = config.data.kind != "generated"
-        if config.train.new_lifter:
-            model = _with_new_lifter(config, with_images)
-        else:
-            model = build_model(config, with_images)
-        if _lifter_alone(config):
+        model = build_parts(config, with_images)
+        if head_alone(config):
+            check_head_alone(config)
+            model.lifter.requires_grad_(False)
+            if config.generated.pool:
+                self._pool = open_pool(model, config)
+        if lifter_alone(config):
             self.monitor = "lift"
             model.fusion.requires_grad_(False)
         if model.network2d is not None and config.train.freeze_2d:
@@ -104,7 +104,7 @@ class RigTask:
         position, end = epoch * steps + start_step, (epoch + 1) * steps
         if config.data.kind == "generated":
             for step in range(position, end):
-                yield generated_batch(config, epoch, step, rank, world)
+                yield generated_batch(config, epoch, step, rank, world, self._pool)
             return
         loader = self._open_train(config, rank, world)
         while position < end:
@@ -127,7 +127,7 @@ class RigTask:
     @torch.no_grad()
     def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
         """Joint and rotation errors of unseen people; of unseen rig families where generated."""
-        if config.data.kind == "generated" and _lifter_alone(config):
+        if config.data.kind == "generated" and lifter_alone(config):
             return _validate_lifter(model, config)
         if config.data.kind == "generated":
             return _validate_generated(model, config)
@@ -139,7 +139,7 @@ class RigTask:
         device = next(model.parameters()).device
         found = {}
         if config.data.kind == "generated":
-            if _lifter_alone(config):
+            if lifter_alone(config):
                 return found
             scene = to_device(_validation_scenes(config, 1, 0), device)
             output = model(scene.K, keypoints=scene.keypoints, seed=config.run.seed)
@@ -179,56 +179,7 @@ class RigTask:
         return self._test
 
 
-def _lifter_alone(config: Config) -> bool:
-    """Whether no step of a run trains anything but the lifter."""
-    return config.data.kind == "generated" and config.train.lifter_epochs >= config.train.epochs
-
-
-def _with_new_lifter(config: Config, with_images: bool) -> PoseModel:
-    """The model of ``init`` but for its lifter, which may be of another architecture."""
-    path = config.init.checkpoint_3d
-    if path is None:
-        raise UserError(
-            "train.new_lifter: there is no other part to keep; name init.checkpoint_3d, or leave "
-            "train.new_lifter out"
-        )
-    init = dataclasses.replace(config.init, checkpoint_3d=None)
-    model = build_model(dataclasses.replace(config, init=init), with_images)
-    checkpoint.initialise(model.fusion, path, "fusion.")
-    return model
-
-
 # --- generated keypoints ---------------------------------------------------------------------
-
-
-def generated_batch(config: Config, epoch: int, step: int, rank: int, world: int) -> Batch:
-    """This rank's share of a step's scenes.
-
-    The first epochs train the lifter on many single frames. Then steps take turns: frames alone,
-    frames alone with the true cameras, and pooled frames, so that the fusion learns from rigs
-    that are uncertain, exact and in between.
-    """
-    train, seed = config.train, config.run.seed
-    num_views = draw_num_views(config, seed, step)
-    lift_only = epoch < train.lifter_epochs
-    turn = step % 3
-    num_frames, size = 1, train.batch_size
-    if lift_only:
-        num_views, size = train.lifter_views, train.batch_size * train.lifter_batch
-    elif turn == 2 and train.max_frames > 1:
-        num_frames = 2 ** (1 + step // 3 % int(math.log2(train.max_frames)))
-        size = max(train.batch_size // num_frames, 1)
-    if size % world:
-        raise UserError(
-            f"train.batch_size: {train.batch_size} scenes, or {size} of {num_frames} frames, do "
-            f"not share out to {world} processes; make it a multiple of train.max_frames times "
-            "the number of processes"
-        )
-    share = size // world
-    scene = generate_batch(
-        config, seed, step, share, num_views, num_frames, first=rank * share, split="train"
-    )
-    return Batch(scene, lift_only, not lift_only and turn == 1)
 
 
 def _generated_losses(model, batch: Batch, step: int, config: Config) -> dict[str, Tensor]:
@@ -241,7 +192,10 @@ def _generated_losses(model, batch: Batch, step: int, config: Config) -> dict[st
         seed=step,
         settings=_training_settings(model, config),
         start=(scene.cameras, scene.joints3d) if train.true_start else None,
+        posterior=batch.posterior,
     )
+    if output.lifted is None:
+        return _joint_losses(output, scene.joints3d, config)
     lift = _lift_loss(output, scene.joints3d, scene.cameras, scene.K)
     if batch.lift_only:
         return {"loss": train.weight_lift * lift, "loss/lift": lift}
@@ -282,10 +236,11 @@ def _joint_losses(output: Output, joints3d: Tensor, config: Config) -> dict[str,
 
 def _validation_scenes(config: Config, num_frames: int, step: int) -> Scene:
     split = "held_out" if config.generated.held_out_families else "train"
+    fixed = config.model.head == "fixed_views_mlp"
+    views = config.model.fixed_views if fixed else VALIDATION_VIEWS
     return generate_batch(
-        config, config.run.seed + 1, step, SAMPLES_OF_SCENE, VALIDATION_VIEWS, num_frames,
-        split=split,
-    )  # fmt: skip
+        config, config.run.seed + 1, step, SAMPLES_OF_SCENE, views, num_frames, split=split
+    )
 
 
 def _validate_generated(model: PoseModel, config: Config) -> dict[str, float]:

@@ -6,6 +6,8 @@ python scripts/benchmark.py speed
 python scripts/benchmark.py photos PATH/persons.json      # the 2D network on photographs
 python scripts/benchmark.py speed2d                       # its time and multiply-adds
 python scripts/benchmark.py render                        # images per second and core
+python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
+python scripts/benchmark.py ablations                     # trains all heads before that
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import argparse
 import sys
 
 from ptri.benchmark import (
+    command_ablations,
     command_photos,
     command_render,
     command_rig,
     command_speed,
     command_speed2d,
+    command_unseen_rigs,
 )
 from ptri.errors import exit_status
 
@@ -28,6 +32,8 @@ COMMANDS = {
     "photos": command_photos,
     "speed2d": command_speed2d,
     "render": command_render,
+    "unseen-rigs": command_unseen_rigs,
+    "ablations": command_ablations,
 }
 
 

@@ -20,8 +20,8 @@ LAYERS = [
         "parallel", "stopping", "optimization", "reproducibility",
     ],
     ["engine"],
-    ["build", "task2d", "task3d", "report", "scenes", "painter", "evaluate", "recording",
-     "recording_cache", "recording_detect", "recording_halves", "recording_report",
+    ["build", "pool", "steps3d", "task2d", "task3d", "report", "scenes", "painter", "evaluate",
+     "recording", "recording_cache", "recording_detect", "recording_halves", "recording_report",
      "recording_solve", "recording_videos", "benchmark", "rig", "rig_checks", "rig_input",
      "rig_joints", "rig_scale", "rig_filter", "onnx_export"],
 ]  # fmt: skip

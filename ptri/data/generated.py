@@ -19,13 +19,13 @@ from ptri.data.draws import Draws
 from ptri.data.mocap import load_mocap, sample_mocap
 from ptri.data.motions import KINDS
 from ptri.data.observations import observe
-from ptri.data.rigs import family_indices, sample_rigs
+from ptri.data.rigs import Rig, family_indices, in_order, sample_rigs
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
 from ptri.structures import Cameras, Keypoints
 
-Split = Literal["train", "held_out"]
-_STREAM = {"train": 0, "held_out": 1, "views": 2}  # keeps the splits' random streams apart
+Split = Literal["train", "held_out", "pool"]
+_STREAM = {"train": 0, "held_out": 1, "views": 2, "pool": 3}  # keeps random streams apart
 _CROP_MARGIN = 1.2  # side of the square crop over the detected person's longer side
 
 
@@ -91,7 +91,8 @@ def generate_batch(
         num_views: V, at least 1; `draw_num_views` draws one per batch.
         num_frames: T frames at generated.fps.
         split: "train" draws from generated.families (and the training trials of the motion
-            capture), "held_out" from generated.held_out_families (and the held-out trials).
+            capture), "held_out" from generated.held_out_families (and the held-out trials); "pool"
+            as "train", other scenes.
 
     Returns:
         A `Scene` with leading B, float32.
@@ -106,11 +107,20 @@ def generate_batch(
     families = family_indices(options.held_out_families if held_out else options.families, key)
     seeds = [(seed, step, first + i, _STREAM[split]) for i in range(batch_size)]
     draws = Draws.from_seeds(seeds)
-    joints = _people(draws, options, num_frames, split)
+    joints = people(draws, options, num_frames, split)
     family = families[draws.choice(len(families))]
     rig = sample_rigs(draws, family, joints, num_views, options.max_truncated)
+    return seen_by(draws, options, joints, rig, family)
+
+
+def seen_by(
+    draws: Draws, options: GeneratedConfig, joints: Tensor, rig: Rig, family: Tensor
+) -> Scene:
+    """People (B, T, 17, 3) mm, world, before given rigs: the rest of `generate_batch`."""
+    if options.ordered_views:
+        rig = in_order(rig)
     keypoints = observe(draws, options, joints, rig.cameras, rig.size).keypoints
-    K = rig.cameras.K.unsqueeze(1).expand(-1, num_frames, -1, -1, -1)
+    K = rig.cameras.K.unsqueeze(1).expand(-1, joints.shape[1], -1, -1, -1)
     if options.crop_size:
         keypoints, K = crop(keypoints, K, rig.size, options.crop_size)
     R0, t0 = rig.cameras.R[:, 0], rig.cameras.t[:, 0]
@@ -120,7 +130,7 @@ def generate_batch(
     return Scene(keypoints, K, cameras, joints, family)
 
 
-def _people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:
+def people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:
     """Moving people (B, T, 17, 3) mm, world, within the area."""
     clip = sample_clips(
         draws, num_frames, options.fps, options.motions or KINDS, options.bone_spread
@@ -128,8 +138,9 @@ def _people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Spli
     joints = clip.joints3d
     if options.mocap is not None and options.mocap_share > 0:
         captured = sample_mocap(
-            draws, load_mocap(options.mocap, split), num_frames, options.fps, clip.bone_lengths
-        )
+            draws, load_mocap(options.mocap, "held_out" if split == "held_out" else "train"),
+            num_frames, options.fps, clip.bone_lengths,
+        )  # fmt: skip
         chosen = draws.uniform(1, 1, 1) < options.mocap_share
         joints = torch.where(chosen, captured, joints)
     radius, angle = draws.uniform().sqrt() * options.area, draws.uniform(high=2 * math.pi)

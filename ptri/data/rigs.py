@@ -138,6 +138,20 @@ def sample_rigs(
     return _permute_views(rig, order)
 
 
+def in_order(rig: Rig) -> Rig:
+    """A rig with its views counter-clockwise around the origin, from the widest gap on.
+
+    So the views of all rigs of a family come in one order, as cables plugged in alike.
+    """
+    R, t = rig.cameras.R, rig.cameras.t
+    centre = -(R.transpose(-1, -2) @ t.unsqueeze(-1)).squeeze(-1)
+    angle, order = torch.atan2(centre[..., 1], centre[..., 0]).sort(dim=1)  # (B, V)
+    gap = (angle - angle.roll(1, dims=1)) % (2 * math.pi)  # before each view
+    start = gap.argmax(dim=1, keepdim=True)
+    turn = (torch.arange(angle.shape[1]) + start) % angle.shape[1]
+    return _permute_views(rig, order.gather(1, turn))
+
+
 def look_at(centre: Tensor, target: Tensor, roll: Tensor) -> Tensor:
     """World-to-camera rotations (..., 3, 3) of cameras that look at a point.
 

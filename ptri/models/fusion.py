@@ -26,8 +26,21 @@ PRIOR_SIGMA = 2000.0  # mm, keeps joints that fewer than two views see finite
 WIDTHS = (16.0, 8.0, 5.0, 3.0, 3.0)  # standard deviations, of the weights of each round
 
 
+def body_keypoints(keypoints: Keypoints) -> Keypoints:
+    """The first 17 joints, Human3.6M's, of keypoints (N, V, J >= 17, ...)."""
+    return Keypoints(
+        keypoints.xy[..., :NUM_JOINTS, :],
+        keypoints.covariance[..., :NUM_JOINTS, :, :],
+        keypoints.confidence[..., :NUM_JOINTS],
+    )
+
+
 def robust_joints(
-    keypoints: Keypoints, K: Tensor, R: Tensor, t: Tensor
+    keypoints: Keypoints,
+    K: Tensor,
+    R: Tensor,
+    t: Tensor,
+    widths: tuple[float, ...] = WIDTHS,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Iteratively reweighted triangulation under each camera sample, differentiable.
 
@@ -35,6 +48,7 @@ def robust_joints(
 
     Args:
         keypoints: (N, V, J, ...); K: (N, V, 3, 3); R, t: (M, N, V, ...).
+        widths: of the rounds, standard deviations; infinity weighs by confidence alone.
 
     Returns:
         Joints (M, N, J, 3) mm, covariances (M, N, J, 3, 3) mm^2, weights (M, N, V, J) and
@@ -54,7 +68,7 @@ def robust_joints(
     # The middle of the rays' closest points serves where a joint has too few of them.
     prior = None
     flat_R, flat_t = R.reshape(1, M * N, V, 3, 3), t.reshape(1, M * N, V, 3)
-    for width in (*WIDTHS, None):
+    for width in (*widths, None):
         scaled = information * (weight / depth.square())[..., None, None]
         moments = ray_moments(rays.expand(M, *rays.shape), scaled)  # (M, N, V, J, 6)
         moments = moments.transpose(2, 3).reshape(M * N, J, V, 6)
@@ -92,6 +106,28 @@ def body_frame(joints: Tensor) -> Tensor:
     return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-2)
 
 
+def about_root(covariance: Tensor) -> Tensor:
+    """Covariances (..., J, 3, 3) of joints that err independently, less the root; its own stays."""
+    others = torch.arange(NUM_JOINTS, device=covariance.device) != H36M17.root
+    root = covariance[..., H36M17.root, None, :, :]
+    return covariance + others[:, None, None] * root
+
+
+def mixture(joints: Tensor, covariance: Tensor, log_weights: Tensor) -> Prediction:
+    """Joints over weighted camera samples: their mean; covariance within plus between samples.
+
+    Args:
+        joints: (M, N, J, 3) mm. covariance: (M, N, J, 3, 3) mm^2 of the root-relative joints.
+        log_weights: (M, N), normalised over M.
+    """
+    share = log_weights.exp()
+    mean = torch.einsum("mn,mnjc->njc", share, joints)
+    relative = joints - joints[..., H36M17.root, None, :]
+    deviation = relative - torch.einsum("mn,mnjc->njc", share, relative)
+    spread = torch.einsum("mn,mnja,mnjb->njab", share, deviation, deviation)
+    return Prediction(mean, torch.einsum("mn,mnjab->njab", share, covariance) + spread)
+
+
 class _Layer(nn.Module):
     """Self-attention over the views of each joint, then over the joints of each view."""
 
@@ -111,6 +147,8 @@ class _Layer(nn.Module):
 
 class FusionTransformer(nn.Module):
     """Metric joints with covariance from keypoints and weighted camera samples."""
+
+    uses_cameras = True
 
     def __init__(
         self, width: int = 96, num_layers: int = 3, num_heads: int = 4, num_features: int = 64
@@ -145,11 +183,7 @@ class FusionTransformer(nn.Module):
             Joints (N, 17, 3) mm, reference frame, and covariances (N, 17, 3, 3) mm^2 of the
             root-relative joints (the root's own is of its correction).
         """
-        keypoints = Keypoints(
-            keypoints.xy[..., :NUM_JOINTS, :],
-            keypoints.covariance[..., :NUM_JOINTS, :, :],
-            keypoints.confidence[..., :NUM_JOINTS],
-        )
+        keypoints = body_keypoints(keypoints)
         points, covariance, weight, residual = robust_joints(keypoints, K, R, t)
         M, N, V, J = weight.shape
         root = points[..., H36M17.root, None, :]
@@ -172,15 +206,9 @@ class FusionTransformer(nn.Module):
         sigma = variance.clamp(5.0**2, LENGTH**2).sqrt()
         correction = sigma.unsqueeze(-1) * result[..., :3]
         joints = points + correction @ frame
-        chol = _cholesky(result[..., 3:]) * sigma[..., None, None]
+        chol = cholesky(result[..., 3:]) * sigma[..., None, None]
         chol = frame.mT.unsqueeze(2) @ chol  # body to reference frame
-        own = chol @ chol.mT
-        share = log_weights.exp()
-        mean = torch.einsum("mn,mnjc->njc", share, joints)
-        relative = joints - joints[..., H36M17.root, None, :]
-        deviation = relative - torch.einsum("mn,mnjc->njc", share, relative)
-        spread = torch.einsum("mn,mnja,mnjb->njab", share, deviation, deviation)
-        return Prediction(mean, torch.einsum("mn,mnjab->njab", share, own) + spread)
+        return mixture(joints, chol @ chol.mT, log_weights)
 
     def _tokens(self, keypoints, K, R, t, points, covariance, weight, residual, root, frame):
         """(M, N, V, J, F) inputs, lengths over ``LENGTH``, vectors in the body's frame."""
@@ -231,7 +259,7 @@ class FusionTransformer(nn.Module):
         )
 
 
-def _cholesky(values: Tensor) -> Tensor:
+def cholesky(values: Tensor) -> Tensor:
     """Lower triangular (..., 3, 3) with positive diagonal from six free numbers."""
     diagonal = nn.functional.softplus(values[..., :3] + 0.5) + 0.05  # of the triangulation's sigma
     a, b, c = values[..., 3:].unbind(-1)

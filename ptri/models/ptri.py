@@ -14,7 +14,7 @@ from ptri.geometry.bundle import Bundle, Observations
 from ptri.geometry.pooled_starts import pooled_starts
 from ptri.geometry.triangulation import ray_moments, triangulate
 from ptri.mending import mend
-from ptri.models.fusion import FusionTransformer
+from ptri.models.heads import make_head
 from ptri.models.heatmap import sample_features
 from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
 from ptri.models.network2d import Detection, Network2D
@@ -41,7 +41,7 @@ class Output(NamedTuple):
 
     keypoints: Keypoints  # (B, T, V, J, ...)
     detection: Detection | None  # of B T V images
-    lifted: Lifted  # (B, T, V, J, ...)
+    lifted: Lifted | None  # (B, T, V, J, ...)
     solution: RigSolution | None
     prediction: Prediction | None  # (B, T, J, ...)
 
@@ -59,9 +59,7 @@ class PoseModel(nn.Module):
         model = config.model
         self.network2d = Network2D(model) if with_images else None
         self.lifter = Lifter(model.lifter_width, model.lifter_blocks)
-        self.fusion = FusionTransformer(
-            model.fusion_width, model.fusion_layers, num_features=model.head_channels
-        )
+        self.fusion = make_head(model)  # a fusion transformer, or a head for ablation
         self.fusion_samples = model.fusion_samples
         options = config.posterior
         self.settings = Settings(
@@ -92,6 +90,7 @@ class PoseModel(nn.Module):
         seed: int = 0,
         settings: Settings | None = None,
         start: tuple[Cameras, Tensor] | None = None,
+        posterior: RigPosterior | None = None,
     ) -> Output:
         """One training step's forward pass, from images or from keypoints.
 
@@ -102,6 +101,7 @@ class PoseModel(nn.Module):
             lift_only: stop after the lifter.
             start: cameras (B, V, ...) and joints (B, T, 17, 3) mm to start from besides the
                 lifted ones: the truth, where the lifter is yet untrained.
+            posterior: solved before; to fuse under, without lifting.
         """
         detection, features = None, None
         if keypoints is None:
@@ -109,6 +109,9 @@ class PoseModel(nn.Module):
             shape = images.shape[:3]
             keypoints = Keypoints(*(v.unflatten(0, shape) for v in detection.keypoints))
             features = self.joint_features(detection).unflatten(0, shape)
+        if posterior is not None:
+            prediction = self.fuse(keypoints, K, posterior, features)
+            return Output(keypoints, detection, None, None, prediction)
         observed = Keypoints(*(value.detach().float() for value in keypoints))
         lifted = self.lifter(observed, K.float())
         if lift_only:

@@ -1,0 +1,225 @@
+"""The heads for ablation behind the fusion transformer's interface."""
+
+import pytest
+import torch
+from rigs_fixture import gaussian_scene
+from test_models3d import SMALL, fused, spoiled_scene
+
+from ptri import checkpoint, config, metrics
+from ptri.build import build_model
+from ptri.data.generated import generate_batch
+from ptri.errors import UserError
+from ptri.models.ptri import PoseModel
+from ptri.posterior import posterior_from_cameras
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints, RigPosterior
+from ptri.task3d import RigTask, generated_batch
+
+HEADS = ("fusion", "algebraic", "volumetric", "fixed_views_mlp")
+SIZES = ["model.volume_size=8", "model.volume_width=4", "model.fixed_width=16"]
+ROOT = H36M17.root
+
+
+def head_model(head, *overrides):
+    torch.manual_seed(0)
+    settings = [*SMALL, *SIZES, f"model.head={head}", *overrides]
+    return PoseModel(config.load(None, settings), with_images=False)
+
+
+def unlike_untrained(model):
+    """Gives every weight a value, so that no part of a head says nothing."""
+    torch.manual_seed(1)
+    for parameter in model.fusion.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def uncertain(scene, samples=3, spread=0.02, seed=0):
+    """A posterior of cameras that scatter around the true ones, of unequal weights."""
+    generator = torch.Generator().manual_seed(seed)
+    known = posterior_from_cameras(scene.cameras)
+    R, t = (value.expand(samples, *value.shape[1:]).clone() for value in known[:2])
+    t[:, :, 1:] += 1000 * spread * torch.randn(t[:, :, 1:].shape, generator=generator)
+    weights = torch.randn(samples, len(scene.K), generator=generator).log_softmax(0)
+    return RigPosterior(R, t, weights, known.ess, known.accepted, known.reason)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_has_the_same_interface(head):
+    model = unlike_untrained(head_model(head)).eval()
+    scene = spoiled_scene(frames=2)  # joints and views missing, xy NaN
+    features = torch.randn(3, 2, 4, 17, 64)
+    with torch.no_grad():
+        plain = model.fuse(scene.keypoints, scene.K, uncertain(scene))
+        featured = model.fuse(scene.keypoints, scene.K, uncertain(scene), features)
+        extra = Keypoints(*(torch.cat([v, v[:, :, :, :2]], 3) for v in scene.keypoints))
+        more = model.fuse(extra, scene.K, uncertain(scene))
+    assert plain.joints3d.shape == (3, 2, 17, 3) and plain.covariance.shape == (3, 2, 17, 3, 3)
+    for prediction in (plain, featured):
+        assert bool(torch.isfinite(prediction.joints3d).all())
+        others = [joint for joint in range(17) if joint != ROOT]
+        smallest = torch.linalg.eigvalsh(prediction.covariance[..., others, :, :].double()).min()
+        assert float(smallest) > 0
+    assert torch.equal(more.joints3d, plain.joints3d)  # joints beyond the 17 change nothing
+    assert not torch.equal(featured.joints3d, plain.joints3d)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_only_the_fixed_head_sees_the_order_of_views(head):
+    model = unlike_untrained(head_model(head)).eval()
+    scene = spoiled_scene()
+    with torch.no_grad():
+        first, other = (fused(model, scene, order) for order in ([0, 1, 2, 3], [0, 3, 1, 2]))
+    same = torch.allclose(first.joints3d, other.joints3d, atol=0.5)  # mm
+    assert same == (head != "fixed_views_mlp")
+    assert model.fusion.uses_cameras == (head != "fixed_views_mlp")
+
+
+@pytest.mark.parametrize("head", ("fusion", "algebraic", "volumetric"))
+def test_reference_view_is_any(head):
+    """With view 2 as the reference the joints are the same points in its frame."""
+    model = unlike_untrained(head_model(head)).eval()
+    scene = spoiled_scene()
+    order = [2, 0, 1, 3]
+    R2, t2 = scene.cameras.R[:, 2:3], scene.cameras.t[:, 2:3]
+    R = scene.cameras.R @ R2.mT
+    t = scene.cameras.t - (R @ t2.unsqueeze(-1)).squeeze(-1)
+    turned = scene._replace(cameras=type(scene.cameras)(scene.cameras.K, R, t))
+    with torch.no_grad():
+        first, other = fused(model, scene, [0, 1, 2, 3]), fused(model, turned, order)
+    moved = first.joints3d @ R2.mT + t2.unsqueeze(1)
+    assert torch.allclose(moved, other.joints3d, atol=1.0)  # mm
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_both_losses_reach_every_weight_and_the_keypoints(head):
+    model = unlike_untrained(head_model(head)).train()
+    scene = spoiled_scene()
+    values = [value.clone() for value in scene.keypoints]
+    keypoints = Keypoints(*values)
+    for value in (keypoints.xy, keypoints.confidence):
+        value.requires_grad_()
+    features = torch.randn(3, 1, 4, 17, 64)
+    prediction = model.fuse(keypoints, scene.K, uncertain(scene), features)
+    error = (prediction.joints3d - scene.joints3d).square().mean()
+    (error + prediction.covariance.square().mean().log()).backward()
+    for name, parameter in model.fusion.named_parameters():
+        assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+    seen = torch.isfinite(scene.keypoints.xy)
+    slope = keypoints.xy.grad[seen]
+    assert bool(torch.isfinite(slope).all()) and float(slope.abs().max()) > 0
+    assert bool(torch.isfinite(keypoints.confidence.grad).all())
+
+
+@pytest.mark.parametrize(("head", "limit"), [("algebraic", 12.0), ("volumetric", 80.0)])
+def test_untrained_heads_with_cameras_are_near_the_truth(head, limit):
+    # Measured 6 mm and, at 20 voxels a side (125 mm), 45 mm.
+    settings = [*SMALL, f"model.head={head}"]
+    torch.manual_seed(0)
+    model = PoseModel(config.load(None, settings), with_images=False).eval()
+    keypoints, K, cameras, joints = gaussian_scene(batch=4, noise=0.002, missing=0.0)
+    known = posterior_from_cameras(cameras)
+    with torch.no_grad():
+        found = model.fuse(keypoints, K, known).joints3d
+    assert float(metrics.mpjpe(found, joints.float(), ROOT).mean()) < limit
+    # The control: under cameras that are wrong it is not.
+    shift = torch.tensor([[0.0, 0, 0], [900, 0, 0], [0, 900, 0], [-900, 0, 0]])  # mm
+    wrong = known._replace(t=known.t + shift)
+    with torch.no_grad():
+        away = model.fuse(keypoints, K, wrong).joints3d
+    assert float(metrics.mpjpe(away, joints.float(), ROOT).mean()) > 2 * limit
+
+
+def test_uncertain_cameras_widen_the_covariance():
+    scene = spoiled_scene()
+    for head in ("fusion", "algebraic", "volumetric"):
+        model = head_model(head).eval()
+        with torch.no_grad():
+            narrow, wide = (
+                model.fuse(scene.keypoints, scene.K, uncertain(scene, 4, spread)).covariance
+                for spread in (0.0, 0.3)
+            )
+        sizes = [value[:, :, :ROOT].diagonal(dim1=-2, dim2=-1).sum() for value in (narrow, wide)]
+        assert sizes[1] > 1.2 * sizes[0], head
+
+
+def test_algebraic_weights_follow_what_the_detector_says():
+    model = unlike_untrained(head_model("algebraic")).eval()
+    scene = spoiled_scene()
+    frame = Keypoints(*(value[:, 0] for value in scene.keypoints))
+    with torch.no_grad():
+        weight = model.fusion.weights(frame, scene.K[:, 0], None)
+        doubted = model.fusion.weights(
+            frame._replace(covariance=9 * frame.covariance), scene.K[:, 0], None
+        )
+    seen = torch.isfinite(frame.xy).all(-1)
+    assert bool((weight[~seen] == 0).all()) and bool((weight[seen] > 0).all())
+    assert not torch.allclose(weight[seen], doubted[seen])
+
+
+def test_fixed_views_head_says_how_many_views_it_takes():
+    model = head_model("fixed_views_mlp", "model.fixed_views=3")
+    with pytest.raises(UserError, match=r"takes 3 views.*given 4.*data\.views"):
+        fused(model, spoiled_scene(), [0, 1, 2, 3])
+    assert fused(model, spoiled_scene(), [0, 1, 2]).joints3d.shape == (3, 1, 17, 3)
+
+
+def test_volumes_that_cannot_be_halved_are_refused():
+    with pytest.raises(UserError, match=r"model\.volume_size.*multiple of 2"):
+        head_model("volumetric", "model.volume_size=9")
+
+
+def test_weights_of_another_head_are_refused(tmp_path):
+    path = tmp_path / "algebraic.pt"
+    model = head_model("algebraic")
+    settings = config.load(None, [*SMALL, *SIZES, "model.head=algebraic"])
+    meta = {"model": config.to_dict(settings)["model"]}
+    checkpoint.save_weights(path, model.state_dict(), meta)
+    other = [*SMALL, *SIZES, f"init.checkpoint_3d={path}"]
+    with pytest.raises(UserError, match=r"holds the head algebraic.*asks for fusion"):
+        build_model(config.load(None, other), with_images=False)
+    same = build_model(config.load(None, [*other, "model.head=algebraic"]), with_images=False)
+    assert same.fusion.uses_cameras
+    # Files from before there was a choice hold the fusion.
+    shipped = "init.checkpoint_3d=checkpoints/ptri_3d.pt"
+    build_model(config.load(None, ["run.name=test", shipped]), with_images=False)
+    with pytest.raises(UserError, match=r"holds the head fusion.*train\.new_head=true"):
+        build_model(config.load(None, ["run.name=t", shipped, "model.head=volumetric"]), False)
+
+
+def test_a_new_head_keeps_the_lifter(tmp_path):
+    path = tmp_path / "old.pt"
+    old = head_model("fusion")
+    checkpoint.save_weights(path, old.state_dict(), {})
+    named = [*SMALL, *SIZES, "data.kind=generated", "model.head=fixed_views_mlp"]
+    named += ["train.new_head=true", "train.batch_size=4", "model.fixed_views=3"]
+    named += ["generated.min_views=3", "generated.max_views=3", f"init.checkpoint_3d={path}"]
+    task, settings = RigTask(), config.load(None, named)
+    model = task.build_model(settings).train()
+    for kept, own in zip(old.lifter.parameters(), model.lifter.parameters()):
+        assert torch.allclose(kept, own, atol=1e-3) and not own.requires_grad
+    # It looks at no cameras, so none are solved.
+    values = task.training_step(model, generated_batch(settings, 0, 1, 0, 1), 1)
+    values["loss"].mean().backward()
+    assert all(p.grad is not None for p in model.fusion.parameters())
+    both = config.load(None, [*named, "train.new_lifter=true"])
+    with pytest.raises(UserError, match=r"train\.new_lifter, train\.new_head"):
+        RigTask().build_model(both)
+    late = config.load(None, [*named, "train.lifter_epochs=1"])
+    with pytest.raises(UserError, match=r"train\.lifter_epochs"):
+        RigTask().build_model(late)
+
+
+def test_ordered_views_go_round_the_person():
+    settings = [*SMALL, "generated.families=[h36m_ring]", "generated.ordered_views=true"]
+    scene = generate_batch(config.load(None, settings), 0, 0, 20, 4)
+    R, t = scene.cameras.R, scene.cameras.t
+    centre = -(R.mT @ t.unsqueeze(-1)).squeeze(-1)  # in view 0's frame: x right, z forward
+    person = scene.joints3d[:, 0, ROOT]
+    away = centre - person.unsqueeze(1)
+    angle = torch.atan2(away[..., 2], away[..., 0])
+    turn = (angle[:, 1:] - angle[:, :-1]) % (2 * torch.pi)
+    assert float((turn.sum(1) < 2 * torch.pi).float().mean()) == 1.0  # one way, not back and forth
+    mixed = generate_batch(config.load(None, settings[:-1]), 0, 0, 20, 4)
+    assert not torch.equal(mixed.cameras.R, scene.cameras.R)

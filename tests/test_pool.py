@@ -1,0 +1,104 @@
+"""The pool of solved scenes: round trip, refusal, what training draws from it."""
+
+import pytest
+import torch
+from test_generated import leaves
+from test_models3d import SMALL
+
+from ptri import checkpoint, config, pool
+from ptri.errors import UserError
+from ptri.models.ptri import PoseModel
+from ptri.steps3d import generated_batch
+from ptri.task3d import RigTask
+
+POOLED = [
+    *SMALL, "data.kind=generated", "generated.min_views=2", "generated.max_views=3",
+    "generated.pool_scenes=12", "train.max_frames=2", "train.batch_size=4", "train.new_head=true",
+    "train.fusion_samples=2", "posterior.adjust_iterations=3", "posterior.num_modes=1",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lifter(tmp_path_factory):
+    """Weights with a lifter, for the pool to be solved with."""
+    path = tmp_path_factory.mktemp("lifter") / "old.pt"
+    torch.manual_seed(0)
+    model = PoseModel(config.load(None, SMALL), with_images=False)
+    checkpoint.save_weights(path, model.state_dict(), {})
+    return path
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("ptri.pool.CHUNK", 4)
+    monkeypatch.setattr("ptri.pool.POSTERIOR_SAMPLES", 16)
+    monkeypatch.setattr("ptri.pool.SAMPLES", 4)
+
+
+def settings(path, lifter, *more):
+    named = [f"generated.pool={path}", f"init.checkpoint_3d={lifter}"]
+    return config.load(None, [*POOLED, *named, *more])
+
+
+def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
+    path = tmp_path / "pools" / "pool.pt"
+    task, plan = RigTask(), settings(path, lifter)
+    model = task.build_model(plan).train()
+    made = task._pool
+    assert path.is_file() and not any(p.requires_grad for p in model.lifter.parameters())
+    assert sum(len(group.scene.K) for group in made.frames) == 12
+    assert [group.scene.K.shape[:3] for group in made.clips] == [(2, 2, 2)]
+    assert {group.R.shape[2] for group in made.frames} == {2, 3}
+
+    def never(*_):
+        raise AssertionError("solved again")
+
+    monkeypatch.setattr("ptri.pool._solve", never)
+    again = pool.open_pool(model, plan)
+    for a, b in zip(leaves(list(made)), leaves(list(again))):
+        assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9))
+    # What the content does not depend on may change; anything else is refused by name.
+    pool.open_pool(model, settings(path, lifter, "train.lr=0.1", "model.fusion_samples=2"))
+    for change in ("generated.noise=0.02", "posterior.df=5", "run.seed=3", "train.max_frames=4"):
+        with pytest.raises(UserError, match=rf"other settings: .*{change.partition('=')[0]}"):
+            pool.open_pool(model, settings(path, lifter, change))
+    model.lifter.requires_grad_(True)
+    with torch.no_grad():
+        next(model.lifter.parameters()).add_(0.1)
+    with pytest.raises(UserError, match="lifter"):
+        pool.open_pool(model, plan)
+
+
+def test_steps_draw_from_the_pool_in_turns(tmp_path, lifter):
+    task, plan = RigTask(), settings(tmp_path / "pool.pt", lifter)
+    model = task.build_model(plan).train()
+    batches = list(task.train_loader(plan, 0, 0, 1, 0))[:6]
+    assert [batch.posterior.R.shape[0] for batch in batches] == [2, 1, 2] * 2
+    assert [batch.scene.K.shape[1] for batch in batches] == [1, 1, 2] * 2
+    for batch in batches:
+        true = torch.equal(batch.posterior.t[0], batch.scene.cameras.t)
+        assert true == (len(batch.posterior.R) == 1)
+        assert torch.allclose(batch.posterior.log_weights.logsumexp(0), torch.zeros(1), atol=1e-6)
+    for a, b in zip(leaves(batches[3].scene), leaves(generated(plan, task, 3).scene)):
+        assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9))  # a step depends on its number only
+    parts = [generated(plan, task, 3, rank, 2).scene.joints3d for rank in range(2)]
+    assert torch.equal(torch.cat(parts), batches[3].scene.joints3d)
+    for step, batch in enumerate(batches[:3]):
+        values = task.training_step(model, batch, step)
+        assert "loss/lift" not in values and bool(torch.isfinite(values["loss"]).all())
+        model.zero_grad()
+        values["loss"].mean().backward()
+        assert float(model.fusion.ray.weight.grad.abs().sum()) > 0
+
+
+def generated(plan, task, step, rank=0, world=1):
+    return generated_batch(plan, 0, step, rank, world, task._pool)
+
+
+def test_a_pool_needs_a_lifter_and_is_a_file_of_its_kind(tmp_path, lifter):
+    bare = config.load(None, [*POOLED[:-4], f"generated.pool={tmp_path / 'pool.pt'}"])
+    bare = config.replace(bare, train__new_head=False)
+    with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
+        RigTask().build_model(bare)
+    with pytest.raises(UserError, match="not a ptri-pool"):
+        RigTask().build_model(settings(lifter, lifter))
