@@ -1,4 +1,4 @@
-"""Builds the 3D model from a configuration, with the weights that it names."""
+"""Builds models with their weights: as a configuration or as a file of weights says."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 from torch import nn
 
 from ptri import checkpoint
-from ptri.config import Config
+from ptri.config import Config, ModelConfig, from_dicts
 from ptri.errors import UserError
 from ptri.models.mobileone import fuse
+from ptri.models.network2d import Network2D
 from ptri.models.ptri import PoseModel
 
 _PREFIX_2D = "network2d."
@@ -93,3 +94,28 @@ def holds_2d(path: str | Path) -> bool:
 def for_inference(model: PoseModel) -> PoseModel:
     """A copy in evaluation mode with its convolutions fused; cannot be trained further."""
     return fuse(model)
+
+
+def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]:
+    """A 2D network as its file says that it was built, and the image size it was trained at (px).
+
+    Args:
+        path: shipped weights or a checkpoint.
+        changes: other settings of the section ``model``.
+
+    Raises:
+        UserError: no such file, not a 2D network's, or one that does not say how it was built.
+    """
+    weights, meta = checkpoint.load_weights(path)
+    made = meta.get("config") or meta
+    size = made.get("data", {}).get("image_size") or meta.get("image_size")
+    if "model" not in made or size is None:
+        raise UserError(f"{path}: does not say how it was built (model, image_size)")
+    # Settings that other versions had do not matter to the 2D network.
+    model = {**made["model"], "pretrained": False, **changes}
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    model = {key: value for key, value in model.items() if key in known}
+    config = from_dicts([(f"{path}: ", {"run": {"name": "read"}, "model": model})])
+    network = Network2D(config.model)
+    checkpoint.load_state(network, weights, path)
+    return network, int(size)

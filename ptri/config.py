@@ -37,9 +37,10 @@ class RunConfig(_Section):
 
 @dataclass(frozen=True)
 class DataConfig(_Section):
-    kind: Literal["h36m", "generated", "recording", "videos", "rendered", "shards"] = "h36m"
-    # samples are images, generated people, keypoint files of a recording, its videos by our 2D
-    # network, or for the 2D network images made on the fly (section render) or read from shards
+    kind: Literal["h36m", "generated", "recording", "videos", "rendered", "shards"] = (
+        "h36m"  # samples are images, generated people, keypoint files of a recording, its videos
+        # by our 2D network, or for the 2D network images made on the fly (section render) or shards
+    )
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of a recording
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training

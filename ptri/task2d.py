@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ptri import checkpoint, losses, visualize
 from ptri.allocation import keep_freed_memory
+from ptri.build import read_network2d
 from ptri.config import Config, replace
 from ptri.data.h36m import open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader
@@ -23,7 +24,7 @@ from ptri.metrics2d import joint_metrics, mirrored
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.imitation import Imitation
 from ptri.models.mobileone import STRIDES, fuse
-from ptri.models.network2d import Detection, Network2D, read_network2d
+from ptri.models.network2d import Detection, Network2D
 from ptri.models.orientation import Orientation
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, to_device

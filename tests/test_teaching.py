@@ -6,12 +6,13 @@ from h36m_fixture import make_tiny_h36m
 from torch import nn
 
 from ptri import checkpoint, config, engine
+from ptri.build import read_network2d
 from ptri.config import ModelConfig
 from ptri.errors import UserError
 from ptri.models import mobileone
 from ptri.models.imitation import Imitation
 from ptri.models.mobileone import Backbone
-from ptri.models.network2d import Network2D, read_network2d
+from ptri.models.network2d import Network2D
 from ptri.models.orientation import Orientation, trunk_frame
 from ptri.skeleton import H36M17
 from ptri.task2d import HeatmapTask

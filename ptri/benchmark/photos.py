@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ptri.build import read_network2d
 from ptri.data import transforms
 from ptri.errors import UserError
 from ptri.models.mobileone import fuse
-from ptri.models.network2d import Network2D, read_network2d
+from ptri.models.network2d import Network2D
 from ptri.skeleton import COCO17, H36M17
 
 # COCO joints that our 17 have as well; H36M's "foot" is the ankle. Its "nose" lies inside the head

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ptri import checkpoint
-from ptri.config import ModelConfig, from_dicts
+from ptri.config import ModelConfig
 from ptri.errors import UserError
 from ptri.models.heatmap import (
     STRIDE,
@@ -89,28 +86,3 @@ class Network2D(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         maps = self.backbone(images)
         return *self.head(maps), maps
-
-
-def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]:
-    """A 2D network as its file says that it was built, and the image size it was trained at (px).
-
-    Args:
-        path: shipped weights or a checkpoint.
-        changes: other settings of the section ``model``.
-
-    Raises:
-        UserError: no such file, not a 2D network's, or one that does not say how it was built.
-    """
-    weights, meta = checkpoint.load_weights(path)
-    made = meta.get("config") or meta
-    size = made.get("data", {}).get("image_size") or meta.get("image_size")
-    if "model" not in made or size is None:
-        raise UserError(f"{path}: does not say how it was built (model, image_size)")
-    # Settings that other versions had do not matter to the 2D network.
-    model = {**made["model"], "pretrained": False, **changes}
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    model = {key: value for key, value in model.items() if key in known}
-    config = from_dicts([(f"{path}: ", {"run": {"name": "read"}, "model": model})])
-    network = Network2D(config.model)
-    checkpoint.load_state(network, weights, path)
-    return network, int(size)
