@@ -17,6 +17,7 @@ from ptri.build import read_network2d
 from ptri.config import Config, replace
 from ptri.data.h36m import open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader
+from ptri.data.mixture import Mixture
 from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.metrics import mahalanobis_square
@@ -184,14 +185,26 @@ class HeatmapTask:
 
 
 def _open_data(config: Config, split: str) -> Dataset:
-    """Single views of a split, from images, from shards or rendered on the fly."""
+    """Single views of a split, from images, from shards or rendered on the fly.
+
+    Raises:
+        UserError: no such data; ``data.more_roots`` with data that is not on the disk.
+    """
+    if config.data.more_roots and config.data.kind != "h36m":
+        raise UserError(f"data.more_roots: needs data.kind h36m, not {config.data.kind}")
     if config.data.kind == "rendered":
         from ptri.render.stream import Rendered
 
         return Rendered(config, split)
     if config.data.kind == "shards":
         return Shards(config, split)
-    return open_split(config, split, single_view=True)
+    if split == "test" or not config.data.more_roots:
+        return open_split(config, split, single_view=True)
+    parts = [
+        replace(config, data__root=root, run__seed=config.run.seed + number)
+        for number, root in enumerate([config.data.root, *config.data.more_roots])
+    ]
+    return Mixture([open_split(part, split, single_view=True) for part in parts])
 
 
 def image_size(config: Config, epoch: int) -> int:

@@ -15,6 +15,7 @@ from ptri.data import h36m_index, transforms
 from ptri.data.h36m import H36M, SampleKey, open_split
 from ptri.data.h36m_index import build_index
 from ptri.data.labels import NPY_NAME, write_npy
+from ptri.data.mixture import Mixture
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.skeleton import H36M17
@@ -381,3 +382,20 @@ def test_real_cameras_reproject_exactly(tmp_path):
     assert _hits(sample) > 0.7
     assert sample.visible.all()
     assert transforms.reduction_for(700, 256) == 2
+
+
+def test_mixture_holds_every_part_once(tiny):
+    root, _ = tiny
+    config = configuration.Config(
+        run=configuration.RunConfig(name="mixture"), data=_data(root), augment=PLAIN
+    )
+    part = open_split(config, "train", single_view=True)
+    mixture = Mixture([part, part])
+    assert len(mixture) == 2 * len(part) == len(mixture.num_views)
+    for index in (0, len(part) - 1):
+        expected = part[SampleKey(index, 1)]
+        for key in (SampleKey(index, 1), SampleKey(index + len(part), 1)):
+            torch.testing.assert_close(mixture[key].images, expected.images)
+            torch.testing.assert_close(mixture[key].joints2d, expected.joints2d)
+    with pytest.raises(IndexError):
+        mixture[len(mixture)]
