@@ -109,6 +109,7 @@ class GeneratedConfig(_Section):
     fps: float = _number(10.0, above=0)  # frames per second of a clip
     area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
     bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
+    children: float = _number(0.0, 0, 1)  # share of people who are 4 to 14 years old
     independent: bool = False  # exact Gaussian noise of the stated covariance, nothing else wrong
     truncate: bool = True  # joints outside the image are missing
     noise: float = _number(0.007, 0)  # of the person: standard deviation of an average joint
@@ -187,6 +188,8 @@ class PosteriorConfig(_Section):
         default_factory=list
     )  # drawn over true length of each bone, see scripts/measure_bones.py; []: as in the prior
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
+    bone_spread: float = _number(0.0, 0, 1)  # relative, bones beyond the body statistics
+    children: float = _number(0.0, 0, 1)  # how likely the person is a child of 4 to 14 years
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
 
     def __post_init__(self) -> None:

@@ -53,6 +53,7 @@ class RigFilter:
         num_samples: int = 512,
         num_iterations: int = 4,
         scale: Mapping[str, object] | None = None,
+        children: float = 0.0,
         seed: int = 0,
         device: torch.device | str | None = None,
         max_frames: int = 50,
@@ -62,7 +63,7 @@ class RigFilter:
         Args:
             K: (V, 3, 3) px.
             max_frames: frames kept; memory and the longest update grow with it.
-            skeleton, num_samples, num_iterations, scale, seed, device, model: as in
+            skeleton, num_samples, num_iterations, scale, children, seed, device, model: as in
                 `ptri.estimate_rig`.
 
         Raises:
@@ -71,7 +72,7 @@ class RigFilter:
         numbers = check_numbers(num_samples, num_iterations, max_frames, seed)
         self._num_samples, self._num_iterations, self._max_frames, self._seed = numbers
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
-        self._model = model
+        self._model, self._children = model, children
         self._settings = None
         self._known = None
         self._kept: Keypoints | None = None  # (N, V, J, ...) the frames that say most
@@ -115,7 +116,7 @@ class RigFilter:
         given = check_input(xy, self._K, confidence, covariance, self._skeleton, self._device)
         if self._settings is None:
             self._known = known_length(self._scale, len(given.K))
-            self._model = find_model(self._model, given.K.device)
+            self._model = find_model(self._model, given.K.device, self._children)
             self._settings = self._model.settings._replace(
                 num_samples=self._num_samples, num_iterations=self._num_iterations
             )

@@ -8,6 +8,7 @@ python scripts/benchmark.py speed2d                       # its time and multipl
 python scripts/benchmark.py render                        # images per second and core
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py ablations                     # trains all heads before that
+python scripts/benchmark.py scale                         # what proportions tell of a person's size
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ptri.benchmark import (
     command_photos,
     command_render,
     command_rig,
+    command_scale,
     command_speed,
     command_speed2d,
     command_unseen_rigs,
@@ -34,6 +36,7 @@ COMMANDS = {
     "render": command_render,
     "unseen-rigs": command_unseen_rigs,
     "ablations": command_ablations,
+    "scale": command_scale,
 }
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ptri.benchmark.command_scale import size_error
 from ptri.data.articulation import (
     ANGLES,
     LIMITS,
@@ -112,6 +113,24 @@ def test_bones_have_the_requested_lengths():
     clips = sample_clips(draws(20), 3, 10.0, bone_spread=0.1)
     expected = clips.bone_lengths.unsqueeze(1).expand(-1, 3, -1)
     assert torch.allclose(bone_lengths(clips.joints3d), expected, atol=0.05)
+
+
+def test_children_are_drawn_and_their_proportions_tell_their_size():
+    num = 3000
+    logs = sample_bone_lengths(draws(num), children=0.25).log().double()
+    law = load_body_prior(children=0.25)
+    std = law.covariance.diagonal().sqrt()
+    assert ((logs.mean(0) - law.mean) / (std / num**0.5)).abs().max() < 4
+    assert torch.allclose(torch.cov(logs.T), law.covariance, atol=2.5e-3)
+    assert (load_body_prior(children=1.0).mean.exp() / load_body_prior().mean.exp() > 0.35).all()
+    # Of unknown scale: adults and children lie on one line of size against proportions, nearly.
+    child = sample_bone_lengths(draws(500), children=1.0).log().double()
+    adult, mixed = (size_error(child, load_body_prior(children=c)) for c in (0.0, 0.25))
+    assert adult.mean() > 0.08
+    assert mixed.square().mean() < 0.15 * adult.square().mean()
+    # Another unit changes the estimate by that unit.
+    shifted = size_error(child + 0.3, load_body_prior(children=0.25))
+    torch.testing.assert_close(shifted, mixed - 0.3)
 
 
 def test_sampled_bodies_follow_the_statistics():

@@ -10,7 +10,10 @@ from recording_fixture import detector_joints
 from rig_scenes import deviation, is_lawful, rotation_error_deg, scene
 
 import ptri
+from ptri import config as configuration
 from ptri import posterior
+from ptri.data.generated import generate_batch
+from ptri.geometry.body import bone_vectors, load_body_prior
 from ptri.geometry.cameras import normalised_to_pixel, to_reference
 from ptri.geometry.rotations import so3_exp
 from ptri.rig import find_model
@@ -313,11 +316,32 @@ def test_the_model_is_loaded_once_and_can_be_given(ring, plain, tmp_path):
     assert other.R.equal(plain.R)
     with pytest.raises(ValueError, match=r"nowhere\.pt: no such checkpoint"):
         estimate(ring, model=tmp_path / "nowhere.pt")
-    with pytest.raises(ValueError, match="expected a PoseModel"):
-        estimate(ring, model=3)
-    training = torch.nn.Linear(1, 1)
-    with pytest.raises(ValueError, match="eval"):
-        estimate(ring, model=training)
+    with pytest.raises(ValueError, match=r"children: 0\.5, but the model was built with .* 0"):
+        estimate(ring, model=model, children=0.5)
+    with pytest.raises(ValueError, match=r"children: 2.*expected a chance from 0 to 1"):
+        estimate(ring, children=2)
+
+
+def test_a_child_is_smaller_when_children_are_expected(ring):
+    """A ring seen by a person of a child's proportions, of unknown size."""
+    options = ["run.name=child", "generated.children=1", "generated.families=[ring]"]
+    options += ["generated.bone_spread=0", "generated.definition_mm=0"]
+    scene = generate_batch(configuration.load(None, options), 5, 0, 3, 4, 6)
+    size = torch.zeros(2, 3)  # estimated over true, of three children
+    for row, children in enumerate((0.0, 1.0)):
+        for i in range(3):
+            xy, covariance, confidence = (value[i] for value in scene.keypoints)
+            found = ptri.estimate_rig(
+                xy, scene.K[i, 0], confidence, covariance,
+                num_samples=64, num_iterations=1, children=children,
+            )  # fmt: skip
+            bones = [
+                bone_vectors(joints.double(), load_body_prior())[0].mean()
+                for joints in (found.joints3d, scene.joints3d[i])
+            ]
+            size[row, i] = bones[0] / bones[1]
+    assert (size[0] > 1.08).all()
+    assert abs(size[1].mean() - 1) < 0.5 * (size[0].mean() - 1)
 
 
 def test_importing_ptri_is_light():

@@ -52,24 +52,32 @@ class Clip(NamedTuple):
 
 
 @functools.cache
-def _log_length_law() -> tuple[Tensor, Tensor]:
+def _log_length_law(children: float = 0.0) -> tuple[Tensor, Tensor]:
     """Mean (16,) log mm and a square root (16, 16) of the covariance of the log bone lengths."""
-    prior = load_body_prior()
+    prior = load_body_prior(children=children)
     return prior.mean.float(), torch.linalg.cholesky(prior.covariance).float()
 
 
-def sample_bone_lengths(draws: Draws, spread: float = 0.0) -> Tensor:
-    """Bone lengths (B, 16) mm of adults, in the order of `H36M17.bones`.
+def sample_bone_lengths(draws: Draws, spread: float = 0.0, children: float = 0.0) -> Tensor:
+    """Bone lengths (B, 16) mm, in the order of `H36M17.bones`.
 
     Args:
         spread: further relative standard deviation of each bone, the same left and right, because
             data sets put their joints elsewhere.
+        children: share of people who are 4 to 14 years old.
     """
     mean, factor = _log_length_law()
     own = draws.normal(len(mean))
+    if children > 0:
+        young = draws.uniform(1) < children
+        small, small_factor = _log_length_law(1.0)
+        mean = torch.where(young, small, mean)
+        own = torch.where(young, own @ small_factor.T, own @ factor.T)
+    else:
+        own = own @ factor.T
     pair = torch.tensor([min(child, H36M17.flip[child]) for child, _ in H36M17.bones])
     extra = draws.normal(len(H36M17.joints))[:, pair]
-    return torch.exp(mean + own @ factor.T + spread * extra)
+    return torch.exp(mean + own + spread * extra)
 
 
 def sample_directions(draws: Draws) -> Tensor:
@@ -131,6 +139,7 @@ def sample_clips(
     fps: float,
     kinds: list[str] | tuple[str, ...] = KINDS,
     bone_spread: float = 0.0,
+    children: float = 0.0,
 ) -> Clip:
     """B people, each with a body and a motion of its own, centred above the world's origin.
 
@@ -138,9 +147,9 @@ def sample_clips(
         draws: B streams.
         num_frames: T. fps: frames per second.
         kinds: motions drawn with equal chance.
-        bone_spread: see `sample_bone_lengths`.
+        bone_spread, children: see `sample_bone_lengths`.
     """
-    lengths = sample_bone_lengths(draws, bone_spread)
+    lengths = sample_bone_lengths(draws, bone_spread, children)
     directions = sample_directions(draws)
     kind = kind_indices(kinds)[draws.choice(len(kinds))]
     joints = _sample_motions(draws, kind, num_frames, fps, lengths, directions)[3]

@@ -133,8 +133,9 @@ def seen_by(
 def people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:
     """Moving people (B, T, 17, 3) mm, world, within the area."""
     clip = sample_clips(
-        draws, num_frames, options.fps, options.motions or KINDS, options.bone_spread
-    )
+        draws, num_frames, options.fps, options.motions or KINDS, options.bone_spread,
+        options.children,
+    )  # fmt: skip
     joints = clip.joints3d
     if options.mocap is not None and options.mocap_share > 0:
         captured = sample_mocap(

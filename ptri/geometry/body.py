@@ -7,6 +7,7 @@ equal rows for a bone and its mirror image.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -38,6 +39,20 @@ class BodyPrior(NamedTuple):
         )
 
 
+@functools.cache
+def length_laws() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Mean (16,) log mm and covariance (16, 16) of log bone lengths: of adults, of children."""
+    text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
+    statistics = json.loads(text)
+
+    def law(part: dict) -> tuple[Tensor, Tensor]:
+        names = "mean_log_length", "covariance_log_length"
+        mean, covariance = (torch.tensor(part[name], dtype=torch.float64) for name in names)
+        return mean, covariance
+
+    return law(statistics), law(statistics["children"])
+
+
 def load_body_prior(
     num_joints: int = len(H36M17.joints),
     slack: float = 0.03,
@@ -45,6 +60,7 @@ def load_body_prior(
     log_scale: float = 0.0,
     spread: float = 0.0,
     ratio: Sequence[float] = (),
+    children: float = 0.0,
 ) -> BodyPrior:
     """The prior over the 17 Human3.6M joints, learned from generated phenotypes.
 
@@ -57,18 +73,21 @@ def load_body_prior(
         log_scale: shift of every log length, for a subject of known height.
         spread: relative standard deviation of bones beyond the statistics, left and right alike.
         ratio: length of each bone as a detector draws it over the prior's; empty: 1.
+        children: how likely somebody is a child (4 to 14 years). The law is the Gaussian with the
+            mean and covariance of adults and children so mixed: proportions then tell the size.
 
     Raises:
         UserError: ``ratio`` is not one positive number a bone.
     """
     check_bone_ratio(ratio)
-    text = resources.files("ptri").joinpath("data/body_statistics.json").read_text()
-    statistics = json.loads(text)
     child, parent = zip(*H36M17.bones)
-    mean = torch.tensor(statistics["mean_log_length"], dtype=torch.float64) + log_scale
+    (mean, covariance), (young, young_covariance) = length_laws()
+    step = young - mean
+    covariance = torch.lerp(covariance, young_covariance, children)
+    covariance = covariance + children * (1 - children) * step[:, None] * step
+    mean = mean + children * step + log_scale
     if ratio:
         mean = mean + torch.tensor(list(ratio), dtype=torch.float64).log()
-    covariance = torch.tensor(statistics["covariance_log_length"], dtype=torch.float64)
     # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;
     # 1 % of each bone's length is individual.
     own = torch.eye(len(child), dtype=torch.float64)

@@ -69,6 +69,7 @@ class PoseModel(nn.Module):
         )  # fmt: skip
         self.num_random_starts = options.random_starts
         self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
+        self.bone_spread, self.children_share = options.bone_spread, options.children
         self.bone_ratio = tuple(options.bone_ratio)
 
     def train(self, mode: bool = True) -> PoseModel:
@@ -248,7 +249,13 @@ class PoseModel(nn.Module):
         """
         slack = self.bone_slack * num_frames**SLACK_GROWTH
         prior = load_body_prior(
-            num_joints, slack, self.bone_definition, log_scale, ratio=self.bone_ratio
+            num_joints,
+            slack,
+            self.bone_definition,
+            log_scale,
+            self.bone_spread,
+            self.bone_ratio,
+            self.children_share,
         )
         return prior.to(like.device, like.dtype)
 

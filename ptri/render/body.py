@@ -48,6 +48,10 @@ SAMPLING_RULE = (
     "uniform 0.62-0.95 (young adult to old); muscle 0.3-0.8, weight 0.25-0.8, proportions 0.2-1, "
     "cup size and firmness 0.2-0.8 uniform; origins Dirichlet(0.6)"
 )
+CHILDREN_RULE = (
+    "as adults, but Anny's age = 0.3 + 0.32 a and stature = 1.05 + 0.55 a +- 0.075 m, a and the "
+    "deviation uniform"
+)
 
 # Joint -> (bone whose head it is, bone it moves with)
 _JOINT_BONES = {
@@ -248,32 +252,58 @@ def rest_joints(model: BodyModel, vertices: np.ndarray, bone_heads: np.ndarray) 
     return np.stack([joints[name] for name in H36M17.joints])
 
 
-def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> dict:
-    """Mean and covariance of log bone lengths (log mm) over adults, and of the stature.
+def grow_down(phenotypes: dict[str, np.ndarray], age: np.ndarray, size: np.ndarray) -> None:
+    """Turns adults into children of about 4 to 14 years, in place, by `CHILDREN_RULE`.
 
     Args:
-        num_bodies: people drawn.
+        phenotypes: as `sample_phenotypes` returns them.
+        age, size: (num,) in [0, 1], how far grown and how tall for that.
+    """
+    phenotypes["age"] = 0.3 + 0.32 * age  # Anny's ages: 1/3 child, 2/3 young adult
+    phenotypes["stature"] = 1.05 + 0.55 * age + 0.15 * (size - 0.5)
+
+
+def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> dict:
+    """Mean and covariance of log bone lengths (log mm) and of the stature, adults and children.
+
+    Args:
+        num_bodies: adults drawn, and children.
         seed: of the draw.
         batch: people built at once.
 
     Returns:
-        A JSON-ready dict; bones in the order of `H36M17.bones`.
+        A JSON-ready dict of the adults, with one of the children in it; bones in the order of
+        `H36M17.bones`.
     """
-    model, rng = load_body_model(), np.random.default_rng(seed)
-    lengths, stature = [], []
-    for first in range(0, num_bodies, batch):
-        shapes = build_shapes(model, sample_phenotypes(min(batch, num_bodies - first), rng))
-        joints = np.stack([shape.joints for shape in shapes])
-        child, parent = np.array(H36M17.bones).T
-        lengths.append(1000 * np.linalg.norm(joints[:, child] - joints[:, parent], axis=-1))
-        stature += [1000 * shape.stature for shape in shapes]
-    log_lengths = np.log(np.concatenate(lengths))
     names = [f"{H36M17.joints[c]}-{H36M17.joints[p]}" for c, p in H36M17.bones]
+    rng = np.random.default_rng(seed)
+    adults, children = (_statistics(num_bodies, rng, batch, young) for young in (False, True))
+    drawn = f"{num_bodies} bodies, seed {seed}; sampling:"
     return {
-        "source": f"Anny adults, {num_bodies} bodies, seed {seed}; sampling: {SAMPLING_RULE}",
+        "source": f"Anny adults, {drawn} {SAMPLING_RULE}",
         "command": "scripts/render_people.py --body-statistics",
         "joint_definition": "ptri/render/body.py",
         "bones": names,
+        **adults,
+        "children": {"source": f"Anny children, {drawn} {CHILDREN_RULE}", **children},
+    }
+
+
+def _statistics(num_bodies: int, rng: np.random.Generator, batch: int, young: bool) -> dict:
+    model = load_body_model()
+    child, parent = np.array(H36M17.bones).T
+    lengths, stature = [], []
+    for first in range(0, num_bodies, batch):
+        num = min(batch, num_bodies - first)
+        phenotypes = sample_phenotypes(num, rng)
+        if young:
+            grow_down(phenotypes, rng.random(num), rng.random(num))
+        shapes = build_shapes(model, phenotypes)
+        joints = np.stack([shape.joints for shape in shapes])
+        lengths.append(1000 * np.linalg.norm(joints[:, child] - joints[:, parent], axis=-1))
+        stature += [1000 * shape.stature for shape in shapes]
+    log_lengths = np.log(np.concatenate(lengths))
+    return {
         "mean_log_length": np.round(log_lengths.mean(0), 6).tolist(),
         "covariance_log_length": np.round(np.cov(log_lengths.T), 8).tolist(),
         "mean_length_mm": np.round(np.exp(log_lengths).mean(0), 2).tolist(),

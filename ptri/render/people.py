@@ -18,7 +18,13 @@ from ptri.data.draws import Draws
 from ptri.data.rigs import family_indices, sample_rigs
 from ptri.render import backdrops, sensor, truth
 from ptri.render import scene as scenes
-from ptri.render.body import BodyShape, build_shapes, load_body_model, sample_phenotypes
+from ptri.render.body import (
+    BodyShape,
+    build_shapes,
+    grow_down,
+    load_body_model,
+    sample_phenotypes,
+)
 from ptri.render.cameras import Camera
 from ptri.render.garment_files import open_folder
 from ptri.render.gl import Renderer
@@ -95,9 +101,8 @@ def sample_anybody(rng: np.random.Generator, config: RenderConfig) -> Person:
     """
     phenotypes = {k: v[:1] for k, v in sample_phenotypes(2, rng).items()}
     young, age, size = rng.random() < config.children, rng.random(), rng.random()
-    if young:  # Anny's ages: 1/3 child, 2/3 young adult
-        phenotypes["age"] = np.array([0.3 + 0.32 * age])
-        phenotypes["stature"] = np.array([1.05 + 0.55 * age + 0.15 * (size - 0.5)])
+    if young:
+        grow_down(phenotypes, np.array([age]), np.array([size]))
     return _dressed(rng, phenotypes, config.faces, config.garments, config.garment_share)
 
 
