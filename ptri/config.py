@@ -42,6 +42,7 @@ class DataConfig(_Section):
         # by our 2D network, or for the 2D network images made on the fly (section render) or shards
     )
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of a recording
+    test_root: str | None = None  # folder of the test subjects; null: root
     more_roots: list[str] = field(default_factory=list)  # train2d.py also trains on these
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training

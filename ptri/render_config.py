@@ -27,6 +27,7 @@ class RenderConfig(Section):
     garments: str = ""  # folder of garments bound to MakeHuman's base mesh; "": procedural only
     garment_share: float = number(0.7, 0, 1)  # of the people who wear them; the others wear
     # procedural clothes
+    clothed: float = number(1.0, 0, 1)  # share of people in clothes; the others in tight shorts
     # Poses
     motions: list[str] = field(default_factory=list)  # kinds, see ptri/data/motions.py; []: all,
     # in the proportions of ptri/render/poses.py

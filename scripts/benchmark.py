@@ -8,6 +8,7 @@ python scripts/benchmark.py speed2d                       # its time and multipl
 python scripts/benchmark.py render                        # images per second and core
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py ablations                     # trains all heads before that
+python scripts/benchmark.py factors PATH/persons.json     # what the renderer's factors buy (hours)
 python scripts/benchmark.py scale                         # what proportions tell of a person's size
 """
 
@@ -18,6 +19,7 @@ import sys
 
 from ptri.benchmark import (
     command_ablations,
+    command_factors,
     command_photos,
     command_render,
     command_rig,
@@ -37,6 +39,7 @@ COMMANDS = {
     "unseen-rigs": command_unseen_rigs,
     "ablations": command_ablations,
     "scale": command_scale,
+    "factors": command_factors,
 }
 
 

@@ -399,3 +399,16 @@ def test_mixture_holds_every_part_once(tiny):
             torch.testing.assert_close(mixture[key].joints2d, expected.joints2d)
     with pytest.raises(IndexError):
         mixture[len(mixture)]
+
+
+def test_test_subjects_may_lie_elsewhere(tiny, tmp_path):
+    root, _ = tiny
+    run = configuration.RunConfig(name="elsewhere")
+    data = _data(tmp_path / "nothing", test_root=str(root))
+    config = configuration.Config(run=run, data=data)
+    expected = open_split(configuration.Config(run=run, data=_data(root)), "test")
+    found = open_split(config, "test")
+    assert len(found) == len(expected)
+    torch.testing.assert_close(found[0].images, expected[0].images)
+    with pytest.raises(UserError, match="nothing"):
+        open_split(config, "train")

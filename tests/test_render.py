@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from scipy.spatial import cKDTree
 
 pytest.importorskip("anny")
 pytest.importorskip("moderngl")
@@ -208,6 +209,18 @@ def test_limbs_keep_their_lengths(person):
     np.testing.assert_allclose(lengths[:, rigid], np.tile(rest[rigid], (10, 1)), atol=0.01)
     # Joints with several bones between them: the trunk bends, the shoulder girdle lifts.
     assert np.abs(lengths / rest - 1).max() < 0.2
+
+
+def test_tight_clothes_follow_the_body():
+    """The drawn surface lies within 8 mm (a shoe sole) of the skin but for the hair."""
+    dressed = [sample_person(make_rng(n), FACES, clothed=clothed) for n in range(6)
+               for clothed in (0.0, 1.0)]  # fmt: skip
+    gaps = []
+    for person in dressed:
+        cloth = person.dressed.layers[:, :3].max(1) > 0
+        body = cKDTree(person.shape.vertices)
+        gaps.append(body.query(person.dressed.vertices[cloth])[0].max())
+    assert max(gaps[::2]) < 0.008 < np.median(gaps[1::2])
 
 
 def test_statures_are_reached_and_statistics_are_current():

@@ -37,6 +37,11 @@ def errors(crops: Crops, guess: Guess) -> np.ndarray:
     return np.where(crops.labelled, distance, np.nan)
 
 
+def right(crops: Crops, guess: Guess, level: float) -> np.ndarray:
+    """Joints (N, 12) within a share of the torso; False if not labelled."""
+    return errors(crops, guess) <= level * crops.torso[:, None]
+
+
 def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
     """All figures of a method; shares are 0 to 1 of labelled joints, hidden ones included.
 

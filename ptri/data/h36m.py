@@ -7,6 +7,7 @@ with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -49,9 +50,12 @@ def open_split(config: Config, split: str, single_view: bool = False) -> H36M:
     if config.data.kind in ("rendered", "shards"):
         kind = config.data.kind
         raise UserError(f"data.kind: {kind}: single images, for train2d.py only; expected h36m")
-    index = build_index(config.data, split, min_views=1 if single_view else 2)
+    data = config.data
+    if split == "test" and data.test_root is not None:
+        data = dataclasses.replace(data, root=data.test_root)
+    index = build_index(data, split, min_views=1 if single_view else 2)
     augment = config.augment if split == "train" else None
-    return H36M(index, config.data, augment, config.run.seed, single_view)
+    return H36M(index, data, augment, config.run.seed, single_view)
 
 
 class H36M(Dataset):

@@ -48,7 +48,8 @@ class Shards(Dataset):
         subjects = data.train_subjects if train else data.test_subjects
         self.data, self.seed = data, config.run.seed
         self.augment = config.augment if train else None
-        self.paths, self.subjects = _find(Path(data.root), subjects)
+        root = data.root if train else data.test_root or data.root
+        self.paths, self.subjects = _find(Path(root), subjects)
         items = [pair for shard in range(len(self.paths)) for pair in self._members(shard)]
         items = items[:: data.train_every if train else data.test_every]
         self._items = np.array(items, np.int64)  # (N, 2, 3): jpg and json of each sample

@@ -82,7 +82,11 @@ def make_rng(*key: int) -> np.random.Generator:
 
 
 def sample_person(
-    rng: np.random.Generator, num_faces: int, garments: str = "", garment_share: float = 1.0
+    rng: np.random.Generator,
+    num_faces: int,
+    garments: str = "",
+    garment_share: float = 1.0,
+    clothed: float = 1.0,
 ) -> Person:
     """Draws an adult and clothes, by the settings of these names.
 
@@ -90,7 +94,7 @@ def sample_person(
         UserError: the garment folder is missing or a file of it is damaged.
     """
     phenotypes = {k: v[:1] for k, v in sample_phenotypes(2, rng).items()}
-    return _dressed(rng, phenotypes, num_faces, garments, garment_share)
+    return _dressed(rng, phenotypes, num_faces, garments, garment_share, clothed)
 
 
 def sample_anybody(rng: np.random.Generator, config: RenderConfig) -> Person:
@@ -103,15 +107,24 @@ def sample_anybody(rng: np.random.Generator, config: RenderConfig) -> Person:
     young, age, size = rng.random() < config.children, rng.random(), rng.random()
     if young:
         grow_down(phenotypes, np.array([age]), np.array([size]))
-    return _dressed(rng, phenotypes, config.faces, config.garments, config.garment_share)
+    return _dressed(
+        rng, phenotypes, config.faces, config.garments, config.garment_share, config.clothed
+    )
 
 
 def _dressed(
-    rng: np.random.Generator, phenotypes: dict, num_faces: int, garments: str, share: float
+    rng: np.random.Generator,
+    phenotypes: dict,
+    num_faces: int,
+    garments: str,
+    share: float,
+    clothed: float,
 ) -> Person:
     model = load_body_model()
     shape = build_shapes(model, phenotypes)[0]
     rig = bind(model, shape)
+    if clothed < 1 and rng.random() >= clothed:
+        return Person(shape, rig, dress(model, shape, rig, rng, num_faces, tight=True))
     if garments and rng.random() < share:
         folder = open_folder(garments)
         return Person(shape, rig, dress_in_garments(model, shape, rig, rng, folder, num_faces))
@@ -201,7 +214,9 @@ def render_action(settings: RenderSettings, renderer: Renderer, subject: int, ac
     """
     rng = make_rng(settings.seed, subject, action, 1)
     whose = rng if settings.variety == "action" else make_rng(settings.seed, subject, 0, 2)
-    person = sample_person(whose, settings.faces, settings.garments, settings.garment_share)
+    person = sample_person(
+        whose, settings.faces, settings.garments, settings.garment_share, settings.clothed
+    )
     kinds = ACTION_KINDS[settings.actions[action].split("-")[0]]
     kind = kinds[rng.integers(len(kinds))]
     clip = sample_clip(person, kind, settings.frames, settings.fps, int(rng.integers(2**31)))

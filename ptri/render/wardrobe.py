@@ -28,6 +28,8 @@ _HAIR_TONES = np.array(
 # Upper ends of the shares of pattern kinds.
 _TOP_PATTERNS = np.cumsum([0.45, 0.12, 0.1, 0.1, 0.13, 0.1])
 _PATTERNS = np.cumsum([0.7, 0.04, 0.06, 0.05, 0.1, 0.05])
+_TIGHT = {"sleeve": 0.12, "hem": 0.07, "collar": -0.05, "leg": 0.4, "skirt": 0.0, "shoe": 0.0}
+_TIGHT |= {"top_offset": 0.002, "bottom_offset": 0.002, "tucked": False, "long_hair": 0.0}
 _FAR = 10.0  # m, a distance that never decides
 _NUM_AROUND = 40  # vertices around a skirt or a fall of hair
 
@@ -141,9 +143,16 @@ def dress(
     rig: RiggedBody,
     rng: np.random.Generator,
     num_faces: int = 9000,
+    tight: bool = False,
 ) -> Dressed:
-    """Dresses a body with a drawn outfit; the body is drawn with about `num_faces` triangles."""
+    """Dresses a body with a drawn outfit; the body is drawn with about `num_faces` triangles.
+
+    Args:
+        tight: a shirt and shorts that follow the skin, no long hair: the body's own outline.
+    """
     outfit = sample_outfit(shape.gender, rng)
+    if tight:
+        outfit = outfit._replace(**_TIGHT)
     colours, styles = sample_colours(rng)
     vertices = shape.vertices.astype(float)
     normals = vertex_normals(vertices, model.faces)
