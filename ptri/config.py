@@ -106,7 +106,8 @@ class GeneratedConfig(_Section):
     ordered_views: bool = False  # views in order around the person instead of at random
     pool: str | None = None  # file of scenes with solved rigs, to train the head alone on; made
     # where it is missing (ptri/pool.py); null: new scenes, solved, in every step
-    pool_scenes: int = _number(8192, 1)  # of one frame in the pool; as many frames of clips / 3
+    pool_scenes: int = _number(8192, 1)  # of one frame in the pool, beside clips
+    pool_clips: int = _number(3, 1)  # after so many batches of frames comes one of clips
     fps: float = _number(10.0, above=0)  # frames per second of a clip
     area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
     bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
@@ -161,6 +162,8 @@ class ModelConfig(_Section):
     )
     fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
     fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
+    fusion_frames: int = _number(0, 0)  # odd; of a clip, that a frame's joints are fused from;
+    # 0: each frame alone
     fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
     volume_size: int = _number(20, 4)  # voxels a side of the volumetric head; a multiple of 2
     volume_side: float = _number(2500.0, above=0)  # mm, of its cube around the pelvis

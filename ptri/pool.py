@@ -31,7 +31,6 @@ KIND = "ptri-pool"
 CHUNK = 64  # frames solved at once
 SAMPLES = 16  # of each rig's posterior, of equal weight
 POSTERIOR_SAMPLES = 128  # that they are resampled from
-CLIPS_EVERY = 3  # so many chunks of single frames, then one of clips
 _STREAM = 3  # keeps the pool's random numbers apart from the training's
 _FREE = ("pool",)  # of the section generated: no influence on the content
 
@@ -156,8 +155,8 @@ def _plan(config: Config) -> Iterator[tuple[int, int]]:
     lengths = [2**k for k in range(1, int(math.log2(config.train.max_frames)) + 1)]
     for number in range(-(-options.pool_scenes // CHUNK)):
         yield options.min_views + number % span, 1
-        clip, rest = divmod(number, CLIPS_EVERY)
-        if lengths and rest == CLIPS_EVERY - 1:
+        clip, rest = divmod(number, options.pool_clips)
+        if lengths and rest == options.pool_clips - 1:
             yield options.min_views + clip % span, lengths[clip // span % len(lengths)]
 
 

@@ -163,6 +163,47 @@ def test_untrained_fusion_is_close_to_triangulation():
     assert float((prediction.joints3d - joints[:, 0]).norm(dim=-1).median()) < 20.0
 
 
+def test_context_stays_in_its_clip_and_window():
+    torch.manual_seed(0)
+    plain, context = FusionTransformer(16, 2), FusionTransformer(16, 2, frames=5)
+    missing, unexpected = context.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all(name.startswith("frames.") for name in missing)
+    keypoints, K, cameras, _ = gaussian_scene(batch=2, frames=8, noise=0.01, missing=0.0)
+
+    def run(model, clips, order=slice(None), frames=8):
+        part = [value[clips][:, order].float() for value in keypoints]
+        clip_count, length = part[0].shape[:2]
+        repeated = (value[clips].repeat_interleave(length, 0).float() for value in
+                    (cameras.R, cameras.t))  # fmt: skip
+        R, t = (value[None] for value in repeated)
+        with torch.no_grad():
+            found = model(
+                Keypoints(*(value.flatten(0, 1) for value in part)),
+                K[clips][:, order].flatten(0, 1).float(), R, t,
+                torch.zeros(1, clip_count * length), num_frames=frames,
+            )  # fmt: skip
+        return found.joints3d.unflatten(0, (clip_count, length))
+
+    both = slice(0, 2)
+    # Added to trained weights it changes nothing at first.
+    torch.testing.assert_close(run(context, both), run(plain, both))
+    for frames in context.frames:
+        torch.nn.init.normal_(frames.output.weight, std=0.3)
+    found = run(context, both)
+    assert float((found - run(plain, both)).norm(dim=-1).median()) > 0.1
+    # Alone a frame is fused as without context; clips do not mix; time may run backwards.
+    torch.testing.assert_close(run(context, both, frames=1), run(plain, both))
+    torch.testing.assert_close(run(context, slice(1, 2))[0], found[1], rtol=1e-4, atol=0.05)
+    back = torch.arange(7, -1, -1)
+    torch.testing.assert_close(run(context, both, back)[:, back], found, rtol=1e-4, atol=0.05)
+    # Two layers of five frames each: frame 0 sees up to frame 4.
+    spoiled = keypoints.xy.clone()
+    spoiled[:, 5] += 30.0
+    keypoints = keypoints._replace(xy=spoiled)
+    changed = (run(context, both) - found).norm(dim=-1).amax((0, 2))
+    assert changed[0] < 5e-4 < changed[1]
+
+
 @pytest.mark.parametrize("frames", [1, 2])
 def test_training_pass_has_finite_gradients_everywhere(frames):
     model = small_model().train()

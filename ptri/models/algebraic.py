@@ -44,6 +44,7 @@ class AlgebraicHead(nn.Module):
         t: Tensor,
         log_weights: Tensor,
         joint_features: Tensor | None = None,
+        num_frames: int = 1,
     ) -> Prediction:
         """See `FusionTransformer.forward`."""
         keypoints = body_keypoints(keypoints)

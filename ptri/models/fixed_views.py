@@ -64,6 +64,7 @@ class FixedViewsMLP(nn.Module):
         t: Tensor,
         log_weights: Tensor,
         joint_features: Tensor | None = None,
+        num_frames: int = 1,
     ) -> Prediction:
         """See `FusionTransformer.forward`; R, t and log_weights take no part.
 

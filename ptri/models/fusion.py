@@ -145,20 +145,72 @@ class _Layer(nn.Module):
         return self.joints(x).reshape(N, V, J, D).transpose(1, 2)
 
 
+class Frames(nn.Module):
+    """Attention of each joint to itself in the neighbouring frames of a clip.
+
+    Half of the heads look anywhere in the window, at what does not change: the body. The others
+    start with a preference for near frames (a slope on the distance, as Press et al. 2022, learned
+    here). The output starts at zero, so that it can be added to trained weights.
+    """
+
+    def __init__(self, width: int, num_heads: int, window: int) -> None:
+        """
+        Args:
+            window: odd; frames that one looks at, itself in the middle.
+        """
+        super().__init__()
+        self.num_heads, self.reach = num_heads, window // 2
+        self.norm = nn.LayerNorm(width)
+        self.project = nn.Linear(width, 3 * width)  # query, key, value
+        self.output = nn.Linear(width, width)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+        near = torch.arange(num_heads) % 2
+        self.slope = nn.Parameter(near * 2.0 ** -(1.0 + torch.arange(num_heads) // 2))  # nats/frame
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """x (N, J, D), N clips of so many frames one after the other; what to add to it."""
+        N, J, D = x.shape
+        clips = x.unflatten(0, (N // num_frames, num_frames)).transpose(1, 2).flatten(0, 1)
+        parts = self.project(self.norm(clips)).chunk(3, dim=-1)  # (C J, T, D) each
+        query, key, value = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in parts
+        )
+        time = torch.arange(num_frames, device=x.device)
+        distance = (time[:, None] - time).abs()
+        bias = -self.slope[:, None, None] * distance.to(x.dtype)
+        bias = bias.masked_fill(distance > self.reach, -torch.inf)
+        found = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        found = self.output(found.transpose(1, 2).flatten(2))  # (C J, T, D)
+        return found.unflatten(0, (-1, J)).transpose(1, 2).reshape(N, J, D)
+
+
 class FusionTransformer(nn.Module):
     """Metric joints with covariance from keypoints and weighted camera samples."""
 
     uses_cameras = True
 
     def __init__(
-        self, width: int = 96, num_layers: int = 3, num_heads: int = 4, num_features: int = 64
+        self,
+        width: int = 96,
+        num_layers: int = 3,
+        num_heads: int = 4,
+        num_features: int = 64,
+        frames: int = 0,
     ) -> None:
+        """
+        Args:
+            frames: odd; how many of a clip a frame looks at (see `Frames`); 0: itself alone.
+        """
         super().__init__()
         self.ray = nn.Linear(3 + 3 + 3 + 1 + 1 + 1 + 2 + 3 + 6, width)
         self.features = nn.Linear(num_features, width, bias=False)
         nn.init.zeros_(self.features.weight)  # pre-training without images changes nothing
         self.joint = nn.Parameter(0.02 * torch.randn(NUM_JOINTS, width))
         self.layers = nn.ModuleList(_Layer(width, num_heads) for _ in range(num_layers))
+        self.frames = nn.ModuleList(
+            Frames(width, num_heads, frames) for _ in range(num_layers if frames else 0)
+        )
         self.output = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3 + 6))
         nn.init.normal_(self.output[1].weight, std=1e-3)
         nn.init.zeros_(self.output[1].bias)
@@ -171,6 +223,7 @@ class FusionTransformer(nn.Module):
         t: Tensor,
         log_weights: Tensor,
         joint_features: Tensor | None = None,
+        num_frames: int = 1,
     ) -> Prediction:
         """
         Args:
@@ -178,6 +231,7 @@ class FusionTransformer(nn.Module):
             K: (N, V, 3, 3) px. R, t: (M, N, V, ...) camera samples, mm.
             log_weights: (M, N), normalised over M.
             joint_features: (N, V, 17, C) backbone features at the keypoints.
+            num_frames: the N are clips of so many frames in order, of one rig and person each.
 
         Returns:
             Joints (N, 17, 3) mm, reference frame, and covariances (N, 17, 3, 3) mm^2 of the
@@ -196,9 +250,12 @@ class FusionTransformer(nn.Module):
         # A joint that no view sees attends to its empty tokens instead of to nothing.
         missing = missing & ~missing.all(-1, keepdim=True)
         x = x.transpose(2, 3).reshape(M * N, J, V, -1)
-        for layer in self.layers:
-            x = layer(x, missing)
         present = (~missing).to(x.dtype).unsqueeze(-1)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, missing)
+            if self.frames and num_frames > 1:
+                joint = (x * present).sum(2) / present.sum(2)
+                x = x + self.frames[number](joint, num_frames).unsqueeze(2)
         x = (x * present).sum(2) / present.sum(2)  # (M N, J, D)
         result = self.output(x).unflatten(0, (M, N))
         # Corrections grow with the triangulation's own uncertainty.

@@ -29,4 +29,9 @@ def make_head(model: ModelConfig) -> nn.Module:
         )  # fmt: skip
     if model.head == "fixed_views_mlp":
         return FixedViewsMLP(model.fixed_views, model.fixed_width, channels)
-    return FusionTransformer(model.fusion_width, model.fusion_layers, num_features=channels)
+    return FusionTransformer(
+        model.fusion_width,
+        model.fusion_layers,
+        num_features=channels,
+        frames=model.fusion_frames,
+    )

@@ -214,7 +214,7 @@ class PoseModel(nn.Module):
         posterior: RigPosterior,
         joint_features: Tensor | None = None,
     ) -> Prediction:
-        """Joints of T frames under a rig posterior (of these frames or of others).
+        """Joints of T successive frames under a rig posterior (of these frames or of others).
 
         Args:
             keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
@@ -235,6 +235,7 @@ class PoseModel(nn.Module):
         prediction = self.fusion(
             Keypoints(*(value.flatten(0, 1).float() for value in keypoints)),
             K.flatten(0, 1).float(), R.float(), t.float(), log_weights.float(), joint_features,
+            num_frames=T,
         )  # fmt: skip
         return Prediction(*(value.unflatten(0, (B, T)) for value in prediction))
 
