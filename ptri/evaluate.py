@@ -106,6 +106,9 @@ def evaluate(
                 truth = Cameras(scene.cameras.K, scene.cameras.R[:1], scene.cameras.t[:1])
                 scores.add("pooled", _joint_scores(pooled.prediction, scene.joints3d))
                 scores.add("pooled", _rig_scores(pooled.posterior, truth, views, dataset))
+                known = _fuse_pooled(model, scene, posterior_from_cameras(truth))
+                error = metrics.mpjpe(known.joints3d, scene.joints3d, H36M17.root)
+                scores.add("pooled", _numpy({"mpjpe_calibrated": error}))
             predictions.append(scenes.rows(scene, singles, pooled, views, dataset))
             painter.scene(scene, singles, pooled)
     scores.add("", {"damaged": _damaged(dataset)})
@@ -248,15 +251,20 @@ def _solve_pooled(model, scene: Detected, config: Config, timer: Timer) -> Estim
         posterior = model.solve(
             Keypoints(*(part[:, chosen] for part in keypoints)), K[:, chosen], seed=config.run.seed
         )
-    parts = []
-    for start in range(0, T, FUSE_CHUNK):
-        piece = slice(start, start + FUSE_CHUNK)
-        part = Keypoints(*(value[:, piece] for value in keypoints))
-        with timer("pooled/fusion", len(part.xy[0])):
-            features = scene.features[None, piece]
-            parts.append(model.fuse(part, K[:, piece], posterior, features))
-    prediction = Prediction(*(torch.cat([p[i][0] for p in parts]) for i in range(2)))
+    with timer("pooled/fusion", T):
+        prediction = _fuse_pooled(model, scene, posterior)
     return Estimate(prediction, posterior)
+
+
+def _fuse_pooled(model, scene: Detected, posterior: RigPosterior) -> Prediction:
+    """Joints of a scene's frames, which lie in order of time, under one posterior."""
+    parts = []
+    for start in range(0, len(scene.frame), FUSE_CHUNK):
+        piece = slice(start, start + FUSE_CHUNK)
+        part = Keypoints(*(value[None, piece] for value in scene.keypoints))
+        K = scene.cameras.K[None, piece]
+        parts.append(model.fuse(part, K, posterior, scene.features[None, piece]))
+    return Prediction(*(torch.cat([part[i][0] for part in parts]) for i in range(2)))
 
 
 def spread(total: int, count: int) -> list[int]:

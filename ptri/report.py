@@ -63,11 +63,13 @@ def _geometry(scores: Scores, method: str, prefix: str) -> dict[str, float]:
     rotation = scores[f"{method}/rotation_deg"]
     there = scores[f"{method}/pair_seen"]
     coverage = scores[f"{method}/rotation_coverage"]  # (rigs, V - 1, 2)
+    # With temporal context a clip's ceiling is lower than that of its frames.
+    ceiling = "pooled/mpjpe_calibrated" if method == "pooled" else "calibrated/mpjpe"
     return {
         f"{prefix}mpjpe": _mean(scores[f"{method}/mpjpe"]),
         f"{prefix}n_mpjpe": _mean(scores[f"{method}/n_mpjpe"]),
         f"{prefix}pa_mpjpe": _mean(scores[f"{method}/pa_mpjpe"]),
-        f"{prefix}mpjpe_calibrated": _mean(scores["calibrated/mpjpe"]),
+        f"{prefix}mpjpe_calibrated": _mean(scores[ceiling]),
         f"{prefix}rotation_error_deg_median": _median(rotation[there]),
         f"{prefix}rotation_failures": float(np.mean(scores[f"{method}/failed"][there])),
         f"{prefix}coverage_50": _nanmean(coverage[..., 0]),
@@ -142,12 +144,10 @@ def table(details: dict, damaged: bool) -> str:
     for name, label in {**names, "absolute": "absolute joint error"}.items():
         lines.append(_row(f"{label}, mm", [f"{details[m][name]:.1f}" for m in methods]))
         if name == "mpjpe":
-            ceiling = details["calibrated"][name]
-            lines.append(
-                _row(
-                    "  over true cameras", [f"{details[m][name] / ceiling:.2f} x" for m in methods]
-                )
-            )
+            single = details["calibrated"][name]
+            ceilings = [details[m].get("mpjpe_calibrated", single) for m in methods]
+            ratios = [f"{details[m][name] / best:.2f} x" for m, best in zip(methods, ceilings)]
+            lines.append(_row("  over true cameras", ratios))
         if damaged and name in names:
             without = [f"{details[m]['without_damaged_scenes'][name]:.1f}" for m in methods]
             lines.append(_row("  without damaged S9 scenes", without))
