@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ptri import config as configuration
 from ptri.checkpoint import read_tensors, write_tensors
-from ptri.config import Config
+from ptri.config import Config, GeneratedConfig
 from ptri.data.generated import Scene, generate_batch
 from ptri.errors import UserError
 from ptri.models.ptri import PoseModel
@@ -62,7 +62,8 @@ def open_pool(model: PoseModel, config: Config) -> Pool:
     path, settings = Path(str(config.generated.pool)), _settings(model, config)
     if path.exists():
         content = read_tensors(path, KIND)
-        check_settings(path, content["settings"], settings)
+        # A pool from before there was an option was made with its default.
+        check_settings(path, _settings_before() | content["settings"], settings)
     else:
         content = {"settings": settings, "groups": _solve(model, config)}
         write_tensors(path, KIND, content)
@@ -132,6 +133,10 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
         kept["generated.mocap"] = digest(Path(mocap).read_bytes())
     kept["lifter"] = weights_digest(model.lifter)
     return kept
+
+
+def _settings_before() -> dict[str, Any]:
+    return {f"generated.{k}": v for k, v in vars(GeneratedConfig()).items() if k not in _FREE}
 
 
 def digest(*parts: bytes) -> str:

@@ -21,10 +21,12 @@ from ptri.structures import Cameras, Keypoints
 # How much harder than average a joint is to place, relative standard deviation.
 _JOINT_NOISE = {"foot": 1.2, "knee": 1.0, "hip": 1.2, "spine": 1.2, "thorax": 0.8, "head": 0.8}
 _JOINT_NOISE |= {"wrist": 1.3, "elbow": 1.1, "shoulder": 0.9, "nose": 0.7}
-_OUTLIER_PERSISTENCE_S = 0.25  # time over which outliers, swaps and losses come and go
+_MIRROR_DOUBT = 0.6  # largest doubt of a joint known to be on the wrong side / its way there
+_MOST_COPIES = 0.8  # of the pairs of limbs; bounds the rate in profile
 _BOX = 1.5  # side of the gross outliers' box over that of the person
 _ARMS = ("shoulder", "elbow", "wrist")
 _LEGS = ("hip", "knee", "foot")
+_LIMBS = (("elbow", "wrist"), ("knee", "foot"))  # middle and end
 
 
 class Observed(NamedTuple):
@@ -63,22 +65,42 @@ def observe(
         strength = draws.uniform(2, 1, 1, 1)
         offset = math.sqrt(0.5) * config.definition_mm * strength[:, 0]
         offset = offset * body_fixed(joints, along, trunk)
+        mean_target = clean
+        if config.definition_mean:
+            mean = torch.tensor(config.definition_mean).expand(1, 1, J, 4)
+            mean = body_fixed(joints, mean[..., :1], mean[..., 1:])
+            offset, (mean_target, _) = offset + mean, _project(joints + mean, cameras)
         target, _ = _project(joints + offset, cameras)
         bias = config.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
         target = target + bias * scale[..., None, None]
         hidden = self_occluded(joints, cameras)
+        systematic = target - mean_target
+        apart = (target[..., H36M17.flip, :] - target).norm(dim=-1)
         target, swapped = _swap(draws, config, target)
+        if config.limb_copy_rate > 0:
+            target, swapped = _copy(draws, config, target, swapped, facing(joints, cameras))
 
-    covariance = _noise_covariance(draws, config, scale, hidden)
+    covariance, log_factor = _noise_covariance(draws, config, scale, hidden)
+    if not exact and config.bias_follows > 0:
+        grown = torch.expm1(config.bias_follows * log_factor)
+        target = target + grown.unsqueeze(-1) * systematic
     white = _coloured(draws, config, T, (V, J, 2), 0.0 if exact else config.correlated_share)
     error = (torch.linalg.cholesky(covariance) @ white.unsqueeze(-1)).squeeze(-1)
     xy, reported = target + error, covariance
     outlier, confidence = torch.zeros_like(hidden), torch.ones(B, T, V, J)
     if not exact:
-        outlier = _rare(draws, T, (V, J), config.outlier_rate, config.fps)
+        outlier = _rare(draws, config, T, (V, J), config.outlier_rate)
         wrong = _coloured(draws, config, T, (V, J, 2), 0.8) * config.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
         reported, confidence = _doubts(draws, config, covariance, xy - target, scale, outlier)
+        if config.confident_swaps < 1:
+            noticed = swapped & (draws.uniform(T, V, J) >= config.confident_swaps)
+            doubt = noticed * draws.uniform(T, V, J) * (_MIRROR_DOUBT * apart) ** 2
+            reported = reported + doubt[..., None, None] * torch.eye(2)
+            mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+            # The same loss as of a wider noise, see `_doubts`; 1e-6 px^2 guards no noise at all.
+            loss = 0.5 * config.confidence_slope * torch.log1p(doubt / mean.clamp_min(1e-6))
+            confidence = torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
         if config.gross_rate > 0:
             gross = _drawn_rate(draws, config.gross_rate, T, V, J)
             xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
@@ -117,6 +139,17 @@ def body_fixed(joints: Tensor, along: Tensor, trunk: Tensor) -> Tensor:
     forward = torch.nn.functional.normalize(torch.linalg.cross(across, up), dim=-1)
     left = torch.linalg.cross(up, forward)
     return along * bone + trunk @ torch.stack([left, up, forward], dim=-2)
+
+
+def facing(joints: Tensor, cameras: Cameras) -> Tensor:
+    """(B, T, V) how the trunk stands to a camera: 1 seen from the front, 0 in profile, -1 behind.
+
+    Args:
+        joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
+    """
+    left, right = (H36M17.joints.index(f"{side}_hip") for side in ("left", "right"))
+    across = torch.nn.functional.normalize(joints[..., left, :] - joints[..., right, :], dim=-1)
+    return torch.einsum("btk,bvk->btv", across, cameras.R[..., 0, :])
 
 
 def self_occluded(joints: Tensor, cameras: Cameras) -> Tensor:
@@ -187,12 +220,20 @@ def _coloured(
     return math.sqrt(share) * slow + math.sqrt(1 - share) * white
 
 
-def _rare(draws: Draws, num_frames: int, shape: tuple[int, ...], rate: float, fps: float) -> Tensor:
-    """(B, T, *shape) bool events of a given rate that last some frames."""
-    latent = _ar1(draws, num_frames, shape, frame_correlation(_OUTLIER_PERSISTENCE_S, fps))
-    if rate <= 0:
-        return torch.zeros_like(latent, dtype=torch.bool)
-    threshold = math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * min(rate, 1.0)))
+def _rare(
+    draws: Draws,
+    config: GeneratedConfig,
+    num_frames: int,
+    shape: tuple[int, ...],
+    rate: float | Tensor,
+) -> Tensor:
+    """(B, T, *shape) bool events of a given rate, or rates, that last some frames."""
+    latent = _ar1(draws, num_frames, shape, frame_correlation(config.fault_s, config.fps))
+    if not torch.is_tensor(rate):
+        if rate <= 0:
+            return torch.zeros_like(latent, dtype=torch.bool)
+        rate = torch.tensor(rate, dtype=torch.float64)
+    threshold = math.sqrt(2) * torch.erfinv((1 - 2 * rate.clamp_max(1.0)).float())
     return latent > threshold
 
 
@@ -209,9 +250,9 @@ def _swap(draws: Draws, config: GeneratedConfig, xy: Tensor) -> tuple[Tensor, Te
     """Exchanges left and right of whole bodies, arms or legs; returns xy and which joints."""
     _, T, V, _, _ = xy.shape
     groups, flip = _swap_groups()
-    body = _rare(draws, T, (V,), config.body_swap_rate, config.fps)
-    arms = _rare(draws, T, (V,), config.limb_swap_rate, config.fps)
-    legs = _rare(draws, T, (V,), config.limb_swap_rate, config.fps)
+    body = _rare(draws, config, T, (V,), config.body_swap_rate)
+    arms = _rare(draws, config, T, (V,), config.limb_swap_rate)
+    legs = _rare(draws, config, T, (V,), config.limb_swap_rate)
     swap = torch.zeros(xy.shape[:-1], dtype=torch.bool)
     for happens, group in zip((body, arms, legs), groups):
         swap = swap ^ (happens.unsqueeze(-1) & group)
@@ -219,20 +260,47 @@ def _swap(draws: Draws, config: GeneratedConfig, xy: Tensor) -> tuple[Tensor, Te
     return torch.where(swap.unsqueeze(-1), xy[..., flip, :], xy), swap
 
 
+def _copy(
+    draws: Draws, config: GeneratedConfig, xy: Tensor, swapped: Tensor, front: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Puts the end of an arm or leg, half the time with its middle, onto the other side's.
+
+    Args:
+        xy: (B, T, V, J, 2) px. swapped: (B, T, V, J) bool. front: (B, T, V), see `facing`.
+    """
+    names, flip = H36M17.joints, list(H36M17.flip)
+    T, V = xy.shape[1:3]
+    rate = config.limb_copy_rate * config.profile_copies ** (1 - front.abs())
+    happens = _rare(draws, config, T, (V, 2), rate.unsqueeze(-1).clamp_max(_MOST_COPIES))
+    left, both = draws.uniform(1, V, 2) < 0.5, draws.uniform(1, V, 2) < 0.5
+    moved = torch.zeros_like(swapped)
+    for limb, (middle, end) in enumerate(_LIMBS):
+        for side, chosen in (("left", left[..., limb]), ("right", ~left[..., limb])):
+            event = happens[..., limb] & chosen
+            moved[..., names.index(f"{side}_{end}")] = event
+            moved[..., names.index(f"{side}_{middle}")] = event & both[..., limb]
+    return torch.where(moved.unsqueeze(-1), xy[..., flip, :], xy), swapped ^ moved
+
+
 def _noise_covariance(
     draws: Draws, config: GeneratedConfig, scale: Tensor, hidden: Tensor
-) -> Tensor:
-    """Covariances (B, T, V, J, 2, 2) px^2 of the noise.
+) -> tuple[Tensor, Tensor]:
+    """Covariances (B, T, V, J, 2, 2) px^2 of the noise, and the logarithm of its spreads' factor.
 
     Args:
         scale: (B, T, V) px, apparent size. hidden: (B, T, V, J) bool.
     """
     _, T, V, J = hidden.shape
-    joint = torch.tensor([_JOINT_NOISE[name.split("_")[-1]] for name in H36M17.joints])
+    joint = [_JOINT_NOISE[name.split("_")[-1]] for name in H36M17.joints]
+    joint = torch.tensor(config.joint_noise or joint)
     log_sigma = config.clip_spread * draws.normal(1, 1, 1) + config.view_spread * draws.normal(
         1, V, 1
     )
-    log_sigma = log_sigma + config.noise_spread * draws.normal(T, V, J)
+    own = draws.normal(T, V, J)
+    if config.steady_spread > 0:
+        share = config.steady_spread
+        own = math.sqrt(1 - share) * own + math.sqrt(share) * draws.normal(1, V, J)
+    log_sigma = log_sigma + config.noise_spread * own
     sigma = config.noise * joint * torch.exp(log_sigma) * scale.unsqueeze(-1)
     sigma = torch.where(hidden, config.hidden_noise * sigma, sigma)
     # The axes' ratio e^(2a) with the area sigma^2 kept, in any direction.
@@ -242,7 +310,8 @@ def _noise_covariance(
     axes = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
     size = torch.stack([sigma * stretch, sigma / stretch], dim=-1) ** 2
     # (1e-3 px)^2 guards the factorisation where the noise is configured away.
-    return axes * size.unsqueeze(-2) @ axes.transpose(-1, -2) + 1e-6 * torch.eye(2)
+    covariance = axes * size.unsqueeze(-2) @ axes.transpose(-1, -2) + 1e-6 * torch.eye(2)
+    return covariance, log_sigma
 
 
 def _doubts(
@@ -262,7 +331,7 @@ def _doubts(
     noticed = outlier & (draws.uniform(T, V, J) >= config.confident_outliers)
     mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
     isotropic = mean[..., None, None] * torch.eye(2)
-    factor = torch.exp(2 * config.misreport * draws.normal(T, V, J))
+    factor = config.overstate**2 * torch.exp(2 * config.misreport * draws.normal(T, V, J))
     # A noticed outlier shows as a wide or double-peaked heatmap.
     doubt = (0.3 * config.outlier_size * scale.unsqueeze(-1)) ** 2 * draws.uniform(T, V, J)
     reported = factor[..., None, None] * torch.lerp(covariance, isotropic, config.rounding)
@@ -272,7 +341,7 @@ def _doubts(
     unit = config.noise * scale.unsqueeze(-1)
     # 1e-3 px guards the logarithm where the noise is configured away.
     spread = torch.sqrt((mean + 0.5 * known) / 1.5) / unit.clamp_min(1e-3)
-    logit = 1.8 - 1.5 * torch.log(spread.clamp_min(1e-3))
+    logit = config.confidence_logit - config.confidence_slope * torch.log(spread.clamp_min(1e-3))
     return reported, torch.sigmoid(logit + config.confidence_noise * draws.normal(T, V, J))
 
 
@@ -292,11 +361,11 @@ def _missing(
     draws: Draws, config: GeneratedConfig, T: int, V: int, J: int, hidden: Tensor, exact: bool
 ) -> Tensor:
     """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
-    joints = _rare(draws, T, (V, J), config.missing_rate, config.fps)
+    joints = _rare(draws, config, T, (V, J), config.missing_rate)
     # Two views of a scene always keep the person; nothing could be learnt from one.
     sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2
-    view = _rare(draws, T, (V,), config.missing_view_rate, config.fps) & sparable.unsqueeze(1)
-    behind = hidden & _rare(draws, T, (V, J), config.missing_hidden_rate, config.fps)
+    view = _rare(draws, config, T, (V,), config.missing_view_rate) & sparable.unsqueeze(1)
+    behind = hidden & _rare(draws, config, T, (V, J), config.missing_hidden_rate)
     if config.drop_rate > 0:
         joints = joints | _drawn_rate(draws, config.drop_rate, T, V, J)
     return joints if exact else joints | view.unsqueeze(-1) | behind

@@ -1,0 +1,103 @@
+"""Fits the error model of generated keypoints (section `generated`) to a 2D network's errors.
+
+python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
+python scripts/fit_errors.py data/rendered --subjects 8 --out configs/detector_s0.yaml
+python scripts/benchmark.py unseen-rigs --config configs/detector_s0.yaml
+
+The people must not be those that the network was trained on, nor those that results are reported
+for. To train with the errors, put the written section `generated` into a configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from ptri import config as configuration
+from ptri.build import for_inference, read_network2d
+from ptri.config import GeneratedConfig
+from ptri.detector.clips import Clips, detect
+from ptri.detector.fit import fit
+from ptri.detector.report import settings_of, table, to_overrides, to_yaml
+from ptri.errors import UserError, exit_status
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("root", help="people in the Human3.6M layout")
+    add("--subjects", type=int, nargs="+", default=[8], help="whose errors count (8)")
+    add("--weights", default="checkpoints/ptri_2d_s0.pt", help="of the 2D network")
+    add("--image-size", type=int, default=0, help="px; 0: as the weights were trained")
+    add("--views", type=int, nargs="+", help="cameras; all by default")
+    add("--length", type=int, default=8, help="frames of a clip (8); at least 4")
+    add("--frames", type=int, default=0, help="at most so many in every view; 0: all")
+    add("--rounds", type=int, default=10, help="of the fit (10)")
+    add("--repeats", type=int, default=3, help="simulations of a statistic (3)")
+    add("--seed", type=int, default=0)
+    add("--device", default="auto", help="auto, cpu or cuda")
+    add("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
+    add("--out", required=True, help="YAML to write; its table goes beside it, as .txt")
+    add("--overrides", action="store_true", help="also print the settings for a command line")
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return exit_status(lambda: print(run(args)))
+
+
+def run(args: argparse.Namespace) -> str:
+    """Detects, fits and writes the settings and the table.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        UserError: no such weights, data or subjects; too few or too short clips.
+    """
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.length < 4:
+        raise UserError(f"--length: {args.length}; at least 4 frames tell bias from noise")
+    clips = detections(args)
+    found = fit(clips, GeneratedConfig(), args.seed, args.rounds, args.repeats)
+    settings = settings_of(found, clips)
+    B, T, V = clips.keypoints.xy.shape[:3]
+    people = ", ".join(f"S{number}" for number in args.subjects)
+    comment = (
+        f"Errors of {args.weights} on {people} of rendered people: {B} clips of {T} frames, "
+        f"{V} views.\nscripts/fit_errors.py wrote it; only the section generated, to be put into "
+        "a configuration.\nLike the detector or not: the table beside this file."
+    )
+    text = table(found, clips, GeneratedConfig(), args.seed)
+    out = Path(args.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(to_yaml(settings, comment))
+    out.with_suffix(".txt").write_text(text + "\n")
+    more = f"\n\n{to_overrides(settings)}" if args.overrides else ""
+    return f"{text}{more}\n\nwritten: {out}, {out.with_suffix('.txt')}"
+
+
+def detections(args: argparse.Namespace) -> Clips:
+    """What the network says of the people asked for."""
+    network, size = read_network2d(args.weights)
+    device = args.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    layers = {
+        "run": {"name": "fit_errors"},
+        "data": {
+            "root": args.root, "test_subjects": args.subjects, "views": args.views,
+            "image_size": args.image_size or size, "workers": 0,
+        },
+    }  # fmt: skip
+    config = configuration.from_dicts([("command line: ", layers)])
+    return detect(for_inference(network).to(device), config, args.length, args.frames)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
