@@ -22,7 +22,7 @@ from ptri.errors import UserError
 from ptri.fields import Section as _Section
 from ptri.fields import number as _number
 from ptri.render_config import RenderConfig
-from ptri.skeleton import check_bone_ratio, check_definition, check_joint_noise
+from ptri.skeleton import check_bone_ratio, check_definition, check_joint_factors
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class GeneratedConfig(_Section):
     bias_follows: float = _number(0.0, 0, 2)  # both times the noise's log-normal factors to this
     misreport: float = _number(0.25, 0)  # log-normal factor, reported over true noise
     overstate: float = _number(1.0, above=0)  # reported over true standard deviation
+    joint_stated: list[float] = field(default_factory=list)  # factors on it, a joint each; []: 1
     rounding: float = _number(0.4, 0, 1)  # 1: reported covariances are circular
     outlier_rate: float = _number(0.03, 0, 0.5)  # joints somewhere else altogether
     outlier_size: float = _number(0.12, 0)  # of the person: standard deviation of those errors
@@ -161,7 +162,8 @@ class GeneratedConfig(_Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_joint_noise(self.joint_noise)
+        check_joint_factors("generated.joint_noise", self.joint_noise)
+        check_joint_factors("generated.joint_stated", self.joint_stated)
         check_definition(self.definition_mean)
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ptri import config as configuration
 from ptri.checkpoint import read_tensors, write_tensors
-from ptri.config import Config, GeneratedConfig
+from ptri.config import Config, GeneratedConfig, PosteriorConfig
 from ptri.data.generated import Scene, generate_batch
 from ptri.errors import UserError
 from ptri.models.ptri import PoseModel
@@ -136,7 +136,13 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
 
 
 def _settings_before() -> dict[str, Any]:
-    return {f"generated.{k}": v for k, v in vars(GeneratedConfig()).items() if k not in _FREE}
+    sections = {"generated": GeneratedConfig(), "posterior": PosteriorConfig()}
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in vars(section).items()
+        if key not in _FREE
+    }
 
 
 def digest(*parts: bytes) -> str:

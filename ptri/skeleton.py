@@ -347,16 +347,16 @@ def check_bone_ratio(ratio: Sequence[float]) -> None:
         )
 
 
-def check_joint_noise(factors: Sequence[float]) -> None:
+def check_joint_factors(key: str, factors: Sequence[float]) -> None:
     """Refuses what is not one positive, finite number for each of H36M17's joints, or none.
 
     Raises:
-        UserError: naming ``generated.joint_noise``.
+        UserError: naming the key.
     """
     count = len(H36M17.joints)
     if len(factors) not in (0, count) or not all(0 < value < np.inf for value in factors):
         raise UserError(
-            f"generated.joint_noise: expected {count} positive numbers, one a joint of h36m17, got "
+            f"{key}: expected {count} positive numbers, one a joint of h36m17, got "
             f"{list(factors)}; scripts/fit_errors.py prints them"
         )
 

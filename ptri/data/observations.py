@@ -331,7 +331,8 @@ def _doubts(
     noticed = outlier & (draws.uniform(T, V, J) >= config.confident_outliers)
     mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
     isotropic = mean[..., None, None] * torch.eye(2)
-    factor = config.overstate**2 * torch.exp(2 * config.misreport * draws.normal(T, V, J))
+    stated = config.overstate * torch.tensor(config.joint_stated or [1.0] * J)
+    factor = stated**2 * torch.exp(2 * config.misreport * draws.normal(T, V, J))
     # A noticed outlier shows as a wide or double-peaked heatmap.
     doubt = (0.3 * config.outlier_size * scale.unsqueeze(-1)) ** 2 * draws.uniform(T, V, J)
     reported = factor[..., None, None] * torch.lerp(covariance, isotropic, config.rounding)

@@ -1,1 +1,1 @@
-"""Fits the error model of generated keypoints to a 2D network's errors (`scripts/fit_errors.py`)."""
+"""Fits the errors of generated keypoints to a 2D network's (`scripts/fit_errors.py`)."""

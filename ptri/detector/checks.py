@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ptri import metrics
 from ptri.detector.clips import Clips
-from ptri.detector.statistics import NAMES, ROOT, Scene
+from ptri.detector.scene import NAMES, ROOT, Scene
 from ptri.geometry.robust import robust_triangulation
 from ptri.metrics2d import mirrored
 from ptri.skeleton import H36M17
@@ -39,11 +39,14 @@ def check(scene: Scene, clips: Clips) -> dict[str, float]:
 
 def _sides(scene: Scene, xy: Tensor, used: Tensor) -> dict[str, float]:
     """Shares of the joints of a pair that lie nearer to the mirror joint."""
-    found = mirrored(xy, scene.truth, used, _PAIR_APART)
+    flat = (value.flatten(0, 2) for value in (xy, scene.truth, used))
+    found = mirrored(*flat, _PAIR_APART)
+    found = {name: value.view_as(used) for name, value in found.items()}
     result = {}
     for kind in _LIMB_ENDS:
         columns = [i for i, name in enumerate(NAMES) if name.endswith(f"_{kind}")]
-        result[f"{kind}s on the wrong side"] = _share(found, (slice(None),) * 3 + (columns,))
+        many = "feet" if kind == "foot" else f"{kind}s"
+        result[f"{many} on the wrong side"] = _share(found, (slice(None),) * 3 + (columns,))
     views = {"behind": scene.facing < -0.5, "in front": scene.facing > 0.5}
     views["in profile"] = scene.facing.abs() < 0.5
     for name, chosen in views.items():

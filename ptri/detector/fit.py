@@ -2,8 +2,9 @@
 
 Method of simulated moments (McFadden 1989): each parameter has a statistic that answers to it; the
 squared differences between measured and simulated statistics, in standard errors, are minimised by
-Levenberg's damped steps with common random numbers. How hard single joints are, and where the
-detector's joints lie off ours, are corrected beside it by what their simulated estimates miss.
+Levenberg's damped steps with common random numbers. How hard single joints are, and are said to be,
+is corrected beside it by what the simulated errors miss; where the detector's joints lie off ours
+in everybody is taken as measured.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ptri.config import GeneratedConfig
 from ptri.detector.clips import Clips, simulate
-from ptri.detector.statistics import LABELS, Scene, Statistics, describe, measure
+from ptri.detector.scene import Scene, describe
+from ptri.detector.statistics import LABELS, Statistics, measure
 from ptri.errors import UserError
 from ptri.structures import Keypoints
 
@@ -49,8 +52,8 @@ def fit(
     clips: Clips,
     start: GeneratedConfig,
     seed: int = 0,
-    rounds: int = 10,
-    repeats: int = 3,
+    rounds: int = 8,
+    repeats: int = 2,
 ) -> Fit:
     """Fits every parameter that `ptri.detector.statistics.LABELS` names, and those of the joints.
 
@@ -78,7 +81,7 @@ def fit(
             measure(scene, simulate(clips, options, seed + first + run).keypoints)
             for run in range(count)
         ]
-        return mean_of(runs)
+        return average(runs)
 
     def residual(found: Statistics, options: GeneratedConfig) -> np.ndarray:
         off = [(found.values[k] - measured.values[k]) / error[k] for k in told]
@@ -164,18 +167,22 @@ def moved(options: GeneratedConfig, names: list[str], step: np.ndarray) -> Gener
     return dataclasses.replace(options, **changes)
 
 
-def corrected(
-    options: GeneratedConfig, measured: Statistics, found: Statistics
-) -> GeneratedConfig:
-    """Joints' difficulty and mean definition, moved by what the simulated estimates miss."""
-    factor = (measured.joint / found.joint).log()
-    factor = (factor - factor.mean()).clamp(-0.7, 0.7).exp()
-    noise = torch.tensor(options.joint_noise) * factor
-    noise = noise / noise.log().mean().exp()
-    mean = torch.tensor(options.definition_mean) + measured.definition - found.definition
-    return dataclasses.replace(
-        options, joint_noise=noise.tolist(), definition_mean=mean.tolist()
-    )
+def corrected(options: GeneratedConfig, measured: Statistics, found: Statistics) -> GeneratedConfig:
+    """How hard the joints are, and are said to be, by what simulations of both miss."""
+    noise = _relative(torch.tensor(options.joint_noise) * _missed(measured.joint, found.joint))
+    # The true noise's share of what is stated changes with it.
+    old = torch.tensor(options.joint_noise) * torch.tensor(options.joint_stated)
+    stated = _relative(old * _missed(measured.stated, found.stated) / noise)
+    return dataclasses.replace(options, joint_noise=noise.tolist(), joint_stated=stated.tolist())
+
+
+def _missed(measured: Tensor, found: Tensor) -> Tensor:
+    return (measured / found).log().clamp(-0.7, 0.7).exp()
+
+
+def _relative(factors: Tensor) -> Tensor:
+    """Factors of geometric mean one."""
+    return factors / factors.log().mean().exp()
 
 
 def standard_errors(scene: Scene, keypoints: Keypoints) -> dict[str, float]:
@@ -195,17 +202,16 @@ def standard_errors(scene: Scene, keypoints: Keypoints) -> dict[str, float]:
     return found
 
 
-def mean_of(runs: list[Statistics]) -> Statistics:
+def average(runs: list[Statistics]) -> Statistics:
     """The mean of every number over simulations."""
     values = {name: float(np.mean([run.values[name] for run in runs])) for name in LABELS}
-    joint, definition = (torch.stack([run[i] for run in runs]).mean(0) for i in (1, 2))
-    return Statistics(values, joint, definition)
+    return Statistics(values, *(torch.stack(parts).mean(0) for parts in list(zip(*runs))[1:]))
 
 
 def _opened(start: GeneratedConfig, measured: Statistics, fps: float) -> GeneratedConfig:
     """The start with every factor at work, and first guesses that need no simulation."""
     values = measured.values
-    joint = measured.joint / measured.joint.log().mean().exp()
+    joint, stated = _relative(measured.joint), _relative(measured.stated / measured.joint)
     guess = {
         "noise": values["noise"] / 1.18,  # the median of a Rayleigh distribution
         "clip_spread": values["clip_spread"],
@@ -226,7 +232,7 @@ def _opened(start: GeneratedConfig, measured: Statistics, fps: float) -> Generat
     guess = {name: value for name, value in guess.items() if math.isfinite(values[name])}
     return dataclasses.replace(
         start, **moved_into_range(start, guess), fps=fps, joint_noise=joint.tolist(),
-        definition_mean=measured.definition.tolist(),
+        joint_stated=stated.tolist(), definition_mean=measured.definition.tolist(),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ from ptri.config import GeneratedConfig
 from ptri.detector.checks import check
 from ptri.detector.clips import Clips, simulate
 from ptri.detector.fit import Fit
-from ptri.detector.statistics import LABELS, describe, measure
+from ptri.detector.scene import describe
+from ptri.detector.statistics import LABELS, measure
 
 UNLIKE = 3.0  # standard errors: beyond it a row is marked
 _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted with
@@ -20,6 +21,7 @@ def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
     options = fit.options
     found: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.told}
     found["joint_noise"] = [round(value, 3) for value in options.joint_noise]
+    found["joint_stated"] = [round(value, 3) for value in options.joint_stated]
     found["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
     return found | missing_rates(clips)
 

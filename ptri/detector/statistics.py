@@ -14,31 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptri.data.observations import body_fixed, facing, self_occluded
-from ptri.detector.clips import FOCAL, Clips
-from ptri.skeleton import H36M17
+from ptri.detector.exchanges import exchanges
+from ptri.detector.scene import APART, FEW, FLIP, NAMES, Scene, mean_of, median_of
 from ptri.structures import Keypoints
 
-APART = 0.08  # of the person: pairs nearer than this cannot be told to be exchanged
 LARGE = 0.1  # of the person: a resolved error beyond this is an outlier
 SURE = 4.0  # reported standard deviations
 TRIM = 3.0  # the same: errors beyond it take no part in systematic parts and correlations
-FEW = 30  # a statistic of fewer keypoints is NaN
-NAMES, FLIP, ROOT = H36M17.joints, list(H36M17.flip), H36M17.root
-_GROUPS = {"trunk": ("hip", "shoulder"), "arms": ("elbow", "wrist"), "legs": ("knee", "foot")}
-_ENDS = ("wrist", "foot")
-
-
-class Scene(NamedTuple):
-    """What does not depend on the keypoints; units of the person where a length is 2D."""
-
-    scale: Tensor  # (B, T, V) px, apparent size of the person
-    truth: Tensor  # (B, T, V, J, 2)
-    apart: Tensor  # (B, T, V, J), distance to the mirror joint
-    hidden: Tensor  # (B, T, V, J) bool, behind the trunk
-    facing: Tensor  # (B, T, V), see `ptri.data.observations.facing`
-    slope: Tensor  # (B, T, V, J, 2, 4) per mm along the bone, left, up, forwards
-    inside: Tensor  # (B, T, V, J) bool
+_RIDGE = 1e-2  # of the mean information, where directions can hardly be told apart
 
 
 class Statistics(NamedTuple):
@@ -46,6 +29,7 @@ class Statistics(NamedTuple):
 
     values: dict[str, float]  # by the parameter that they answer to
     joint: Tensor  # (17,) median error of each joint, sides shared
+    stated: Tensor  # (17,) median stated sigma of each joint, sides shared
     definition: Tensor  # (17, 4) mm along the bone, left, up, forwards, sides mirrored
 
 
@@ -80,30 +64,6 @@ LABELS = {
 }
 
 
-def describe(clips: Clips) -> Scene:
-    """The part of the statistics that clips and their simulations share."""
-    joints, cameras = clips.joints, clips.cameras
-    view = joints.unsqueeze(2) @ cameras.R.transpose(-1, -2).unsqueeze(1)
-    view = view + cameras.t[:, None, :, None]  # (B, T, V, J, 3)
-    depth = view[..., 2:]
-    ray = view[..., :2] / depth
-    scale = FOCAL * 1700.0 / view[..., ROOT, 2]
-    truth = FOCAL * ray / scale[..., None, None]
-    R = cameras.R[:, None, :, None]  # (B, 1, V, 1, 3, 3)
-    move = (R[..., :2, :] - ray.unsqueeze(-1) * R[..., 2:, :]) / depth.unsqueeze(-1)
-    move = move * (FOCAL / scale)[..., None, None, None]  # (B, T, V, J, 2, 3)
-    unit = torch.eye(4)
-    axes = [
-        body_fixed(joints, row[:1].expand(1, len(NAMES), 1), row[1:].expand(1, len(NAMES), 3))
-        for row in unit
-    ]
-    slope = move @ torch.stack(axes, -1).unsqueeze(2)  # (B, T, V, J, 2, 4)
-    return Scene(
-        scale, truth, (truth[..., FLIP, :] - truth).norm(dim=-1), self_occluded(joints, cameras),
-        facing(joints, cameras), slope, clips.inside,
-    )  # fmt: skip
-
-
 def resolved(scene: Scene, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Errors (..., J, 2) to the joint or, where far nearer, its mirror joint; and which were."""
     own, other = xy - scene.truth, xy - scene.truth[..., FLIP, :]
@@ -126,11 +86,11 @@ def measure(scene: Scene, keypoints: Keypoints) -> Statistics:
     values |= _ellipses(covariance, error, used & (size < TRIM * sigma))
     values |= _sizes(error, sigma, used, scene.hidden, middle)
     systematic, definition = _systematic(scene, error, sigma, used & (size < TRIM * sigma))
-    values |= systematic | _exchanges(scene, xy, used)
+    values |= systematic | exchanges(scene, xy, used)
     ratio = (sigma / _joint_median(sigma, used)).log()
-    values["confident_swaps"] = _mean(ratio[mirrored & used]) - _mean(ratio[~mirrored & used])
+    values["confident_swaps"] = mean_of(ratio[mirrored & used]) - mean_of(ratio[~mirrored & used])
     values |= _confidence(keypoints.confidence, ratio, used)
-    return Statistics(values, middle, definition)
+    return Statistics(values, middle, _joint_median(sigma, used), definition)
 
 
 def _stated(sigma: Tensor, used: Tensor) -> dict[str, float]:
@@ -171,7 +131,7 @@ def _sizes(
     between = _slope(x.nanmean(1), (still / middle).clamp_min(1e-3).log())
     large = used & (size > LARGE)
     relative = size / middle
-    behind, before = _median(relative[used & hidden]), _median(relative[used & ~hidden])
+    behind, before = median_of(relative[used & hidden]), median_of(relative[used & ~hidden])
     return {
         "misreport": within,
         "bias_follows": between,
@@ -179,7 +139,7 @@ def _sizes(
         "hidden_noise": float(behind / before),
         "outlier_rate": float(large.sum() / used.sum()),
         "outlier_size": _quantile(size[large], 0.9),
-        "confident_outliers": _mean((size > SURE * sigma)[large].float()),
+        "confident_outliers": mean_of((size > SURE * sigma)[large].float()),
     }
 
 
@@ -190,13 +150,19 @@ def _systematic(
     weight = used / sigma.square()
     slope, weighted = scene.slope, scene.slope * weight[..., None, None]
     left = torch.einsum("btvjik,btvjil->bvjkl", weighted, slope)
-    mean = _solve(left.sum((0, 1)), torch.einsum("btvjik,btvji->jk", weighted, error))
+    # 1 / sigma, not its square: uncertain keypoints lie farther off, and draw the bones too.
+    plain = scene.slope * (used / sigma)[..., None, None]
+    mean = _solve(
+        torch.einsum("btvjik,btvjil->jkl", plain, scene.slope),
+        torch.einsum("btvjik,btvji->jk", plain, error),
+    )
     mean = 0.5 * (mean + mean[FLIP] * torch.tensor([1.0, -1.0, 1.0, 1.0]))
     error = error - (slope @ mean.unsqueeze(-1)).squeeze(-1)
     right = torch.einsum("btvjik,btvji->bvjk", weighted, error)
-    halves = [_solve(left[:, v].sum(1), right[:, v].sum(1)) for v in (slice(0, None, 2),
-                                                                      slice(1, None, 2))]  # fmt: skip
-    common = (halves[0] * halves[1]).mean()
+    odd, even = (
+        _solve(left[:, first::2].sum(1), right[:, first::2].sum(1)) for first in (1, 0)
+    )  # of the views
+    common = (odd * even).mean()
     each = _solve(left.sum(1), right.sum(1))  # (B, J, 4)
     error = error - (slope @ each[:, None, None, ..., None]).squeeze(-1)
     z = torch.where(used.unsqueeze(-1), error / sigma.unsqueeze(-1), torch.nan)
@@ -213,58 +179,9 @@ def _systematic(
 
 def _solve(left: Tensor, right: Tensor) -> Tensor:
     """Least squares of displacements (..., 4) mm; a ridge decides between collinear directions."""
-    ridge = 5e-2 * left.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * torch.eye(4)
+    ridge = _RIDGE * left.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None] * torch.eye(4)
     # 1e-12 guards a joint that no view has.
     return torch.linalg.solve(left + ridge + 1e-12 * torch.eye(4), right)
-
-
-def _exchanges(scene: Scene, xy: Tensor, used: Tensor) -> dict[str, float]:
-    """Shares of exchanged trunks and limbs, of ends in one place, and how long that lasts."""
-    known, votes = {}, {}
-    for name, parts in _GROUPS.items():
-        known[name], votes[name] = _vote(scene, xy, used, parts)
-    found = [(known["trunk"], votes["trunk"])]
-    for limb in ("arms", "legs"):
-        found.append((known["trunk"] & known[limb], votes["trunk"] ^ votes[limb]))
-    ends = []
-    for name in _ENDS:
-        left, right = (NAMES.index(f"{side}_{name}") for side in ("left", "right"))
-        apart = scene.apart[..., left]
-        known_end = (apart > 1.5 * APART) & used[..., left] & used[..., right]
-        ends.append((known_end, (xy[..., left, :] - xy[..., right, :]).norm(dim=-1) < 0.35 * apart))
-    known_end, one_place = (torch.stack(part, -1) for part in zip(*ends))
-    profile = known_end & (scene.facing.abs() < 0.4).unsqueeze(-1)
-    facing_ = known_end & (scene.facing.abs() > 0.8).unsqueeze(-1)
-    shares = [_mean(one_place[chosen].float()) for chosen in (profile, facing_)]
-    lasting = [_autocorrelation(*event) for event in (*found, *ends)]
-    lasting = [value for value in lasting if not math.isnan(value)]
-    limbs = [_mean(event[chosen].float()) for chosen, event in found[1:]]
-    return {
-        "body_swap_rate": _mean(found[0][1][found[0][0]].float()),
-        "limb_swap_rate": sum(limbs) / 2,
-        "limb_copy_rate": _mean(one_place[known_end].float()),
-        # 1e-3 guards a detector that never copies a limb.
-        "profile_copies": math.log((shares[0] + 1e-3) / (shares[1] + 1e-3)),
-        "fault_s": sum(lasting) / len(lasting) if lasting else math.nan,
-    }
-
-
-def _vote(scene: Scene, xy: Tensor, used: Tensor, parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """(B, T, V) bool: whether a group's sides can be told, and whether they are exchanged."""
-    group = [i for i, name in enumerate(NAMES) if "_" in name and name.split("_")[1] in parts]
-    told = (scene.apart > APART)[..., group] & used[..., group]
-    own = (xy - scene.truth).norm(dim=-1)[..., group].clamp_max(0.3) * told
-    other = (xy - scene.truth[..., FLIP, :]).norm(dim=-1)[..., group].clamp_max(0.3) * told
-    return told.any(-1), other.sum(-1) < own.sum(-1)
-
-
-def _autocorrelation(known: Tensor, event: Tensor) -> float:
-    """Correlation of a bool event (B, T, V) between neighbouring frames."""
-    both = known[:, 1:] & known[:, :-1]
-    pair = torch.stack([event[:, 1:][both], event[:, :-1][both]]).float()
-    if min(int(pair[0].sum()), int(pair[1].sum())) < FEW:
-        return math.nan
-    return float(torch.corrcoef(pair)[0, 1])
 
 
 def _confidence(confidence: Tensor, ratio: Tensor, used: Tensor) -> dict[str, float]:
@@ -287,20 +204,12 @@ def _slope(x: Tensor, y: Tensor) -> float:
 
 def _joint_median(value: Tensor, used: Tensor) -> Tensor:
     """(J,) medians of (..., J), the same for both sides."""
-    return _paired(torch.stack([_median(value[..., j][used[..., j]]) for j in range(len(NAMES))]))
+    return _paired(torch.stack([median_of(value[..., j][used[..., j]]) for j in range(len(NAMES))]))
 
 
 def _paired(value: Tensor) -> Tensor:
     return 0.5 * (value + value[FLIP])
 
 
-def _median(value: Tensor) -> Tensor:
-    return value.median() if len(value) >= FEW else torch.tensor(math.nan)
-
-
 def _quantile(value: Tensor, level: float) -> float:
     return float(np.quantile(value.numpy(), level)) if len(value) >= FEW else math.nan
-
-
-def _mean(value: Tensor) -> float:
-    return float(value.mean()) if len(value) >= FEW else math.nan

@@ -1,0 +1,251 @@
+"""Errors of a detector: what is measured is what was planted, and the fit finds the settings."""
+
+import dataclasses
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from h36m_fixture import make_tiny_h36m
+
+from ptri import config
+from ptri.config import GeneratedConfig
+from ptri.data.bodies import sample_clips
+from ptri.data.draws import Draws
+from ptri.data.observations import _project, body_fixed, facing, observe
+from ptri.data.rigs import FAMILY_NAMES, sample_rigs
+from ptri.detector import report
+from ptri.detector.clips import Clips, simulate, static_cameras
+from ptri.detector.fit import fit
+from ptri.detector.scene import describe
+from ptri.detector.statistics import LABELS, measure
+from ptri.errors import UserError
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints
+
+ROOT = Path(__file__).parents[1]
+SPEC = importlib.util.spec_from_file_location("fit_errors", ROOT / "scripts/fit_errors.py")
+script = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(script)
+FLIP = list(H36M17.flip)
+WRIST, FOOT = (H36M17.joints.index(name) for name in ("left_wrist", "left_foot"))
+# Unlike the defaults in everything that is looked at below.
+PLANTED = {
+    "noise": 0.015, "clip_spread": 0.2, "noise_spread": 0.4, "steady_spread": 0.6,
+    "overstate": 1.3, "definition_mm": 40.0, "view_bias": 0.004, "bias_follows": 0.5,
+    "correlated_share": 0.8, "correlation_s": 0.6, "misreport": 0.1, "outlier_rate": 0.02,
+    "body_swap_rate": 0.12, "limb_swap_rate": 0.04, "limb_copy_rate": 0.12, "profile_copies": 2.0,
+    "confident_swaps": 0.5, "fault_s": 1.0, "confidence_logit": 2.2, "confidence_slope": 2.2,
+}  # fmt: skip
+
+
+def people(num: int = 40, frames: int = 6, views: int = 4, seed: int = 0) -> Clips:
+    """Clips whose keypoints are exact, at 5 frames per second."""
+    draws = Draws.from_seeds([(seed, row) for row in range(num)])
+    joints = sample_clips(draws, frames, 5.0, ("gesture", "walk")).joints3d
+    family = torch.full((num,), FAMILY_NAMES.index("ring"))
+    rig = sample_rigs(draws, family, joints, views, 0.0).cameras
+    cameras = static_cameras(rig.R, rig.t)
+    xy, _ = _project(joints, cameras)
+    covariance = (4 * torch.eye(2)).expand(*xy.shape[:-1], 2, 2)
+    keypoints = Keypoints(xy, covariance, torch.full(xy.shape[:-1], 0.9))
+    return Clips(joints, cameras, keypoints, torch.ones(xy.shape[:-1], dtype=torch.bool), 5.0)
+
+
+def with_xy(clips: Clips, xy: torch.Tensor) -> Keypoints:
+    return clips.keypoints._replace(xy=xy)
+
+
+def test_planted_systematic_errors_are_measured():
+    clips = people()
+    offset = torch.zeros(1, 1, 17, 4)
+    offset[..., H36M17.joints.index("head"), 0] = -25.0
+    offset[..., WRIST, 2], offset[..., FLIP[WRIST], 2] = 15.0, 15.0
+    moved = clips.joints + body_fixed(clips.joints, offset[..., :1], offset[..., 1:])
+    xy, _ = _project(moved, clips.cameras)
+    found = measure(describe(clips), with_xy(clips, xy))
+    mean = found.definition
+    # The ridge shares an offset among directions that the clips hardly tell apart.
+    again = clips.joints + body_fixed(
+        clips.joints, mean[None, None, :, :1], mean[None, None, :, 1:]
+    )
+    off = (again - moved).norm(dim=-1).mean((0, 1))
+    assert float(off.max()) < 4  # mm, of 25 and 15; measured 2.7
+    assert float(off[[0, 3, 6]].max()) < 0.1
+    assert found.values["definition_mm"] < 2  # nobody differs from anybody
+
+
+def test_planted_exchanges_are_counted():
+    clips = people()
+    scene, xy = describe(clips), clips.keypoints.xy
+    assert measure(scene, clips.keypoints).values["body_swap_rate"] == 0
+    swapped = torch.where((torch.rand(40, 1, 4, generator=torch.Generator().manual_seed(0)) < 0.25)
+                          [..., None, None], xy[..., FLIP, :], xy)  # fmt: skip
+    share = float((swapped != xy).flatten(3).any(-1).double().mean())
+    values = measure(scene, with_xy(clips, swapped)).values
+    assert values["body_swap_rate"] == pytest.approx(share, abs=0.02)
+    assert values["limb_swap_rate"] == 0 and values["limb_copy_rate"] == 0
+    assert values["fault_s"] > 0.99  # whole clips
+    assert values["noise"] < 1e-4  # errors are to the mirror joint
+    copied = xy.clone()
+    copied[..., WRIST, :] = xy[..., FLIP[WRIST], :]
+    values = measure(scene, with_xy(clips, copied)).values
+    wrists, feet = ((scene.apart[..., joint] > 0.12).sum() for joint in (WRIST, FOOT))
+    assert values["limb_copy_rate"] == pytest.approx(float(wrists / (wrists + feet)), abs=1e-6)
+    assert values["body_swap_rate"] == 0
+
+
+def test_new_factors_of_the_error_model():
+    clips = people(num=60)
+    size = torch.zeros(60, 4, 2)
+    quiet = GeneratedConfig(
+        noise=1e-5, definition_mm=0, view_bias=0, outlier_rate=0, body_swap_rate=0,
+        limb_swap_rate=0, missing_rate=0, missing_hidden_rate=0, missing_view_rate=0,
+        truncate=False, fps=5.0,
+    )  # fmt: skip
+
+    def seen(**changes):
+        draws = Draws.from_seeds([(7, row) for row in range(60)])
+        options = dataclasses.replace(quiet, **changes)
+        return observe(draws, options, clips.joints, clips.cameras, size)
+
+    copies = seen(limb_copy_rate=0.2, profile_copies=3.0)
+    pair = copies.swapped[..., WRIST] | copies.swapped[..., FLIP[WRIST]]
+    front = facing(clips.joints, clips.cameras).abs()
+    assert not (copies.swapped[..., WRIST] & copies.swapped[..., FLIP[WRIST]]).any()
+    assert float(pair[front > 0.9].double().mean()) == pytest.approx(0.22, abs=0.06)
+    assert float(pair[front < 0.3].double().mean()) == pytest.approx(0.52, abs=0.10)
+    distance = (copies.keypoints.xy[..., WRIST, :] - copies.keypoints.xy[..., FLIP[WRIST], :]).norm(
+        dim=-1
+    )
+    assert distance[pair].max() < 0.5  # px: both in one place
+    assert distance[~pair].median() > 20
+
+    lasting = seen(limb_copy_rate=0.2, fault_s=5.0).swapped[..., WRIST]
+    brief = seen(limb_copy_rate=0.2, fault_s=0.05).swapped[..., WRIST]
+    changes = [float((x[:, 1:] != x[:, :-1]).double().mean()) for x in (lasting, brief)]
+    assert changes[0] < 0.5 * changes[1]
+
+    sure, doubtful = (seen(limb_copy_rate=0.2, confident_swaps=share) for share in (1.0, 0.0))
+    for name in ("covariance", "confidence"):
+        a, b = (getattr(x.keypoints, name)[sure.swapped] for x in (sure, doubtful))
+        grown = b > 10 * a if name == "covariance" else b < 0.8 * a
+        assert float((grown[..., 0, 0] if name == "covariance" else grown).double().mean()) > 0.8
+    right = ~sure.swapped
+    assert torch.equal(sure.keypoints.covariance[right], doubtful.keypoints.covariance[right])
+
+    steady = seen(noise=0.01, steady_spread=1.0, noise_spread=0.5).covariance
+    held = steady.double().det() / steady[:, :1].double().det()
+    scale = describe(clips).scale.double()[..., None]
+    held = held * (scale[:, :1] / scale) ** 4  # the person comes nearer and goes
+    hidden = describe(clips).hidden.any(1, keepdim=True)
+    assert float(held.log().abs().masked_fill(hidden, 0).max()) < 1e-2
+    twice = seen(noise=0.01, overstate=2.0)
+    once = seen(noise=0.01)
+    assert torch.allclose(twice.keypoints.covariance, 4 * once.keypoints.covariance)
+    assert torch.equal(twice.keypoints.xy, once.keypoints.xy)
+
+
+def test_systematic_errors_grow_with_the_noise():
+    clips = people(num=60)
+    options = GeneratedConfig(
+        noise=1e-5, definition_mm=40.0, view_bias=0, outlier_rate=0, body_swap_rate=0,
+        limb_swap_rate=0, noise_spread=0.6, steady_spread=1.0,
+    )  # fmt: skip
+
+    def slope(**changes):
+        found = simulate(clips, dataclasses.replace(options, **changes), 3)
+        # Statistics that need a sensible stated sigma: noise of nothing is stated 1000 times wider.
+        wide = found.keypoints.covariance * 1e6
+        return measure(describe(clips), found.keypoints._replace(covariance=wide)).values
+
+    assert slope(bias_follows=1.0)["bias_follows"] == pytest.approx(1.0, abs=0.15)
+    assert abs(slope(bias_follows=0.0)["bias_follows"]) < 0.3
+
+
+def test_known_parameters_are_recovered():
+    """Over five seeds the values found lay within two thirds of these tolerances."""
+    clips = people()
+    truth = GeneratedConfig(**PLANTED, definition_mean=[[0.0, 0, 12, 0]] * 17)
+    clips = clips._replace(keypoints=simulate(clips, truth, 99).keypoints)
+    found = fit(clips, GeneratedConfig(), seed=0, rounds=5, repeats=1)
+    relative = {
+        "noise": 0.2, "clip_spread": 0.35, "noise_spread": 0.2, "definition_mm": 0.35,
+        "overstate": 0.25, "body_swap_rate": 0.4, "limb_copy_rate": 0.4,
+        "confidence_slope": 0.2, "confidence_logit": 0.2,
+    }  # fmt: skip
+    for name, limit in relative.items():
+        ratio = getattr(found.options, name) / PLANTED[name]
+        assert abs(math.log(ratio)) < math.log1p(limit), (name, ratio)
+        start = getattr(GeneratedConfig(), name) / PLANTED[name] if name != "limb_copy_rate" else 0
+        assert start == 0 or abs(math.log(start)) > math.log1p(limit), name  # the control
+    for name in ("steady_spread", "correlated_share"):
+        assert getattr(found.options, name) == pytest.approx(PLANTED[name], abs=0.2), name
+    up = torch.tensor(found.options.definition_mean)[:, 2]
+    assert float((up - 12).abs().median()) < 5  # mm
+    assert found.told == list(LABELS)
+
+
+def test_the_settings_are_written_as_they_are_read(tmp_path):
+    clips = people(num=16)
+    clips = clips._replace(keypoints=simulate(clips, GeneratedConfig(**PLANTED), 1).keypoints)
+    found = fit(clips, GeneratedConfig(), rounds=1, repeats=1)
+    settings = report.settings_of(found, clips)
+    path = tmp_path / "errors.yaml"
+    path.write_text(report.to_yaml(settings, "two\nlines"))
+    read = config.load(path, ["run.name=x"]).generated
+    assert {name: getattr(read, name) for name in settings} == settings
+    words = report.to_overrides(settings).replace("'", "").replace(", ", ",").split()
+    assert config.load(None, ["run.name=x", *words]).generated == read
+    text = report.table(found, clips, GeneratedConfig(), 0)
+    assert all(label in text for label in LABELS.values())
+    assert "triangulated, true cameras" in text and "nan" not in text
+
+
+def test_missing_joints_are_counted():
+    clips = people(num=20)
+    xy = clips.keypoints.xy.clone()
+    xy[:, :, 0] = torch.nan  # one view of four
+    xy[:, :, 1, 9] = torch.nan  # the head in another
+    rates = report.missing_rates(clips._replace(keypoints=with_xy(clips, xy)))
+    assert rates["missing_view_rate"] == 0.25
+    assert rates["missing_rate"] == pytest.approx(1 / 51, rel=0.15)  # hidden joints aside
+    assert rates["missing_hidden_rate"] == 0
+
+
+def test_bad_data_is_refused(tmp_path, capsys):
+    make_tiny_h36m(tmp_path / "few", subjects=("S1", "S8"), num_frames=8)
+    out = ["--out", str(tmp_path / "x.yaml"), "--threads", "1"]
+    for words, message in (
+        ([str(tmp_path / "nowhere")], "nowhere"),
+        ([str(tmp_path / "few"), "--subjects", "11"], "no frame of S11"),
+        ([str(tmp_path / "few")], "2 clips of 8 consecutive frames"),
+        ([str(tmp_path / "few"), "--length", "3"], "at least 4 frames"),
+        ([str(tmp_path / "few"), "--views", "0"], "1 view only"),
+        ([str(tmp_path / "few"), "--weights", str(tmp_path / "no.pt")], "no.pt"),
+    ):
+        assert script.main([*words, *out]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "x.yaml").exists()
+
+
+def test_settings_for_each_joint_are_checked():
+    for key, value in (("joint_noise", [1.0] * 16), ("joint_stated", [1.0] * 16 + [0.0])):
+        with pytest.raises(UserError, match=rf"generated\.{key}: expected 17"):
+            GeneratedConfig(**{key: value})
+    for rows in ([[0.0] * 4] * 16, [[0.0] * 3] * 17, [[0.0, 0, 0, math.nan]] * 17):
+        with pytest.raises(UserError, match=r"generated\.definition_mean: expected 17 rows"):
+            GeneratedConfig(definition_mean=rows)
+
+
+@pytest.mark.slow
+def test_the_script_fits_the_shipped_network(tmp_path, capsys):
+    """On dots instead of people: what matters is that it runs through and can be read."""
+    make_tiny_h36m(tmp_path, subjects=("S8",), actions=tuple(f"Walking-{i}" for i in range(1, 11)),
+                   num_frames=4)  # fmt: skip
+    out = tmp_path / "errors.yaml"
+    words = [str(tmp_path), "--length", "4", "--rounds", "1", "--repeats", "1", "--out", str(out)]
+    assert script.main(words) == 0
+    assert "not fitted" in capsys.readouterr().out
+    assert config.load(out, ["run.name=x"]).generated.noise > 0.01
