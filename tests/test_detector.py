@@ -48,7 +48,7 @@ def people(num: int = 40, frames: int = 6, views: int = 4, seed: int = 0) -> Cli
     rig = sample_rigs(draws, family, joints, views, 0.0).cameras
     cameras = static_cameras(rig.R, rig.t)
     xy, _ = _project(joints, cameras)
-    covariance = (4 * torch.eye(2)).expand(*xy.shape[:-1], 2, 2)
+    covariance = (16 * torch.eye(2)).expand(*xy.shape[:-1], 2, 2)
     keypoints = Keypoints(xy, covariance, torch.full(xy.shape[:-1], 0.9))
     return Clips(joints, cameras, keypoints, torch.ones(xy.shape[:-1], dtype=torch.bool), 5.0)
 
@@ -165,23 +165,26 @@ def test_systematic_errors_grow_with_the_noise():
 
 
 def test_known_parameters_are_recovered():
-    """Over five seeds the values found lay within two thirds of these tolerances."""
+    """What 40 clips tell; the tolerances are 1.5 times and more what two seeds of data were off.
+
+    Clips too few for spreads over clips and for what lasts: clip_spread, definition_mm, fault_s.
+    """
     clips = people()
     truth = GeneratedConfig(**PLANTED, definition_mean=[[0.0, 0, 12, 0]] * 17)
     clips = clips._replace(keypoints=simulate(clips, truth, 99).keypoints)
     found = fit(clips, GeneratedConfig(), seed=0, rounds=5, repeats=1)
     relative = {
-        "noise": 0.2, "clip_spread": 0.35, "noise_spread": 0.2, "definition_mm": 0.35,
-        "overstate": 0.25, "body_swap_rate": 0.4, "limb_copy_rate": 0.4,
-        "confidence_slope": 0.2, "confidence_logit": 0.2,
+        "noise": 0.15, "overstate": 0.15, "correlation_s": 0.4, "outlier_rate": 0.4,
+        "body_swap_rate": 0.6, "limb_copy_rate": 0.3, "confidence_slope": 0.15,
+        "confidence_logit": 0.15,
     }  # fmt: skip
     for name, limit in relative.items():
         ratio = getattr(found.options, name) / PLANTED[name]
         assert abs(math.log(ratio)) < math.log1p(limit), (name, ratio)
-        start = getattr(GeneratedConfig(), name) / PLANTED[name] if name != "limb_copy_rate" else 0
-        assert start == 0 or abs(math.log(start)) > math.log1p(limit), name  # the control
-    for name in ("steady_spread", "correlated_share"):
-        assert getattr(found.options, name) == pytest.approx(PLANTED[name], abs=0.2), name
+        start = getattr(GeneratedConfig(), name) / PLANTED[name]  # the control
+        assert start == 0 or abs(math.log(start)) > math.log1p(limit), name
+    for name in ("steady_spread", "correlated_share", "confident_swaps"):
+        assert getattr(found.options, name) == pytest.approx(PLANTED[name], abs=0.15), name
     up = torch.tensor(found.options.definition_mean)[:, 2]
     assert float((up - 12).abs().median()) < 5  # mm
     assert found.told == list(LABELS)
