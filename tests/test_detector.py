@@ -18,8 +18,8 @@ from ptri.data.rigs import FAMILY_NAMES, sample_rigs
 from ptri.detector import report
 from ptri.detector.clips import Clips, simulate, static_cameras
 from ptri.detector.fit import fit
+from ptri.detector.moments import LABELS, measure
 from ptri.detector.scene import describe
-from ptri.detector.statistics import LABELS, measure
 from ptri.errors import UserError
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from ptri.config import GeneratedConfig
 from ptri.detector.clips import Clips, simulate
+from ptri.detector.moments import LABELS, Statistics, measure
 from ptri.detector.scene import Scene, describe
-from ptri.detector.statistics import LABELS, Statistics, measure
 from ptri.errors import UserError
 from ptri.structures import Keypoints
 
@@ -55,7 +55,7 @@ def fit(
     rounds: int = 8,
     repeats: int = 2,
 ) -> Fit:
-    """Fits every parameter that `ptri.detector.statistics.LABELS` names, and those of the joints.
+    """Fits every parameter that `ptri.detector.moments.LABELS` names, and those of the joints.
 
     Args:
         clips: a detector's keypoints of known people.

@@ -9,8 +9,8 @@ from ptri.config import GeneratedConfig
 from ptri.detector.checks import check
 from ptri.detector.clips import Clips, simulate
 from ptri.detector.fit import Fit
+from ptri.detector.moments import LABELS, measure
 from ptri.detector.scene import describe
-from ptri.detector.statistics import LABELS, measure
 
 UNLIKE = 3.0  # standard errors: beyond it a row is marked
 _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted with
