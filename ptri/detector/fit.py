@@ -187,7 +187,8 @@ def _relative(factors: Tensor) -> Tensor:
 
 def standard_errors(scene: Scene, keypoints: Keypoints) -> dict[str, float]:
     """Of each number, from groups of clips."""
-    groups = torch.arange(len(scene.scale)).tensor_split(_GROUPS)
+    count = len(scene.scale)  # a spread over clips needs two in a group
+    groups = torch.arange(count).tensor_split(min(_GROUPS, count // 2))
     parts = [
         measure(Scene(*(v[rows] for v in scene)), Keypoints(*(v[rows] for v in keypoints))).values
         for rows in groups
