@@ -21,7 +21,7 @@ def main() -> int:
         "config", help="YAML file, see configs/; data.kind: h36m, recording, videos"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="change a setting"
+        "overrides", nargs="*", metavar="section.key=value", help="change a setting; or more YAML"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder")
     args = parser.parse_intermixed_args()

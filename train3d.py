@@ -18,7 +18,7 @@ def main() -> int:
     )
     parser.add_argument("config", help="YAML file, see configs/")
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="change a setting"
+        "overrides", nargs="*", metavar="section.key=value", help="change a setting; or more YAML"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run folder's last.pt")
     parser.add_argument("--overwrite", action="store_true", help="replace the run folder")

@@ -106,6 +106,7 @@ class GeneratedConfig(_Section):
     ordered_views: bool = False  # views in order around the person instead of at random
     pool: str | None = None  # file of scenes with solved rigs, to train the head alone on; made
     # where it is missing (ptri/pool.py); null: new scenes, solved, in every step
+    more_pools: list[str] = field(default_factory=list)  # made before, with whatever settings
     pool_scenes: int = _number(8192, 1)  # of one frame in the pool, beside clips
     pool_clips: int = _number(3, 1)  # after so many batches of frames comes one of clips
     fps: float = _number(10.0, above=0)  # frames per second of a clip
@@ -331,14 +332,17 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
 
     Args:
         path: YAML file with any of the sections; None starts from the defaults.
-        overrides: strings ``section.key=value``, the value in YAML syntax.
+        overrides: strings ``section.key=value``, the value in YAML syntax; or further YAML files.
+            Later ones win.
 
     Raises:
         UserError: an unreadable file; an unknown key (the nearest one is suggested); a value of the
             wrong type or out of range; a missing value.
     """
     layers = [] if path is None else [(f"{path}: ", _read(path))]
-    layers += [("command line: ", _override(text)) for text in overrides]
+    for text in overrides:
+        is_file = "=" not in text and text.endswith((".yaml", ".yml"))
+        layers.append((f"{text}: ", _read(text)) if is_file else ("command line: ", _override(text)))
     return from_dicts(layers)
 
 
@@ -410,7 +414,7 @@ def _read(path: str | Path) -> dict[str, Any]:
 def _override(text: str) -> dict[str, Any]:
     key, equals, _ = text.partition("=")
     if not equals or key.count(".") != 1 or not all(key.split(".")):
-        raise UserError(f"command line: {text!r} is not of the form section.key=value")
+        raise UserError(f"command line: {text!r} is neither section.key=value nor a YAML file")
     try:
         return OmegaConf.to_container(OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
     except (yaml.YAMLError, OmegaConfBaseException) as error:

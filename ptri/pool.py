@@ -32,7 +32,7 @@ CHUNK = 64  # frames solved at once
 SAMPLES = 16  # of each rig's posterior, of equal weight
 POSTERIOR_SAMPLES = 128  # that they are resampled from
 _STREAM = 3  # keeps the pool's random numbers apart from the training's
-_FREE = ("pool",)  # of the section generated: no influence on the content
+_FREE = ("pool", "more_pools")  # of the section generated: no influence on the content
 
 
 class Group(NamedTuple):
@@ -51,13 +51,14 @@ class Pool(NamedTuple):
 
 
 def open_pool(model: PoseModel, config: Config) -> Pool:
-    """Reads the pool that ``generated.pool`` names, or makes it.
+    """Reads the pool that ``generated.pool`` names, or makes it; and ``generated.more_pools``.
 
     Args:
         model: its lifter and posterior solve the rigs.
 
     Raises:
-        UserError: the file is corrupt, or was made with other settings or another lifter.
+        UserError: a file is corrupt, or was made with another lifter, the first one also: with other
+            settings; one of the further pools is missing.
     """
     path, settings = Path(str(config.generated.pool)), _settings(model, config)
     if path.exists():
@@ -67,9 +68,26 @@ def open_pool(model: PoseModel, config: Config) -> Pool:
     else:
         content = {"settings": settings, "groups": _solve(model, config)}
         write_tensors(path, KIND, content)
-    groups = [from_plain(group) for group in content["groups"]]
+    plain = list(content["groups"])
+    for more in config.generated.more_pools:
+        plain += _read_more(Path(more), settings)
+    groups = [from_plain(group) for group in plain]
     frames = [group for group in groups if group.scene.K.shape[1] == 1]
     return Pool(frames, [group for group in groups if group.scene.K.shape[1] > 1])
+
+
+def _read_more(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    if not path.exists():
+        raise UserError(
+            f"generated.more_pools: no such file: {path}; a run with generated.pool={path} makes it"
+        )
+    content = read_tensors(path, KIND)
+    if content["settings"]["lifter"] != settings["lifter"]:
+        raise UserError(
+            f"{path}: a pool solved with another lifter; make it again with init.checkpoint_3d of "
+            "this run, or leave it out of generated.more_pools"
+        )
+    return content["groups"]
 
 
 def check_settings(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:

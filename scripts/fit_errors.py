@@ -1,11 +1,13 @@
 """Fits the error model of generated keypoints (section `generated`) to a 2D network's errors.
 
+Beside it stands how the network draws bones (`posterior.bone_ratio`).
+
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
 python scripts/fit_errors.py data/rendered --subjects 8 --out configs/detector_s0.yaml
 python scripts/benchmark.py unseen-rigs --config configs/detector_s0.yaml
 
 The people must not be those that the network was trained on, nor those that results are reported
-for. To train with the errors, put the written section `generated` into a configuration.
+for. To train with the errors: train3d.py configs/fusion.yaml configs/detector_s0.yaml.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from ptri.build import for_inference, read_network2d
 from ptri.config import GeneratedConfig
 from ptri.detector.clips import Clips, detect
 from ptri.detector.fit import fit
-from ptri.detector.report import settings_of, table, to_overrides, to_yaml
+from ptri.detector.report import settings_of, table, to_yaml
 from ptri.errors import UserError, exit_status
 
 
@@ -44,7 +46,6 @@ def main(arguments: list[str] | None = None) -> int:
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
     add("--out", required=True, help="YAML to write; its table goes beside it, as .txt")
-    add("--overrides", action="store_true", help="also print the settings for a command line")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     return exit_status(lambda: print(run(args)))
@@ -70,16 +71,15 @@ def run(args: argparse.Namespace) -> str:
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (
         f"Errors of {args.weights} on {people} of rendered people: {B} clips of {T} frames, "
-        f"{V} views.\nscripts/fit_errors.py wrote it; only the section generated, to be put into "
-        "a configuration.\nLike the detector or not: the table beside this file."
+        f"{V} views.\nscripts/fit_errors.py wrote it; to be given after another configuration."
+        "\nLike the detector or not: the table beside this file."
     )
     text = table(found, clips, GeneratedConfig(), args.seed)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(to_yaml(settings, comment))
     out.with_suffix(".txt").write_text(text + "\n")
-    more = f"\n\n{to_overrides(settings)}" if args.overrides else ""
-    return f"{text}{more}\n\nwritten: {out}, {out.with_suffix('.txt')}"
+    return f"{text}\n\nwritten: {out}, {out.with_suffix('.txt')}"
 
 
 def detections(args: argparse.Namespace) -> Clips:

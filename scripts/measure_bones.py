@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ptri.detector.bones import bone_ratio
 from ptri.errors import UserError, exit_status
-from ptri.geometry.body import bone_vectors, load_body_prior
 from ptri.geometry.cameras import to_reference
-from ptri.geometry.robust import robust_triangulation
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -50,12 +49,9 @@ def measure(path: Path) -> Tensor:
     except (OSError, KeyError) as error:
         raise UserError(f"{path}: {error}; give the predictions.h5 of an infer3d.py run") from None
     *keypoints, K, R, t, truth = values
-    cameras = to_reference(Cameras(K, R, t))
+    cameras = to_reference(Cameras(K, R, t))._replace(K=K.unsqueeze(1))
     keypoints = Keypoints(*(value.unsqueeze(1) for value in keypoints))
-    drawn = robust_triangulation(keypoints, cameras._replace(K=K.unsqueeze(1)))[0].joints3d[:, 0]
-    body = load_body_prior()
-    ratio = (bone_vectors(drawn, body)[0] / bone_vectors(truth, body)[0]).log()
-    return torch.cat([ratio, ratio[:, list(H36M17.flip_bones)]]).nanmedian(0).values.exp()
+    return bone_ratio(keypoints, cameras, truth.unsqueeze(1))
 
 
 def report(ratio: Tensor) -> str:

@@ -77,6 +77,28 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
         pool.open_pool(model, plan)
 
 
+def test_pools_of_other_settings_are_used_beside_it(tmp_path, lifter):
+    first, second = tmp_path / "first.pt", tmp_path / "second.pt"
+    other = settings(first, lifter, "generated.noise=0.05")
+    model = RigTask().build_model(other)
+    alone = pool.open_pool(model, other)
+    both = settings(second, lifter, f"generated.more_pools=[{first}]")
+    found = pool.open_pool(model, both)
+    assert len(found.frames) == 2 * len(alone.frames) and len(found.clips) == 2 * len(alone.clips)
+    torch.testing.assert_close(found.frames[-1].R, alone.frames[-1].R, rtol=0, atol=0)
+    assert not torch.equal(found.frames[0].scene.keypoints.xy, alone.frames[0].scene.keypoints.xy)
+    pool.open_pool(model, settings(second, lifter))  # the same file without them
+
+    content = checkpoint.read_tensors(first, pool.KIND)
+    content["settings"]["lifter"] = "0"
+    checkpoint.write_tensors(first, pool.KIND, content)
+    with pytest.raises(UserError, match="another lifter"):
+        pool.open_pool(model, both)
+    first.unlink()
+    with pytest.raises(UserError, match=r"generated.more_pools: no such file"):
+        pool.open_pool(model, both)
+
+
 def test_steps_draw_from_the_pool_in_turns(tmp_path, lifter):
     task, plan = RigTask(), settings(tmp_path / "pool.pt", lifter)
     model = task.build_model(plan).train()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ptri import metrics
+from ptri.detector.bones import bone_ratio
 from ptri.detector.clips import Clips
 from ptri.detector.scene import NAMES, ROOT, Scene
 from ptri.geometry.robust import robust_triangulation
@@ -71,16 +72,12 @@ def _confidence(confidence: Tensor, size: Tensor, used: Tensor) -> dict[str, flo
 
 def _triangulated(clips: Clips) -> dict[str, float]:
     """Robust triangulation with the true cameras; bones drawn over true ones."""
-    T = clips.joints.shape[1]
-    K = clips.cameras.K.unsqueeze(1).expand(-1, T, -1, -1, -1)
-    cameras = Cameras(K, *clips.cameras[1:])
+    cameras = clips.moving_cameras()
     joints = robust_triangulation(clips.keypoints, cameras)[0].joints3d.to(clips.joints)
     found = {"triangulated, true cameras: MPJPE, mm": float(
         metrics.mpjpe(joints, clips.joints, ROOT).double().nanmean()
     )}  # fmt: skip
-    child, parent = (torch.tensor(side) for side in zip(*H36M17.bones))
-    lengths = [(x[..., child, :] - x[..., parent, :]).norm(dim=-1) for x in (joints, clips.joints)]
-    ratio = (lengths[0] / lengths[1]).flatten(0, 1).nanmedian(0).values
+    ratio = bone_ratio(clips.keypoints, cameras, clips.joints)
     for name in ("head", "left_shoulder", "left_hip", "left_knee", "left_elbow"):
         bone = [c for c, _ in H36M17.bones].index(NAMES.index(name))
         found[f"its bone to {name.replace('_', ' ')} over the true one"] = float(ratio[bone])

@@ -45,6 +45,11 @@ class Clips(NamedTuple):
     inside: Tensor  # (B, T, V, J) bool, the joint lies inside the image
     fps: float
 
+    def moving_cameras(self) -> Cameras:
+        """The cameras with their K once a frame (B, T, V, 3, 3), as triangulation takes them."""
+        K = self.cameras.K.unsqueeze(1).expand(-1, self.joints.shape[1], -1, -1, -1)
+        return self.cameras._replace(K=K)
+
 
 def cut_clips(index: Index, length: int) -> tuple[np.ndarray, float]:
     """Rows of consecutive frames with every view.

@@ -1,11 +1,11 @@
-"""A fit in words: the table, and the settings as YAML and as words of a command line."""
+"""A fit in words: the table, and the settings as YAML."""
 
 from __future__ import annotations
 
-import json
 import math
 
 from ptri.config import GeneratedConfig
+from ptri.detector.bones import bone_ratio
 from ptri.detector.checks import check
 from ptri.detector.clips import Clips, simulate
 from ptri.detector.fit import Fit
@@ -16,14 +16,16 @@ UNLIKE = 3.0  # standard errors: beyond it a row is marked
 _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted with
 
 
-def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
-    """The settings of the section generated that the fit decides, rounded."""
+def settings_of(fit: Fit, clips: Clips) -> dict[str, dict[str, object]]:
+    """The settings by section: errors as fitted, bones as measured; rounded."""
     options = fit.options
     found: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.told}
     found["joint_noise"] = [round(value, 3) for value in options.joint_noise]
     found["joint_stated"] = [round(value, 3) for value in options.joint_stated]
     found["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
-    return found | missing_rates(clips)
+    ratio = bone_ratio(clips.keypoints, clips.moving_cameras(), clips.joints)
+    bones = {"bone_ratio": [round(value, 3) for value in ratio.tolist()]}
+    return {"generated": found | missing_rates(clips), "posterior": bones}
 
 
 def missing_rates(clips: Clips) -> dict[str, float]:
@@ -42,21 +44,17 @@ def missing_rates(clips: Clips) -> dict[str, float]:
     }
 
 
-def to_yaml(settings: dict[str, object], comment: str) -> str:
-    """A file with the section generated alone, each setting on a line."""
-    lines = [f"# {line}" for line in comment.splitlines()] + ["generated:"]
-    for name, value in settings.items():
-        if name == "definition_mean":
-            lines += [f"  {name}:"] + [f"    - {row}" for row in value]
-        else:
-            lines.append(f"  {name}: {value}")
+def to_yaml(settings: dict[str, dict[str, object]], comment: str) -> str:
+    """A file of these settings alone, each on a line."""
+    lines = [f"# {line}" for line in comment.splitlines()]
+    for section, values in settings.items():
+        lines.append(f"{section}:")
+        for name, value in values.items():
+            if name == "definition_mean":
+                lines += [f"  {name}:"] + [f"    - {row}" for row in value]
+            else:
+                lines.append(f"  {name}: {value}")
     return "\n".join(lines) + "\n"
-
-
-def to_overrides(settings: dict[str, object]) -> str:
-    """The settings as words of a command line."""
-    words = [f"generated.{name}={json.dumps(value)}" for name, value in settings.items()]
-    return " ".join(f"'{word}'" if "[" in word else word for word in words)
 
 
 def table(fit: Fit, clips: Clips, start: GeneratedConfig, seed: int) -> str:
