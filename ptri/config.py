@@ -341,8 +341,10 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
     """
     layers = [] if path is None else [(f"{path}: ", _read(path))]
     for text in overrides:
-        is_file = "=" not in text and text.endswith((".yaml", ".yml"))
-        layers.append((f"{text}: ", _read(text)) if is_file else ("command line: ", _override(text)))
+        if "=" not in text and text.endswith((".yaml", ".yml")):
+            layers.append((f"{text}: ", _read(text)))
+        else:
+            layers.append(("command line: ", _override(text)))
     return from_dicts(layers)
 
 

@@ -57,8 +57,8 @@ def open_pool(model: PoseModel, config: Config) -> Pool:
         model: its lifter and posterior solve the rigs.
 
     Raises:
-        UserError: a file is corrupt, or was made with another lifter, the first one also: with other
-            settings; one of the further pools is missing.
+        UserError: a file is corrupt, or was made with another lifter, the first also with other
+            settings; a further one is missing.
     """
     path, settings = Path(str(config.generated.pool)), _settings(model, config)
     if path.exists():

@@ -12,7 +12,6 @@ from ptri.detector.scene import NAMES, ROOT, Scene
 from ptri.geometry.robust import robust_triangulation
 from ptri.metrics2d import mirrored
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras
 
 _QUANTILES = (0.5, 0.9, 0.99)
 _PAIR_APART = 0.12  # of the person: pairs farther apart are asked whether they are exchanged
