@@ -176,7 +176,7 @@ class ModelConfig(_Section):
     plain_convolutions: bool = True  # one convolution + BatchNorm per block: 3 x faster on CPU
     freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
     head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
-    context: bool = False  # attention over the map at stride 32 in the head
+    context: bool = True  # attention over the map at stride 32 in the head
     heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
     confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
     lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
