@@ -285,6 +285,9 @@ def posterior_from_cameras(cameras: Cameras) -> RigPosterior:
 def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Systematic resampling to ``count`` samples, and their differentiable log-weights.
 
+    Samples are drawn in order of the rig's size, its widest direction: few then have the
+    posterior's mean size, within its spread over ``count`` and not over the square root.
+
     Returns:
         R (count, B, V, 3, 3), t (count, B, V, 3), log-weights (count, B): equal in value, with the
         gradient of the weights of the samples they stand for.
@@ -292,10 +295,13 @@ def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tenso
     M, B = posterior.log_weights.shape
     count = min(count, M)
     with torch.no_grad():
-        cumulative = posterior.log_weights.exp().cumsum(0).T.contiguous()  # (B, M)
+        order = posterior.t.norm(dim=-1).sum(-1).argsort(0)  # (M, B)
+        weights = posterior.log_weights.gather(0, order).exp()
+        cumulative = weights.cumsum(0).T.contiguous()  # (B, M)
         level = (torch.arange(count, device=cumulative.device) + 0.5) / count
         level = level.to(cumulative).expand(B, count).contiguous()
         index = torch.searchsorted(cumulative, level).clamp_max(M - 1).T  # (count, B)
+        index = order.gather(0, index)
     rows = torch.arange(B, device=index.device).expand(count, B)
     chosen = posterior.log_weights[index, rows]
     log_weights = torch.log_softmax(chosen - chosen.detach(), dim=0)

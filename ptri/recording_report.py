@@ -15,6 +15,7 @@ from ptri.data.video import read_frame, videos_by_camera
 from ptri.evaluate import spread
 from ptri.geometry.cameras import centres
 from ptri.painter import rig_of, up_direction
+from ptri.recording_limbs import limb_figures, limb_lines
 from ptri.recording_solve import (
     Solution,
     camera_spread,
@@ -22,7 +23,7 @@ from ptri.recording_solve import (
     refit,
     reprojection_error,
 )
-from ptri.skeleton import H36M17, Skeleton
+from ptri.skeleton import H36M17
 from ptri.visualize_rig import rig_picture
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
@@ -62,14 +63,7 @@ def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
     }
     for v, view in enumerate(views):
         figures[f"reprojection_error_px_median/{recording.names[view]}"] = _median(error[:, v])
-    for name, skeleton, joints in (
-        ("fused", H36M17, solution.prediction.joints3d),
-        ("triangulated", recording.skeleton, solution.native.joints3d),
-    ):
-        for side in ("left", "right"):
-            mean, std = bone_length(skeleton, joints, f"{side}_hip", f"{side}_knee")
-            figures[f"{side}_thigh_mm_mean/{name}"] = mean
-            figures[f"{side}_thigh_mm_std/{name}"] = std
+    figures.update(limb_figures(recording, solution, CLEAR, ROBUST_AT))
     figures.update(_against_reference(recording, solution))
     for stage, value in solution.seconds.items():
         figures[f"seconds/{stage}"] = value
@@ -104,18 +98,6 @@ def _against_reference(recording: Recording, solution: Solution) -> dict[str, ob
         result[f"rotation_difference_deg/{names[i]}-{names[j]}"] = float(a)
         result[f"translation_direction_difference_deg/{names[i]}-{names[j]}"] = float(b)
     return result
-
-
-def bone_length(skeleton: Skeleton, joints: Tensor, a: str, b: str) -> tuple[float, float]:
-    """Mean and standard deviation over frames, mm, of the distance of two joints (T, J, 3)."""
-    if a not in skeleton.joints or b not in skeleton.joints:
-        return float("nan"), float("nan")
-    i, j = skeleton.joints.index(a), skeleton.joints.index(b)
-    length = (joints[:, i] - joints[:, j]).norm(dim=-1)
-    length = length[torch.isfinite(length)].double()
-    if len(length) < 2:
-        return float("nan"), float("nan")
-    return float(length.mean()), float(length.std())
 
 
 def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
@@ -174,12 +156,7 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
         parts = [f"{other} {figures[name + end]:.1f}" for other, end in others.items()
                  if name + end in figures]  # fmt: skip
         lines.append(f"  {words + ':':<22}{'; '.join([f'{figures[name + key]:.1f}', *parts])}")
-    for name in ("fused", "triangulated"):
-        parts = []
-        for side in ("left", "right"):
-            mean, std = (figures[f"{side}_thigh_mm_{what}/{name}"] for what in ("mean", "std"))
-            parts.append(f"{side} {mean:.0f} mm, std {std:.1f} mm")
-        lines.append(f"thigh over frames, {name}: {'; '.join(parts)}")
+    lines += ["", *limb_lines(figures), ""]
     seconds = solution.seconds
     each = 1000 * seconds["fusion"] / len(recording.frames)
     lines.append(f"time: rig posterior {seconds['posterior']:.2f} s, fusion {each:.1f} ms a frame")

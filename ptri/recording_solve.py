@@ -171,22 +171,40 @@ def reprojection_error(
         robust_at: share of the person's extent in a view at which a keypoint's weight is halved
             (Cauchy); None: plain least squares.
     """
-    xy = torch.tensor(recording.xy[:, views])
+    xy, K = clear_keypoints(recording, views, clear), torch.tensor(recording.K[views])
+    R, t = R.double(), t.double()
+    return residuals(triangulate(xy, K, R, t, robust_at), xy, K, R, t)
+
+
+def clear_keypoints(recording: Recording, views: list[int], clear: float) -> Tensor:
+    """Keypoints (T, V, J, 2) px; NaN below that confidence, and where fewer than three views (of
+    two: two) see a joint clearly."""
     used = torch.tensor(recording.confidence[:, views] >= clear)
     used &= used.sum(1, keepdim=True) >= min(3, len(views))
-    xy = torch.where(used[..., None], xy, torch.nan)
+    return torch.where(used[..., None], torch.tensor(recording.xy[:, views]), torch.nan)
+
+
+def triangulate(
+    xy: Tensor, K: Tensor, R: Tensor, t: Tensor, robust_at: float | None = None
+) -> Tensor:
+    """Joints (T, J, 3) mm from keypoints (T, V, J, 2) px of equal weight, without any prior.
+
+    Args:
+        robust_at: as in `reprojection_error`.
+    """
     covariance = torch.eye(2, dtype=xy.dtype).expand(*xy.shape, 2)
     cauchy = math.inf
     if robust_at is not None:
         covariance, cauchy = default_covariance(xy, robust_at), 1.0
-    K = torch.tensor(recording.K[views])
-    keypoints = Keypoints(xy[None], covariance[None], used[None].to(xy))
-    R, t = R.double(), t.double()
+    keypoints = Keypoints(xy[None], covariance[None], torch.ones_like(xy[None, ..., 0]))
     rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
-    joints = robust_triangulation(keypoints, rig, cauchy=cauchy)[0].joints3d[0]
+    return robust_triangulation(keypoints, rig, cauchy=cauchy)[0].joints3d[0]
+
+
+def residuals(joints: Tensor, xy: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Tensor:
+    """Distances (T, V, J) px of keypoints from the joints' projections."""
     camera = torch.einsum("vik,tjk->tvji", R, joints) + t[:, None]
-    projected = normalised_to_pixel(camera[..., :2] / camera[..., 2:], K)
-    return (projected - xy).norm(dim=-1)
+    return (normalised_to_pixel(camera[..., :2] / camera[..., 2:], K) - xy).norm(dim=-1)
 
 
 def refit(

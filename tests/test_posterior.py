@@ -234,6 +234,17 @@ def test_resampling_keeps_the_mean_and_the_gradient():
     assert float(log_weights.grad.abs().sum()) > 0
 
 
+def test_few_samples_have_the_posteriors_size():
+    posterior = weighted_posterior(400)
+    size = posterior.t.norm(dim=-1).sum(-1)
+    weights = posterior.log_weights.exp()
+    mean = (weights * size).sum(0)
+    spread = (weights * (size - mean) ** 2).sum(0).sqrt()
+    _, t, _ = rig.resample(posterior, 8)
+    off = t.norm(dim=-1).sum(-1).mean(0) - mean
+    assert float((off / spread).abs().max()) < 0.1  # independent draws: 0.35
+
+
 def test_known_cameras_are_one_sample():
     _, _, cameras, _ = gaussian_scene(batch=2)
     posterior = rig.posterior_from_cameras(cameras)
