@@ -186,7 +186,7 @@ class ModelConfig(_Section):
     )
     fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
     fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
-    fusion_frames: int = _number(0, 0)  # odd; of a clip, that a frame's joints are fused from;
+    fusion_frames: int = _number(27, 0)  # odd; of a clip, that a frame's joints are fused from;
     # 0: each frame alone
     fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
     volume_size: int = _number(20, 4)  # voxels a side of the volumetric head; a multiple of 2

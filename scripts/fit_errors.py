@@ -4,7 +4,7 @@ Beside it stands how the network draws bones (`posterior.bone_ratio`).
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
 python scripts/fit_errors.py data/rendered --subjects 8 --out configs/detector_s0.yaml
-python scripts/benchmark.py unseen-rigs --config configs/detector_s0.yaml
+python scripts/benchmark.py unseen-rigs
 
 The people must not be those that the network was trained on, nor those that results are reported
 for. To train with the errors: train3d.py configs/fusion.yaml configs/detector_s0.yaml.

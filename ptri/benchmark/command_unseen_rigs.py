@@ -18,6 +18,7 @@ from ptri.outputs import write_json
 WEIGHTS = "checkpoints/ptri_3d.pt"
 FOLDER = "checkpoints/ablations"
 OURS = "ours"
+DETECTOR = "configs/detector_s0.yaml"  # detections err as the shipped 2D network's do
 RIGS, CLIPS = 64, 16  # of a family: of one frame, of 27
 _QUICK = (6, 1)
 SPEED = "images in, joints out, <= 50 ms a frame: printed by make demo, not measured here"
@@ -31,7 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--ours", metavar="FILE", default=WEIGHTS, help="weights of lifter and fusion")
     add("--heads", nargs="*", default=[], metavar="NAME=FILE", help=f"beside those of {FOLDER}")
-    add("--config", metavar="YAML", help="settings, such as the detections' (generated.*)")
+    add(
+        "--config", metavar="YAML", default=DETECTOR,
+        help=f"settings, such as the detections' ({DETECTOR}; '': errors at their defaults)",
+    )  # fmt: skip
     add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
     add("--quick", action="store_true", help="few rigs: a minute or two, wide intervals")
     add("--out", default="outputs/benchmark", help="folder for tables, JSON and solved rigs")
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> str:
     counts = {1: args.rigs or rigs, 27: args.clips or clips}
     if min(counts.values()) < 1:
         raise UserError(f"--rigs {counts[1]}, --clips {counts[27]}: at least 1")
-    solver, config = make_solver(args.ours, args.config, args.set)
+    solver, config = make_solver(args.ours, args.config or None, args.set)
     check_families(config)
     heads = [load_head(OURS, args.ours, config)]
     heads += named_heads(args.heads, Path(FOLDER), config)
