@@ -249,6 +249,8 @@ class TrainConfig(_Section):
     # under; 0: model.fusion_samples
     true_start: bool = False  # 3D: the posterior also starts from the truth; for a new lifter
     freeze_2d: bool = False  # 3D: the 2D network keeps its weights
+    gradient_2d: float = _number(1.0, 0, 1)  # 3D: factor on the gradient of the 3D losses into the
+    # 2D network, beside the heatmap loss; 0: none
     posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
     max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this
     weight_lift: float = _number(1.0, 0)  # 3D losses: lifter, negative log likelihood

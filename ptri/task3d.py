@@ -313,7 +313,10 @@ def _image_losses(model, batch: Sample, step: int, config: Config) -> dict[str, 
     settings = _training_settings(model, config)
     K, joints3d = batch.cameras.K[:, None], batch.joints3d[:, None]
     start = (batch.cameras, joints3d) if train.true_start else None
-    output = model(K, images=batch.images[:, None], seed=step, settings=settings, start=start)
+    output = model(
+        K, images=batch.images[:, None], seed=step, settings=settings, start=start,
+        gradient_2d=train.gradient_2d,
+    )  # fmt: skip
     lift = _lift_loss(output, joints3d, batch.cameras, K)
     pose = pose_loss(batch.cameras, output.solution).clamp(-MAX_POSE_LOSS, MAX_POSE_LOSS)
     heatmap = losses.heatmap_divergence(

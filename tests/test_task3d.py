@@ -95,8 +95,16 @@ def test_end_to_end_step_reaches_the_heatmaps():
     assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
     batch = next(iter(task.train_loader(settings, 0, 0, 1, 0)))
     values = task.training_step(model, batch, 0)
-    # The 3D losses alone must reach the heatmaps.
+    # The 3D losses alone must reach the heatmaps, unless that is cut.
+    weights = model.network2d.head.heatmaps.weight
     (values["loss/x3d"] + values["loss/pose"]).mean().backward()
-    slope = model.network2d.head.heatmaps.weight.grad
-    assert slope is not None
-    assert float(slope.abs().max()) > 0
+    assert weights.grad is not None
+    assert float(weights.grad.abs().max()) > 0
+    model.zero_grad()
+    cut = config.load(None, [*overrides, "train.gradient_2d=0"])
+    task.build_model(cut)
+    values = task.training_step(model, batch, 0)
+    (values["loss/x3d"] + values["loss/pose"]).mean().backward()
+    assert weights.grad is None
+    task.training_step(model, batch, 0)["loss/hm"].mean().backward()
+    assert float(weights.grad.abs().max()) > 0

@@ -92,6 +92,7 @@ class PoseModel(nn.Module):
         settings: Settings | None = None,
         start: tuple[Cameras, Tensor] | None = None,
         posterior: RigPosterior | None = None,
+        gradient_2d: float = 1.0,
     ) -> Output:
         """One training step's forward pass, from images or from keypoints.
 
@@ -103,6 +104,7 @@ class PoseModel(nn.Module):
             start: cameras (B, V, ...) and joints (B, T, 17, 3) mm to start from besides the
                 lifted ones: the truth, where the lifter is yet untrained.
             posterior: solved before; to fuse under, without lifting.
+            gradient_2d: factor on the gradient from 3D into the 2D network.
         """
         detection, features = None, None
         if keypoints is None:
@@ -110,6 +112,8 @@ class PoseModel(nn.Module):
             shape = images.shape[:3]
             keypoints = Keypoints(*(v.unflatten(0, shape) for v in detection.keypoints))
             features = self.joint_features(detection).unflatten(0, shape)
+            keypoints = Keypoints(*(_scale_gradient(value, gradient_2d) for value in keypoints))
+            features = _scale_gradient(features, gradient_2d)
         if posterior is not None:
             prediction = self.fuse(keypoints, K, posterior, features)
             return Output(keypoints, detection, None, None, prediction)
@@ -263,6 +267,14 @@ class PoseModel(nn.Module):
     def joint_features(self, detection: Detection) -> Tensor:
         """Backbone features (N, J, C) at the keypoints of N images."""
         return sample_features(detection.features.float(), detection.keypoints.xy)
+
+
+def _scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same values, whose gradient is multiplied by a factor on its way back."""
+    if factor == 1:
+        return value
+    fixed = value.detach()
+    return fixed + factor * (value - fixed) if factor else fixed
 
 
 def _append(starts: Bundle, cameras: Cameras, joints: Tensor) -> Bundle:
