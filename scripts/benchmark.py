@@ -10,6 +10,7 @@ python scripts/benchmark.py unseen-rigs                   # all heads on unseen 
 python scripts/benchmark.py ablations                     # trains all heads before that
 python scripts/benchmark.py factors PATH/persons.json     # what the renderer's factors buy (hours)
 python scripts/benchmark.py scale                         # what proportions tell of a person's size
+python scripts/benchmark.py schedule                      # training on Human3.6M: expected time
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ptri.benchmark import (
     command_render,
     command_rig,
     command_scale,
+    command_schedule,
     command_speed,
     command_speed2d,
     command_unseen_rigs,
@@ -40,6 +42,7 @@ COMMANDS = {
     "ablations": command_ablations,
     "scale": command_scale,
     "factors": command_factors,
+    "schedule": command_schedule,
 }
 
 
