@@ -227,9 +227,7 @@ def _rescale(posterior, inside, views, frames, known, names) -> tuple[RigPosteri
         some = frames[:: -(-len(frames) // SCALE_FRAMES)]
         part = Keypoints(*(value[some] for value in inside.keypoints))
         own = posterior._replace(R=posterior.R[:, :, views], t=posterior.t[:, :, views])
-        # Equal weights, so that the samples stay as they are.
-        flat = torch.full_like(own.log_weights, 1 / M).log()
-        joints = joint_samples(part, inside.K, own._replace(log_weights=flat), M)[0]
+        joints = joint_samples(part, inside.K, own)
         seen = torch.isfinite(part.xy).all(-1).sum(1) >= 2  # (T, J)
         joints = torch.where(seen[..., None], joints, torch.nan)
         joints = joints_to_h36m17(joints, inside.skeleton)

@@ -40,9 +40,11 @@ def joints_under(
         (T, J, 3) mm and (T, J, 3, 3) mm^2 in view 0's frame, float64, always finite: a joint that
         fewer than two views see lies near the person, within a covariance of `PERSON_SIGMA`.
     """
-    given = _given_cameras(keypoints, K, posterior, noise2, num_samples)
+    R, t, log_weights = resample(posterior, num_samples)
+    weights = log_weights[:, 0].exp()
+    given = _given_cameras(keypoints, Cameras(K, *posterior_mean(posterior)), R, t, noise2)
     means, covariances = [], []
-    for points, spread, weights in given:
+    for points, spread in given:
         mean = torch.einsum("m,mtja->tja", weights, points)
         away = points - mean
         between = torch.einsum("m,mtja,mtjb->tjab", weights, away, away)
@@ -52,24 +54,21 @@ def joints_under(
     return Prediction(torch.cat(means), torch.cat(covariances))
 
 
-def joint_samples(
-    keypoints: Keypoints, K: Tensor, posterior: RigPosterior, num_samples: int
-) -> tuple[Tensor, Tensor]:
-    """Joints (M, T, J, 3) mm under M posterior samples, and the samples' weights (M,)."""
-    parts = list(_given_cameras(keypoints, K, posterior, 1.0, num_samples))
-    return torch.cat([part[0] for part in parts], dim=1), parts[0][2]
+def joint_samples(keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Tensor:
+    """Joints (M, T, J, 3) mm under each of the posterior's M samples, in their order."""
+    mean = Cameras(K, *posterior_mean(posterior))
+    given = _given_cameras(keypoints, mean, posterior.R, posterior.t, 1.0)
+    return torch.cat([points for points, _ in given], dim=1)
 
 
-def _given_cameras(keypoints, K, posterior, noise2, num_samples):
-    """Yields, a chunk of frames at a time, joints (M, T, J, 3) mm under M samples, their
-    covariances (M, T, J, 3, 3) mm^2 given the cameras, and the weights (M,)."""
-    mean = Cameras(K.double(), *posterior_mean(posterior))
-    R, t, log_weights = resample(posterior, num_samples)
+def _given_cameras(keypoints, mean, R, t, noise2):
+    """Yields, a chunk of frames at a time, joints (M, T, J, 3) mm under M cameras and their
+    covariances (M, T, J, 3, 3) mm^2; `mean` decides which keypoints are outliers."""
+    mean = mean._replace(K=mean.K.double())
     noise2 = torch.as_tensor(noise2).to(mean.R)
     for first in range(0, keypoints.xy.shape[0], CHUNK):
         part = Keypoints(*(value[first : first + CHUNK][None].double() for value in keypoints))
-        points, spread = _triangulate(part, mean, R, t, noise2)
-        yield points, spread, log_weights[:, 0].exp()
+        yield _triangulate(part, mean, R, t, noise2)
 
 
 def _triangulate(

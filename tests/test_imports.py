@@ -21,9 +21,9 @@ LAYERS = [
     ],
     ["engine"],
     ["build", "pool", "steps3d", "task2d", "task3d", "report", "scenes", "painter", "evaluate",
-     "recording", "recording_cache", "recording_detect", "recording_halves", "recording_report",
-     "recording_solve", "recording_videos", "benchmark", "rig", "rig_checks", "rig_input",
-     "rig_joints", "rig_scale", "rig_filter", "onnx_export", "detector"],
+     "recording", "recording_cache", "recording_detect", "recording_halves", "recording_limbs",
+     "recording_report", "recording_solve", "recording_videos", "benchmark", "rig", "rig_checks",
+     "rig_input", "rig_joints", "rig_scale", "rig_filter", "onnx_export", "detector"],
 ]  # fmt: skip
 FORBIDDEN = [("data", "models"), ("data", "posterior"), ("data", "losses"), ("render", "models")]
 

@@ -215,7 +215,8 @@ def test_training_pass_has_finite_gradients_everywhere(frames):
     total = total + output.lifted.relative.abs().sum() + output.solution.log_evidence.sum()
     total.backward()
     for name, parameter in model.named_parameters():
-        if name != "fusion.features.weight":
+        clips_alone = name.startswith("fusion.frames.") and frames == 1
+        if name != "fusion.features.weight" and not clips_alone:
             assert parameter.grad is not None, name
             assert bool(torch.isfinite(parameter.grad).all()), name
     assert bool(torch.isfinite(keypoints.confidence.grad).all())

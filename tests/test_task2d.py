@@ -127,7 +127,7 @@ def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
 
 
 def test_starts_from_a_checkpoint(root, tmp_path):
-    made = settings(root, tmp_path)
+    made = config.replace(settings(root, tmp_path), model__context=False)
     torch.manual_seed(1)
     model = HeatmapTask().build_model(made)
     checkpoint.save_weights(tmp_path / "w.pt", model.state_dict(), {})
