@@ -160,6 +160,8 @@ class GeneratedConfig(_Section):
     confidence_noise: float = _number(0.6, 0)  # on the confidence's logit
     confidence_logit: float = _number(1.8)  # confidence's logit at an error of generated.noise ...
     confidence_slope: float = _number(1.5, 0)  # ... and its fall for each e-fold of the error
+    more_errors: list[str] = field(default_factory=list)  # YAML files as scripts/fit_errors.py
+    # writes them; batches take turns between the settings above and theirs
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -348,6 +350,13 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
         else:
             layers.append(("command line: ", _override(text)))
     return from_dicts(layers)
+
+
+def read_section(path: str | Path, name: str) -> dict[str, Any]:
+    """What a YAML file sets in one section, checked as `load` does."""
+    tree = _read(path)
+    whole = from_dicts([("", {"run": {"name": name}}), (f"{path}: ", tree)])  # a run needs a name
+    return {key: getattr(getattr(whole, name), key) for key in tree.get(name) or {}}
 
 
 def from_dicts(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:

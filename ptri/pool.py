@@ -149,6 +149,9 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
     mocap = config.generated.mocap
     if mocap is not None and Path(mocap).is_file():
         kept["generated.mocap"] = digest(Path(mocap).read_bytes())
+    kept["generated.more_errors"] = [
+        digest(Path(path).read_bytes()) for path in config.generated.more_errors
+    ]
     kept["lifter"] = weights_digest(model.lifter)
     return kept
 

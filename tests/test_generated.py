@@ -131,6 +131,32 @@ def test_bad_options_are_named():
             generate_batch(replace(CONFIG, **changes), 0, 0, 1, 2)
 
 
+def test_batches_take_turns_between_kinds_of_errors(tmp_path):
+    (tmp_path / "a.yaml").write_text("generated: {noise: 0.05}")
+    (tmp_path / "b.yaml").write_text("generated:\n  missing_view_rate: 0.0\n  missing_rate: 0.9")
+    files = [str(tmp_path / name) for name in ("a.yaml", "b.yaml")]
+    mixed = replace(CONFIG, generated__more_errors=files)
+    noisy = replace(CONFIG, generated__noise=0.05)
+    few = replace(CONFIG, generated__missing_rate=0.9, generated__missing_view_rate=0.0)
+    for step, alone in enumerate((CONFIG, noisy, few, CONFIG, noisy, few)):
+        scenes = [generate_batch(config, 1, step, 3, 2) for config in (mixed, alone)]
+        assert same(*scenes)
+        assert step % 3 == 0 or not same(scenes[0], generate_batch(CONFIG, 1, step, 3, 2))
+
+
+def test_files_of_errors_that_cannot_be_used_are_named(tmp_path):
+    (tmp_path / "typo.yaml").write_text("generated: {noize: 0.05}")
+    (tmp_path / "range.yaml").write_text("generated: {noise: -1}")
+    for name, message in (
+        ("none.yaml", "none.yaml: no such configuration file"),
+        ("typo.yaml", "typo.yaml: unknown key 'generated.noize'.*generated.noise"),
+        ("range.yaml", "range.yaml: generated.noise"),
+    ):
+        config = replace(CONFIG, generated__more_errors=[str(tmp_path / name)])
+        with pytest.raises(UserError, match=message):
+            generate_batch(config, 0, 1, 1, 2)
+
+
 def test_number_of_views_is_drawn_per_batch():
     config = replace(CONFIG, generated__min_views=2, generated__max_views=5)
     drawn = [draw_num_views(config, 0, step) for step in range(100)]

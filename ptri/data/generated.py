@@ -6,13 +6,16 @@ beside any other samples. Ranks therefore ask for their share with ``first``.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ptri import config as configuration
 from ptri.config import Config, GeneratedConfig
 from ptri.data.bodies import sample_clips
 from ptri.data.draws import Draws
@@ -73,6 +76,24 @@ def draw_num_views(config: Config, seed: int, step: int) -> int:
     return int(rng.integers(low, high, endpoint=True))
 
 
+def errors_of(config: Config, step: int) -> GeneratedConfig:
+    """The section `generated` of a step: as it is, or with one of generated.more_errors, in turn.
+
+    Raises:
+        UserError: that file cannot be read, or sets what is no setting.
+    """
+    options = config.generated
+    turn = step % (1 + len(options.more_errors))
+    if turn == 0:
+        return options
+    return dataclasses.replace(options, **_section(options.more_errors[turn - 1]))
+
+
+@functools.cache
+def _section(path: str) -> dict[str, Any]:
+    return configuration.read_section(path, "generated")
+
+
 def generate_batch(
     config: Config,
     seed: int,
@@ -98,9 +119,10 @@ def generate_batch(
         A `Scene` with leading B, float32.
 
     Raises:
-        UserError: as `check`; no held-out family for that split; unreadable motion capture.
+        UserError: as `check`; no held-out family for that split; unreadable motion capture, or
+            files of generated.more_errors.
     """
-    options = config.generated
+    options = errors_of(config, step)
     check(options)
     held_out = split == "held_out"
     key = "generated.held_out_families" if held_out else "generated.families"
