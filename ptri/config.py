@@ -218,6 +218,9 @@ class PosteriorConfig(_Section):
         default_factory=list
     )  # drawn over true length of each bone, see scripts/measure_bones.py; []: as in the prior
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
+    overstated: list[float] = field(
+        default_factory=list
+    )  # reported over true standard deviation of the 17 joints' keypoints; []: as reported
     bone_spread: float = _number(0.0, 0, 1)  # relative, bones beyond the body statistics
     children: float = _number(0.0, 0, 1)  # how likely the person is a child of 4 to 14 years
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
@@ -225,6 +228,7 @@ class PosteriorConfig(_Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_bone_ratio(self.bone_ratio)
+        check_joint_factors("posterior.overstated", self.overstated)
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ class PoseModel(nn.Module):
         self.num_random_starts = options.random_starts
         self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
         self.bone_spread, self.children_share = options.bone_spread, options.children
-        self.bone_ratio = tuple(options.bone_ratio)
+        self.bone_ratio, self.overstated = tuple(options.bone_ratio), tuple(options.overstated)
 
     def train(self, mode: bool = True) -> PoseModel:
         """Training mode; the 2D network's BatchNorm keeps its statistics, so that a result does
@@ -165,6 +165,7 @@ class PoseModel(nn.Module):
         # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
         keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
         body = self.body_prior(J, K, log_scale, keypoints.xy.shape[1])
+        stated, keypoints = keypoints, self._as_precise_as_measured(keypoints)
         observations = normalise(keypoints, K, settings.outlier_chi2)
         with torch.no_grad():
             seen = observations.inlier[..., :NUM_JOINTS]
@@ -190,7 +191,19 @@ class PoseModel(nn.Module):
             return self.solve_full(keypoints, K, seed, settings, log_scale, judged=False)
 
         found = verdict(solution, settings, frames)
-        return mend(solution, found, keypoints, K, again, settings, frames)
+        return mend(solution, found, stated, K, again, settings, frames)
+
+    def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
+        """Keypoints (..., J, ...) whose covariances are no wider than `posterior.overstated` says.
+
+        A network that is trained to cover its own gross errors reports more than the noise of its
+        good keypoints; gross errors have their own part in the posterior's likelihood.
+        """
+        if not self.overstated:
+            return keypoints
+        factor = keypoints.covariance.new_ones(keypoints.covariance.shape[-3])
+        factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(self.overstated) ** -2
+        return keypoints._replace(covariance=keypoints.covariance * factor[:, None, None])
 
     def solve(
         self, keypoints: Keypoints, K: Tensor, seed: int = 0, log_scale: float = 0.0
