@@ -77,7 +77,7 @@ def rig_starts(
     """
     B, _, V, J, _ = skeletons.shape
     weight = weight + 1e-6  # a view without any joint still aligns to something
-    candidates = [_align(skeletons, weight, hub) for hub in range(V)]
+    candidates = [align_views(skeletons, weight, hub) for hub in range(V)]
     if mirrored:
         root = skeletons[..., H36M17.root, None, :]
         toward = root / root.norm(dim=-1, keepdim=True)
@@ -86,17 +86,17 @@ def rig_starts(
         for view in range(V):
             chosen = torch.arange(V, device=skeletons.device) == view
             flipped = torch.where(chosen[:, None, None], reflected, skeletons)
-            candidates.append(_align(flipped, weight, 0 if view else min(1, V - 1)))
+            candidates.append(align_views(flipped, weight, 0 if view else min(1, V - 1)))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(num_random):
         factor = torch.rand(J, generator=generator, dtype=torch.float64).pow(4).to(weight)
-        candidates.append(_align(skeletons, weight * (factor + 1e-3), 0))
+        candidates.append(align_views(skeletons, weight * (factor + 1e-3), 0))
     R, t, joints = (torch.stack(parts, dim=1) for parts in zip(*candidates))
     lengths = body.mean.to(R).expand(B, R.shape[1], -1)
     return Bundle(R, t, joints, lengths)
 
 
-def _align(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Tensor, Tensor]:
+def align_views(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras (B, V, ...) relative to view 0, all aligned through one view, and mean joints."""
     pair = weight * weight[:, :, hub, None]  # (B, T, V, J)
     share = pair / pair.sum(-1, keepdim=True)

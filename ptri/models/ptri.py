@@ -27,6 +27,7 @@ from ptri.posterior import (
     resample,
     rig_posterior,
 )
+from ptri.sides import FEW_FRAMES, apply_sides, read_sides
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 from ptri.verdict import judge, verdict
@@ -162,6 +163,8 @@ class PoseModel(nn.Module):
         if lifted is None:
             with torch.no_grad():
                 lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
+        if judged and not self.training and keypoints.xy.shape[1] <= FEW_FRAMES:
+            keypoints, lifted = self._read_sides(keypoints, K, lifted, log_scale)
         # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
         keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
         body = self.body_prior(J, K, log_scale, keypoints.xy.shape[1])
@@ -192,6 +195,26 @@ class PoseModel(nn.Module):
 
         found = verdict(solution, settings, frames)
         return mend(solution, found, stated, K, again, settings, frames)
+
+    @torch.no_grad()
+    def _read_sides(
+        self, keypoints: Keypoints, K: Tensor, lifted: Lifted, log_scale: float
+    ) -> tuple[Keypoints, Lifted]:
+        """Keypoints with left and right read anew, and what the lifter makes of them."""
+        flip = torch.tensor(H36M17.flip, device=K.device)
+        named = Keypoints(*(value[:, :, :, :NUM_JOINTS].float() for value in keypoints))
+        other = Keypoints(*(value.index_select(3, flip) for value in named))
+        exchanged = self.lifter(other, K.float())
+        body = self.body_prior(NUM_JOINTS, K, log_scale, keypoints.xy.shape[1])
+        body = body.to(K.device, torch.float64)
+        precise = Keypoints(*(v.double() for v in self._as_precise_as_measured(named)))
+        observations = normalise(precise, K.double(), self.settings.outlier_chi2)
+        trust = observations.inlier / lifted.sigma.double().square()
+        sides = read_sides(
+            observations, lifted.joints3d.double(), exchanged.joints3d.double(), trust, body
+        )
+        keypoints = apply_sides(keypoints, sides)
+        return keypoints, self.lifter(Keypoints(*(v.float() for v in keypoints)), K.float())
 
     def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
         """Keypoints (..., J, ...) whose covariances are no wider than `posterior.overstated` says.
