@@ -12,6 +12,7 @@ from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
 from ptri.geometry.bundle import Bundle, Observations
 from ptri.geometry.pooled_starts import pooled_starts
+from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.triangulation import ray_moments, triangulate
 from ptri.mending import mend
 from ptri.models.heads import make_head
@@ -24,10 +25,11 @@ from ptri.posterior import (
     Settings,
     normalise,
     posterior_from_cameras,
+    posterior_mean,
     resample,
     rig_posterior,
 )
-from ptri.sides import FEW_FRAMES, apply_sides, read_sides
+from ptri.sides import FEW_FRAMES, Sides, apply_sides, in_order, read_rigs, read_under
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 from ptri.verdict import judge, verdict
@@ -164,7 +166,7 @@ class PoseModel(nn.Module):
             with torch.no_grad():
                 lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
         if judged and not self.training and keypoints.xy.shape[1] <= FEW_FRAMES:
-            keypoints, lifted = self._read_sides(keypoints, K, lifted, log_scale)
+            keypoints, lifted = self._read_rigs(keypoints, K, lifted, log_scale)
         # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
         keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
         body = self.body_prior(J, K, log_scale, keypoints.xy.shape[1])
@@ -196,25 +198,37 @@ class PoseModel(nn.Module):
         found = verdict(solution, settings, frames)
         return mend(solution, found, stated, K, again, settings, frames)
 
-    @torch.no_grad()
-    def _read_sides(
+    def _read_rigs(
         self, keypoints: Keypoints, K: Tensor, lifted: Lifted, log_scale: float
     ) -> tuple[Keypoints, Lifted]:
         """Keypoints with left and right read anew, and what the lifter makes of them."""
-        flip = torch.tensor(H36M17.flip, device=K.device)
-        named = Keypoints(*(value[:, :, :, :NUM_JOINTS].float() for value in keypoints))
-        other = Keypoints(*(value.index_select(3, flip) for value in named))
-        exchanged = self.lifter(other, K.float())
-        body = self.body_prior(NUM_JOINTS, K, log_scale, keypoints.xy.shape[1])
-        body = body.to(K.device, torch.float64)
-        precise = Keypoints(*(v.double() for v in self._as_precise_as_measured(named)))
-        observations = normalise(precise, K.double(), self.settings.outlier_chi2)
-        trust = observations.inlier / lifted.sigma.double().square()
-        sides = read_sides(
-            observations, lifted.joints3d.double(), exchanged.joints3d.double(), trust, body
-        )
+        with torch.no_grad():
+            named = Keypoints(*(value[:, :, :, :NUM_JOINTS].float() for value in keypoints))
+            flip = torch.tensor(H36M17.flip, device=K.device)
+            other = Keypoints(*(value.index_select(3, flip) for value in named))
+            exchanged = self.lifter(other, K.float())
+            body = self.body_prior(NUM_JOINTS, K.double(), log_scale, keypoints.xy.shape[1])
+            observations = self._observe(named, K)
+            trust = observations.inlier / lifted.sigma.double().square()
+            skeletons = lifted.joints3d.double(), exchanged.joints3d.double()
+            sides = read_rigs(observations, *skeletons, trust, body)
         keypoints = apply_sides(keypoints, sides)
-        return keypoints, self.lifter(Keypoints(*(v.float() for v in keypoints)), K.float())
+        with torch.no_grad():
+            lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
+        return keypoints, lifted
+
+    def _read_under(self, keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Sides:
+        """How the keypoints' left and right are to be read under a posterior's mean cameras."""
+        with torch.no_grad():
+            named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
+            named = self._as_precise_as_measured(Keypoints(*(value.double() for value in named)))
+            R, t = (value.double() for value in posterior_mean(posterior))
+            joints = robust_triangulation(named, Cameras(K.double(), R, t))[0].joints3d
+            return read_under(normalise(named, K.double()), R, t, joints)
+
+    def _observe(self, keypoints: Keypoints, K: Tensor) -> Observations:
+        keypoints = self._as_precise_as_measured(Keypoints(*(v.double() for v in keypoints)))
+        return normalise(keypoints, K.double(), self.settings.outlier_chi2)
 
     def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
         """Keypoints (..., J, ...) whose covariances are no wider than `posterior.overstated` says.
@@ -265,6 +279,11 @@ class PoseModel(nn.Module):
             (B, T, 17, 3) mm in view 0's frame and (B, T, 17, 3, 3) mm^2, root-relative; float32.
         """
         B, T = keypoints.xy.shape[:2]
+        if self.fusion.uses_cameras:
+            sides = self._read_under(keypoints, K, posterior)
+            keypoints = apply_sides(keypoints, sides)
+            if joint_features is not None:
+                joint_features = in_order(joint_features, sides.order)
         R, t, log_weights = resample(posterior, self.fusion_samples)
         M, _, V = R.shape[:3]
         R = R[:, :, None].expand(M, B, T, V, 3, 3).reshape(M, B * T, V, 3, 3)
