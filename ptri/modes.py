@@ -21,9 +21,8 @@ from ptri.geometry.bundle import NOISE_PRIOR_COUNT, Bundle, Errors, Observations
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.limbs import settle, turn_limbs
 from ptri.geometry.noise import fit_errors
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.robust import triangulate_observations
 from ptri.geometry.rotations import rotation_angle
-from ptri.structures import Cameras, Keypoints
 
 # A pose that is off by its stated error costs about one nat, one far off this many times a log.
 POSE_TAIL = 2.0
@@ -244,13 +243,7 @@ def adjust_starts(
 
 def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
     """Joints (N, T, J, 3) mm from the images alone; those that two views do not see stay."""
-    seen = observations.inlier > 0
-    eye = torch.eye(2, dtype=bundle.R.dtype, device=bundle.R.device)
-    information = torch.where(seen[..., None, None], observations.information, eye)
-    xy = torch.where(seen[..., None], observations.xy, torch.nan)
-    keypoints = Keypoints(xy, torch.linalg.inv(information), observations.inlier)
-    K = torch.eye(3, dtype=eye.dtype, device=eye.device).expand(*xy.shape[:3], 3, 3)
-    joints = robust_triangulation(keypoints, Cameras(K, bundle.R, bundle.t), 4)[0].joints3d
+    joints = triangulate_observations(observations, bundle.R, bundle.t, iterations=4)
     # Rays that hardly cross put a joint anywhere.
     near = (joints - bundle.joints).norm(dim=-1, keepdim=True) < MAX_SHIFT
     return torch.where(near, joints, bundle.joints)

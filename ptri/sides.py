@@ -18,13 +18,16 @@ from ptri.geometry import bundle as adjustment
 from ptri.geometry.alignment import align_views
 from ptri.geometry.body import BodyPrior
 from ptri.geometry.bundle import Bundle, Errors, Observations
+from ptri.geometry.robust import triangulate_observations
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 
 NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
-FEW_FRAMES = 3  # up to so many leave cameras open that exchanged sides decide
+NUM_FRAMES = 8  # that cameras are looked for in
+PERSISTENT = 4  # from so many frames on, a view whose sides are mostly exchanged is left alone:
+# a verdict on the whole view says more
 ROUNDS = 2  # adjusting and reading, from every start
-STEPS = 4  # Levenberg-Marquardt in each
+STEPS = 3  # Levenberg-Marquardt in each
 # Prior probability of a reading of a view's arms, or of its legs. The shipped network's are more
 # (0.06 and 0.17, configs/detector_s0.yaml), a better one's less; from 0.02 and 0.005 to 0.06 and
 # 0.04 cameras are equally good (docs/decisions.md).
@@ -61,23 +64,23 @@ _LOG_PRIOR = torch.tensor([1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4]).lo
 
 
 @torch.no_grad()
-def read_under(observations: Observations, R: Tensor, t: Tensor, joints: Tensor) -> Sides:
-    """The most probable readings under given cameras.
+def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
+    """The most probable readings under given cameras R (B, V, 3, 3), t (B, V, 3) mm.
+
+    Joints are triangulated robustly: three views hold where a fourth one's keypoint belongs.
 
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
-        R, t: (B, V, 3, 3), (B, V, 3) mm.
-        joints: (B, T, J, 3) mm; NaN = not known.
     """
     named = _named(observations)
-    joints = joints[..., :NUM_JOINTS, :]
+    joints = triangulate_observations(named, R, t)
     known = torch.isfinite(joints).all(-1)
     known = known & known[..., _FLIP.to(known.device)]
     bundle = Bundle(R, t, joints.nan_to_num(0.0), joints[:, 0, :, 0])
     errors = adjustment.plain_errors(named)
     sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
     scale2 = adjustment.median_scale2(bundle, sure, errors).clamp_min(1.0)
-    return _sides(_gains(bundle, sure, errors._replace(scale2=scale2)).argmax(-1))
+    return _sides(_momentary(_gains(bundle, sure, errors._replace(scale2=scale2)).argmax(-1)))
 
 
 @torch.no_grad()
@@ -88,6 +91,7 @@ def read_rigs(
 
     Rigs start from every view's skeleton with all views as they are, and with each of the views
     exchanged; they are adjusted and read in turn, and the most probable rig's readings are taken.
+    Of many frames a few serve for that, and all are read under the cameras found.
 
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
@@ -96,6 +100,11 @@ def read_rigs(
         trust: (B, T, V, 17) in the lifted joints, 1/mm^2; 0 = not seen.
         body: prior of the 17 joints' bones.
     """
+    every = _named(observations)
+    T = lifted.shape[1]
+    chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=lifted.device).round().long()
+    lifted, exchanged, trust = (value[:, chosen] for value in (lifted, exchanged, trust))
+    named = Observations(*(value[:, chosen] for value in every[:4]), every.log_outlier)
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
     swapped = torch.cat([torch.zeros_like(eye), eye])  # (C, V)
@@ -109,7 +118,6 @@ def read_rigs(
         found.append(align_views(skeletons, weights, hub=(number + number // V) % V))
     R, t, joints = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*found))  # (B C, ...)
     bundle = Bundle(R, t, joints, body.mean.to(R).expand(B * C, -1))
-    named = _named(observations)
     stated = Observations(*(v.repeat_interleave(C, 0) for v in named[:4]), named.log_outlier)
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
     for _ in range(ROUNDS):
@@ -123,7 +131,19 @@ def read_rigs(
     cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
     best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
     rows = torch.arange(B, device=best.device)
-    return _sides(reading.unflatten(0, (B, C))[rows, best])
+    if every.xy.shape[1] == T:
+        return _sides(_momentary(reading.unflatten(0, (B, C))[rows, best]))
+    R, t = (value.unflatten(0, (B, C))[rows, best] for value in bundle[:2])
+    return read_under(every, R, t)
+
+
+def _momentary(reading: Tensor) -> Tensor:
+    """Readings (B, T, V, 2) without the views that are exchanged in most of many frames."""
+    if reading.shape[1] < PERSISTENT:
+        return reading
+    whole = (reading == _EXCHANGED).all(-1)  # (B, T, V)
+    lasting = whole.double().mean(1, keepdim=True) > 0.5
+    return torch.where((whole & lasting)[..., None], 0, reading)
 
 
 def apply_sides(keypoints: Keypoints, sides: Sides) -> Keypoints:
@@ -168,9 +188,7 @@ def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor
         _, residual = adjustment.reprojection(each, observations.xy)
         chi2 = adjustment.chi_square(residual, observations.information)
         chi2 = chi2 / errors.scale2[:, None, None, None]
-        found.append(
-            adjustment.log_mixture(chi2, observations.inlier, observations.log_outlier)[0]
-        )
+        found.append(adjustment.log_mixture(chi2, observations.inlier, observations.log_outlier)[0])
     taken = (_LIMBS | _COPIES).to(found[0])
     gain = torch.einsum("gaj,ntvj->ntvga", taken, found[1] - found[0])
     return gain + _LOG_PRIOR.to(gain)

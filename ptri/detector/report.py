@@ -17,15 +17,21 @@ _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted w
 
 
 def settings_of(fit: Fit, clips: Clips) -> dict[str, dict[str, object]]:
-    """The settings by section: errors as fitted, bones as measured; rounded."""
+    """The settings by section: errors as fitted, bones as measured; rounded.
+
+    `posterior.overstated` is what the fit says of the keypoints' stated covariances, once more.
+    """
     options = fit.options
     found: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.told}
     found["joint_noise"] = [round(value, 3) for value in options.joint_noise]
     found["joint_stated"] = [round(value, 3) for value in options.joint_stated]
     found["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
     ratio = bone_ratio(clips.keypoints, clips.moving_cameras(), clips.joints)
-    bones = {"bone_ratio": [round(value, 3) for value in ratio.tolist()]}
-    return {"generated": found | missing_rates(clips), "posterior": bones}
+    posterior = {
+        "bone_ratio": [round(value, 3) for value in ratio.tolist()],
+        "overstated": [round(options.overstate * value, 3) for value in options.joint_stated],
+    }
+    return {"generated": found | missing_rates(clips), "posterior": posterior}
 
 
 def missing_rates(clips: Clips) -> dict[str, float]:

@@ -11,6 +11,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
+from ptri.geometry.bundle import Observations
 from ptri.geometry.cameras import MIN_DEPTH, pixel_to_normalised
 from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
 from ptri.structures import Cameras, Keypoints, Prediction
@@ -103,3 +104,20 @@ def _cost(points, rays, information, confidence, R, t, cauchy) -> Tensor:
     chi2, _, front = _residuals(points, rays, information, R, t)
     loss = torch.log1p(chi2 / cauchy**2) + 20 * (1 - front)  # behind a view: as bad as any miss
     return (confidence * loss).sum(-2)
+
+
+def triangulate_observations(
+    observations: Observations, R: Tensor, t: Tensor, iterations: int = 8
+) -> Tensor:
+    """`robust_triangulation` of normalised keypoints (N, T, V, J, ...).
+
+    Returns:
+        Joints (N, T, J, 3) mm, NaN where fewer than two views see a joint; float64.
+    """
+    seen = observations.inlier > 0
+    eye = torch.eye(2, dtype=R.dtype, device=R.device)
+    information = torch.where(seen[..., None, None], observations.information, eye)
+    xy = torch.where(seen[..., None], observations.xy, torch.nan)
+    keypoints = Keypoints(xy, torch.linalg.inv(information), observations.inlier)
+    K = torch.eye(3, dtype=eye.dtype, device=eye.device).expand(*xy.shape[:3], 3, 3)
+    return robust_triangulation(keypoints, Cameras(K, R, t), iterations)[0].joints3d

@@ -12,7 +12,6 @@ from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
 from ptri.geometry.bundle import Bundle, Observations
 from ptri.geometry.pooled_starts import pooled_starts
-from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.triangulation import ray_moments, triangulate
 from ptri.mending import mend
 from ptri.models.heads import make_head
@@ -29,7 +28,7 @@ from ptri.posterior import (
     resample,
     rig_posterior,
 )
-from ptri.sides import FEW_FRAMES, Sides, apply_sides, in_order, read_rigs, read_under
+from ptri.sides import Sides, apply_sides, in_order, read_rigs, read_under
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 from ptri.verdict import judge, verdict
@@ -163,10 +162,10 @@ class PoseModel(nn.Module):
         settings = self.settings if settings is None else settings
         J = keypoints.xy.shape[-2]
         if lifted is None:
-            with torch.no_grad():
-                lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
-        if judged and not self.training and keypoints.xy.shape[1] <= FEW_FRAMES:
-            keypoints, lifted = self._read_rigs(keypoints, K, lifted, log_scale)
+            lifted = self._lift(keypoints, K)
+        if judged and not self.training:
+            keypoints = apply_sides(keypoints, self._read_rigs(keypoints, K, lifted, log_scale))
+            lifted = self._lift(keypoints, K)
         # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
         keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
         body = self.body_prior(J, K, log_scale, keypoints.xy.shape[1])
@@ -198,37 +197,28 @@ class PoseModel(nn.Module):
         found = verdict(solution, settings, frames)
         return mend(solution, found, stated, K, again, settings, frames)
 
+    @torch.no_grad()
+    def _lift(self, keypoints: Keypoints, K: Tensor) -> Lifted:
+        return self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
+
+    @torch.no_grad()
     def _read_rigs(
         self, keypoints: Keypoints, K: Tensor, lifted: Lifted, log_scale: float
-    ) -> tuple[Keypoints, Lifted]:
-        """Keypoints with left and right read anew, and what the lifter makes of them."""
-        with torch.no_grad():
-            named = Keypoints(*(value[:, :, :, :NUM_JOINTS].float() for value in keypoints))
-            flip = torch.tensor(H36M17.flip, device=K.device)
-            other = Keypoints(*(value.index_select(3, flip) for value in named))
-            exchanged = self.lifter(other, K.float())
-            body = self.body_prior(NUM_JOINTS, K.double(), log_scale, keypoints.xy.shape[1])
-            observations = self._observe(named, K)
-            trust = observations.inlier / lifted.sigma.double().square()
-            skeletons = lifted.joints3d.double(), exchanged.joints3d.double()
-            sides = read_rigs(observations, *skeletons, trust, body)
-        keypoints = apply_sides(keypoints, sides)
-        with torch.no_grad():
-            lifted = self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
-        return keypoints, lifted
-
-    def _read_under(self, keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Sides:
-        """How the keypoints' left and right are to be read under a posterior's mean cameras."""
-        with torch.no_grad():
-            named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
-            named = self._as_precise_as_measured(Keypoints(*(value.double() for value in named)))
-            R, t = (value.double() for value in posterior_mean(posterior))
-            joints = robust_triangulation(named, Cameras(K.double(), R, t))[0].joints3d
-            return read_under(normalise(named, K.double()), R, t, joints)
+    ) -> Sides:
+        """How left and right are to be read, from the keypoints alone."""
+        named = Keypoints(*(value[:, :, :, :NUM_JOINTS].float() for value in keypoints))
+        flip = torch.tensor(H36M17.flip, device=K.device)
+        other = Keypoints(*(value.index_select(3, flip) for value in named))
+        skeletons = (each.joints3d.double() for each in (lifted, self.lifter(other, K.float())))
+        observations = self._observe(named, K)
+        trust = observations.inlier / lifted.sigma.double().square()
+        body = self.body_prior(NUM_JOINTS, K.double(), log_scale, keypoints.xy.shape[1])
+        return read_rigs(observations, *skeletons, trust, body)
 
     def _observe(self, keypoints: Keypoints, K: Tensor) -> Observations:
-        keypoints = self._as_precise_as_measured(Keypoints(*(v.double() for v in keypoints)))
-        return normalise(keypoints, K.double(), self.settings.outlier_chi2)
+        precise = self._as_precise_as_measured(keypoints)
+        precise = Keypoints(*(value.double() for value in precise))
+        return normalise(precise, K.double(), self.settings.outlier_chi2)
 
     def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
         """Keypoints (..., J, ...) whose covariances are no wider than `posterior.overstated` says.
@@ -280,7 +270,9 @@ class PoseModel(nn.Module):
         """
         B, T = keypoints.xy.shape[:2]
         if self.fusion.uses_cameras:
-            sides = self._read_under(keypoints, K, posterior)
+            with torch.no_grad():
+                R, t = (value.double() for value in posterior_mean(posterior))
+                sides = read_under(self._observe(keypoints, K), R, t)
             keypoints = apply_sides(keypoints, sides)
             if joint_features is not None:
                 joint_features = in_order(joint_features, sides.order)
