@@ -1,0 +1,219 @@
+"""Left and right read anew: planted faults are found, good keypoints stay, cameras gain by it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ptri import config, sides
+from ptri.build import build_model
+from ptri.checkpoint import initialise
+from ptri.data.generated import generate_batch
+from ptri.errors import UserError
+from ptri.geometry.robust import robust_triangulation, triangulate_observations
+from ptri.metrics import relative_pose, rotation_error_deg
+from ptri.posterior import normalise, posterior_from_cameras, posterior_mean
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "checkpoints/ptri_3d.pt"
+FLIP = torch.tensor(H36M17.flip)
+KEEP = torch.arange(17)
+NAMES = H36M17.joints
+
+
+def scenes(num=12, frames=1, views=4, seed=0, noise=0.006, *settings):
+    """Rigs all round the person with independent noise and nothing else wrong."""
+    chosen = config.load(
+        None,
+        [
+            "run.name=test", "generated.independent=true", f"generated.noise={noise}",
+            "generated.families=[ring]", "generated.held_out_families=[]", "generated.fps=5",
+            "generated.max_truncated=0.0", "generated.missing_rate=0.0", *settings,
+        ],
+    )  # fmt: skip
+    return generate_batch(chosen, seed, 0, num, views, frames)
+
+
+def doubled(keypoints):
+    return Keypoints(*(value.double() for value in keypoints))
+
+
+def exchanged(keypoints, view, joints=None, frames=slice(None)):
+    """Keypoints with the labels of a view's joints (default all) exchanged in some frames."""
+    order = FLIP if joints is None else torch.where(mask(joints), FLIP, KEEP)
+    parts = [value.clone() for value in keypoints]
+    for value in parts:
+        value[:, frames, view] = value[:, frames, view][:, :, order]
+    return Keypoints(*parts)
+
+
+def copied(keypoints, view, end, middle=None):
+    """Keypoints with an arm's or leg's end, and its middle, at the other one's place."""
+    xy = keypoints.xy.clone()
+    for name in (end, middle):
+        if name is not None:
+            j = NAMES.index(name)
+            xy[:, :, view, j] = xy[:, :, view, int(FLIP[j])]
+    return keypoints._replace(xy=xy)
+
+
+def mask(names):
+    return torch.tensor([name.endswith(names) for name in NAMES])
+
+
+def apart(scene, view, names, share=0.1):
+    """(B,) bool: the joints lie apart from the other side's in the view, in all frames."""
+    xy = scene.keypoints.xy[:, :, view]
+    size = (xy.amax(-2) - xy.amin(-2)).norm(dim=-1, keepdim=True)
+    far = (xy - xy[..., FLIP, :]).norm(dim=-1) > share * size
+    return far[..., mask(names)].all(-1).all(-1)
+
+
+def read(keypoints, scene):
+    observations = normalise(doubled(keypoints), scene.K.double())
+    R, t = (value.double() for value in (scene.cameras.R, scene.cameras.t))
+    return sides.read_under(observations, R, t)
+
+
+def test_nothing_is_read_into_good_keypoints():
+    scene = scenes(40, 2)
+    found = read(scene.keypoints, scene)
+    moved = (found.order != KEEP) | ~found.keep
+    assert moved.double().mean() < 0.002
+
+
+@pytest.mark.parametrize("names", [("shoulder", "elbow", "wrist"), ("_hip", "knee", "foot")])
+def test_exchanged_limbs_are_found_under_true_cameras(names):
+    scene = scenes(40)
+    found = read(exchanged(scene.keypoints, 2, names), scene)
+    clear = apart(scene, 2, names)
+    assert clear.sum() >= 8
+    right = torch.where(mask(names), FLIP, KEEP)
+    assert (found.order[clear, :, 2] == right).all(-1).double().mean() > 0.9
+    others = found.order[:, :, [0, 1, 3]]
+    assert (others == KEEP).double().mean() > 0.99
+
+
+def test_copied_limbs_are_left_out():
+    scene = scenes(60)
+    found = read(copied(scene.keypoints, 1, "left_foot", "left_knee"), scene)
+    clear = apart(scene, 1, ("knee", "foot"), 0.07)
+    assert clear.sum() >= 8
+    gone = ~found.keep[clear, 0, 1]
+    chosen = torch.tensor([name in ("left_foot", "left_knee") for name in NAMES])
+    assert (gone == chosen).all(-1).double().mean() > 0.8
+    end = read(copied(scene.keypoints, 1, "right_wrist"), scene)
+    clear = apart(scene, 1, ("wrist",), 0.15)
+    gone = ~end.keep[clear, 0, 1]
+    assert clear.sum() >= 8
+    assert gone[:, NAMES.index("right_wrist")].double().mean() > 0.9
+    assert gone[:, NAMES.index("left_wrist")].double().mean() < 0.05
+
+
+def test_moments_are_read_and_lasting_exchanges_are_left_to_the_verdict():
+    scene = scenes(16, 8)
+    moment = read(exchanged(scene.keypoints, 1, frames=slice(2, 4)), scene)
+    swapped = (moment.order == FLIP).all(-1)  # (B, T, V)
+    assert swapped[:, 2:4, 1].double().mean() > 0.9
+    swapped[:, 2:4, 1] = False
+    assert swapped.double().mean() < 0.01
+    lasting = read(exchanged(scene.keypoints, 1), scene)
+    assert not (lasting.order == FLIP).all(-1).any()
+
+
+def test_joints_that_few_views_see_are_read_as_they_are():
+    scene = scenes(8, 2)
+    xy = scene.keypoints.xy.clone()
+    xy[:, :, 1:, NAMES.index("left_foot")] = torch.nan
+    xy[:, 1] = torch.nan  # a frame that nobody sees
+    found = read(scene.keypoints._replace(xy=xy), scene)
+    assert (found.order == KEEP).all() and found.keep.all()
+
+
+def test_applied_readings_keep_further_joints_and_gradients():
+    scene = scenes(2, 1)
+    parts = [torch.cat([value, value[:, :, :, :2]], 3) for value in scene.keypoints]
+    keypoints = Keypoints(*parts)
+    keypoints.xy.requires_grad_()
+    order = KEEP.expand(2, 1, 4, 17).clone()
+    order[0, 0, 1] = FLIP
+    keep = torch.ones_like(order, dtype=torch.bool)
+    foot = NAMES.index("left_foot")
+    keep[1, 0, 2, foot] = False
+    found = sides.apply_sides(keypoints, sides.Sides(order, keep))
+    assert torch.equal(found.xy[0, 0, 1, :17], keypoints.xy[0, 0, 1, FLIP])
+    assert torch.equal(found.covariance[0, 0, 1, :17], keypoints.covariance[0, 0, 1, FLIP])
+    assert torch.equal(found.xy[:, :, :, 17:], keypoints.xy[:, :, :, 17:])
+    assert torch.equal(found.xy[1, 0, 0], keypoints.xy[1, 0, 0])
+    assert found.xy[1, 0, 2, foot].isnan().all() and found.confidence[1, 0, 2, foot] == 0
+    found.xy[0, 0, 1, foot, 0].backward()
+    assert keypoints.xy.grad.nonzero().tolist() == [[0, 0, 1, int(FLIP[foot]), 0]]
+
+
+def model(*settings):
+    made = build_model(config.load(None, ["run.name=test", *settings]), with_images=False)
+    initialise(made, WEIGHTS)
+    return made.eval()
+
+
+def pair_errors(solution, scene):
+    R, t = posterior_mean(solution.posterior)
+    found, _ = relative_pose(R.float(), t.float())
+    truth, _ = relative_pose(scene.cameras.R, scene.cameras.t)
+    return rotation_error_deg(found, truth)
+
+
+@torch.no_grad()
+def test_a_view_that_a_detector_exchanged_does_not_turn_its_camera():
+    scene = scenes(24, 1, 4, 3)
+    solver = model("posterior.num_samples=64")
+    good = pair_errors(solver.solve_full(scene.keypoints, scene.K), scene)
+    keypoints = exchanged(scene.keypoints, 1)
+    read = pair_errors(solver.solve_full(keypoints, scene.K), scene)
+    blind = pair_errors(solver.solve_full(keypoints, scene.K, judged=False), scene)
+    assert (good > 20).double().mean() < 0.05
+    assert (blind > 20).double().mean() > 0.25  # the fault is one
+    assert (read > 20).double().mean() < 0.1
+    assert read.median() < 1.2 * good.median()
+
+
+@torch.no_grad()
+def test_fused_joints_under_true_cameras_do_not_mind_exchanged_arms():
+    scene = scenes(24)
+    solver = model()
+    posterior = posterior_from_cameras(scene.cameras)
+    good = solver.fuse(scene.keypoints, scene.K, posterior).joints3d
+    bad = exchanged(scene.keypoints, 3, ("shoulder", "elbow", "wrist"))
+    away = (solver.fuse(bad, scene.K, posterior).joints3d - good).norm(dim=-1)
+    clear = apart(scene, 3, ("shoulder", "elbow", "wrist"))
+    assert clear.sum() >= 5 and away[clear].mean() < 1.0  # mm
+
+
+@torch.no_grad()
+def test_overstated_covariances_are_taken_for_what_they_are():
+    factor = [1.0 + 0.25 * j for j in range(17)]
+    scene = scenes(6, 2)
+    wide = torch.tensor(factor).square()[:, None, None]
+    stated = scene.keypoints._replace(covariance=scene.keypoints.covariance * wide)
+    plain = model("posterior.num_samples=64").solve_full(scene.keypoints, scene.K)
+    told = model("posterior.num_samples=64", f"posterior.overstated={factor}")
+    told = told.solve_full(stated, scene.K)
+    expected = plain.evidence.whole.observations.information
+    assert torch.allclose(told.evidence.whole.observations.information, expected, rtol=1e-5)
+    errors = [pair_errors(each, scene).mean() for each in (plain, told)]
+    assert abs(errors[0] - errors[1]) < 1.0  # deg; the lifter is told the stated ones
+
+
+def test_overstated_needs_a_number_for_each_joint():
+    with pytest.raises(UserError, match="overstated: expected 17 positive"):
+        config.load(None, ["run.name=test", "posterior.overstated=[1.0, 2.0]"])
+
+
+def test_observations_triangulate_as_keypoints_do():
+    scene = scenes(4, 2)
+    keypoints, K = doubled(scene.keypoints), scene.K.double()
+    R, t = (value.double() for value in (scene.cameras.R, scene.cameras.t))
+    found = triangulate_observations(normalise(keypoints, K), R, t)
+    expected = robust_triangulation(keypoints, Cameras(K, R, t))[0].joints3d
+    assert torch.allclose(found, expected, atol=1e-3, equal_nan=True)
