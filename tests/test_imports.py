@@ -10,6 +10,7 @@ LAYERS = [
     ["errors", "structures", "skeleton", "fields", "render_config", "config",
      "torchvision_compat", "allocation"],
     ["geometry", "frame_choice"],
+    ["sides"],
     ["distributions", "density"],
     ["modes"],
     ["posterior"],
