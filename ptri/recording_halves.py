@@ -18,9 +18,10 @@ from ptri.config import Config
 from ptri.data.keypoint_files import Recording
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
-from ptri.recording_solve import Solution, solve
+from ptri.recording_solve import Solution, camera_spread, solve
 
 LEAST_FRAMES = 16  # of a recording; fewer are not halved
+TELLING = 2.0  # times the stated deviation: so large a half of the difference is pointed out
 
 
 class Halves(NamedTuple):
@@ -59,6 +60,9 @@ def compare_halves(
     names = [recording.names[v] for v in views]
     parts = [f"{n} {d:.1f}" for n, d in zip(names[1:], difference[1:])]
     text = f"{name}rotations differ by {', '.join(parts)} deg"
+    stated = camera_spread(solution)[0][1:]
+    if np.any(difference[1:].numpy() > TELLING * 2 * stated):
+        text += "; half of it says more of the cameras' errors than the +- above"
     worst = int(difference.nan_to_num(180.0).argmax())
     limit = config.posterior.max_rotation_std_deg
     if float(difference.nan_to_num(180.0)[worst]) > 2 * limit and solution.posterior.accepted[0]:

@@ -146,6 +146,9 @@ def test_halves_that_disagree_reject_the_rig(processed):
     assert halves.difference_deg[1:].tolist() == pytest.approx([28.3] * 3, abs=1.0)
     assert not halves.solution.posterior.accepted[0]
     assert "two halves" in halves.solution.posterior.reason[0]
+    assert "half of it says more" in halves.text
+    steady = compare_halves(model, detected.recording, options, whole)
+    assert steady.solution.posterior.accepted[0] and "says more" not in steady.text
     few = detected.recording._replace(
         frames=detected.recording.frames[:8], xy=detected.recording.xy[:8],
         confidence=detected.recording.confidence[:8], height=detected.recording.height[:8],
