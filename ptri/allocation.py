@@ -1,8 +1,12 @@
-"""Memory of CPU training: keep what was freed instead of handing it back to the system."""
+"""Memory and threads on a CPU: freed memory is kept, small operations stay on one thread."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -19,3 +23,18 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch's operations on the CPU on one thread, where they are hundreds of small ones.
+
+    Two threads that meet after each of them made the rig posterior 1.4 to 2 times slower
+    (docs/decisions.md).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

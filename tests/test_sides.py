@@ -171,7 +171,7 @@ def test_a_view_that_a_detector_exchanged_does_not_turn_its_camera():
     good = pair_errors(solver.solve_full(scene.keypoints, scene.K), scene)
     keypoints = exchanged(scene.keypoints, 1)
     read = pair_errors(solver.solve_full(keypoints, scene.K), scene)
-    blind = pair_errors(solver.solve_full(keypoints, scene.K, judged=False), scene)
+    blind = pair_errors(solver.solve_full(keypoints, scene.K, judged=False, read=False), scene)
     assert (good > 20).double().mean() < 0.05
     assert (blind > 20).double().mean() > 0.25  # the fault is one
     assert (read > 20).double().mean() < 0.1
@@ -203,6 +203,23 @@ def test_overstated_covariances_are_taken_for_what_they_are():
     assert torch.allclose(told.evidence.whole.observations.information, expected, rtol=1e-5)
     errors = [pair_errors(each, scene).mean() for each in (plain, told)]
     assert abs(errors[0] - errors[1]) < 1.0  # deg; the lifter is told the stated ones
+
+
+def test_the_posterior_takes_one_thread_and_gives_the_others_back():
+    scene = scenes(1)
+    solver, before, during = model("posterior.num_samples=16"), torch.get_num_threads(), []
+    solver.lifter.register_forward_hook(lambda *_: during.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        with torch.no_grad():
+            solver.solve_full(scene.keypoints, scene.K)
+            assert set(during) == {1} and torch.get_num_threads() == 2
+            broken = scene.keypoints._replace(covariance=0 * scene.keypoints.covariance)
+            with pytest.raises(ValueError, match="not positive definite"):
+                solver.solve_full(broken, scene.K)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_overstated_needs_a_number_for_each_joint():

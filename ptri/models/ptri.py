@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ptri.allocation import one_thread
 from ptri.config import Config
 from ptri.geometry.alignment import rig_starts
 from ptri.geometry.body import BodyPrior, load_body_prior
@@ -137,6 +138,7 @@ class PoseModel(nn.Module):
             raise ValueError("this model was built without its 2D network")
         return self.network2d(images)
 
+    @one_thread()
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
     def solve_full(
@@ -150,6 +152,7 @@ class PoseModel(nn.Module):
         start: tuple[Cameras, Tensor] | None = None,
         frames: Tensor | None = None,
         judged: bool = True,
+        read: bool = True,
     ) -> RigSolution:
         """The rig posterior with what it was computed from; see `solve`.
 
@@ -158,12 +161,13 @@ class PoseModel(nn.Module):
                 T - 1.
             judged: with a verdict; in evaluation, rigs with one bad view are then solved again
                 (see `ptri.mending`).
+            read: with left and right read anew first, in evaluation (see `ptri.sides`).
         """
         settings = self.settings if settings is None else settings
         J = keypoints.xy.shape[-2]
         if lifted is None:
             lifted = self._lift(keypoints, K)
-        if judged and not self.training:
+        if read and not self.training:
             keypoints = apply_sides(keypoints, self._read_rigs(keypoints, K, lifted, log_scale))
             lifted = self._lift(keypoints, K)
         # A log density over many frames needs the digits: in float32 it wobbles by parts of a nat.
@@ -192,7 +196,9 @@ class PoseModel(nn.Module):
             return judge(solution, settings, views=False)
 
         def again(keypoints: Keypoints, K: Tensor, rows: Tensor) -> RigSolution:
-            return self.solve_full(keypoints, K, seed, settings, log_scale, judged=False)
+            return self.solve_full(
+                keypoints, K, seed, settings, log_scale, judged=False, read=False
+            )
 
         found = verdict(solution, settings, frames)
         return mend(solution, found, stated, K, again, settings, frames)
