@@ -117,7 +117,7 @@ def _key(cell: Cell, count: int, model: PoseModel, config: Config, seed: int) ->
     tree = configuration.to_dict(config)
     parts = [cell, count, seed, tree["generated"], tree["posterior"], model.fusion_samples]
     root = Path(__file__).resolve().parents[1]
-    names = ["posterior", "modes", "density", "verdict", "mending", "data/observations"]
+    names = ["posterior", "modes", "density", "sides", "verdict", "mending", "data/observations"]
     sources = [(root / f"{name}.py").read_bytes() for name in names]
     return digest(repr((*parts, weights_digest(model.lifter))).encode(), *sources)
 
