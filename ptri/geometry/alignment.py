@@ -97,7 +97,16 @@ def rig_starts(
 
 
 def align_views(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cameras (B, V, ...) relative to view 0, all aligned through one view, and mean joints."""
+    """A rig from skeletons of single views, all aligned to one of them (Procrustes).
+
+    Args:
+        skeletons: (B, T, V, 17, 3) mm in the camera frames.
+        weight: (B, T, V, 17) trust in each joint, above 0.
+        hub: the view that the others are aligned to.
+
+    Returns:
+        R (B, V, 3, 3), t (B, V, 3) mm and mean joints (B, T, 17, 3) mm, in view 0's frame.
+    """
     pair = weight * weight[:, :, hub, None]  # (B, T, V, J)
     share = pair / pair.sum(-1, keepdim=True)
     mean_hub = (share[..., None] * skeletons[:, :, hub, None]).sum(-2)  # (B, T, V, 3)

@@ -222,6 +222,7 @@ class PoseModel(nn.Module):
         return read_rigs(observations, *skeletons, trust, body)
 
     def _observe(self, keypoints: Keypoints, K: Tensor) -> Observations:
+        """Keypoints (B, T, V, J, ...) px, normalised, float64, as precise as measured."""
         precise = self._as_precise_as_measured(keypoints)
         precise = Keypoints(*(value.double() for value in precise))
         return normalise(precise, K.double(), self.settings.outlier_chi2)
@@ -265,6 +266,9 @@ class PoseModel(nn.Module):
         joint_features: Tensor | None = None,
     ) -> Prediction:
         """Joints of T successive frames under a rig posterior (of these frames or of others).
+
+        Heads that look at cameras are given the keypoints with left and right read anew under the
+        posterior's mean cameras (see `ptri.sides`), true cameras included.
 
         Args:
             keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
