@@ -9,7 +9,7 @@ from ptri.geometry.cameras import transform
 from ptri.geometry.rotations import so3_exp
 from ptri.models.fusion import FusionTransformer, body_frame, robust_joints
 from ptri.models.lifter import Lifter, lifting_loss
-from ptri.models.ptri import PoseModel
+from ptri.models.ptri import IMAGES_AT_ONCE, PoseModel
 from ptri.posterior import posterior_from_cameras
 from ptri.structures import Keypoints
 
@@ -24,6 +24,10 @@ SMALL = [
 def small_model(*overrides):
     torch.manual_seed(0)
     return PoseModel(config.load(None, [*SMALL, *overrides]), with_images=False)
+
+
+def leaves(detection):
+    return [*detection.keypoints, detection.logits, detection.features, *detection.maps]
 
 
 def spoiled_scene(seed=0, frames=1, views=4):
@@ -220,6 +224,16 @@ def test_training_pass_has_finite_gradients_everywhere(frames):
             assert parameter.grad is not None, name
             assert bool(torch.isfinite(parameter.grad).all()), name
     assert bool(torch.isfinite(keypoints.confidence.grad).all())
+
+
+def test_images_are_the_same_detected_in_parts():
+    torch.manual_seed(0)
+    model = PoseModel(config.load(None, [*SMALL, "model.plain_convolutions=true"])).eval()
+    images = torch.randn(IMAGES_AT_ONCE + 3, 3, 64, 64)
+    with torch.no_grad():
+        whole, parts = model.network2d(images), model.detect(images)
+    for one, other in zip(leaves(whole), leaves(parts)):
+        torch.testing.assert_close(one, other)
 
 
 def test_solving_takes_joints_the_lifter_does_not_know():
