@@ -239,9 +239,11 @@ class TrainConfig(_Section):
     image_sizes: list[int] = field(
         default_factory=list
     )  # 2D: px of the training images, spread evenly over the epochs; []: data.image_size
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices and kernels by orthogonal
+    # momentum, the rest by AdamW; see ptri/optimization.py
     lr: float = _number(1e-3, above=0)  # at the end of the warm-up
     final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
-    weight_decay: float = _number(0.01, 0)  # of AdamW
+    weight_decay: float = _number(0.01, 0)  # times lr, decoupled
     warmup_steps: int = _number(100, 0)  # linear; at most half of the run
     grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none

@@ -29,7 +29,7 @@ from ptri import checkpoint, parallel
 from ptri import config as configuration
 from ptri.config import Config
 from ptri.errors import UserError
-from ptri.optimization import amp_type, learning_rate_factor, update_ema
+from ptri.optimization import amp_type, learning_rate_factor, make_optimizer, update_ema
 from ptri.parallel import World
 from ptri.reproducibility import sample_names, seed_everything
 from ptri.runlog import RunLog, check_folder, run_folder
@@ -50,7 +50,7 @@ class Task(Protocol):
         """The model, initialised from ``config.init`` where that is set, on the CPU."""
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
-        """Groups for AdamW; "lr" and "weight_decay" default to the configuration's."""
+        """Groups for the optimizer; "lr" and "weight_decay" default to the configuration's."""
 
     def steps_per_epoch(self, config: Config) -> int:
         """Global batches in an epoch; opens and checks the data set."""
@@ -154,9 +154,7 @@ def _build(task: Task, config: Config, world: World, folder: Path) -> _Run:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(world.device)
     groups = task.parameter_groups(model, config)
-    optimizer = torch.optim.AdamW(
-        groups, lr=config.train.lr, weight_decay=config.train.weight_decay
-    )
+    optimizer = make_optimizer(groups, config.train)
     total, train = steps * config.train.epochs, config.train
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
