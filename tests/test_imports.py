@@ -7,8 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # A module or package of ptri imports only from lower layers or its own.
 LAYERS = [
-    ["errors", "structures", "skeleton", "fields", "render_config", "config",
-     "torchvision_compat", "allocation"],
+    ["errors", "structures", "skeleton", "fields", "render_config", "config_sections",
+     "config", "torchvision_compat", "allocation"],
     ["geometry", "frame_choice"],
     ["sides"],
     ["distributions", "density"],

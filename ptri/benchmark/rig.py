@@ -179,7 +179,7 @@ def _sources_digest(of_ours: bool) -> str:
     paths = [ROOT / "benchmark" / f"{name}.py" for name in ("cases", "rigs", "scores", *own)]
     patterns = ["geometry/*.py", "data/*.py", "metrics.py", "skeleton.py"]
     if of_ours:
-        patterns += ["models/*.py", "build.py", "config.py", "distributions.py"]
+        patterns += ["models/*.py", "build.py", "config_sections.py", "distributions.py"]
         patterns += ["posterior.py", "modes.py", "density.py"]
         patterns += ["verdict.py", "diagnosis.py", "mending.py"]
         paths.append(Path(ours.WEIGHTS))

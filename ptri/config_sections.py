@@ -1,0 +1,310 @@
+"""The sections of a configuration: every setting, with its default, meaning and unit.
+
+To add a setting, add a field with a comment to its section; nothing else is needed. A field
+written with `_number` is also checked against its range. Paths are strings, relative to the
+working directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from omegaconf import MISSING
+
+from ptri.fields import Section as _Section
+from ptri.fields import number as _number
+from ptri.skeleton import check_bone_ratio, check_definition, check_joint_factors
+
+
+@dataclass(frozen=True)
+class RunConfig(_Section):
+    name: str = MISSING  # the run folder is <out>/<name>
+    out: str = "runs"  # parent of the run folders
+    seed: int = _number(0, 0, 2**31 - 1)  # of initial weights, order, augmentation, noise
+    device: str = "auto"  # "auto": the GPU where there is one; or "cpu", "cuda", "cuda:1"
+    threads: int = _number(0, 0)  # CPU threads of torch; 0 leaves torch's own choice
+    deterministic: bool = False  # torch's deterministic algorithms (slower on GPUs)
+
+
+@dataclass(frozen=True)
+class DataConfig(_Section):
+    kind: Literal["h36m", "generated", "recording", "videos", "rendered", "shards"] = (
+        "h36m"  # samples are images, generated people, keypoint files of a recording, its videos
+        # by our 2D network, or for the 2D network images made on the fly (section render) or shards
+    )
+    root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of a recording
+    test_root: str | None = None  # folder of the test subjects; null: root
+    more_roots: list[str] = field(default_factory=list)  # train2d.py also trains on these
+    train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
+    test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
+    actions: list[str] = field(default_factory=list)  # such as [Walking, Posing]; []: all
+    train_every: int = _number(1, 1)  # keep one frame of so many
+    test_every: int = _number(1, 1)  # 64 is the thinned protocol of many papers
+    include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
+    image_size: int = _number(256, 32)  # px, square network image
+    views: list[int] | None = None  # camera indices (or names) in this order; null: all
+    min_views: int = _number(2, 1)  # training draws so many views per batch, up to max_views
+    max_views: int = _number(0, 0)  # 0: all views; tests always use every chosen view
+    images: Literal["auto", "undistorted", "plain"] = "auto"  # imageSequence-undistorted or not
+    check_images: Literal["exist", "read"] = "exist"  # read: also look for truncated files first
+    crop_scale: float = _number(1.0, above=0)  # side of the square crop / longer side of the box
+    workers: int = _number(2, 0)  # loader processes per rank; 0 loads in the main process
+
+
+@dataclass(frozen=True)
+class AugmentConfig(_Section):
+    color: float = _number(0.4, 0, 1)  # brightness, contrast, saturation: factors in 1 +- this;
+    # white balance: a third of it
+    hue: float = _number(0.05, 0, 0.5)  # largest change, 1 is the whole circle
+    gamma: float = _number(0.0, 0, 2)  # values to a power of e^-this to e^this
+    grey: float = _number(0.0, 0, 1)  # chance of a grey image
+    channels: float = _number(0.0, 0, 1)  # chance of exchanging colour channels
+    scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
+    shift: float = _number(0.05, 0, 0.5)  # crop centre moves by up to this share of its side
+    half_body: float = _number(0.0, 0, 1)  # chance of a crop around upper body or legs only
+    rotation_deg: float = _number(10.0, 0, 180)  # roll of each view within +- this
+    flip: float = _number(0.0, 0, 1)  # chance of mirroring the scene (left and right swapped)
+    blur: float = _number(0.1, 0, 1)  # chance of blurring an image
+    noise: float = _number(0.1, 0, 1)  # chance of adding sensor noise
+    jpeg: float = _number(0.1, 0, 1)  # chance of strong JPEG compression
+    low_resolution: float = _number(0.0, 0, 1)  # chance of 1.3 to 5 times fewer pixels a side
+    occluder: float = _number(0.2, 0, 1)  # chance of one to three patches covering parts
+    border: float = _number(0.0, 0, 1)  # chance of blackening a side, up to 40 % of the image
+    shuffle_views: bool = True  # any view becomes the reference (3D training)
+
+
+@dataclass(frozen=True)
+class GeneratedConfig(_Section):
+    """Generated people, rigs and detections (ptri/data/generated.py).
+
+    Sizes "of the person" are relative to the height in px at which 1.7 m appears at the hip's
+    depth: 435 px for Human3.6M's cameras. Rates are shares of the detections.
+    """
+
+    families: list[str] = field(  # rig families to train on, drawn with equal chance
+        default_factory=lambda: [
+            *("h36m_ring", "ring", "dome", "corner", "two_phones", "overhead", "random")
+        ]
+    )
+    held_out_families: list[str] = field(default_factory=lambda: ["wall"])  # only for evaluation
+    min_views: int = _number(2, 1)  # each batch draws its number of views ...
+    max_views: int = _number(6, 1)  # ... from min_views to max_views
+    max_truncated: float = _number(0.2, 0, 1)  # largest share of joints outside an image
+    crop_size: int = _number(0, 0)  # px; K and keypoints of a square crop per frame; 0: full image
+    motions: list[str] = field(default_factory=list)  # kinds, see ptri/data/motions.py; []: all
+    mocap: str | None = None  # motion-capture file (.npz), see ptri/data/mocap.py; null: none
+    mocap_share: float = _number(0.5, 0, 1)  # share of people moved by it where it is given
+    ordered_views: bool = False  # views in order around the person instead of at random
+    pool: str | None = None  # file of scenes with solved rigs, to train the head alone on; made
+    # where it is missing (ptri/pool.py); null: new scenes, solved, in every step
+    more_pools: list[str] = field(default_factory=list)  # made before, with whatever settings
+    pool_scenes: int = _number(8192, 1)  # of one frame in the pool, beside clips
+    pool_clips: int = _number(3, 1)  # after so many batches of frames comes one of clips
+    fps: float = _number(10.0, above=0)  # frames per second of a clip
+    area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
+    bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
+    children: float = _number(0.0, 0, 1)  # share of people who are 4 to 14 years old
+    independent: bool = False  # exact Gaussian noise of the stated covariance, nothing else wrong
+    truncate: bool = True  # joints outside the image are missing
+    noise: float = _number(0.007, 0)  # of the person: standard deviation of an average joint
+    joint_noise: list[float] = field(
+        default_factory=list
+    )  # how hard the 17 joints are, factors on it; []: those of ptri/data/observations.py
+    clip_spread: float = _number(0.35, 0)  # log-normal factor of the noise per clip
+    view_spread: float = _number(0.2, 0)  # the same per view
+    noise_spread: float = _number(0.4, 0)  # and per joint and frame, known to the detector
+    steady_spread: float = _number(0.0, 0, 1)  # share of that spread's variance that a joint keeps
+    # in a view for the whole clip
+    anisotropy: float = _number(0.3, 0)  # log of the noise ellipse's axis over its mean radius
+    hidden_noise: float = _number(2.5, 1)  # factor on the noise of joints behind the trunk
+    correlated_share: float = _number(0.7, 0, 1)  # of the noise variance that is AR(1) over frames
+    correlation_s: float = _number(0.4, 0)  # its correlation time, s: rho = e^(-1 / (fps * this))
+    # Systematic errors; each clip draws its own strength between 0 and these.
+    definition_mm: float = _number(20.0, 0)  # the detector's joints lie off ours, fixed to the body
+    definition_mean: list[list[float]] = field(
+        default_factory=list
+    )  # mm, the same in everybody: along the bone, left, up, forwards for each of the 17 joints
+    view_bias: float = _number(0.006, 0)  # of the person: constant error per view and joint
+    bias_follows: float = _number(0.0, 0, 2)  # both times the noise's log-normal factors to this
+    misreport: float = _number(0.25, 0)  # log-normal factor, reported over true noise
+    overstate: float = _number(1.0, above=0)  # reported over true standard deviation
+    joint_stated: list[float] = field(default_factory=list)  # factors on it, a joint each; []: 1
+    rounding: float = _number(0.4, 0, 1)  # 1: reported covariances are circular
+    outlier_rate: float = _number(0.03, 0, 0.5)  # joints somewhere else altogether
+    outlier_size: float = _number(0.12, 0)  # of the person: standard deviation of those errors
+    confident_outliers: float = _number(0.3, 0, 1)  # share of outliers the detector is sure of
+    # Faults of whole views; each view of a clip draws its own rate between 0 and these.
+    gross_rate: float = _number(0.0, 0, 0.9)  # joints anywhere in the box, as sure as good ones
+    drop_rate: float = _number(0.0, 0, 0.9)  # joints not detected, beside missing_rate
+    flat_views: float = _number(0.0, 0, 1)  # share of views with one confidence for all joints
+    body_swap_rate: float = _number(0.01, 0, 0.5)  # left and right exchanged in a view
+    limb_swap_rate: float = _number(0.015, 0, 0.5)  # the same of both arms, or both legs
+    limb_copy_rate: float = _number(0.0, 0, 0.5)  # an arm's or leg's end put on the other one's
+    profile_copies: float = _number(1.0, above=0)  # factor on that rate for people in profile
+    confident_swaps: float = _number(1.0, 0, 1)  # share of exchanged or copied joints it is sure of
+    fault_s: float = _number(0.25, 0)  # s, time over which outliers, swaps, losses come and go
+    missing_rate: float = _number(0.04, 0, 0.9)  # single joints not detected
+    missing_hidden_rate: float = _number(0.3, 0, 1)  # joints behind the trunk not detected
+    missing_view_rate: float = _number(
+        0.01, 0, 0.9
+    )  # whole person lost in a view; two views always stay
+    confidence_noise: float = _number(0.6, 0)  # on the confidence's logit
+    confidence_logit: float = _number(1.8)  # confidence's logit at an error of generated.noise ...
+    confidence_slope: float = _number(1.5, 0)  # ... and its fall for each e-fold of the error
+    more_errors: list[str] = field(default_factory=list)  # YAML files as scripts/fit_errors.py
+    # writes them; batches take turns between the settings above and theirs
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_joint_factors("generated.joint_noise", self.joint_noise)
+        check_joint_factors("generated.joint_stated", self.joint_stated)
+        check_definition(self.definition_mean)
+
+
+@dataclass(frozen=True)
+class ModelConfig(_Section):
+    backbone: str = "mobileone_s0"  # a timm name; others than MobileOne too, to teach it
+    pretrained: bool = False  # ImageNet weights through timm (downloads) ...
+    pretrained_file: str | None = None  # ... or from this file of a timm state dict
+    plain_convolutions: bool = True  # one convolution + BatchNorm per block: 3 x faster on CPU
+    freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
+    head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
+    context: bool = True  # attention over the map at stride 32 in the head
+    heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
+    confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
+    lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
+    lifter_blocks: int = _number(4, 1)  # attention over joints and a perceptron in each
+    head: Literal["fusion", "algebraic", "volumetric", "fixed_views_mlp"] = (
+        "fusion"  # what makes joints of keypoints and cameras; the others are for ablation
+    )
+    fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
+    fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
+    fusion_frames: int = _number(27, 0)  # odd; of a clip, that a frame's joints are fused from;
+    # 0: each frame alone
+    fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
+    volume_size: int = _number(20, 4)  # voxels a side of the volumetric head; a multiple of 2
+    volume_side: float = _number(2500.0, above=0)  # mm, of its cube around the pelvis
+    volume_width: int = _number(16, 4)  # channels of its convolutions; a multiple of 4
+    volume_features: int = _number(8, 0)  # channels of backbone features in its volume
+    fixed_views: int = _number(4, 1)  # views of the fixed_views_mlp head, no more and no fewer
+    fixed_width: int = _number(512, 8)  # of its hidden layers
+    flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time
+
+
+@dataclass(frozen=True)
+class PosteriorConfig(_Section):
+    num_samples: int = _number(512, 8)  # samples of a rig's cameras, over all iterations
+    num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
+    num_modes: int = _number(3, 1)  # local optima kept as a mixture
+    adjust_iterations: int = _number(12, 2)  # Levenberg-Marquardt steps from each start
+    random_starts: int = _number(0, 0)  # starts with random joint weights, beside two a view
+    df: float = _number(20.0, above=2)  # degrees of freedom of the Student-t proposal
+    inflation: float = _number(1.8, above=0)  # factor on the Laplace covariance of the proposal
+    outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
+    frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
+    bone_slack: float = _number(
+        0.05, above=0
+    )  # relative change of a bone's length over frames; of T frames together: times T^(1/3)
+    bone_ratio: list[float] = field(
+        default_factory=list
+    )  # drawn over true length of each bone, see scripts/measure_bones.py; []: as in the prior
+    bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
+    overstated: list[float] = field(
+        default_factory=list
+    )  # reported over true standard deviation of the 17 joints' keypoints; []: as reported
+    bone_spread: float = _number(0.0, 0, 1)  # relative, bones beyond the body statistics
+    children: float = _number(0.0, 0, 1)  # how likely the person is a child of 4 to 14 years
+    max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bone_ratio(self.bone_ratio)
+        check_joint_factors("posterior.overstated", self.overstated)
+
+
+@dataclass(frozen=True)
+class TrainConfig(_Section):
+    epochs: int = _number(10, 1)  # passes over the training set (or of steps_per_epoch)
+    steps_per_epoch: int = _number(0, 0)  # 0: the whole training set
+    batch_size: int = _number(16, 1)  # of all processes together
+    image_sizes: list[int] = field(
+        default_factory=list
+    )  # 2D: px of the training images, spread evenly over the epochs; []: data.image_size
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices and kernels by orthogonal
+    # momentum, the rest by AdamW; see ptri/optimization.py
+    lr: float = _number(1e-3, above=0)  # at the end of the warm-up
+    final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
+    weight_decay: float = _number(0.01, 0)  # times lr, decoupled
+    warmup_steps: int = _number(100, 0)  # linear; at most half of the run
+    grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
+    ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
+    lifter_epochs: int = _number(0, 0)  # 3D: first epochs, which train the lifter alone; where
+    # these are all epochs, the fusion keeps its weights and only the lifter is validated
+    lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
+    lifter_views: int = _number(2, 1)  # 3D: views per scene in those epochs
+    new_lifter: bool = False  # 3D: init.checkpoint_3d gives the fusion alone
+    new_head: bool = False  # 3D: init.checkpoint_3d gives the lifter alone; for another model.head
+    fusion_samples: int = _number(0, 0)  # 3D: posterior samples that a step on generated.pool fuses
+    # under; 0: model.fusion_samples
+    true_start: bool = False  # 3D: the posterior also starts from the truth; for a new lifter
+    freeze_2d: bool = False  # 3D: the 2D network keeps its weights
+    gradient_2d: float = _number(1.0, 0, 1)  # 3D: factor on the gradient of the 3D losses into the
+    # 2D network, beside the heatmap loss; 0: none
+    posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
+    max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this
+    weight_lift: float = _number(1.0, 0)  # 3D losses: lifter, negative log likelihood
+    weight_pose: float = _number(0.02, 0)  # Monte-Carlo pose loss (nats)
+    weight_x3d: float = _number(1.0, 0)  # joints, L1 in units of 100 mm
+    weight_joint: float = _number(0.1, 0)  # joints, negative log likelihood (nats)
+    heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
+    weight_x2d: float = _number(0.02, 0)  # 2D losses beside the heatmap's: coordinates (L1, px)
+    weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error
+    weight_coverage: float = _number(0.6, 0)  # pinball loss of the 90 % error ellipse
+    weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
+    weight_orientation: float = _number(0.0, 0)  # trunk's orientation told by coarse pixels
+    weight_imitation: float = _number(1.0, 0)  # teacher's features not told; see init.teacher_2d
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
+    save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
+    log_every_steps: int = _number(10, 1)  # means over so many steps
+    validate_every_epochs: int = _number(1, 1)  # and after the last epoch
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(_Section):
+    batch_size: int = _number(16, 1)  # samples at once, no influence on results
+    pictures: int = _number(4, 0)  # samples drawn into TensorBoard or the output folder
+    out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
+    pooled: bool = True  # also pool the frames of each scene into one rig posterior
+    pool_frames: int = _number(50, 1)  # at most so many frames of a scene, evenly spread
+
+
+@dataclass(frozen=True)
+class InitConfig(_Section):
+    checkpoint_2d: str | None = None  # weights of the 2D network to start from
+    teacher_2d: str | None = None  # 2D: a trained 2D network whose features are to be imitated
+    checkpoint_3d: str | None = None  # weights of lifter and fusion to start from
+
+
+@dataclass(frozen=True)
+class RecordingConfig(_Section):
+    keypoints: str = "auto"  # folder of one subfolder per camera; auto: openpose, pose, keypoints
+    intrinsics: str = "auto"  # file of K, dist, size per camera; auto: calibration.json and others
+    videos: str = "auto"  # folder of one video per camera; auto: videos
+    joint_set: Literal["auto", "body25", "body25b", "coco17", "coco18", "halpe26", "h36m17"] = (
+        "auto"  # auto: from the number and the arrangement of the points
+    )
+    views: list[Any] | None = None  # camera names or indices, in this order; null: all
+    first_frame: int = _number(0, 0)  # of the recording, counted from 0
+    last_frame: int | None = None  # inclusive; null: the last one that every camera could have
+    pool_frames: int = _number(50, 1)  # at most so many frames, the most telling, find the cameras
+    min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen
+    noise: float = _number(0.01, above=0)  # of keypoint files: standard deviation / person's height
+    subject_height: float | None = None  # mm; fixes the scale instead of the body prior
+    camera_distance: float | None = None  # mm between the first two views; fixes the scale
+    # Only for data.kind=videos:
+    every: int = _number(1, 1)  # read one frame of so many
+    boxes: str = "auto"  # where the person is: folder of <camera>.csv, "keypoints" or "motion"; see
+    # ptri/data/video_boxes.py; auto: the folder boxes where there is one, else motion
+    max_roll_deg: float = _number(40.0, 0, 180)  # crops are also tried turned by up to this
+    reuse: str | None = None  # detections.h5 of an earlier run, instead of detecting again
