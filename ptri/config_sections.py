@@ -257,6 +257,7 @@ class TrainConfig(_Section):
     weight_pose: float = _number(0.02, 0)  # Monte-Carlo pose loss (nats)
     weight_x3d: float = _number(1.0, 0)  # joints, L1 in units of 100 mm
     weight_joint: float = _number(0.1, 0)  # joints, negative log likelihood (nats)
+    weight_region: float = _number(0.0, 0)  # pinball loss of the joints' 90 % regions
     heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
     weight_x2d: float = _number(0.02, 0)  # 2D losses beside the heatmap's: coordinates (L1, px)
     weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 # --- 2D --------------------------------------------------------------------------------------
@@ -106,8 +107,12 @@ def ellipse_quantile(
     visible = visible & torch.isfinite(truth).all(-1)
     error = torch.where(visible[..., None], estimate - truth, torch.zeros_like(estimate))
     square, _ = _mahalanobis_square(error, covariance)
-    u = (square.clamp_min(1e-6) / (-2 * math.log(1 - level))).log()  # guards a perfect joint
-    return masked_mean(torch.maximum(level * u, (level - 1) * u), visible)
+    return masked_mean(_pinball(square, -2 * math.log(1 - level), level), visible)
+
+
+def _pinball(square: Tensor, quantile: float, level: float) -> Tensor:
+    u = (square.clamp_min(1e-6) / quantile).log()  # guards a perfect joint
+    return torch.maximum(level * u, (level - 1) * u)
 
 
 def _mahalanobis_square(error: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,12 +154,35 @@ def joint_likelihood(
     Args:
         estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2.
     """
+    chol, square = _whitened_square(estimate, covariance, truth, root)
+    log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    value = log_det + 0.5 * (df + 3) * torch.log1p(square / (df - 2))
+    return _mean_but(value, root)
+
+
+def joint_quantile(
+    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int, level: float = 0.9
+) -> Tensor:
+    """`ellipse_quantile` (...,) of root-relative joints in space: three degrees of freedom.
+
+    Args:
+        estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2.
+    """
+    _, square = _whitened_square(estimate, covariance, truth, root)
+    return _mean_but(_pinball(square, float(chi2.ppf(level, 3)), level), root)
+
+
+def _whitened_square(
+    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int
+) -> tuple[Tensor, Tensor]:
+    """Cholesky factors (..., J, 3, 3) and ``e^T C^-1 e`` (..., J) of root-relative errors."""
     error = estimate - truth - (estimate - truth)[..., root, None, :]
     eye = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
     chol = torch.linalg.cholesky(covariance + eye)  # 1 mm^2 guards rounding
     whitened = torch.linalg.solve_triangular(chol, error.unsqueeze(-1), upper=False).squeeze(-1)
-    log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    square = whitened.square().sum(-1)
-    value = log_det + 0.5 * (df + 3) * torch.log1p(square / (df - 2))
-    keep = [joint for joint in range(estimate.shape[-2]) if joint != root]
-    return value[..., keep].mean(-1)
+    return chol, whitened.square().sum(-1)
+
+
+def _mean_but(value: Tensor, root: int) -> Tensor:
+    """Mean (...,) over the joints of (..., J) but the root."""
+    return value[..., [joint for joint in range(value.shape[-1]) if joint != root]].mean(-1)

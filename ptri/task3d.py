@@ -226,12 +226,15 @@ def _lift_loss(output: Output, joints3d: Tensor, cameras: Cameras, K: Tensor) ->
 def _joint_losses(output: Output, joints3d: Tensor, config: Config) -> dict[str, Tensor]:
     train, prediction = config.train, output.prediction
     x3d = losses.joint_l1(prediction.joints3d, joints3d, ROOT).mean(1)
-    joint = losses.joint_likelihood(
-        prediction.joints3d, prediction.covariance, joints3d, ROOT
-    ).mean(1)
+    stated = prediction.joints3d, prediction.covariance, joints3d, ROOT
+    joint = losses.joint_likelihood(*stated).mean(1)
     error = metrics.mpjpe(prediction.joints3d.detach(), joints3d, ROOT).mean(1)
     total = train.weight_x3d * x3d + train.weight_joint * joint
-    return {"loss": total, "loss/x3d": x3d, "loss/joint": joint, "mpjpe": error}
+    values = {"loss/x3d": x3d, "loss/joint": joint, "mpjpe": error}
+    if train.weight_region > 0:
+        values["loss/region"] = losses.joint_quantile(*stated).mean(1)
+        total = total + train.weight_region * values["loss/region"]
+    return {"loss": total, **values}
 
 
 def _validation_scenes(config: Config, num_frames: int, step: int) -> Scene:

@@ -158,3 +158,27 @@ def test_ellipse_quantile_is_least_where_the_share_is_held():
     ]
     assert abs(held[0] - 0.9) < 0.01, held  # measured 0.900 and 0.828
     assert held[1] < 0.86, held
+
+
+def test_joint_quantile_is_least_where_the_share_is_held():
+    """The same in space; the likelihood's Student-t holds too much where tails are heavier."""
+    generator = torch.Generator().manual_seed(1)
+    error = torch.randn(1, 20001, 3, generator=generator)
+    error[:, 1::8] *= 8.0
+    error[:, 0] = 0  # the root
+    square = error[0, 1:].square().sum(-1)
+    scales = torch.linspace(0.5, 8, 100)
+
+    def held(loss):
+        values = [
+            float(
+                loss(
+                    100 * error, (100 * s) ** 2 * torch.eye(3).expand(1, 20001, 3, 3), 0 * error, 0
+                )
+            )
+            for s in scales
+        ]
+        return float((square < 6.2514 * scales[int(np.argmin(values))] ** 2).float().mean())
+
+    assert abs(held(losses.joint_quantile) - 0.9) < 0.01
+    assert abs(held(losses.joint_likelihood) - 0.9) > 0.02
