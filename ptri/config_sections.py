@@ -203,6 +203,8 @@ class PosteriorConfig(_Section):
     inflation: float = _number(1.8, above=0)  # factor on the Laplace covariance of the proposal
     outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
     frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
+    frame_worth: float = _number(1.0, 0.01, 1)  # of 4 frames or more, power of each one's
+    # likelihood: below 1 where the errors of an image's joints go together
     bone_slack: float = _number(
         0.05, above=0
     )  # relative change of a bone's length over frames; of T frames together: times T^(1/3)

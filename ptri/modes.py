@@ -49,6 +49,7 @@ class Settings(NamedTuple):
     inflation: float = 1.8
     outlier_chi2: float = 12.0
     frame_correlation: float = -1.0
+    frame_worth: float = 1.0
     max_rotation_std_deg: float = 8.0
 
 
@@ -179,7 +180,7 @@ def find_modes(
 
     errors = errors._replace(scale2=common(errors.scale2))
     correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
-    flat, errors = fit_errors(repeated, flat, errors, body, correlation)
+    flat, errors = fit_errors(repeated, flat, errors, body, correlation, settings.frame_worth)
     # Modes compare only under one tempering and one prior of the biases: the best one's.
     first = source[:, 0][own // K]
     errors = errors._replace(frame_weight=errors.frame_weight[first], bias2=errors.bias2[first])

@@ -1,6 +1,8 @@
 """Fits the error model of generated keypoints (section `generated`) to a 2D network's errors.
 
-Beside it stands how the network draws bones (`posterior.bone_ratio`).
+Beside it stands how the network draws bones (`posterior.bone_ratio`) and how much it overstates its
+noise (`posterior.overstated`). How far a frame's errors go together (`posterior.frame_worth`) is
+given: docs/rig_posterior.md, "Frames that err together", tells how to measure it.
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
 python scripts/fit_errors.py data/rendered --subjects 8 --out configs/detector_s0.yaml
@@ -42,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=0, help="at most so many in every view; 0: all")
     add("--rounds", type=int, default=8, help="of the fit (8)")
     add("--repeats", type=int, default=2, help="simulations of a statistic (2)")
+    add("--frame-worth", type=float, default=0.5, help="posterior.frame_worth to write too (0.5)")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
@@ -67,6 +70,7 @@ def run(args: argparse.Namespace) -> str:
     clips = detections(args)
     found = fit(clips, GeneratedConfig(), args.seed, args.rounds, args.repeats)
     settings = settings_of(found, clips)
+    settings["posterior"]["frame_worth"] = args.frame_worth
     B, T, V = clips.keypoints.xy.shape[:3]
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (

@@ -59,6 +59,12 @@ def test_a_given_correlation_is_taken():
     assert torch.allclose(errors.frame_weight, torch.full((2,), 1 / 3).double())
 
 
+def test_a_frame_may_count_for_less():
+    observations, cameras, joints = observed(2, 3, 8)
+    errors = fitted(observations, cameras, joints, frame_correlation=0.5, frame_worth=0.6)
+    assert torch.allclose(errors.frame_weight, torch.full((2,), 0.2).double())
+
+
 def test_few_frames_have_no_bias_of_their_own():
     observations, cameras, joints = observed(2, 3, MIN_FRAMES - 1)
     errors = fitted(observations, cameras, joints)

@@ -55,14 +55,31 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     assert 0.75 < float(share[1]) < 0.97
 
 
+def rotation_std(posterior):
+    return rig.rotation_covariance(posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+
+
+def test_frames_that_count_for_less_widen_the_posterior_about_the_same_cameras():
+    plain, half = (
+        solved(batch=4, frames=6, settings=SETTINGS._replace(frame_worth=worth))
+        for worth in (1.0, 0.5)
+    )
+    ratio = rotation_std(half[0].posterior) / rotation_std(plain[0].posterior)
+    assert 1.2 < float(ratio.median()) < 1.6  # sqrt(2); measured: 1.44
+    change = abs(errors_deg(half[0].posterior, half[1]) - errors_deg(plain[0].posterior, plain[1]))
+    assert float(change.median()) < 0.1  # deg; measured 0.02, of a deviation of 1.0
+    alone = [
+        solved(batch=2, settings=SETTINGS._replace(frame_worth=worth))[0].posterior
+        for worth in (1.0, 0.5)
+    ]
+    assert torch.equal(alone[0].R, alone[1].R)  # of fewer than four frames it says nothing
+
+
 def test_pooling_frames_sharpens_the_posterior():
     one, cameras, _ = solved(frames=1)
     many, cameras_many, _ = solved(batch=4, frames=6)
-    spread = [
-        rig.rotation_covariance(s.posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
-        for s in (one, many)
-    ]
-    assert float(spread[1].median()) < 0.5 * float(spread[0].median())
+    spread = [float(rotation_std(s.posterior).median()) for s in (one, many)]
+    assert spread[1] < 0.5 * spread[0]
     assert float(errors_deg(many.posterior, cameras_many).median()) < float(
         errors_deg(one.posterior, cameras).median()
     )

@@ -41,6 +41,7 @@ def fit_errors(
     errors: Errors,
     body: BodyPrior,
     frame_correlation: float | None = None,
+    frame_worth: float = 1.0,
     num_rounds: int = 2,
     num_iterations: int = 2,
 ) -> tuple[Bundle, Errors]:
@@ -48,6 +49,8 @@ def fit_errors(
 
     Args:
         frame_correlation: lag-one correlation of the errors; None: from the residuals.
+        frame_worth: power of a frame besides; below 1 where the errors of an image's joints go
+            together.
 
     Returns:
         Both at the end; as given where there are fewer than ``MIN_FRAMES`` frames.
@@ -60,7 +63,7 @@ def fit_errors(
         errors = _fit_bias(observations, bundle, errors, body)
         bundle, errors, _ = adjust(observations, bundle, body, num_iterations, 0, errors)
         worth = _frame_worth(observations, bundle, errors, body, frame_correlation)
-        errors = errors._replace(frame_weight=worth)
+        errors = errors._replace(frame_weight=frame_worth * worth)
     return bundle, errors
 
 

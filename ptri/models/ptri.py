@@ -69,7 +69,7 @@ class PoseModel(nn.Module):
         self.settings = Settings(
             options.num_samples, options.num_iterations, options.num_modes,
             options.adjust_iterations, options.df, options.inflation, options.outlier_chi2,
-            options.frame_correlation, options.max_rotation_std_deg,
+            options.frame_correlation, options.frame_worth, options.max_rotation_std_deg,
         )  # fmt: skip
         self.num_random_starts = options.random_starts
         self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
