@@ -2,7 +2,7 @@
 
 Beside it stands how the network draws bones (`posterior.bone_ratio`) and how much it overstates its
 noise (`posterior.overstated`). How far a frame's errors go together (`posterior.frame_worth`) is
-given: docs/rig_posterior.md, "Frames that err together", tells how to measure it.
+given: docs/rig_posterior.md, "Errors that go together", tells how to measure it.
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
 python scripts/fit_errors.py data/rendered --subjects 8 --out configs/detector_s0.yaml

@@ -141,7 +141,7 @@ def _train(name: str, args: argparse.Namespace, folder: Path) -> Config:
             f"run.threads={args.threads}", f"data.root={root}", f"data.test_root={test}",
             "data.test_every=1", f"data.image_size={args.size}", "data.workers=0",
             f"train.epochs={args.epochs}", f"train.steps_per_epoch={steps}", "train.image_sizes=[]",
-            f"train.validate_every_epochs={args.epochs}", "train.lr=1.5e-3",
+            f"train.validate_every_epochs={args.epochs}", "train.lr=1.5e-3", "train.batch_size=32",
             "train.warmup_steps=50", "train.ema_decay=0.99", "evaluate.pictures=0",
             *(f"augment.{key}={value}" for key, value in augment.items()), *args.set,
         ],
