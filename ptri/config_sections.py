@@ -214,7 +214,8 @@ class PosteriorConfig(_Section):
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
     overstated: list[float] = field(
         default_factory=list
-    )  # reported over true standard deviation of the 17 joints' keypoints; []: as reported
+    )  # reported over true standard deviation of the 17 joints' keypoints, of 4 frames or more;
+    # []: as reported
     bone_spread: float = _number(0.0, 0, 1)  # relative, bones beyond the body statistics
     children: float = _number(0.0, 0, 1)  # how likely the person is a child of 4 to 14 years
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this

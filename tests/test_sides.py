@@ -193,7 +193,7 @@ def test_fused_joints_under_true_cameras_do_not_mind_exchanged_arms():
 @torch.no_grad()
 def test_overstated_covariances_are_taken_for_what_they_are():
     factor = [1.0 + 0.25 * j for j in range(17)]
-    scene = scenes(6, 2)
+    scene = scenes(4, 4)
     wide = torch.tensor(factor).square()[:, None, None]
     stated = scene.keypoints._replace(covariance=scene.keypoints.covariance * wide)
     plain = model("posterior.num_samples=64").solve_full(scene.keypoints, scene.K)
@@ -203,6 +203,12 @@ def test_overstated_covariances_are_taken_for_what_they_are():
     assert torch.allclose(told.evidence.whole.observations.information, expected, rtol=1e-5)
     errors = [pair_errors(each, scene).mean() for each in (plain, told)]
     assert abs(errors[0] - errors[1]) < 1.0  # deg; the lifter is told the stated ones
+    frame = Keypoints(*(value[:, :1] for value in stated))  # of a few frames it says nothing
+    found = (
+        model("posterior.num_samples=64", *extra).solve_full(frame, scene.K[:, :1])
+        for extra in ((), (f"posterior.overstated={factor}",))
+    )
+    assert torch.equal(*(each.posterior.R for each in found))
 
 
 def test_the_posterior_takes_one_thread_and_gives_the_others_back():

@@ -34,7 +34,7 @@ from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
 from ptri.verdict import judge, verdict
 
-POOLED_FRAMES = 4  # with so many, the five-point method is worth a start
+POOLED_FRAMES = 4  # with so many, the five-point method is worth a start, and faults show
 IMAGES_AT_ONCE = 8  # on a CPU: activations of more leave its caches, three times slower
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
 SLACK_GROWTH = 1 / 3  # of a bone's slack with the number of frames
@@ -237,12 +237,13 @@ class PoseModel(nn.Module):
         return normalise(precise, K.double(), self.settings.outlier_chi2)
 
     def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
-        """Keypoints (..., J, ...) whose covariances are no wider than `posterior.overstated` says.
+        """Keypoints (B, T, ...) whose covariances are no wider than `posterior.overstated` says.
 
         A network that is trained to cover its own gross errors reports more than the noise of its
-        good keypoints; gross errors have their own part in the posterior's likelihood.
+        good keypoints; gross errors have their own part in the posterior's likelihood. In a few
+        frames they cannot be told from noise: there what it reports stands.
         """
-        if not self.overstated:
+        if not self.overstated or keypoints.xy.shape[1] < POOLED_FRAMES:
             return keypoints
         factor = keypoints.covariance.new_ones(keypoints.covariance.shape[-3])
         factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(self.overstated) ** -2
