@@ -49,6 +49,13 @@ class Config:
 
 _SECTIONS = {item.name: item.default_factory for item in fields(Config)}
 _KEYS = {name: [item.name for item in fields(section)] for name, section in _SECTIONS.items()}
+# Choices with the word "off", which YAML 1.1 reads as false.
+_OFF = {
+    (name, item.name)
+    for name, section in _SECTIONS.items()
+    for item in fields(section)
+    if "Literal[" in item.type and "off" in item.type
+}
 
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -155,8 +162,12 @@ def _override(text: str) -> dict[str, Any]:
 
 
 def _check_keys(tree: dict[str, Any], where: str) -> None:
+    """Raises for keys that do not exist; mends what YAML makes of empty sections and of off."""
     for name in [name for name, part in tree.items() if part is None and name in _KEYS]:
         del tree[name]  # a section left empty
+    for name, key in _OFF:
+        if isinstance(tree.get(name), dict) and tree[name].get(key) is False:
+            tree[name][key] = "off"
     for name, part in tree.items():
         if name not in _KEYS:
             raise UserError(f"{where}unknown key '{name}'{_nearest(str(name), None)}")

@@ -131,3 +131,12 @@ def test_every_option_is_explained():
         texts = dict(re.findall(r"^    (\w+): (.*(?:\n        .*|\n    \).*)*)", source, re.M))
         for item in dataclasses.fields(section.default_factory):
             assert "#" in texts[item.name], f"{section.name}.{item.name} has no comment"
+
+
+def test_off_is_a_word(tmp_path):
+    path = tmp_path / "off.yaml"
+    path.write_text("run: {name: x}\ntrain:\n  amp: off\n")
+    assert config.load(path).train.amp == "off"
+    assert config.load(None, ["run.name=x", "train.amp=off"]).train.amp == "off"
+    with pytest.raises(UserError, match="deterministic"):
+        config.load(None, ["run.name=x", "run.deterministic=bf16"])

@@ -81,7 +81,7 @@ def toy_config(folder, *overrides):
     base = [
         "run.name=toy", f"run.out={folder}", "run.device=cpu", "train.epochs=3",
         "train.batch_size=12", "train.warmup_steps=4", "train.log_every_steps=1",
-        "train.ema_decay=0.9", "train.lr=0.02",
+        "train.ema_decay=0.9", "train.lr=0.02", "train.amp=off",
     ]  # fmt: skip
     return config.load(None, base + list(overrides))
 
