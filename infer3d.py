@@ -9,8 +9,10 @@ import argparse
 import logging
 import sys
 
-from ptri import config, evaluate, recording
+from ptri import config
 from ptri.errors import UserError, exit_status
+from ptri.evaluation import evaluate
+from ptri.recordings import run as recording
 
 
 def main() -> int:

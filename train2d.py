@@ -7,9 +7,10 @@ torchrun --nproc-per-node 2 train2d.py configs/demo_2d.yaml
 import argparse
 import sys
 
-from ptri import config, engine
+from ptri import config
 from ptri.errors import exit_status
-from ptri.task2d import HeatmapTask
+from ptri.training import engine
+from ptri.training.task2d import HeatmapTask
 
 
 def main() -> int:

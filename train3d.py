@@ -7,9 +7,10 @@ torchrun --nproc-per-node 2 train3d.py configs/demo_3d.yaml
 import argparse
 import sys
 
-from ptri import config, engine
+from ptri import config
 from ptri.errors import exit_status
-from ptri.task3d import RigTask
+from ptri.training import engine
+from ptri.training.task3d import RigTask
 
 
 def main() -> int:

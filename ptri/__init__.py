@@ -6,20 +6,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ptri.rig import RigEstimate, estimate_rig
-    from ptri.rig_filter import RigFilter
+    from ptri.rig.estimate import RigEstimate, estimate_rig
+    from ptri.rig.stream import RigFilter
 
 __version__ = "0.1.0"
 __all__ = ["RigEstimate", "RigFilter", "estimate_rig"]
 
-_HOME = {"estimate_rig": "rig", "RigEstimate": "rig", "RigFilter": "rig_filter"}
+_HOME = {"estimate_rig": "estimate", "RigEstimate": "estimate", "RigFilter": "stream"}
 
 
 def __getattr__(name: str):
     """Imports the public names on first use: torch alone takes seconds (PEP 562)."""
     if name not in _HOME:
         raise AttributeError(f"module 'ptri' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"ptri.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"ptri.rig.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -76,7 +76,7 @@ class AugmentConfig(_Section):
 
 @dataclass(frozen=True)
 class GeneratedConfig(_Section):
-    """Generated people, rigs and detections (ptri/data/generated.py).
+    """Generated people, rigs and detections (ptri/people/scenes.py).
 
     Sizes "of the person" are relative to the height in px at which 1.7 m appears at the hip's
     depth: 435 px for Human3.6M's cameras. Rates are shares of the detections.
@@ -92,12 +92,12 @@ class GeneratedConfig(_Section):
     max_views: int = _number(6, 1)  # ... from min_views to max_views
     max_truncated: float = _number(0.2, 0, 1)  # largest share of joints outside an image
     crop_size: int = _number(0, 0)  # px; K and keypoints of a square crop per frame; 0: full image
-    motions: list[str] = field(default_factory=list)  # kinds, see ptri/data/motions.py; []: all
-    mocap: str | None = None  # motion-capture file (.npz), see ptri/data/mocap.py; null: none
+    motions: list[str] = field(default_factory=list)  # kinds, see ptri/people/motions.py; []: all
+    mocap: str | None = None  # motion-capture file (.npz), see ptri/people/mocap.py; null: none
     mocap_share: float = _number(0.5, 0, 1)  # share of people moved by it where it is given
     ordered_views: bool = False  # views in order around the person instead of at random
     pool: str | None = None  # file of scenes with solved rigs, to train the head alone on; made
-    # where it is missing (ptri/pool.py); null: new scenes, solved, in every step
+    # where it is missing (ptri/training/solved_scenes.py); null: new scenes, solved, in every step
     more_pools: list[str] = field(default_factory=list)  # made before, with whatever settings
     pool_scenes: int = _number(8192, 1)  # of one frame in the pool, beside clips
     pool_clips: int = _number(3, 1)  # after so many batches of frames comes one of clips
@@ -110,7 +110,7 @@ class GeneratedConfig(_Section):
     noise: float = _number(0.007, 0)  # of the person: standard deviation of an average joint
     joint_noise: list[float] = field(
         default_factory=list
-    )  # how hard the 17 joints are, factors on it; []: those of ptri/data/observations.py
+    )  # how hard the 17 joints are, factors on it; []: those of ptri/people/detections.py
     clip_spread: float = _number(0.35, 0)  # log-normal factor of the noise per clip
     view_spread: float = _number(0.2, 0)  # the same per view
     noise_spread: float = _number(0.4, 0)  # and per joint and frame, known to the detector
@@ -235,7 +235,7 @@ class TrainConfig(_Section):
         default_factory=list
     )  # 2D: px of the training images, spread evenly over the epochs; []: data.image_size
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices and kernels by orthogonal
-    # momentum, the rest by AdamW; see ptri/optimization.py
+    # momentum, the rest by AdamW; see ptri/training/optimizer.py
     lr: float = _number(1e-3, above=0)  # at the end of the warm-up
     final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
     weight_decay: float = _number(0.01, 0)  # times lr, decoupled
@@ -309,6 +309,6 @@ class RecordingConfig(_Section):
     # Only for data.kind=videos:
     every: int = _number(1, 1)  # read one frame of so many
     boxes: str = "auto"  # where the person is: folder of <camera>.csv, "keypoints" or "motion"; see
-    # ptri/data/video_boxes.py; auto: the folder boxes where there is one, else motion
+    # ptri/recordings/boxes.py; auto: the folder boxes where there is one, else motion
     max_roll_deg: float = _number(40.0, 0, 180)  # crops are also tried turned by up to this
     reuse: str | None = None  # detections.h5 of an earlier run, instead of detecting again

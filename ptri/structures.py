@@ -43,6 +43,16 @@ class Keypoints(NamedTuple):
     confidence: Tensor  # (..., V, J) in [0, 1]
 
 
+class Observations(NamedTuple):
+    """Keypoints in normalised image coordinates (focal length 1)."""
+
+    xy: Tensor  # (N, T, V, J, 2), 0 where not seen
+    information: Tensor  # (N, T, V, J, 2, 2) inverse covariance, 0 where not seen
+    inlier: Tensor  # (N, T, V, J) prior probability that the point is no outlier, 0 = not seen
+    held: Tensor  # (N, T, J) 1 where the joint's bones have their say, else 0
+    log_outlier: float  # log density of an outlier over the inlier's peak
+
+
 class RigPosterior(NamedTuple):
     """Weighted samples of the cameras of B rigs, and the verdict on each."""
 

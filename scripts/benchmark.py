@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ptri.benchmark import (
+from benchmark import (
     command_ablations,
     command_factors,
     command_photos,
@@ -30,6 +30,7 @@ from ptri.benchmark import (
     command_speed2d,
     command_unseen_rigs,
 )
+
 from ptri.errors import exit_status
 
 COMMANDS = {

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 import torch
+from benchmark.photos import load_network
 
-from ptri.benchmark.photos import load_network
 from ptri.errors import UserError, exit_status
-from ptri.onnx_export import compare, export
+from ptri.models.export import compare, export
 
 # What rounding in another order does to a soft decoding; more means another graph.
 TOLERANCE = {"xy": 0.05, "covariance": 0.02, "confidence": 0.002}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ptri import checkpoint, config
 from ptri.errors import UserError, exit_status
-from ptri.task2d import HeatmapTask
+from ptri.training.task2d import HeatmapTask
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -20,14 +20,14 @@ import sys
 from pathlib import Path
 
 import torch
+from detector_errors.clips import Clips, detect
+from detector_errors.fit import fit
+from detector_errors.report import settings_of, table, to_yaml
 
 from ptri import config as configuration
-from ptri.build import for_inference, read_network2d
 from ptri.config import GeneratedConfig
-from ptri.detector.clips import Clips, detect
-from ptri.detector.fit import fit
-from ptri.detector.report import settings_of, table, to_yaml
 from ptri.errors import UserError, exit_status
+from ptri.models.weights import for_inference, read_network2d
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,9 +17,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
+from detector_errors.bones import bone_ratio
 from torch import Tensor
 
-from ptri.detector.bones import bone_ratio
 from ptri.errors import UserError, exit_status
 from ptri.geometry.cameras import to_reference
 from ptri.skeleton import H36M17

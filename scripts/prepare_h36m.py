@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ptri import visualize
 from ptri.config import DataConfig
 from ptri.data import h36m_index
 from ptri.data.h36m import H36M
@@ -24,6 +23,7 @@ from ptri.data.h36m_build import build_labels
 from ptri.data.h36m_index import Index
 from ptri.data.labels import H5_NAME, NPY_NAME, read_labels, write_h5, write_npy
 from ptri.errors import UserError, exit_status
+from ptri.evaluation import draw as visualize
 from ptri.skeleton import H36M17
 
 

@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument(
         "--body-statistics",
         action="store_true",
-        help="only write ptri/data/body_statistics.json (bone lengths of Anny's adults)",
+        help="only write ptri/posterior/body_statistics.json (bone lengths of Anny's adults)",
     )
     parser.add_argument("--bodies", type=int, default=2000, help="people drawn for it")
     for field in dataclasses.fields(RenderSettings):
@@ -67,7 +67,7 @@ def main() -> int:
 def _write_statistics(num_bodies: int) -> int:
     from ptri.render.body import body_statistics
 
-    path = Path(__file__).resolve().parents[1] / "ptri" / "data" / "body_statistics.json"
+    path = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"
     path.write_text(json.dumps(body_statistics(num_bodies), indent=1))
     print(f"{path}: {num_bodies} bodies")
     return 0

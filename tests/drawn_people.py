@@ -1,6 +1,6 @@
 """A miniature data set in the Human3.6M layout: generated people, drawn limb by limb.
 
-Bodies, motions and rigs are those of `ptri.data.generated`, another person in every scene and
+Bodies, motions and rigs are those of `ptri.people.scenes`, another person in every scene and
 another rig for every subject. The right side is drawn in warm colours and the left in cold ones, so
 that a network learns the sides from a thousand images; on photographs that takes far more.
 """
@@ -14,10 +14,10 @@ import numpy as np
 from h36m_fixture import CAMERA_NAMES
 
 from ptri.config import GeneratedConfig
-from ptri.data.draws import Draws
-from ptri.data.generated import people
 from ptri.data.labels import NPY_NAME, Labels, write_npy
-from ptri.data.rigs import family_indices, sample_rigs
+from ptri.people.draws import Draws
+from ptri.people.rigs import family_indices, sample_rigs
+from ptri.people.scenes import people
 from ptri.skeleton import H36M17
 
 SIDE = 256  # px of an image

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import so3_exp
-from ptri.posterior import Settings, posterior_mean
+from ptri.posterior.sampling import Settings, posterior_mean
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
 
@@ -73,7 +73,7 @@ class FakeModel(nn.Module):
         return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
 
     def solve_full(self, keypoints, K, seed=0, settings=None, start=None, frames=None):
-        """What `ptri.rig` reads of a solution."""
+        """What `ptri.rig.estimate` reads of a solution."""
         posterior = self.solve(keypoints, K, seed)
         evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
         return SimpleNamespace(posterior=posterior, evidence=evidence)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ptri import config
-from ptri.data.generated import generate_batch
 from ptri.geometry.rotations import rotation_angle, so3_log
+from ptri.people.scenes import generate_batch
 
 
 class Truth(NamedTuple):

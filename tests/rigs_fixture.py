@@ -3,10 +3,10 @@
 import torch
 
 from ptri import config
-from ptri.data.generated import generate_batch
-from ptri.geometry.body import load_body_prior
-from ptri.geometry.bundle import Bundle, move_cameras, person_centre
-from ptri.posterior import normalise
+from ptri.people.scenes import generate_batch
+from ptri.posterior.adjust import Bundle, move_cameras, person_centre
+from ptri.posterior.body import load_body_prior
+from ptri.posterior.sampling import normalise
 from ptri.structures import Keypoints
 
 BODY = load_body_prior(spread=0.05)

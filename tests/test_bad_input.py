@@ -13,7 +13,7 @@ from h36m_fixture import make_tiny_h36m
 from recording_fixture import make_recording
 
 from ptri import checkpoint, config
-from ptri.models.ptri import PoseModel
+from ptri.models.pose_model import PoseModel
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["model.lifter_width=16", "model.lifter_blocks=1", "model.fusion_width=8"]

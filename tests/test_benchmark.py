@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark import adjust, peers, rigs, tables
+from benchmark.bound import bound
+from benchmark.cases import BIAS, Cell, make_cases, select
+from benchmark.command_speed import draw
+from benchmark.correlated import bound_correlated
+from benchmark.grid import METHODS, Part, make_grid
+from benchmark.human import human_calib
+from benchmark.ours import make_model, mixture
+from benchmark.rig import Options, Result, run_grid
+from benchmark.scores import Estimate, flatten, pool, score, summarise
+from benchmark.speed import Size, exponent, measure
+from benchmark.targets import check
 
-from ptri.benchmark import adjust, peers, rigs, tables
-from ptri.benchmark.bound import bound
-from ptri.benchmark.cases import BIAS, Cell, make_cases, select
-from ptri.benchmark.command_speed import draw
-from ptri.benchmark.correlated import bound_correlated
-from ptri.benchmark.grid import METHODS, Part, make_grid
-from ptri.benchmark.human import human_calib
-from ptri.benchmark.ours import make_model, mixture
-from ptri.benchmark.rig import Options, Result, run_grid
-from ptri.benchmark.scores import Estimate, flatten, pool, score, summarise
-from ptri.benchmark.speed import Size, exponent, measure
-from ptri.benchmark.targets import check
 from ptri.errors import UserError
-from ptri.geometry.body import load_body_prior
+from ptri.evaluation.metrics import joint_coverage
 from ptri.geometry.cameras import project
 from ptri.geometry.rotations import so3_exp
-from ptri.metrics import joint_coverage
+from ptri.posterior.body import load_body_prior
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -306,7 +306,7 @@ def test_a_missing_library_is_reported_not_raised(monkeypatch, tmp_path):
         raise peers.NotInstalledError(f"{name}: not here")
 
     monkeypatch.setattr(peers, "library", absent)
-    monkeypatch.setattr("ptri.benchmark.rig._METHODS", {})
+    monkeypatch.setattr("benchmark.rig._METHODS", {})
     grid = [Part(Cell("two60", 1), ("poselib", "calibrated"))]
     results = {r.method: r for r in run_grid(grid, Options(2), tmp_path)}
     assert "not here" in results["poselib"].note and results["poselib"].flat == {}
@@ -324,7 +324,7 @@ def test_results_are_kept_and_taken_again(monkeypatch, tmp_path):
     def forbidden(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("ptri.benchmark.rig._run", forbidden)
+    monkeypatch.setattr("benchmark.rig._run", forbidden)
     again = {r.method: r for r in run_grid(grid, Options(3), tmp_path)}
     for name, result in first.items():
         for key, value in result.flat.items():

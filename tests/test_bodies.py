@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark.command_scale import size_error
 
-from ptri.benchmark.command_scale import size_error
-from ptri.data.articulation import (
+from ptri.errors import UserError
+from ptri.people.articulation import (
     ANGLES,
     LIMITS,
     PARTS,
@@ -19,12 +20,11 @@ from ptri.data.articulation import (
     mirror_index,
     mirror_sign,
 )
-from ptri.data.bodies import sample_bone_lengths, sample_clips, sample_motion
-from ptri.data.draws import Draws
-from ptri.data.mocap import load_mocap, sample_mocap
-from ptri.data.motions import KINDS, sample_angles
-from ptri.errors import UserError
-from ptri.geometry.body import load_body_prior
+from ptri.people.bodies import sample_bone_lengths, sample_clips, sample_motion
+from ptri.people.draws import Draws
+from ptri.people.mocap import load_mocap, sample_mocap
+from ptri.people.motions import KINDS, sample_angles
+from ptri.posterior.body import load_body_prior
 from ptri.skeleton import H36M17
 
 CHILD, PARENT = (torch.tensor(side) for side in zip(*H36M17.bones))

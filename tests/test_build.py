@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ptri import checkpoint, config
-from ptri.build import build_model, holds_2d
 from ptri.errors import UserError
-from ptri.evaluate import load_model
+from ptri.evaluation.evaluate import load_model
 from ptri.models.mobileone import fuse
+from ptri.models.weights import build_model, holds_2d
 
 
 def settings(**init):

@@ -2,10 +2,11 @@ import pytest
 import torch
 from rigs_fixture import BODY, observed, starts_near
 
-from ptri.density import expand
-from ptri.geometry import bundle as adjustment
-from ptri.geometry.bundle import Bundle, Observations
 from ptri.geometry.rotations import rotation_angle, so3_log
+from ptri.posterior import adjust as adjustment
+from ptri.posterior.adjust import Bundle
+from ptri.posterior.density import expand
+from ptri.structures import Observations
 
 
 def flat(starts):

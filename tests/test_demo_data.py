@@ -11,7 +11,7 @@ from ptri.data.labels import Labels, labels_path, read_labels
 from ptri.skeleton import H36M17
 
 ROOT = Path(__file__).resolve().parents[1] / "data" / "demo"
-STATISTICS = ROOT.parents[1] / "ptri" / "data" / "body_statistics.json"
+STATISTICS = ROOT.parents[1] / "ptri" / "posterior" / "body_statistics.json"
 SIZE = 512
 
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from detector_errors import report
+from detector_errors.clips import Clips, simulate, static_cameras
+from detector_errors.fit import fit
+from detector_errors.moments import LABELS, measure
+from detector_errors.scene import describe
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config
 from ptri.config import GeneratedConfig
-from ptri.data.bodies import sample_clips
-from ptri.data.draws import Draws
-from ptri.data.observations import _project, body_fixed, facing, observe
-from ptri.data.rigs import FAMILY_NAMES, sample_rigs
-from ptri.detector import report
-from ptri.detector.clips import Clips, simulate, static_cameras
-from ptri.detector.fit import fit
-from ptri.detector.moments import LABELS, measure
-from ptri.detector.scene import describe
 from ptri.errors import UserError
+from ptri.people.bodies import sample_clips
+from ptri.people.detections import _project, body_fixed, facing, observe
+from ptri.people.draws import Draws
+from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ptri import distributions as laws
+from ptri.posterior import student_t as laws
 
 
 def student(dim=3, df=5.0, seed=0):

@@ -13,11 +13,12 @@ import toy_task
 from torch import nn
 from toy_task import ToyTask, toy_config
 
-from ptri import checkpoint, engine
+from ptri import checkpoint
 from ptri import config as configuration
 from ptri.errors import UserError
-from ptri.optimization import amp_type, learning_rate_factor, update_ema
-from ptri.parallel import choose_device
+from ptri.system import choose_device
+from ptri.training import engine
+from ptri.training.optimizer import amp_type, learning_rate_factor, update_ema
 
 RANKS_RTOL = 1e-5  # two processes against one; measured: 2e-7 losses, 5e-7 weights
 
@@ -45,7 +46,9 @@ def assert_same_run(first, second):
 
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports once, then forks in a moment
-PROCESSES.set_forkserver_preload(["ptri.engine", "torch.utils.tensorboard", "torch._dynamo"])
+PROCESSES.set_forkserver_preload(
+    ["ptri.training.engine", "torch.utils.tensorboard", "torch._dynamo"]
+)
 
 
 def start(folder, *overrides, ranks=1, **options):
@@ -400,7 +403,7 @@ def test_one_process_with_a_loss_that_is_not_finite_stops_both(tmp_path):
 
 
 def test_the_batch_must_divide(tmp_path, monkeypatch):
-    from ptri.parallel import World
+    from ptri.training.parallel import World
 
     with pytest.raises(UserError, match=r"train\.batch_size: 12 is not a multiple of the 5"):
         engine._check_batch(toy_config(tmp_path), World(0, 5, torch.device("cpu")))

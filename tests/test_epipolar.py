@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from ptri import config
-from ptri.data.generated import generate_batch
+from ptri.evaluation.metrics import n_mpjpe, rotation_error_deg
 from ptri.geometry.epipolar import five_point_rigs, triangulate
-from ptri.metrics import n_mpjpe, rotation_error_deg
+from ptri.people.scenes import generate_batch
 
 TOLERANCE_DEG = 3.0  # single rigs of the ring and dome families: measured up to 0.9
 FAMILIES = ["ring", "wall", "corner", "dome", "two_phones"]

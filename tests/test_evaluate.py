@@ -10,10 +10,11 @@ import torch
 from fake_model import FakeModel
 from h36m_fixture import make_tiny_h36m
 
-from ptri import config, outputs
+from ptri import config
 from ptri.data.h36m import open_split
 from ptri.errors import UserError
-from ptri.evaluate import evaluate, spread
+from ptri.evaluation import outputs
+from ptri.evaluation.evaluate import evaluate, spread
 
 KEYS = [
     "loss", "loss/hm", "loss/x3d", "x2d/l1", "x2d/l2", "x3d/l1", "x3d/l2", "mpjpe", "n_mpjpe",

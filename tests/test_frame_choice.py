@@ -7,8 +7,8 @@ import torch
 from rig_scenes import rotation_error_deg, scene
 
 import ptri
-from ptri.evaluate import spread
-from ptri.frame_choice import choose_frames, coordinates, greedy, information, log_det
+from ptri.evaluation.evaluate import spread
+from ptri.rig.frames import choose_frames, coordinates, greedy, information, log_det
 from ptri.structures import Keypoints
 
 

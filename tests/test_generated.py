@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from ptri.config import Config, RunConfig, replace
-from ptri.data.generated import (
+from ptri.errors import UserError
+from ptri.geometry.cameras import project
+from ptri.people.rigs import FAMILY_NAMES
+from ptri.people.scenes import (
     Scene,
     crop,
     draw_num_views,
     generate_batch,
 )
-from ptri.data.rigs import FAMILY_NAMES
-from ptri.errors import UserError
-from ptri.geometry.cameras import project
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 

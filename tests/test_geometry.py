@@ -4,7 +4,6 @@ import torch
 from rigs_fixture import gaussian_scene
 
 from ptri.geometry import alignment, rotations
-from ptri.geometry.body import load_body_prior
 from ptri.geometry.cameras import (
     centres,
     normalised_to_pixel,
@@ -20,6 +19,8 @@ from ptri.geometry.triangulation import (
     symmetric_to_matrix,
     triangulate,
 )
+from ptri.posterior.body import load_body_prior
+from ptri.posterior.starts import rig_starts
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 
@@ -159,9 +160,7 @@ def test_place_on_rays_finds_the_depth():
 def test_rig_starts_from_true_skeletons_are_the_true_rig():
     _, _, cameras, joints = gaussian_scene(batch=4, frames=2)
     weight = torch.ones(*joints.shape[:2], 4, 17, dtype=torch.float64)
-    starts = alignment.rig_starts(
-        true_skeletons(cameras, joints), weight, load_body_prior(), num_random=1
-    )
+    starts = rig_starts(true_skeletons(cameras, joints), weight, load_body_prior(), num_random=1)
     assert starts.R.shape == (4, 9, 4, 3, 3)
     for c in (0, 1, 2, 3, 8):  # hubs and random weights; the mirrored ones are wrong on purpose
         assert torch.allclose(starts.R[:, c], cameras.R, atol=1e-6)

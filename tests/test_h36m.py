@@ -17,9 +17,9 @@ from ptri.data.h36m_index import build_index
 from ptri.data.labels import NPY_NAME, write_npy
 from ptri.data.mixture import Mixture
 from ptri.errors import UserError
+from ptri.evaluation.draw import denormalise
 from ptri.geometry.cameras import project
 from ptri.skeleton import H36M17
-from ptri.visualize import denormalise
 
 CAMERAS_FILE = Path(__file__).parents[1] / "../shared/data/cameras/h36m_cameras.json"
 

@@ -5,15 +5,16 @@ import torch
 from rigs_fixture import gaussian_scene
 from test_models3d import SMALL, fused, spoiled_scene
 
-from ptri import checkpoint, config, metrics
-from ptri.build import build_model
-from ptri.data.generated import generate_batch
+from ptri import checkpoint, config
 from ptri.errors import UserError
-from ptri.models.ptri import PoseModel
-from ptri.posterior import posterior_from_cameras
+from ptri.evaluation import metrics
+from ptri.models.pose_model import PoseModel
+from ptri.models.weights import build_model
+from ptri.people.scenes import generate_batch
+from ptri.posterior.sampling import posterior_from_cameras
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, RigPosterior
-from ptri.task3d import RigTask, generated_batch
+from ptri.training.task3d import RigTask, generated_batch
 
 HEADS = ("fusion", "algebraic", "volumetric", "fixed_views_mlp")
 SIZES = ["model.volume_size=8", "model.volume_width=4", "model.fixed_width=16"]

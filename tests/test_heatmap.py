@@ -7,11 +7,10 @@ import torch
 from scipy.stats import chi2
 from torch import nn
 
-from ptri import losses
 from ptri.config import ModelConfig
 from ptri.errors import UserError
-from ptri.metrics import mahalanobis_square
-from ptri.models import heatmap
+from ptri.evaluation.metrics import mahalanobis_square
+from ptri.models import heatmap, losses
 from ptri.models.heatmap import Reliability, heatmap_moments
 from ptri.models.mobileone import fuse
 from ptri.models.network2d import Network2D

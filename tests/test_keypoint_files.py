@@ -8,14 +8,14 @@ import pytest
 import yaml
 from recording_fixture import NAMES, make_recording
 
-from ptri.data import intrinsics
-from ptri.data.keypoint_files import (
+from ptri.errors import UserError
+from ptri.recordings import intrinsics
+from ptri.recordings.keypoint_files import (
     distort,
     follow_subject,
     read_recording,
     undistort,
 )
-from ptri.errors import UserError
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints, to_h36m17
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/pose2sim_single"

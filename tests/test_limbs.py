@@ -4,8 +4,8 @@ import pytest
 import torch
 from rigs_fixture import BODY, observed
 
-from ptri.geometry.bundle import Bundle, linearise, normal_equations, plain_errors, robust_cost
-from ptri.geometry.limbs import LIMBS, WIDTHS, settle, turn_limbs
+from ptri.posterior.adjust import Bundle, linearise, normal_equations, plain_errors, robust_cost
+from ptri.posterior.limbs import LIMBS, WIDTHS, settle, turn_limbs
 from ptri.skeleton import H36M17
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptri import losses
+from ptri.models import losses
 
 
 def draw(*shape, seed=0):

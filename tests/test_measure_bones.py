@@ -9,10 +9,10 @@ import torch
 from rigs_fixture import gaussian_scene
 
 from ptri import config
-from ptri.build import build_model
 from ptri.errors import UserError
-from ptri.geometry.body import load_body_prior
 from ptri.geometry.cameras import project
+from ptri.models.weights import build_model
+from ptri.posterior.body import load_body_prior
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptri import metrics
+from ptri.evaluation import metrics
 from ptri.geometry.rotations import rotation_mean, so3_exp, so3_log
 from ptri.structures import RigPosterior
 

@@ -3,14 +3,14 @@ import torch
 from rigs_fixture import gaussian_scene
 
 from ptri import config
-from ptri.build import build_model
-from ptri.data.generated import generate_batch
 from ptri.geometry.cameras import transform
 from ptri.geometry.rotations import so3_exp
 from ptri.models.fusion import FusionTransformer, body_frame, robust_joints
 from ptri.models.lifter import Lifter, lifting_loss
-from ptri.models.ptri import IMAGES_AT_ONCE, PoseModel
-from ptri.posterior import posterior_from_cameras
+from ptri.models.pose_model import IMAGES_AT_ONCE, PoseModel
+from ptri.models.weights import build_model
+from ptri.people.scenes import generate_batch
+from ptri.posterior.sampling import posterior_from_cameras
 from ptri.structures import Keypoints
 
 NAME = ["run.name=test"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from rigs_fixture import BODY, observed, starts_near
 
-from ptri.geometry import bundle as adjustment
-from ptri.geometry.bundle import Bundle
-from ptri.geometry.noise import MIN_FRAMES, fit_errors
+from ptri.posterior import adjust as adjustment
+from ptri.posterior.adjust import Bundle
+from ptri.posterior.noise import MIN_FRAMES, fit_errors
 
 
 def fitted(observations, cameras, joints, **options):

@@ -7,11 +7,11 @@ import torch
 from scipy import stats
 
 from ptri.config import GeneratedConfig
-from ptri.data.bodies import sample_clips
-from ptri.data.draws import Draws
-from ptri.data.observations import Observed, body_fixed, frame_correlation, observe, self_occluded
-from ptri.data.rigs import FAMILY_NAMES, sample_rigs
 from ptri.geometry.rotations import so3_exp
+from ptri.people.bodies import sample_clips
+from ptri.people.detections import Observed, body_fixed, frame_correlation, observe, self_occluded
+from ptri.people.draws import Draws
+from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 

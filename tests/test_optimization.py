@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ptri import config
-from ptri.optimization import Muon, make_optimizer, orthogonal
+from ptri.training.optimizer import Muon, make_optimizer, orthogonal
 
 TRAIN = config.load(None, ["run.name=test", "train.optimizer=muon", "train.lr=0.01"]).train
 

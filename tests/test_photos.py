@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from benchmark import photos, photos_peers, photos_scores, speed2d
+from benchmark.photos import JOINTS, Crops, Guess
 
-from ptri.benchmark import photos, photos_peers, photos_scores, speed2d
-from ptri.benchmark.photos import JOINTS, Crops, Guess
 from ptri.errors import UserError
 from ptri.skeleton import COCO17
 
@@ -280,7 +280,7 @@ def test_onnx_graph_equals_the_network(tmp_path, capsys):
     assert "largest differences" in capsys.readouterr().out
     assert script("export_onnx").main(arguments) == 2  # exists
     # The control: another network's graph does not pass for this one.
-    from ptri.onnx_export import compare
+    from ptri.models.export import compare
 
     other = speed2d.random_network("mobileone_s0")
     images = 255 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -5,11 +5,12 @@ import torch
 from test_generated import leaves
 from test_models3d import SMALL
 
-from ptri import checkpoint, config, pool
+from ptri import checkpoint, config
 from ptri.errors import UserError
-from ptri.models.ptri import PoseModel
-from ptri.steps3d import generated_batch
-from ptri.task3d import RigTask
+from ptri.models.pose_model import PoseModel
+from ptri.training import solved_scenes as pool
+from ptri.training.steps3d import generated_batch
+from ptri.training.task3d import RigTask
 
 POOLED = [
     *SMALL, "data.kind=generated", "generated.min_views=2", "generated.max_views=3",
@@ -30,9 +31,9 @@ def lifter(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("ptri.pool.CHUNK", 4)
-    monkeypatch.setattr("ptri.pool.POSTERIOR_SAMPLES", 16)
-    monkeypatch.setattr("ptri.pool.SAMPLES", 4)
+    monkeypatch.setattr("ptri.training.solved_scenes.CHUNK", 4)
+    monkeypatch.setattr("ptri.training.solved_scenes.POSTERIOR_SAMPLES", 16)
+    monkeypatch.setattr("ptri.training.solved_scenes.SAMPLES", 4)
 
 
 def settings(path, lifter, *more):
@@ -53,7 +54,7 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
     def never(*_):
         raise AssertionError("solved again")
 
-    monkeypatch.setattr("ptri.pool._solve", never)
+    monkeypatch.setattr("ptri.training.solved_scenes._solve", never)
     again = pool.open_pool(model, plan)
     for a, b in zip(leaves(list(made)), leaves(list(again))):
         assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9))

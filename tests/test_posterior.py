@@ -5,13 +5,13 @@ import pytest
 import torch
 from rigs_fixture import BODY, gaussian_scene, observed, starts_near
 
-from ptri import posterior as rig
-from ptri.geometry.body import load_body_prior
+from ptri.evaluation.metrics import rotation_coverage
 from ptri.geometry.rotations import rotation_angle, so3_exp
-from ptri.metrics import rotation_coverage
-from ptri.posterior import Settings
+from ptri.posterior import sampling as rig
+from ptri.posterior.body import load_body_prior
+from ptri.posterior.sampling import Settings
 from ptri.structures import Keypoints, RigPosterior
-from ptri.verdict import judge
+from ptri.verdict.judge import judge
 
 SETTINGS = Settings(frame_correlation=0.0)
 

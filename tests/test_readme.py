@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from ptri import config
-from ptri.data.intrinsics import read_cameras
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
+from ptri.recordings.intrinsics import read_cameras
 from ptri.render.settings import RenderSettings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,16 +13,17 @@ import torch
 from fake_model import FakeModel
 from recording_fixture import NAMES, infer, make_recording
 
-from ptri import config, recording
-from ptri.data.intrinsics import read_cameras
+from ptri import config
 from ptri.errors import UserError
-from ptri.evaluate import load_model
+from ptri.evaluation.evaluate import load_model
 from ptri.geometry.cameras import to_reference
 from ptri.geometry.rotations import so3_exp
-from ptri.recording_report import find_videos, read_frame
-from ptri.recording_solve import observations, refit, reprojection_error, solve, usable_views
-from ptri.rig_input import known_joints
-from ptri.rig_scale import body_height
+from ptri.recordings import run as recording
+from ptri.recordings.intrinsics import read_cameras
+from ptri.recordings.report import find_videos, read_frame
+from ptri.recordings.solve import observations, refit, reprojection_error, solve, usable_views
+from ptri.rig.check import known_joints
+from ptri.rig.scale import body_height
 from ptri.structures import Cameras
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,9 +17,9 @@ from scipy.spatial import cKDTree
 pytest.importorskip("anny")
 pytest.importorskip("moderngl")
 
-from ptri.data.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.data.labels import labels_path, read_labels
 from ptri.errors import UserError
+from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.render import layout
 from ptri.render.body import body_statistics, build_shapes, load_body_model, sample_phenotypes
 from ptri.render.gl import FAR, Renderer
@@ -36,7 +36,7 @@ from ptri.render.settings import RenderSettings
 from ptri.render_config import RenderConfig
 from ptri.skeleton import H36M17
 
-STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "data" / "body_statistics.json"
+STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"
 SIZE, FACES = 200, 9000
 EMPTY = RenderConfig(clutter=0)
 TINY = RenderSettings(

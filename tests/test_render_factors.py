@@ -10,7 +10,8 @@ from test_photos import ROOT, write_photos
 pytest.importorskip("anny")
 pytest.importorskip("moderngl")
 
-from ptri.benchmark import command_factors
+from benchmark import command_factors
+
 from ptri.errors import UserError
 
 

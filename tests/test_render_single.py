@@ -14,11 +14,11 @@ pytest.importorskip("moderngl")
 
 from ptri import config as configs
 from ptri.data import transforms
-from ptri.data.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.data.h36m import SampleKey, cut_view, make_sample, open_split
 from ptri.data.loaders import TrainLoader
 from ptri.data.shards import Shards
 from ptri.errors import UserError
+from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.render import layout, occluders, truth
 from ptri.render.cameras import Camera, place_camera, sample_lens
 from ptri.render.people import image_path, make_rng

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from ptri.data.articulation import PARTS, bone_parts, rest_directions
-from ptri.data.bvh import read_bvh
-from ptri.data.mocap import load_mocap
-from ptri.data.retarget import load_part_motion, retarget
 from ptri.errors import UserError
+from ptri.people.articulation import PARTS, bone_parts, rest_directions
+from ptri.people.bvh import read_bvh
+from ptri.people.mocap import load_mocap
+from ptri.people.retarget import load_part_motion, retarget
 from ptri.render.poses import MOCAP, sample_poses
 from ptri.render_config import RenderConfig
 from ptri.skeleton import H36M17

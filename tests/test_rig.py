@@ -11,14 +11,14 @@ from rig_scenes import deviation, is_lawful, rotation_error_deg, scene
 
 import ptri
 from ptri import config as configuration
-from ptri import posterior
-from ptri.data.generated import generate_batch
-from ptri.geometry.body import bone_vectors, load_body_prior
 from ptri.geometry.cameras import normalised_to_pixel, to_reference
 from ptri.geometry.rotations import so3_exp
-from ptri.rig import find_model
-from ptri.rig_input import check_input, extra_joints, for_model
-from ptri.rig_scale import body_height
+from ptri.people.scenes import generate_batch
+from ptri.posterior import sampling as posterior
+from ptri.posterior.body import bone_vectors, load_body_prior
+from ptri.rig.check import check_input, extra_joints, for_model
+from ptri.rig.estimate import find_model
+from ptri.rig.scale import body_height
 from ptri.skeleton import H36M17, SKELETONS, find_skeleton
 from ptri.structures import Cameras
 

@@ -7,7 +7,7 @@ import torch
 from rig_scenes import deviation, is_lawful, rotation_error_deg, scene
 
 import ptri
-from ptri import rig_filter
+from ptri.rig import stream as rig_filter
 
 KEPT = 12
 

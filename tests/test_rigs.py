@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from ptri.data.bodies import sample_clips
-from ptri.data.draws import Draws
-from ptri.data.rigs import FAMILIES, FAMILY_NAMES, Rig, family_indices, look_at, sample_rigs
 from ptri.errors import UserError
 from ptri.geometry.cameras import centres, to_reference, transform
+from ptri.people.bodies import sample_clips
+from ptri.people.draws import Draws
+from ptri.people.rigs import FAMILIES, FAMILY_NAMES, Rig, family_indices, look_at, sample_rigs
 
 
 def draws(batch: int, seed: int = 0) -> Draws:

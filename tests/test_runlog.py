@@ -10,7 +10,8 @@ from toy_task import toy_config
 from ptri import config as configuration
 from ptri.config import load
 from ptri.errors import UserError
-from ptri.runlog import RunLog, check_folder, run_folder
+from ptri.evaluation.outputs import run_folder
+from ptri.training.runlog import RunLog, check_folder
 
 
 def test_existing_folder(tmp_path):
@@ -47,9 +48,9 @@ def test_what_is_written(tmp_path):
     log.scalars("train", 0, 1, {"loss": 0.5})
     log.scalars("val", 0, 1, {"error": float("nan")})
     log.pictures(1, {"grey": np.zeros((4, 4, 3), np.uint8)})
-    logging.getLogger("ptri.engine").info("a line")
+    logging.getLogger("ptri.training.engine").info("a line")
     log.close()
-    logging.getLogger("ptri.engine").info("after the end")
+    logging.getLogger("ptri.training.engine").info("after the end")
     assert configuration.load(tmp_path / "toy/config.yaml") == settings
     lines = [json.loads(s) for s in (tmp_path / "toy/metrics.jsonl").read_text().splitlines()]
     assert lines == [

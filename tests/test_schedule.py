@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmark import command_schedule, schedule
+from benchmark.schedule import Plan, Step
+from benchmark.speed2d import matrix_rate
 
 from ptri import config
-from ptri.benchmark import command_schedule, schedule
-from ptri.benchmark.schedule import Plan, Step
-from ptri.benchmark.speed2d import matrix_rate
 from ptri.data.h36m import open_split
 from ptri.errors import UserError
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from ptri import config, sides
-from ptri.build import build_model
+from ptri import config
 from ptri.checkpoint import initialise
-from ptri.data.generated import generate_batch
 from ptri.errors import UserError
+from ptri.evaluation.metrics import relative_pose, rotation_error_deg
 from ptri.geometry.robust import robust_triangulation, triangulate_observations
-from ptri.metrics import relative_pose, rotation_error_deg
-from ptri.posterior import normalise, posterior_from_cameras, posterior_mean
+from ptri.models.weights import build_model
+from ptri.people.scenes import generate_batch
+from ptri.posterior.sampling import normalise, posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
+from ptri.verdict import readings as sides
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "checkpoints/ptri_3d.pt"
 FLIP = torch.tensor(H36M17.flip)

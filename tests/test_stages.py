@@ -13,13 +13,14 @@ import pytest
 import torch
 from drawn_people import MOTIONS, make_drawn_people
 
-from ptri import config, metrics
-from ptri.build import build_model
-from ptri.data.generated import generate_batch
+from ptri import config
 from ptri.data.h36m import open_split
+from ptri.evaluation import metrics
 from ptri.geometry.robust import robust_triangulation
-from ptri.models.ptri import PoseModel
-from ptri.posterior import posterior_from_cameras
+from ptri.models.pose_model import PoseModel
+from ptri.models.weights import build_model
+from ptri.people.scenes import generate_batch
+from ptri.posterior.sampling import posterior_from_cameras
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from h36m_fixture import make_tiny_h36m
 
-from ptri import checkpoint, config, engine
+from ptri import checkpoint, config
 from ptri.errors import UserError
-from ptri.metrics2d import calibration_gap, joint_metrics, mirrored, ranking
-from ptri.optimization import update_ema
+from ptri.evaluation.metrics2d import calibration_gap, joint_metrics, mirrored, ranking
 from ptri.skeleton import H36M17
-from ptri.task2d import HeatmapTask, detection_losses, image_size
+from ptri.training import engine
+from ptri.training.optimizer import update_ema
+from ptri.training.task2d import HeatmapTask, detection_losses, image_size
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "export_weights.py"
 specification = importlib.util.spec_from_file_location("export_weights", SCRIPT)

@@ -4,8 +4,8 @@ from test_models3d import SMALL
 
 from ptri import checkpoint, config
 from ptri.errors import UserError
-from ptri.models.ptri import PoseModel
-from ptri.task3d import RigTask, generated_batch
+from ptri.models.pose_model import PoseModel
+from ptri.training.task3d import RigTask, generated_batch
 
 GENERATED = [
     *SMALL, "data.kind=generated", "train.batch_size=4", "train.lifter_epochs=1",
@@ -48,7 +48,7 @@ def test_every_kind_of_step_trains():
 
 
 def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
-    monkeypatch.setattr("ptri.task3d.VALIDATION_LIFTED", 8)
+    monkeypatch.setattr("ptri.training.task3d.VALIDATION_LIFTED", 8)
     alone = [*GENERATED, "train.epochs=1", "train.lifter_views=3"]
     torch.manual_seed(0)
     old = PoseModel(config.load(None, alone), with_images=False)
@@ -73,7 +73,7 @@ def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
 
 
 def test_validation_and_pictures(monkeypatch):
-    monkeypatch.setattr("ptri.task3d.VALIDATION_SCENES", 8)
+    monkeypatch.setattr("ptri.training.task3d.VALIDATION_SCENES", 8)
     task, settings = RigTask(), config.load(None, [*GENERATED, "evaluate.pictures=1"])
     model = task.build_model(settings).eval()
     metrics = task.validate(model, settings)

@@ -5,8 +5,7 @@ import torch
 from h36m_fixture import make_tiny_h36m
 from torch import nn
 
-from ptri import checkpoint, config, engine
-from ptri.build import read_network2d
+from ptri import checkpoint, config
 from ptri.config import ModelConfig
 from ptri.errors import UserError
 from ptri.models import mobileone
@@ -14,8 +13,10 @@ from ptri.models.imitation import Imitation
 from ptri.models.mobileone import Backbone
 from ptri.models.network2d import Network2D
 from ptri.models.orientation import Orientation, trunk_frame
+from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
-from ptri.task2d import HeatmapTask
+from ptri.training import engine
+from ptri.training.task2d import HeatmapTask
 
 OTHER = "tf_efficientnet_lite0"  # small, and normalised in its own way
 

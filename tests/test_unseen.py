@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark import unseen, unseen_tables
+from benchmark.heads import load_head, named_heads
+from benchmark.unseen import TRAINING, UNSEEN, Cell, Head
+from benchmark.unseen_tables import figure, mean_of
 from test_benchmark import benchmark_main
 
 from ptri import checkpoint, config
-from ptri.benchmark import unseen, unseen_tables
-from ptri.benchmark.heads import load_head, named_heads
-from ptri.benchmark.unseen import TRAINING, UNSEEN, Cell, Head
-from ptri.benchmark.unseen_tables import figure, mean_of
 from ptri.errors import UserError
-from ptri.models.ptri import PoseModel
-from ptri.pool import Group
+from ptri.models.pose_model import PoseModel
 from ptri.structures import Prediction
+from ptri.training.solved_scenes import Group
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config.load(None, ["run.name=test"])
@@ -225,7 +225,7 @@ SOLVED = ["posterior.num_samples=64", "posterior.num_modes=1", "posterior.adjust
 @pytest.mark.slow
 def test_unseen_rigs_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("ptri.benchmark.unseen.SCORED_EVERY", 13)
+    monkeypatch.setattr("benchmark.unseen.SCORED_EVERY", 13)
     words = ["unseen-rigs", "--quick", "--rigs", "2", "--out", str(tmp_path), "--set", *SOLVED]
     assert benchmark_main(words) == 0
     first = capsys.readouterr().out
@@ -249,7 +249,7 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     for name, value in (("pool.CHUNK", 8), ("task3d.VALIDATION_SCENES", 8)):
         monkeypatch.setattr(f"ptri.{name}", value)
-    monkeypatch.setattr("ptri.benchmark.unseen.SCORED_EVERY", 13)
+    monkeypatch.setattr("benchmark.unseen.SCORED_EVERY", 13)
     small = [*SOLVED, "model.volume_size=8", "train.max_frames=2", "model.fixed_width=32"]
     out = str(tmp_path / "out")
     words = ["ablations", "--steps", "4", "--scenes", "16", "--rigs", "2", "--clips", "1"]
@@ -266,7 +266,7 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
     def never(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("ptri.engine.fit", never)
+    monkeypatch.setattr("ptri.training.engine.fit", never)
     assert benchmark_main(words) == 0  # all heads are there
     table = first.split("minutes of training")[0]
     assert capsys.readouterr().out.split("minutes of training")[0] == table

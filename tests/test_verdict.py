@@ -8,19 +8,21 @@ import pytest
 import torch
 from rigs_fixture import gaussian_scene
 
-from ptri import config, diagnosis, recording
-from ptri.data.generated import generate_batch
-from ptri.evaluate import load_model
-from ptri.geometry.bundle import Bundle, chi_square, log_mixture, reprojection
+from ptri import config
+from ptri.evaluation.evaluate import load_model
+from ptri.evaluation.metrics import rotation_error_deg
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
+from ptri.geometry.robust import chi_square, log_mixture
 from ptri.geometry.rotations import rotation_angle, so3_exp
-from ptri.mending import reread
-from ptri.metrics import rotation_error_deg
-from ptri.posterior import Settings, normalise, posterior_mean
-from ptri.recording_solve import reference_cameras, solve
+from ptri.people.scenes import generate_batch
+from ptri.posterior.adjust import Bundle, reprojection
+from ptri.posterior.sampling import Settings, normalise, posterior_mean
+from ptri.recordings import run as recording
+from ptri.recordings.solve import reference_cameras, solve
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, RigPosterior
-from ptri.verdict import (
+from ptri.verdict import leave_one_out as diagnosis
+from ptri.verdict.judge import (
     MIN_KEYPOINTS,
     NOBODY,
     SHIFTED,
@@ -29,6 +31,7 @@ from ptri.verdict import (
     spread_deg,
     verdict,
 )
+from ptri.verdict.mending import reread
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT.parent / "shared/data/pose2sim_single"

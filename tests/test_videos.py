@@ -13,17 +13,24 @@ import torch
 from recording_fixture import infer, make_recording
 from videos_fixture import DIST, NAMES, SIZE, DotModel, make_videos, write_video
 
-from ptri import config, recording, recording_cache, recording_report, recording_videos
-from ptri.data import intrinsics, transforms, video, video_boxes
-from ptri.data.keypoint_files import undistort
-from ptri.data.video_boxes import Motion, small
+from ptri import config
+from ptri.data import transforms
 from ptri.errors import UserError
-from ptri.evaluate import load_model
+from ptri.evaluation.evaluate import load_model
 from ptri.geometry.cameras import to_reference
-from ptri.recording_detect import Cropper, Found, _followed, crop_of_box, roll_steps
-from ptri.recording_halves import compare_halves
-from ptri.recording_solve import observations, solve
-from ptri.rig_input import known_joints
+from ptri.recordings import boxes as video_boxes
+from ptri.recordings import cache as recording_cache
+from ptri.recordings import intrinsics
+from ptri.recordings import report as recording_report
+from ptri.recordings import run as recording
+from ptri.recordings import video_files as video
+from ptri.recordings import videos as recording_videos
+from ptri.recordings.boxes import Motion, small
+from ptri.recordings.detect import Cropper, Found, _followed, crop_of_box, roll_steps
+from ptri.recordings.halves import compare_halves
+from ptri.recordings.keypoint_files import undistort
+from ptri.recordings.solve import observations, solve
+from ptri.rig.check import known_joints
 from ptri.structures import Cameras
 
 ROOT = Path(__file__).resolve().parent.parent

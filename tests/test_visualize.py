@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ptri import visualize
+from ptri.evaluation import draw as visualize
+from ptri.evaluation.draw_rig import rig_picture
 from ptri.skeleton import H36M17
-from ptri.visualize_rig import rig_picture
 
 LEFT_KNEE, RIGHT_KNEE = H36M17.joints.index("left_knee"), H36M17.joints.index("right_knee")
 

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ptri import config, engine
+from ptri import config
+from ptri.training import engine
 
 SAMPLES = 96
 

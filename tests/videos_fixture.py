@@ -13,9 +13,9 @@ from h36m_fixture import ring_cameras
 from recording_fixture import body
 from torch import Tensor
 
+from ptri.evaluation.draw import denormalise
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
-from ptri.visualize import denormalise
 
 NAMES = ("left", "front", "right", "back")
 SIZE = 480  # px, square pictures

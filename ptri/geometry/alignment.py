@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptri.geometry.body import BodyPrior
-from ptri.geometry.bundle import Bundle
 from ptri.geometry.rotations import procrustes_rotation
-from ptri.skeleton import H36M17
 
 # mm; a person nearer than this is a lifter's blunder, and is put here.
 MIN_DISTANCE = 500.0
@@ -52,48 +49,6 @@ def place_on_rays(relative: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
     right = -(across @ relative.unsqueeze(-1)).sum(-3)
     x = torch.linalg.solve(system, right).squeeze(-1)
     return torch.cat([x[..., :2], x[..., 2:].clamp_min(MIN_DISTANCE)], dim=-1)
-
-
-def rig_starts(
-    skeletons: Tensor,
-    weight: Tensor,
-    body: BodyPrior,
-    num_random: int,
-    mirrored: bool = True,
-    seed: int = 0,
-) -> Bundle:
-    """Candidate rigs from lifted skeletons, by Procrustes alignment between the views.
-
-    One candidate per hub view (all views aligned to it); if asked, one per view with that view's
-    skeleton mirrored in depth (what a lifter gets wrong most); some with random joint weights.
-
-    Args:
-        skeletons: (B, T, V, 17, 3) mm in the camera frames.
-        weight: (B, T, V, 17) trust in each joint, >= 0.
-        num_random: candidates with random weights, from ``seed``.
-
-    Returns:
-        (B, C, ...) bundles of 17 joints, C = V + num_random, and V more if mirrored.
-    """
-    B, _, V, J, _ = skeletons.shape
-    weight = weight + 1e-6  # a view without any joint still aligns to something
-    candidates = [align_views(skeletons, weight, hub) for hub in range(V)]
-    if mirrored:
-        root = skeletons[..., H36M17.root, None, :]
-        toward = root / root.norm(dim=-1, keepdim=True)
-        depth = ((skeletons - root) * toward).sum(-1, keepdim=True)
-        reflected = skeletons - 2 * depth * toward
-        for view in range(V):
-            chosen = torch.arange(V, device=skeletons.device) == view
-            flipped = torch.where(chosen[:, None, None], reflected, skeletons)
-            candidates.append(align_views(flipped, weight, 0 if view else min(1, V - 1)))
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(num_random):
-        factor = torch.rand(J, generator=generator, dtype=torch.float64).pow(4).to(weight)
-        candidates.append(align_views(skeletons, weight * (factor + 1e-3), 0))
-    R, t, joints = (torch.stack(parts, dim=1) for parts in zip(*candidates))
-    lengths = body.mean.to(R).expand(B, R.shape[1], -1)
-    return Bundle(R, t, joints, lengths)
 
 
 def align_views(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Closed-form starts from scaled orthographic projection (both members of the planar pair of poses:
 Oberkampf, DeMenthon and Davis 1996), then Levenberg-Marquardt on the inlier/outlier mixture that
-`ptri.geometry.bundle` uses.
+`ptri.posterior.adjust` uses.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.alignment import look_at, place_on_rays
-from ptri.geometry.bundle import MEDIAN_CHI2, log_mixture
 from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.robust import MEDIAN_CHI2, log_mixture
 from ptri.geometry.rotations import so3_exp
 
 
@@ -98,7 +98,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
     """Levenberg-Marquardt on the robust cost from given starts.
 
     The first half of the iterations widen the noise to the median residual, as in
-    `ptri.geometry.bundle.adjust`.
+    `ptri.posterior.adjust.adjust`.
 
     Args:
         points: N problems. R, t: (N, 3, 3), (N, 3) mm.

@@ -11,14 +11,36 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from ptri.geometry.bundle import Observations
 from ptri.geometry.cameras import MIN_DEPTH, pixel_to_normalised
 from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
-from ptri.structures import Cameras, Keypoints, Prediction
+from ptri.structures import Cameras, Keypoints, Observations, Prediction
 
 START_DEPTH = 4000.0  # mm, for the first weights of the views against each other
 PRIOR_SIGMA = 1e5  # mm, keeps points finite whose rays are parallel
+MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
 CAUCHY = 2.0  # standard deviations at which an observation's weight is halved
+
+
+def chi_square(residual: Tensor, information: Tensor) -> Tensor:
+    """Squared Mahalanobis length (...) of residuals (..., 2)."""
+    return torch.einsum("...a,...ab,...b->...", residual, information, residual)
+
+
+def log_mixture(
+    chi2: Tensor, inlier: Tensor, log_outlier: float, log_peak: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Log of the inlier/outlier mixture, and the responsibility of the inlier.
+
+    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(log_outlier)]``; zero where a point was not seen
+    (c = 0).
+    """
+    seen = inlier > 0
+    c = inlier.clamp(0.02, 0.98)  # no detector is certain, nor useless
+    good = c.log() - 0.5 * chi2 + log_peak
+    bad = torch.log1p(-c) + log_outlier
+    total = torch.logaddexp(good, bad)
+    zero = torch.zeros((), dtype=chi2.dtype, device=chi2.device)
+    return torch.where(seen, total, zero), torch.where(seen, (good - total).exp(), zero)
 
 
 def robust_triangulation(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ptri.geometry.cameras import MIN_DEPTH, centres
 from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
-from ptri.posterior import normalise
+from ptri.posterior.sampling import normalise
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, Prediction
 

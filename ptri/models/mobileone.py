@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ptri.errors import UserError
-from ptri.torchvision_compat import prepare_torchvision
+from ptri.models.torchvision_compat import prepare_torchvision
 
 prepare_torchvision()
 import timm  # noqa: E402

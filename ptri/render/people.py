@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ptri.data.bodies import sample_motion
-from ptri.data.draws import Draws
-from ptri.data.rigs import family_indices, sample_rigs
+from ptri.people.bodies import sample_motion
+from ptri.people.draws import Draws
+from ptri.people.rigs import family_indices, sample_rigs
 from ptri.render import backdrops, sensor, truth
 from ptri.render import scene as scenes
 from ptri.render.body import (
@@ -135,7 +135,7 @@ def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: in
     """Draws a motion and poses the body with it; the path is centred above the origin.
 
     Args:
-        kind: one of `ptri.data.motions.KINDS`.
+        kind: one of `ptri.people.motions.KINDS`.
     """
     child, parent = np.array(H36M17.bones).T
     joints = 1000 * person.shape.joints

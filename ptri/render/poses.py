@@ -1,4 +1,4 @@
-"""Single poses: from the joint-limit generator (`ptri.data.motions`) and from motion capture."""
+"""Single poses: from the joint-limit generator (`ptri.people.motions`) and from motion capture."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from ptri.data.articulation import PARTS, global_rotations
-from ptri.data.bodies import kind_indices, sample_part_motions
-from ptri.data.draws import Draws
-from ptri.data.motions import KINDS
-from ptri.data.retarget import load_part_motion
+from ptri.people.articulation import PARTS, global_rotations
+from ptri.people.bodies import kind_indices, sample_part_motions
+from ptri.people.draws import Draws
+from ptri.people.motions import KINDS
+from ptri.people.retarget import load_part_motion
 from ptri.render_config import RenderConfig
 
 MOCAP = "mocap"  # the kind of a captured pose

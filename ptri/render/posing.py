@@ -1,4 +1,4 @@
-"""Poses an Anny body by the part rotations of the articulated body in `ptri.data.articulation`.
+"""Poses an Anny body by the part rotations of the articulated body in `ptri.people.articulation`.
 
 That body's axes are Anny's (x to the person's left, y backwards, z up); its rest pose is a T with
 straight legs, palms down and elbow pits forwards. A part's global rotation takes the T pose to the
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from ptri.data.articulation import PARTS, global_rotations
+from ptri.people.articulation import PARTS, global_rotations
 from ptri.render.body import JOINT_CARRIERS, BodyModel, BodyShape
 
 # Trunk drivers: (Anny bone, part below, part above, share of the one above), base to top.

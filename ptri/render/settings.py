@@ -9,13 +9,13 @@ from typing import Literal
 
 import yaml
 
-from ptri.data.rigs import family_indices
 from ptri.errors import UserError
 from ptri.fields import number
+from ptri.people.rigs import family_indices
 from ptri.render_config import RenderConfig
 
 H36M_CAMERAS = ("54138969", "55011271", "58860488", "60457274")
-# What people do in Human3.6M's actions, as motion kinds of ptri.data.motions.
+# What people do in Human3.6M's actions, as motion kinds of ptri.people.motions.
 ACTION_KINDS = {
     "Directions": ("reach", "gesture"),
     "Discussion": ("gesture", "stand"),
@@ -58,7 +58,7 @@ class RenderSettings(RenderConfig):
     frames: int = number(10, 1)  # per action
     fps: float = number(5.0, above=0)  # of the frames rendered; numbered as at 50 fps
     cameras: int = number(4, 1)  # views of each subject's rig
-    rig: str = "h36m_ring"  # family of ptri.data.rigs; "dome+ring" gives half the views to each
+    rig: str = "h36m_ring"  # family of ptri.people.rigs; "dome+ring" gives half the views to each
     reach: float = number(1.0, above=0)  # m around the origin that every camera has to see
     tight: bool = False  # zoom in until only that fits (for training on crops)
     variety: Literal["subject", "action"] = "subject"  # who changes person, clothes and light

@@ -146,7 +146,7 @@ def _prepare(render: RenderConfig) -> None:
     """Checks files and loads what worker processes can share by being forked later."""
 
     def load() -> None:
-        from ptri.data.retarget import load_part_motion
+        from ptri.people.retarget import load_part_motion
         from ptri.render import backdrops
         from ptri.render.garment_files import open_folder
         from ptri.render.truth import coco_weights

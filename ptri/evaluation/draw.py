@@ -1,0 +1,290 @@
+"""Pictures: keypoints over images, heatmaps, skeletons in 3D (rigs: `ptri.evaluation.draw_rig`).
+
+Every function returns an RGB picture (H, W, 3) uint8; `save` writes one. Left limbs are orange,
+right limbs blue, the middle and all truths grey; cameras keep one colour each in all pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from ptri.skeleton import Skeleton
+
+LEFT, RIGHT, MIDDLE, TRUTH = (235, 110, 40), (40, 125, 215), (95, 95, 105), (150, 150, 158)
+CAMERA_COLOURS = (
+    (213, 62, 79), (50, 136, 189), (77, 157, 66), (142, 84, 178),
+    (230, 150, 30), (30, 160, 160), (200, 80, 150), (120, 100, 60),
+)  # fmt: skip
+INK, PAPER = (40, 42, 48), (255, 255, 255)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Mahalanobis radius of the 90 % region: sqrt(chi2_2(0.9)) for every drawn 2D ellipse.
+RADIUS_90 = 2.146
+# Ellipses wider than this are drawn as rims, so that they do not hide the picture.
+WIDE_MM, WIDE_SHARE = 250.0, 0.12  # in 3D; of the height of an image
+
+
+def save(picture: np.ndarray, path: str | Path) -> None:
+    """Writes a picture (H, W, 3) uint8 RGB as PNG or JPEG, making the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+        raise OSError(f"{path}: cannot be written")
+
+
+def denormalise(image: np.ndarray) -> np.ndarray:
+    """Network image (3, H, W) in backbone normalisation to (H, W, 3) uint8 RGB."""
+    pixels = np.asarray(image, np.float32).transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
+    return (pixels * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def joint_colour(name: str) -> tuple[int, int, int]:
+    """RGB of a joint by its side."""
+    return LEFT if name.startswith("left_") else RIGHT if name.startswith("right_") else MIDDLE
+
+
+def overlay(
+    image: np.ndarray,
+    skeleton: Skeleton,
+    xy: np.ndarray,
+    covariance: np.ndarray | None = None,
+    reprojected: np.ndarray | None = None,
+    title: str = "",
+    height: int = 420,
+) -> np.ndarray:
+    """One view: keypoints with their 90 % ellipses, and the 3D estimate's projection over them.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. xy: (J, 2) px, NaN = not seen. covariance: (J, 2, 2) px^2.
+        reprojected: (J, 2) px of the same joints, drawn as the coloured skeleton; without it the
+            keypoints themselves are. title: one line. height: px of the picture without title.
+    """
+    scale = height / image.shape[0]
+    size = (round(image.shape[1] * scale), height)
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    canvas = cv2.resize(image, size, interpolation=kind)
+    canvas = cv2.addWeighted(canvas, 0.8, np.full_like(canvas, 255), 0.2, 0)
+    place = lambda points: (np.asarray(points, np.float64) + 0.5) * scale - 0.5  # noqa: E731
+    body = reprojected if reprojected is not None else xy
+    thick = max(2, round(height / 150))
+    if covariance is not None:
+        layer = canvas.copy()
+        for joint, (centre, matrix) in enumerate(zip(place(xy), covariance * scale**2)):
+            _ellipse(layer, centre, matrix, joint_colour(skeleton.joints[joint]))
+        canvas = cv2.addWeighted(layer, 0.5, canvas, 0.5, 0)
+    _limbs(canvas, skeleton, place(body), thick)
+    for joint, centre in enumerate(place(xy)):
+        if _drawable(centre):
+            position = _fixed(centre)
+            colour = joint_colour(skeleton.joints[joint])
+            cv2.circle(canvas, position, (thick + 1) << 4, PAPER, -1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, position, thick << 4, colour, -1, cv2.LINE_AA, 4)
+    return _titled(canvas, title)
+
+
+def heatmap_overlay(
+    image: np.ndarray, heatmaps: np.ndarray, xy: np.ndarray | None = None, title: str = ""
+) -> np.ndarray:
+    """Heatmaps laid over their image, each joint's scaled to its own peak.
+
+    Args:
+        image: (H, W, 3) uint8 RGB. heatmaps: (J, h, w), non-negative.
+        xy: (J, 2) px of the image, true keypoints, drawn as crosses.
+    """
+    height = 420
+    scale = height / image.shape[0]
+    size = (round(image.shape[1] * scale), height)
+    canvas = cv2.cvtColor(
+        cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_RGB2GRAY
+    )
+    canvas = cv2.cvtColor(canvas, cv2.COLOR_GRAY2RGB) * 0.6
+    # 1e-12 guards an empty heatmap.
+    peak = heatmaps.reshape(len(heatmaps), -1).max(1)[:, None, None].clip(1e-12)
+    strength = cv2.resize((heatmaps / peak).max(0).astype(np.float32), size)[..., None].clip(0, 1)
+    colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    canvas = canvas * (1 - 0.85 * strength**0.5) + colours[..., ::-1] * 0.85 * strength**0.5
+    canvas = np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8))
+    if xy is not None:
+        for point in (np.asarray(xy, np.float64) + 0.5) * scale - 0.5:
+            if _drawable(point):
+                centre = tuple(int(value) for value in point.round())
+                cv2.drawMarker(canvas, centre, (90, 220, 255), cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
+    return _titled(canvas, title)
+
+
+def skeleton_sides(
+    skeleton: Skeleton,
+    joints: np.ndarray,
+    covariance: np.ndarray | None = None,
+    truth: np.ndarray | None = None,
+    up: np.ndarray = (0.0, -1.0, 0.0),
+    title: str = "",
+) -> np.ndarray:
+    """The 3D skeleton from the front and from the side (orthographic), with 90 % ellipses.
+
+    Args:
+        joints: (J, 3) mm. covariance: (J, 3, 3) mm^2. truth: (J, 3) mm, drawn in grey, moved so
+            that the mean joints coincide. up: (3,) direction in the joints' frame.
+    """
+    axes = _body_axes(skeleton, joints, np.asarray(up, np.float64))  # rows: right, up, front
+    origin = np.nanmean(joints, 0)
+    figure = Figure(figsize=(7.6, 5.6), dpi=100, facecolor="white")
+    local = (joints - origin) @ axes.T
+    shown = [local]
+    if truth is not None:
+        both = np.isfinite(joints).all(-1) & np.isfinite(truth).all(-1)
+        shown.append((truth - truth[both].mean(0) + joints[both].mean(0) - origin) @ axes.T)
+    low = np.nanmin(np.concatenate(shown), 0) - 90
+    high = np.nanmax(np.concatenate(shown), 0) + 90
+    middle, tall = (low + high) / 2, (high - low)[1] / 2
+    wide = max(0.75 * tall, (high - low)[[0, 2]].max() / 2)
+    tall = max(tall, 0.7 * wide)
+    for index, (horizontal, name) in enumerate(((0, "from the front"), (2, "from the side"))):
+        plot = figure.add_subplot(1, 2, index + 1)
+        pick = [horizontal, 1]
+        if truth is not None:
+            plot_limbs(plot, skeleton, shown[1][:, pick], 2.0, TRUTH, "--")
+        if covariance is not None:
+            for joint in range(len(joints)):
+                flat = (axes @ covariance[joint] @ axes.T)[np.ix_(pick, pick)]
+                _plot_ellipse(plot, local[joint, pick], flat, joint_colour(skeleton.joints[joint]))
+        plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
+        x, y = middle[pick]
+        plot.set(xlim=(x - wide, x + wide), ylim=(y - tall, y + tall))
+        plot.set(aspect="equal", xlabel="mm")
+        plot.set_title(name, fontsize=10, color=rgb(INK))
+        quiet(plot)
+    figure.text(0.02, 0.015, "left", color=rgb(LEFT), fontsize=10, weight="bold")
+    figure.text(0.075, 0.015, "right", color=rgb(RIGHT), fontsize=10, weight="bold")
+    notes = (["ellipses: 90 %"] if covariance is not None else []) + (
+        ["grey: truth"] if truth is not None else []
+    )
+    figure.text(0.15, 0.015, "   ".join(notes), color=rgb(TRUTH), fontsize=10)
+    figure.suptitle(title, fontsize=11, color=rgb(INK))
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.87, bottom=0.13, wspace=0.2)
+    return render(figure)
+
+
+def beside(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
+    """Pictures in a grid on white, each row as high as its highest picture."""
+    columns = columns or len(pictures)
+    rows = [list(pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
+    strips = []
+    for row in rows:
+        height = max(picture.shape[0] for picture in row)
+        padded = [
+            np.pad(p, ((0, height - p.shape[0]), (4, 4), (0, 0)), constant_values=255) for p in row
+        ]
+        strips.append(np.concatenate(padded, 1))
+    width = max(strip.shape[1] for strip in strips)
+    pad = [(width - strip.shape[1]) for strip in strips]
+    strips = [
+        np.pad(s, ((4, 4), (p // 2, p - p // 2), (0, 0)), constant_values=255)
+        for s, p in zip(strips, pad)
+    ]
+    return np.concatenate(strips, 0)
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+
+def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    return tuple(value / 255 for value in colour)  # type: ignore[return-value]
+
+
+def _drawable(point: np.ndarray) -> bool:
+    return bool(np.isfinite(point).all() and np.abs(point).max() < 1e4)
+
+
+def _fixed(point: np.ndarray) -> tuple[int, int]:
+    """OpenCV's fixed-point coordinates with 4 fractional bits."""
+    return tuple(int(value) for value in np.round(point * 16))  # type: ignore[return-value]
+
+
+def _limbs(canvas: np.ndarray, skeleton: Skeleton, points: np.ndarray, thick: int) -> None:
+    for width, fixed in ((thick + 2, PAPER), (thick, None)):  # a white rim, then the colour
+        for child, parent in skeleton.bones:
+            if _drawable(points[child]) and _drawable(points[parent]):
+                colour = fixed or joint_colour(skeleton.joints[child])
+                ends = _fixed(points[child]), _fixed(points[parent])
+                cv2.line(canvas, *ends, colour, width, cv2.LINE_AA, 4)
+
+
+def _ellipse(canvas: np.ndarray, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
+    if not (_drawable(centre) and np.isfinite(covariance).all()):
+        return
+    values, vectors = np.linalg.eigh(covariance)
+    axes = RADIUS_90 * np.sqrt(values.clip(0))
+    if axes.max() > 1e3:
+        return
+    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+    lengths = (max(1, int(axes[1] * 16)), max(1, int(axes[0] * 16)))
+    filled = -1 if axes.max() < WIDE_SHARE * canvas.shape[0] else 1
+    cv2.ellipse(canvas, _fixed(centre), lengths, angle, 0, 360, colour, filled, cv2.LINE_AA, 4)
+
+
+def _titled(canvas: np.ndarray, title: str) -> np.ndarray:
+    if not title:
+        return canvas
+    strip = np.full((26, canvas.shape[1], 3), 255, np.uint8)
+    scale = 0.48
+    width = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+    scale *= min(1.0, (canvas.shape[1] - 8) / max(width, 1))
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    cv2.putText(strip, title, (4, 18), font, scale, INK, 1, cv2.LINE_AA)
+    return np.concatenate([strip, canvas], 0)
+
+
+def render(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def quiet(plot) -> None:
+    plot.grid(True, color=(0.92, 0.92, 0.93), linewidth=0.8)
+    plot.set_axisbelow(True)
+    plot.tick_params(labelsize=8, colors=rgb(MIDDLE), length=0)
+    plot.xaxis.label.set(fontsize=8, color=rgb(MIDDLE))
+    for side in plot.spines.values():
+        side.set_visible(False)
+
+
+def plot_limbs(plot, skeleton: Skeleton, points: np.ndarray, width: float, colour, style) -> None:
+    for child, parent in skeleton.bones:
+        pair = points[[child, parent]]
+        shade = rgb(colour or joint_colour(skeleton.joints[child]))
+        plot.plot(*pair.T, style, color=shade, lw=width, solid_capstyle="round")
+
+
+def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
+    if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
+        return
+    values, vectors = np.linalg.eigh(covariance)
+    width, height = 2 * RADIUS_90 * np.sqrt(values.clip(0))
+    angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
+    filled = 0.22 if max(width, height) < 2 * WIDE_MM else 0.0  # a joint hardly known: a rim only
+    style = {"facecolor": (*rgb(colour), filled), "edgecolor": (*rgb(colour), 0.6), "lw": 0.8}
+    plot.add_patch(Ellipse(centre, width, height, angle=angle, **style))
+
+
+def _body_axes(skeleton: Skeleton, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """Rows: image-right when facing the person (the person's left), up, towards the viewer."""
+    up = up / np.linalg.norm(up)
+    across = np.zeros(3)
+    for part in ("hip", "shoulder"):
+        pair = (f"left_{part}", f"right_{part}")
+        if all(name in skeleton.joints for name in pair):
+            left, right = (joints[skeleton.joints.index(name)] for name in pair)
+            across = across + np.nan_to_num(left - right)
+    across = across - (across @ up) * up
+    if np.linalg.norm(across) < 1e-6:
+        across = np.cross(up, [0.0, 0.0, 1.0]) + 1e-9
+    across = across / np.linalg.norm(across)
+    return np.stack([across, up, np.cross(across, up)])

@@ -1,0 +1,122 @@
+"""The output folder of an evaluation or a recording: metrics, predictions, pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ptri.config import Config
+from ptri.errors import UserError
+
+# What infer3d.py itself writes; --overwrite removes these and nothing else.
+OWN_FILES = (
+    "metrics.json", "details.json", "per_action.csv", "predictions.h5", "cameras.json",
+    "cameras.toml", "config.yaml", "table.txt", "detections.h5",
+)  # fmt: skip
+PICTURES = "pictures"
+
+
+def run_folder(config: Config) -> Path:
+    """The folder of a run.
+
+    Raises:
+        UserError: the name is no plain folder name.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*(/\w[\w.+-]*)*", config.run.name):
+        raise UserError(
+            f"run.name: {config.run.name!r} is no folder name; use letters, digits and . _ + - /"
+        )
+    return Path(config.run.out) / config.run.name
+
+
+def output_folder(config: Config, overwrite: bool) -> Path:
+    """The folder ``<evaluate.out>/<run.name>``, checked; nothing is changed yet.
+
+    Raises:
+        UserError: it is there already and not empty, and ``overwrite`` is false.
+    """
+    run_folder(config)  # checks run.name
+    folder = Path(config.evaluate.out) / config.run.name
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; choose another run.name")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise UserError(
+            f"{folder}: the output folder exists; replace it with --overwrite, or choose another "
+            "run.name or evaluate.out"
+        )
+    return folder
+
+
+def clear(folder: Path) -> None:
+    """Makes the folder and removes an older run's own files from it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error}") from None
+
+
+def write_json(path: Path, tree: dict[str, Any]) -> None:
+    """Writes JSON, whole or not at all; NaN becomes null, so that any reader takes it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(_plain(tree), indent=1, allow_nan=False) + "\n")
+    os.replace(temporary, path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class PredictionFile:
+    """An HDF5 file whose data sets grow along their first dimension, scene by scene."""
+
+    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
+        self.file = h5py.File(path, "w")
+        for name, value in attributes.items():
+            self.file.attrs[name] = value
+
+    def __enter__(self) -> PredictionFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+
+    def append(self, arrays: dict[str, np.ndarray]) -> None:
+        """Appends rows; data sets that do not exist yet are made. Float64 becomes float32."""
+        for name, value in arrays.items():
+            value = np.asarray(value)
+            value = value.astype(np.float32) if value.dtype == np.float64 else value
+            if name not in self.file:
+                self.file.create_dataset(
+                    name, data=value, maxshape=(None, *value.shape[1:]), chunks=True, shuffle=True,
+                    compression="gzip", compression_opts=1,
+                )  # fmt: skip
+                continue
+            data = self.file[name]
+            start = data.shape[0]
+            data.resize(start + len(value), axis=0)
+            data[start:] = value
+
+    def names(self, name: str, values: list[str]) -> None:
+        """Stores names as a data set of strings."""
+        self.file[name] = np.array(values, dtype=h5py.string_dtype())

@@ -1,0 +1,172 @@
+"""Frames after the 2D network, grouped into scenes: slicing, joining, rows of predictions.h5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptri.data.h36m import H36M
+from ptri.evaluation.outputs import PredictionFile
+from ptri.posterior.sampling import posterior_mean, resample
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+
+SAVED_SAMPLES = 32  # posterior samples per rig in predictions.h5, of equal weight
+
+
+class Estimate(NamedTuple):
+    """Joints of T frames and the rig posterior they came from (B = T, or 1 when pooled)."""
+
+    prediction: Prediction  # (T, J, 3) mm, (T, J, 3, 3) mm^2
+    posterior: RigPosterior
+
+
+class Detected(NamedTuple):
+    """One batch, or one scene, after the 2D network; tensors have T frames first."""
+
+    keypoints: Keypoints  # (T, V, J, ...)
+    features: Tensor  # (T, V, J, C) of the 2D network at the keypoints
+    cameras: Cameras  # true; K (T, V, 3, 3), R (T, V, 3, 3), t (T, V, 3)
+    joints3d: Tensor  # (T, J, 3) mm, true
+    joints2d: Tensor  # (T, V, J, 2) px, true
+    visible: Tensor  # (T, V, J)
+    subject: Tensor  # (T,)
+    action: Tensor  # (T,)
+    frame: Tensor  # (T,)
+    item: Tensor  # (T,) place in the data set
+
+
+def with_time(detected: Detected) -> tuple[Keypoints, Tensor]:
+    """Keypoints (B, 1, V, J, ...) and K (B, 1, V, 3, 3): frames as rigs of one frame each."""
+    return Keypoints(*(part[:, None] for part in detected.keypoints)), detected.cameras.K[:, None]
+
+
+def views(dataset: H36M, detected: Detected) -> np.ndarray:
+    """(T, V) places of each frame's views among the data set's chosen cameras."""
+    seen = dataset.index.seen[detected.item.numpy()]
+    return np.stack([np.flatnonzero(row) for row in seen])
+
+
+def split(detected: Detected, single: Estimate, dataset) -> Iterator[tuple[Detected, Estimate]]:
+    """Cuts a batch where the scene or the set of views changes."""
+    key = np.concatenate(
+        [
+            detected.subject.cpu().numpy()[:, None],
+            detected.action.cpu().numpy()[:, None],
+            dataset.index.seen[detected.item.numpy()],
+        ],
+        1,
+    )
+    cuts = [0, *(np.flatnonzero((key[1:] != key[:-1]).any(1)) + 1).tolist(), len(key)]
+    for a, b in pairwise(cuts):
+        yield (
+            _slice(detected, a, b),
+            Estimate(
+                Prediction(*(part[a:b] for part in single.prediction)),
+                _slice_posterior(single.posterior, a, b),
+            ),
+        )
+
+
+def same_scene(a: Detected, b: Detected, dataset) -> bool:
+    same = a.subject[0] == b.subject[0] and a.action[0] == b.action[0]
+    seen = dataset.index.seen
+    return bool(same) and np.array_equal(seen[int(a.item[0])], seen[int(b.item[0])])
+
+
+def _slice(value, a: int, b: int):
+    if isinstance(value, Tensor):
+        return value[a:b]
+    return type(value)(*(_slice(part, a, b) for part in value))
+
+
+def _slice_posterior(posterior: RigPosterior, a: int, b: int) -> RigPosterior:
+    """A few rigs, with `SAVED_SAMPLES` samples of equal weight each: a scene may be long."""
+    part = RigPosterior(
+        posterior.R[:, a:b], posterior.t[:, a:b], posterior.log_weights[:, a:b],
+        posterior.ess[a:b], posterior.accepted[a:b], posterior.reason[a:b],
+    )  # fmt: skip
+    R, t, log_weights = resample(part, SAVED_SAMPLES)
+    return part._replace(R=R, t=t, log_weights=log_weights)
+
+
+def join(parts: list[tuple[Detected, Estimate]]) -> tuple[Detected, Estimate]:
+    detected = _concatenate([part[0] for part in parts])
+    prediction = _concatenate([part[1].prediction for part in parts])
+    posteriors = [part[1].posterior for part in parts]
+    posterior = RigPosterior(
+        *(
+            torch.cat([getattr(p, name) for p in posteriors], 1)
+            for name in ("R", "t", "log_weights")
+        ),
+        torch.cat([p.ess for p in posteriors]),
+        torch.cat([p.accepted for p in posteriors]),
+        [reason for p in posteriors for reason in p.reason],
+    )
+    return detected, Estimate(prediction, posterior)
+
+
+def _concatenate(values):
+    if isinstance(values[0], Tensor):
+        return torch.cat(values)
+    return type(values[0])(*(_concatenate(list(parts)) for parts in zip(*values)))
+
+
+def rows(scene: Detected, single: Estimate, pooled: Estimate | None, views, dataset) -> dict:
+    """A scene's rows of predictions.h5; views stand at their camera's place, NaN if absent."""
+    place, C = views[0], len(dataset.index.cameras)
+
+    def spread_views(value: Tensor, axis: int) -> np.ndarray:
+        array = value.float().cpu().numpy()
+        shape = list(array.shape)
+        shape[axis] = C
+        result = np.full(shape, np.nan, np.float32)
+        result[(slice(None),) * axis + (place,)] = array
+        return result
+
+    rows = {
+        "subject": scene.subject.cpu().numpy(),
+        "action": scene.action.cpu().numpy(),
+        "frame": scene.frame.cpu().numpy(),
+        "keypoints/xy": spread_views(scene.keypoints.xy, 1),
+        "keypoints/covariance": spread_views(scene.keypoints.covariance, 1),
+        "keypoints/confidence": spread_views(scene.keypoints.confidence, 1),
+        "cameras/K": spread_views(scene.cameras.K, 1),
+        "cameras/R": spread_views(scene.cameras.R, 1),
+        "cameras/t": spread_views(scene.cameras.t, 1),
+        "joints3d_true": scene.joints3d.float().cpu().numpy(),
+    }
+    for method, estimate in (("single", single), ("pooled", pooled)):
+        if estimate is None:
+            continue
+        T, posterior = len(scene.frame), estimate.posterior
+        R, t = posterior_mean(posterior)
+        sample_R, sample_t, _ = resample(posterior, SAVED_SAMPLES)
+        values = {
+            "R": spread_views(R, 1),
+            "t": spread_views(t, 1),
+            "samples_R": spread_views(sample_R.transpose(0, 1), 2),
+            "samples_t": spread_views(sample_t.transpose(0, 1), 2),
+            "accepted": posterior.accepted.cpu().numpy(),
+            "ess": posterior.ess.float().cpu().numpy(),
+        }
+        for name, value in values.items():  # one rig of a scene stands at each of its frames
+            rows[f"{method}/{name}"] = np.repeat(value, T, 0) if len(value) == 1 else value
+        rows[f"{method}/joints3d"] = estimate.prediction.joints3d.float().cpu().numpy()
+        rows[f"{method}/covariance"] = estimate.prediction.covariance.float().cpu().numpy()
+    return rows
+
+
+def write_names(predictions: PredictionFile, dataset: H36M) -> None:
+    labels = dataset.index.labels
+    predictions.names("subject_names", list(labels.subject_names))
+    predictions.names("action_names", list(labels.action_names))
+    predictions.names(
+        "camera_names", [labels.camera_names[camera] for camera in dataset.index.cameras]
+    )
+    predictions.names("joint_names", list(H36M17.joints))

@@ -1,0 +1,121 @@
+"""Builds models with their weights: as a configuration or as a file of weights says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ptri import checkpoint
+from ptri.config import Config, ModelConfig, from_dicts
+from ptri.errors import UserError
+from ptri.models.mobileone import fuse
+from ptri.models.network2d import Network2D
+from ptri.models.pose_model import PoseModel
+
+_PREFIX_2D = "network2d."
+
+
+def build_model(config: Config, with_images: bool = True) -> PoseModel:
+    """The model with the weights that ``init`` names; strict.
+
+    ``init.checkpoint_3d`` may hold the whole model or lifter and fusion alone;
+    ``init.checkpoint_2d`` holds the 2D network, and wins over a whole model's.
+
+    Raises:
+        UserError: a missing or corrupt file, or weights of another architecture.
+    """
+    model = PoseModel(config, with_images)
+    init = config.init
+    if init.checkpoint_3d is not None:
+        weights, meta = checkpoint.load_weights(init.checkpoint_3d)
+        check_head(config, meta, init.checkpoint_3d)
+        if with_images and any(name.startswith(_PREFIX_2D) for name in weights):
+            checkpoint.load_state(model, weights, init.checkpoint_3d)
+        else:
+            weights = {k: v for k, v in weights.items() if not k.startswith(_PREFIX_2D)}
+            parts = nn.ModuleDict({"lifter": model.lifter, "fusion": model.fusion})
+            checkpoint.load_state(parts, weights, init.checkpoint_3d)
+    if with_images and init.checkpoint_2d is not None:
+        checkpoint.initialise(model.network2d, init.checkpoint_2d)
+    return model
+
+
+def build_around(config: Config, part: str, with_images: bool = True) -> PoseModel:
+    """A new model of which ``init.checkpoint_3d`` gives one part alone.
+
+    Args:
+        part: "lifter" or "fusion"; the other may then be of another architecture.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    path = config.init.checkpoint_3d
+    init = dataclasses.replace(config.init, checkpoint_3d=None)
+    model = build_model(dataclasses.replace(config, init=init), with_images)
+    if part == "fusion":
+        check_head(config, checkpoint.load_weights(path)[1], path)
+    checkpoint.initialise(getattr(model, part), path, f"{part}.")
+    return model
+
+
+def head_of(meta: dict[str, Any]) -> str:
+    """The ``model.head`` of a file's metadata; files from before there was a choice: fusion."""
+    model = meta.get("model") or (meta.get("config") or {}).get("model") or {}
+    return model.get("head", "fusion")
+
+
+def check_head(config: Config, meta: dict[str, Any], path: str | Path) -> None:
+    """Checks that weights are of the configuration's head.
+
+    Raises:
+        UserError: they are of another one.
+    """
+    head = head_of(meta)
+    if head != config.model.head:
+        raise UserError(
+            f"{path}: holds the head {head}, the configuration asks for {config.model.head}; set "
+            f"model.head={head}, name other weights, or, to train a new head beside the file's "
+            "lifter, set train.new_head=true"
+        )
+
+
+def holds_2d(path: str | Path) -> bool:
+    """Whether a file of 3D weights holds the whole model, its 2D network included.
+
+    Raises:
+        UserError: a missing or corrupt file.
+    """
+    return any(name.startswith(_PREFIX_2D) for name in checkpoint.load_weights(path)[0])
+
+
+def for_inference(model: PoseModel) -> PoseModel:
+    """A copy in evaluation mode with its convolutions fused; cannot be trained further."""
+    return fuse(model)
+
+
+def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]:
+    """A 2D network as its file says that it was built, and the image size it was trained at (px).
+
+    Args:
+        path: shipped weights or a checkpoint.
+        changes: other settings of the section ``model``.
+
+    Raises:
+        UserError: no such file, not a 2D network's, or one that does not say how it was built.
+    """
+    weights, meta = checkpoint.load_weights(path)
+    made = meta.get("config") or meta
+    size = made.get("data", {}).get("image_size") or meta.get("image_size")
+    if "model" not in made or size is None:
+        raise UserError(f"{path}: does not say how it was built (model, image_size)")
+    # Settings that other versions had do not matter to the 2D network.
+    model = {**made["model"], "pretrained": False, **changes}
+    known = {field.name for field in dataclasses.fields(ModelConfig)}
+    model = {key: value for key, value in model.items() if key in known}
+    config = from_dicts([(f"{path}: ", {"run": {"name": "read"}, "model": model})])
+    network = Network2D(config.model)
+    checkpoint.load_state(network, weights, path)
+    return network, int(size)

@@ -1,0 +1,372 @@
+"""What a 2D detector would report: noise, outliers, swaps, missing joints, and its own doubts.
+
+Sizes are relative to the person: the height in px at which a 1.7 m tall object appears at the hip's
+depth. Every factor is a field of `config.generated`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.config import GeneratedConfig
+from ptri.people.draws import Draws
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints
+
+# How much harder than average a joint is to place, relative standard deviation.
+_JOINT_NOISE = {"foot": 1.2, "knee": 1.0, "hip": 1.2, "spine": 1.2, "thorax": 0.8, "head": 0.8}
+_JOINT_NOISE |= {"wrist": 1.3, "elbow": 1.1, "shoulder": 0.9, "nose": 0.7}
+_MIRROR_DOUBT = 0.6  # largest doubt of a joint known to be on the wrong side / its way there
+_MOST_COPIES = 0.8  # of the pairs of limbs; bounds the rate in profile
+_BOX = 1.5  # side of the gross outliers' box over that of the person
+_ARMS = ("shoulder", "elbow", "wrist")
+_LEGS = ("hip", "knee", "foot")
+_LIMBS = (("elbow", "wrist"), ("knee", "foot"))  # middle and end
+
+
+class Observed(NamedTuple):
+    """Keypoints with what a test wants to know about them. Shapes (B, T, V, J, ...)."""
+
+    keypoints: Keypoints
+    clean: Tensor  # (..., 2) px, projection of the true joints
+    covariance: Tensor  # (..., 2, 2) px^2, of the noise really added
+    outlier: Tensor  # bool
+    swapped: Tensor  # bool, stands at the place of the joint's mirror image
+
+
+def observe(
+    draws: Draws, config: GeneratedConfig, joints: Tensor, cameras: Cameras, size: Tensor
+) -> Observed:
+    """Draws the detections of B people.
+
+    Args:
+        draws: B streams.
+        config: noise model; ``config.independent`` reduces it to independent Gaussian noise with
+            exactly the stated covariance and confidence 1.
+        joints: (B, T, J, 3) mm, world.
+        cameras: (B, V, ...), world, static.
+        size: (B, V, 2) px, image width and height.
+    """
+    B, T, J = joints.shape[:3]
+    V = size.shape[1]
+    clean, depth = _project(joints, cameras)
+    focal = cameras.K[..., 0, 0]
+    scale = focal.unsqueeze(1) * 1700.0 / depth[..., H36M17.root].clamp_min(500.0)  # (B, T, V)
+    exact = config.independent
+    target, hidden = clean, torch.zeros(B, T, V, J, dtype=torch.bool)
+    swapped = hidden
+    if not exact:
+        along, trunk = draws.normal(1, J, 1), draws.normal(1, J, 3)
+        strength = draws.uniform(2, 1, 1, 1)
+        offset = math.sqrt(0.5) * config.definition_mm * strength[:, 0]
+        offset = offset * body_fixed(joints, along, trunk)
+        mean_target = clean
+        if config.definition_mean:
+            mean = torch.tensor(config.definition_mean).expand(1, 1, J, 4)
+            mean = body_fixed(joints, mean[..., :1], mean[..., 1:])
+            offset, (mean_target, _) = offset + mean, _project(joints + mean, cameras)
+        target, _ = _project(joints + offset, cameras)
+        bias = config.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
+        target = target + bias * scale[..., None, None]
+        hidden = self_occluded(joints, cameras)
+        systematic = target - mean_target
+        apart = (target[..., H36M17.flip, :] - target).norm(dim=-1)
+        target, swapped = _swap(draws, config, target)
+        if config.limb_copy_rate > 0:
+            target, swapped = _copy(draws, config, target, swapped, facing(joints, cameras))
+
+    covariance, log_factor = _noise_covariance(draws, config, scale, hidden)
+    if not exact and config.bias_follows > 0:
+        grown = torch.expm1(config.bias_follows * log_factor)
+        target = target + grown.unsqueeze(-1) * systematic
+    white = _coloured(draws, config, T, (V, J, 2), 0.0 if exact else config.correlated_share)
+    error = (torch.linalg.cholesky(covariance) @ white.unsqueeze(-1)).squeeze(-1)
+    xy, reported = target + error, covariance
+    outlier, confidence = torch.zeros_like(hidden), torch.ones(B, T, V, J)
+    if not exact:
+        outlier = _rare(draws, config, T, (V, J), config.outlier_rate)
+        wrong = _coloured(draws, config, T, (V, J, 2), 0.8) * config.outlier_size
+        xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
+        reported, confidence = _doubts(draws, config, covariance, xy - target, scale, outlier)
+        if config.confident_swaps < 1:
+            noticed = swapped & (draws.uniform(T, V, J) >= config.confident_swaps)
+            doubt = noticed * draws.uniform(T, V, J) * (_MIRROR_DOUBT * apart) ** 2
+            reported = reported + doubt[..., None, None] * torch.eye(2)
+            mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+            # The same loss as of a wider noise, see `_doubts`; 1e-6 px^2 guards no noise at all.
+            loss = 0.5 * config.confidence_slope * torch.log1p(doubt / mean.clamp_min(1e-6))
+            confidence = torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
+        if config.gross_rate > 0:
+            gross = _drawn_rate(draws, config.gross_rate, T, V, J)
+            xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
+            outlier = outlier | gross
+        if config.flat_views > 0:
+            flat = draws.uniform(1, V, 1) < config.flat_views
+            confidence = torch.where(flat, draws.uniform(1, V, 1, low=0.5), confidence)
+    missing = _missing(draws, config, T, V, J, hidden, exact)
+    if config.truncate:
+        inside = (clean >= -0.5) & (clean <= size[:, None, :, None] - 0.5)
+        missing = missing | ~inside.all(-1)
+    missing = missing | (depth < 1.0)
+    xy = torch.where(missing.unsqueeze(-1), torch.nan, xy)
+    vague = (0.5 * scale[..., None]) ** 2 * missing  # finite wherever the joint is missing
+    reported = torch.where(
+        missing[..., None, None], vague[..., None, None] * torch.eye(2), reported
+    )
+    keypoints = Keypoints(xy, reported, confidence * ~missing)
+    return Observed(keypoints, clean, covariance, outlier & ~missing, swapped)
+
+
+def body_fixed(joints: Tensor, along: Tensor, trunk: Tensor) -> Tensor:
+    """Displacements (..., T, J, 3) mm that move with the body.
+
+    Args:
+        joints: (..., T, J, 3) mm.
+        along: (..., 1, J, 1) mm along each joint's bone, away from its parent.
+        trunk: (..., 1, J, 3) mm to the left, up and forwards in the trunk's axes.
+    """
+    names, parent = H36M17.joints, torch.tensor(H36M17.parents)
+    parent[H36M17.root] = names.index("spine")
+    bone = torch.nn.functional.normalize(joints - joints[..., parent, :], dim=-1)
+    up = joints[..., names.index("thorax"), :] - joints[..., H36M17.root, :]
+    across = joints[..., names.index("left_hip"), :] - joints[..., names.index("right_hip"), :]
+    up = torch.nn.functional.normalize(up, dim=-1)
+    forward = torch.nn.functional.normalize(torch.linalg.cross(across, up), dim=-1)
+    left = torch.linalg.cross(up, forward)
+    return along * bone + trunk @ torch.stack([left, up, forward], dim=-2)
+
+
+def facing(joints: Tensor, cameras: Cameras) -> Tensor:
+    """(B, T, V) how the trunk stands to a camera: 1 seen from the front, 0 in profile, -1 behind.
+
+    Args:
+        joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
+    """
+    left, right = (H36M17.joints.index(f"{side}_hip") for side in ("left", "right"))
+    across = torch.nn.functional.normalize(joints[..., left, :] - joints[..., right, :], dim=-1)
+    return torch.einsum("btk,bvk->btv", across, cameras.R[..., 0, :])
+
+
+def self_occluded(joints: Tensor, cameras: Cameras) -> Tensor:
+    """(B, T, V, J) bool: arms and legs seen through the trunk (a 130 mm thick capsule).
+
+    Args:
+        joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
+    """
+    view = joints.unsqueeze(2) @ cameras.R.transpose(-1, -2).unsqueeze(1)
+    view = view + cameras.t[:, None, :, None]  # (B, T, V, J, 3)
+    ray = view[..., :2] / view[..., 2:].clamp_min(1.0)
+    low, high = (H36M17.joints.index(name) for name in ("hip", "thorax"))
+    base, axis = ray[..., low, :], ray[..., high, :] - ray[..., low, :]
+    # 1e-9 guards a trunk seen end on.
+    along = ((ray - base.unsqueeze(-2)) * axis.unsqueeze(-2)).sum(-1)
+    along = (along / (axis**2).sum(-1, keepdim=True).clamp_min(1e-9)).clamp(0, 1)
+    nearest = base.unsqueeze(-2) + along.unsqueeze(-1) * axis.unsqueeze(-2)
+    depth = torch.lerp(view[..., low, 2, None], view[..., high, 2, None], along)
+    beside = (ray - nearest).norm(dim=-1) * depth < 130.0
+    limb = torch.tensor(
+        [name.endswith(("wrist", "elbow", "knee", "foot")) for name in H36M17.joints]
+    )
+    return beside & (view[..., 2] > depth + 130.0) & limb
+
+
+def _project(joints: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
+    """World joints (B, T, J, 3) to (B, T, V, J, 2) px and depths (B, T, V, J) mm."""
+    view = joints.unsqueeze(2) @ cameras.R.transpose(-1, -2).unsqueeze(1)
+    view = view + cameras.t[:, None, :, None]
+    K = cameras.K.unsqueeze(1)
+    focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
+    xy = view[..., :2] / view[..., 2:].clamp_min(1.0) * focal + K[..., None, :2, 2]
+    return xy, view[..., 2]
+
+
+@functools.cache
+def _ar1_factor(num_frames: int, rho: float) -> Tensor:
+    """(T, T) matrix that turns white noise into stationary AR(1) noise of variance 1."""
+    lag = torch.arange(num_frames)
+    power = rho ** (lag[:, None] - lag[None, :]).clamp_min(0).float()
+    factor = torch.tril(power) * math.sqrt(max(1 - rho**2, 0.0))
+    factor[:, 0] = power[:, 0]
+    return factor
+
+
+def frame_correlation(seconds: float, fps: float) -> float:
+    """Correlation of an AR(1) process between neighbouring frames, e^(-1 / (fps * seconds))."""
+    return math.exp(-1.0 / (fps * seconds)) if seconds > 0 else 0.0
+
+
+def _ar1(draws: Draws, num_frames: int, shape: tuple[int, ...], rho: float) -> Tensor:
+    """(B, T, *shape) unit-variance normal noise with correlation rho between frames."""
+    white = draws.normal(num_frames, *shape)
+    if num_frames == 1 or rho == 0:
+        return white
+    return torch.einsum("ts,bs...->bt...", _ar1_factor(num_frames, rho), white)
+
+
+def _coloured(
+    draws: Draws, config: GeneratedConfig, num_frames: int, shape: tuple[int, ...], share: float
+) -> Tensor:
+    """(B, T, *shape) unit-variance noise of which a share of the variance is AR(1)."""
+    white = draws.normal(num_frames, *shape)
+    if share == 0:
+        return white
+    rho = frame_correlation(config.correlation_s, config.fps)
+    slow = _ar1(draws, num_frames, shape, rho)
+    return math.sqrt(share) * slow + math.sqrt(1 - share) * white
+
+
+def _rare(
+    draws: Draws,
+    config: GeneratedConfig,
+    num_frames: int,
+    shape: tuple[int, ...],
+    rate: float | Tensor,
+) -> Tensor:
+    """(B, T, *shape) bool events of a given rate, or rates, that last some frames."""
+    latent = _ar1(draws, num_frames, shape, frame_correlation(config.fault_s, config.fps))
+    if not torch.is_tensor(rate):
+        if rate <= 0:
+            return torch.zeros_like(latent, dtype=torch.bool)
+        rate = torch.tensor(rate, dtype=torch.float64)
+    threshold = math.sqrt(2) * torch.erfinv((1 - 2 * rate.clamp_max(1.0)).float())
+    return latent > threshold
+
+
+@functools.cache
+def _swap_groups() -> tuple[Tensor, Tensor]:
+    """Masks (3, J) of what swaps together (everything, arms, legs), and the flip permutation."""
+    names = H36M17.joints
+    arms = torch.tensor([name.endswith(_ARMS) for name in names])
+    legs = torch.tensor([name.endswith(_LEGS) and name != "hip" for name in names])
+    return torch.stack([torch.ones_like(arms), arms, legs]), torch.tensor(H36M17.flip)
+
+
+def _swap(draws: Draws, config: GeneratedConfig, xy: Tensor) -> tuple[Tensor, Tensor]:
+    """Exchanges left and right of whole bodies, arms or legs; returns xy and which joints."""
+    _, T, V, _, _ = xy.shape
+    groups, flip = _swap_groups()
+    body = _rare(draws, config, T, (V,), config.body_swap_rate)
+    arms = _rare(draws, config, T, (V,), config.limb_swap_rate)
+    legs = _rare(draws, config, T, (V,), config.limb_swap_rate)
+    swap = torch.zeros(xy.shape[:-1], dtype=torch.bool)
+    for happens, group in zip((body, arms, legs), groups):
+        swap = swap ^ (happens.unsqueeze(-1) & group)
+    swap = swap & (flip != torch.arange(len(flip)))
+    return torch.where(swap.unsqueeze(-1), xy[..., flip, :], xy), swap
+
+
+def _copy(
+    draws: Draws, config: GeneratedConfig, xy: Tensor, swapped: Tensor, front: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Puts the end of an arm or leg, half the time with its middle, onto the other side's.
+
+    Args:
+        xy: (B, T, V, J, 2) px. swapped: (B, T, V, J) bool. front: (B, T, V), see `facing`.
+    """
+    names, flip = H36M17.joints, list(H36M17.flip)
+    T, V = xy.shape[1:3]
+    rate = config.limb_copy_rate * config.profile_copies ** (1 - front.abs())
+    happens = _rare(draws, config, T, (V, 2), rate.unsqueeze(-1).clamp_max(_MOST_COPIES))
+    left, both = draws.uniform(1, V, 2) < 0.5, draws.uniform(1, V, 2) < 0.5
+    moved = torch.zeros_like(swapped)
+    for limb, (middle, end) in enumerate(_LIMBS):
+        for side, chosen in (("left", left[..., limb]), ("right", ~left[..., limb])):
+            event = happens[..., limb] & chosen
+            moved[..., names.index(f"{side}_{end}")] = event
+            moved[..., names.index(f"{side}_{middle}")] = event & both[..., limb]
+    return torch.where(moved.unsqueeze(-1), xy[..., flip, :], xy), swapped ^ moved
+
+
+def _noise_covariance(
+    draws: Draws, config: GeneratedConfig, scale: Tensor, hidden: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Covariances (B, T, V, J, 2, 2) px^2 of the noise, and the logarithm of its spreads' factor.
+
+    Args:
+        scale: (B, T, V) px, apparent size. hidden: (B, T, V, J) bool.
+    """
+    _, T, V, J = hidden.shape
+    joint = [_JOINT_NOISE[name.split("_")[-1]] for name in H36M17.joints]
+    joint = torch.tensor(config.joint_noise or joint)
+    log_sigma = config.clip_spread * draws.normal(1, 1, 1) + config.view_spread * draws.normal(
+        1, V, 1
+    )
+    own = draws.normal(T, V, J)
+    if config.steady_spread > 0:
+        share = config.steady_spread
+        own = math.sqrt(1 - share) * own + math.sqrt(share) * draws.normal(1, V, J)
+    log_sigma = log_sigma + config.noise_spread * own
+    sigma = config.noise * joint * torch.exp(log_sigma) * scale.unsqueeze(-1)
+    sigma = torch.where(hidden, config.hidden_noise * sigma, sigma)
+    # The axes' ratio e^(2a) with the area sigma^2 kept, in any direction.
+    stretch = torch.exp(config.anisotropy * draws.normal(T, V, J))
+    angle = draws.uniform(T, V, J, high=math.pi)
+    cos, sin = angle.cos(), angle.sin()
+    axes = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
+    size = torch.stack([sigma * stretch, sigma / stretch], dim=-1) ** 2
+    # (1e-3 px)^2 guards the factorisation where the noise is configured away.
+    covariance = axes * size.unsqueeze(-2) @ axes.transpose(-1, -2) + 1e-6 * torch.eye(2)
+    return covariance, log_sigma
+
+
+def _doubts(
+    draws: Draws,
+    config: GeneratedConfig,
+    covariance: Tensor,
+    error: Tensor,
+    scale: Tensor,
+    outlier: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The covariance (..., 2, 2) px^2 and the confidence (...) that the detector reports.
+
+    The covariance is the true one, partly rounded and mis-scaled. The confidence falls with the
+    noise and half-knowingly with the error itself; some outliers are made with full confidence.
+    """
+    _, T, V, J = outlier.shape
+    noticed = outlier & (draws.uniform(T, V, J) >= config.confident_outliers)
+    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+    isotropic = mean[..., None, None] * torch.eye(2)
+    stated = config.overstate * torch.tensor(config.joint_stated or [1.0] * J)
+    factor = stated**2 * torch.exp(2 * config.misreport * draws.normal(T, V, J))
+    # A noticed outlier shows as a wide or double-peaked heatmap.
+    doubt = (0.3 * config.outlier_size * scale.unsqueeze(-1)) ** 2 * draws.uniform(T, V, J)
+    reported = factor[..., None, None] * torch.lerp(covariance, isotropic, config.rounding)
+    reported = reported + torch.where(noticed, doubt, 0.0)[..., None, None] * torch.eye(2)
+
+    known = torch.where(outlier & ~noticed, 0.0, error.square().mean(-1))
+    unit = config.noise * scale.unsqueeze(-1)
+    # 1e-3 px guards the logarithm where the noise is configured away.
+    spread = torch.sqrt((mean + 0.5 * known) / 1.5) / unit.clamp_min(1e-3)
+    logit = config.confidence_logit - config.confidence_slope * torch.log(spread.clamp_min(1e-3))
+    return reported, torch.sigmoid(logit + config.confidence_noise * draws.normal(T, V, J))
+
+
+def _drawn_rate(draws: Draws, most: float, T: int, V: int, J: int) -> Tensor:
+    """(B, T, V, J) bool events at a rate (B, 1, V, 1) that is uniform between 0 and ``most``."""
+    return draws.uniform(T, V, J) < draws.uniform(1, V, 1, high=most)
+
+
+def _in_box(draws: Draws, xy: Tensor) -> Tensor:
+    """Points uniform in the box around each person's joints (B, T, V, J, 2), enlarged by half."""
+    low, high = xy.amin(-2, keepdim=True), xy.amax(-2, keepdim=True)
+    place = draws.uniform(*xy.shape[1:], low=-0.5, high=0.5)
+    return (low + high) / 2 + _BOX * (high - low) * place
+
+
+def _missing(
+    draws: Draws, config: GeneratedConfig, T: int, V: int, J: int, hidden: Tensor, exact: bool
+) -> Tensor:
+    """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
+    joints = _rare(draws, config, T, (V, J), config.missing_rate)
+    # Two views of a scene always keep the person; nothing could be learnt from one.
+    sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2
+    view = _rare(draws, config, T, (V,), config.missing_view_rate) & sparable.unsqueeze(1)
+    behind = hidden & _rare(draws, config, T, (V, J), config.missing_hidden_rate)
+    if config.drop_rate > 0:
+        joints = joints | _drawn_rate(draws, config.drop_rate, T, V, J)
+    return joints if exact else joints | view.unsqueeze(-1) | behind

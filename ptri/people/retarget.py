@@ -1,0 +1,257 @@
+"""Motion capture on the articulated body: the rotations of its parts from another skeleton's.
+
+The other skeleton's rest pose (all rotations zero) has to stand or nearly so, arms anywhere from
+hanging to a T, as those of BVH and of CMU's ASF files do. A bone's direction at rest is compared
+with that of `ptri.people.articulation`'s T pose; the shortest rotation between the two is what the
+part is turned by beforehand, so limbs point where the performer's point, and the twist is the
+performer's relative to that rest pose. Bone lengths play no role.
+"""
+
+from __future__ import annotations
+
+import functools
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from ptri.errors import UserError
+from ptri.people.articulation import PARTS
+from ptri.people.bvh import SkeletonMotion, read_bvh
+
+# Names a joint may have, lower case without separators and side; the first that exists is used.
+_TRUNK = {
+    "root": ("hips", "hip", "root", "pelvis", "reference"),
+    "spine": ("lowerback", "spine", "spine1", "abdomen", "chest", "upperback"),
+    "chest": ("spine3", "spine2", "spine1", "thorax", "upperchest", "chest2", "chest"),
+    "neck": ("neck1", "neck", "lowerneck", "necktwist01"),
+    "head": ("head",),
+}
+_SIDE = {
+    "clavicle": ("shoulder", "clavicle", "collar", "shldr"),
+    "upper_arm": ("arm", "upperarm", "humerus", "uparm"),
+    "forearm": ("forearm", "lowerarm", "radius", "lowarm", "elbow"),
+    "hand": ("hand", "wrist"),
+    "thigh": ("upleg", "thigh", "femur", "upperleg"),
+    "shank": ("leg", "shin", "tibia", "calf", "lowleg", "lowerleg", "knee"),
+    "foot": ("foot", "ankle"),
+}
+# Rest directions in the T pose (x to the left, y backwards, z up), for the left side.
+_DIRECTIONS = {"upper_arm": (1, 0, 0), "forearm": (1, 0, 0), "hand": (1, 0, 0)}
+_DIRECTIONS |= {"thigh": (0, 0, -1), "shank": (0, 0, -1)}
+_NEXT = {"upper_arm": "forearm", "forearm": "hand", "thigh": "shank", "shank": "foot"}
+_FPS = 30.0  # of what is kept
+_Y_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+
+
+class PartMotion(NamedTuple):
+    """World rotations of the body's parts, clip after clip."""
+
+    rotations: np.ndarray  # (N, P + 1, 3, 3) float32, of (*PARTS, "root"); z up
+    following: np.ndarray  # (N,) int64, a frame's successor in its clip (the last one: itself)
+    fps: float
+
+
+def retarget(motion: SkeletonMotion, where: str) -> np.ndarray:
+    """Part rotations (N, P + 1, 3, 3) of a moving skeleton with y up.
+
+    Args:
+        where: names the source in errors.
+
+    Raises:
+        UserError: a joint that is needed is not found, or the rest pose does not stand.
+    """
+    joint = _find_joints(motion.names, where)
+    turn, parents = _Y_TO_Z_UP, motion.parents
+    world = np.empty_like(motion.rotations)
+    rest = np.zeros((len(parents), 3))
+    for i, parent in enumerate(parents):
+        own = motion.rotations[:, i]
+        world[:, i] = own if parent < 0 else world[:, parent] @ own
+        if parent >= 0:
+            rest[i] = rest[parent] + motion.offsets[i]
+    world, rest = turn @ world @ turn.T, rest @ turn.T
+    heading = _heading(rest[joint["left_thigh"]] - rest[joint["right_thigh"]])
+    rest = rest @ heading.T  # in the body's axes
+    result = np.empty((len(world), len(PARTS) + 1, 3, 3), np.float32)
+    for index, part in enumerate((*PARTS, "root")):
+        bone = joint[part]
+        align = np.eye(3)
+        side, _, name = part.partition("_")
+        if name in _DIRECTIONS:
+            follower = joint.get(f"{side}_{_NEXT.get(name)}", _child(parents, bone))
+            if follower is not None and np.linalg.norm(rest[follower] - rest[bone]) > 0:
+                direction = np.array(_DIRECTIONS[name], float)
+                direction[0] *= 1 if side == "left" else -1
+                align = _shortest(direction, rest[follower] - rest[bone])
+                _check_stands(name, align, where)
+        result[:, index] = world[:, bone] @ (heading.T @ align)
+    return result
+
+
+@functools.lru_cache(maxsize=4)
+def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
+    """Part rotations of motion-capture files.
+
+    Args:
+        paths: .npz files (`ptri.people.mocap`, with skeletons), .bvh files, folders of .bvh files.
+        split: "train", "held_out" or "all" of the .npz's trials; .bvh files count as "train".
+
+    Raises:
+        UserError: a missing or unusable file, or nothing left.
+    """
+    parts: list[np.ndarray] = []
+    for name in paths:
+        path = Path(name)
+        if path.suffix == ".npz":
+            parts += _read_npz(path, split)
+            continue
+        files = sorted(path.rglob("*.bvh")) if path.is_dir() else [path]
+        if not files:
+            raise UserError(f"render.mocap: {path}: no .bvh file in it")
+        for file in files if split != "held_out" else []:
+            motion = read_bvh(file)
+            motion = motion._replace(rotations=motion.rotations[:: _step(motion.fps)])
+            parts.append(retarget(motion, f"render.mocap: {file}"))
+    if not parts:
+        raise UserError(f"render.mocap: no motion in the split '{split}' of {', '.join(paths)}")
+    count = sum(map(len, parts))
+    following = np.arange(1, count + 1)
+    last = np.cumsum([len(part) for part in parts]) - 1
+    following[last] = last
+    return PartMotion(np.concatenate(parts), following, _FPS)
+
+
+def _step(fps: float) -> int:
+    """Every so many frames are about `_FPS` a second."""
+    return max(1, round(fps / _FPS))
+
+
+def _read_npz(path: Path, split: str) -> list[np.ndarray]:
+    from ptri.people.mocap import held_out_trials
+
+    found, refused = [], []
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            for kind in data["kinds"].tolist():
+                start = data[f"{kind}_clip_start"].astype(int)
+                hidden = held_out_trials(
+                    data[f"{kind}_clip_source_subject"], data[f"{kind}_clip_source_trial"]
+                )
+                quat = data[f"{kind}_quat"].astype(np.float64)
+                quat /= np.linalg.norm(quat, axis=-1, keepdims=True)
+                for clip in range(len(start) - 1):
+                    if split != "all" and hidden[clip] != (split == "held_out"):
+                        continue
+                    frames = slice(start[clip], start[clip + 1], _step(float(data["fps"])))
+                    own = quat[frames][..., [1, 2, 3, 0]]
+                    motion = SkeletonMotion(
+                        names=tuple(map(str, data[f"{kind}_joint_names"])),
+                        parents=tuple(data[f"{kind}_parents"].tolist()),
+                        offsets=data[f"{kind}_offsets"][data[f"{kind}_clip_skeleton"][clip]],
+                        rotations=Rotation.from_quat(own.reshape(-1, 4))
+                        .as_matrix()
+                        .reshape(*own.shape[:2], 3, 3),
+                        root=data[f"{kind}_root"][frames],
+                        fps=float(data["fps"]),
+                    )
+                    try:
+                        found.append(retarget(motion, f"render.mocap: {path}, {kind}"))
+                    except UserError as error:  # a rest pose that tells nothing: another kind
+                        refused.append(error)
+                        break
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"render.mocap: {path} is not motion capture in the expected format "
+            f"(see ptri/people/mocap.py): {error}"
+        ) from None
+    if refused and not found:
+        raise refused[0]
+    return found
+
+
+def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
+    plain = [_plain(name) for name in names]
+    joint: dict[str, int] = {}
+    for part, candidates in _TRUNK.items():
+        found = [plain.index(("", c)) for c in candidates if ("", c) in plain]
+        if found:
+            joint[part] = found[0]
+    for side in ("left", "right"):
+        for part, candidates in _SIDE.items():
+            found = [plain.index((side, c)) for c in candidates if (side, c) in plain]
+            if found:
+                joint[f"{side}_{part}"] = found[0]
+        # "LeftShoulder" is the upper arm where there is no arm, "LeftHip" the thigh.
+        fallback = {"upper_arm": ("shoulder",), "thigh": ("hip",), "clavicle": ()}
+        for part, candidates in fallback.items():
+            found = [plain.index((side, c)) for c in candidates if (side, c) in plain]
+            if found and f"{side}_{part}" not in joint:
+                joint[f"{side}_{part}"] = found[0]
+                joint.pop(f"{side}_clavicle", None)
+    fills = {"spine": "root", "chest": "spine", "neck": "chest", "head": "neck"}
+    for part, other in fills.items():
+        if other in joint:
+            joint.setdefault(part, joint[other])
+    for side in ("left", "right"):
+        for part, other in (("clavicle", "chest"), ("hand", f"{side}_forearm"),
+                            ("foot", f"{side}_shank")):  # fmt: skip
+            if other in joint:
+                joint.setdefault(f"{side}_{part}", joint[other])
+    missing = [part for part in (*PARTS, "root") if part not in joint]
+    if missing:
+        raise UserError(
+            f"{where}: no joint that could be {', '.join(missing)} among {', '.join(names[:40])}; "
+            "rename the file's joints to common names such as Hips, LeftArm, LeftUpLeg"
+        )
+    return joint
+
+
+def _plain(name: str) -> tuple[str, str]:
+    """Side and bare name: "mixamorig:LeftUpLeg" -> ("left", "upleg"); "lfemur" -> ("left", ...)."""
+    text = name.split(":")[-1].lower().replace("cc_base_", "").replace("bip01", "")
+    text = text.strip(" _-.")
+    side = ""
+    for word, tokens in (("left", ("left", "l_", "l.")), ("right", ("right", "r_", "r."))):
+        for token in tokens:
+            if text.startswith(token):
+                side, text = word, text[len(token) :]
+        for token in ("_l" if word == "left" else "_r", ".l" if word == "left" else ".r"):
+            if text.endswith(token):
+                side, text = word, text[: -len(token)]
+    text = text.replace("_", "").replace(" ", "").replace("-", "").replace(".", "")
+    known = {c for values in _SIDE.values() for c in values}
+    if not side and text[:1] in "lr" and text[1:] in known | {"hipjoint", "toes"}:
+        side, text = {"l": "left", "r": "right"}[text[0]], text[1:]
+    return side, text
+
+
+def _heading(across: np.ndarray) -> np.ndarray:
+    """Rotation about z that turns the direction to the person's left onto x."""
+    angle = -np.arctan2(across[1], across[0])
+    return Rotation.from_euler("z", angle).as_matrix()
+
+
+def _child(parents: tuple[int, ...], bone: int) -> int | None:
+    return parents.index(bone) if bone in parents else None
+
+
+def _shortest(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    target = target / np.linalg.norm(target)
+    axis = np.cross(source, target)
+    sine, cosine = np.linalg.norm(axis), float(source @ target)
+    if sine < 1e-9:  # parallel: the axis is undefined
+        return np.eye(3) if cosine > 0 else np.diag([-1.0, -1.0, 1.0])
+    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, cosine)).as_matrix()
+
+
+def _check_stands(name: str, align: np.ndarray, where: str) -> None:
+    angle = np.degrees(np.arccos(np.clip((np.trace(align) - 1) / 2, -1, 1)))
+    limit = 45 if name in ("thigh", "shank") else 100
+    if angle > limit:
+        raise UserError(
+            f"{where}: at rest (all rotations zero) its {name} is {angle:.0f} degrees off a "
+            "T pose; expected a skeleton that stands at rest"
+        )

@@ -1,0 +1,205 @@
+"""Generated scenes: moving people before rigs of cameras, as a 2D detector would see them.
+
+Sample i of a batch depends on (seed, step, i) only: it is the same on any rank, in any worker and
+beside any other samples. Ranks therefore ask for their share with ``first``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptri import config as configuration
+from ptri.config import Config, GeneratedConfig
+from ptri.errors import UserError
+from ptri.geometry.cameras import to_reference
+from ptri.people.bodies import sample_clips
+from ptri.people.detections import observe
+from ptri.people.draws import Draws
+from ptri.people.mocap import load_mocap, sample_mocap
+from ptri.people.motions import KINDS
+from ptri.people.rigs import Rig, family_indices, in_order, sample_rigs
+from ptri.structures import Cameras, Keypoints
+
+Split = Literal["train", "held_out", "pool"]
+_STREAM = {"train": 0, "held_out": 1, "views": 2, "pool": 3}  # keeps random streams apart
+_CROP_MARGIN = 1.2  # side of the square crop over the detected person's longer side
+
+
+class Scene(NamedTuple):
+    """A clip before one static rig; every field gains a leading B in a batch."""
+
+    keypoints: Keypoints  # (T, V, J, ...) px of the image that K belongs to
+    K: Tensor  # (T, V, 3, 3) px; of the crop in each frame where generated.crop_size is set
+    cameras: Cameras  # truth, (V, ...), reference frame; its K is the full image's
+    joints3d: Tensor  # (T, J, 3) mm, reference-camera frame
+    family: Tensor  # () int64 index into ptri.people.rigs.FAMILY_NAMES
+
+
+def check(config: GeneratedConfig) -> None:
+    """Checks what the single fields cannot.
+
+    Raises:
+        UserError: unknown or overlapping families, unknown motions, an empty range of views.
+    """
+    family_indices(config.families)
+    if config.held_out_families:
+        family_indices(config.held_out_families, "generated.held_out_families")
+    both = sorted(set(config.families) & set(config.held_out_families))
+    if both:
+        raise UserError(
+            f"generated.held_out_families: {', '.join(both)} is also in generated.families; "
+            "a family held out must not be trained on"
+        )
+    for kind in config.motions:
+        if kind not in KINDS:
+            raise UserError(
+                f"generated.motions: unknown motion '{kind}'; expected some of {', '.join(KINDS)}"
+            )
+    if config.min_views > config.max_views:
+        raise UserError(
+            f"generated.max_views: {config.max_views} is below generated.min_views "
+            f"({config.min_views})"
+        )
+
+
+def draw_num_views(config: Config, seed: int, step: int) -> int:
+    """The number of views of a batch, from generated.min_views to generated.max_views."""
+    rng = np.random.default_rng([seed, step, _STREAM["views"]])
+    low, high = config.generated.min_views, config.generated.max_views
+    return int(rng.integers(low, high, endpoint=True))
+
+
+def errors_of(config: Config, step: int) -> GeneratedConfig:
+    """The section `generated` of a step: as it is, or with one of generated.more_errors, in turn.
+
+    Raises:
+        UserError: that file cannot be read, or sets what is no setting.
+    """
+    options = config.generated
+    turn = step % (1 + len(options.more_errors))
+    if turn == 0:
+        return options
+    return dataclasses.replace(options, **_section(options.more_errors[turn - 1]))
+
+
+@functools.cache
+def _section(path: str) -> dict[str, Any]:
+    return configuration.read_section(path, "generated")
+
+
+def generate_batch(
+    config: Config,
+    seed: int,
+    step: int,
+    batch_size: int,
+    num_views: int,
+    num_frames: int = 1,
+    first: int = 0,
+    split: Split = "train",
+) -> Scene:
+    """Generates samples ``first`` to ``first + batch_size - 1`` of a step's batch.
+
+    Args:
+        config: its section `generated` decides everything not given here.
+        seed, step: of the run; sample i depends on (seed, step, i, split) only.
+        num_views: V, at least 1; `draw_num_views` draws one per batch.
+        num_frames: T frames at generated.fps.
+        split: "train" draws from generated.families (and the training trials of the motion
+            capture), "held_out" from generated.held_out_families (and the held-out trials); "pool"
+            as "train", other scenes.
+
+    Returns:
+        A `Scene` with leading B, float32.
+
+    Raises:
+        UserError: as `check`; no held-out family for that split; unreadable motion capture, or
+            files of generated.more_errors.
+    """
+    options = errors_of(config, step)
+    check(options)
+    held_out = split == "held_out"
+    key = "generated.held_out_families" if held_out else "generated.families"
+    families = family_indices(options.held_out_families if held_out else options.families, key)
+    seeds = [(seed, step, first + i, _STREAM[split]) for i in range(batch_size)]
+    draws = Draws.from_seeds(seeds)
+    joints = people(draws, options, num_frames, split)
+    family = families[draws.choice(len(families))]
+    rig = sample_rigs(draws, family, joints, num_views, options.max_truncated)
+    return seen_by(draws, options, joints, rig, family)
+
+
+def seen_by(
+    draws: Draws, options: GeneratedConfig, joints: Tensor, rig: Rig, family: Tensor
+) -> Scene:
+    """People (B, T, 17, 3) mm, world, before given rigs: the rest of `generate_batch`."""
+    if options.ordered_views:
+        rig = in_order(rig)
+    keypoints = observe(draws, options, joints, rig.cameras, rig.size).keypoints
+    K = rig.cameras.K.unsqueeze(1).expand(-1, joints.shape[1], -1, -1, -1)
+    if options.crop_size:
+        keypoints, K = crop(keypoints, K, rig.size, options.crop_size)
+    R0, t0 = rig.cameras.R[:, 0], rig.cameras.t[:, 0]
+    joints = joints @ R0.transpose(-1, -2).unsqueeze(1) + t0[:, None, None]
+    cameras = to_reference(rig.cameras)
+    cameras.R[:, 0], cameras.t[:, 0] = torch.eye(3), 0.0  # exactly
+    return Scene(keypoints, K, cameras, joints, family)
+
+
+def people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:
+    """Moving people (B, T, 17, 3) mm, world, within the area."""
+    clip = sample_clips(
+        draws, num_frames, options.fps, options.motions or KINDS, options.bone_spread,
+        options.children,
+    )  # fmt: skip
+    joints = clip.joints3d
+    if options.mocap is not None and options.mocap_share > 0:
+        captured = sample_mocap(
+            draws, load_mocap(options.mocap, "held_out" if split == "held_out" else "train"),
+            num_frames, options.fps, clip.bone_lengths,
+        )  # fmt: skip
+        chosen = draws.uniform(1, 1, 1) < options.mocap_share
+        joints = torch.where(chosen, captured, joints)
+    radius, angle = draws.uniform().sqrt() * options.area, draws.uniform(high=2 * math.pi)
+    place = torch.stack([radius * angle.cos(), radius * angle.sin(), 0 * angle], dim=-1)
+    return joints + place[:, None, None]
+
+
+def crop(keypoints: Keypoints, K: Tensor, size: Tensor, side: int) -> tuple[Keypoints, Tensor]:
+    """Resizes a square around the detections of each frame and view to ``side`` px.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px of the full image. K: (B, T, V, 3, 3).
+        size: (B, V, 2) px, the whole image, which is taken where nothing is detected.
+
+    Returns:
+        Keypoints and K (B, T, V, 3, 3) in px of the crop.
+    """
+    xy, seen = keypoints.xy, ~keypoints.xy.isnan()
+    low = torch.where(seen, xy, torch.inf).amin(-2)  # (B, T, V, 2)
+    high = torch.where(seen, xy, -torch.inf).amax(-2)
+    nothing = ~seen.any(-2)
+    whole = size.unsqueeze(1).expand_as(low)
+    low = torch.where(nothing, torch.zeros_like(low), low)
+    high = torch.where(nothing, whole - 1, high)
+    # 32 px guard a single detection, whose box is a point.
+    extent = (_CROP_MARGIN * (high - low).amax(-1)).clamp_min(32.0)
+    corner = (low + high) / 2 - (extent.unsqueeze(-1) - 1) / 2  # centre of the first pixel
+    scale = side / extent
+    # Integer coordinates are pixel centres: u' = (u - corner + 0.5) scale - 0.5.
+    offset = (0.5 - corner) * scale.unsqueeze(-1) - 0.5
+    result = K * scale[..., None, None]
+    result[..., :2, 2] += offset
+    result[..., 2, 2] = 1.0
+    moved = Keypoints(
+        xy * scale[..., None, None] + offset.unsqueeze(-2),
+        keypoints.covariance * scale[..., None, None, None] ** 2,
+        keypoints.confidence,
+    )
+    return moved, result

@@ -1,0 +1,419 @@
+"""Posterior density of the cameras, with joints, body and biases integrated out.
+
+For cameras theta and noise scale s, the keypoints u, the joints X, the log bone lengths l and the
+biases b have the joint density
+
+    p(u, X, l, b | theta, s) = prod [c N(u; proj(X) + b, e^2s S) + (1 - c) outlier]
+                             * prod N(log |bone|; l, slack^2) / |bone|^3  * scale-free places
+                             * N(l; body) * N(b; 0, bias2).
+
+1 / |bone|^3 is the volume element of a direction and a log length. The integral over n = (X, l, b)
+is Laplace's: the density at its conditional optimum n*(theta, s), times det(H)^(-1/2) of its
+information there. An `Expansion` at one local optimum makes both cheap for any number of
+hypotheses:
+
+- n* starts on the tangent plane of the optimum, ``n0 - Hnn^-1 Hnq q``, and goes on
+  by Newton steps with the expansion's own Hnn (the chord method): matrix products only.
+- det H changes through each joint's information A(theta), a product of ray moments with the
+  cameras. The rest of H is kept, per joint, as the matrix D that makes A + D the inverse of the
+  joint's marginal covariance at the expansion. So log det H is right to first order, and exactly
+  where joints are tied to nothing else.
+
+A frame that is worth less than one independent frame enters with that power.
+
+Coordinates. A rig's size is known far less well than its shape, and shape is what the images see.
+So cameras are written as a shape q, displacements in the tangent space of the optimum that leave
+the size alone, and a log size x: ``t = exp(x) (t0 turned about the person + d)`` with d orthogonal
+to t0. Joints and bones follow x exactly.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.robust import log_mixture
+from ptri.geometry.rotations import log_haar_density, so3_log
+from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
+from ptri.posterior import adjust as adjustment
+from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT, Bundle, Errors
+from ptri.posterior.body import BodyPrior
+from ptri.structures import Observations
+
+STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
+MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
+FREE_SIGMA = 1e4  # mm, of a joint that neither keypoints nor bones hold
+MAX_SIGMA = 400.0  # mm; no joint is less certain than that, which bounds its volume
+
+
+class Expansion(NamedTuple):
+    """The joint density around local optima; leading (B,) rigs. N = T J joints in all."""
+
+    R: Tensor  # (B, V, 3, 3)
+    t: Tensor  # (B, V, 3) mm
+    centre: Tensor  # (B, V, 3) mm, pivots of the tangent space
+    basis: Tensor  # (B, D, D - 1) of the displacements that leave the size alone
+    joints: Tensor  # (B, T, 3, J) mm
+    shared: Tensor  # (B, E) log lengths and biases
+    slope: Tensor  # (B, D - 1, T 3 J + E) change of joints and shared unknowns with the shape
+    inverse: Tensor  # (B, T, 3J, 3J) inverse information of each frame's joints, bounded, mm^2
+    coupling: Tensor  # (B, T, E, 3J)
+    gain: Tensor  # (B, T, E, 3J) coupling @ inverse
+    shared_inverse: Tensor  # (B, E, E)
+    moments: Tensor  # (B, 6 V, N) ray moments over the squared depth
+    share: Tensor  # (B, V, N) each view's part in a joint's information, sums to one
+    log_depth: Tensor  # (B, V, N)
+    tied: Tensor  # (B, 6, N) what ties a joint besides its own rays (D), 1/mm^2
+    covariance: Tensor  # (B, T, J, 3, 3) mm^2, marginal of each joint given the cameras
+    weight: Tensor  # (B, T, V, J) responsibility of the inlier
+    observed: Tensor  # (B, T, J) 1 where the joint has keypoints, else 0: no part in the volume
+    errors: Errors
+    information: Tensor  # (B, D, D) of shape and log size, everything else integrated out
+    freedom: Tensor  # (B,) degrees of freedom of the noise scale
+    scale2: Tensor  # (B,) squared noise scale that the residuals speak for
+
+
+class Density(NamedTuple):
+    """Of M hypotheses of B rigs."""
+
+    log_density: Tensor  # (M, B) up to one constant per rig, over Haar, mm and log scale
+    joints: Tensor  # (M, B, T, J, 3) mm, most probable given the cameras
+    growth: Tensor  # (M, B, T, J) log of a joint's depth over that of the expansion
+
+
+def cast(at: Expansion, dtype: torch.dtype) -> Expansion:
+    """The expansion with its numbers in another type."""
+    errors = Errors(*(value.to(dtype) for value in at.errors))
+    rest = {name: value.to(dtype) for name, value in at._asdict().items() if name != "errors"}
+    return Expansion(errors=errors, **rest)
+
+
+def expand(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
+) -> Expansion:
+    """Expands the joint density around adjusted bundles (B, ...)."""
+    B, T, V, J, _ = observations.xy.shape
+    num_cameras, num_joints = 6 * (V - 1), 3 * J
+    system = adjustment.normal_equations(bundle, observations, errors, body)
+    # Coordinates (J, 3) to (3, J): the layout of the hypotheses.
+    order = torch.arange(num_joints, device=bundle.R.device).view(J, 3).T.flatten()
+    frames = system.frames[..., order, :][..., order]
+    frames.diagonal(dim1=-2, dim2=-1).add_(FREE_SIGMA**-2)
+    coupling = system.coupling[..., order]
+    prior = adjustment.prior_information(errors, body, num_cameras)
+    worth = errors.frame_weight[:, None, None]
+    cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
+
+    def eliminate(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Inverse of the frames, gain, inverse of the shared, their slope, cameras' information."""
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(frames)[0])
+        gain = coupling @ inverse  # (B, T, G, 3J)
+        full = worth * (system.shared - (gain @ coupling.mT).sum(1)) + prior
+        shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
+        towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
+        information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
+        return inverse, gain, shared_inverse, towards, information
+
+    # A joint that the images hardly hold does not follow a tangent far: its steps are bounded.
+    eye = torch.eye(num_joints, dtype=frames.dtype, device=frames.device)
+    bounded, bounded_gain, bounded_shared, towards, _ = eliminate(frames + STEP_SIGMA**-2 * eye)
+    # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
+    direct = bounded_gain[:, :, cameras] - towards.mT.unsqueeze(1) @ bounded_gain[:, :, rest]
+    slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
+    inverse, gain, shared_inverse, _, information = eliminate(frames)
+
+    spread = inverse + gain[:, :, rest].mT @ (shared_inverse.unsqueeze(1) @ gain[:, :, rest])
+    covariance = _joint_blocks(spread, J)
+    # What joints and bones take of the keypoints' degrees of freedom; biases count apart.
+    biased = errors.bias.shape[2] > 0
+    taking = _joint_blocks(inverse, J) if biased else covariance
+
+    camera = torch.einsum("bvac,btjc->btvja", bundle.R, bundle.joints)
+    depth = (camera[..., 2] + bundle.t[:, None, :, None, 2]).clamp_min(MIN_DEPTH)
+    factor = system.weight / (errors.scale2[:, None, None, None] * depth.square())
+    moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
+    moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
+    own = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)  # (6, B, N)
+    taken = _trace(own, _entries(taking.flatten(1, 2))).sum(-1)
+    tied = _positive_part(_entries(torch.linalg.inv_ex(covariance)[0].flatten(1, 2)) - own)
+    tied[[0, 3, 5]] += MAX_SIGMA**-2
+    by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
+    freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
+    freedom = freedom.clamp_min(0.0)
+    energy = (system.weight * system.chi2).sum((1, 2, 3))
+    size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], dim=-1).flatten(1)
+    basis = _complement(size)
+    chart = torch.cat([basis, size.unsqueeze(-1)], dim=-1)
+    return Expansion(
+        R=bundle.R,
+        t=bundle.t,
+        centre=adjustment.person_centre(bundle),
+        basis=basis,
+        joints=bundle.joints.mT.contiguous(),
+        shared=torch.cat([bundle.log_lengths, errors.bias.flatten(1)], dim=-1),
+        slope=basis.mT @ slope,
+        inverse=bounded,
+        coupling=coupling[:, :, rest].contiguous(),
+        gain=bounded_gain[:, :, rest].contiguous(),
+        shared_inverse=bounded_shared,
+        moments=moments,
+        share=by_view.transpose(1, 2).flatten(2),
+        log_depth=depth.log().transpose(1, 2).flatten(2),
+        tied=tied.transpose(0, 1),
+        covariance=covariance,
+        weight=system.weight,
+        observed=(observations.inlier > 0).any(2).to(depth),
+        errors=errors,
+        information=chart.mT @ information @ chart,
+        freedom=freedom,
+        scale2=((energy + NOISE_PRIOR_COUNT) / (freedom + NOISE_PRIOR_COUNT)).clamp_min(MIN_SCALE2),
+    )
+
+
+def _complement(direction: Tensor) -> Tensor:
+    """Orthonormal bases (B, D, D - 1) of what is orthogonal to directions (B, D) (Householder)."""
+    unit = direction / direction.norm(dim=-1, keepdim=True)
+    last = torch.zeros_like(unit)
+    last[:, -1] = torch.where(unit[:, -1] > 0, -1.0, 1.0)
+    u = unit - last
+    u = u / u.norm(dim=-1, keepdim=True)
+    eye = torch.eye(u.shape[-1], dtype=u.dtype, device=u.device)
+    return (eye - 2 * u.unsqueeze(-1) * u.unsqueeze(-2))[..., :-1]
+
+
+def cameras_at(shape: Tensor, size: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
+    """Cameras R (..., B, V, 3, 3), t (..., B, V, 3) of coordinates (..., B, D - 1), (..., B)."""
+    tangent = (at.basis @ shape.unsqueeze(-1)).squeeze(-1)
+    R, t = adjustment.move_cameras(at.R, at.t, at.centre, tangent)
+    return R, t * size.exp()[..., None, None]
+
+
+def coordinates_of(R: Tensor, t: Tensor, at: Expansion) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates of cameras (M, B, V, ...): the inverse of ``cameras_at``.
+
+    Returns:
+        Shape (M, B, D - 1), log size (M, B), and the log of the volume (M, B) that a unit of
+        coordinates has in the measure of the density, Haar and mm.
+    """
+    turn = R[:, :, 1:] @ at.R[:, 1:].mT  # (M, B, V-1, 3, 3)
+    pivot = at.centre[:, 1:]
+    turned = pivot + (turn @ (at.t[:, 1:] - pivot).unsqueeze(-1)).squeeze(-1)
+    unit = at.t[:, 1:] / at.t[:, 1:].flatten(1).norm(dim=-1)[:, None, None]
+    along = (unit * turned).sum((-1, -2)).clamp_min(MIN_LENGTH)
+    # A rig that is mirrored through its reference has no size: it is taken as a very small one.
+    size = ((unit * t[:, :, 1:]).sum((-1, -2)).clamp_min(MIN_LENGTH) / along).log()
+    w = so3_log(turn)
+    shift = t[:, :, 1:] * (-size).exp()[..., None, None] - turned
+    tangent = torch.cat([w, shift], dim=-1).flatten(-2)
+    shape = (at.basis.mT @ tangent.unsqueeze(-1)).squeeze(-1)
+    volume = log_haar_density(w.norm(dim=-1)).sum(-1) + shift[0, 0].numel() * size + along.log()
+    return shape, size, volume
+
+
+def log_density(
+    shape: Tensor,
+    size: Tensor,
+    log_scale: Tensor,
+    at: Expansion,
+    observations: Observations,
+    body: BodyPrior,
+    num_steps: int = 2,
+) -> Density:
+    """Posterior density of M hypotheses for each of B rigs.
+
+    Args:
+        shape, size: (M, B, D - 1), (M, B) coordinates of the cameras, see ``coordinates_of``.
+        log_scale: (M, B) of the noise, over that of the expansion.
+        num_steps: Newton steps from the tangent plane.
+
+    Returns:
+        Differentiable in the observations and in the hypotheses.
+    """
+    B, T, _, J, _ = observations.xy.shape
+    M = size.shape[0]
+    R, t = cameras_at(shape, size, at)
+    moved = shape.transpose(0, 1) @ at.slope
+    R, t, log_scale, size = R.transpose(0, 1), t.transpose(0, 1), log_scale.T, size.T
+    joints = at.joints.unsqueeze(1) + moved[..., : T * 3 * J].unflatten(-1, (T, 3, J))
+    joints = joints * size.exp()[..., None, None, None]
+    num_bones = len(body.mean)
+    shared = at.shared.unsqueeze(1) + moved[..., T * 3 * J :]
+    lengths = shared[..., :num_bones] + size.unsqueeze(-1)
+    shared = torch.cat([lengths, shared[..., num_bones:]], dim=-1)
+    problem = _Problem(R, t, log_scale, at, observations, body)
+    state = problem.evaluate(joints, shared, gradient=num_steps > 0)
+    for step in range(num_steps):
+        gradient = step + 1 < num_steps
+        new, shared = problem.newton(joints, shared, state)
+        trial = problem.evaluate(new, shared, gradient=gradient and T == 1)
+        if T > 1:  # every frame for itself, then all together
+            better = (trial.frames < state.frames)[..., None, None]
+            trial = problem.evaluate(torch.where(better, new, joints), shared, gradient=gradient)
+        state = trial.keep_better(state)
+        joints, shared = state.joints, state.shared
+    A = camera_matrix(R, t)[..., :6, :].flatten(1, 2) @ at.moments  # (B, M 6, N)
+    A = A.unflatten(1, (M, 6)).permute(2, 0, 1, 3)  # (6, B, M, N)
+    depth = state.depth.clamp_min(MIN_DEPTH).log()
+    growth = (at.share.unsqueeze(1) * (depth - at.log_depth.unsqueeze(1))).sum(2)  # (B, M, N)
+    shrink = (-2 * growth).exp()
+    entries = (
+        A * (-2 * log_scale).exp()[..., None] + at.tied.transpose(0, 1).unsqueeze(2)
+    ) * shrink
+    log_det = symmetric_inverse(entries)[1]
+    length = state.log_length.new_zeros(B, M, T, J)
+    length = length.index_copy(-1, body.child, state.log_length)
+    distance = joints[..., body.free].square().sum(3).clamp_min(MIN_LENGTH**2).log()
+    length = length.index_copy(-1, body.free, 0.5 * distance)  # (B, M, T, J)
+    volume = 0.5 * log_det.unflatten(-1, (T, J)) + 3 * length
+    volume = (volume * at.observed.unsqueeze(1)).sum((-1, -2))
+    person = (R @ joints.mean((2, 4))[:, :, None, :, None]).squeeze(-1) + t  # (B, M, V, 3)
+    distance = person[:, :, 1:].norm(dim=-1).clamp_min(MIN_LENGTH).log().sum(-1)
+    scale = at.errors.scale2.unsqueeze(1) * (2 * log_scale).exp()
+    noise = NOISE_PRIOR_COUNT * (log_scale + 0.5 / scale)
+    worth = at.errors.frame_weight.unsqueeze(1)
+    log_p = -state.cost - worth * volume - 3 * distance - noise
+    return Density(
+        log_p.T, joints.permute(1, 0, 2, 4, 3), growth.unflatten(-1, (T, J)).transpose(0, 1)
+    )
+
+
+class _State(NamedTuple):
+    """Joint density at given joints and shared unknowns, (B, M, ...)."""
+
+    cost: Tensor  # (B, M)
+    frames: Tensor  # (B, M, T) cost of each frame, unweighted
+    joints: Tensor  # (B, M, T, 3, J)
+    shared: Tensor  # (B, M, E)
+    depth: Tensor  # (B, M, V, N)
+    log_length: Tensor  # (B, M, T, bones)
+    joint_gradient: Tensor | None  # (B, M, T, 3, J) of one frame's cost, unweighted
+    shared_gradient: Tensor | None  # (B, M, E) of the whole cost
+
+    def keep_better(self, other: _State) -> _State:
+        """The state with the smaller cost, for each hypothesis; gradients are this one's."""
+        better = self.cost < other.cost
+
+        def choose(new: Tensor, old: Tensor) -> Tensor:
+            return torch.where(better.reshape(*better.shape, *([1] * (new.ndim - 2))), new, old)
+
+        chosen = (choose(new, old) for new, old in zip(self[:6], other[:6]))
+        if self.joint_gradient is None:
+            return _State(*chosen, None, None)
+        gradients = (choose(new, old) for new, old in zip(self[6:], other[6:]))
+        return _State(*chosen, *gradients)
+
+
+class _Problem(NamedTuple):
+    """What stays the same over the Newton steps of (B, M) hypotheses."""
+
+    R: Tensor  # (B, M, V, 3, 3)
+    t: Tensor  # (B, M, V, 3)
+    log_scale: Tensor  # (B, M)
+    at: Expansion
+    observations: Observations
+    body: BodyPrior
+
+    def evaluate(self, joints: Tensor, shared: Tensor, gradient: bool) -> _State:
+        """Cost at joints (B, M, T, 3, J) and shared unknowns (B, M, E), and its gradients."""
+        at, observations, body = self.at, self.observations, self.body
+        B, M, T, _, J = joints.shape
+        V, num_bones = self.R.shape[2], len(body.mean)
+        N = T * J
+        points = joints.transpose(2, 3).reshape(B, M, 3, N)
+        camera = (self.R.flatten(2, 3) @ points).unflatten(2, (V, 3)) + self.t.unsqueeze(-1)
+        depth = camera[..., 2, :]  # (B, M, V, N)
+        inverse = 1 / depth.clamp_min(MIN_DEPTH)
+        x, y = camera[..., 0, :] * inverse, camera[..., 1, :] * inverse
+        xy = observations.xy.permute(0, 2, 4, 1, 3).reshape(B, 1, V, 2, N)
+        dx, dy = x - xy[..., 0, :], y - xy[..., 1, :]
+        lengths, biases = shared[..., :num_bones], shared[..., num_bones:]
+        unit = None
+        if biases.shape[-1]:
+            unit = adjustment.noise_unit(observations).transpose(1, 2)  # (B, V, T)
+            unit = unit[:, None, :, :, None].expand(B, 1, V, T, J).reshape(B, 1, V, N)
+            b = biases.unflatten(-1, (V, 1, J, 2)).expand(B, M, V, T, J, 2).flatten(3, 4)
+            dx, dy = dx + unit * b[..., 0], dy + unit * b[..., 1]
+        L = observations.information / at.errors.scale2[:, None, None, None, None, None]
+        L = L.permute(0, 2, 4, 5, 1, 3).reshape(B, 1, V, 4, N)
+        qx, qy = L[..., 0, :] * dx + L[..., 1, :] * dy, L[..., 1, :] * dx + L[..., 3, :] * dy
+        shrink = (-2 * self.log_scale)[..., None, None]
+        inlier = observations.inlier.transpose(1, 2).reshape(B, 1, V, N)
+        data, weight = log_mixture(
+            (qx * dx + qy * dy) * shrink.exp(), inlier, observations.log_outlier, shrink
+        )
+        bone = joints[..., body.child] - joints[..., body.parent]  # (B, M, T, 3, bones)
+        length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
+        log_length = length.log()
+        stretch = (log_length - lengths.unsqueeze(2)) / body.slack
+        stretch = stretch * adjustment.held_bones(observations, body).unsqueeze(1)
+        frames = 0.5 * stretch.square().sum(3) - data.sum(2).unflatten(-1, (T, J)).sum(-1)
+        deviation = lengths - body.mean
+        pull = deviation @ torch.linalg.inv(body.covariance)
+        bias2, worth = at.errors.bias2[:, None], at.errors.frame_weight[:, None]
+        cost = worth * frames.sum(2) + 0.5 * (deviation * pull).sum(-1)
+        cost = cost + 0.5 * biases.square().sum(-1) / bias2
+        if not gradient:
+            return _State(cost, frames, joints, shared, depth, log_length, None, None)
+        factor = weight * shrink.exp()
+        qx, qy = qx * factor, qy * factor
+        g = torch.stack([qx, qy, -(x * qx + y * qy)], dim=3) * inverse.unsqueeze(3)
+        g = self.R.flatten(2, 3).mT @ g.flatten(2, 3)  # (B, M, 3, N)
+        along = bone * (stretch / (length * body.slack)).unsqueeze(3) / length.unsqueeze(3)
+        incidence = adjustment.bone_incidence(body, J).to(joints)
+        joint_gradient = g.unflatten(-1, (T, J)).transpose(2, 3) + along @ incidence
+        gradients = [pull - worth.unsqueeze(-1) * stretch.sum(2) / body.slack]
+        if unit is not None:
+            q = torch.stack([qx * unit, qy * unit], dim=-1).unflatten(3, (T, J)).sum(3)
+            gradients.append(worth.unsqueeze(-1) * q.flatten(2) + biases / bias2.unsqueeze(-1))
+        return _State(
+            cost,
+            frames,
+            joints,
+            shared,
+            depth,
+            log_length,
+            joint_gradient,
+            torch.cat(gradients, dim=-1),
+        )
+
+    def newton(self, joints: Tensor, shared: Tensor, state: _State) -> tuple[Tensor, Tensor]:
+        """One step with the expansion's Hessian."""
+        at = self.at
+        J = joints.shape[-1]
+        worth = at.errors.frame_weight[:, None, None]
+        g = state.joint_gradient.flatten(3).transpose(1, 2)  # (B, T, M, 3J)
+        direct = g @ at.inverse
+        remainder = state.shared_gradient - worth * (g @ at.gain.mT).sum(1)
+        step = -remainder @ at.shared_inverse  # (B, M, E)
+        moved = direct + step.unsqueeze(1) @ at.gain
+        moved = moved.transpose(1, 2).unflatten(-1, (3, J))
+        return joints - moved, shared + step
+
+
+def _joint_blocks(matrix: Tensor, num_joints: int) -> Tensor:
+    """The joints' own blocks (..., J, 3, 3) of matrices (..., 3J, 3J) in coordinates (3, J)."""
+    blocks = matrix.unflatten(-1, (3, num_joints)).unflatten(-3, (3, num_joints))
+    return blocks.diagonal(dim1=-3, dim2=-1).movedim(-1, -3)
+
+
+def _trace(a: Tensor, b: Tensor) -> Tensor:
+    """Trace (...) of products of symmetric matrices (6, ...)."""
+    twice = a.new_tensor([1.0, 2, 2, 1, 2, 1]).reshape(6, *([1] * (a.ndim - 1)))
+    return (twice * a * b).sum(0)
+
+
+def _entries(matrix: Tensor) -> Tensor:
+    """The six entries (6, ...) of symmetric matrices (..., 3, 3)."""
+    rows, columns = [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]
+    return matrix[..., rows, columns].movedim(-1, 0)
+
+
+def _positive_part(entries: Tensor) -> Tensor:
+    """Symmetric matrices (6, ...) with their negative eigenvalues set to zero."""
+    a, b, c, d, e, f = entries
+    matrix = torch.stack([a, b, c, b, d, e, c, e, f], dim=-1).unflatten(-1, (3, 3))
+    value, vector = torch.linalg.eigh(matrix)
+    return _entries(vector @ (value.clamp_min(0.0).unsqueeze(-1) * vector.mT))

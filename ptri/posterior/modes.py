@@ -1,0 +1,409 @@
+"""Local optima of a rig's posterior, from candidate cameras.
+
+Every candidate is adjusted, the best distinct optima are kept; each gets its error model, an
+expansion of the joint density (`ptri.posterior.density`), the step from the joint optimum to that
+of the target, and the Laplace covariance around it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.robust import triangulate_observations
+from ptri.geometry.rotations import rotation_angle
+from ptri.posterior import adjust as adjustment
+from ptri.posterior import student_t as laws
+from ptri.posterior.adjust import NOISE_PRIOR_COUNT, Bundle, Errors
+from ptri.posterior.body import BodyPrior
+from ptri.posterior.density import Expansion, cameras_at, coordinates_of, expand, log_density
+from ptri.posterior.limbs import settle, turn_limbs
+from ptri.posterior.noise import fit_errors
+from ptri.structures import Observations
+
+# A pose that is off by its stated error costs about one nat, one far off this many times a log.
+POSE_TAIL = 2.0
+MAX_POLISH = 8.0  # standard deviations a step
+MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
+MANY_FRAMES = 4  # so many fix the cameras better than the lifter fixes a limb
+FEW_VIEWS = 3  # up to so many may leave a limb's turn open
+MAX_SHIFT = 700.0  # mm between a joint of a start and where the images have it
+KEPT_STARTS = 3  # of them are followed to the end
+HOPELESS = 100.0  # nats over the best start; limbs that are turned over cost less
+WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
+WIDE_SHIFT = 2000.0
+WIDE_SIZE = 0.5  # of the log size
+
+
+class Settings(NamedTuple):
+    """What an experimenter changes; see ``PosteriorConfig`` for meanings and units."""
+
+    num_samples: int = 512
+    num_iterations: int = 4
+    num_modes: int = 3
+    adjust_iterations: int = 12
+    df: float = 20.0
+    inflation: float = 1.8
+    outlier_chi2: float = 12.0
+    frame_correlation: float = -1.0
+    frame_worth: float = 1.0
+    max_rotation_std_deg: float = 8.0
+
+
+class Evidence(NamedTuple):
+    """What the target needs beside the cameras: observations, and expansions at the modes."""
+
+    observations: Observations  # (B, T, V, J, ...)
+    body: BodyPrior
+    expansions: tuple[Expansion, ...]  # K, best first
+    # With every keypoint and bone, for the joints given the cameras; None: it is the same.
+    whole: Evidence | None = None
+
+    @property
+    def errors(self) -> Errors:
+        """How the keypoints err, as found at the best mode."""
+        return self.expansions[0].errors
+
+    @property
+    def joints(self) -> Tensor:
+        """Joints (B, T, J, 3) mm at the best mode."""
+        return self.expansions[0].joints.mT
+
+    @property
+    def weight(self) -> Tensor:
+        """Responsibility (B, T, V, J) of the inlier at the best mode."""
+        return self.expansions[0].weight
+
+    @property
+    def scale2(self) -> Tensor:
+        """Squared noise scale (B,) over the stated covariances."""
+        return self.errors.scale2
+
+
+class Poses(NamedTuple):
+    """What a lifter makes of each view alone: the posture, which geometry knows nothing of."""
+
+    joints: Tensor  # (B, T, V, J', 3) mm, camera frames; the first J' joints
+    sigma: Tensor  # (B, T, V, J') mm, standard deviation a coordinate; infinite = not seen
+
+
+class Modes(NamedTuple):
+    """The K best local optima of each of B rigs, best first, and the law around each.
+
+    Coordinates: the shape (D - 1) over the noise scale, which makes the two independent; the log
+    size; the log noise scale.
+    """
+
+    R: Tensor  # (B, K, V, 3, 3)
+    t: Tensor  # (B, K, V, 3) mm
+    mean: Tensor  # (B, K, D + 1)
+    chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
+    log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
+    log_pose: Tensor  # (B, K) log density of the single views' poses at the mode
+    failed: Tensor  # (B,) bool, the best mode's information could not be factorised
+
+
+def num_newton_steps(num_frames: int) -> int:
+    """Steps to the conditional optimum: from one frame the cameras range over many degrees."""
+    return 2 if num_frames < 4 else 1
+
+
+def density_under(
+    R: Tensor, t: Tensor, log_scale: Tensor, at: Expansion, evidence: Evidence
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Density, joints and their covariance under one expansion."""
+    steps = num_newton_steps(evidence.observations.xy.shape[1])
+    shape, size, _ = coordinates_of(R, t, at)
+    found = log_density(shape, size, log_scale, at, evidence.observations, evidence.body, steps)
+    factor = 2 * (found.growth + log_scale[..., None, None])
+    return found.log_density, found.joints, at.covariance * factor.exp()[..., None, None]
+
+
+def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    return torch.where(condition.reshape(*condition.shape, *([1] * (yes.ndim - 2))), yes, no)
+
+
+@torch.no_grad()
+def find_modes(
+    observations: Observations,
+    starts: Bundle,
+    body: BodyPrior,
+    settings: Settings,
+    poses: Poses | None = None,
+) -> tuple[Modes, Evidence]:
+    """Adjusts every start and keeps the best distinct optima.
+
+    Args:
+        observations: (B, T, V, J, ...), float64.
+        starts: (B, C, ...) candidate cameras, joints and log lengths.
+        poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
+    """
+    every_keypoint = observations
+    observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
+    fixed = Observations(*(value.detach() for value in observations[:4]), observations.log_outlier)
+    body = body.to(fixed.xy.device, fixed.xy.dtype)
+    starts = Bundle(*(value.detach().to(fixed.xy) for value in starts))
+    found = adjust_starts(fixed, starts, body, settings, poses)
+    B, K = found.R.shape[:2]
+    # Copies of the best mode are not worked out again: every mode takes its rows from `source`.
+    copy = (found.R[:, :1] == found.R).flatten(2).all(-1)
+    copy[:, 0] = False
+    own = (~copy).flatten().nonzero()[:, 0]  # (N,)
+    source = torch.zeros(B * K, dtype=torch.long, device=own.device)
+    source[own] = torch.arange(len(own), device=own.device)
+    source = source.unflatten(0, (B, K))
+    source = torch.where(copy, source[:, :1], source)  # (B, K)
+    flat = Bundle(*(value.flatten(0, 1)[own] for value in found))
+    repeated = _rows(fixed, own // K)
+    errors = adjustment.plain_errors(repeated)
+    # Of many frames the joints have just been triangulated, without bones.
+    steps = (16, 2) if observations.xy.shape[1] >= MANY_FRAMES else (1, 0)
+    flat, errors, _ = adjustment.adjust(repeated, flat, body, *steps, errors)
+    if observations.xy.shape[2] <= FEW_VIEWS:
+        flat = turn_limbs(repeated, flat, body, errors)
+        flat, errors, _ = adjustment.adjust(repeated, flat, body, 6, 0, errors)
+
+    # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian. And
+    # the bones on both sides of it hold two joints no farther apart than both are long, which a
+    # Gaussian takes for a distance where the limb is straight.
+    weight = adjustment.linearise(flat, repeated, errors, body).weight
+    observations = _without(_masked(observations, weight[source[:, 0]]))
+    repeated = _without(_masked(repeated, weight[source[:, 0]][own // K]))
+    flat, errors, _ = adjustment.adjust(repeated, flat, body, 2, 0, errors)
+
+    def common(scale2: Tensor) -> Tensor:
+        """The least noise scale of a rig's modes, for all of them."""
+        return scale2[source].amin(1)[own // K]
+
+    errors = errors._replace(scale2=common(errors.scale2))
+    correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
+    flat, errors = fit_errors(repeated, flat, errors, body, correlation, settings.frame_worth)
+    # Modes compare only under one tempering and one prior of the biases: the best one's.
+    first = source[:, 0][own // K]
+    errors = errors._replace(frame_weight=errors.frame_weight[first], bias2=errors.bias2[first])
+    # The adjustment counts three freedoms a joint; with bones it has fewer.
+    errors = errors._replace(scale2=common(expand(repeated, flat, errors, body).scale2))
+    every = expand(repeated, flat, errors, body)
+    chol, failed = _laplace(every, settings.inflation)
+    R, t, mean, value = _polish(every, chol, Evidence(repeated, body, (every,)))
+    pose = -_strangeness(flat, poses, own // K)
+    mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
+    mass = mass.masked_fill(copy, -torch.inf)
+    modes = Modes(
+        R[source], t[source], mean[source], chol[source], mass, pose[source], failed[source[:, 0]]
+    )
+    expansions = tuple(_pick(every, source[:, k]) for k in range(K))
+    repeated = _rows(every_keypoint, own // K)
+    flat, _ = settle(repeated, flat, body, errors)
+    every = expand(repeated, flat, errors, body)
+    whole = Evidence(every_keypoint, body, tuple(_pick(every, source[:, k]) for k in range(K)))
+    return modes, Evidence(observations, body, expansions, whole)
+
+
+def adjust_starts(
+    observations: Observations,
+    starts: Bundle,
+    body: BodyPrior,
+    settings: Settings,
+    poses: Poses | None = None,
+) -> Bundle:
+    """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
+
+    A third of the iterations for every candidate, the rest for the best few.
+    """
+    bundle = starts
+    num_modes, num_iterations = settings.num_modes, settings.adjust_iterations
+    first = max(num_iterations // 3, 1)
+    for count, iterations, wide in (
+        (max(KEPT_STARTS, num_modes), first, first),
+        (num_modes, num_iterations - first, 2),
+    ):
+        B, C = bundle.R.shape[:2]
+        repeated = _repeat(observations, C)
+        flat, errors, _ = adjustment.adjust(repeated, _flat(bundle), body, iterations, wide)
+        # All candidates of a rig are judged by the noise that the best of them leaves.
+        scale2 = adjustment.median_scale2(flat, repeated, errors).clamp_min(1.0)
+        scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
+        cost = adjustment.robust_cost(flat, repeated, errors._replace(scale2=scale2), body)
+        cost = cost + 1e3 * _share_behind(flat, repeated.inlier) + _strangeness(flat, poses)
+        bundle = Bundle(*(value.unflatten(0, (B, C)) for value in flat))
+        keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
+        rows = torch.arange(B, device=keep.device)[:, None]
+        bundle = Bundle(*(value[rows, keep] for value in bundle))
+    if observations.xy.shape[1] < MANY_FRAMES:
+        return bundle
+    # By now the cameras know more of each frame than the limbs that a start had turned over, which
+    # bones hold where they are.
+    K = bundle.R.shape[1]
+    joints = _triangulated(_repeat(observations, K), _flat(bundle))
+    return bundle._replace(joints=joints.unflatten(0, (-1, K)))
+
+
+def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
+    """Joints (N, T, J, 3) mm from the images alone; those that two views do not see stay."""
+    joints = triangulate_observations(observations, bundle.R, bundle.t, iterations=4)
+    # Rays that hardly cross put a joint anywhere.
+    near = (joints - bundle.joints).norm(dim=-1, keepdim=True) < MAX_SHIFT
+    return torch.where(near, joints, bundle.joints)
+
+
+def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None) -> Tensor:
+    """Negative log density (N,) of what the lifter saw, given the joints of bundles.
+
+    A view of a frame has one say, heavy-tailed, however many joints it has: their errors go
+    together. The distance to the camera is left out, which geometry knows better.
+    """
+    N = len(bundle.R)
+    if poses is None:
+        return bundle.t.new_zeros(N)
+    B, J = poses.joints.shape[0], poses.joints.shape[3]
+    if rows is None:
+        rows = torch.arange(B, device=bundle.t.device).repeat_interleave(N // B)
+    lifted, precision = poses.joints.to(bundle.t)[rows], poses.sigma.to(bundle.t)[rows] ** -2
+    total = precision.sum(-1, keepdim=True).clamp_min(1e-12)  # (N, T, V, 1), 0 = nothing seen
+    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints[:, :, :J])
+    share = (precision / total).unsqueeze(-1)
+    away = camera - lifted
+    away = away - (share * away).sum(-2, keepdim=True)
+    chi2 = (precision * away.square().sum(-1)).sum(-1) / (3 * (precision > 0).sum(-1)).clamp_min(1)
+    return POSE_TAIL * torch.log1p(chi2 / POSE_TAIL).sum((1, 2))
+
+
+def _flat(bundle: Bundle) -> Bundle:
+    return Bundle(*(value.flatten(0, 1) for value in bundle))
+
+
+def evidence_at(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, count: int = 1
+) -> Evidence:
+    """The evidence of rigs (B, ...) with known cameras and joints, as ``count`` equal modes."""
+    return Evidence(observations, body, (expand(observations, bundle, errors, body),) * count)
+
+
+def _pick(every: Expansion, rows: Tensor) -> Expansion:
+    errors = Errors(*(value[rows] for value in every.errors))
+    rest = {name: value[rows] for name, value in every._asdict().items() if name != "errors"}
+    return Expansion(errors=errors, **rest)
+
+
+def _masked(observations: Observations, weight: Tensor) -> Observations:
+    """Observations without the joints that fewer than two views see, by weights (B, T, V, J)."""
+    keep = (weight.sum(2, keepdim=True) > MIN_VIEWS).to(weight)
+    return observations._replace(
+        information=observations.information * keep[..., None, None],
+        inlier=observations.inlier * keep,
+    )
+
+
+def _without(observations: Observations) -> Observations:
+    """Observations in which joints without a keypoint have no bones either."""
+    return observations._replace(held=(observations.inlier > 0).any(2).to(observations.held))
+
+
+def _rows(observations: Observations, rows: Tensor) -> Observations:
+    return Observations(*(value[rows] for value in observations[:4]), observations.log_outlier)
+
+
+def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
+    """Factor (N, D + 1, D + 1) of the covariance of the coordinates, and failures (N,)."""
+    N, D = at.information.shape[:2]
+    eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
+    # Nothing is less certain than this; where the keypoints say less, that is reported.
+    wide = torch.tensor([WIDE_ROTATION] * 3 + [WIDE_SHIFT] * 3, dtype=eye.dtype, device=eye.device)
+    wide = torch.cat([wide.repeat(D // 6)[:-1], wide.new_tensor([WIDE_SIZE])])
+    told = at.information * wide * wide[:, None]
+    told = told.nan_to_num(0.0, 0.0, 0.0)
+    failed = torch.linalg.eigvalsh(told)[:, 0] < 1.0
+    covariance = torch.linalg.inv_ex(told + eye)[0] * wide * wide[:, None]
+    chol, broken = laws.safe_cholesky(0.5 * (covariance + covariance.mT), torch.diag(wide))
+    failed = failed | broken
+    full = eye.new_zeros(N, D + 1, D + 1)
+    full[:, :D, :D] = chol
+    count = at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT
+    full[:, D, D] = (2 * count).rsqrt()
+    return full * math.sqrt(inflation), failed
+
+
+def _polish(
+    at: Expansion, chol: Tensor, evidence: Evidence, num_steps: int = 5
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Moves a mode from the optimum of the joint density to that of the marginal.
+
+    Newton steps whose Hessian is the Laplace information; a step that does not raise the target is
+    quartered. Over many frames the two optima differ by a few standard deviations.
+
+    Returns:
+        Cameras R (B, V, 3, 3) and t (B, V, 3), coordinates (B, D + 1), log density (B,) of them.
+    """
+    position = chol.new_zeros(chol.shape[:-1])
+    length, value, slope = torch.ones_like(position[:, 0]), None, None
+    for _ in range(num_steps + 1):
+        trial = position if value is None else position + _newton(chol, slope) * length[:, None]
+        with torch.enable_grad():
+            trial = trial.detach().requires_grad_()
+            R, t = cameras_of(trial, at)
+            new = density_under(R[None], t[None], trial[None, :, -1], at, evidence)[0][0]
+            new = new + coordinates_of(R[None], t[None], at)[2][0]
+            new = new + (trial.shape[-1] - 2) * trial[:, -1]
+            (gradient,) = torch.autograd.grad(new.sum(), trial)
+        trial, new = trial.detach(), new.detach()
+        if value is None:
+            value, slope = new, gradient
+            continue
+        better = new > value
+        position = torch.where(better[:, None], trial, position)
+        slope = torch.where(better[:, None], gradient, slope)
+        value = torch.where(better, new, value)
+        length = torch.where(better, length, length / 4)
+    return *cameras_of(position, at), position, value
+
+
+def cameras_of(coordinates: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
+    """Cameras of coordinates (..., B, D + 1)."""
+    shape = coordinates[..., :-2] * coordinates[..., -1:].exp()
+    return cameras_at(shape, coordinates[..., -2], at)
+
+
+def _newton(chol: Tensor, slope: Tensor) -> Tensor:
+    """Newton step (B, D + 1), at most ``MAX_POLISH`` standard deviations long."""
+    whitened = (chol.mT @ slope.unsqueeze(-1)).squeeze(-1)
+    whitened = whitened * (MAX_POLISH / whitened.norm(dim=-1, keepdim=True).clamp_min(MAX_POLISH))
+    return (chol @ whitened.unsqueeze(-1)).squeeze(-1)
+
+
+def _repeat(observations: Observations, count: int) -> Observations:
+    """(B, ...) to (B * count, ...), each rig's copies side by side."""
+    tensors = (value.repeat_interleave(count, dim=0) for value in observations[:4])
+    return Observations(*tensors, observations.log_outlier)
+
+
+def _share_behind(bundle: Bundle, inlier: Tensor) -> Tensor:
+    """Share (N,) of seen points that lie behind the camera that saw them."""
+    depth = torch.einsum("nvc,ntjc->ntvj", bundle.R[..., 2, :], bundle.joints)
+    depth = depth + bundle.t[:, None, :, None, 2]
+    seen = inlier > 0
+    return ((depth <= MIN_DEPTH) & seen).sum((1, 2, 3)) / seen.sum((1, 2, 3)).clamp_min(1)
+
+
+def _distinct_best(R: Tensor, cost: Tensor, count: int) -> Tensor:
+    """Indices (B, K) of the cheapest candidates that are 3 deg or more apart from cheaper ones.
+
+    Where fewer are distinct and worth a thought, the best repeats; copies have no mass.
+    """
+    cost = cost.nan_to_num(torch.inf)
+    cost = torch.where(cost > cost.amin(1, keepdim=True) + HOPELESS, torch.inf, cost)
+    chosen = [cost.argmin(1)]
+    rows = torch.arange(R.shape[0], device=R.device)
+    remaining = cost.clone()
+    for _ in range(min(count, R.shape[1]) - 1):
+        last = R[rows, chosen[-1]]  # (B, V, 3, 3)
+        apart = rotation_angle(R @ last[:, None].transpose(-1, -2)).amax(-1)  # (B, C)
+        remaining = torch.where(apart < math.radians(3.0), torch.inf, remaining)
+        best = remaining.argmin(1)
+        none_left = torch.isinf(remaining.amin(1))
+        chosen.append(torch.where(none_left, chosen[0], best))
+    return torch.stack(chosen, dim=1)

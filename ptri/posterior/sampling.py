@@ -1,0 +1,345 @@
+"""The rig posterior: a weighted distribution over the poses of the cameras.
+
+The target is `ptri.posterior.density`'s: the cameras' posterior with joints, body and biases
+integrated out, jointly with the scale of the noise. Bundle adjustment from several starts gives
+modes with their Laplace covariance; samples come from a mixture of heavy-tailed laws around the
+modes and are weighted by the deterministic mixture of all proposals so far, as in adaptive multiple
+importance sampling (Cornuet et al. 2012; EPro-PnP, Chen et al. 2022, algorithm 1). Samples are
+detached; weights and joints are differentiable in the keypoints, their covariances and their
+confidences.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import pixel_to_normalised
+from ptri.geometry.rotations import rotation_mean, so3_log
+from ptri.posterior import student_t as laws
+from ptri.posterior.adjust import Bundle
+from ptri.posterior.body import BodyPrior
+from ptri.posterior.density import cast, coordinates_of, log_density
+from ptri.posterior.modes import (
+    Evidence,
+    Modes,
+    Poses,
+    Settings,
+    cameras_of,
+    density_under,
+    find_modes,
+    num_newton_steps,
+    select,
+)
+from ptri.structures import Cameras, Keypoints, Observations, RigPosterior
+
+# A mode whose log mass is this far below the best one's holds nothing worth a sample.
+NEGLIGIBLE = 12.0
+MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
+
+
+def normalise(keypoints: Keypoints, K: Tensor, outlier_chi2: float = 12.0) -> Observations:
+    """Keypoints in pixels to observations in normalised coordinates.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px; NaN xy = not seen.
+        K: (B, T, V, 3, 3) px, zero skew.
+        outlier_chi2: squared Mahalanobis distance at which an outlier of prior probability one
+            half becomes the better explanation.
+
+    Raises:
+        ValueError: a covariance or confidence of a seen point is not finite.
+    """
+    seen = torch.isfinite(keypoints.xy).all(-1) & (keypoints.confidence > 0)
+    xy = torch.where(seen[..., None], keypoints.xy, torch.zeros_like(keypoints.xy))
+    a, b, c = (
+        keypoints.covariance[..., 0, 0],
+        keypoints.covariance[..., 0, 1],
+        keypoints.covariance[..., 1, 1],
+    )
+    determinant = a * c - b * b
+    usable = (determinant > 0) & torch.isfinite(determinant) & torch.isfinite(keypoints.confidence)
+    if bool((seen & ~usable).any()):
+        raise ValueError("keypoints: a covariance is not positive definite or a value not finite")
+    one = torch.ones_like(a)
+    determinant = torch.where(seen, determinant, one)
+    information = torch.stack([c, -b, -b, a], dim=-1) / determinant[..., None]
+    focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]  # (B, T, V, 1, 2)
+    information = information.unflatten(-1, (2, 2)) * (focal.unsqueeze(-1) * focal.unsqueeze(-2))
+    information = torch.where(seen[..., None, None], information, torch.zeros_like(information))
+    normalised = torch.where(seen[..., None], pixel_to_normalised(xy, K), torch.zeros_like(xy))
+    inlier = torch.where(seen, keypoints.confidence, torch.zeros_like(keypoints.confidence))
+    held = torch.ones_like(inlier[:, :, 0])
+    return Observations(normalised, information, inlier, held, -0.5 * outlier_chi2)
+
+
+def log_target(
+    R: Tensor,
+    t: Tensor,
+    evidence: Evidence,
+    log_scale: Tensor | None = None,
+    owner: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log posterior density of M camera hypotheses for each rig, and their joints.
+
+    Args:
+        R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
+        log_scale: (M, B) log of the noise over that of the best mode; None: equal to it.
+        owner: (M, B) the mode whose expansion serves each hypothesis; None: the one that says
+            most, since the structure given the cameras is the most probable one.
+
+    Returns:
+        (M, B) log density up to a constant per rig; joints (M, B, T, J, 3) mm with their
+        covariance (M, B, T, J, 3, 3) mm^2 given the cameras. Differentiable in the observations.
+    """
+    log_scale = R.new_zeros(R.shape[:2]) if log_scale is None else log_scale
+    best: tuple[Tensor, Tensor, Tensor] | None = None
+    for k, at in enumerate(evidence.expansions):
+        found = density_under(R, t, log_scale, at, evidence)
+        if best is None:
+            best = found
+            continue
+        better = found[0] > best[0] if owner is None else owner == k
+        best = tuple(select(better, new, old) for new, old in zip(found, best))
+    return best
+
+
+@torch.no_grad()
+def sample(
+    modes: Modes, evidence: Evidence, settings: Settings, seed: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Adaptive multiple importance sampling.
+
+    Returns:
+        R (M, B, V, 3, 3), t (M, B, V, 3), log noise scale (M, B), the mode (M, B) each was drawn
+        around, the log target (M, B), and the log density (M, B) of the deterministic mixture of
+        all proposals at the samples, over the same measure.
+    """
+    D = modes.mean.shape[-1]
+    dtype, device = modes.R.dtype, modes.R.device
+    generator = torch.Generator().manual_seed(seed)
+    relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
+    alive = relative > -NEGLIGIBLE
+    rough = _rough(evidence)
+    shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))
+    prior = laws.StudentT(modes.mean, modes.chol, settings.df)
+    proposal = prior
+    per_round = max(settings.num_samples // settings.num_iterations, 1)
+    drawn: list[tuple[Tensor, ...]] = []
+    proposals: list[tuple[laws.StudentT, Tensor]] = []
+    places = []
+    for iteration in range(settings.num_iterations):
+        noise = laws.standard_noise(per_round, D, settings.df, generator, dtype)
+        noise = laws.StandardNoise(*(value.to(device) for value in noise))
+        offsets = laws.student_t_sample(proposal, noise)  # (m, B, K, D)
+        # Stratified choice of the mode of each sample.
+        level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
+        owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
+        step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
+        R, t, target = _evaluate(step, owner, evidence, rough)
+        target = target + modes.log_pose.T.gather(0, owner)
+        proposals.append((proposal, shares))
+        drawn.append((R, t, step[..., -1], owner, target))
+        places.append(_coordinates(R, t, step[..., -1], evidence))
+        x, volume = (torch.cat(parts) for parts in zip(*places))
+        mixture = torch.stack(
+            [
+                torch.logsumexp(laws.student_t_log_prob(law, x) - volume + part.log(), dim=-1)
+                for law, part in proposals
+            ]
+        )
+        log_mixture = torch.logsumexp(mixture, dim=0) - math.log(len(proposals))
+        targets = torch.cat([part[-1] for part in drawn])
+        log_weights = torch.log_softmax(targets - log_mixture, dim=0)
+        if iteration + 1 < settings.num_iterations:
+            # Responsibility of each mode for each sample under the current mixture.
+            each = laws.student_t_log_prob(proposal, x) - volume + shares.log()
+            owned = (log_weights[..., None] + torch.log_softmax(each, dim=-1)).exp()
+            proposal = laws.student_t_fit(x, owned, prior, prior_samples=2.0 * D)
+            shares = _normalised(torch.where(alive, owned.sum(0).clamp_min(MIN_SHARE / 2), 0.0))
+    return *(torch.cat(parts) for parts in zip(*drawn)), log_mixture
+
+
+def _normalised(shares: Tensor) -> Tensor:
+    return shares / shares.sum(1, keepdim=True)
+
+
+def _coordinates(
+    R: Tensor, t: Tensor, log_scale: Tensor, evidence: Evidence
+) -> tuple[Tensor, Tensor]:
+    """Coordinates (m, B, K, D + 1) around every mode, and the log of their volume (m, B, K)."""
+    found = [coordinates_of(R, t, at) for at in evidence.expansions]
+    shape, size, volume = (torch.stack(parts, dim=2) for parts in zip(*found))
+    scale = log_scale.unsqueeze(-1).expand_as(size)
+    x = torch.cat([shape * (-scale).exp().unsqueeze(-1), torch.stack([size, scale], -1)], dim=-1)
+    return x, volume + shape.shape[-1] * scale
+
+
+def _rough(evidence: Evidence) -> Evidence:
+    """The evidence in single precision: enough for weights, and half the memory to move."""
+    body = evidence.body.to(evidence.body.mean.device, torch.float32)
+    parts = (value.detach().float() for value in evidence.observations[:4])
+    observations = Observations(*parts, evidence.observations.log_outlier)
+    expansions = tuple(cast(at, torch.float32) for at in evidence.expansions)
+    return Evidence(observations, body, expansions)
+
+
+def _evaluate(
+    step: Tensor, owner: Tensor, evidence: Evidence, rough: Evidence
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cameras and target of coordinates (m, B, D + 1) around their modes.
+
+    Samples are in the order of their modes, so a further mode's are the last ones.
+    """
+    steps = num_newton_steps(evidence.observations.xy.shape[1])
+    R = t = target = None
+    for k, at in enumerate(evidence.expansions):
+        first = 0 if k == 0 else int((owner < k).sum(0).amin())
+        if first == len(owner):
+            break
+        part = step[first:]
+        moved = cameras_of(part, at)
+        shape, size = part[..., :-2] * part[..., -1:].exp(), part[..., -2]
+        numbers = (value.float() for value in (shape, size, part[..., -1]))
+        value = log_density(*numbers, rough.expansions[k], rough.observations, rough.body, steps)
+        value = value.log_density.to(step)
+        if k == 0:
+            (R, t), target = moved, value
+            continue
+        mine = owner[first:] == k
+        for whole, new in ((R, moved[0]), (t, moved[1]), (target, value)):
+            whole[first:] = select(mine, new, whole[first:])
+    return R, t, target
+
+
+class RigSolution(NamedTuple):
+    """The posterior of B rigs and what it was computed from."""
+
+    posterior: RigPosterior  # not judged yet: see `ptri.verdict.judge`
+    modes: Modes
+    evidence: Evidence
+    log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
+    log_scale: Tensor  # (B, M) log noise scale of the samples, over the best mode's
+    owner: Tensor  # (B, M) mode of each sample
+
+
+def rig_posterior(
+    observations: Observations,
+    starts: Bundle,
+    body: BodyPrior,
+    settings: Settings,
+    seed: int = 0,
+    poses: Poses | None = None,
+) -> RigSolution:
+    """Posterior of B rigs from T frames each.
+
+    Args:
+        observations: (B, T, V, J, ...), see ``normalise``.
+        starts: (B, C, ...) candidate rigs with their joints, any scale within a few tenths.
+        seed: of the Monte-Carlo noise, which all rigs of the batch share.
+        poses: of single views; they weigh the modes against each other.
+
+    Returns:
+        The posterior, whose log-weights are differentiable in the observations, with the evidence
+        that ``log_target`` takes.
+    """
+    modes, evidence = find_modes(observations, starts, body, settings, poses)
+    R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
+    if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
+        target = log_target(R, t, evidence, log_scale, owner)[0]
+        target = target + modes.log_pose.T.gather(0, owner)
+    ratio = target - log_mixture
+    log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
+    log_weights = torch.log_softmax(ratio, dim=0)
+    with torch.no_grad():
+        ess = 1 / log_weights.exp().square().sum(0)
+        posterior = RigPosterior(R, t, log_weights, ess, ess > 0, ["not judged"] * len(ess))
+    return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
+
+
+def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
+    """Mean rotation (B, V, 3, 3) and translation (B, V, 3) mm of the cameras."""
+    weights = posterior.log_weights.exp()
+    R = rotation_mean(posterior.R, weights[..., None].expand(posterior.R.shape[:-2]))
+    return R, torch.einsum("mb,mbvc->bvc", weights, posterior.t)
+
+
+def rotation_covariance(posterior: RigPosterior) -> Tensor:
+    """Covariance (B, V, 3, 3) rad^2 in the tangent space at the mean, ``R = mean exp(w)``."""
+    R, _ = posterior_mean(posterior)
+    w = so3_log(R.transpose(-1, -2) @ posterior.R)  # (M, B, V, 3)
+    return torch.einsum("mb,mbvi,mbvj->bvij", posterior.log_weights.exp(), w, w)
+
+
+def posterior_from_cameras(cameras: Cameras) -> RigPosterior:
+    """The posterior of known cameras: one sample of weight one. Extrinsics (B, V, ...)."""
+    B = cameras.R.shape[0]
+    one = cameras.R.new_ones(B)
+    return RigPosterior(
+        cameras.R[None], cameras.t[None], one[None] * 0, one, one > 0, ["calibrated"] * B
+    )
+
+
+def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Systematic resampling to ``count`` samples, and their differentiable log-weights.
+
+    Samples are drawn in order of the rig's size, its widest direction: few then have the
+    posterior's mean size, within its spread over ``count`` and not over the square root.
+
+    Returns:
+        R (count, B, V, 3, 3), t (count, B, V, 3), log-weights (count, B): equal in value, with the
+        gradient of the weights of the samples they stand for.
+    """
+    M, B = posterior.log_weights.shape
+    count = min(count, M)
+    with torch.no_grad():
+        order = posterior.t.norm(dim=-1).sum(-1).argsort(0)  # (M, B)
+        weights = posterior.log_weights.gather(0, order).exp()
+        cumulative = weights.cumsum(0).T.contiguous()  # (B, M)
+        level = (torch.arange(count, device=cumulative.device) + 0.5) / count
+        level = level.to(cumulative).expand(B, count).contiguous()
+        index = torch.searchsorted(cumulative, level).clamp_max(M - 1).T  # (count, B)
+        index = order.gather(0, index)
+    rows = torch.arange(B, device=index.device).expand(count, B)
+    chosen = posterior.log_weights[index, rows]
+    log_weights = torch.log_softmax(chosen - chosen.detach(), dim=0)
+    return posterior.R[index, rows], posterior.t[index, rows], log_weights
+
+
+def triangulate_posterior(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """Joints (M, B, T, J, 3) mm and covariances (M, B, T, J, 3, 3) mm^2 under camera samples."""
+    _, joints, covariance = log_target(R, t, evidence.whole or evidence)
+    return joints, covariance
+
+
+def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
+    """Monte-Carlo pose loss (B,): negative log posterior density at the true cameras.
+
+    ``-log p(theta*) + log (1/M) sum p(theta_m) / q(theta_m)`` (EPro-PnP, eq. 7).
+    """
+    R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
+    truth, _, _ = log_target(R, t, solution.evidence)
+    return solution.log_evidence - truth[0]
+
+
+__all__ = [
+    "Evidence",
+    "Modes",
+    "Poses",
+    "RigSolution",
+    "Settings",
+    "find_modes",
+    "log_target",
+    "normalise",
+    "pose_loss",
+    "posterior_from_cameras",
+    "posterior_mean",
+    "resample",
+    "rig_posterior",
+    "rotation_covariance",
+    "sample",
+    "triangulate_posterior",
+]

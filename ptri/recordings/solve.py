@@ -1,0 +1,272 @@
+"""The cameras and joints of a recording: observations, pooled posterior, scale, triangulation."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import least_squares
+from torch import Tensor, nn
+
+from ptri.config import Config, RecordingConfig
+from ptri.errors import UserError
+from ptri.evaluation.evaluate import FUSE_CHUNK
+from ptri.geometry.cameras import centres, normalised_to_pixel, to_reference
+from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.rotations import so3_exp
+from ptri.posterior.sampling import rotation_covariance
+from ptri.recordings.keypoint_files import Recording
+from ptri.rig.check import RigInput, check_input, default_covariance, known_joints
+from ptri.rig.estimate import MIN_KEYPOINTS, solve_rig, summarise
+from ptri.rig.frames import MIN_JOINTS, usable_frames
+from ptri.rig.scale import known_length, refuse_unmeasured
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, to_device
+
+log = logging.getLogger(__name__)
+
+
+class Solution(NamedTuple):
+    """What is known of a recording's V solved views and T frames, in view 0's frame, mm."""
+
+    views: list[int]  # the recording's views that were solved, the reference first
+    pooled: list[int]  # frames that the rig posterior used
+    posterior: RigPosterior  # B = 1
+    R: Tensor  # (V, 3, 3) posterior mean
+    t: Tensor  # (V, 3)
+    prediction: Prediction  # (T, 17, 3), (T, 17, 3, 3): fused Human3.6M joints
+    native: Prediction  # (T, J, 3), ...: the detector's own joints, triangulated
+    scale_source: str  # in words
+    seconds: dict[str, float]  # of the posterior and the fusion
+
+
+def observations(recording: Recording, views: list[int], noise: float) -> RigInput:
+    """The keypoints of some of a recording's views, as the rig posterior takes them.
+
+    Args:
+        noise: standard deviation of a keypoint over the person's extent in the view, where the
+            recording holds no covariances.
+    """
+    xy = torch.tensor(recording.xy[:, views], dtype=torch.float64)
+    confidence = torch.tensor(recording.confidence[:, views], dtype=torch.float64)
+    K = torch.tensor(recording.K[views], dtype=torch.float64)
+    if recording.covariance is None:
+        covariance = default_covariance(xy, noise)
+    else:
+        covariance = torch.tensor(recording.covariance[:, views], dtype=torch.float64)
+    return check_input(xy, K, confidence, covariance, recording.skeleton)
+
+
+def usable_views(recording: Recording) -> list[int]:
+    """Views with enough keypoints.
+
+    Raises:
+        UserError: fewer than two.
+    """
+    counts = np.isfinite(recording.xy).all(-1).sum((0, 2))
+    views = [v for v, count in enumerate(counts) if count >= MIN_KEYPOINTS]
+    for v, name in enumerate(recording.names):
+        if v not in views:
+            log.warning("camera %s: %d keypoints in all frames, left out", name, counts[v])
+    if len(views) < 2:
+        seen = ", ".join(f"{n} {c}" for n, c in zip(recording.names, counts))
+        raise UserError(
+            f"recording: {len(views)} camera with at least {MIN_KEYPOINTS} keypoints, two are "
+            f"needed (keypoints seen: {seen})"
+        )
+    return views
+
+
+def solve(model: nn.Module, recording: Recording, config: Config) -> Solution:
+    """Cameras and joints of a recording.
+
+    Args:
+        model: with ``settings``, ``solve_full`` and ``fuse`` of `ptri.models.pose_model.PoseModel`.
+
+    Raises:
+        UserError: too little was seen.
+    """
+    settings = config.recording
+    views = usable_views(recording)
+    device = next(model.parameters()).device
+    given = observations(recording, views, settings.noise)
+    known = known_length(_scale_option(settings), len(views))
+    if not bool(usable_frames(given.keypoints).any()):
+        raise UserError(
+            f"recording: no frame in which two cameras see {MIN_JOINTS} joints each; do the "
+            "cameras run in step, and do file numbers agree?"
+        )
+    given = RigInput(*to_device((given.keypoints, given.K), device), given.skeleton)
+    names = [recording.names[v] for v in views]
+    seed, count = config.run.seed, settings.pool_frames
+    start = time.perf_counter()
+    solved = solve_rig(model, given, model.settings, seed, count, known, names=names)
+    if math.isnan(solved.scale):
+        refuse_unmeasured()
+    middle = time.perf_counter()
+    prediction = _fuse(model, known_joints(given), given.K, solved.posterior)
+    seconds = {"posterior": middle - start, "fusion": time.perf_counter() - middle}
+    estimate = summarise(solved, given)
+    posterior = RigPosterior(*(part.cpu() for part in solved.posterior[:5]), [estimate.reason])
+    native = Prediction(estimate.joints3d, estimate.joints3d_covariance)
+    prediction, native = (
+        _hide_unseen(Prediction(*(part.cpu() for part in one)), points)
+        for one, points in ((prediction, known_joints(given)), (native, given.keypoints))
+    )
+    R, t = estimate.R.cpu(), estimate.t.cpu()
+    return Solution(
+        views, solved.frames, posterior, R, t, prediction, native, solved.scale_source, seconds
+    )
+
+
+def _fuse(model, keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Prediction:
+    """The 17 joints of every frame by the fusion network."""
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(keypoints.xy), FUSE_CHUNK):
+            part = Keypoints(*(value[None, first : first + FUSE_CHUNK] for value in keypoints))
+            parts.append(model.fuse(part, K.expand(1, part.xy.shape[1], -1, -1, -1), posterior))
+    return Prediction(*(torch.cat([part[i][0] for part in parts]) for i in range(2)))
+
+
+def _scale_option(settings: RecordingConfig) -> dict[str, object] | None:
+    """The lengths that a configuration knows, as `estimate_rig` takes them."""
+    distance = settings.camera_distance
+    both = {
+        "subject_height": settings.subject_height,
+        "camera_distance": None if distance is None else (0, 1, distance),
+    }
+    return {name: value for name, value in both.items() if value is not None} or None
+
+
+def _hide_unseen(prediction: Prediction, keypoints: Keypoints) -> Prediction:
+    """NaN in frames in which fewer than two views see the person."""
+    seen = (torch.isfinite(keypoints.xy).all(-1).sum(-1) >= 3).sum(-1) >= 2  # (T,)
+    lost = ~seen.cpu()[:, None, None]
+    return Prediction(
+        prediction.joints3d.masked_fill(lost, torch.nan),
+        prediction.covariance.masked_fill(lost[..., None], torch.nan),
+    )
+
+
+def reprojection_error(
+    recording: Recording,
+    views: list[int],
+    R: Tensor,
+    t: Tensor,
+    clear: float,
+    robust_at: float | None = None,
+) -> Tensor:
+    """What cameras leave of the keypoints: distances (T, V, J) px after triangulation.
+
+    Each joint is triangulated without any prior from its keypoints of at least ``clear``
+    confidence, all of equal weight, so that different cameras compare fairly. NaN where a keypoint
+    is not clear, and at joints that fewer than three views (of two: two) see clearly.
+
+    Args:
+        R, t: (V, 3, 3), (V, 3) of the views.
+        robust_at: share of the person's extent in a view at which a keypoint's weight is halved
+            (Cauchy); None: plain least squares.
+    """
+    xy, K = clear_keypoints(recording, views, clear), torch.tensor(recording.K[views])
+    R, t = R.double(), t.double()
+    return residuals(triangulate(xy, K, R, t, robust_at), xy, K, R, t)
+
+
+def clear_keypoints(recording: Recording, views: list[int], clear: float) -> Tensor:
+    """Keypoints (T, V, J, 2) px; NaN below that confidence, and where fewer than three views (of
+    two: two) see a joint clearly."""
+    used = torch.tensor(recording.confidence[:, views] >= clear)
+    used &= used.sum(1, keepdim=True) >= min(3, len(views))
+    return torch.where(used[..., None], torch.tensor(recording.xy[:, views]), torch.nan)
+
+
+def triangulate(
+    xy: Tensor, K: Tensor, R: Tensor, t: Tensor, robust_at: float | None = None
+) -> Tensor:
+    """Joints (T, J, 3) mm from keypoints (T, V, J, 2) px of equal weight, without any prior.
+
+    Args:
+        robust_at: as in `reprojection_error`.
+    """
+    covariance = torch.eye(2, dtype=xy.dtype).expand(*xy.shape, 2)
+    cauchy = math.inf
+    if robust_at is not None:
+        covariance, cauchy = default_covariance(xy, robust_at), 1.0
+    keypoints = Keypoints(xy[None], covariance[None], torch.ones_like(xy[None, ..., 0]))
+    rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
+    return robust_triangulation(keypoints, rig, cauchy=cauchy)[0].joints3d[0]
+
+
+def residuals(joints: Tensor, xy: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Tensor:
+    """Distances (T, V, J) px of keypoints from the joints' projections."""
+    camera = torch.einsum("vik,tjk->tvji", R, joints) + t[:, None]
+    return (normalised_to_pixel(camera[..., :2] / camera[..., 2:], K) - xy).norm(dim=-1)
+
+
+def refit(
+    recording: Recording,
+    views: list[int],
+    R: Tensor,
+    t: Tensor,
+    clear: float,
+    robust_at: float | None = None,
+    frames: int = 25,
+) -> tuple[Tensor, Tensor]:
+    """The cameras with the least ``reprojection_error``, to compare others with.
+
+    Minimises the sum of its squares, or of its robust (Cauchy) costs, over all cameras but the
+    first, by SciPy's trust-region solver, in at most ``frames`` frames spread evenly. The size of
+    the rig changes nothing and is kept. These cameras follow a detector's systematic offsets, so
+    they are no better than others for it.
+    """
+    step = -(-len(recording.frames) // frames)
+    part = recording._replace(xy=recording.xy[::step], confidence=recording.confidence[::step])
+    size = t.norm()
+
+    def cameras(x: np.ndarray) -> tuple[Tensor, Tensor]:
+        move = torch.tensor(x).view(-1, 6)  # rad, and shares of the rig's size
+        turned = so3_exp(move[:, :3]) @ R[1:].double()
+        moved = torch.cat([t[:1].double(), t[1:].double() + size * move[:, 3:]])
+        return torch.cat([R[:1].double(), turned]), moved * (size / moved.norm())
+
+    sigma = torch.ones(1, dtype=torch.double)
+    if robust_at is not None:
+        sigma = default_covariance(torch.tensor(part.xy[:, views]), robust_at)[..., 0, 0].sqrt()
+
+    def left(x: np.ndarray) -> np.ndarray:
+        error = reprojection_error(part, views, *cameras(x), clear, robust_at) / sigma
+        return error.nan_to_num(0.0).flatten().numpy()
+
+    found = least_squares(
+        left,
+        np.zeros(6 * (len(views) - 1)),
+        loss="linear" if robust_at is None else "cauchy",
+        diff_step=1e-4,
+        max_nfev=15,
+    )
+    return cameras(found.x)
+
+
+def reference_cameras(recording: Recording, views: list[int]) -> Cameras | None:
+    """The reference calibration of the solved views in the reference view's frame, or None."""
+    if recording.R is None:
+        return None
+    K, R, t = (torch.tensor(part[views]) for part in (recording.K, recording.R, recording.t))
+    return to_reference(Cameras(K, R, t))
+
+
+def camera_spread(solution: Solution) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations of each camera: rotation (V,) deg, all axes together, and centre (V,) mm.
+
+    The scale's own uncertainty is part of the centre's.
+    """
+    rotation = rotation_covariance(solution.posterior)[0].diagonal(dim1=-2, dim2=-1).sum(-1)
+    weights = solution.posterior.log_weights[:, 0].exp()[:, None, None]
+    centre = centres(solution.posterior.R[:, 0], solution.posterior.t[:, 0])
+    mean = (weights * centre).sum(0)
+    spread2 = (weights * (centre - mean).square()).sum((0, 2))
+    return torch.rad2deg(rotation.sqrt()).numpy(), spread2.sqrt().numpy()

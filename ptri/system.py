@@ -1,0 +1,67 @@
+"""Memory and threads on a CPU: freed memory is kept, small operations stay on one thread."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ptri.errors import UserError
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """Makes glibc reuse large freed blocks; returns whether it could (False on other systems).
+
+    By default every activation above 32 MB is a fresh mapping whose pages the kernel must clear
+    first. On two AVX2 cores this makes a training step of the 2D network 1.2 to 1.7 times faster
+    (docs/decisions.md); the process keeps its peak memory until it ends.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return False
+    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch's operations on the CPU on one thread, where they are hundreds of small ones.
+
+    Two threads that meet after each of them made the rig posterior 1.4 to 2 times slower
+    (docs/decisions.md).
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def choose_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device that ``run.device`` names.
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"run.device: {name!r} is no device; use auto, cpu, cuda or cuda:N"
+        ) from None
+    if device.type == "cuda":
+        index = device.index if local_rank is None else local_rank
+        if not torch.cuda.is_available() or (index or 0) >= torch.cuda.device_count():
+            raise UserError(
+                f"run.device: {name!r} (GPU {index or 0}) asked for, but torch sees "
+                f"{torch.cuda.device_count()} GPUs; use run.device=cpu"
+            )
+        device = torch.device("cuda", index or 0)
+    return device

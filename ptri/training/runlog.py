@@ -1,0 +1,136 @@
+"""The run folder.
+
+``<out>/<name>/{config.yaml,log.txt,metrics.jsonl,tensorboard/,last.pt,best.pt}``. Only the first
+process of a run writes here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ptri import config as configuration
+from ptri.config import Config
+from ptri.errors import UserError
+
+LOGGER = logging.getLogger("ptri")
+LOGGER.addHandler(logging.NullHandler())  # silence where no run folder is open: other ranks
+_OWN_FILES = ("config.yaml", "log.txt", "metrics.jsonl", "last.pt", "best.pt")
+
+
+def check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Says whether a run may use the folder; changes nothing.
+
+    Raises:
+        UserError: the folder is there already, or there is nothing to resume.
+    """
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    if resume and not (folder / "last.pt").is_file():
+        raise UserError(f"{folder}: nothing to resume, no last.pt; start without --resume")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; choose another run.name")
+    if folder.exists() and any(folder.iterdir()) and not (resume or overwrite):
+        raise UserError(
+            f"{folder}: the run folder exists; continue it with --resume, replace it with "
+            f"--overwrite, or choose another run.name"
+        )
+
+
+class RunLog:
+    """An open run folder: text log, scalars and pictures.
+
+    Args:
+        folder: checked with `check_folder`; a new run removes an older run's own files from it.
+        config: written to config.yaml.
+        resume_lines: number of lines of metrics.jsonl that belong to the resumed checkpoint; later
+            ones are cut off. None starts a new run.
+        resume_step: TensorBoard forgets what was logged after this step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        resume_lines: int | None = None,
+        resume_step: int | None = None,
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        if resume_lines is None:
+            _remove_run(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        (folder / "config.yaml").write_text(configuration.to_yaml(config), encoding="utf-8")
+        self.lines = _keep_lines(folder / "metrics.jsonl", resume_lines or 0)
+        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
+        purge = None if resume_step is None else resume_step + 1
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        self._handlers: list[logging.Handler] = [
+            _TqdmHandler(),
+            logging.FileHandler(folder / "log.txt", encoding="utf-8"),
+        ]
+        self._handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self._handlers[1].setFormatter(
+            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        )
+        LOGGER.setLevel(logging.INFO)
+        for handler in self._handlers:
+            LOGGER.addHandler(handler)
+
+    def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
+        """Adds one line to metrics.jsonl and the values to TensorBoard under ``split/``."""
+        plain = {key: float(value) for key, value in values.items()}
+        line = {"split": split, "epoch": epoch, "step": step}
+        # JSON knows no NaN
+        line |= {key: value if math.isfinite(value) else None for key, value in plain.items()}
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        self.lines += 1
+        for key, value in plain.items():
+            self._board.add_scalar(f"{split}/{key}", value, step)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Adds pictures (H, W, 3) uint8 RGB to TensorBoard."""
+        for name, picture in pictures.items():
+            self._board.add_image(name, picture, step, dataformats="HWC")
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes the files and detaches the log handlers."""
+        self._metrics.close()
+        self._board.close()
+        for handler in self._handlers:
+            LOGGER.removeHandler(handler)
+            handler.close()
+
+
+class _TqdmHandler(logging.Handler):
+    """Console output that does not tear the progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def _remove_run(folder: Path) -> None:
+    """Removes what a run writes and nothing else."""
+    for name in _OWN_FILES:
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def _keep_lines(path: Path, count: int) -> int:
+    """Cuts a text file after so many lines; returns how many there are."""
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
+    path.write_text("".join(lines), encoding="utf-8")
+    return len(lines)

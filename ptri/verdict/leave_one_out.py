@@ -1,0 +1,340 @@
+"""Which view is wrong, and how: each view is resected on what the others say of the joints.
+
+The joints of a few frames are triangulated from all views but one. That view's camera is then
+solved anew from its keypoints as they are, with left and right exchanged, with the image mirrored,
+and, where no pose suits the keypoints, with its frames shifted. A view that fits much better under
+another reading than under its own has been read wrongly. Nothing is trained, and no truth is used.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.resection import Points, Pose, orthographic_starts, resect, square_root
+from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
+from ptri.geometry.rotations import rotation_angle
+from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
+from ptri.skeleton import H36M17
+from ptri.structures import Observations
+
+NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
+NUM_FRAMES = 12  # frames looked at; labels and mirrors do not need more
+PERSISTENT = 4  # from so many frames on, whole views are doubted instead of single detections
+SHIFT_FRAMES = 8  # from so many frames on, shifts in time are looked for
+MAX_SIGMA = 150.0  # mm; joints that the other views leave less certain take no part
+ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
+NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned into the image's
+MIN_POINTS = 8  # a view with fewer points that the others know as well is not examined
+MIN_SHARE = 1 / 3  # of the points that a time shift must leave in the clip
+MAX_LAGS = 50  # steps of the frames' usual distance, either way
+MAX_GAP = 4.0  # times the usual distance of two frames between which keypoints are interpolated
+# Levenberg-Marquardt steps: from the estimate; from each of two starts; from the better one.
+OWN_STEPS, FIRST_STEPS, LAST_STEPS = 4, 2, 5
+PROMISING = 1.5  # nats a point over the view's own cost at which a reading is given up early
+LATE_COST = 1.9  # nats a point; a view that fits better in its own time is not tried in others
+
+_FLIP = torch.tensor(H36M17.flip)
+_KEEP = torch.arange(NUM_JOINTS)
+_ARMS = torch.tensor([j.endswith(("shoulder", "elbow", "wrist")) for j in H36M17.joints])
+_LEGS = torch.tensor([j.endswith(("_hip", "knee", "foot")) for j in H36M17.joints])
+
+
+class Reading(NamedTuple):
+    """A way to read a view's keypoints."""
+
+    order: Tensor  # (17,) int64; joint j's keypoint is the one labelled order[j]
+    mirrored: bool  # the image is
+    words: str
+
+
+AS_IS = Reading(_KEEP, False, "{view} fits as it is")
+EXCHANGED = Reading(_FLIP, False, "left and right of {view} seem exchanged")
+ARMS = Reading(
+    torch.where(_ARMS, _FLIP, _KEEP), False, "left and right arm of {view} seem exchanged"
+)
+LEGS = Reading(
+    torch.where(_LEGS, _FLIP, _KEEP), False, "left and right leg of {view} seem exchanged"
+)
+MIRRORED = Reading(_KEEP, True, "{view} seems mirrored")
+MIRRORED_EXCHANGED = Reading(_FLIP, True, "{view} seems mirrored, its labels with it")
+# Detectors exchange sides for moments; files and cameras do it for good.
+MOMENTARY = (AS_IS, EXCHANGED, ARMS, LEGS)
+LASTING = (AS_IS, EXCHANGED, MIRRORED, MIRRORED_EXCHANGED)
+
+
+class Examination(NamedTuple):
+    """How well each view fits the others under each of H readings, the first AS_IS."""
+
+    readings: tuple[Reading, ...]  # H
+    cost: Tensor  # (B, V, H) nats a point; inf where a view cannot be examined
+    points: Tensor  # (B, V) points compared, in the frames looked at
+    turned: Tensor  # (B, V, H) rad, from the estimated camera to the reading's; 0 where blind
+    lag_cost: Tensor  # (B, V) nats a point at the best time shift; inf where none was tried
+    lag: Tensor  # (B, V) the best shift, in frames; what the view shows comes so much too late
+    spacing: float  # frames from one to the next of those pooled
+
+
+class _Known(NamedTuple):
+    """What all views but v know of the joints, and view v's keypoints; (B, V, T, J, ...)."""
+
+    joints: Tensor  # mm
+    variance: Tensor  # mm^2, of a coordinate
+    xy: Tensor  # normalised
+    information: Tensor  # (..., 2, 2) of xy, less where the others show more noise than stated
+    inlier: Tensor  # 0 where the view or the others do not know the joint
+
+
+@torch.no_grad()
+def examine(
+    observations: Observations,
+    R: Tensor,
+    t: Tensor,
+    joints: Tensor,
+    weight: Tensor,
+    frames: Tensor | None = None,
+) -> Examination:
+    """Examines the views of B rigs; of two views nothing can be said.
+
+    Args:
+        observations: (B, T, V, J, ...). R, t: (B, V, 3, 3), (B, V, 3) mm, the estimated cameras.
+        joints: (B, T, J, 3) mm. weight: (B, T, V, J) responsibility of the inlier under them.
+        frames: (T,) times of the frames, in units of the frames that lags are wanted in; default
+            0 to T - 1.
+    """
+    B, T, V = observations.xy.shape[:3]
+    readings = LASTING if T >= PERSISTENT else MOMENTARY
+    if V < 3:
+        blank = R.new_full((B, V, len(readings)), torch.inf)
+        none, first = torch.zeros_like(blank), blank[..., 0]
+        return Examination(readings, blank, none[..., 0].long(), none, first, none[..., 0], 1.0)
+    observations = Observations(
+        observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
+        observations.inlier[..., :NUM_JOINTS], observations.held[..., :NUM_JOINTS],
+        observations.log_outlier,
+    )  # fmt: skip
+    chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=R.device).round().long()
+    few = Observations(*(value[:, chosen] for value in observations[:4]), observations.log_outlier)
+    known = _leave_one_out(
+        few, R, t, joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
+    )
+    # Normalised coordinates and millimetres keep their digits in float32.
+    known = _Known(*(value.float() for value in known))
+    R, t = R.float(), t.float()
+    points = (known.inlier > 0).sum((2, 3))
+    count = points.flatten().clamp_min(1)
+    start = R.flatten(0, 1), t.flatten(0, 1)
+    own = resect(_points(known, AS_IS, R, t, few.log_outlier), *start, OWN_STEPS)
+    problems = _stack([_points(known, reading, R, t, few.log_outlier) for reading in readings[1:]])
+    best = _both_starts(problems, *orthographic_starts(problems))
+    promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
+    best = _continue(problems, best, promising.nonzero()[:, 0])
+    poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
+    cost = (poses[2] / count[:, None]).unflatten(0, (B, V))
+    turned = rotation_angle(poses[0].unflatten(0, (B, V)) @ R.unsqueeze(2).mT)
+    blind = (points < MIN_POINTS)[..., None]
+    cost, turned = torch.where(blind, torch.inf, cost), torch.where(blind, 0.0, turned)
+    lag, lag_cost = torch.zeros_like(cost[..., 0]), torch.full_like(cost[..., 0], torch.inf)
+    late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
+    spacing = 1.0 if frames is None or T == 1 else float(frames.diff().median())
+    if T >= SHIFT_FRAMES and spacing > 0 and bool(late.any()):
+        time = torch.arange(T, device=R.device) if frames is None else frames
+        poses = (torch.stack([a, b.unflatten(0, (B, V))]) for a, b in ((R, own.R), (t, own.t)))
+        lag, lag_cost = _shifts(known, observations, late, chosen, *poses, time.to(R))
+    return Examination(readings, cost, points, turned, lag_cost, lag, spacing)
+
+
+def _leave_one_out(
+    observations: Observations, R: Tensor, t: Tensor, joints: Tensor, weight: Tensor
+) -> _Known:
+    """Joints from all views but one, for each view; reweighted twice, by the mixture.
+
+    Index letters: e is the view left out, v one of the others, n a joint of a frame.
+    """
+    _, T, V, J, _ = observations.xy.shape
+    xy, information, inlier, weight = (
+        value.transpose(1, 2).flatten(2, 3)  # (B, V, T * J, ...)
+        for value in (observations.xy, observations.information, observations.inlier, weight)
+    )
+    others = 1 - torch.eye(V, dtype=xy.dtype, device=xy.device)[..., None]  # (E, V, 1)
+    matrix = camera_matrix(R, t)[:, None]  # (B, 1, 9, 6 V)
+    X = joints.flatten(1, 2)[:, None].expand(-1, V, -1, -1)  # (B, E, N, 3)
+    anchor, share = X, weight[:, None] * others  # (B, E, V, N)
+    noise = torch.ones_like(share[:, :, 0, 0])  # (B, E)
+    seen = inlier[:, None] * others
+    for last in (False, True):
+        camera = R[:, None] @ X.mT.unsqueeze(2) + t[:, None, :, :, None]  # (B, E, V, 3, N)
+        depth = camera[..., 2, :].clamp_min(MIN_DEPTH)
+        if last:
+            error = camera[..., :2, :].mT / depth[..., None] - xy[:, None]
+            chi2 = chi_square(error, information[:, None])
+            noise = _noise(chi2, seen)
+            share = log_mixture(chi2 / noise[..., None, None], seen, observations.log_outlier)[1]
+            share = share * (camera[..., 2, :] > MIN_DEPTH)
+        scaled = share / (depth.square() * noise[..., None, None])
+        moments = ray_moments(
+            xy[:, None].expand(*depth.shape, 2), information[:, None] * scaled[..., None, None]
+        )
+        product = matrix @ moments.movedim(-1, -2).flatten(2, 3)  # (B, E, 9, N)
+        ridge = xy.new_tensor([1.0, 0, 0, 1.0, 0, 1.0])[:, None] * ANCHOR_SIGMA**-2
+        a, b, c, d, e, f = covariance = symmetric_inverse(
+            (product[..., :6, :] + ridge).movedim(-2, 0)
+        )[0]
+        u, v, w = (product[..., 6:, :] + ANCHOR_SIGMA**-2 * anchor.mT).unbind(-2)
+        X = torch.stack([a * u + b * v + c * w, b * u + d * v + e * w, c * u + e * v + f * w], -1)
+    variance = (covariance[0] + covariance[3] + covariance[5]) / 3
+    sure = variance < MAX_SIGMA**2
+    return _Known(
+        *(
+            value.unflatten(2, (T, J))
+            for value in (
+                X,
+                variance,
+                xy,
+                information / noise[..., None, None, None],
+                inlier * sure,
+            )
+        )
+    )
+
+
+def _noise(chi2: Tensor, seen: Tensor) -> Tensor:
+    """Squared noise scale (B, E), at least one, from the median residual of (B, E, V, N) points."""
+    views = (seen > 0).sum(2, keepdim=True)
+    # A joint takes three of its 2 V coordinates; of two views, one coordinate in four is left.
+    left = (2 * views - 3).clamp_min(1) / (2 * views).clamp_min(4)
+    each = torch.where(seen > 0, chi2 / left, torch.nan).flatten(2)
+    return (each.nanmedian(-1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2).clamp_min(1.0)
+
+
+def _points(known: _Known, reading: Reading, R: Tensor, t: Tensor, log_outlier: float) -> Points:
+    """The resection of every view (B V problems) with its keypoints read in a certain way."""
+    order = reading.order.to(R.device)
+    xy, information = known.xy[..., order, :], known.information[..., order, :, :]
+    inlier = torch.where(known.inlier > 0, known.inlier[..., order], 0.0)
+    if reading.mirrored:
+        side = xy.new_tensor([-1.0, 1.0])
+        xy, information = xy * side, information * side * side[:, None]
+    depth = torch.einsum("bvc,bvtjc->bvtj", R[:, :, 2], known.joints) + t[:, :, None, None, 2]
+    # (S + s I)^-1 = (I + s L)^-1 L for the joint's own doubt s, in closed form:
+    # (L + s det(L) I) / (1 + s tr(L) + s^2 det(L)).
+    s = known.variance / depth.clamp_min(NEAREST).square()
+    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
+    det = a * c - b * b
+    total = 1 + s * (a + c) + s * s * det
+    a, b, c = (a + s * det) / total, b / total, (c + s * det) / total
+    information = torch.stack([a, b, b, c], -1).unflatten(-1, (2, 2))
+    root = square_root(torch.where((inlier > 0)[..., None, None], information, 0.0))
+    parts = (known.joints, xy, root, inlier)
+    return Points(*(part.flatten(0, 1).flatten(1, 2) for part in parts), log_outlier)
+
+
+def _stack(problems: list[Points]) -> Points:
+    """One batch of all problems, one list after another."""
+    parts = (torch.cat(part) for part in zip(*(points[:4] for points in problems)))
+    return Points(*parts, problems[0].log_outlier)
+
+
+def _both_starts(points: Points, R: Tensor, t: Tensor) -> Pose:
+    """A few steps from each of two starts (2, N, ...); the one that leads to less."""
+    pose = resect(_stack([points, points]), R.flatten(0, 1), t.flatten(0, 1), FIRST_STEPS)
+    first, second = (Pose(*part) for part in zip(*(value.chunk(2) for value in pose)))
+    less = second.cost < first.cost
+    return Pose(
+        torch.where(less[:, None, None], second.R, first.R),
+        torch.where(less[:, None], second.t, first.t),
+        torch.minimum(first.cost, second.cost),
+    )
+
+
+def _continue(points: Points, pose: Pose, rows: Tensor) -> Pose:
+    """More steps for some of the problems."""
+    part = Points(*(value[rows] for value in points[:4]), points.log_outlier)
+    more = resect(part, pose.R[rows], pose.t[rows], LAST_STEPS)
+    return Pose(*(old.index_copy(0, rows, new) for old, new in zip(pose, more)))
+
+
+def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where times (..., N) lie between increasing times (T,).
+
+    Returns:
+        The frame before (..., N), the share of the next one, and whether there are both, close
+        enough together to draw a line between them.
+    """
+    T = len(time)
+    low = (torch.searchsorted(time.contiguous(), at.contiguous(), right=True) - 1).clamp(0, T - 2)
+    gap = time[low + 1] - time[low]
+    share = (at - time[low]) / gap
+    near = gap <= MAX_GAP * (time[1:] - time[:-1]).median()
+    exact = (share <= 0) | (share >= 1)
+    inside = (share >= 0) & (share <= 1) & (near | exact)
+    return low, share.clamp(0, 1), inside
+
+
+def _shifts(
+    known: _Known,
+    observations: Observations,
+    late: Tensor,
+    chosen: Tensor,
+    R: Tensor,
+    t: Tensor,
+    time: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The best time shift (B, V) of each late view, in units of time, and its cost a point.
+
+    R, t (2, B, V, ...) are two cameras to start from.
+    Shifts by the frames' usual distance are tried, as many as leave a third of the points; a
+    parabola through the least cost and its neighbours refines the best.
+    """
+    rig, view = late.nonzero(as_tuple=True)  # (S,)
+    step = (time[1:] - time[:-1]).median()
+    half = min(int((1 - MIN_SHARE) * (time[-1] - time[0]) / step), MAX_LAGS)
+    lags = torch.arange(-half, half + 1, device=R.device)  # (L,)
+    low, share, inside = interpolation(time, time[chosen] + step * lags[:, None])  # (L, T')
+
+    def frame(value: Tensor, index: Tensor) -> Tensor:  # (B, T, V, ...) to (S, L, T', ...)
+        return value[rig[:, None, None], index, view[:, None, None]].to(R)
+
+    own = _Known(*(part[rig, view] for part in known))  # (S, T', J, ...)
+    L = len(lags)
+    # Both frames must have seen the joint, unless only one counts.
+    before, after = frame(observations.inlier, low), frame(observations.inlier, low + 1)
+    part = share[..., None]
+    inlier = torch.where(part <= 0, before, torch.where(part >= 1, after, before.minimum(after)))
+    inlier = inlier * (own.inlier > 0)[:, None] * inside[..., None]
+    nearest = low + (share > 0.5)
+    # The noise that the others show scales the stated information as before.
+    scale = _ratio(own.information, observations.information[rig[:, None], chosen, view[:, None]])
+    moved = _Known(
+        own.joints[:, None].expand(-1, L, -1, -1, -1),
+        own.variance[:, None].expand(-1, L, -1, -1),
+        torch.lerp(frame(observations.xy, low), frame(observations.xy, low + 1), part[..., None]),
+        frame(observations.information, nearest) * scale[:, None, None, None, None, None],
+        inlier,
+    )
+    poses = [value[:, rig, view, None].expand(-1, -1, L, *value.shape[3:]) for value in (R, t)]
+    points = _points(moved, AS_IS, *(value[0] for value in poses), observations.log_outlier)
+    first = _both_starts(points, *(value.flatten(1, 2) for value in poses))
+    result = resect(points, first.R, first.t, LAST_STEPS)
+    count = (inlier > 0).sum((2, 3))
+    usual = (own.inlier > 0).sum((1, 2))[:, None]
+    cost = result.cost.view(-1, L) / count.clamp_min(1)
+    cost = torch.where(count >= MIN_SHARE * usual, cost, torch.inf)
+    value, best = cost.min(1)
+    around = (best[:, None] + lags.new_tensor([-1, 0, 1])).clamp(0, L - 1)
+    below, middle, above = cost.gather(1, around).unbind(1)
+    bend = below - 2 * middle + above
+    offset = torch.where(torch.isfinite(bend) & (bend > 0), 0.5 * (below - above) / bend, 0.0)
+    lag, lag_cost = late.to(R) * 0, torch.full_like(R[0, ..., 0, 0], torch.inf)
+    lag[rig, view] = (lags[best] + offset.clamp(-0.5, 0.5)) * step
+    lag_cost[rig, view] = value
+    return lag, lag_cost
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Factor (S,) by which information (S, ...) was scaled; one where nothing was seen."""
+    total = whole.flatten(1).abs().sum(1).to(part)
+    return torch.where(total > 0, part.flatten(1).abs().sum(1) / total.clamp_min(1e-30), 1.0)

@@ -1,0 +1,203 @@
+"""Left and right read anew: which limb of which view the 2D network took for the other side's.
+
+A 2D network errs in whole limbs: it exchanges the sides of a body, of both arms or of both legs,
+or puts the end of an arm or leg onto the other one's. A likelihood of single joints pays for each
+of them, and sooner turns a camera to the far side of the person, from where sides look exchanged.
+Here the arms and the legs of every view have a reading, with a prior, and take the most probable
+one under given cameras and joints. Cameras that are still unknown are tried from several starts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.alignment import align_views
+from ptri.geometry.robust import chi_square, log_mixture, triangulate_observations
+from ptri.posterior import adjust as adjustment
+from ptri.posterior.adjust import Bundle, Errors
+from ptri.posterior.body import BodyPrior
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints, Observations
+
+NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
+NUM_FRAMES = 8  # that cameras are looked for in
+PERSISTENT = 4  # from so many frames on, a view whose sides are mostly exchanged is left alone:
+# a verdict on the whole view says more
+ROUNDS = 2  # adjusting and reading, from every start
+STEPS = 3  # Levenberg-Marquardt in each
+# Prior probability of a reading of a view's arms, or of its legs. The shipped network's are more
+# (0.06 and 0.17, configs/detector_s0.yaml), a better one's less; from 0.02 and 0.005 to 0.06 and
+# 0.04 cameras are equally good (docs/decisions.md).
+SWAPPED = 0.02
+COPIED = 0.02  # each of four ways: of left or right, the end alone or with its middle
+
+_FLIP = torch.tensor(H36M17.flip)
+_GROUPS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "foot"))  # base, middle, end
+_EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
+
+
+class Sides(NamedTuple):
+    """How the keypoints of B rigs are read."""
+
+    order: Tensor  # (B, T, V, 17) int64; joint j's keypoint is the one labelled order[j]
+    keep: Tensor  # (B, T, V, 17) bool; False: the other side's, put there twice
+
+
+def _readings() -> tuple[Tensor, Tensor]:
+    """Of arms and legs (2, 6 readings, 17): joints exchanged, and joints that are copies; bool."""
+    exchanged = torch.zeros(2, 6, NUM_JOINTS, dtype=torch.bool)
+    copied = exchanged.clone()
+    for group, parts in enumerate(_GROUPS):
+        for number, side in enumerate(("left", "right")):
+            base, middle, end = (H36M17.joints.index(f"{side}_{part}") for part in parts)
+            exchanged[group, _EXCHANGED, [base, middle, end]] = True
+            copied[group, 2 + 2 * number : 4 + 2 * number, end] = True
+            copied[group, 3 + 2 * number, middle] = True
+    return exchanged, copied
+
+
+_LIMBS, _COPIES = _readings()
+_LOG_PRIOR = torch.tensor([1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4]).log()
+
+
+@torch.no_grad()
+def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
+    """The most probable readings under given cameras R (B, V, 3, 3), t (B, V, 3) mm.
+
+    Joints are triangulated robustly: three views hold where a fourth one's keypoint belongs.
+
+    Args:
+        observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
+    """
+    named = _named(observations)
+    joints = triangulate_observations(named, R, t)
+    known = torch.isfinite(joints).all(-1)
+    known = known & known[..., _FLIP.to(known.device)]
+    bundle = Bundle(R, t, joints.nan_to_num(0.0), joints[:, 0, :, 0])
+    errors = adjustment.plain_errors(named)
+    sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
+    scale2 = adjustment.median_scale2(bundle, sure, errors).clamp_min(1.0)
+    return _sides(_momentary(_gains(bundle, sure, errors._replace(scale2=scale2)).argmax(-1)))
+
+
+@torch.no_grad()
+def read_rigs(
+    observations: Observations, lifted: Tensor, exchanged: Tensor, trust: Tensor, body: BodyPrior
+) -> Sides:
+    """The readings of rigs whose cameras are not known yet.
+
+    Rigs start from every view's skeleton with all views as they are, and with each of the views
+    exchanged; they are adjusted and read in turn, and the most probable rig's readings are taken.
+    Of many frames a few serve for that, and all are read under the cameras found.
+
+    Args:
+        observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
+        lifted: (B, T, V, 17, 3) mm, each view's skeleton in its camera's frame.
+        exchanged: the same of the views with left and right exchanged.
+        trust: (B, T, V, 17) in the lifted joints, 1/mm^2; 0 = not seen.
+        body: prior of the 17 joints' bones.
+    """
+    every = _named(observations)
+    T = lifted.shape[1]
+    chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=lifted.device).round().long()
+    lifted, exchanged, trust = (value[:, chosen] for value in (lifted, exchanged, trust))
+    named = Observations(*(value[:, chosen] for value in every[:4]), every.log_outlier)
+    B, T, V = lifted.shape[:3]
+    eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
+    swapped = torch.cat([torch.zeros_like(eye), eye])  # (C, V)
+    C = len(swapped)
+    flip = _FLIP.to(lifted.device)
+    weight = trust + 1e-6  # a view without any joint still aligns to something
+    found = []
+    for number, which in enumerate(swapped):
+        skeletons = torch.where(which[:, None, None], exchanged, lifted)
+        weights = torch.where(which[:, None], weight[..., flip], weight)
+        found.append(align_views(skeletons, weights, hub=(number + number // V) % V))
+    R, t, joints = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*found))  # (B C, ...)
+    bundle = Bundle(R, t, joints, body.mean.to(R).expand(B * C, -1))
+    stated = Observations(*(v.repeat_interleave(C, 0) for v in named[:4]), named.log_outlier)
+    reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
+    for _ in range(ROUNDS):
+        read = _read(stated, _sides(reading))
+        bundle, errors, _ = adjustment.adjust(read, bundle, body, STEPS, num_wide=STEPS)
+        # All starts of a rig are judged by the noise that the best of them leaves.
+        scale2 = adjustment.median_scale2(bundle, read, errors).clamp_min(1.0)
+        scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
+        errors = errors._replace(scale2=scale2)
+        gain, reading = _gains(bundle, stated, errors).max(-1)
+    cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
+    best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
+    rows = torch.arange(B, device=best.device)
+    if every.xy.shape[1] == T:
+        return _sides(_momentary(reading.unflatten(0, (B, C))[rows, best]))
+    R, t = (value.unflatten(0, (B, C))[rows, best] for value in bundle[:2])
+    return read_under(every, R, t)
+
+
+def _momentary(reading: Tensor) -> Tensor:
+    """Readings (B, T, V, 2) without the views that are exchanged in most of many frames."""
+    if reading.shape[1] < PERSISTENT:
+        return reading
+    whole = (reading == _EXCHANGED).all(-1)  # (B, T, V)
+    lasting = whole.double().mean(1, keepdim=True) > 0.5
+    return torch.where((whole & lasting)[..., None], 0, reading)
+
+
+def apply_sides(keypoints: Keypoints, sides: Sides) -> Keypoints:
+    """Keypoints (B, T, V, J, ...) as read, J at least 17; copies are missing."""
+    xy, covariance, confidence = (in_order(value, sides.order) for value in keypoints)
+    keep = torch.ones_like(confidence, dtype=torch.bool)
+    keep[..., :NUM_JOINTS] = sides.keep
+    return Keypoints(
+        torch.where(keep[..., None], xy, torch.nan), covariance, torch.where(keep, confidence, 0.0)
+    )
+
+
+def in_order(value: Tensor, order: Tensor) -> Tensor:
+    """Values (B, T, V, J, ...) of joints, the first 17 by ``Sides.order``."""
+    first = value.narrow(3, 0, NUM_JOINTS)
+    index = order.reshape(*order.shape, *([1] * (value.ndim - 4))).expand_as(first)
+    rest = value.narrow(3, NUM_JOINTS, value.shape[3] - NUM_JOINTS)
+    return torch.cat([first.gather(3, index), rest], dim=3)
+
+
+def _named(observations: Observations) -> Observations:
+    """Those of the joints that have a left and a right."""
+    parts = (value[:, :, :, :NUM_JOINTS] for value in observations[:3])
+    return Observations(*parts, observations.held[..., :NUM_JOINTS], observations.log_outlier)
+
+
+def _read(observations: Observations, sides: Sides) -> Observations:
+    """Observations (N, T, V, 17, ...) as read; copies are missing."""
+    xy, information, inlier = (in_order(value, sides.order) for value in observations[:3])
+    keep = sides.keep.to(inlier)
+    return observations._replace(
+        xy=xy, information=information * keep[..., None, None], inlier=inlier * keep
+    )
+
+
+def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
+    """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
+    flip = _FLIP.to(bundle.R.device)
+    other = bundle._replace(joints=bundle.joints[..., flip, :])
+    found = []
+    for each in (bundle, other):
+        _, residual = adjustment.reprojection(each, observations.xy)
+        chi2 = chi_square(residual, observations.information)
+        chi2 = chi2 / errors.scale2[:, None, None, None]
+        found.append(log_mixture(chi2, observations.inlier, observations.log_outlier)[0])
+    taken = (_LIMBS | _COPIES).to(found[0])
+    gain = torch.einsum("gaj,ntvj->ntvga", taken, found[1] - found[0])
+    return gain + _LOG_PRIOR.to(gain)
+
+
+def _sides(reading: Tensor) -> Sides:
+    """What readings (B, T, V, 2) of arms and legs make of each joint."""
+    group = torch.arange(2, device=reading.device)
+    exchanged = _LIMBS.to(reading.device)[group, reading].any(-2)  # (B, T, V, 17)
+    flip, joints = _FLIP.to(reading.device), torch.arange(NUM_JOINTS, device=reading.device)
+    copied = _COPIES.to(reading.device)[group, reading].any(-2)
+    return Sides(torch.where(exchanged, flip, joints), ~copied)

@@ -1,0 +1,100 @@
+"""Sparse bundle adjustment by pycolmap (Ceres), started from the truth or after other peers.
+
+A rig of V static cameras over T frames is V images of T J points: COLMAP's own model, with fixed
+intrinsics. Reprojection errors in px of a 1000 px focal length. The losses know the true noise;
+their scales in units of it are those that served these adjustments best of 1, 1.35 and 2.4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from benchmark.cases import Cases
+from benchmark.peers import Peer, Solution, calibrated, five_point, library, triangulated
+from ptri.structures import Cameras
+
+_UNIT = 1000.0  # px, focal length of the adjusted problem
+LOSSES = {"soft_l1": 1.0, "cauchy": 2.4}  # scale over the noise
+
+
+def bundle_adjustment(loss: str, start: str = "five-point") -> Peer:
+    """Robust bundle adjustment.
+
+    Args:
+        loss: "soft_l1" or "cauchy". start: "truth" (true cameras) or "five-point" (OpenCV's).
+
+    Raises:
+        NotInstalledError: no pycolmap.
+    """
+    lib = library("pycolmap")
+    lib.logging.minloglevel = 2  # errors only
+
+    def solve(case: Cases, seed: int) -> Solution | None:
+        begin = calibrated(case, seed) if start == "truth" else five_point(case, seed)
+        if begin is None:
+            return None
+        known = Cameras(case.K, *(torch.from_numpy(x)[None] for x in (begin.R, begin.t)))
+        joints = triangulated(case.keypoints, known)[0].numpy()
+        return adjust(lib, case, begin.R, begin.t, joints, loss)
+
+    return solve
+
+
+def adjust(
+    lib, case: Cases, R: np.ndarray, t: np.ndarray, joints: np.ndarray, loss: str
+) -> Solution | None:
+    """Adjusts one case from cameras (V, 3, 3), (V, 3) and joints (T, J, 3), NaN = left out."""
+    K = case.K[0].numpy()  # (T, V, 3, 3)
+    focal = K[..., [0, 1], [0, 1]][:, :, None]
+    xy = (case.keypoints.xy[0].numpy() - K[:, :, None, :2, 2]) / focal * _UNIT  # (T, V, J, 2)
+    usable = np.isfinite(joints).all(-1)
+    seen = np.isfinite(xy).all(-1) & usable[:, None]
+    scale = 1000.0 / np.median(np.linalg.norm(joints[usable], axis=-1))  # metres, or so
+    problem = lib.Reconstruction()
+    point = {}
+    for frame, joint in zip(*np.nonzero(usable & (seen.sum(1) >= 2))):
+        point[frame, joint] = problem.add_point3D(scale * joints[frame, joint], lib.Track())
+    for view in range(len(R)):
+        camera = lib.Camera(
+            camera_id=view + 1, model="PINHOLE", width=1, height=1, params=[_UNIT, _UNIT, 0, 0]
+        )
+        problem.add_camera_with_trivial_rig(camera)
+        own = [key for key in point if seen[key[0], view, key[1]]]
+        image = lib.Image(
+            name=str(view), camera_id=view + 1, image_id=view + 1,
+            keypoints=np.array([xy[frame, view, joint] for frame, joint in own]).reshape(-1, 2),
+        )  # fmt: skip
+        pose = lib.Rigid3d(lib.Rotation3d(R[view]), scale * t[view])
+        problem.add_image_with_trivial_frame(image, pose)
+        for index, key in enumerate(own):
+            problem.add_observation(point[key], lib.TrackElement(view + 1, index))
+    noise = float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median()) * _UNIT
+    _solve(lib, problem, loss, noise)
+    poses = [problem.images[view + 1].cam_from_world() for view in range(len(R))]
+    new_R = np.stack([pose.rotation.matrix() for pose in poses])
+    new_t = np.stack([pose.translation for pose in poses])
+    if not (np.isfinite(new_R).all() and np.isfinite(new_t).all()):
+        return None
+    relative = new_R @ new_R[0].T
+    return Solution(relative, new_t - relative @ new_t[0])
+
+
+def _solve(lib, problem, loss: str, noise: float) -> None:
+    """Runs Ceres on one thread with fixed intrinsics."""
+    options = lib.BundleAdjustmentOptions()
+    options.refine_focal_length = options.refine_principal_point = False
+    options.refine_extra_params = False
+    options.print_summary = False
+    ceres = options.ceres
+    ceres.loss_function_type = getattr(lib.LossFunctionType, loss.upper())
+    ceres.loss_function_scale = LOSSES[loss] * noise
+    ceres.solver_options.num_threads = 1
+    ceres.solver_options.max_num_iterations = 100
+    config = lib.BundleAdjustmentConfig()
+    for image in problem.images:
+        config.add_image(image)
+    for camera in problem.cameras:
+        config.set_constant_cam_intrinsics(camera)
+    config.fix_gauge(lib.BundleAdjustmentGauge.TWO_CAMS_FROM_WORLD)
+    lib.create_default_bundle_adjuster(options, config, problem).solve()

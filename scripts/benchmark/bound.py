@@ -1,0 +1,197 @@
+"""Cramer-Rao bound of a rig from 2D keypoints, with the joints marginalised.
+
+Information at the truth, of the clean points only, for independent Gaussian noise of known size.
+Parameters are the cameras of views 1 to V-1 (turned and shifted about the person's middle) and
+every joint of every frame; the joints are eliminated (Schur complement). Without a body the scale
+is free: it has no information, and rotations do not depend on how it is fixed. With a body, bone
+lengths are shared by all frames and Gaussian in the logarithm, which gives the Bayesian bound
+(Van Trees, 1968) with its expectation taken at the truth.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmark.cases import Cases
+from ptri.evaluation.metrics import view_pairs
+from ptri.geometry.rotations import skew
+from ptri.posterior.body import BodyPrior, bone_vectors
+
+_METRE = 1e-3  # lengths are in metres here, so that angles and lengths have like sizes
+_WIDE = 1e-4  # 1 / m^2, prior of joints under a body: 100 m
+
+
+class Bound(NamedTuple):
+    """Of B rigs."""
+
+    rotation: Tensor  # (B, P) deg, RMS angle of each pair's relative rotation
+    views: Tensor  # (B, V-1) deg, the same of each view relative to view 0
+    structure: Tensor  # (B,) mm, RMS root-relative joint error after one scale; NaN with a body
+    calibrated: Tensor  # (B,) mm, the same with known cameras
+
+
+class _Blocks(NamedTuple):
+    cameras: Tensor  # (B, G, G), G = 6 (V - 1)
+    cross: Tensor  # (B, T, J, G, 3)
+    joints: Tensor  # (B, T, J, 3, 3)
+
+
+def bound(cases: Cases, body: BodyPrior | None = None, root: int = 6) -> Bound:
+    """Least RMS errors that an unbiased estimator can have.
+
+    Args:
+        cases: true cameras, joints, noise and clean points.
+        body: prior on bones; None: geometry alone.
+        root: joint that the structure is relative to.
+    """
+    if body is None:
+        used = cases.clean.sum(2) >= 2  # (B, T, J); what one view sees alone says nothing
+        blocks = _blocks(cases, cases.clean & used.unsqueeze(2))
+        information, gain, spread = _without_body(blocks, used)
+        covariance = invert(information, cases.cameras.t)
+        structure, calibrated = _structure(covariance, gain, spread, used, cases.joints3d, root)
+    else:
+        blocks = _blocks(cases, cases.clean)
+        covariance = torch.linalg.inv(_with_body(blocks, cases.joints3d, body))
+        structure = calibrated = torch.full_like(covariance[:, 0, 0], torch.nan)
+    pairs = pair_angles(covariance, cases.cameras.R)
+    views = cases.cameras.R.shape[1] - 1
+    return Bound(pairs, pairs[:, :views], structure, calibrated)
+
+
+def jacobians(cases: Cases) -> tuple[Tensor, Tensor]:
+    """Slopes of the keypoints in px per metre and radian.
+
+    Returns:
+        (B, T, V, J, 2, 3) by the joints; (B, T, V-1, J, 2, 6) by the cameras of views 1.., which
+        turn and shift about the person's middle: x_cam -> exp(w) (x_cam - c) + c + d.
+    """
+    R, t = cases.cameras.R, cases.cameras.t * _METRE
+    joints = cases.joints3d * _METRE
+    camera = torch.einsum("bvij,btkj->btvki", R, joints) + t[:, None, :, None]
+    x, y, z = camera.unbind(-1)
+    zero = torch.zeros_like(z)
+    focal = cases.K.diagonal(dim1=-2, dim2=-1)[..., :2].unsqueeze(-2)  # (B, T, V, 1, 2)
+    rows = torch.stack([1 / z, zero, -x / z**2, zero, 1 / z, -y / z**2], -1).unflatten(-1, (2, 3))
+    P = focal.unsqueeze(-1) * rows  # (B, T, V, J, 2, 3), d(px) / d(x_cam)
+    turn = -skew(camera - camera.mean((1, 3), keepdim=True))  # d(x_cam) / d(w)
+    return P @ R[:, None, :, None], torch.cat([P @ turn, P], dim=-1)[:, :, 1:]
+
+
+def _blocks(cases: Cases, clean: Tensor) -> _Blocks:
+    """Information of cameras and joints, joints not yet eliminated."""
+    to_joint, to_camera = jacobians(cases)
+    weight = (clean / cases.sigma[:, None, :, None])[..., None, None]
+    to_joint, to_camera = weight * to_joint, weight[:, :, 1:] * to_camera
+    B, T, views, J = to_camera.shape[:4]
+    G = 6 * views
+    own = torch.einsum("btvjra,btvjrc->bvac", to_camera, to_camera)
+    cameras = own.new_zeros(B, views, 6, views, 6)
+    index = torch.arange(views)
+    cameras[:, index, :, index] = own.transpose(0, 1)
+    cross = torch.einsum("btvjra,btvjri->btjvai", to_camera, to_joint[:, :, 1:])
+    structure = torch.einsum("btvjri,btvjrk->btjik", to_joint, to_joint)
+    return _Blocks(cameras.reshape(B, G, G), cross.reshape(B, T, J, G, 3), structure)
+
+
+def _without_body(blocks: _Blocks, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Information of the cameras (B, G, G); the joints' response to them and own covariance."""
+    eye = torch.eye(3, dtype=blocks.joints.dtype)
+    own = torch.where(used[..., None, None], blocks.joints, eye)
+    spread = torch.linalg.inv(own) * used[..., None, None]
+    gain = blocks.cross @ spread  # (B, T, J, G, 3)
+    return blocks.cameras - torch.einsum("btjgi,btjhi->bgh", gain, blocks.cross), gain, spread
+
+
+def _with_body(blocks: _Blocks, truth: Tensor, body: BodyPrior) -> Tensor:
+    """Information of the cameras with joints and bone lengths eliminated."""
+    B, T, J = blocks.joints.shape[:3]
+    G, dtype = blocks.cameras.shape[-1], blocks.joints.dtype
+    body = body.to(blocks.joints.device, dtype)
+    length, direction = bone_vectors(truth, body)
+    N = length.shape[-1]
+    slope = direction / (length * _METRE)[..., None]  # d(log length) / d(child), 1 / m
+    bones = torch.arange(N)
+    rows = blocks.joints.new_zeros(B, T, N, J, 3)
+    rows[:, :, bones, body.child] += slope
+    rows[:, :, bones, body.parent] -= slope
+    rows = rows.flatten(-2) / body.slack  # (B, T, N, 3 J)
+    frames = rows.transpose(-1, -2) @ rows
+    view = frames.unflatten(-1, (J, 3)).unflatten(-3, (J, 3))  # (B, T, J, 3, J, 3)
+    joints = torch.arange(J)
+    view[:, :, joints, :, joints] += blocks.joints.permute(2, 0, 1, 3, 4)
+    frames = frames + _WIDE * torch.eye(3 * J, dtype=dtype)
+    cross = blocks.cross.permute(0, 1, 3, 2, 4).reshape(B, T, G, 3 * J)
+    coupling = torch.cat([cross, -rows / body.slack], dim=2)  # (B, T, G + N, 3 J)
+    shared = torch.zeros(B, G + N, G + N, dtype=dtype)
+    shared[:, :G, :G] = blocks.cameras
+    own = T / body.slack**2 * torch.eye(N, dtype=dtype)
+    shared[:, G:, G:] = own + torch.linalg.inv(body.covariance)
+    chol = torch.linalg.cholesky(frames)
+    solved = torch.cholesky_solve(coupling.transpose(-1, -2), chol)
+    shared = shared - (coupling @ solved).sum(1)
+    cameras, mixed, lengths = shared[:, :G, :G], shared[:, :G, G:], shared[:, G:, G:]
+    return cameras - mixed @ torch.linalg.solve(lengths, mixed.transpose(-1, -2))
+
+
+def invert(information: Tensor, t: Tensor) -> Tensor:
+    """Covariance (B, G, G) of the cameras with the scale fixed.
+
+    Args:
+        information: (B, G, G), without information on the scale. t: (B, V, 3) mm.
+    """
+    shift = t[:, 1:] * _METRE
+    scale = torch.cat([torch.zeros_like(shift), shift], dim=-1).flatten(1)
+    scale = scale / scale.norm(dim=-1, keepdim=True)  # what a change of scale does
+    # Any value fixes it; this one is of the information's own size.
+    size = information.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    fixed = information + size * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    return torch.linalg.pinv(fixed, hermitian=True)
+
+
+def pair_angles(covariance: Tensor, R: Tensor) -> Tensor:
+    """RMS angle (B, P) deg of every pair's rotation from the cameras' covariance (B, G, G)."""
+    V = R.shape[1]
+    angles = covariance.unflatten(-1, (V - 1, 6)).unflatten(-3, (V - 1, 6))
+    angles = angles[:, :, :3, :, :3]
+    first = torch.nn.functional.pad(angles, (0, 0, 1, 0, 0, 0, 1, 0))  # (B, V, 3, V, 3), view 0: 0
+    result = []
+    for i, j in view_pairs(V):
+        turn = R[:, j] @ R[:, i].transpose(-1, -2)
+        # R_ij -> exp(w_j - R_ij w_i) R_ij
+        spread = (
+            first[:, j, :, j]
+            + turn @ first[:, i, :, i] @ turn.transpose(-1, -2)
+            - turn @ first[:, i, :, j]
+            - (turn @ first[:, i, :, j]).transpose(-1, -2)
+        )
+        result.append(spread.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(0).sqrt())
+    return torch.rad2deg(torch.stack(result, dim=-1))
+
+
+def _structure(
+    covariance: Tensor, gain: Tensor, spread: Tensor, used: Tensor, joints: Tensor, root: int
+) -> tuple[Tensor, Tensor]:
+    """RMS root-relative errors (B,), (B,) mm after one scale, with unknown and known cameras."""
+    counted = used & used[..., root : root + 1]
+    counted[..., root] = False
+    keep = counted[..., None].to(joints)
+    shape = (joints - joints[..., root : root + 1, :]) * keep  # (B, T, J, 3)
+    shape = shape / shape.square().sum((1, 2, 3), keepdim=True).sqrt()
+    response = (gain - gain[..., root : root + 1, :, :]) * keep.unsqueeze(-1)  # (B, T, J, G, 3)
+    own = spread.diagonal(dim1=-2, dim2=-1).sum(-1)
+    known = ((own + own[..., root : root + 1]) * keep[..., 0]).sum((1, 2))
+    moment = torch.einsum("btjgi,btjhi->bgh", response, response)
+    along = torch.einsum("btji,btjgi->bg", shape, response)
+    moment = moment - along.unsqueeze(-1) * along.unsqueeze(-2)
+    # What one scale takes from the joints' own errors.
+    apart = torch.einsum("btji,btjik,btjk->b", shape, spread, shape)
+    total = shape.sum(2)
+    apart = apart + torch.einsum("bti,btik,btk->b", total, spread[:, :, root], total)
+    known = known - apart
+    unknown = known + (covariance * moment).sum((-1, -2))
+    count = counted.sum((1, 2))
+    return (unknown / count).sqrt() / _METRE, (known / count).sqrt() / _METRE

@@ -1,0 +1,169 @@
+"""Trains every head of configs/ablations with the same budget, then evaluates all of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from benchmark import unseen_tables
+from benchmark.heads import describe, evaluate, load_head, make_solver
+from benchmark.unseen import Head, check_families, make_cells
+from ptri import checkpoint
+from ptri import config as configuration
+from ptri.config import Config, load
+from ptri.errors import UserError
+from ptri.evaluation.outputs import run_folder, write_json
+from ptri.training import engine
+from ptri.training.task3d import RigTask
+
+CONFIGS = "configs/ablations"
+OURS = "fusion"
+EPOCHS = 10  # a checkpoint after each
+RIGS, CLIPS = 64, 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add = parser.add_argument
+    add("--heads", nargs="+", metavar="NAME", help=f"YAML files of {CONFIGS}; default: all")
+    add("--steps", type=int, default=4800, help="of every head, 32 scenes each")
+    add("--scenes", type=int, default=8192, help="of the pool that heads with cameras train on")
+    add("--rigs", type=int, default=RIGS, help="evaluated, of each family at T = 1")
+    add("--clips", type=int, default=CLIPS, help="evaluated, of each family at T = 27")
+    add("--seed", type=int, default=0)
+    add("--set", nargs="*", default=[], metavar="section.key=value", help="of every head")
+    add("--weights", metavar="FOLDER", help="also write the heads' weights there, in fp16")
+    add("--fresh", action="store_true", help="train again what is trained")
+    add("--out", default="outputs/ablations", help="folder for pool, runs, tables and JSON")
+    add("--threads", type=int, default=1)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Trains what is not trained yet, evaluates, writes tables and JSON.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        UserError: bad settings, or a pool or runs made with other settings.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(args.threads)
+    if min(args.steps, args.scenes, args.rigs, args.clips) < 1:
+        raise UserError("--steps, --scenes, --rigs, --clips: at least 1 each")
+    folder = Path(args.out)
+    plans = [_settings(path, args, folder) for path in _files(args.heads)]
+    seconds = {}
+    for plan in tqdm(plans, desc="heads", unit="head", disable=None):
+        seconds[plan.run.name] = _train(plan, args.fresh, folder)
+    first = plans[0]
+    check_families(first)
+    solver, config = make_solver(str(first.init.checkpoint_3d), None, args.set)
+    heads = []
+    for plan in plans:
+        path = run_folder(plan) / "last.pt"
+        heads.append(load_head(plan.run.name, path, config))
+        if args.weights:
+            _export(heads[-1], path, Path(args.weights))
+    counts = {1: args.rigs, 27: args.clips}
+    found = evaluate(heads, make_cells(), counts, solver, config, args.seed, folder / "solved")
+    rows = unseen_tables.targets(found, OURS)
+    text = _report(found, rows, args, seconds)
+    settings = {
+        **vars(args), "heads": describe(heads), "training_seconds": seconds,
+        "python": platform.python_version(), "torch": torch.__version__,
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+    (folder / "ablations.txt").write_text(text + "\n")
+    write_json(
+        folder / "ablations.json", {"settings": settings, **unseen_tables.to_json(found, rows)}
+    )
+    return f"{text}\n\nwritten: ablations.txt, ablations.json in {folder}/"
+
+
+def _files(names: list[str] | None) -> list[Path]:
+    found = {path.stem: path for path in sorted(Path(CONFIGS).glob("*.yaml"))}
+    for name in names or []:
+        if name not in found:
+            raise UserError(f"--heads: no {name}.yaml in {CONFIGS}; there are {', '.join(found)}")
+    chosen = names or list(found)
+    return [found[name] for name in sorted(chosen, key=lambda name: name != OURS)]
+
+
+def _settings(path: Path, args: argparse.Namespace, folder: Path) -> Config:
+    """A head's configuration with the common budget."""
+    epochs = min(EPOCHS, args.steps)
+    if args.steps % epochs:
+        raise UserError(f"--steps {args.steps}: must be a multiple of {EPOCHS}")
+    budget = [
+        f"run.out={folder / 'runs'}", f"run.seed={args.seed}", f"run.threads={args.threads}",
+        f"train.epochs={epochs}", f"train.steps_per_epoch={args.steps // epochs}",
+        f"train.validate_every_epochs={epochs}",
+    ]  # fmt: skip
+    plan = load(path, budget)
+    if plan.generated.pool is not None:
+        pool = [f"generated.pool={folder / 'pool.pt'}", f"generated.pool_scenes={args.scenes}"]
+        budget += pool
+    return load(path, [*budget, *args.set])
+
+
+def _train(plan: Config, fresh: bool, folder: Path) -> float:
+    """Trains or continues a head; returns the seconds of all its runs."""
+    run = run_folder(plan)
+    log = folder / "seconds.json"
+    known = json.loads(log.read_text()) if log.is_file() else {}
+    begun = (run / "last.pt").is_file()
+    if begun and not fresh:
+        saved = checkpoint.load(run / "last.pt")
+        _check_same(run, saved["config"], configuration.to_dict(plan))
+        if saved["epoch"] >= plan.train.epochs:
+            return known.get(plan.run.name, float("nan"))
+    start, resume = time.perf_counter(), begun and not fresh
+    before = known.get(plan.run.name, 0.0) if resume else 0.0
+    try:
+        engine.fit(RigTask(), plan, resume=resume, overwrite=not resume)
+    finally:  # also where it is stopped, to go on later
+        known[plan.run.name] = before + time.perf_counter() - start
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(json.dumps(known, indent=1) + "\n")
+    return known[plan.run.name]
+
+
+def _check_same(run: Path, old: dict, new: dict) -> None:
+    """Raises UserError where a run was begun with other settings."""
+    for section in ("generated", "posterior", "model", "train", "init"):
+        for key, value in new[section].items():
+            before = old.get(section, {}).get(key)
+            if before != value and key != "pool":
+                raise UserError(
+                    f"{run}: begun with {section}.{key}={before!r}, now {value!r}; use the same "
+                    "settings, another --out, or --fresh to train again"
+                )
+
+
+def _export(head: Head, source: Path, folder: Path) -> None:
+    """Writes a head alone, in fp16, with how it was made."""
+    _, meta = checkpoint.load_weights(source)
+    made = meta["config"]
+    kept = {name: made[name] for name in ("model", "train", "posterior")}
+    notes = {name: meta.get(name) for name in ("epoch", "step", "commit")}
+    state = {f"fusion.{name}": value for name, value in head.model.fusion.state_dict().items()}
+    checkpoint.save_weights(
+        folder / f"{head.name}.pt", state, {**notes, **kept, "seed": made["run"]["seed"]}
+    )
+
+
+def _report(found: dict, rows: list, args: argparse.Namespace, seconds: dict[str, float]) -> str:
+    times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    note = (
+        f"{args.steps} steps of every head, pool of {args.scenes} scenes; {args.rigs} rigs of each "
+        f"family at T = 1, {args.clips} at T = 27; minutes of training: {times}"
+    )
+    table = unseen_tables.targets_table(rows, OURS)
+    return "\n\n".join([unseen_tables.heads_tables(found), table, note])

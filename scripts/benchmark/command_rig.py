@@ -1,0 +1,95 @@
+"""Accuracy, honesty and verdict of the rig posterior beside other methods and bounds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from benchmark import plots, tables
+from benchmark.cases import People
+from benchmark.grid import FRAMES, GRIDS, METHODS, make_grid
+from benchmark.rig import Options, run_grid
+from benchmark.rigs import GROUPS, NAMES, choose
+from benchmark.targets import check
+from ptri.errors import UserError
+
+_QUICK = {
+    "families": ["ring4", "wall"],
+    "frames": [1, 10],
+    "cases": 16,
+    "methods": ["ours", "ours-geometry", "opencv", "ba-fivepoint-cauchy", "calibrated"],
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add = parser.add_argument
+    add("--families", nargs="+", metavar="NAME", help=f"of {', '.join((*GROUPS, *NAMES))}")
+    add("--frames", nargs="+", type=int, metavar="T", help=f"default {FRAMES}")
+    add("--methods", nargs="+", metavar="NAME", help=f"of {', '.join(METHODS)}")
+    add("--grid", default="targets", choices=GRIDS, help="noise and outliers: see make_grid")
+    add("--cases", type=int, metavar="N", help="at T = 1; a half at 10, a quarter at 50 (100)")
+    add("--seed", type=int, default=0)
+    add("--fps", type=float, help="of all cells; 0: frames minutes apart (see benchmark/cases.py)")
+    add("--mocap", metavar="NPZ", help="motion capture instead of generated postures")
+    add("--bone-spread", type=float, default=People().bone_spread, help="relative")
+    add("--stated", type=float, default=3.0, help="px that methods are told; 0: the true noise")
+    add("--config", metavar="YAML", help="settings of our own estimator")
+    add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
+    add("--quick", action="store_true", help="fewer families, frames, cases and methods")
+    add("--fresh", action="store_true", help="do not take earlier results from the folder")
+    add("--out", default="outputs/benchmark", help="folder for results, tables and pictures")
+    add("--threads", type=int, default=1)
+    add("--jobs", type=int, default=1, help="processes; times are then those of a busy machine")
+
+
+def run(args: argparse.Namespace) -> str:
+    """Runs the cells; writes tables, JSON and a picture.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        UserError: unknown names or bad settings.
+    """
+    torch.set_num_threads(args.threads)
+    full = {"families": ["held-out"], "frames": FRAMES, "cases": 100, "methods": METHODS}
+    default = _QUICK if args.quick else full
+    families = choose(args.families or default["families"])
+    methods = tuple(args.methods or default["methods"])
+    if "calibrated" not in methods:
+        methods = (*methods, "calibrated")  # the structure's errors are relative to it
+    frames = tuple(args.frames or default["frames"])
+    count = args.cases or default["cases"]
+    if count < 2 or min(frames) < 1:
+        raise UserError(f"--cases {count}, --frames {frames}: at least 2 cases and 1 frame")
+    grid = make_grid(families, frames, methods, args.grid, args.fps)
+    options = Options(
+        count, args.seed, People(args.mocap, bone_spread=args.bone_spread), args.stated or None,
+        tuple(args.set), args.config,
+    )  # fmt: skip
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    results = run_grid(grid, options, folder / "cells", args.fresh, args.jobs)
+    order = {part.cell: index for index, part in enumerate(grid)}
+    results.sort(key=lambda r: (order[r.cell], METHODS.index(r.method)))
+    rows = check(results)
+    parts = [tables.accuracy(results), tables.against_adjustment(results)]
+    parts += [tables.honesty(results), tables.targets(rows)]
+    text = "\n\n".join(part for part in parts if part)
+    settings = {
+        **vars(args), "families": families, "frames": frames, "cases": count,
+        "python": platform.python_version(), "torch": torch.__version__,
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+    (folder / "rig.txt").write_text(text + "\n")
+    (folder / "rig.json").write_text(json.dumps(tables.to_json(results, rows, settings), indent=1))
+    drawn = plots.error_against_frames(results, folder / "rig.png")
+    names = "rig.txt, rig.json" + (", rig.png" if drawn else "")
+    return f"{text}\n\nwritten: {names} in {folder}/"

@@ -1,0 +1,84 @@
+"""All heads on rig families that training never saw, beside the targets; trains nothing."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+from benchmark import unseen_tables
+from benchmark.heads import describe, evaluate, load_head, make_solver, named_heads
+from benchmark.unseen import VIEWS, check_families, make_cells
+from ptri.errors import UserError
+from ptri.evaluation.outputs import write_json
+
+WEIGHTS = "checkpoints/ptri_3d.pt"
+FOLDER = "checkpoints/ablations"
+OURS = "ours"
+DETECTOR = "configs/detector_s0.yaml"  # detections err as the shipped 2D network's do
+RIGS, CLIPS = 64, 16  # of a family: of one frame, of 27
+_QUICK = (6, 1)
+SPEED = "images in, joints out, <= 50 ms a frame: printed by make demo, not measured here"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    add = parser.add_argument
+    add("--rigs", type=int, help=f"rigs of each family at T = 1 ({RIGS})")
+    add("--clips", type=int, help=f"rigs of each family at T = 27 ({CLIPS})")
+    add("--seed", type=int, default=0)
+    add("--ours", metavar="FILE", default=WEIGHTS, help="weights of lifter and fusion")
+    add("--heads", nargs="*", default=[], metavar="NAME=FILE", help=f"beside those of {FOLDER}")
+    add(
+        "--config", metavar="YAML", default=DETECTOR,
+        help=f"settings, such as the detections' ({DETECTOR}; '': errors at their defaults)",
+    )  # fmt: skip
+    add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
+    add("--quick", action="store_true", help="few rigs: a minute or two, wide intervals")
+    add("--out", default="outputs/benchmark", help="folder for tables, JSON and solved rigs")
+    add("--threads", type=int, default=1)
+
+
+def run(args: argparse.Namespace) -> str:
+    """Evaluates every head; writes tables and JSON.
+
+    Returns:
+        The text to print.
+
+    Raises:
+        UserError: bad settings or weights.
+    """
+    start = time.perf_counter()
+    torch.set_num_threads(args.threads)
+    rigs, clips = _QUICK if args.quick else (RIGS, CLIPS)
+    counts = {1: args.rigs or rigs, 27: args.clips or clips}
+    if min(counts.values()) < 1:
+        raise UserError(f"--rigs {counts[1]}, --clips {counts[27]}: at least 1")
+    solver, config = make_solver(args.ours, args.config or None, args.set)
+    check_families(config)
+    heads = [load_head(OURS, args.ours, config)]
+    heads += named_heads(args.heads, Path(FOLDER), config)
+    folder = Path(args.out)
+    found = evaluate(
+        heads, make_cells(), counts, solver, config, args.seed, folder / "unseen_solved"
+    )
+    rows = unseen_tables.targets(found, OURS)
+    text = report(found, rows, counts)
+    settings = {
+        **vars(args), "rigs": counts[1], "clips": counts[27], "views": VIEWS,
+        "heads": describe(heads), "python": platform.python_version(), "torch": torch.__version__,
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+    (folder / "unseen.txt").write_text(text + "\n")
+    write_json(folder / "unseen.json", {"settings": settings, **unseen_tables.to_json(found, rows)})
+    return f"{text}\n\nwritten: unseen.txt, unseen.json in {folder}/"
+
+
+def report(found: dict, rows: list, counts: dict[int, int]) -> str:
+    """The tables, then the targets."""
+    head = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
+    table = unseen_tables.targets_table(rows, OURS)
+    return "\n\n".join([unseen_tables.heads_tables(found), table, head])

@@ -1,0 +1,100 @@
+"""Heads with their weights, and one evaluation of all of them on unseen rigs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmark.unseen import Cell, Head, Scores, score, solve
+from ptri import checkpoint
+from ptri.config import Config, from_dicts, load
+from ptri.errors import UserError
+from ptri.models.pose_model import PoseModel
+from ptri.models.weights import build_around
+
+
+def load_head(name: str, path: str | Path, config: Config) -> Head:
+    """A head from weights that name it in their metadata, with the sizes it was trained with.
+
+    Args:
+        path: of a whole model, of lifter and head, or of a head alone (``fusion.*``).
+        config: its section model where the metadata have none.
+
+    Raises:
+        UserError: a missing or corrupt file, or weights that do not fit their metadata.
+    """
+    _, meta = checkpoint.load_weights(path)
+    made = meta.get("model") or (meta.get("config") or {}).get("model")
+    if made is not None:
+        layers = [("", {"run": {"name": "benchmark"}}), (f"{path}: ", {"model": dict(made)})]
+        config = dataclasses.replace(config, model=from_dicts(layers).model)
+    model = PoseModel(config, with_images=False)
+    checkpoint.initialise(model.fusion, path, "fusion.")
+    return Head(name, model.eval(), str(path))
+
+
+def make_solver(weights: str, path: str | None, overrides: list[str]) -> tuple[PoseModel, Config]:
+    """The model whose lifter and posterior solve the rigs, and its settings.
+
+    Raises:
+        UserError: bad settings or weights.
+    """
+    fixed = ["run.name=benchmark", "data.kind=generated", f"init.checkpoint_3d={weights}"]
+    config = load(path, [*fixed, *overrides])
+    return build_around(config, "lifter", with_images=False).eval(), config
+
+
+def evaluate(
+    heads: list[Head],
+    cells: list[Cell],
+    rigs: dict[int, int],
+    solver: PoseModel,
+    config: Config,
+    seed: int,
+    folder: Path,
+) -> dict[str, dict[Cell, Scores]]:
+    """Scores of every head on every cell; triangulation without learning among them.
+
+    Args:
+        rigs: their number by number of frames.
+        folder: keeps the solved rigs for the next run with equal settings.
+    """
+    found: dict[str, dict[Cell, Scores]] = {head.name: {} for head in heads}
+    with tqdm(total=len(cells), unit="cell", disable=None) as bar:
+        for cell in cells:
+            bar.set_postfix_str(cell.name)
+            group = solve(cell, rigs[cell.num_frames], solver, config, seed, folder)
+            for name, scores in score(heads, cell, group):
+                found.setdefault(name, {})[cell] = scores
+            bar.update()
+    return found
+
+
+def named_heads(chosen: list[str], folder: Path, config: Config) -> list[Head]:
+    """Heads from ``name=path`` words, and from every ``*.pt`` of a folder.
+
+    Raises:
+        UserError: a word without a path, a name twice, or a bad file.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.pt"))}
+    for word in chosen:
+        name, equals, path = word.partition("=")
+        if not equals or not name or not path:
+            raise UserError(f"--heads: {word!r} is not of the form name=path")
+        files[name] = Path(path)
+    return [load_head(name, path, config) for name, path in files.items()]
+
+
+def describe(heads: list[Head]) -> dict[str, Any]:
+    """What each head is, for the JSON."""
+    return {
+        head.name: {
+            "file": head.source,
+            "weights": sum(p.numel() for p in head.model.fusion.parameters()),
+            "uses_cameras": head.model.fusion.uses_cameras,
+        }
+        for head in heads
+    }

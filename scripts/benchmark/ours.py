@@ -1,0 +1,74 @@
+"""This repository's rig posterior as a method of the benchmark."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from benchmark.cases import Cases
+from benchmark.scores import Estimate
+from ptri.config import Config, load
+from ptri.models.pose_model import PoseModel
+from ptri.models.weights import build_model
+from ptri.posterior.sampling import posterior_mean, resample, triangulate_posterior
+from ptri.skeleton import H36M17
+
+JOINT_SAMPLES = 64  # posterior samples that the joints are averaged over
+GEOMETRY_ONLY = ("posterior.bone_slack=0.5", "posterior.bone_definition=200")  # nearly no body
+WEIGHTS = "checkpoints/ptri_3d.pt"
+
+
+def make_model(
+    overrides: tuple[str, ...] = (), path: str | None = None, geometry_only: bool = False
+) -> PoseModel:
+    """The 3D model without its 2D network, with the shipped lifter unless the settings differ.
+
+    Args:
+        overrides: ``section.key=value``. path: YAML file to start from.
+        geometry_only: with a bone prior so wide that it says nearly nothing.
+
+    Raises:
+        UserError: bad settings or weights.
+    """
+    fixed = ["run.name=benchmark", f"init.checkpoint_3d={WEIGHTS}"]
+    own = list(GEOMETRY_ONLY) if geometry_only else []
+    settings: Config = load(path, [*fixed, *own, *overrides])
+    return build_model(settings, with_images=False).eval()
+
+
+@torch.no_grad()
+def solve(model: PoseModel, cases: Cases, seed: int = 0) -> Estimate:
+    """Cameras, joints and their stated uncertainty of B cases at once."""
+    start = time.perf_counter()
+    solution = model.solve_full(cases.keypoints, cases.K, seed)
+    seconds = time.perf_counter() - start
+    posterior = solution.posterior
+    R, t = posterior_mean(posterior)
+    drawn_R, drawn_t, log_weights = resample(posterior, JOINT_SAMPLES)
+    joints, covariance = triangulate_posterior(drawn_R, drawn_t, solution.evidence)
+    mean, spread = mixture(joints, covariance, log_weights.exp(), H36M17.root)
+    return Estimate(R, t, mean, spread, posterior, posterior.accepted, True, seconds)
+
+
+def mixture(
+    joints: Tensor, covariance: Tensor, weights: Tensor, root: int
+) -> tuple[Tensor, Tensor]:
+    """Mean joints, and the covariance of root-relative joints, over the cameras' posterior.
+
+    Args:
+        joints, covariance: (M, B, T, J, 3) mm, (M, B, T, J, 3, 3) mm^2 given each sample's cameras,
+            where joints do not depend on each other. weights: (M, B), summing to one.
+
+    Returns:
+        (B, T, J, 3) and (B, T, J, 3, 3): within plus between the samples; the root's own is zero
+        but for rounding and does not count.
+    """
+    mean = torch.einsum("mb,mbtjc->btjc", weights, joints)
+    relative = joints - joints[..., root : root + 1, :]
+    centre = torch.einsum("mb,mbtjc->btjc", weights, relative)
+    offset = relative - centre
+    between = torch.einsum("mb,mbtji,mbtjk->btjik", weights, offset, offset)
+    within = covariance + covariance[..., root : root + 1, :, :]
+    return mean, between + torch.einsum("mb,mbtjik->btjik", weights, within)

@@ -1,0 +1,236 @@
+"""Scores of keypoints on photographs: PCK, sides, stated ellipses, and the targets."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import chi2, rankdata
+
+from benchmark.photos import JOINTS, Crops, Guess
+
+MIRROR = [
+    JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right"))
+    for name in JOINTS
+]
+PARTS = tuple(dict.fromkeys(name.split("_")[1] for name in JOINTS))
+LEVELS = (0.1, 0.2)
+SMALL = 128.0  # px of the photograph; longer side of the box
+_SIDES = ("left", "right")
+
+
+class Target(NamedTuple):
+    """A figure with the least it has to be."""
+
+    label: str
+    figure: str
+    low: float
+
+
+TARGETS = [Target("PCK@0.2 of the torso", "pck20_torso", 0.8)]
+
+
+def errors(crops: Crops, guess: Guess) -> np.ndarray:
+    """Distances (N, 12) px of the crops; infinite where nothing was found, NaN if not labelled."""
+    distance = np.linalg.norm(guess.xy - crops.xy, axis=-1)
+    distance = np.where(np.isnan(distance), np.inf, distance)
+    return np.where(crops.labelled, distance, np.nan)
+
+
+def right(crops: Crops, guess: Guess, level: float) -> np.ndarray:
+    """Joints (N, 12) within a share of the torso; False if not labelled."""
+    return errors(crops, guess) <= level * crops.torso[:, None]
+
+
+def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
+    """All figures of a method; shares are 0 to 1 of labelled joints, hidden ones included.
+
+    Returns:
+        "pck10_torso", "pck20_torso", "pck10_box", "pck20_box": share within 0.1 or 0.2 of the torso
+        (`torso_length`) or of the box's longer side; "interval": 5 % and 95 % of pck20_torso over
+        2000 draws of the photographs with replacement; "pck20_visible" and "pck20_hidden", of the
+        torso, by COCO's flag; "median_box": median error over the box's longer side;
+        "nearer_mirror": share nearer to the mirror joint's truth, of joints whose mirror is
+        labelled; "swapped": those of them within 0.2 torso of it and not of their own;
+        "pck20_sides": pck20_torso if each pair could be exchanged; "persons_half": persons with
+        over half of their joints right (0.2 torso); "found": persons with any keypoint, and
+        "pck20_found": pck20_torso of those;
+        "pck20_whole" and "pck20_cut": pck20_torso of persons with and without a labelled ankle;
+        "pck20_small": of boxes under 128 px of the photograph; "coverage90": share of truths inside
+        the 90 % ellipse; "confidence_auc": chance that a joint within 0.2 torso has a higher
+        confidence than one that is not; "joints": pck10_torso, pck20_torso and median_box by joint;
+        "count".
+    """
+    distance, labelled = errors(crops, guess), crops.labelled
+    torso, box = crops.torso[:, None], crops.box[:, None]
+    right = {
+        f"pck{100 * level:.0f}_{name}": distance <= level * length
+        for level in LEVELS
+        for name, length in (("torso", torso), ("box", box))
+    }
+    good = right["pck20_torso"]
+    figures: dict[str, Any] = {name: _share(hits, labelled) for name, hits in right.items()}
+    figures["interval"] = _interval(good, labelled, crops.photos, seed)
+    figures["pck20_visible"] = _share(good, crops.visible)
+    figures["pck20_hidden"] = _share(good, labelled & ~crops.visible)
+    figures["median_box"] = float(np.median((distance / box)[labelled]))
+    figures |= _sides(crops, guess, distance, good)
+    share = (good & labelled).sum(1) / labelled.sum(1).clip(1)
+    figures["persons_half"] = float((share > 0.5).mean())
+    found = np.isfinite(guess.xy).all(-1).any(1)
+    figures["found"] = float(found.mean())
+    figures["pck20_found"] = _share(good, labelled & found[:, None])
+    whole = labelled[:, [JOINTS.index(f"{side}_ankle") for side in _SIDES]].any(1)[:, None]
+    figures["pck20_whole"] = _share(good, labelled & whole)
+    figures["pck20_cut"] = _share(good, labelled & ~whole)
+    figures["pck20_small"] = _share(good, labelled & (crops.source < SMALL)[:, None])
+    if guess.confidence is not None:
+        figures["confidence_auc"] = _auc(guess.confidence[labelled], good[labelled])
+    if guess.covariance is not None:
+        offset = crops.xy - guess.xy
+        solved = np.linalg.solve(guess.covariance, offset[..., None])[..., 0]
+        square = (offset * solved).sum(-1)
+        figures["coverage90"] = _share(square <= chi2.ppf(0.9, 2), labelled)
+    figures["joints"] = {
+        name: {
+            "pck10_torso": _share(right["pck10_torso"][:, j], labelled[:, j]),
+            "pck20_torso": _share(good[:, j], labelled[:, j]),
+            "median_box": _median((distance / box)[:, j][labelled[:, j]]),
+            "count": int(labelled[:, j].sum()),
+        }
+        for j, name in enumerate(JOINTS)
+    }
+    figures["count"] = int(labelled.sum())
+    return figures
+
+
+def _sides(crops: Crops, guess: Guess, distance: np.ndarray, good: np.ndarray) -> dict[str, float]:
+    """Left and right taken for each other."""
+    both = crops.labelled & crops.labelled[:, MIRROR]
+    other = np.linalg.norm(guess.xy - crops.xy[:, MIRROR], axis=-1)
+    other = np.where(np.isnan(other), np.inf, other)
+    near = other <= 0.2 * crops.torso[:, None]
+    # A pair's better order: the number of right joints as named, or exchanged.
+    hits = (np.stack([good, near]) & both).astype(int)
+    paired = (hits + hits[..., MIRROR]).max(0)  # (N, 12), each pair twice
+    best = np.where(both, paired / 2, good & crops.labelled).sum()
+    return {
+        "nearer_mirror": _share(other < distance, both),
+        "swapped": _share(near & ~good, both),
+        "pck20_sides": float(best / crops.labelled.sum()),
+    }
+
+
+def _share(hits: np.ndarray, of: np.ndarray) -> float:
+    return float((hits & of).sum() / of.sum()) if of.any() else float("nan")
+
+
+def _auc(confidence: np.ndarray, good: np.ndarray) -> float:
+    if good.all() or not good.any():
+        return float("nan")
+    ranks = rankdata(confidence)
+    count = good.sum()
+    above = ranks[good].sum() - count * (count + 1) / 2
+    return float(above / (count * (~good).sum()))
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(values)) if len(values) else float("nan")
+
+
+def _interval(
+    hits: np.ndarray, of: np.ndarray, photos: list[str], seed: int, draws: int = 2000
+) -> tuple[float, float]:
+    """5 % and 95 % of a share when whole photographs are drawn again: their persons are alike."""
+    _, group = np.unique(photos, return_inverse=True)
+    counts = np.zeros((group.max() + 1, 2))
+    np.add.at(counts, group, np.stack([(hits & of).sum(1), of.sum(1)], 1))
+    rng = np.random.default_rng(seed)
+    drawn = counts[rng.integers(0, len(counts), (draws, len(counts)))].sum(1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1].clip(1), (0.05, 0.95))
+    return float(low), float(high)
+
+
+def person_errors(crops: Crops, guess: Guess) -> np.ndarray:
+    """Mean error (N,) over a person's labelled joints, each at most one torso; in torsos."""
+    ratio = np.minimum(errors(crops, guess) / crops.torso[:, None], 1.0)
+    return np.where(crops.labelled, ratio, 0).sum(1) / crops.labelled.sum(1).clip(1)
+
+
+# --- tables ----------------------------------------------------------------------------------
+
+_COLUMNS = {
+    "pck20_torso": ("PCK@.2 torso", "{:.1f}"),
+    "interval": ("(90 % int.)", "{:.0f}-{:.0f}"),
+    "pck10_torso": ("PCK@.1 torso", "{:.1f}"),
+    "pck20_box": ("PCK@.2 box", "{:.1f}"),
+    "pck10_box": ("PCK@.1 box", "{:.1f}"),
+    "pck20_visible": ("visible", "{:.1f}"),
+    "pck20_hidden": ("hidden", "{:.1f}"),
+    "pck20_whole": ("ankle labelled", "{:.1f}"),
+    "pck20_cut": ("no ankle", "{:.1f}"),
+    "pck20_small": ("box < 128 px", "{:.1f}"),
+    "pck20_sides": ("sides free", "{:.1f}"),
+    "nearer_mirror": ("nearer mirror", "{:.1f}"),
+    "swapped": ("swapped", "{:.1f}"),
+    "median_box": ("median % box", "{:.2f}"),
+    "coverage90": ("in 90 % ell.", "{:.1f}"),
+    "confidence_auc": ("confidence AUC", "{:.1f}"),
+    "found": ("persons found", "{:.0f}"),
+    "pck20_found": ("PCK@.2 of found", "{:.1f}"),
+}
+
+_BY_JOINT = (
+    ("pck20_torso", "PCK@.2 torso", "{:.0f}"),
+    ("median_box", "median error, % of the box", "{:.1f}"),
+)
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Figures of all methods, in percent, a column each; the first lines name the columns."""
+    letters = [chr(ord("A") + index) for index in range(len(results))]
+    lines = [f"{letter}: {name}" for letter, name in zip(letters, results)]
+    lines.append(_row("", letters))
+    for key, (head, form) in _COLUMNS.items():
+        lines.append(_row(head, [_cell(r.get(key), form) for r in results.values()]))
+    for key, head, form in _BY_JOINT:
+        lines.append(f"{head}, by joint (left, right):")
+        for part in PARTS:
+            pairs = [[r["joints"][f"{side}_{part}"] for side in _SIDES] for r in results.values()]
+            cells = [", ".join(_cell(one[key], form) for one in pair) for pair in pairs]
+            lines.append(_row(f"  {part} ({sum(one['count'] for one in pairs[0])})", cells))
+    return "\n".join(lines)
+
+
+def _row(head: str, cells: list[str]) -> str:
+    return f"{head:20s}" + "".join(f"{cell:>12s}" for cell in cells)
+
+
+def _cell(value: Any, form: str) -> str:
+    if value is None:
+        return "-"
+    values = [100 * v for v in (value if isinstance(value, tuple) else (value,))]
+    return "-" if any(v != v for v in values) else form.format(*values)
+
+
+def check(own: dict[str, dict], peers: dict[str, dict]) -> list[dict[str, Any]]:
+    """Each target, then each peer's figure, beside what our own networks reach."""
+    wanted = [(t.label, t.figure, t.low) for t in TARGETS]
+    wanted += [(f"{t.label}: {name}", t.figure, p[t.figure]) for name, p in peers.items()
+               for t in TARGETS]  # fmt: skip
+    return [
+        {"method": method, "target": label, "value": figures[figure], "low": low,
+         "met": figures[figure] >= low}
+        for method, figures in own.items() for label, figure, low in wanted
+    ]  # fmt: skip
+
+
+def target_lines(rows: list[dict[str, Any]]) -> str:
+    """The targets as text."""
+    lines = ["Targets (* = not met)"]
+    for row in rows:
+        mark = " " if row["met"] else "*"
+        value = f"{100 * row['value']:.1f} %{mark} (>= {100 * row['low']:.1f} %)"
+        lines.append(f"{row['target']:80s}{value:>22s}  {row['method']}")
+    lines.append(f"met: {sum(row['met'] for row in rows)} of {len(rows)}")
+    return "\n".join(lines)

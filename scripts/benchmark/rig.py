@@ -1,0 +1,200 @@
+"""All methods on the same cells: scores by method, kept on disk so that a stopped run resumes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmark import adjust, ours, peers
+from benchmark.bound import bound
+from benchmark.cases import Cases, Cell, People, make_cases, select
+from benchmark.correlated import bound_correlated
+from benchmark.grid import OURS, Part, num_cases
+from benchmark.scores import Estimate, flatten, joined, score
+from ptri.posterior.body import load_body_prior
+
+ROOT = Path(__file__).resolve().parents[2]
+_RIGID = 0.005  # relative, how far bones of generated people may change over frames
+_FRAMES_AT_ONCE = 64  # frames of one call of our own estimator
+
+
+class Options(NamedTuple):
+    """What changes the figures of a cell."""
+
+    count: int = 64  # cases at T = 1; see `num_cases`
+    seed: int = 0
+    people: People = People()
+    stated: float | None = 3.0  # px that methods are told; None: the true noise
+    overrides: tuple[str, ...] = ()  # settings of our own estimator
+    config: str | None = None
+
+
+class Result(NamedTuple):
+    """A method on a cell."""
+
+    cell: Cell
+    method: str
+    flat: dict[str, np.ndarray]  # of `flatten`; empty where the method is not installed
+    note: str  # why it is empty
+
+
+Solve = Callable[[Cases], Estimate]
+_METHODS: dict[Options, dict[str, Solve | str]] = {}
+
+
+def make_method(name: str, options: Options) -> Solve:
+    """A method by name.
+
+    Raises:
+        NotInstalledError: its library is missing.
+        UserError: bad settings.
+    """
+    if name in OURS:
+        geometry = name == "ours-geometry"
+        model = ours.make_model(options.overrides, options.config, geometry)
+        return lambda cases: ours.solve(model, cases, options.seed)
+    if name.startswith("ba-"):
+        _, start, loss = name.split("-")
+        loss = {"softl1": "soft_l1", "cauchy": "cauchy"}[loss]
+        peer = adjust.bundle_adjustment(loss, {"fivepoint": "five-point"}.get(start, start))
+    elif name == "humancalib":
+        from benchmark.human import human_calib
+
+        peer = human_calib()
+    elif name == "calibrated":
+        peer = peers.calibrated
+    else:
+        peer = {"opencv": peers.opencv, "poselib": peers.poselib}[name]()
+    return lambda cases: peers.run_peer(peer, cases, options.seed)
+
+
+def run_grid(
+    grid: list[Part], options: Options, folder: Path, fresh: bool = False, jobs: int = 1
+) -> list[Result]:
+    """Runs, or reads, every method on every cell.
+
+    Args:
+        folder: receives one file per cell and method, which a later run with equal settings and
+            equal sources takes instead of computing it. fresh: compute everything.
+        jobs: processes; with more than one, times are those of a busy machine.
+    """
+    job = functools.partial(run_part, options=options, folder=folder, fresh=fresh)
+    results: list[Result] = []
+    with tqdm(total=len(grid), unit="cell", disable=None) as bar:
+
+        def take(found: list[Result]) -> None:
+            results.extend(found)
+            bar.set_postfix_str(found[0].cell.name if found else "")
+            bar.update()
+
+        if jobs == 1:
+            for part in grid:
+                take(job(part))
+            return results
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, _one_thread) as pool:
+            for future in as_completed([pool.submit(job, part) for part in grid]):
+                take(future.result())
+    return results
+
+
+def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Result]:
+    """Runs, or reads, every method on one cell."""
+    count = num_cases(options.count, part.cell.num_frames)
+    cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
+    independent = part.cell.errors == "gaussian"
+    limit = bound(cases).rotation if independent else bound_correlated(cases, part.cell)
+    body = None
+    if independent:  # the law that the bodies were drawn from, whose bones are rigid
+        prior = load_body_prior(slack=_RIGID, spread=options.people.bone_spread)
+        body = bound(cases, prior).rotation.numpy()
+    results, ceiling = [], None
+    for name in sorted(part.methods, key=lambda name: name != "calibrated"):
+        path = folder / part.cell.name / f"{name}.npz"
+        key = _key(part.cell, name, options)
+        scores = None if fresh else _read(path, key)
+        if scores is None:
+            solve = _method(name, options)
+            if isinstance(solve, str):
+                results.append(Result(part.cell, name, {}, solve))
+                continue
+            scores = _run(solve, cases, name in OURS)
+            _write(path, key, scores)
+        if name == "calibrated":
+            ceiling = scores["n_mpjpe"]
+        results.append(Result(part.cell, name, flatten(scores, limit.numpy(), ceiling, body), ""))
+    return results
+
+
+def _method(name: str, options: Options) -> Solve | str:
+    """A method, made once per process, or why there is none."""
+    known = _METHODS.setdefault(options, {})
+    if name not in known:
+        try:
+            known[name] = make_method(name, options)
+        except peers.NotInstalledError as error:
+            known[name] = f"not installed: {error}"
+    return known[name]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _run(solve: Solve, cases: Cases, batched: bool) -> dict[str, np.ndarray]:
+    """Scores of all cases, in chunks of a size that memory holds."""
+    B, T = cases.K.shape[:2]
+    size = max(_FRAMES_AT_ONCE // T, 1) if batched else B
+    parts = []
+    for first in range(0, B, size):
+        chunk = select(cases, slice(first, first + size))
+        parts.append(score(chunk, solve(chunk)))
+    return joined(parts)
+
+
+# --- results on disk -------------------------------------------------------------------------
+
+
+def _key(cell: Cell, method: str, options: Options) -> str:
+    """Changes with everything a result depends on: settings, sources, weights."""
+    parts = [repr((cell, method, options)), _sources_digest()]
+    if method in OURS and options.config is not None:
+        parts.append(Path(options.config).read_text() if Path(options.config).is_file() else "")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache  # of the sources that this process runs, should they change meanwhile
+def _sources_digest() -> str:
+    """Of all that may change a figure: the library but its renderer, this package, the weights."""
+    paths = [*(ROOT / "ptri").rglob("*.py"), *(ROOT / "scripts/benchmark").rglob("*.py")]
+    paths = [path for path in paths if "render" not in path.parts]
+    digest = hashlib.sha256()
+    for path in [*sorted(paths), Path(ours.WEIGHTS)]:
+        digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
+def _read(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as data:
+        if str(data["key"]) != key:
+            return None
+        return {name: data[name] for name in data.files if name != "key"}
+
+
+def _write(path: Path, key: str, scores: dict[str, np.ndarray]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{time.time_ns()}.npz")
+    np.savez(part, key=key, **scores)
+    part.replace(path)

@@ -1,0 +1,97 @@
+"""Time of our own estimator for given sizes, on generated cases."""
+
+from __future__ import annotations
+
+import math
+import time
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from benchmark.cases import Cases, Cell, make_cases
+from ptri.geometry.cameras import project
+from ptri.models.pose_model import PoseModel
+from ptri.structures import Cameras, Keypoints
+
+
+class Size(NamedTuple):
+    """What is timed."""
+
+    batch: int = 1  # rigs at once
+    num_frames: int = 1
+    num_views: int = 4
+    num_joints: int = 17
+    num_samples: int = 512  # over all iterations
+    num_iterations: int = 4
+
+
+class Timing(NamedTuple):
+    """Seconds of one call; processor time tells what a shared machine adds to the clock's."""
+
+    size: Size
+    median: float
+    fastest: float
+    processor: float  # median
+
+
+def measure(model: PoseModel, size: Size, repeats: int = 3, seed: int = 0) -> Timing:
+    """Times one call of ``solve_full``; the first, which warms up, does not count."""
+    cell = Cell("ring", size.num_frames, views=size.num_views)
+    cases = with_joints(make_cases(cell, size.batch, seed), size.num_joints, seed)
+    settings = model.settings._replace(
+        num_samples=size.num_samples, num_iterations=size.num_iterations
+    )
+    wall, processor = [], []
+    for _ in range(repeats + 1):
+        start, used = time.perf_counter(), time.process_time()
+        with torch.no_grad():
+            model.solve_full(cases.keypoints, cases.K, seed, settings)
+        wall.append(time.perf_counter() - start)
+        processor.append(time.process_time() - used)
+    return Timing(size, median(wall[1:]), min(wall[1:]), median(processor[1:]))
+
+
+def with_joints(cases: Cases, num_joints: int, seed: int = 0) -> Cases:
+    """Cases with more joints: points between two of the 17, fixed to the body.
+
+    Raises:
+        ValueError: fewer than 17, which the lifter needs.
+    """
+    extra = num_joints - cases.joints3d.shape[-2]
+    if extra < 0:
+        raise ValueError(f"{num_joints} joints: the lifter takes {cases.joints3d.shape[-2]}")
+    if extra == 0:
+        return cases
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.randint(cases.joints3d.shape[-2], (extra, 2), generator=generator)
+    share = torch.rand(extra, 1, generator=generator, dtype=torch.float64)
+    first, second = (cases.joints3d[..., ends[:, i], :] for i in range(2))
+    joints = torch.lerp(first, second, share)
+    cameras = Cameras(cases.K, cases.cameras.R.unsqueeze(1), cases.cameras.t.unsqueeze(1))
+    xy = project(joints, cameras)  # (B, T, V, extra, 2)
+    noise = torch.randn(xy.shape, generator=generator, dtype=torch.float64)
+    xy = xy + cases.sigma[:, None, :, None, None] * noise
+    own = cases.keypoints
+    keypoints = Keypoints(
+        torch.cat([own.xy, xy], dim=-2),
+        torch.cat([own.covariance, own.covariance[..., :1, :, :].expand(*xy.shape, 2)], dim=-3),
+        torch.cat([own.confidence, torch.full_like(xy[..., 0], 0.9)], dim=-1),
+    )
+    clean = torch.cat([cases.clean, torch.ones_like(xy[..., 0], dtype=torch.bool)], dim=-1)
+    return cases._replace(
+        keypoints=keypoints, joints3d=torch.cat([cases.joints3d, joints], dim=-2), clean=clean
+    )
+
+
+def exponent(sizes: list[float], seconds: list[float]) -> float:
+    """Slope of log time over log size, least squares over the upper half of the sizes.
+
+    1 is linear growth; below 1, fixed costs still count.
+    """
+    half = len(sizes) // 2 if len(sizes) > 3 else 0
+    x = [math.log(value) for value in sizes[half:]]
+    y = [math.log(value) for value in seconds[half:]]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y))
+    return above / sum((a - mean_x) ** 2 for a in x)

@@ -1,0 +1,212 @@
+"""Heads on rig families that training never saw: scenes, solved rigs, scores.
+
+People, rigs and detections are drawn as in training (`ptri.people.scenes`), but people from the
+held-out split and rigs also from the exact layouts of `benchmark.rigs`. Every rig is solved
+once; each head then fuses the same frames under that posterior, and under the true cameras.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmark.rigs import draw_rigs
+from ptri import config as configuration
+from ptri.checkpoint import read_tensors, write_tensors
+from ptri.config import Config, replace
+from ptri.errors import UserError
+from ptri.evaluation import metrics
+from ptri.geometry.robust import robust_triangulation
+from ptri.models.pose_model import PoseModel
+from ptri.people.draws import Draws
+from ptri.people.scenes import Scene, people, seen_by
+from ptri.posterior.sampling import posterior_from_cameras, resample
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+from ptri.training.solved_scenes import (
+    Group,
+    digest,
+    from_plain,
+    join,
+    take,
+    to_plain,
+    weights_digest,
+)
+
+UNSEEN = ("wall", "wall5", "ring_far")  # no rig of theirs, or like theirs, was trained on
+TRAINING = "h36m_ring"
+NUM_VIEWS = 4
+VIEWS = (2, 3, 4, 8)
+FRAMES = (1, 27)
+SCORED_EVERY = 3  # frames of a clip: neighbours say the same
+LEVELS = (0.5, 0.9)
+KIND = "ptri-solved"
+FRAMES_AT_ONCE = 64
+ROOT = H36M17.root
+
+
+class Cell(NamedTuple):
+    """Rigs of one family."""
+
+    family: str
+    num_frames: int = 1
+    num_views: int = NUM_VIEWS
+    of_views: int = NUM_VIEWS  # drawn: the first ``num_views`` of them are used
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-T{self.num_frames}-V{self.num_views}of{self.of_views}"
+
+
+class Head(NamedTuple):
+    """A head with its weights."""
+
+    name: str
+    model: PoseModel  # whose `fuse` is evaluated
+    source: str  # the file
+
+
+Scores = dict[str, np.ndarray]  # (B,) each, a value per rig
+
+
+def make_cells(frames: tuple[int, ...] = FRAMES, views: tuple[int, ...] = VIEWS) -> list[Cell]:
+    """Every cell of the tables; the rigs of different numbers of views are nested."""
+    cells = [Cell(family, T) for T in frames for family in (*UNSEEN, TRAINING)]
+    return cells + [Cell(family, 1, V, max(views)) for V in views for family in UNSEEN]
+
+
+def make_scenes(cell: Cell, config: Config, seed: int, first: int, count: int) -> Scene:
+    """Scenes ``first`` to ``first + count - 1`` of a cell; scene i depends on (seed, family, i)."""
+    options = config.generated
+    family = zlib.crc32(cell.family.encode())
+    draws = Draws.from_seeds([(seed, family, first + i, cell.num_frames) for i in range(count)])
+    joints = people(draws, options, cell.num_frames, "held_out")
+    rig = draw_rigs(cell.family, draws, joints, cell.of_views)
+    # Nested views are any of the rig's, not neighbours.
+    options = replace(config, generated__ordered_views=cell.of_views == NUM_VIEWS).generated
+    scene = seen_by(draws, options, joints, rig, torch.full((count,), -1))
+    views = slice(cell.num_views)
+    return scene._replace(
+        keypoints=Keypoints(*(value[:, :, views] for value in scene.keypoints)),
+        K=scene.K[:, :, views],
+        cameras=Cameras(*(value[:, views] for value in scene.cameras)),
+    )
+
+
+@torch.no_grad()
+def solve(
+    cell: Cell, count: int, model: PoseModel, config: Config, seed: int, folder: Path
+) -> Group:
+    """The rigs of a cell with samples of their posteriors, from the folder where it holds them."""
+    path = folder / f"{cell.name}.pt"
+    key = _key(cell, count, model, config, seed)
+    if path.is_file():
+        content = read_tensors(path, KIND)
+        if content["key"] == key:
+            return from_plain(content["group"])
+    size = max(FRAMES_AT_ONCE // cell.num_frames, 1)
+    groups = []
+    for first in range(0, count, size):
+        scene = make_scenes(cell, config, seed, first, min(size, count - first))
+        R, t, _ = resample(model.solve(scene.keypoints, scene.K, seed), model.fusion_samples)
+        groups.append(Group(scene, R.float(), t.float()))
+    group = join(groups)
+    write_tensors(path, KIND, {"key": key, "group": to_plain(group)})
+    return group
+
+
+def _key(cell: Cell, count: int, model: PoseModel, config: Config, seed: int) -> str:
+    tree = configuration.to_dict(config)
+    parts = [cell, count, seed, tree["generated"], tree["posterior"], model.fusion_samples]
+    root = Path(__file__).resolve().parents[2] / "ptri"
+    sources = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
+    return digest(repr((*parts, weights_digest(model.lifter))).encode(), *sources)
+
+
+def score(heads: list[Head], cell: Cell, group: Group) -> Iterator[tuple[str, Scores]]:
+    """Every head's scores of a cell, and those of robust triangulation with the true cameras.
+
+    Yields:
+        ``mpjpe``, ``calibrated``: root-relative, mm, no alignment, with the rig's posterior and
+        with the true cameras; ``scaled``, ``calibrated_scaled``: the same after each frame's best
+        scale; ``coverage50`` and so on; ``answered``: ``mpjpe`` of the joints that triangulation
+        answers. Of "triangulation": ``calibrated`` and ``answered``, which are equal.
+    """
+    scene = _every(group.scene, SCORED_EVERY if cell.num_frames > 1 else 1)
+    truth = scene.joints3d
+    plain, _ = robust_triangulation(scene.keypoints, Cameras(scene.K, *scene.cameras[1:]))
+    plain = plain.joints3d.to(truth)
+    known = torch.where(torch.isfinite(plain).all(-1, keepdim=True), truth, torch.nan)
+    error = _per_rig(metrics.mpjpe(plain, known, ROOT))
+    yield "triangulation", {"calibrated": error, "answered": error}
+    for head in heads:
+        fixed = getattr(head.model.fusion, "num_views", cell.num_views)
+        if fixed != cell.num_views or (
+            cell.of_views != NUM_VIEWS and not head.model.fusion.uses_cameras
+        ):
+            continue
+        yield head.name, _head_scores(head.model, group, scene, known)
+
+
+@torch.no_grad()
+def _head_scores(model: PoseModel, group: Group, scene: Scene, known: Tensor) -> Scores:
+    B, T = scene.K.shape[:2]
+    size = max(FRAMES_AT_ONCE // T, 1)
+    parts = []
+    for first in range(0, B, size):
+        part = slice(first, first + size)
+        few, answered = take(scene, part), known[part]
+        R, t = group.R[:, part], group.t[:, part]
+        one = torch.ones(len(few.K))
+        level = torch.full(R.shape[:2], -float(np.log(len(R))))
+        solved = RigPosterior(R, t, level, one, one > 0, [])
+        unknown = model.fuse(few.keypoints, few.K, solved)
+        values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d, ROOT)}
+        values["answered"] = metrics.mpjpe(unknown.joints3d, answered, ROOT)
+        values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d, ROOT)
+        values |= _coverage(unknown, few.joints3d, "coverage")
+        if model.fusion.uses_cameras:
+            fused = model.fuse(few.keypoints, few.K, posterior_from_cameras(few.cameras))
+            values["calibrated"] = metrics.mpjpe(fused.joints3d, few.joints3d, ROOT)
+            values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d, ROOT)
+            values |= _coverage(fused, few.joints3d, "calibrated_coverage")
+        parts.append({name: _per_rig(value) for name, value in values.items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _coverage(prediction: Prediction, truth: Tensor, name: str) -> dict[str, Tensor]:
+    share = metrics.joint_coverage(prediction.joints3d, prediction.covariance, truth, ROOT, LEVELS)
+    return {f"{name}{100 * level:.0f}": share[..., i] for i, level in enumerate(LEVELS)}
+
+
+def _per_rig(value: Tensor) -> np.ndarray:
+    """(B, T) to the mean over the frames that count, (B,); NaN where none does."""
+    return value.double().nanmean(1).numpy()
+
+
+def _every(scene: Scene, step: int) -> Scene:
+    return scene._replace(
+        keypoints=Keypoints(*(value[:, ::step] for value in scene.keypoints)),
+        K=scene.K[:, ::step],
+        joints3d=scene.joints3d[:, ::step],
+    )
+
+
+def check_families(config: Config) -> None:
+    """Checks that no family called unseen was trained on.
+
+    Raises:
+        UserError: one was.
+    """
+    both = sorted(set(UNSEEN) & set(config.generated.families))
+    if both:
+        raise UserError(
+            f"generated.families: {', '.join(both)} is evaluated as a family that training never "
+            "saw; leave it out of generated.families"
+        )

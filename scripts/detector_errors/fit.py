@@ -1,0 +1,246 @@
+"""Fits the error model's parameters to a detector's statistics, by simulating those.
+
+Method of simulated moments (McFadden 1989): each parameter has a statistic that answers to it; the
+squared differences between measured and simulated statistics, in standard errors, are minimised by
+Levenberg's damped steps with common random numbers. How hard single joints are, and are said to be,
+is corrected beside it by what the simulated errors miss; where the detector's joints lie off ours
+in everybody is taken as measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from detector_errors.clips import Clips, simulate
+from detector_errors.moments import LABELS, Statistics, measure
+from detector_errors.scene import Scene, describe
+from ptri.config import GeneratedConfig
+from ptri.errors import UserError
+from ptri.structures import Keypoints
+
+SHARES = ("steady_spread", "rounding", "correlated_share", "confident_outliers", "confident_swaps")
+PLAIN = ("confidence_logit",)  # fitted as they are; shares by their logit, all others by their log
+_EDGE = 5e-3  # shares stay this far from 0 and 1 while they are fitted
+_LEAST = 1e-4  # numbers above 0 stay above this
+_STEP = 0.15  # for the derivatives: large enough that rates change the number of events
+_PRIOR = 2.0  # spread about the start in those units: holds what no statistic tells
+_GROUPS = 8  # of clips, for the standard errors
+_FINEST = 0.03  # standard errors are not taken to be smaller, relative
+_LARGEST_STEP = 1.0
+_STALE = 2  # accepted steps after which the derivatives are computed anew
+
+
+class Fit(NamedTuple):
+    """Fitted settings, and what they were fitted to."""
+
+    options: GeneratedConfig
+    measured: Statistics
+    simulated: Statistics  # at the options, with other random numbers
+    error: dict[str, float]  # standard error of each measured number
+    told: list[str]  # parameters that were fitted: whose statistic could be measured
+
+
+def fit(
+    clips: Clips,
+    start: GeneratedConfig,
+    seed: int = 0,
+    rounds: int = 8,
+    repeats: int = 2,
+) -> Fit:
+    """Fits every parameter that `detector_errors.moments.LABELS` names, and those of the joints.
+
+    Args:
+        clips: a detector's keypoints of known people.
+        start: settings to start from; keeps what is not fitted.
+        rounds: steps of the minimisation.
+        repeats: simulations that a simulated statistic is the mean of.
+
+    Raises:
+        UserError: the clips say too little.
+    """
+    scene = describe(clips)
+    measured, error = measure(scene, clips.keypoints), standard_errors(scene, clips.keypoints)
+    told = [name for name in LABELS if math.isfinite(measured.values[name])]
+    if "noise" not in told or not measured.joint.isfinite().all():
+        raise UserError(
+            "too few joints inside the images to measure a detector's errors on: give more frames"
+        )
+    options = _opened(start, measured, clips.fps)
+    origin = to_numbers(options, told)
+
+    def simulated(options: GeneratedConfig, first: int = 0, count: int = repeats) -> Statistics:
+        runs = [
+            measure(scene, simulate(clips, options, seed + first + run).keypoints)
+            for run in range(count)
+        ]
+        return average(runs)
+
+    def residual(found: Statistics, options: GeneratedConfig) -> np.ndarray:
+        off = [(found.values[k] - measured.values[k]) / error[k] for k in told]
+        held = (to_numbers(options, told) - origin) / _PRIOR
+        return np.nan_to_num(np.concatenate([off, held]), nan=0.0)  # a share of nothing
+
+    def once(options: GeneratedConfig) -> np.ndarray:
+        return residual(simulated(options, count=1), options)
+
+    damping, age, slope = 1.0, _STALE, None
+    found = simulated(options)
+    bar = tqdm(range(rounds), desc="fit", unit="round", disable=None)
+    for _ in bar:
+        now = residual(found, options)
+        if age >= _STALE:
+            slope, age = derivatives(options, told, once), 0
+        for _ in range(4):
+            step = _step(slope, now, damping)
+            tried = corrected(moved(options, told, step), measured, found)
+            result = simulated(tried)
+            after = residual(result, tried)
+            if after @ after < now @ now:
+                slope = slope + np.outer(after - now - slope @ step, step) / (step @ step)
+                options, found, age, damping = tried, result, age + 1, damping / 5
+                break
+            damping *= 5
+        else:
+            age, damping = _STALE, 1.0
+        bar.set_postfix(misfit=f"{float(min(after @ after, now @ now)):.1f}")
+    return Fit(options, measured, simulated(options, repeats), error, told)
+
+
+def _step(slope: np.ndarray, residual: np.ndarray, damping: float) -> np.ndarray:
+    left = slope.T @ slope
+    left = left + damping * np.diag(left.diagonal())
+    step = -np.linalg.solve(left, slope.T @ residual)
+    return step.clip(-_LARGEST_STEP, _LARGEST_STEP)
+
+
+def derivatives(
+    options: GeneratedConfig,
+    names: list[str],
+    residual: Callable[[GeneratedConfig], np.ndarray],
+) -> np.ndarray:
+    """Forward differences (residuals, parameters) with the same random numbers."""
+    now, columns = residual(options), []
+    for number in range(len(names)):
+        step = np.zeros(len(names))
+        step[number] = _STEP
+        there = moved(options, names, step)
+        real = to_numbers(there, names) - to_numbers(options, names)  # shorter at a bound
+        if abs(real[number]) < 0.1 * _STEP:
+            there = moved(options, names, -step)
+            real = to_numbers(there, names) - to_numbers(options, names)
+        columns.append((residual(there) - now) / real[number])
+    return np.stack(columns, 1)
+
+
+def to_numbers(options: GeneratedConfig, names: list[str]) -> np.ndarray:
+    """Parameters as unbounded numbers."""
+    values = []
+    for name in names:
+        value = getattr(options, name)
+        if name in SHARES:
+            value = min(max(value, _EDGE), 1 - _EDGE)
+            values.append(math.log(value / (1 - value)))
+        else:
+            values.append(value if name in PLAIN else math.log(max(value, _LEAST)))
+    return np.array(values)
+
+
+def moved(options: GeneratedConfig, names: list[str], step: np.ndarray) -> GeneratedConfig:
+    """The options a step (of `to_numbers`) away, within their ranges."""
+    numbers, changes = to_numbers(options, names) + step, {}
+    limits = {item.name: item.metadata for item in dataclasses.fields(options)}
+    for name, number in zip(names, numbers):
+        if name in SHARES:
+            value = float(np.clip(1 / (1 + math.exp(-number)), _EDGE, 1 - _EDGE))
+        else:
+            value = number if name in PLAIN else math.exp(min(number, 20.0))
+        low, high = limits[name]["low"], limits[name]["high"]
+        changes[name] = float(min(max(value, low), high))
+    return dataclasses.replace(options, **changes)
+
+
+def corrected(options: GeneratedConfig, measured: Statistics, found: Statistics) -> GeneratedConfig:
+    """How hard the joints are, and are said to be, by what simulations of both miss."""
+    noise = _relative(torch.tensor(options.joint_noise) * _missed(measured.joint, found.joint))
+    # The true noise's share of what is stated changes with it.
+    old = torch.tensor(options.joint_noise) * torch.tensor(options.joint_stated)
+    stated = _relative(old * _missed(measured.stated, found.stated) / noise)
+    return dataclasses.replace(options, joint_noise=noise.tolist(), joint_stated=stated.tolist())
+
+
+def _missed(measured: Tensor, found: Tensor) -> Tensor:
+    return (measured / found).log().clamp(-0.7, 0.7).exp()
+
+
+def _relative(factors: Tensor) -> Tensor:
+    """Factors of geometric mean one."""
+    return factors / factors.log().mean().exp()
+
+
+def standard_errors(scene: Scene, keypoints: Keypoints) -> dict[str, float]:
+    """Of each number, from groups of clips."""
+    count = len(scene.scale)  # a spread over clips needs two in a group
+    groups = torch.arange(count).tensor_split(min(_GROUPS, count // 2))
+    parts = [
+        measure(Scene(*(v[rows] for v in scene)), Keypoints(*(v[rows] for v in keypoints))).values
+        for rows in groups
+    ]
+    found = {}
+    for name in LABELS:
+        values = np.array([part[name] for part in parts])
+        known = np.isfinite(values)
+        size = float(np.abs(values[known]).mean()) if known.any() else 1.0
+        spread = float(values[known].std(ddof=1)) if known.sum() > 2 else size
+        found[name] = max(spread / math.sqrt(max(known.sum(), 1)), _FINEST * size, 1e-4)
+    return found
+
+
+def average(runs: list[Statistics]) -> Statistics:
+    """The mean of every number over simulations."""
+    values = {name: float(np.mean([run.values[name] for run in runs])) for name in LABELS}
+    return Statistics(values, *(torch.stack(parts).mean(0) for parts in list(zip(*runs))[1:]))
+
+
+def _opened(start: GeneratedConfig, measured: Statistics, fps: float) -> GeneratedConfig:
+    """The start with every factor at work, and first guesses that need no simulation."""
+    values = measured.values
+    joint, stated = _relative(measured.joint), _relative(measured.stated / measured.joint)
+    guess = {
+        "noise": values["noise"] / 1.18,  # the median of a Rayleigh distribution
+        "clip_spread": values["clip_spread"],
+        "view_spread": values["view_spread"],
+        "noise_spread": values["noise_spread"],
+        "steady_spread": values["steady_spread"],
+        "confidence_noise": values["confidence_noise"],
+        "confidence_slope": values["confidence_slope"],
+        "confidence_logit": values["confidence_logit"],
+        "body_swap_rate": min(values["body_swap_rate"], 0.5),
+        "limb_swap_rate": min(values["limb_swap_rate"], 0.5),
+        "limb_copy_rate": min(values["limb_copy_rate"], 0.3),
+        "bias_follows": 0.5,
+        "profile_copies": 1.5,
+        "confident_swaps": 0.5,
+        "fault_s": 1.0,
+    }
+    guess = {name: value for name, value in guess.items() if math.isfinite(values[name])}
+    return dataclasses.replace(
+        start, **moved_into_range(start, guess), fps=fps, joint_noise=joint.tolist(),
+        joint_stated=stated.tolist(), definition_mean=measured.definition.tolist(),
+    )  # fmt: skip
+
+
+def moved_into_range(start: GeneratedConfig, guess: dict[str, float]) -> dict[str, float]:
+    """The guesses, within what the settings allow and above nothing at all."""
+    limits = {item.name: item.metadata for item in dataclasses.fields(start)}
+    return {
+        name: float(min(max(value, limits[name]["low"], _EDGE), limits[name]["high"]))
+        for name, value in guess.items()
+    }
