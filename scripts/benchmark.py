@@ -8,9 +8,6 @@ python scripts/benchmark.py speed2d                       # its time and multipl
 python scripts/benchmark.py render                        # images per second and core
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py ablations                     # trains all heads before that
-python scripts/benchmark.py factors PATH/persons.json     # what the renderer's factors buy (hours)
-python scripts/benchmark.py scale                         # what proportions tell of a person's size
-python scripts/benchmark.py schedule                      # training on Human3.6M: expected time
 """
 
 from __future__ import annotations
@@ -20,12 +17,9 @@ import sys
 
 from benchmark import (
     command_ablations,
-    command_factors,
     command_photos,
     command_render,
     command_rig,
-    command_scale,
-    command_schedule,
     command_speed,
     command_speed2d,
     command_unseen_rigs,
@@ -41,9 +35,6 @@ COMMANDS = {
     "render": command_render,
     "unseen-rigs": command_unseen_rigs,
     "ablations": command_ablations,
-    "scale": command_scale,
-    "factors": command_factors,
-    "schedule": command_schedule,
 }
 
 
