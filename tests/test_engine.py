@@ -376,15 +376,16 @@ def test_unfit_devices_and_precisions(tmp_path):
             engine.fit(ToyTask(), toy_config(tmp_path, "run.device=cuda"))
 
 
-def test_two_processes_follow_one(tmp_path):
-    """Also stopped by a signal to one of them, and resumed."""
-    engine.fit(ToyTask(), toy_config(tmp_path / "one"))
+@pytest.mark.parametrize("idle", [False, True])
+def test_two_processes_follow_one(tmp_path, idle):
+    """Also stopped by a signal to one of them, and resumed; and with weights that are often idle."""
+    engine.fit(ToyTask(idle=idle), toy_config(tmp_path / "one"))
     folder = tmp_path / "two"
     folder.mkdir()
-    codes, said = start(folder, ranks=2, dropout=0.0, strike=(12, signal.SIGTERM))
+    codes, said = start(folder, ranks=2, dropout=0.0, idle=idle, strike=(12, signal.SIGTERM))
     assert codes == [143, 143], said
     assert checkpoint.load(folder / "toy/last.pt")["step"] == 13  # both after the same step
-    codes, said = start(folder, ranks=2, dropout=0.0, flags={"resume": True})
+    codes, said = start(folder, ranks=2, dropout=0.0, idle=idle, flags={"resume": True})
     assert codes == [0, 0], said
     ours, theirs = lines(tmp_path / "one"), lines(folder)
     assert len(ours) == len(theirs) == 24

@@ -5,6 +5,7 @@ from test_models3d import SMALL
 from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
+from ptri.training.optimizer import make_optimizer
 from ptri.training.task3d import RigTask, generated_batch
 
 GENERATED = [
@@ -33,18 +34,32 @@ def test_ranks_share_the_global_batch():
         generated_batch(settings, 1, 5, 0, 2)  # one scene of four frames, two processes
 
 
-def test_every_kind_of_step_trains():
-    task, settings = RigTask(), config.load(None, GENERATED)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_kind_of_step_trains_what_it_uses(optimizer):
+    """Weights that a step does not use keep their values, whatever momentum they have.
+
+    Muon used to move them by its full rate along old gradients.
+    """
+    settings = config.load(None, [*GENERATED, f"train.optimizer={optimizer}"])
+    task = RigTask()
     torch.manual_seed(0)
     model = task.build_model(settings).train()
-    for epoch, step in ((0, 0), (1, 3), (1, 4), (1, 5)):
+    steps = make_optimizer(task.parameter_groups(model, settings), settings.train)
+    always, clips = {"fusion.ray.weight"}, {"fusion.frames.0.output.weight"}
+    moved = []
+    for epoch, step in ((1, 5), (1, 6), (1, 7), (0, 0), (1, 8)):  # clip, frame, true cameras, lift
         batch = generated_batch(settings, epoch, step, 0, 1)
         values = task.training_step(model, batch, step)
         assert values["loss"].shape == (len(batch.scene.K),)
         assert bool(torch.isfinite(values["loss"]).all())
-        model.zero_grad()
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        steps.zero_grad()
         values["loss"].mean().backward()
-        assert all(p.grad is not None for p in model.parameters())
+        steps.step()
+        moved.append({k for k, p in model.named_parameters() if not torch.equal(p, before[k])})
+    assert all(any(name.startswith("lifter.") for name in names) for names in moved)
+    assert [always <= names for names in moved] == [True, True, True, False, True]
+    assert [clips <= names for names in moved] == [True, False, False, False, True]
 
 
 def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):

@@ -21,21 +21,25 @@ class Batch(NamedTuple):
 
 
 class Net(nn.Module):
-    def __init__(self, width: int = 8, dropout: float = 0.0) -> None:
+    def __init__(self, width: int = 8, dropout: float = 0.0, idle: bool = False) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.Linear(3, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 1)
         )
+        self.idle = nn.Linear(3, 1) if idle else None
 
-    def forward(self, x):
-        return self.layers(x)
+    def forward(self, x, with_idle):
+        return self.layers(x) + (self.idle(x) if with_idle else 0.0)
 
 
 class ToyTask:
     monitor = "error"
 
-    def __init__(self, width=8, dropout=0.0, bad_frame=None, hook=None, validation=None):
+    def __init__(
+        self, width=8, dropout=0.0, bad_frame=None, hook=None, validation=None, idle=False
+    ):
         self.width, self.dropout, self.bad_frame, self.hook = width, dropout, bad_frame, hook
+        self.idle_weights = idle  # a layer that takes part in every third step
         self.validation = validation
         self.seen = []
         generator = torch.Generator().manual_seed(5)
@@ -43,7 +47,7 @@ class ToyTask:
         self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
 
     def build_model(self, config):
-        return Net(self.width, self.dropout)
+        return Net(self.width, self.dropout, self.idle_weights)
 
     def parameter_groups(self, model, config):
         return [{"params": list(model.parameters())}]
@@ -65,14 +69,15 @@ class ToyTask:
     def training_step(self, model, batch, step):
         if self.hook is not None:
             self.hook(step)
-        error = (model(batch.x) - batch.y).square().mean(dim=1)
+        with_idle = self.idle_weights and step % 3 == 2
+        error = (model(batch.x, with_idle) - batch.y).square().mean(dim=1)
         return {"loss": error, "absolute": (error + 1e-12).sqrt()}
 
     def validate(self, model, config):
         if self.validation is not None:
             self.validation(model)
         assert not model.training
-        return {"error": float((model(self.x) - self.y).square().mean())}
+        return {"error": float((model(self.x, self.idle_weights) - self.y).square().mean())}
 
     def pictures(self, model, config):
         return {"toy/grey": np.full((8, 8, 3), 128, np.uint8)}
@@ -109,6 +114,9 @@ def run(folder, log, options, *overrides):
             os.kill(os.getpid(), options["strike"][1])
 
     task = ToyTask(
-        dropout=options.get("dropout", 0.2), hook=hook, bad_frame=options.get("bad_frame")
+        dropout=options.get("dropout", 0.2),
+        hook=hook,
+        bad_frame=options.get("bad_frame"),
+        idle=options.get("idle", False),
     )
     engine.fit(task, toy_config(folder, *overrides), **options.get("flags", {}))

@@ -46,6 +46,7 @@ class Task(Protocol):
     """What is trained. Everything it draws is seeded by (run.seed, epoch or step, sample)."""
 
     monitor: str  # the validation metric that chooses best.pt; lower is better
+    idle_weights: bool  # whether some steps leave trained weights out; those get no gradient
     epoch: int | None  # the engine's, also during validation; None outside training
 
     def build_model(self, config: Config) -> nn.Module:
@@ -66,13 +67,26 @@ class Task(Protocol):
         """
 
     def training_step(self, model: nn.Module, batch: Any, step: int) -> dict[str, Tensor]:
-        """Losses (B,) per sample; "loss" is optimised. The model may be wrapped in DDP: call it."""
+        """Losses (B,) per sample; "loss" is optimised, the others are logged."""
 
     def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
         """Metrics over the whole validation set, without augmentation."""
 
     def pictures(self, model: nn.Module, config: Config) -> dict[str, np.ndarray]:
         """Pictures (H, W, 3) uint8 for TensorBoard, by name."""
+
+
+class _Losses(nn.Module):
+    """A task's losses as a module: DDP then finds the weights that a step's loss depends on."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Any, step: int) -> dict[str, Tensor]:
+        losses = self.task.training_step(self.model, batch, step)
+        # DDP waits for the gradients of all that it can reach from here.
+        return {name: v if name == "loss" else v.detach() for name, v in losses.items()}
 
 
 @dataclasses.dataclass
@@ -83,7 +97,7 @@ class _Run:
     world: World
     folder: Path
     model: nn.Module
-    wrapped: nn.Module  # the model, in DDP where there are several processes
+    losses: nn.Module  # the model's, in DDP where there are several processes
     ema: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LambdaLR
@@ -120,7 +134,9 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
         try:
             if world.size > 1:
                 ids = [world.device.index] if world.device.type == "cuda" else None
-                run.wrapped = DistributedDataParallel(run.model, device_ids=ids)
+                run.losses = DistributedDataParallel(
+                    run.losses, device_ids=ids, find_unused_parameters=task.idle_weights
+                )
             _train(task, run, signals)
         except StopRequested as stop:
             LOGGER.warning(
@@ -136,7 +152,7 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
                 run.log.close()
             # DDP must go before the process group: freed after it, gloo can wait for its own
             # thread, which waits for Python's lock, for ever.
-            run.wrapped = run.model
+            run.losses = run.model
             gc.collect()
 
 
@@ -167,7 +183,7 @@ def _build(task: Task, config: Config, world: World, folder: Path) -> _Run:
     if amp is torch.float16:  # the scaler may skip the very first step
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     return _Run(
-        config, world, folder, model, model, ema, optimizer, scheduler,
+        config, world, folder, model, _Losses(task, model), ema, optimizer, scheduler,
         torch.amp.GradScaler(world.device.type, enabled=amp is torch.float16), amp, steps,
     )  # fmt: skip
 
@@ -266,7 +282,7 @@ def _train_epoch(task: Task, run: _Run, signals: StopSignals) -> None:
     start = run.step - run.epoch * run.steps_per_epoch
     if start >= run.steps_per_epoch:
         return
-    run.wrapped.train()
+    run.losses.train()
     batches = iter(task.train_loader(config, run.epoch, world.rank, world.size, start))
     began = time.perf_counter()
     bar = tqdm(
@@ -281,7 +297,7 @@ def _train_epoch(task: Task, run: _Run, signals: StopSignals) -> None:
                 raise RuntimeError(
                     f"the loader ended after {done - 1} of {run.steps_per_epoch} batches"
                 ) from None
-            values = _training_step(task, run, batch)
+            values = _training_step(run, batch)
             bar.update()
             for name, value in values.items():
                 run.window[name] = run.window.get(name, 0.0) + value
@@ -298,14 +314,14 @@ def _train_epoch(task: Task, run: _Run, signals: StopSignals) -> None:
                 _stop_if_asked(run, signals, save=True)
 
 
-def _training_step(task: Task, run: _Run, batch: Any) -> dict[str, float]:
+def _training_step(run: _Run, batch: Any) -> dict[str, float]:
     """One optimizer step; returns the global batch's mean losses, gradient norm, learning rate."""
     config, world = run.config, run.world
     seed_everything(config.run.seed, run.step, world.rank)
     batch = to_device(batch, world.device)
     try:
         with torch.autocast(world.device.type, run.amp, enabled=run.amp is not None):
-            losses = task.training_step(run.wrapped, batch, run.step)
+            losses = run.losses(batch, run.step)
     except torch.linalg.LinAlgError as error:  # what becomes of NaN in a factorisation
         raise UserError(
             f"{run.folder}: {str(error).splitlines()[0]} (epoch {run.epoch}, step {run.step}); "

@@ -39,6 +39,7 @@ class HeatmapTask:
     """Trains `Network2D`; the engine's `Task` protocol."""
 
     monitor = "x2d/l2"
+    idle_weights = False
     epoch: int | None = None
 
     def __init__(self) -> None:
@@ -104,15 +105,14 @@ class HeatmapTask:
         images = batch.images.flatten(0, 1)  # (B V, 3, H, W)
         detection = model(images, isolate_uncertainty=True)
         values, _ = detection_losses(detection, batch, self._config)
-        own = getattr(model, "module", model)  # of DDP
         for name in ("orientation", "imitation"):
-            if not hasattr(own, name):
+            if not hasattr(model, name):
                 continue
             if name == "imitation":
-                value = own.imitation(images, detection)
+                value = model.imitation(images, detection)
             else:
                 joints = batch.joints3d, batch.joints2d[:, 0]  # of single views
-                value = own.orientation(detection.maps, *joints, images.shape[-1])
+                value = model.orientation(detection.maps, *joints, images.shape[-1])
             weight = getattr(self._config.train, f"weight_{name}")
             values |= {"loss": values["loss"] + weight * value, f"loss/{name}": value}
         return values

@@ -47,6 +47,8 @@ class RigTask:
     """Trains `PoseModel`; the engine's `Task` protocol."""
 
     monitor = "mpjpe"
+    epoch: int | None = None
+    idle_weights = True  # steps that take turns train different parts
 
     def __init__(self) -> None:
         self._config: Config | None = None
@@ -119,12 +121,8 @@ class RigTask:
         assert self._config is not None, "build_model comes first"
         config = self._config
         if isinstance(batch, Batch):
-            values = _generated_losses(model, batch, step, config)
-        else:
-            values = _image_losses(model, batch, step, config)
-        # Every weight takes part in every step, as DDP asks.
-        idle = sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0
-        return {**values, "loss": values["loss"] + idle}
+            return _generated_losses(model, batch, step, config)
+        return _image_losses(model, batch, step, config)
 
     @torch.no_grad()
     def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
@@ -207,7 +205,7 @@ def _generated_losses(model, batch: Batch, step: int, config: Config) -> dict[st
 
 
 def _training_settings(model, config: Config):
-    settings = getattr(model, "module", model).settings
+    settings = model.settings
     return settings._replace(num_samples=config.train.posterior_samples, frame_correlation=0.0)
 
 
