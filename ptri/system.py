@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ import torch
 from ptri.errors import UserError
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of glibc's malloc.h
+_LOCK = threading.Lock()
+_INSIDE: dict[int, int] = {}  # Python threads within `one_thread`, and torch's threads outside it
 
 
 def keep_freed_memory() -> bool:
@@ -32,14 +35,24 @@ def one_thread() -> Iterator[None]:
     """Keeps torch's operations on the CPU on one thread, where they are hundreds of small ones.
 
     Two threads that meet after each of them made the rig posterior 1.4 to 2 times slower
-    (docs/decisions.md).
+    (docs/decisions.md). May be entered by several Python threads at once, and again from within.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    caller = threading.get_ident()
+    if caller in _INSIDE:
+        yield
+        return
+    with _LOCK:
+        # A new Python thread asks for the last setting when it first needs it, here at the latest:
+        # 1 where another one is inside.
+        before = torch.get_num_threads()
+        before = _INSIDE[caller] = next(iter(_INSIDE.values()), before)
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _LOCK:
+            del _INSIDE[caller]
+            torch.set_num_threads(before)
 
 
 def choose_device(name: str, local_rank: int | None = None) -> torch.device:
