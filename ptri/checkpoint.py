@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import subprocess
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -138,28 +136,6 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
             f"with the settings the file was made with (model.*)"
         )
     module.load_state_dict(state)
-
-
-def rng_states() -> dict[str, Any]:
-    """States of the global random generators of Python, NumPy, torch and its GPUs."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_rng_states(states: Mapping[str, Any]) -> None:
-    """Restores what `rng_states` returned; GPU states only where as many GPUs are there."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from torch import nn
 
 from ptri import checkpoint
 from ptri.errors import UserError
+from ptri.training.system import rng_states, set_rng_states
 
 
 def small_model(width=4):
@@ -20,7 +21,7 @@ def full_state(model):
     return {
         "config": {"run": {"name": "a"}}, "model": model.state_dict(), "ema": model.state_dict(),
         "optimizer": {}, "scheduler": {}, "epoch": 2, "step": 9, "best": 0.5,
-        "rng": checkpoint.rng_states(),
+        "rng": rng_states(),
     }  # fmt: skip
 
 
@@ -50,9 +51,9 @@ def test_random_generators_continue(tmp_path):
     np.random.standard_normal()  # leaves a cached second value in the legacy generator
     checkpoint.save(tmp_path / "a.pt", full_state(small_model()))
     random.seed(2), np.random.seed(2), torch.manual_seed(2)
-    checkpoint.set_rng_states(checkpoint.load(tmp_path / "a.pt")["rng"])
+    set_rng_states(checkpoint.load(tmp_path / "a.pt")["rng"])
     first = draw()
-    checkpoint.set_rng_states(checkpoint.load(tmp_path / "a.pt")["rng"])
+    set_rng_states(checkpoint.load(tmp_path / "a.pt")["rng"])
     assert draw() == first
     assert draw() != first
 

@@ -398,7 +398,7 @@ def test_one_process_with_a_loss_that_is_not_finite_stops_both(tmp_path):
 
 
 def test_the_batch_must_divide(tmp_path, monkeypatch):
-    from ptri.training.parallel import World
+    from ptri.training.system import World
 
     with pytest.raises(UserError, match=r"train\.batch_size: 12 is not a multiple of the 5"):
         engine._check_batch(toy_config(tmp_path), World(0, 5, torch.device("cpu")))

@@ -31,12 +31,10 @@ from ptri.config import Config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import run_folder
 from ptri.structures import to_device
-from ptri.training import parallel
+from ptri.training import system
 from ptri.training.optimizer import amp_type, learning_rate_factor, make_optimizer, update_ema
-from ptri.training.parallel import World
-from ptri.training.reproducibility import sample_names, seed_everything
 from ptri.training.runlog import RunLog, check_folder
-from ptri.training.stopping import StopRequested, StopSignals
+from ptri.training.system import StopRequested, StopSignals, World
 
 LOGGER = logging.getLogger(__name__)
 MAX_SKIPPED = 20  # fp16 steps in a row with overflowing gradients before the run stops
@@ -126,11 +124,11 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, with the run saved.
     """
     folder = run_folder(config)
-    with parallel.started(config.run.device) as world, StopSignals() as signals:
-        parallel.on_first(world, lambda: check_folder(folder, resume, overwrite))
+    with system.started(config.run.device) as world, StopSignals() as signals:
+        system.on_first(world, lambda: check_folder(folder, resume, overwrite))
         run = _build(task, config, world, folder)
         saved = _restore(run) if resume else None
-        parallel.on_first(world, lambda: _open_log(run, saved))
+        system.on_first(world, lambda: _open_log(run, saved))
         try:
             if world.size > 1:
                 ids = [world.device.index] if world.device.type == "cuda" else None
@@ -163,7 +161,7 @@ def _build(task: Task, config: Config, world: World, folder: Path) -> _Run:
     if config.run.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
-    seed_everything(config.run.seed)  # the same weights on every rank
+    system.seed_everything(config.run.seed)  # the same weights on every rank
     model = task.build_model(config)
     steps = task.steps_per_epoch(config)
     if steps < 1:
@@ -216,7 +214,7 @@ def _restore(run: _Run) -> dict[str, Any]:
     run.scaler.load_state_dict(saved["scaler"])
     run.epoch, run.step, run.best = saved["epoch"], saved["step"], saved["best"]
     run.window = saved["window"]
-    checkpoint.set_rng_states(saved["rng"])
+    system.set_rng_states(saved["rng"])
     return saved
 
 
@@ -262,7 +260,7 @@ def _save(run: _Run, name: str) -> None:
             "best": run.best,
             "window": run.window,
             "log_lines": run.log.lines,
-            "rng": checkpoint.rng_states(),
+            "rng": system.rng_states(),
         },
     )
 
@@ -317,8 +315,10 @@ def _train_epoch(task: Task, run: _Run, signals: StopSignals) -> None:
 def _training_step(run: _Run, batch: Any) -> dict[str, float]:
     """One optimizer step; returns the global batch's mean losses, gradient norm, learning rate."""
     config, world = run.config, run.world
-    seed_everything(config.run.seed, run.step, world.rank)
+    # 1. What is drawn depends on the step's number alone.
+    system.seed_everything(config.run.seed, run.step, world.rank)
     batch = to_device(batch, world.device)
+    # 2. Losses, (B,) each.
     try:
         with torch.autocast(world.device.type, run.amp, enabled=run.amp is not None):
             losses = run.losses(batch, run.step)
@@ -328,14 +328,22 @@ def _training_step(run: _Run, batch: Any) -> dict[str, float]:
             f"last.pt keeps the last checkpoint; lower train.lr or set train.amp=off"
         ) from error
     sums = torch.stack([value.detach().double().mean() for value in losses.values()])
-    means = (parallel.total(world, sums) / world.size).tolist()  # the shares are equal
+    means = (system.total(world, sums) / world.size).tolist()  # the shares are equal
     values = dict(zip(losses, means))
     if not math.isfinite(values["loss"]):
-        _raise_not_finite(run, batch, losses["loss"], "the loss")
+        _raise_not_finite(run, "loss", _sample_names(batch, ~losses["loss"].isfinite()))
+    # 3. Gradients, clipped. In fp16 the scaler skips a step that overflows and lowers its scale.
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(losses["loss"].float().mean()).backward()
     run.scaler.unscale_(run.optimizer)
-    values["grad_norm"] = _clip(run, batch, losses["loss"])
+    weights = [p for group in run.optimizer.param_groups for p in group["params"]]
+    limit = config.train.grad_clip or math.inf
+    values["grad_norm"] = float(nn.utils.clip_grad_norm_(weights, limit))
+    run.skipped = 0 if math.isfinite(values["grad_norm"]) else run.skipped + 1
+    if run.skipped > (MAX_SKIPPED if run.scaler.is_enabled() else 0):
+        any_sample = torch.ones_like(losses["loss"], dtype=torch.bool)
+        _raise_not_finite(run, "gradient norm", _sample_names(batch, any_sample))
+    # 4. Weights, learning rate, averaged weights.
     values["lr"] = run.optimizer.param_groups[0]["lr"]
     run.scaler.step(run.optimizer)
     run.scaler.update()
@@ -346,26 +354,21 @@ def _training_step(run: _Run, batch: Any) -> dict[str, float]:
     return values
 
 
-def _clip(run: _Run, batch: Any, losses: Tensor) -> float:
-    """Clips the gradients and returns their norm before."""
-    weights = [p for group in run.optimizer.param_groups for p in group["params"]]
-    limit = run.config.train.grad_clip or math.inf
-    norm = float(nn.utils.clip_grad_norm_(weights, limit))
-    run.skipped = 0 if math.isfinite(norm) else run.skipped + 1
-    # In fp16 the scaler skips a step that overflows and lowers its scale.
-    if run.skipped > (MAX_SKIPPED if run.scaler.is_enabled() else 0):
-        _raise_not_finite(run, batch, losses, "the gradient norm")
-    return norm
+def _sample_names(batch: Any, chosen: Tensor) -> list[str]:
+    """What the chosen samples (B,) of a batch are called, as far as the batch knows."""
+    indices = chosen.nonzero().flatten().tolist()
+    known = [key for key in ("subject", "action", "frame") if hasattr(batch, key)]
+    if not known:
+        return [f"{index} of the batch" for index in indices]
+    return [", ".join(f"{key} {int(getattr(batch, key)[i])}" for key in known) for i in indices]
 
 
-def _raise_not_finite(run: _Run, batch: Any, losses: Tensor, what: str) -> NoReturn:
-    bad = ~losses.detach().isfinite()
-    if what != "the loss":
-        bad = torch.ones_like(bad)  # any sample may be to blame
-    names = [name for part in parallel.gather(run.world, sample_names(batch, bad)) for name in part]
+def _raise_not_finite(run: _Run, what: str, samples: list[str]) -> NoReturn:
+    """Every process names the samples of all."""
+    names = [name for part in system.gather(run.world, samples) for name in part]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     raise UserError(
-        f"{run.folder}: {what} is not finite at epoch {run.epoch}, step {run.step}, samples "
+        f"{run.folder}: the {what} is not finite at epoch {run.epoch}, step {run.step}, samples "
         f"{'; '.join(names[:4])}{more}; last.pt keeps the last checkpoint; look at these samples, "
         f"lower train.lr or set train.amp=off"
     )
@@ -412,9 +415,9 @@ def _validate(task: Task, run: _Run, signals: StopSignals) -> None:
 
 def _stop_if_asked(run: _Run, signals: StopSignals, save: bool) -> None:
     """Stops all processes after the same step."""
-    signum = parallel.largest(run.world, signals.received)
+    signum = system.largest(run.world, signals.received)
     if signum:
         if save:
             _save(run, "last.pt")
-        parallel.largest(run.world, 0)  # wait for the file
+        system.largest(run.world, 0)  # wait for the file
         raise StopRequested(signum)
