@@ -17,12 +17,13 @@ from h36m_fixture import make_tiny_h36m
 from ptri import config
 from ptri.config import GeneratedConfig
 from ptri.errors import UserError
+from ptri.geometry.cameras import project
 from ptri.people.bodies import sample_clips
-from ptri.people.detections import _project, body_fixed, facing, observe
+from ptri.people.detections import body_fixed, facing, simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints
+from ptri.structures import Cameras, Keypoints
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("fit_errors", ROOT / "scripts/fit_errors.py")
@@ -47,7 +48,7 @@ def people(num: int = 40, frames: int = 6, views: int = 4, seed: int = 0) -> Cli
     family = torch.full((num,), FAMILY_NAMES.index("ring"))
     rig = sample_rigs(draws, family, joints, views, 0.0).cameras
     cameras = static_cameras(rig.R, rig.t)
-    xy, _ = _project(joints, cameras)
+    xy = project(joints, Cameras(*(part.unsqueeze(1) for part in cameras)))
     covariance = (16 * torch.eye(2)).expand(*xy.shape[:-1], 2, 2)
     keypoints = Keypoints(xy, covariance, torch.full(xy.shape[:-1], 0.9))
     return Clips(joints, cameras, keypoints, torch.ones(xy.shape[:-1], dtype=torch.bool), 5.0)
@@ -63,7 +64,7 @@ def test_planted_systematic_errors_are_measured():
     offset[..., H36M17.joints.index("head"), 0] = -25.0
     offset[..., WRIST, 2], offset[..., FLIP[WRIST], 2] = 15.0, 15.0
     moved = clips.joints + body_fixed(clips.joints, offset[..., :1], offset[..., 1:])
-    xy, _ = _project(moved, clips.cameras)
+    xy = project(moved, Cameras(*(part.unsqueeze(1) for part in clips.cameras)))
     found = measure(describe(clips), with_xy(clips, xy))
     mean = found.definition
     # The ridge shares an offset among directions that the clips hardly tell apart.
@@ -108,7 +109,7 @@ def test_new_factors_of_the_error_model():
     def seen(**changes):
         draws = Draws.from_seeds([(7, row) for row in range(60)])
         options = dataclasses.replace(quiet, **changes)
-        return observe(draws, options, clips.joints, clips.cameras, size)
+        return simulate_detections(draws, options, clips.joints, clips.cameras, size)
 
     copies = seen(limb_copy_rate=0.2, profile_copies=3.0)
     pair = copies.swapped[..., WRIST] | copies.swapped[..., FLIP[WRIST]]

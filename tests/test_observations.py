@@ -9,7 +9,13 @@ from scipy import stats
 from ptri.config import GeneratedConfig
 from ptri.geometry.rotations import so3_exp
 from ptri.people.bodies import sample_clips
-from ptri.people.detections import Observed, body_fixed, frame_correlation, observe, self_occluded
+from ptri.people.detections import (
+    SimulatedDetections,
+    body_fixed,
+    frame_correlation,
+    self_occluded,
+    simulate_detections,
+)
 from ptri.people.draws import Draws
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
@@ -32,9 +38,9 @@ def scene(num: int = 30, frames: int = 4, views: int = 3, seed: int = 0, kinds=(
     return draws, joints, sample_rigs(draws, family, joints, views, 0.0)
 
 
-def see(seed: int = 0, num: int = 30, frames: int = 4, **options) -> Observed:
+def see(seed: int = 0, num: int = 30, frames: int = 4, **options) -> SimulatedDetections:
     draws, joints, rig = scene(num, frames, seed=seed)
-    return observe(draws, GeneratedConfig(**options), joints, rig.cameras, rig.size)
+    return simulate_detections(draws, GeneratedConfig(**options), joints, rig.cameras, rig.size)
 
 
 def whitened(error: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -42,7 +48,7 @@ def whitened(error: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     return torch.linalg.solve_triangular(factor, error.double().unsqueeze(-1), upper=False)[..., 0]
 
 
-def scale_of(result: Observed) -> float:
+def scale_of(result: SimulatedDetections) -> float:
     """Apparent size in px, from the noise-free projections' height (people are about 1.6 m)."""
     return float((result.clean[..., 1].amax(-1) - result.clean[..., 1].amin(-1)).median())
 
@@ -199,7 +205,7 @@ def test_truncated_joints_are_missing():
     draws, joints, rig = scene()
     narrow = rig.size * 0.6
     config = GeneratedConfig(**(QUIET | {"truncate": True}))
-    result = observe(draws, config, joints, rig.cameras, narrow)
+    result = simulate_detections(draws, config, joints, rig.cameras, narrow)
     inside = (result.clean >= -0.5) & (result.clean <= narrow[:, None, :, None] - 0.5)
     assert torch.equal(result.keypoints.xy.isnan().any(-1), ~inside.all(-1))
     assert 0.05 < (~inside.all(-1)).float().mean() < 0.95

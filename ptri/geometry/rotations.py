@@ -48,6 +48,17 @@ def skew(v: Tensor) -> Tensor:
     return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
 
+def upright_axes(across: Tensor, up: Tensor) -> Tensor:
+    """Axes (..., 3, 3), one a row, of a trunk: its left, up and forward = left x up.
+
+    Args:
+        across: (..., 3) roughly from right to left. up: (..., 3), which is kept.
+    """
+    up = torch.nn.functional.normalize(up, dim=-1)
+    forward = torch.nn.functional.normalize(torch.linalg.cross(across, up), dim=-1)
+    return torch.stack([torch.linalg.cross(up, forward), up, forward], dim=-2)
+
+
 def log_haar_density(angle: Tensor) -> Tensor:
     """Log of the Haar measure's density in the tangent space at an angle (...,) rad.
 

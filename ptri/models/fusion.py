@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ptri.geometry.cameras import MIN_DEPTH, centres
+from ptri.geometry.rotations import upright_axes
 from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
 from ptri.posterior.sampling import normalise
 from ptri.skeleton import H36M17
@@ -100,10 +101,7 @@ def body_frame(joints: Tensor) -> Tensor:
     up = joints[..., JOINTS.index("thorax"), :] - joints[..., H36M17.root, :]
     # A tenth of a millimetre along the axes gives joints that coincide a frame too.
     nudge = 0.1 * torch.eye(3, dtype=joints.dtype, device=joints.device)
-    y = nn.functional.normalize(up + nudge[1], dim=-1)
-    left = left + nudge[0]
-    x = nn.functional.normalize(left - (left * y).sum(-1, keepdim=True) * y, dim=-1)
-    return torch.stack([x, y, torch.linalg.cross(x, y)], dim=-2)
+    return upright_axes(left + nudge[0], up + nudge[1])
 
 
 def about_root(covariance: Tensor) -> Tensor:

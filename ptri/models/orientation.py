@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ptri.geometry.rotations import upright_axes
 from ptri.skeleton import H36M17
 
 LEVELS = (2, 3)  # of the backbone's maps: strides 16 and 32
@@ -53,9 +53,7 @@ class Orientation(nn.Module):
 def trunk_frame(joints: Tensor) -> Tensor:
     """Unit vectors to the trunk's left, up and forward, (..., 3, 3) as rows, of (..., 17, 3)."""
     left = joints[..., _LEFT, :].sum(-2) - joints[..., _RIGHT, :].sum(-2)
-    up = F.normalize(joints[..., _THORAX, :] - joints[..., H36M17.root, :], dim=-1)
-    left = F.normalize(left - (left * up).sum(-1, keepdim=True) * up, dim=-1)
-    return torch.stack([left, up, torch.linalg.cross(left, up)], -2)
+    return upright_axes(left, joints[..., _THORAX, :] - joints[..., H36M17.root, :])
 
 
 def _covered(low: Tensor, high: Tensor, cells: int, size: int) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 from ptri.errors import UserError
 from ptri.geometry.rotations import so3_exp
 from ptri.people.articulation import (
-    PARTS,
     angles_to_rotations,
     direction_spread,
     forward_kinematics,
@@ -36,12 +35,12 @@ _MASS |= {"knee": 0.10, "foot": 0.05, "shoulder": 0.01}
 
 
 class Motion(NamedTuple):
-    """A clip of one person. Names and meaning of the rotations: `ptri.people.articulation`."""
+    """Moving bodies of B people; the parts are those of `ptri.people.articulation`."""
 
-    rotations: Tensor  # (T, P, 3, 3) local, relative to the parent part
-    names: tuple[str, ...]  # P parts
-    root_rotation: Tensor  # (T, 3, 3) body (x left, y back, z up) to world (z up)
-    root_translation: Tensor  # (T, 3) mm, world position of the joint "hip"
+    rotations: Tensor  # (B, T, P, 3, 3) local, relative to the parent part
+    root_rotation: Tensor  # (B, T, 3, 3) body (x left, y back, z up) to world (z up)
+    root_translation: Tensor  # (B, T, 3) mm, world position of the joint "hip"
+    joints3d: Tensor  # (B, T, 17, 3) mm, world
 
 
 class Clip(NamedTuple):
@@ -93,34 +92,6 @@ def sample_directions(draws: Draws) -> Tensor:
     return torch.nn.functional.normalize(mean + direction_spread()[:, None] * noise, dim=-1)
 
 
-def sample_motion(
-    generator: torch.Generator,
-    num_frames: int,
-    fps: float,
-    kind: str,
-    bone_lengths: Tensor | None = None,
-) -> Motion:
-    """Draws a clip of smooth motion, feet on the floor, centred above the world's origin.
-
-    Args:
-        generator: CPU generator; it advances.
-        num_frames: T.
-        fps: frames per second.
-        kind: one of `ptri.people.motions.KINDS`.
-        bone_lengths: (16,) mm, which decide height and stride; the mean adult's by default.
-
-    Raises:
-        UserError: an unknown kind.
-    """
-    draws = Draws.from_torch(generator)
-    mean = _log_length_law()[0].exp()
-    lengths = (mean if bone_lengths is None else bone_lengths).unsqueeze(0)
-    index = kind_indices([kind])
-    parts = _sample_motions(draws, index, num_frames, fps, lengths, rest_directions().unsqueeze(0))
-    rotations, root_rotation, root_translation, _ = (part.squeeze(0) for part in parts)
-    return Motion(rotations, PARTS, root_rotation, root_translation)
-
-
 def kind_indices(kinds: list[str] | tuple[str, ...]) -> Tensor:
     """Indices (K,) int64 of motion kinds.
 
@@ -152,28 +123,30 @@ def sample_clips(
     lengths = sample_bone_lengths(draws, bone_spread, children)
     directions = sample_directions(draws)
     kind = kind_indices(kinds)[draws.choice(len(kinds))]
-    joints = _sample_motions(draws, kind, num_frames, fps, lengths, directions)[3]
-    return Clip(joints, lengths)
+    motion = sample_motions(draws, kind, num_frames, fps, lengths, directions)
+    return Clip(motion.joints3d, lengths)
 
 
-def sample_part_motions(
-    draws: Draws, kind: Tensor, num_frames: int, fps: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Motions (B, T) of the mean adult, one of the (B,) `kind_indices` each.
+def sample_motions(
+    draws: Draws,
+    kind: Tensor,
+    num_frames: int,
+    fps: float,
+    lengths: Tensor | None = None,
+    directions: Tensor | None = None,
+) -> Motion:
+    """Smooth motions of T frames, feet on the floor, centred above the world's origin.
 
-    Returns:
-        Local part rotations (B, T, P, 3, 3), root (B, T, 3, 3), hip (B, T, 3) mm, joints
-        (B, T, 17, 3) mm.
+    Args:
+        draws: B streams.
+        kind: (B,) from `kind_indices`.
+        lengths: (B, 16) mm, which decide height and stride; the mean adult's by default.
+        directions: (B, 16, 3) unit rest directions of the bones; the mean by default.
     """
-    lengths = _log_length_law()[0].exp().expand(draws.batch, -1)
-    directions = rest_directions().expand(draws.batch, -1, -1)
-    return _sample_motions(draws, kind, num_frames, fps, lengths, directions)
-
-
-def _sample_motions(
-    draws: Draws, kind: Tensor, num_frames: int, fps: float, lengths: Tensor, directions: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rotations (B,T,P,3,3), root (B,T,3,3), translation (B,T,3) mm, joints (B,T,17,3) mm."""
+    if lengths is None:
+        lengths = _log_length_law()[0].exp().expand(draws.batch, -1)
+    if directions is None:
+        directions = rest_directions().expand(draws.batch, -1, -1)
     times = torch.arange(num_frames) / fps
     angles, heading, balance = sample_angles(draws, kind, times)
     rotations, lean = angles_to_rotations(angles)
@@ -186,7 +159,7 @@ def _sample_motions(
     root = tilt @ root
     at_hip = at_hip @ tilt.transpose(-1, -2)
     translation = _stand_on_floor(at_hip)
-    return rotations, root, translation, at_hip + translation.unsqueeze(-2)
+    return Motion(rotations, root, translation, at_hip + translation.unsqueeze(-2))
 
 
 def _per_joint(table: dict[str, float], default: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a 2D detector would report: noise, outliers, swaps, missing joints, and its own doubts.
+"""Simulates what a 2D detector would report of people: noise, outliers, swaps, missing joints.
 
 Sizes are relative to the person: the height in px at which a 1.7 m tall object appears at the hip's
 depth. Every factor is a field of `config.generated`.
@@ -12,9 +12,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from ptri.config import GeneratedConfig
-from ptri.people.draws import Draws
+from ptri.geometry.cameras import project, project_normalised, transform
+from ptri.geometry.rotations import upright_axes
+from ptri.people.draws import Draws, ar1_factor
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -24,12 +27,13 @@ _JOINT_NOISE |= {"wrist": 1.3, "elbow": 1.1, "shoulder": 0.9, "nose": 0.7}
 _MIRROR_DOUBT = 0.6  # largest doubt of a joint known to be on the wrong side / its way there
 _MOST_COPIES = 0.8  # of the pairs of limbs; bounds the rate in profile
 _BOX = 1.5  # side of the gross outliers' box over that of the person
+_TRUNK_RADIUS = 130.0  # mm, of the capsule that hides arms and legs
 _ARMS = ("shoulder", "elbow", "wrist")
 _LEGS = ("hip", "knee", "foot")
 _LIMBS = (("elbow", "wrist"), ("knee", "foot"))  # middle and end
 
 
-class Observed(NamedTuple):
+class SimulatedDetections(NamedTuple):
     """Keypoints with what a test wants to know about them. Shapes (B, T, V, J, ...)."""
 
     keypoints: Keypoints
@@ -39,10 +43,10 @@ class Observed(NamedTuple):
     swapped: Tensor  # bool, stands at the place of the joint's mirror image
 
 
-def observe(
+def simulate_detections(
     draws: Draws, config: GeneratedConfig, joints: Tensor, cameras: Cameras, size: Tensor
-) -> Observed:
-    """Draws the detections of B people.
+) -> SimulatedDetections:
+    """Draws what a detector reports of B people.
 
     Args:
         draws: B streams.
@@ -52,55 +56,42 @@ def observe(
         cameras: (B, V, ...), world, static.
         size: (B, V, 2) px, image width and height.
     """
-    B, T, J = joints.shape[:3]
+    _, T, J, _ = joints.shape
     V = size.shape[1]
-    clean, depth = _project(joints, cameras)
-    focal = cameras.K[..., 0, 0]
-    scale = focal.unsqueeze(1) * 1700.0 / depth[..., H36M17.root].clamp_min(500.0)  # (B, T, V)
     exact = config.independent
-    target, hidden = clean, torch.zeros(B, T, V, J, dtype=torch.bool)
+    # 1 What is there to be seen
+    clean, depth = _project(joints, cameras), _in_cameras(joints, cameras)[..., 2]
+    focal = cameras.K[..., 0, 0].unsqueeze(1)  # (B, 1, V)
+    scale = focal * 1700.0 / depth[..., H36M17.root].clamp_min(500.0)  # (B, T, V)
+    # 2 Where the detector looks for it: its own joints, its bias, the other side
+    target, hidden = clean, torch.zeros(clean.shape[:-1], dtype=torch.bool)
     swapped = hidden
     if not exact:
-        along, trunk = draws.normal(1, J, 1), draws.normal(1, J, 3)
-        strength = draws.uniform(2, 1, 1, 1)
-        offset = math.sqrt(0.5) * config.definition_mm * strength[:, 0]
-        offset = offset * body_fixed(joints, along, trunk)
-        mean_target = clean
-        if config.definition_mean:
-            mean = torch.tensor(config.definition_mean).expand(1, 1, J, 4)
-            mean = body_fixed(joints, mean[..., :1], mean[..., 1:])
-            offset, (mean_target, _) = offset + mean, _project(joints + mean, cameras)
-        target, _ = _project(joints + offset, cameras)
-        bias = config.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
-        target = target + bias * scale[..., None, None]
+        aimed, systematic = _systematic(draws, config, joints, cameras, clean, scale)
         hidden = self_occluded(joints, cameras)
-        systematic = target - mean_target
-        apart = (target[..., H36M17.flip, :] - target).norm(dim=-1)
-        target, swapped = _swap(draws, config, target)
+        target, swapped = _swap(draws, config, aimed)
         if config.limb_copy_rate > 0:
             target, swapped = _copy(draws, config, target, swapped, facing(joints, cameras))
-
+    # 3 Noise
     covariance, log_factor = _noise_covariance(draws, config, scale, hidden)
     if not exact and config.bias_follows > 0:
         grown = torch.expm1(config.bias_follows * log_factor)
         target = target + grown.unsqueeze(-1) * systematic
     white = _coloured(draws, config, T, (V, J, 2), 0.0 if exact else config.correlated_share)
-    error = (torch.linalg.cholesky(covariance) @ white.unsqueeze(-1)).squeeze(-1)
-    xy, reported = target + error, covariance
-    outlier, confidence = torch.zeros_like(hidden), torch.ones(B, T, V, J)
+    xy = target + (torch.linalg.cholesky(covariance) @ white.unsqueeze(-1)).squeeze(-1)
+    # 4 Outliers, and what the detector says of all that
+    outlier, reported = torch.zeros_like(hidden), covariance
+    confidence = torch.ones(outlier.shape)
     if not exact:
         outlier = _rare(draws, config, T, (V, J), config.outlier_rate)
         wrong = _coloured(draws, config, T, (V, J, 2), 0.8) * config.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
-        reported, confidence = _doubts(draws, config, covariance, xy - target, scale, outlier)
+        reported, confidence = _report(draws, config, covariance, xy - target, scale, outlier)
         if config.confident_swaps < 1:
-            noticed = swapped & (draws.uniform(T, V, J) >= config.confident_swaps)
-            doubt = noticed * draws.uniform(T, V, J) * (_MIRROR_DOUBT * apart) ** 2
-            reported = reported + doubt[..., None, None] * torch.eye(2)
-            mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-            # The same loss as of a wider noise, see `_doubts`; 1e-6 px^2 guards no noise at all.
-            loss = 0.5 * config.confidence_slope * torch.log1p(doubt / mean.clamp_min(1e-6))
-            confidence = torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
+            apart = (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)
+            reported, confidence = _doubt_swaps(
+                draws, config, swapped, apart, covariance, reported, confidence
+            )
         if config.gross_rate > 0:
             gross = _drawn_rate(draws, config.gross_rate, T, V, J)
             xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
@@ -108,18 +99,17 @@ def observe(
         if config.flat_views > 0:
             flat = draws.uniform(1, V, 1) < config.flat_views
             confidence = torch.where(flat, draws.uniform(1, V, 1, low=0.5), confidence)
-    missing = _missing(draws, config, T, V, J, hidden, exact)
+    # 5 What is missing
+    missing = _missing(draws, config, hidden, exact) | (depth < 1.0)
     if config.truncate:
         inside = (clean >= -0.5) & (clean <= size[:, None, :, None] - 0.5)
         missing = missing | ~inside.all(-1)
-    missing = missing | (depth < 1.0)
     xy = torch.where(missing.unsqueeze(-1), torch.nan, xy)
     vague = (0.5 * scale[..., None]) ** 2 * missing  # finite wherever the joint is missing
-    reported = torch.where(
-        missing[..., None, None], vague[..., None, None] * torch.eye(2), reported
-    )
+    vague = vague[..., None, None] * torch.eye(2)
+    reported = torch.where(missing[..., None, None], vague, reported)
     keypoints = Keypoints(xy, reported, confidence * ~missing)
-    return Observed(keypoints, clean, covariance, outlier & ~missing, swapped)
+    return SimulatedDetections(keypoints, clean, covariance, outlier & ~missing, swapped)
 
 
 def body_fixed(joints: Tensor, along: Tensor, trunk: Tensor) -> Tensor:
@@ -132,13 +122,10 @@ def body_fixed(joints: Tensor, along: Tensor, trunk: Tensor) -> Tensor:
     """
     names, parent = H36M17.joints, torch.tensor(H36M17.parents)
     parent[H36M17.root] = names.index("spine")
-    bone = torch.nn.functional.normalize(joints - joints[..., parent, :], dim=-1)
+    bone = normalize(joints - joints[..., parent, :], dim=-1)
     up = joints[..., names.index("thorax"), :] - joints[..., H36M17.root, :]
     across = joints[..., names.index("left_hip"), :] - joints[..., names.index("right_hip"), :]
-    up = torch.nn.functional.normalize(up, dim=-1)
-    forward = torch.nn.functional.normalize(torch.linalg.cross(across, up), dim=-1)
-    left = torch.linalg.cross(up, forward)
-    return along * bone + trunk @ torch.stack([left, up, forward], dim=-2)
+    return along * bone + trunk @ upright_axes(across, up)
 
 
 def facing(joints: Tensor, cameras: Cameras) -> Tensor:
@@ -148,7 +135,7 @@ def facing(joints: Tensor, cameras: Cameras) -> Tensor:
         joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
     """
     left, right = (H36M17.joints.index(f"{side}_hip") for side in ("left", "right"))
-    across = torch.nn.functional.normalize(joints[..., left, :] - joints[..., right, :], dim=-1)
+    across = normalize(joints[..., left, :] - joints[..., right, :], dim=-1)
     return torch.einsum("btk,bvk->btv", across, cameras.R[..., 0, :])
 
 
@@ -158,41 +145,28 @@ def self_occluded(joints: Tensor, cameras: Cameras) -> Tensor:
     Args:
         joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
     """
-    view = joints.unsqueeze(2) @ cameras.R.transpose(-1, -2).unsqueeze(1)
-    view = view + cameras.t[:, None, :, None]  # (B, T, V, J, 3)
-    ray = view[..., :2] / view[..., 2:].clamp_min(1.0)
+    view = _in_cameras(joints, cameras)
+    ray, depth = project_normalised(view), view[..., 2]
     low, high = (H36M17.joints.index(name) for name in ("hip", "thorax"))
     base, axis = ray[..., low, :], ray[..., high, :] - ray[..., low, :]
     # 1e-9 guards a trunk seen end on.
     along = ((ray - base.unsqueeze(-2)) * axis.unsqueeze(-2)).sum(-1)
     along = (along / (axis**2).sum(-1, keepdim=True).clamp_min(1e-9)).clamp(0, 1)
     nearest = base.unsqueeze(-2) + along.unsqueeze(-1) * axis.unsqueeze(-2)
-    depth = torch.lerp(view[..., low, 2, None], view[..., high, 2, None], along)
-    beside = (ray - nearest).norm(dim=-1) * depth < 130.0
-    limb = torch.tensor(
-        [name.endswith(("wrist", "elbow", "knee", "foot")) for name in H36M17.joints]
-    )
-    return beside & (view[..., 2] > depth + 130.0) & limb
+    trunk = torch.lerp(depth[..., low, None], depth[..., high, None], along)
+    beside = (ray - nearest).norm(dim=-1) * trunk < _TRUNK_RADIUS
+    limb = [name.endswith(("wrist", "elbow", "knee", "foot")) for name in H36M17.joints]
+    return beside & (depth > trunk + _TRUNK_RADIUS) & torch.tensor(limb)
 
 
-def _project(joints: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor]:
-    """World joints (B, T, J, 3) to (B, T, V, J, 2) px and depths (B, T, V, J) mm."""
-    view = joints.unsqueeze(2) @ cameras.R.transpose(-1, -2).unsqueeze(1)
-    view = view + cameras.t[:, None, :, None]
-    K = cameras.K.unsqueeze(1)
-    focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
-    xy = view[..., :2] / view[..., 2:].clamp_min(1.0) * focal + K[..., None, :2, 2]
-    return xy, view[..., 2]
+def _in_cameras(joints: Tensor, cameras: Cameras) -> Tensor:
+    """World joints (B, T, J, 3) in the frames of static cameras, (B, T, V, J, 3) mm."""
+    return transform(joints.unsqueeze(2), cameras.R.unsqueeze(1), cameras.t.unsqueeze(1))
 
 
-@functools.cache
-def _ar1_factor(num_frames: int, rho: float) -> Tensor:
-    """(T, T) matrix that turns white noise into stationary AR(1) noise of variance 1."""
-    lag = torch.arange(num_frames)
-    power = rho ** (lag[:, None] - lag[None, :]).clamp_min(0).float()
-    factor = torch.tril(power) * math.sqrt(max(1 - rho**2, 0.0))
-    factor[:, 0] = power[:, 0]
-    return factor
+def _project(joints: Tensor, cameras: Cameras) -> Tensor:
+    """World joints (B, T, J, 3) to (B, T, V, J, 2) px of static cameras."""
+    return project(joints, Cameras(*(part.unsqueeze(1) for part in cameras)))
 
 
 def frame_correlation(seconds: float, fps: float) -> float:
@@ -200,12 +174,41 @@ def frame_correlation(seconds: float, fps: float) -> float:
     return math.exp(-1.0 / (fps * seconds)) if seconds > 0 else 0.0
 
 
+def _systematic(
+    draws: Draws,
+    config: GeneratedConfig,
+    joints: Tensor,
+    cameras: Cameras,
+    clean: Tensor,
+    scale: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Where a detector aims (B, T, V, J, 2) px, and what of it differs from person to person, px.
+
+    Its joints lie off ours, by a mean of all people and by an offset of this person's that moves
+    with the body; each view has a constant bias.
+    """
+    V, J = clean.shape[2:4]
+    along, trunk = draws.normal(1, J, 1), draws.normal(1, J, 3)
+    strength = draws.uniform(2, 1, 1, 1)
+    offset = math.sqrt(0.5) * config.definition_mm * strength[:, 0]
+    offset = offset * body_fixed(joints, along, trunk)
+    common = clean
+    if config.definition_mean:
+        mean = torch.tensor(config.definition_mean).expand(1, 1, J, 4)
+        mean = body_fixed(joints, mean[..., :1], mean[..., 1:])
+        offset, common = offset + mean, _project(joints + mean, cameras)
+    target = _project(joints + offset, cameras)
+    bias = config.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
+    target = target + bias * scale[..., None, None]
+    return target, target - common
+
+
 def _ar1(draws: Draws, num_frames: int, shape: tuple[int, ...], rho: float) -> Tensor:
     """(B, T, *shape) unit-variance normal noise with correlation rho between frames."""
     white = draws.normal(num_frames, *shape)
     if num_frames == 1 or rho == 0:
         return white
-    return torch.einsum("ts,bs...->bt...", _ar1_factor(num_frames, rho), white)
+    return torch.einsum("ts,bs...->bt...", ar1_factor(num_frames, rho), white)
 
 
 def _coloured(
@@ -314,7 +317,7 @@ def _noise_covariance(
     return covariance, log_sigma
 
 
-def _doubts(
+def _report(
     draws: Draws,
     config: GeneratedConfig,
     covariance: Tensor,
@@ -329,7 +332,7 @@ def _doubts(
     """
     _, T, V, J = outlier.shape
     noticed = outlier & (draws.uniform(T, V, J) >= config.confident_outliers)
-    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+    mean = _mean_variance(covariance)
     isotropic = mean[..., None, None] * torch.eye(2)
     stated = config.overstate * torch.tensor(config.joint_stated or [1.0] * J)
     factor = stated**2 * torch.exp(2 * config.misreport * draws.normal(T, V, J))
@@ -346,6 +349,35 @@ def _doubts(
     return reported, torch.sigmoid(logit + config.confidence_noise * draws.normal(T, V, J))
 
 
+def _doubt_swaps(
+    draws: Draws,
+    config: GeneratedConfig,
+    swapped: Tensor,
+    apart: Tensor,
+    covariance: Tensor,
+    reported: Tensor,
+    confidence: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The reported covariance and confidence once some exchanged joints are noticed.
+
+    Args:
+        swapped: (B, T, V, J) bool. apart: (B, T, V, J) px to the joint's mirror image.
+    """
+    shape = swapped.shape[1:]
+    noticed = swapped & (draws.uniform(*shape) >= config.confident_swaps)
+    doubt = noticed * draws.uniform(*shape) * (_MIRROR_DOUBT * apart) ** 2
+    reported = reported + doubt[..., None, None] * torch.eye(2)
+    # The same loss as of a wider noise, see `_report`; 1e-6 px^2 guards no noise at all.
+    ratio = doubt / _mean_variance(covariance).clamp_min(1e-6)
+    loss = 0.5 * config.confidence_slope * torch.log1p(ratio)
+    return reported, torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
+
+
+def _mean_variance(covariance: Tensor) -> Tensor:
+    """Mean (...) px^2 over the two axes of covariances (..., 2, 2)."""
+    return covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
 def _drawn_rate(draws: Draws, most: float, T: int, V: int, J: int) -> Tensor:
     """(B, T, V, J) bool events at a rate (B, 1, V, 1) that is uniform between 0 and ``most``."""
     return draws.uniform(T, V, J) < draws.uniform(1, V, 1, high=most)
@@ -358,10 +390,9 @@ def _in_box(draws: Draws, xy: Tensor) -> Tensor:
     return (low + high) / 2 + _BOX * (high - low) * place
 
 
-def _missing(
-    draws: Draws, config: GeneratedConfig, T: int, V: int, J: int, hidden: Tensor, exact: bool
-) -> Tensor:
+def _missing(draws: Draws, config: GeneratedConfig, hidden: Tensor, exact: bool) -> Tensor:
     """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
+    T, V, J = hidden.shape[1:]
     joints = _rare(draws, config, T, (V, J), config.missing_rate)
     # Two views of a scene always keep the person; nothing could be learnt from one.
     sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2

@@ -1,7 +1,8 @@
-"""Random numbers for a batch in which every sample owns its stream."""
+"""Random numbers for a batch in which every sample owns its stream, and noise over time."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -66,3 +67,17 @@ class Draws:
             buffer = np.concatenate([buffer, fresh], axis=1)
         self._buffers[kind] = buffer[:, count:]
         return torch.from_numpy(buffer[:, :count].reshape(self.batch, *shape))
+
+
+@functools.cache
+def ar1_factor(num_frames: int, rho: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(T, T) matrix that turns white noise into stationary AR(1) noise of variance 1.
+
+    Args:
+        rho: correlation between neighbouring frames.
+    """
+    lag = torch.arange(num_frames)
+    power = rho ** (lag[:, None] - lag[None, :]).clamp_min(0).to(dtype)
+    factor = torch.tril(power) * math.sqrt(max(1 - rho**2, 0.0))
+    factor[:, 0] = power[:, 0]
+    return factor

@@ -9,9 +9,11 @@ bones take the lengths of generated bodies, so that performers' sizes do not rep
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -37,10 +39,41 @@ class MotionCapture(NamedTuple):
     fps: float
 
 
-def held_out_trials(subject: np.ndarray, trial: np.ndarray) -> np.ndarray:
-    """Which clips are held out: (C,) bool from source subjects and trials (C,), -1 unknown."""
-    subject, trial = subject.astype(np.int64), trial.astype(np.int64)
-    return (subject >= 0) & (trial >= 0) & ((7 * subject + trial) % _HELD_OUT_SHARE == 0)
+@contextlib.contextmanager
+def open_mocap(path: str, key: str) -> Iterator[np.lib.npyio.NpzFile]:
+    """The arrays of a file of motion capture; what is wrong with them becomes a UserError.
+
+    Args:
+        path: of the .npz. key: the setting that named it, for the message.
+
+    Raises:
+        UserError: no such file, or it is not in the format.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{key}: no such file: {path}; give another, or none")
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            yield data
+    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{key}: {path} is not motion capture in the expected format "
+            f"(see ptri/people/mocap.py): {error}"
+        ) from None
+
+
+def kept_clips(data: np.lib.npyio.NpzFile, kind: str, split: str) -> np.ndarray:
+    """(C,) bool, which clips of a kind belong to a split; unknown trials are for training.
+
+    Args:
+        split: "train", "held_out" or "all".
+    """
+    subject = data[f"{kind}_clip_source_subject"].astype(np.int64)
+    trial = data[f"{kind}_clip_source_trial"].astype(np.int64)
+    if split == "all":
+        return np.full(len(subject), True)
+    known = (subject >= 0) & (trial >= 0)
+    held_out = known & ((7 * subject + trial) % _HELD_OUT_SHARE == 0)
+    return held_out == (split == "held_out")
 
 
 @functools.lru_cache(maxsize=4)
@@ -50,29 +83,16 @@ def load_mocap(path: str, split: Literal["train", "held_out", "all"]) -> MotionC
     Raises:
         UserError: no such file; not in the format; no clip in the split.
     """
-    if not Path(path).is_file():
-        raise UserError(f"generated.mocap: no such file: {path}; null does without")
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            positions, starts, lengths, total = [], [], [], 0
-            for kind in data["kinds"].tolist():
-                clip_start = data[f"{kind}_clip_start"].astype(np.int64)
-                subject = data[f"{kind}_clip_source_subject"].astype(np.int64)
-                trial = data[f"{kind}_clip_source_trial"].astype(np.int64)
-                held_out = held_out_trials(subject, trial)
-                keep = np.full(len(subject), True)
-                if split != "all":
-                    keep = held_out if split == "held_out" else ~held_out
-                starts.append(total + clip_start[:-1][keep])
-                lengths.append(np.diff(clip_start)[keep])
-                positions.append(data[f"{kind}_positions_h36m17"].astype(np.float32))
-                total += len(positions[-1])
-            fps = float(data["fps"])
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"generated.mocap: {path} is not motion capture in the expected format "
-            f"(see ptri/people/mocap.py): {error}"
-        ) from None
+    positions, starts, lengths, total = [], [], [], 0
+    with open_mocap(path, "generated.mocap") as data:
+        for kind in data["kinds"].tolist():
+            clip_start = data[f"{kind}_clip_start"].astype(np.int64)
+            keep = kept_clips(data, kind, split)
+            starts.append(total + clip_start[:-1][keep])
+            lengths.append(np.diff(clip_start)[keep])
+            positions.append(data[f"{kind}_positions_h36m17"].astype(np.float32))
+            total += len(positions[-1])
+        fps = float(data["fps"])
     start = torch.from_numpy(np.concatenate(starts))
     if len(start) == 0:
         raise UserError(f"generated.mocap: {path} has no clip in the split '{split}'")

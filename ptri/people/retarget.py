@@ -10,7 +10,6 @@ performer's relative to that rest pose. Bone lengths play no role.
 from __future__ import annotations
 
 import functools
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from scipy.spatial.transform import Rotation
 from ptri.errors import UserError
 from ptri.people.articulation import PARTS
 from ptri.people.bvh import SkeletonMotion, read_bvh
+from ptri.people.mocap import kept_clips, open_mocap
 
 # Names a joint may have, lower case without separators and side; the first that exists is used.
 _TRUNK = {
@@ -85,7 +85,7 @@ def retarget(motion: SkeletonMotion, where: str) -> np.ndarray:
             if follower is not None and np.linalg.norm(rest[follower] - rest[bone]) > 0:
                 direction = np.array(_DIRECTIONS[name], float)
                 direction[0] *= 1 if side == "left" else -1
-                align = _shortest(direction, rest[follower] - rest[bone])
+                align = shortest_rotation(direction, rest[follower] - rest[bone])
                 _check_stands(name, align, where)
         result[:, index] = world[:, bone] @ (heading.T @ align)
     return result
@@ -130,46 +130,33 @@ def _step(fps: float) -> int:
 
 
 def _read_npz(path: Path, split: str) -> list[np.ndarray]:
-    from ptri.people.mocap import held_out_trials
-
-    found, refused = [], []
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            for kind in data["kinds"].tolist():
-                start = data[f"{kind}_clip_start"].astype(int)
-                hidden = held_out_trials(
-                    data[f"{kind}_clip_source_subject"], data[f"{kind}_clip_source_trial"]
+    rotations, refused = [], []
+    with open_mocap(str(path), "render.mocap") as data:
+        fps = float(data["fps"])
+        for kind in data["kinds"].tolist():
+            start = data[f"{kind}_clip_start"].astype(int)
+            quat = data[f"{kind}_quat"].astype(np.float64)
+            quat /= np.linalg.norm(quat, axis=-1, keepdims=True)
+            local = Rotation.from_quat(quat[..., [1, 2, 3, 0]].reshape(-1, 4)).as_matrix()
+            local = local.reshape(*quat.shape[:2], 3, 3)
+            for clip in np.flatnonzero(kept_clips(data, kind, split)):
+                frames = slice(start[clip], start[clip + 1], _step(fps))
+                motion = SkeletonMotion(
+                    names=tuple(map(str, data[f"{kind}_joint_names"])),
+                    parents=tuple(data[f"{kind}_parents"].tolist()),
+                    offsets=data[f"{kind}_offsets"][data[f"{kind}_clip_skeleton"][clip]],
+                    rotations=local[frames],
+                    root=data[f"{kind}_root"][frames],
+                    fps=fps,
                 )
-                quat = data[f"{kind}_quat"].astype(np.float64)
-                quat /= np.linalg.norm(quat, axis=-1, keepdims=True)
-                for clip in range(len(start) - 1):
-                    if split != "all" and hidden[clip] != (split == "held_out"):
-                        continue
-                    frames = slice(start[clip], start[clip + 1], _step(float(data["fps"])))
-                    own = quat[frames][..., [1, 2, 3, 0]]
-                    motion = SkeletonMotion(
-                        names=tuple(map(str, data[f"{kind}_joint_names"])),
-                        parents=tuple(data[f"{kind}_parents"].tolist()),
-                        offsets=data[f"{kind}_offsets"][data[f"{kind}_clip_skeleton"][clip]],
-                        rotations=Rotation.from_quat(own.reshape(-1, 4))
-                        .as_matrix()
-                        .reshape(*own.shape[:2], 3, 3),
-                        root=data[f"{kind}_root"][frames],
-                        fps=float(data["fps"]),
-                    )
-                    try:
-                        found.append(retarget(motion, f"render.mocap: {path}, {kind}"))
-                    except UserError as error:  # a rest pose that tells nothing: another kind
-                        refused.append(error)
-                        break
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"render.mocap: {path} is not motion capture in the expected format "
-            f"(see ptri/people/mocap.py): {error}"
-        ) from None
-    if refused and not found:
+                try:
+                    rotations.append(retarget(motion, f"render.mocap: {path}, {kind}"))
+                except UserError as error:  # a rest pose that tells nothing: another kind
+                    refused.append(error)
+                    break
+    if refused and not rotations:
         raise refused[0]
-    return found
+    return rotations
 
 
 def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
@@ -238,8 +225,9 @@ def _child(parents: tuple[int, ...], bone: int) -> int | None:
     return parents.index(bone) if bone in parents else None
 
 
-def _shortest(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    target = target / np.linalg.norm(target)
+def shortest_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Smallest rotation (3, 3) that takes one direction (3,) to another."""
+    source, target = source / np.linalg.norm(source), target / np.linalg.norm(target)
     axis = np.cross(source, target)
     sine, cosine = np.linalg.norm(axis), float(source @ target)
     if sine < 1e-9:  # parallel: the axis is undefined

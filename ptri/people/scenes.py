@@ -20,7 +20,7 @@ from ptri.config import Config, GeneratedConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
 from ptri.people.bodies import sample_clips
-from ptri.people.detections import observe
+from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.mocap import load_mocap, sample_mocap
 from ptri.people.motions import KINDS
@@ -141,7 +141,7 @@ def seen_by(
     """People (B, T, 17, 3) mm, world, before given rigs: the rest of `generate_batch`."""
     if options.ordered_views:
         rig = in_order(rig)
-    keypoints = observe(draws, options, joints, rig.cameras, rig.size).keypoints
+    keypoints = simulate_detections(draws, options, joints, rig.cameras, rig.size).keypoints
     K = rig.cameras.K.unsqueeze(1).expand(-1, joints.shape[1], -1, -1, -1)
     if options.crop_size:
         keypoints, K = crop(keypoints, K, rig.size, options.crop_size)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ptri.people.bodies import sample_motion
+from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.rigs import family_indices, sample_rigs
 from ptri.render import backdrops, sensor, truth
@@ -140,10 +140,10 @@ def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: in
     child, parent = np.array(H36M17.bones).T
     joints = 1000 * person.shape.joints
     lengths = torch.from_numpy(np.linalg.norm(joints[child] - joints[parent], axis=-1)).float()
-    generator = torch.Generator().manual_seed(seed)
-    motion = sample_motion(generator, num_frames, fps, kind, lengths)
-    parts = part_rotations(motion.rotations, motion.root_rotation)
-    root = motion.root_translation.double().numpy() / 1000
+    draws = Draws.from_torch(torch.Generator().manual_seed(seed))
+    motion = sample_motions(draws, kind_indices([kind]), num_frames, fps, lengths.unsqueeze(0))
+    parts = part_rotations(motion.rotations[0], motion.root_rotation[0])
+    root = motion.root_translation[0].double().numpy() / 1000
     transforms, joints = pose(person.rig, parts, root)
     for frame in range(num_frames):
         points, _ = skin(transforms[frame], *person.skin_data)

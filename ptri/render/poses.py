@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from ptri.people.articulation import PARTS, global_rotations
-from ptri.people.bodies import kind_indices, sample_part_motions
+from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.motions import KINDS
 from ptri.people.retarget import load_part_motion
@@ -60,8 +60,9 @@ def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list
     turn, mirror = draws.uniform(high=2 * np.pi), draws.uniform() < 0.5
     index, edges = _kinds(tuple(config.motions))
     kind = index[torch.searchsorted(edges, pick, right=True).clamp_max(len(index) - 1)]
-    rotations, root, _, _ = sample_part_motions(draws, kind, _STEPS, (_STEPS - 1) / SHUTTER)
-    generated = global_rotations(rotations, root).double().numpy()  # (B, 3, P + 1, 3, 3)
+    motion = sample_motions(draws, kind, _STEPS, (_STEPS - 1) / SHUTTER)
+    generated = global_rotations(motion.rotations, motion.root_rotation)
+    generated = generated.double().numpy()  # (B, 3, P + 1, 3, 3)
     poses = [Pose(generated[i], KINDS[int(kind[i])]) for i in range(len(seeds))]
     rows = torch.nonzero(captured)[:, 0].tolist()
     if rows:

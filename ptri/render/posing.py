@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from ptri.people.articulation import PARTS, global_rotations
+from ptri.people.retarget import shortest_rotation
 from ptri.render.body import JOINT_CARRIERS, BodyModel, BodyShape
 
 # Trunk drivers: (Anny bone, part below, part above, share of the one above), base to top.
@@ -245,12 +245,12 @@ def _limb_alignment(heads: dict[str, np.ndarray], sign: float) -> dict[str, np.n
     out, hinge, hinge_t = np.array([sign, 0, 0]), np.cross(upper, fore), np.array([0, 0, -sign])
     fore_turn = _frame_rotation(fore, hinge, out, hinge_t)
     down = np.array([0.0, 0, -1])
-    thigh = _shortest(heads["lowerleg01"] - heads["upperleg01"], down)
-    shank = _shortest(thigh @ (heads["foot"] - heads["lowerleg01"]), down) @ thigh
+    thigh = shortest_rotation(heads["lowerleg01"] - heads["upperleg01"], down)
+    shank = shortest_rotation(thigh @ (heads["foot"] - heads["lowerleg01"]), down) @ thigh
     return {
         "upperarm01": _frame_rotation(upper, hinge, out, hinge_t),
         "lowerarm01": fore_turn,
-        "wrist": _shortest(fore_turn @ hand, out) @ fore_turn,
+        "wrist": shortest_rotation(fore_turn @ hand, out) @ fore_turn,
         "upperleg01": thigh,
         "lowerleg01": shank,
     }
@@ -266,16 +266,6 @@ def _frame_rotation(
         return np.stack([a, b, np.cross(a, b)], 1)
 
     return frame(to_direction, to_hinge) @ frame(direction, hinge).T
-
-
-def _shortest(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Smallest rotation taking one direction to another."""
-    source = source / np.linalg.norm(source)
-    axis = np.cross(source, target)
-    sine, cosine = np.linalg.norm(axis), float(source @ target)
-    if sine < 1e-9:  # parallel: the axis is undefined, and limbs never point the opposite way
-        return np.eye(3)
-    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, cosine)).as_matrix()
 
 
 def _blend(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:

@@ -17,7 +17,6 @@ errors (as in the stated bounds); detector-like errors come at 50 Hz, where fram
 
 from __future__ import annotations
 
-import math
 import zlib
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from torch import Tensor
 from benchmark.rigs import draw_rigs
 from ptri.geometry.cameras import project, to_reference
 from ptri.people.bodies import sample_bone_lengths, sample_clips
-from ptri.people.draws import Draws
+from ptri.people.draws import Draws, ar1_factor
 from ptri.people.mocap import load_mocap, relength, sample_mocap
 from ptri.people.motions import KINDS
 from ptri.structures import Cameras, Keypoints
@@ -191,7 +190,7 @@ def _observe(
     missing = draws.uniform(T, V, J) < cell.missing
     error = cell.noise * white
     if cell.errors == "detector":
-        slow = torch.einsum("ts,bs...->bt...", _ar1(T, correlation(cell)), white)
+        slow = torch.einsum("ts,bs...->bt...", ar1_factor(T, correlation(cell), white.dtype), white)
         error = cell.noise * slow + BIAS * fixed
     xy = clean + unit[:, None, :, None, None] * error
     low, high = clean.amin(-2, keepdim=True), clean.amax(-2, keepdim=True)
@@ -204,12 +203,3 @@ def correlation(cell: Cell) -> float:
     """Of detector-like errors, between a cell's neighbouring frames."""
     fps = cell.frames_per_second
     return CORRELATION ** (CORRELATION_FPS / fps) if fps > 0 else 0.0
-
-
-def _ar1(num_frames: int, rho: float) -> Tensor:
-    """(T, T) matrix that turns white noise into stationary AR(1) noise of variance 1."""
-    lag = torch.arange(num_frames)
-    power = rho ** (lag[:, None] - lag[None, :]).clamp_min(0).double()
-    factor = torch.tril(power) * math.sqrt(1 - rho**2)
-    factor[:, 0] = power[:, 0]
-    return factor

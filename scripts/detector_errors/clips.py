@@ -17,7 +17,7 @@ from ptri.data.h36m_index import Index, build_index
 from ptri.data.loaders import EvaluationLoader
 from ptri.errors import UserError
 from ptri.models.network2d import Network2D
-from ptri.people.detections import observe
+from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.structures import Cameras, Keypoints
 
@@ -138,7 +138,7 @@ def simulate(clips: Clips, options: GeneratedConfig, seed: int) -> Clips:
     B, V = clips.cameras.t.shape[:2]
     draws = Draws.from_seeds([(seed, row) for row in range(B)])
     size = torch.zeros(B, V, 2)
-    found = observe(
+    found = simulate_detections(
         draws, error_options(options, clips.fps), clips.joints, clips.cameras, size
     ).keypoints
     missing = clips.keypoints.xy.isnan()
