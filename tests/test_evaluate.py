@@ -11,7 +11,8 @@ from fake_model import FakeModel
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config
-from ptri.data.h36m import open_split
+from ptri.data.h36m import H36M, open_split
+from ptri.data.h36m_index import build_index
 from ptri.errors import UserError
 from ptri.evaluation import outputs
 from ptri.evaluation.evaluate import evaluate, spread
@@ -93,7 +94,7 @@ def test_failures_are_counted(root, tmp_path):
 
 def test_every_frame_counts_once_and_scenes_are_pooled(evaluated):
     _, _, folder, dataset, model = evaluated
-    assert len(dataset) == 6  # two scenes of three frames, batches of two cut across them
+    assert len(dataset) == 6  # two scenes of three frames, read in batches of two and one
     with h5py.File(folder / "predictions.h5") as file:
         assert file["frame"][:].tolist() == [0, 5, 10] * 2
         assert file["single/joints3d"].shape == (6, 17, 3)
@@ -134,9 +135,9 @@ def test_printed_lines_and_files(evaluated):
 
 def test_a_missing_view_is_no_obstacle(root, tmp_path):
     options = settings(root, tmp_path)
-    dataset = open_split(options, "test")
-    dataset.index.seen[1, 2] = False  # the second frame lacks the third camera
-    dataset.num_views[1] = 3
+    index = build_index(options.data, "test")
+    index.seen[1, 2] = False  # the second frame lacks the third camera
+    dataset = H36M(index, options.data)
     figures, _ = evaluate(FakeModel(dataset), dataset, options, tmp_path / "x")
     assert all(np.isfinite(value) for value in figures.values())
     with h5py.File(tmp_path / "x/predictions.h5") as file:

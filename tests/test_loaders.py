@@ -15,8 +15,9 @@ from ptri.errors import UserError
 class Numbers(torch.utils.data.Dataset):
     """Items that tell what was asked of them."""
 
-    def __init__(self, num_views) -> None:
+    def __init__(self, num_views, scene=None) -> None:
         self.num_views = np.asarray(num_views)
+        self.scene = np.zeros(len(num_views)) if scene is None else np.asarray(scene)
 
     def __len__(self) -> int:
         return len(self.num_views)
@@ -112,20 +113,32 @@ def test_a_sample_is_independent_of_batch_size(tiny):
     assert all(torch.equal(seen[0][key], seen[1][key]) for key in seen[0])
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
-def test_evaluation_covers_every_item_once_and_in_order(world, batch_size):
-    views = np.repeat([4, 3, 4, 2], [9, 3, 14, 1])
-    seen = []
-    for rank in range(world):
-        loader = EvaluationLoader(Numbers(views), batch_size, rank=rank, world=world)
-        batches = list(loader)
-        assert len(loader) == len(batches)
-        assert all(len(batch[:, 2].unique()) == 1 and len(batch) <= batch_size for batch in batches)
-        mine = torch.cat(batches)[:, 0] if batches else torch.empty(0)
-        assert torch.equal(mine, mine.sort().values)
-        seen += mine.tolist()
-    assert sorted(seen) == list(range(27))
+def test_evaluation_covers_every_item_once_and_in_order_scene_by_scene(batch_size):
+    lengths = [9, 3, 14, 1]
+    numbers = Numbers([4] * 27, np.repeat([0, 1, 0, 2], lengths))
+    loader = EvaluationLoader(numbers, batch_size)
+    scenes = [list(scene) for scene in loader.scenes()]
+    assert len(loader) == len(list(loader)) == sum(map(len, scenes))
+    order = []
+    for length, scene in zip(lengths, scenes, strict=True):
+        assert all(batch[:, 0].tolist() == items for items, batch in scene)
+        # no batch reaches into the next scene, and only a scene's last is smaller than the others
+        sizes = [len(items) for items, _ in scene]
+        assert sum(sizes) == length and set(sizes[:-1]) <= {batch_size} and max(sizes) <= batch_size
+        order += [item for items, _ in scene for item in items]
+    assert order == list(range(27))
+
+
+def test_scenes_of_human36m_end_where_the_set_of_views_changes(tiny):
+    index, data = tiny
+    assert H36M(index, data).scene.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    seen = index.seen.copy()
+    seen[1, 2] = False
+    index = index._replace(seen=seen)
+    assert H36M(index, data).scene.tolist() == [0, 1, 2] + [3] * 3 + [4] * 3 + [5] * 3
+    views = H36M(index, data, single_view=True)  # of a frame's views each
+    assert np.bincount(views.scene).tolist() == [4, 3, 4, 12, 12, 12]
 
 
 def test_evaluation_with_workers_on_images(tiny):
@@ -134,7 +147,7 @@ def test_evaluation_with_workers_on_images(tiny):
     plain, parallel = (list(EvaluationLoader(dataset, 5, workers=w)) for w in (0, 2))
     assert sum(len(batch.frame) for batch in plain) == len(dataset) == 12
     assert all(torch.equal(a.images, b.images) for a, b in zip(plain, parallel))
-    assert plain[0].images.shape == (5, 4, 3, 32, 32)
+    assert plain[0].images.shape == (3, 4, 3, 32, 32)  # a scene has three frames
 
 
 class Broken(Numbers):

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from ptri.config import AugmentConfig, Config, DataConfig
 from ptri.data import transforms
 from ptri.data.augmentation import augment_crop, augment_image
-from ptri.data.h36m_index import Index, build_index
+from ptri.data.h36m_index import Index, build_index, scene_numbers
 from ptri.errors import UserError
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Sample
@@ -86,6 +86,7 @@ class H36M(Dataset):
         else:
             self.items = np.stack([np.arange(len(views)), np.full(len(views), -1)], 1)
         self.num_views = views  # (items,) views that an item has
+        self.scene = scene_numbers(index)[self.items[:, 0]]  # (items,)
 
     def __len__(self) -> int:
         return len(self.items)

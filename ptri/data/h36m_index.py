@@ -133,6 +133,13 @@ def frame_name(labels: Labels, row: int) -> str:
     return f"{subject}/{labels.action_names[labels.action[row]]} frame {labels.frame[row]}"
 
 
+def scene_numbers(index: Index) -> np.ndarray:
+    """(N,) int64, rises by one where the subject, the action or the set of views changes."""
+    subject, action = (part[index.rows] for part in (index.labels.subject, index.labels.action))
+    key = np.column_stack([subject, action, index.seen])  # (N, 2 + views)
+    return np.append(0, (key[1:] != key[:-1]).any(1).cumsum())
+
+
 def is_damaged(labels: Labels) -> np.ndarray:
     """(rows of the table,) bool: the frame belongs to one of S9's `DAMAGED` scenes."""
     subjects, actions = np.array(labels.subject_names), np.array(labels.action_names)

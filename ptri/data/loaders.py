@@ -102,33 +102,25 @@ class TrainLoader:
             yield from _plain_errors(self._loader)
 
 
-class _EvaluationBatches(Sampler):
-    """Every item once and in order; a batch ends where the number of views changes."""
-
-    def __init__(self, views, batch_size: int, rank: int, world: int) -> None:
-        views = np.asarray(views)
-        runs = np.split(np.arange(len(views)), np.flatnonzero(np.diff(views)) + 1)
-        batches = [
-            run[start : start + batch_size].tolist()
-            for run in runs
-            for start in range(0, len(run), batch_size)
-        ]
-        self.batches = batches[rank::world]
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.batches)
-
-
 class EvaluationLoader:
-    """Iterates over every item exactly once, in order; with ranks, every world-th batch."""
+    """Every item exactly once and in order, in batches that never cross a scene's border."""
 
-    def __init__(
-        self, dataset: Dataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
-    ) -> None:
-        batches = _EvaluationBatches(dataset.num_views, batch_size, rank, world)
+    def __init__(self, dataset: Dataset, batch_size: int, workers: int = 0) -> None:
+        """
+        Args:
+            dataset: items with ``scene`` (N,), a number that changes where a new scene begins; the
+                items of a scene have equally many views.
+            batch_size: at most so many items at once.
+        """
+        borders = np.flatnonzero(np.diff(dataset.scene)) + 1
+        self._scenes = [
+            [
+                scene[start : start + batch_size].tolist()
+                for start in range(0, len(scene), batch_size)
+            ]
+            for scene in np.split(np.arange(len(dataset)), borders)
+        ]
+        batches = [batch for scene in self._scenes for batch in scene]
         self._loader = _loader(dataset, batches, workers, persistent=False)
 
     def __len__(self) -> int:
@@ -137,8 +129,19 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[Any]:
         return _plain_errors(self._loader)
 
+    def scenes(self) -> Iterator[Iterator[tuple[list[int], Any]]]:
+        """Yields each scene as an iterator of its items' indices and the batch of them.
 
-def _loader(dataset, batches: Sampler, workers: int, persistent: bool = True) -> DataLoader:
+        A scene is read to its end before the next one is asked for.
+        """
+        batches = iter(self)
+        for scene in self._scenes:
+            yield zip(scene, batches)
+
+
+def _loader(
+    dataset, batches: Sampler | list[list[int]], workers: int, persistent: bool = True
+) -> DataLoader:
     options: dict[str, Any] = {}
     if workers > 0:
         options = {"prefetch_factor": 4, "persistent_workers": persistent}

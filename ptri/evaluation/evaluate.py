@@ -153,21 +153,17 @@ def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[st
 def _scenes(model, dataset, config, scores, timer, painter) -> Iterator[tuple[Detected, Estimate]]:
     """Detects and solves every frame alone; yields the scenes, seen by the same views each."""
     loader = EvaluationLoader(dataset, config.evaluate.batch_size, config.data.workers)
-    waiting: list[tuple[Detected, Estimate]] = []
-    done = 0
-    for batch in tqdm(loader, desc="evaluate", unit="batch", leave=False):
-        items = torch.arange(done, done + len(batch.frame))
-        done += len(batch.frame)
-        detected = _detect(model, batch, items, config, scores, timer, painter)
-        single = _solve_single(model, detected, config, timer)
-        _score_frames(model, detected, single, dataset, config, scores)
-        for part in scenes.split(detected, single, dataset):
-            if waiting and not scenes.same_scene(waiting[-1][0], part[0], dataset):
-                yield scenes.join(waiting)
-                waiting = []
-            waiting.append(part)
-    if waiting:
-        yield scenes.join(waiting)
+    with tqdm(total=len(dataset), desc="evaluate", unit="frame", leave=False) as progress:
+        for scene in loader.scenes():
+            parts = []
+            for items, batch in scene:
+                items = torch.tensor(items)
+                detected = _detect(model, batch, items, config, scores, timer, painter)
+                single = _solve_single(model, detected, config, timer)
+                _score_frames(model, detected, single, dataset, config, scores)
+                parts.append((detected, scenes.thin(single)))
+                progress.update(len(items))
+            yield scenes.join(parts)
 
 
 def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter) -> Detected:

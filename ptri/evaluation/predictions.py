@@ -1,9 +1,7 @@
-"""Frames after the 2D network, grouped into scenes: slicing, joining, rows of predictions.h5."""
+"""Frames after the 2D network, a scene at a time: batches joined, rows of predictions.h5."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -52,50 +50,16 @@ def views(dataset: H36M, detected: Detected) -> np.ndarray:
     return np.stack([np.flatnonzero(row) for row in seen])
 
 
-def split(detected: Detected, single: Estimate, dataset) -> Iterator[tuple[Detected, Estimate]]:
-    """Cuts a batch where the scene or the set of views changes."""
-    key = np.concatenate(
-        [
-            detected.subject.cpu().numpy()[:, None],
-            detected.action.cpu().numpy()[:, None],
-            dataset.index.seen[detected.item.numpy()],
-        ],
-        1,
+def thin(estimate: Estimate) -> Estimate:
+    """Keeps `SAVED_SAMPLES` samples of equal weight of each rig: a scene may be long."""
+    R, t, log_weights = resample(estimate.posterior, SAVED_SAMPLES)
+    return estimate._replace(
+        posterior=estimate.posterior._replace(R=R, t=t, log_weights=log_weights)
     )
-    cuts = [0, *(np.flatnonzero((key[1:] != key[:-1]).any(1)) + 1).tolist(), len(key)]
-    for a, b in pairwise(cuts):
-        yield (
-            _slice(detected, a, b),
-            Estimate(
-                Prediction(*(part[a:b] for part in single.prediction)),
-                _slice_posterior(single.posterior, a, b),
-            ),
-        )
-
-
-def same_scene(a: Detected, b: Detected, dataset) -> bool:
-    same = a.subject[0] == b.subject[0] and a.action[0] == b.action[0]
-    seen = dataset.index.seen
-    return bool(same) and np.array_equal(seen[int(a.item[0])], seen[int(b.item[0])])
-
-
-def _slice(value, a: int, b: int):
-    if isinstance(value, Tensor):
-        return value[a:b]
-    return type(value)(*(_slice(part, a, b) for part in value))
-
-
-def _slice_posterior(posterior: RigPosterior, a: int, b: int) -> RigPosterior:
-    """A few rigs, with `SAVED_SAMPLES` samples of equal weight each: a scene may be long."""
-    part = RigPosterior(
-        posterior.R[:, a:b], posterior.t[:, a:b], posterior.log_weights[:, a:b],
-        posterior.ess[a:b], posterior.accepted[a:b], posterior.reason[a:b],
-    )  # fmt: skip
-    R, t, log_weights = resample(part, SAVED_SAMPLES)
-    return part._replace(R=R, t=t, log_weights=log_weights)
 
 
 def join(parts: list[tuple[Detected, Estimate]]) -> tuple[Detected, Estimate]:
+    """One scene of the batches it was read in."""
     detected = _concatenate([part[0] for part in parts])
     prediction = _concatenate([part[1].prediction for part in parts])
     posteriors = [part[1].posterior for part in parts]
