@@ -21,7 +21,6 @@ from ptri.geometry.cameras import to_reference
 from ptri.recordings import boxes as video_boxes
 from ptri.recordings import cache as recording_cache
 from ptri.recordings import intrinsics
-from ptri.recordings import report as recording_report
 from ptri.recordings import run as recording
 from ptri.recordings import video_files as video
 from ptri.recordings import videos as recording_videos
@@ -54,11 +53,6 @@ def model_of(truth, **options):
     return DotModel(cameras=(cameras.R.float(), cameras.t.float()), **options)
 
 
-def unrefitted(found, views, R, t, clear, robust_at):
-    """In place of `refit`, which takes seconds and has tests of its own."""
-    return R, t
-
-
 def undistorted(truth):
     """(T, V, 17, 2) px of the joints without the lens's distortion."""
     parts = [undistort(truth["drawn"][:, v], truth["K"][v], np.array(DIST)) for v in range(4)]
@@ -79,9 +73,7 @@ def processed(drawn):
     source = recording_videos.open_source(options)
     detected = recording_videos.detect(model, source, options)
     folder = root / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recording_report, "refit", unrefitted)
-        figures, text = recording.process(model, detected.recording, options, folder, detected)
+    figures, text = recording.process(model, detected.recording, options, folder, detected)
     return options, model, source, detected, figures, text, folder
 
 
@@ -222,7 +214,6 @@ def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
         return model_of(truth)
 
     monkeypatch.setattr(recording, "load_model", fake)
-    monkeypatch.setattr(recording_report, "refit", unrefitted)
     common = ("configs/videos.yaml", f"data.root={root}", f"evaluate.out={tmp_path}", "run.name=a")
     quick = ("data.image_size=192", "recording.every=8", "recording.max_roll_deg=0")
     status, stdout, _ = infer(monkeypatch, capsys, *common, *quick, "evaluate.pictures=0")

@@ -14,41 +14,46 @@ from ptri.evaluation import metrics
 from ptri.evaluation.draw_rig import rig_picture
 from ptri.evaluation.evaluate import spread
 from ptri.evaluation.pictures import rig_of, up_direction
-from ptri.geometry.cameras import centres
+from ptri.geometry.cameras import centres, normalised_to_pixel
+from ptri.geometry.robust import robust_triangulation
 from ptri.recordings.keypoint_files import Recording, distort
-from ptri.recordings.limbs import limb_figures, limb_lines
-from ptri.recordings.solve import (
-    Solution,
-    camera_spread,
-    reference_cameras,
-    refit,
-    reprojection_error,
-)
+from ptri.recordings.solve import Solution, camera_spread, reference_cameras
 from ptri.recordings.video_files import read_frame, videos_by_camera
+from ptri.rig.check import default_covariance
 from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
-ROBUST_AT = 0.02  # of the person's extent, where the robust triangulation halves a weight
+HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
 
 
-def _errors(
-    recording: Recording, views: list[int], R: Tensor, t: Tensor, robust_at: float | None
-) -> tuple[Tensor, Tensor]:
-    """Reprojection errors (T, V, J) px under cameras, and under those refitted to the keypoints."""
-    best = refit(recording, views, R, t, CLEAR, robust_at)
-    error, least = (
-        reprojection_error(recording, views, *cameras, CLEAR, robust_at)
-        for cameras in ((R, t), best)
-    )
-    return error, least
+def reprojection_error(recording: Recording, views: list[int], R: Tensor, t: Tensor) -> Tensor:
+    """How far clear keypoints lie from their joints' projections, (T, V, J) px.
+
+    The joints are triangulated from these keypoints with the given cameras, without any prior, so
+    that two sets of cameras compare fairly. The triangulation is robust (Cauchy weights), because
+    a detector now and then takes one side for the other. NaN where a keypoint is less confident
+    than `CLEAR`, or fewer than three views (of two: two) see its joint clearly.
+
+    Args:
+        R, t: (V, 3, 3), (V, 3) mm of the views.
+    """
+    clear = torch.tensor(recording.confidence[:, views] >= CLEAR)
+    clear &= clear.sum(1, keepdim=True) >= min(3, len(views))
+    xy = torch.where(clear[..., None], torch.tensor(recording.xy[:, views]), torch.nan)
+    keypoints = Keypoints(xy, default_covariance(xy, HALVED_AT), torch.ones_like(xy[..., 0]))
+    K, R, t = torch.tensor(recording.K[views]), R.double(), t.double()
+    rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
+    batch = Keypoints(*(part[None] for part in keypoints))
+    joints = robust_triangulation(batch, rig, cauchy=1.0)[0].joints3d[0]  # (T, J, 3)
+    camera = torch.einsum("vik,tjk->tvji", R, joints) + t[:, None]
+    return (normalised_to_pixel(camera[..., :2] / camera[..., 2:], K) - xy).norm(dim=-1)
 
 
 def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
     """The figures of metrics.json."""
     views, posterior = solution.views, solution.posterior
-    cameras = (solution.R, solution.t)
-    error, least = _errors(recording, views, *cameras, None)
-    robust, least_robust = _errors(recording, views, *cameras, ROBUST_AT)
+    error = reprojection_error(recording, views, solution.R, solution.t)
     figures: dict[str, object] = {
         "views": len(views),
         "frames": len(recording.frames),
@@ -58,13 +63,9 @@ def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
         "scale": solution.scale_source,
         "effective_sample_size": float(posterior.ess[0]),
         "reprojection_error_px_median": _median(error),
-        "reprojection_error_px_median/refitted": _median(least),
-        "reprojection_error_px_median/robust": _median(robust),
-        "reprojection_error_px_median/refitted_robust": _median(least_robust),
     }
     for v, view in enumerate(views):
         figures[f"reprojection_error_px_median/{recording.names[view]}"] = _median(error[:, v])
-    figures.update(limb_figures(recording, solution, CLEAR, ROBUST_AT))
     figures.update(_against_reference(recording, solution))
     for stage, value in solution.seconds.items():
         figures[f"seconds/{stage}"] = value
@@ -78,7 +79,7 @@ def _against_reference(recording: Recording, solution: Solution) -> dict[str, ob
     R, t = solution.R.double(), solution.t.double()
     rotation = metrics.rotation_error_deg(R, reference.R)
     direction = metrics.translation_direction_error_deg(R, t, reference.R, reference.t)
-    cameras = (recording, solution.views, reference.R, reference.t, CLEAR)
+    error = reprojection_error(recording, solution.views, reference.R, reference.t)
     level = metrics.rotation_level(solution.posterior, reference.R[None].double())[0]
     ratio = centres(R, t)[1:].norm(dim=-1).sum() / centres(*reference[1:])[1:].norm(dim=-1).sum()
     result: dict[str, object] = {
@@ -87,10 +88,7 @@ def _against_reference(recording: Recording, solution: Solution) -> dict[str, ob
         "translation_direction_difference_deg_median": float(direction.median()),
         "translation_direction_difference_deg_worst": float(direction.max()),
         "scale_over_reference": float(ratio),
-        "reprojection_error_px_median/reference": _median(reprojection_error(*cameras)),
-        "reprojection_error_px_median/reference_robust": _median(
-            reprojection_error(*cameras, ROBUST_AT)
-        ),
+        "reprojection_error_px_median/reference": _median(error),
     }
     names = [recording.names[v] for v in solution.views]
     for name, value in zip(names[1:], level):
@@ -144,20 +142,14 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
         text = f"the reference's rotations lie in the stated regions of {', '.join(levels)}"
         lines += [f"  {text} ({', '.join(names[1:])})"]
         lines += [f"  scale over the reference: {figures['scale_over_reference']:.3f}", ""]
-    lines.append(f"reprojection error, median, px (confidence >= {CLEAR:g}):")
-    for words, key, others in (
-        ("least squares", "", {"cameras refitted to it": "/refitted", "reference": "/reference"}),
-        (
-            "robust triangulation",
-            "/robust",
-            {"cameras refitted to it": "/refitted_robust", "reference": "/reference_robust"},
-        ),
-    ):
-        name = "reprojection_error_px_median"
-        parts = [f"{other} {figures[name + end]:.1f}" for other, end in others.items()
-                 if name + end in figures]  # fmt: skip
-        lines.append(f"  {words + ':':<22}{'; '.join([f'{figures[name + key]:.1f}', *parts])}")
-    lines += ["", *limb_lines(figures), ""]
+    error = f"{figures['reprojection_error_px_median']:.1f} px"
+    if reference:
+        error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
+    lines += [
+        f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
+        f"triangulation: {error}",
+        "",
+    ]
     seconds = solution.seconds
     each = 1000 * seconds["fusion"] / len(recording.frames)
     lines.append(f"time: rig posterior {seconds['posterior']:.2f} s, fusion {each:.1f} ms a frame")

@@ -9,15 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import least_squares
 from torch import Tensor, nn
 
 from ptri.config import Config, RecordingConfig
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import FUSE_CHUNK
-from ptri.geometry.cameras import centres, normalised_to_pixel, to_reference
-from ptri.geometry.robust import robust_triangulation
-from ptri.geometry.rotations import so3_exp
+from ptri.geometry.cameras import centres, to_reference
 from ptri.posterior.sampling import rotation_covariance
 from ptri.recordings.keypoint_files import Recording
 from ptri.rig.check import RigInput, check_input, default_covariance, known_joints
@@ -150,105 +147,6 @@ def _hide_unseen(prediction: Prediction, keypoints: Keypoints) -> Prediction:
         prediction.joints3d.masked_fill(lost, torch.nan),
         prediction.covariance.masked_fill(lost[..., None], torch.nan),
     )
-
-
-def reprojection_error(
-    recording: Recording,
-    views: list[int],
-    R: Tensor,
-    t: Tensor,
-    clear: float,
-    robust_at: float | None = None,
-) -> Tensor:
-    """What cameras leave of the keypoints: distances (T, V, J) px after triangulation.
-
-    Each joint is triangulated without any prior from its keypoints of at least ``clear``
-    confidence, all of equal weight, so that different cameras compare fairly. NaN where a keypoint
-    is not clear, and at joints that fewer than three views (of two: two) see clearly.
-
-    Args:
-        R, t: (V, 3, 3), (V, 3) of the views.
-        robust_at: share of the person's extent in a view at which a keypoint's weight is halved
-            (Cauchy); None: plain least squares.
-    """
-    xy, K = clear_keypoints(recording, views, clear), torch.tensor(recording.K[views])
-    R, t = R.double(), t.double()
-    return residuals(triangulate(xy, K, R, t, robust_at), xy, K, R, t)
-
-
-def clear_keypoints(recording: Recording, views: list[int], clear: float) -> Tensor:
-    """Keypoints (T, V, J, 2) px; NaN below that confidence, and where fewer than three views (of
-    two: two) see a joint clearly."""
-    used = torch.tensor(recording.confidence[:, views] >= clear)
-    used &= used.sum(1, keepdim=True) >= min(3, len(views))
-    return torch.where(used[..., None], torch.tensor(recording.xy[:, views]), torch.nan)
-
-
-def triangulate(
-    xy: Tensor, K: Tensor, R: Tensor, t: Tensor, robust_at: float | None = None
-) -> Tensor:
-    """Joints (T, J, 3) mm from keypoints (T, V, J, 2) px of equal weight, without any prior.
-
-    Args:
-        robust_at: as in `reprojection_error`.
-    """
-    covariance = torch.eye(2, dtype=xy.dtype).expand(*xy.shape, 2)
-    cauchy = math.inf
-    if robust_at is not None:
-        covariance, cauchy = default_covariance(xy, robust_at), 1.0
-    keypoints = Keypoints(xy[None], covariance[None], torch.ones_like(xy[None, ..., 0]))
-    rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
-    return robust_triangulation(keypoints, rig, cauchy=cauchy)[0].joints3d[0]
-
-
-def residuals(joints: Tensor, xy: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Tensor:
-    """Distances (T, V, J) px of keypoints from the joints' projections."""
-    camera = torch.einsum("vik,tjk->tvji", R, joints) + t[:, None]
-    return (normalised_to_pixel(camera[..., :2] / camera[..., 2:], K) - xy).norm(dim=-1)
-
-
-def refit(
-    recording: Recording,
-    views: list[int],
-    R: Tensor,
-    t: Tensor,
-    clear: float,
-    robust_at: float | None = None,
-    frames: int = 25,
-) -> tuple[Tensor, Tensor]:
-    """The cameras with the least ``reprojection_error``, to compare others with.
-
-    Minimises the sum of its squares, or of its robust (Cauchy) costs, over all cameras but the
-    first, by SciPy's trust-region solver, in at most ``frames`` frames spread evenly. The size of
-    the rig changes nothing and is kept. These cameras follow a detector's systematic offsets, so
-    they are no better than others for it.
-    """
-    step = -(-len(recording.frames) // frames)
-    part = recording._replace(xy=recording.xy[::step], confidence=recording.confidence[::step])
-    size = t.norm()
-
-    def cameras(x: np.ndarray) -> tuple[Tensor, Tensor]:
-        move = torch.tensor(x).view(-1, 6)  # rad, and shares of the rig's size
-        turned = so3_exp(move[:, :3]) @ R[1:].double()
-        moved = torch.cat([t[:1].double(), t[1:].double() + size * move[:, 3:]])
-        return torch.cat([R[:1].double(), turned]), moved * (size / moved.norm())
-
-    sigma = torch.ones(1, dtype=torch.double)
-    if robust_at is not None:
-        sigma = default_covariance(torch.tensor(part.xy[:, views]), robust_at)[..., 0, 0].sqrt()
-
-    def left(x: np.ndarray) -> np.ndarray:
-        error = reprojection_error(part, views, *cameras(x), clear, robust_at) / sigma
-        return error.nan_to_num(0.0).flatten().numpy()
-
-    found = least_squares(
-        left,
-        np.zeros(6 * (len(views) - 1)),
-        loss="linear" if robust_at is None else "cauchy",
-        diff_step=1e-4,
-        max_nfev=15,
-    )
-    return cameras(found.x)
 
 
 def reference_cameras(recording: Recording, views: list[int]) -> Cameras | None:
