@@ -197,12 +197,6 @@ class PosteriorConfig(_Section):
     num_samples: int = _number(512, 8)  # samples of a rig's cameras, over all iterations
     num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
     num_modes: int = _number(3, 1)  # local optima kept as a mixture
-    adjust_iterations: int = _number(12, 2)  # Levenberg-Marquardt steps from each start
-    random_starts: int = _number(0, 0)  # starts with random joint weights, beside two a view
-    df: float = _number(20.0, above=2)  # degrees of freedom of the Student-t proposal
-    inflation: float = _number(1.8, above=0)  # factor on the Laplace covariance of the proposal
-    outlier_chi2: float = _number(12.0, above=0)  # squared sigmas where an outlier is as likely
-    frame_correlation: float = _number(-1.0, -1, 0.999)  # of errors, lag one; -1: from residuals
     frame_worth: float = _number(1.0, 0.01, 1)  # of 4 frames or more, power of each one's
     # likelihood: below 1 where the errors of an image's joints go together
     bone_slack: float = _number(
@@ -216,7 +210,6 @@ class PosteriorConfig(_Section):
         default_factory=list
     )  # reported over true standard deviation of the 17 joints' keypoints, of 4 frames or more;
     # []: as reported
-    bone_spread: float = _number(0.0, 0, 1)  # relative, bones beyond the body statistics
     children: float = _number(0.0, 0, 1)  # how likely the person is a child of 4 to 14 years
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
 

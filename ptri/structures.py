@@ -8,10 +8,15 @@ the reference with R = I, t = 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+# From so many frames of a rig on: a detector's bias can be told from its noise, the cameras are
+# known better than the lifter knows a limb, and whole views are doubted instead of detections.
+MANY_FRAMES = 4
 
 
 class Cameras(NamedTuple):
@@ -50,7 +55,6 @@ class Observations(NamedTuple):
     information: Tensor  # (N, T, V, J, 2, 2) inverse covariance, 0 where not seen
     inlier: Tensor  # (N, T, V, J) prior probability that the point is no outlier, 0 = not seen
     held: Tensor  # (N, T, J) 1 where the joint's bones have their say, else 0
-    log_outlier: float  # log density of an outlier over the inlier's peak
 
 
 class RigPosterior(NamedTuple):
@@ -71,14 +75,51 @@ class Prediction(NamedTuple):
     covariance: Tensor  # (..., J, 3, 3) mm^2
 
 
-def to_device(value, device: torch.device):
-    """Moves every tensor inside nested tuples, lists and dicts to a device."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(item, device) for item in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(to_device(item, device) for item in value)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    return value
+def tree_map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """A tree with ``function(tensor, *others)`` in place of every tensor.
+
+    Args:
+        tree: nested tuples, named tuples, lists and dicts; what is no tensor stays as it is.
+        rest: trees of the same shape, whose tensors at the same place are the others.
+    """
+    if isinstance(tree, Tensor):
+        return function(tree, *rest)
+    if isinstance(tree, dict):
+        return {
+            key: tree_map(function, value, *(other[key] for other in rest))
+            for key, value in tree.items()
+        }
+    if isinstance(tree, (list, tuple)):
+        parts = [tree_map(function, *values) for values in zip(tree, *rest, strict=True)]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
+
+
+def take(tree: Any, rows: Any) -> Any:
+    """Rows of the leading dimension of every tensor; ``rows`` is anything that indexes one."""
+    return tree_map(lambda value: value[rows], tree)
+
+
+def put(tree: Any, rows: Tensor, part: Any) -> Any:
+    """The tree with some rows (int64) of every tensor's leading dimension from another tree."""
+    return tree_map(lambda old, new: old.index_copy(0, rows, new.to(old)), tree, part)
+
+
+def cat(trees: Sequence[Any], dim: int = 0) -> Any:
+    """Trees of one shape, joined along a dimension of every tensor."""
+    return tree_map(lambda *values: torch.cat(values, dim), *trees)
+
+
+def where(condition: Tensor, yes: Any, no: Any) -> Any:
+    """Of every tensor, ``yes`` where the condition holds; it has their leading dimensions."""
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        trailing = [1] * (a.ndim - condition.ndim)
+        return torch.where(condition.reshape(*condition.shape, *trailing), a, b)
+
+    return tree_map(choose, yes, no)
+
+
+def to_device(tree: Any, device: torch.device) -> Any:
+    """Moves every tensor of a tree to a device."""
+    return tree_map(lambda value: value.to(device, non_blocking=True), tree)

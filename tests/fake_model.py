@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ptri.config_sections import PosteriorConfig
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import so3_exp
-from ptri.posterior.sampling import Settings, posterior_mean
+from ptri.posterior.sampling import posterior_mean
 from ptri.structures import Cameras, Keypoints, RigPosterior
 
 
@@ -27,7 +28,7 @@ class FakeModel(nn.Module):
     ``spread_deg``, or share the truth's law where ``honest`` is set.
     """
 
-    settings = Settings()
+    settings = PosteriorConfig()
 
     def __init__(self, dataset=None, noise=1.0, error_deg=2.0, spread_deg=2.0, cameras=None):
         super().__init__()

@@ -375,7 +375,7 @@ def test_targets_are_judged():
 def test_command_line(tmp_path, capsys):
     out = ["--out", str(tmp_path)]
     small = ["--families", "two60", "--cases", "4", "--methods", "ours", "opencv"]
-    fast = ["--set", "posterior.num_samples=64", "posterior.adjust_iterations=4"]
+    fast = ["--set", "posterior.num_samples=64"]
     assert benchmark_main(["rig", *small, "--frames", "1", "10", *out, *fast]) == 0
     text = capsys.readouterr().out
     assert "failures, two views 60 deg" in text and "ours" in text and "<= 15" in text
@@ -387,7 +387,7 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_speed(tmp_path):
-    model = make_model(("posterior.adjust_iterations=2", "posterior.random_starts=0"))
+    model = make_model(("posterior.num_samples=64",))
     size = Size(2, 1, 3, 20, num_samples=32)
     timing = measure(model, size, repeats=1)
     assert 0 < timing.fastest <= timing.median

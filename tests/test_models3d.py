@@ -17,7 +17,6 @@ NAME = ["run.name=test"]
 SMALL = [
     *NAME, "model.lifter_width=64", "model.lifter_blocks=1", "model.fusion_width=16",
     "model.fusion_layers=1", "model.fusion_samples=4", "posterior.num_samples=64",
-    "posterior.adjust_iterations=8",
 ]  # fmt: skip
 
 

@@ -6,7 +6,8 @@ from rigs_fixture import BODY, observed, starts_near
 
 from ptri.posterior import adjust as adjustment
 from ptri.posterior.adjust import Bundle
-from ptri.posterior.noise import MIN_FRAMES, fit_errors
+from ptri.posterior.noise import fit_errors
+from ptri.structures import MANY_FRAMES
 
 
 def fitted(observations, cameras, joints, **options):
@@ -53,20 +54,14 @@ def test_frames_whose_errors_are_correlated_count_for_less():
     assert float(errors.frame_weight.mean()) < 0.5
 
 
-def test_a_given_correlation_is_taken():
-    observations, cameras, joints = observed(2, 3, 8)
-    errors = fitted(observations, cameras, joints, frame_correlation=0.5)
-    assert torch.allclose(errors.frame_weight, torch.full((2,), 1 / 3).double())
-
-
 def test_a_frame_may_count_for_less():
     observations, cameras, joints = observed(2, 3, 8)
-    errors = fitted(observations, cameras, joints, frame_correlation=0.5, frame_worth=0.6)
-    assert torch.allclose(errors.frame_weight, torch.full((2,), 0.2).double())
+    errors = fitted(observations, cameras, joints, correlated=False, frame_worth=0.6)
+    assert torch.allclose(errors.frame_weight, torch.full((2,), 0.6).double())
 
 
 def test_few_frames_have_no_bias_of_their_own():
-    observations, cameras, joints = observed(2, 3, MIN_FRAMES - 1)
+    observations, cameras, joints = observed(2, 3, MANY_FRAMES - 1)
     errors = fitted(observations, cameras, joints)
     assert errors.bias.shape[2] == 0
     assert bool((errors.frame_weight == 1).all())

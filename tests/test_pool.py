@@ -15,7 +15,7 @@ from ptri.training.task3d import RigTask
 POOLED = [
     *SMALL, "data.kind=generated", "generated.min_views=2", "generated.max_views=3",
     "generated.pool_scenes=12", "train.max_frames=2", "train.batch_size=4", "train.new_head=true",
-    "train.fusion_samples=2", "posterior.adjust_iterations=3", "posterior.num_modes=1",
+    "train.fusion_samples=2", "posterior.num_modes=1",
 ]  # fmt: skip
 
 
@@ -60,15 +60,20 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
         assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9))
     # What the content does not depend on may change; anything else is refused by name.
     pool.open_pool(model, settings(path, lifter, "train.lr=0.1", "model.fusion_samples=2"))
-    for change in ("generated.noise=0.02", "posterior.df=5", "run.seed=3", "train.max_frames=4"):
+    for change in (
+        "generated.noise=0.02",
+        "posterior.children=0.5",
+        "run.seed=3",
+        "train.max_frames=4",
+    ):
         with pytest.raises(UserError, match=rf"other settings: .*{change.partition('=')[0]}"):
             pool.open_pool(model, settings(path, lifter, change))
     # A file from before there was an option was made with its default.
     content = checkpoint.read_tensors(path, pool.KIND)
-    del content["settings"]["generated.limb_copy_rate"], content["settings"]["posterior.df"]
+    del content["settings"]["generated.limb_copy_rate"], content["settings"]["posterior.children"]
     checkpoint.write_tensors(path, pool.KIND, content)
     pool.open_pool(model, plan)
-    for change in ("generated.limb_copy_rate=0.1", "posterior.df=5"):
+    for change in ("generated.limb_copy_rate=0.1", "posterior.children=0.5"):
         with pytest.raises(UserError, match=rf"other settings: .*{change.partition('=')[0]}"):
             pool.open_pool(model, settings(path, lifter, change))
     model.lifter.requires_grad_(True)

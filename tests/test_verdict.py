@@ -1,5 +1,6 @@
 """The verdict: every reason with a control that is accepted, and rigs solved in spite of a view."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 from rigs_fixture import gaussian_scene
 
 from ptri import config
+from ptri.config_sections import PosteriorConfig
 from ptri.evaluation.evaluate import load_model
 from ptri.evaluation.metrics import rotation_error_deg
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
@@ -16,7 +18,7 @@ from ptri.geometry.robust import chi_square, log_mixture
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.adjust import Bundle, reprojection
-from ptri.posterior.sampling import Settings, normalise, posterior_mean
+from ptri.posterior.sampling import normalise, posterior_mean
 from ptri.recordings import run as recording
 from ptri.recordings.solve import reference_cameras, solve
 from ptri.skeleton import H36M17
@@ -71,7 +73,7 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     observations = normalise(keypoints, K)
     _, residual = reprojection(Bundle(cameras.R, cameras.t, joints, None), observations.xy)
     chi2 = chi_square(residual, observations.information)
-    _, weight = log_mixture(chi2, observations.inlier, observations.log_outlier)
+    _, weight = log_mixture(chi2, observations.inlier)
     evidence = SimpleNamespace(
         observations=observations, joints=joints, weight=weight, scale2=one.clone()
     )
@@ -84,7 +86,7 @@ def scene():
 
 
 def judged(scene, **options):
-    return verdict(true_solution(*scene, **options), Settings())
+    return verdict(true_solution(*scene, **options), PosteriorConfig())
 
 
 # --- resection ---------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ def resection_problem(scene, outliers=0.0):
     wrong = torch.rand(xy.shape[:2], generator=generator) < outliers
     xy[wrong] += 0.2
     root = square_root(observations.information[:, 0, 2])
-    points = Points(X, xy, root, observations.inlier[:, 0, 2], observations.log_outlier)
+    points = Points(X, xy, root, observations.inlier[:, 0, 2])
     return points, cameras.R[:, 2], cameras.t[:, 2]
 
 
@@ -186,7 +188,7 @@ def test_shifts_are_told_in_the_frames_of_the_recording():
     some = Keypoints(*(value[:, keep] for value in keypoints))
     solution = true_solution(some, K[:, keep], cameras, joints[:, keep])
     for step in (1, 2):
-        found = verdict(solution, Settings(), frames=step * keep)
+        found = verdict(solution, PosteriorConfig(), frames=step * keep)
         assert (found.view == 1).all() and (found.reading == SHIFTED).all()
         assert float((found.lag - 3 * step).abs().max()) < 0.8 * step
 
@@ -211,7 +213,9 @@ def test_wide_posteriors_and_several_modes(scene):
     far = so3_exp(torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64))
     R[:16, :, 3] = far @ R[:16, :, 3]
     solution.posterior = solution.posterior._replace(R=R)
-    assert set(verdict(solution, Settings()).reason) == {"several modes explain the keypoints"}
+    assert set(verdict(solution, PosteriorConfig()).reason) == {
+        "several modes explain the keypoints"
+    }
 
 
 def test_keypoints_that_disagree(scene):
@@ -220,7 +224,7 @@ def test_keypoints_that_disagree(scene):
     solution.evidence.weight[1] *= 0.3
     solution.evidence.weight[2, :, 3] *= 0.2
     solution.posterior.log_weights[:, 3] = torch.nan
-    found = verdict(solution, Settings())
+    found = verdict(solution, PosteriorConfig())
     for reason, words in zip(
         found.reason,
         ("residuals are 7.1 times", "outliers", "view 3 disagrees", "no sample explains"),
@@ -341,7 +345,7 @@ def test_training_takes_the_cheap_verdict(model):
     model, options = model
     scene = generate_batch(options, 4, 0, 3, 4, 6)
     keypoints = broken(scene.keypoints, scene.K, 1, "mirrored")
-    settings = model.settings._replace(num_samples=32)
+    settings = replace(model.settings, num_samples=32)
     with torch.no_grad():
         posterior = model.train().solve_full(keypoints, scene.K, settings=settings).posterior
     model.eval()

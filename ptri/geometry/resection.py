@@ -25,7 +25,6 @@ class Points(NamedTuple):
     xy: Tensor  # (N, P, 2) normalised image coordinates
     root_information: Tensor  # (N, P, 2, 2), W with W^T W the information of xy; 0 = not seen
     inlier: Tensor  # (N, P) prior probability of an inlier, 0 = not seen
-    log_outlier: float  # log density of an outlier over the inlier's peak
 
 
 class Pose(NamedTuple):
@@ -114,7 +113,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
             median = torch.where(seen, chi2, torch.nan).nanmedian(-1).values
             scale2 = (median.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2).clamp_min(1.0)
         noise = scale2[:, None]
-        value, weight = log_mixture(chi2 / noise, points.inlier, points.log_outlier)
+        value, weight = log_mixture(chi2 / noise, points.inlier)
         centre = (R @ pivot.unsqueeze(-1)).squeeze(-1) + t
         weight = (weight * (camera[:, 2] > MIN_DEPTH) / noise).sqrt()
         design = _design(camera, centre, points.root_information, weight)  # (N, 6, 2 P)
@@ -129,7 +128,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
         trial_R = turn @ R
         trial_t = (turn @ (t - centre).unsqueeze(-1)).squeeze(-1) + centre + step[:, 3:]
         trial = _residuals(points, trial_R, trial_t)
-        after, _ = log_mixture(trial[2] / noise, points.inlier, points.log_outlier)
+        after, _ = log_mixture(trial[2] / noise, points.inlier)
         better = after.sum(-1) > value.sum(-1)
         R = torch.where(better[:, None, None], trial_R, R)
         t = torch.where(better[:, None], trial_t, t)
@@ -138,7 +137,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
             for new, old in zip(trial, state)
         )
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-6, 1e6)
-    value, _ = log_mixture(state[2], points.inlier, points.log_outlier)
+    value, _ = log_mixture(state[2], points.inlier)
     return Pose(R, t, -value.sum(-1))
 
 

@@ -19,6 +19,9 @@ START_DEPTH = 4000.0  # mm, for the first weights of the views against each othe
 PRIOR_SIGMA = 1e5  # mm, keeps points finite whose rays are parallel
 MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
 CAUCHY = 2.0  # standard deviations at which an observation's weight is halved
+# Log density of an outlier over the inlier's peak: at twelve squared standard deviations an
+# outlier of prior probability one half becomes the better explanation.
+LOG_OUTLIER = -0.5 * 12.0
 
 
 def chi_square(residual: Tensor, information: Tensor) -> Tensor:
@@ -27,17 +30,17 @@ def chi_square(residual: Tensor, information: Tensor) -> Tensor:
 
 
 def log_mixture(
-    chi2: Tensor, inlier: Tensor, log_outlier: float, log_peak: Tensor | float = 0.0
+    chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Log of the inlier/outlier mixture, and the responsibility of the inlier.
 
-    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(log_outlier)]``; zero where a point was not seen
+    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(LOG_OUTLIER)]``; zero where a point was not seen
     (c = 0).
     """
     seen = inlier > 0
     c = inlier.clamp(0.02, 0.98)  # no detector is certain, nor useless
     good = c.log() - 0.5 * chi2 + log_peak
-    bad = torch.log1p(-c) + log_outlier
+    bad = torch.log1p(-c) + LOG_OUTLIER
     total = torch.logaddexp(good, bad)
     zero = torch.zeros((), dtype=chi2.dtype, device=chi2.device)
     return torch.where(seen, total, zero), torch.where(seen, (good - total).exp(), zero)

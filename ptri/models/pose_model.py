@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ptri.config import Config
+from ptri.config_sections import PosteriorConfig
 from ptri.geometry.triangulation import ray_moments, triangulate
 from ptri.models.heads.choice import make_head
 from ptri.models.heatmap import sample_features
@@ -18,7 +19,6 @@ from ptri.posterior.body import BodyPrior, load_body_prior
 from ptri.posterior.sampling import (
     Poses,
     RigSolution,
-    Settings,
     normalise,
     posterior_from_cameras,
     posterior_mean,
@@ -27,13 +27,20 @@ from ptri.posterior.sampling import (
 )
 from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Observations, Prediction, RigPosterior
+from ptri.structures import (
+    MANY_FRAMES,
+    Cameras,
+    Keypoints,
+    Observations,
+    Prediction,
+    RigPosterior,
+    cat,
+)
 from ptri.system import one_thread
 from ptri.verdict.judge import judge, verdict
 from ptri.verdict.mending import mend
 from ptri.verdict.readings import Sides, apply_sides, in_order, read_rigs, read_under
 
-POOLED_FRAMES = 4  # with so many, the five-point method is worth a start, and faults show
 IMAGES_AT_ONCE = 8  # on a CPU: activations of more leave its caches, three times slower
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
 SLACK_GROWTH = 1 / 3  # of a bone's slack with the number of frames
@@ -65,14 +72,9 @@ class PoseModel(nn.Module):
         self.fusion = make_head(model)  # a fusion transformer, or a head for ablation
         self.fusion_samples = model.fusion_samples
         options = config.posterior
-        self.settings = Settings(
-            options.num_samples, options.num_iterations, options.num_modes,
-            options.adjust_iterations, options.df, options.inflation, options.outlier_chi2,
-            options.frame_correlation, options.frame_worth, options.max_rotation_std_deg,
-        )  # fmt: skip
-        self.num_random_starts = options.random_starts
+        self.settings = options
         self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
-        self.bone_spread, self.children_share = options.bone_spread, options.children
+        self.children_share = options.children
         self.bone_ratio, self.overstated = tuple(options.bone_ratio), tuple(options.overstated)
 
     def train(self, mode: bool = True) -> PoseModel:
@@ -92,7 +94,7 @@ class PoseModel(nn.Module):
         cameras: Cameras | None = None,
         lift_only: bool = False,
         seed: int = 0,
-        settings: Settings | None = None,
+        settings: PosteriorConfig | None = None,
         start: tuple[Cameras, Tensor] | None = None,
         posterior: RigPosterior | None = None,
         gradient_2d: float = 1.0,
@@ -154,7 +156,7 @@ class PoseModel(nn.Module):
         keypoints: Keypoints,
         K: Tensor,
         seed: int = 0,
-        settings: Settings | None = None,
+        settings: PosteriorConfig | None = None,
         log_scale: float = 0.0,
         lifted: Lifted | None = None,
         start: tuple[Cameras, Tensor] | None = None,
@@ -182,22 +184,24 @@ class PoseModel(nn.Module):
         keypoints, K = Keypoints(*(value.double() for value in keypoints)), K.double()
         body = self.body_prior(J, K, log_scale, keypoints.xy.shape[1])
         stated, keypoints = keypoints, self._as_precise_as_measured(keypoints)
-        observations = normalise(keypoints, K, settings.outlier_chi2)
+        observations = normalise(keypoints, K)
         with torch.no_grad():
             seen = observations.inlier[..., :NUM_JOINTS]
             trust = (seen / lifted.sigma.square()).to(K)
             # Training takes the cheap starts; evaluation all of them.
-            count, mirrored = (0, False) if self.training else (self.num_random_starts, True)
-            starts = rig_starts(lifted.joints3d.to(K), trust, body, count, mirrored, seed)
+            mirrored = not self.training
+            starts = rig_starts(lifted.joints3d.to(K), trust, body, mirrored)
             if start is not None:
                 starts = _append(starts, *start)
-            if not self.training and keypoints.xy.shape[1] >= POOLED_FRAMES:
+            if not self.training and keypoints.xy.shape[1] >= MANY_FRAMES:
                 own = pooled_starts(keypoints, K, starts, body, seed=seed)
-                starts = Bundle(*(torch.cat(pair, dim=1) for pair in zip(starts, own)))
+                starts = cat([starts, own], dim=1)
             starts = _extend(starts, observations)
         sigma = lifted.sigma.to(K).masked_fill(seen <= 0, torch.inf)
         poses = Poses(lifted.joints3d.detach().to(K), sigma.detach())
-        solution = rig_posterior(observations, starts, body, settings, seed, poses)
+        solution = rig_posterior(
+            observations, starts, body, settings, seed, poses, correlated=not self.training
+        )
         if not judged:
             return solution
         if self.training:
@@ -233,7 +237,7 @@ class PoseModel(nn.Module):
         """Keypoints (B, T, V, J, ...) px, normalised, float64, as precise as measured."""
         precise = self._as_precise_as_measured(keypoints)
         precise = Keypoints(*(value.double() for value in precise))
-        return normalise(precise, K.double(), self.settings.outlier_chi2)
+        return normalise(precise, K.double())
 
     def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
         """Keypoints (B, T, ...) whose covariances are no wider than `posterior.overstated` says.
@@ -242,7 +246,7 @@ class PoseModel(nn.Module):
         good keypoints; gross errors have their own part in the posterior's likelihood. In a few
         frames they cannot be told from noise: there what it reports stands.
         """
-        if not self.overstated or keypoints.xy.shape[1] < POOLED_FRAMES:
+        if not self.overstated or keypoints.xy.shape[1] < MANY_FRAMES:
             return keypoints
         factor = keypoints.covariance.new_ones(keypoints.covariance.shape[-3])
         factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(self.overstated) ** -2
@@ -324,9 +328,8 @@ class PoseModel(nn.Module):
             slack,
             self.bone_definition,
             log_scale,
-            self.bone_spread,
-            self.bone_ratio,
-            self.children_share,
+            ratio=self.bone_ratio,
+            children=self.children_share,
         )
         return prior.to(like.device, like.dtype)
 

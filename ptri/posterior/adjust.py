@@ -21,7 +21,7 @@ from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
 from ptri.geometry.rotations import skew, so3_exp
 from ptri.posterior.body import BodyPrior, bone_vectors
-from ptri.structures import Observations
+from ptri.structures import Observations, where
 
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
@@ -143,7 +143,7 @@ def frame_costs(
     """Negative log density (N, T) of each frame's keypoints and bones, given what is shared."""
     _, residual = biased_reprojection(bundle, observations, errors)
     chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
-    data, _ = log_mixture(chi2, observations.inlier, observations.log_outlier)
+    data, _ = log_mixture(chi2, observations.inlier)
     length, _ = bone_vectors(bundle.joints, body)
     stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
     stretch = stretch * held_bones(observations, body)
@@ -175,7 +175,7 @@ def linearise(
     scale2 = errors.scale2[:, None, None, None]
     camera, residual = biased_reprojection(bundle, observations, errors)
     unscaled = chi_square(residual, observations.information)
-    _, weight = log_mixture(unscaled / scale2, observations.inlier, observations.log_outlier)
+    _, weight = log_mixture(unscaled / scale2, observations.inlier)
     weight = torch.where(camera[..., 2] > MIN_DEPTH, weight, torch.zeros_like(weight))
     information = observations.information * (weight / scale2)[..., None, None]
 
@@ -339,8 +339,8 @@ def adjust(
         before = robust_cost(bundle, observations, current, body)
         after = robust_cost(trial, observations, biased, body)
         better = torch.isfinite(after) & (after < before)
-        bundle = Bundle(*(_select(better, new, old) for new, old in zip(trial, bundle)))
-        errors = errors._replace(bias=_select(better, biased.bias, errors.bias))
+        bundle = where(better, trial, bundle)
+        errors = errors._replace(bias=where(better, biased.bias, errors.bias))
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
         if not wide:
             scale2 = noise_scale(system, errors, num_cameras, observations.inlier)
@@ -387,10 +387,6 @@ def noise_scale(system: System, errors: Errors, num_cameras: int, inlier: Tensor
     limit = MEDIAN_MARGIN * _median_scale2(system.chi2, inlier) / share.clamp_min(0.05)
     scale2 = torch.minimum(energy / (freedom + NOISE_PRIOR_COUNT), limit.clamp_min(1.0))
     return scale2.clamp_min(MIN_SCALE2)
-
-
-def _select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition.reshape(-1, *([1] * (yes.ndim - 1))), yes, no)
 
 
 def _solve(

@@ -41,7 +41,7 @@ from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_in
 from ptri.posterior import adjust as adjustment
 from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT, Bundle, Errors
 from ptri.posterior.body import BodyPrior
-from ptri.structures import Observations
+from ptri.structures import Observations, where
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
@@ -82,13 +82,6 @@ class Density(NamedTuple):
     log_density: Tensor  # (M, B) up to one constant per rig, over Haar, mm and log scale
     joints: Tensor  # (M, B, T, J, 3) mm, most probable given the cameras
     growth: Tensor  # (M, B, T, J) log of a joint's depth over that of the expansion
-
-
-def cast(at: Expansion, dtype: torch.dtype) -> Expansion:
-    """The expansion with its numbers in another type."""
-    errors = Errors(*(value.to(dtype) for value in at.errors))
-    rest = {name: value.to(dtype) for name, value in at._asdict().items() if name != "errors"}
-    return Expansion(errors=errors, **rest)
 
 
 def expand(
@@ -294,16 +287,7 @@ class _State(NamedTuple):
 
     def keep_better(self, other: _State) -> _State:
         """The state with the smaller cost, for each hypothesis; gradients are this one's."""
-        better = self.cost < other.cost
-
-        def choose(new: Tensor, old: Tensor) -> Tensor:
-            return torch.where(better.reshape(*better.shape, *([1] * (new.ndim - 2))), new, old)
-
-        chosen = (choose(new, old) for new, old in zip(self[:6], other[:6]))
-        if self.joint_gradient is None:
-            return _State(*chosen, None, None)
-        gradients = (choose(new, old) for new, old in zip(self[6:], other[6:]))
-        return _State(*chosen, *gradients)
+        return where(self.cost < other.cost, self, other)
 
 
 class _Problem(NamedTuple):
@@ -341,9 +325,7 @@ class _Problem(NamedTuple):
         qx, qy = L[..., 0, :] * dx + L[..., 1, :] * dy, L[..., 1, :] * dx + L[..., 3, :] * dy
         shrink = (-2 * self.log_scale)[..., None, None]
         inlier = observations.inlier.transpose(1, 2).reshape(B, 1, V, N)
-        data, weight = log_mixture(
-            (qx * dx + qy * dy) * shrink.exp(), inlier, observations.log_outlier, shrink
-        )
+        data, weight = log_mixture((qx * dx + qy * dy) * shrink.exp(), inlier, shrink)
         bone = joints[..., body.child] - joints[..., body.parent]  # (B, M, T, 3, bones)
         length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
         log_length = length.log()

@@ -8,11 +8,13 @@ of the target, and the Laplace covariance around it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ptri.config_sections import PosteriorConfig
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.robust import triangulate_observations
 from ptri.geometry.rotations import rotation_angle
@@ -23,35 +25,21 @@ from ptri.posterior.body import BodyPrior
 from ptri.posterior.density import Expansion, cameras_at, coordinates_of, expand, log_density
 from ptri.posterior.limbs import settle, turn_limbs
 from ptri.posterior.noise import fit_errors
-from ptri.structures import Observations
+from ptri.structures import MANY_FRAMES, Observations, take, tree_map
 
 # A pose that is off by its stated error costs about one nat, one far off this many times a log.
 POSE_TAIL = 2.0
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
-MANY_FRAMES = 4  # so many fix the cameras better than the lifter fixes a limb
 FEW_VIEWS = 3  # up to so many may leave a limb's turn open
 MAX_SHIFT = 700.0  # mm between a joint of a start and where the images have it
+ADJUST_ITERATIONS = 12  # Levenberg-Marquardt steps from each start
 KEPT_STARTS = 3  # of them are followed to the end
+INFLATION = 1.8  # factor on the Laplace covariance, for the proposal
 HOPELESS = 100.0  # nats over the best start; limbs that are turned over cost less
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
 WIDE_SHIFT = 2000.0
 WIDE_SIZE = 0.5  # of the log size
-
-
-class Settings(NamedTuple):
-    """What an experimenter changes; see ``PosteriorConfig`` for meanings and units."""
-
-    num_samples: int = 512
-    num_iterations: int = 4
-    num_modes: int = 3
-    adjust_iterations: int = 12
-    df: float = 20.0
-    inflation: float = 1.8
-    outlier_chi2: float = 12.0
-    frame_correlation: float = -1.0
-    frame_worth: float = 1.0
-    max_rotation_std_deg: float = 8.0
 
 
 class Evidence(NamedTuple):
@@ -109,7 +97,7 @@ class Modes(NamedTuple):
 
 def num_newton_steps(num_frames: int) -> int:
     """Steps to the conditional optimum: from one frame the cameras range over many degrees."""
-    return 2 if num_frames < 4 else 1
+    return 2 if num_frames < MANY_FRAMES else 1
 
 
 def density_under(
@@ -123,17 +111,14 @@ def density_under(
     return found.log_density, found.joints, at.covariance * factor.exp()[..., None, None]
 
 
-def select(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition.reshape(*condition.shape, *([1] * (yes.ndim - 2))), yes, no)
-
-
 @torch.no_grad()
 def find_modes(
     observations: Observations,
     starts: Bundle,
     body: BodyPrior,
-    settings: Settings,
+    settings: PosteriorConfig,
     poses: Poses | None = None,
+    correlated: bool = True,
 ) -> tuple[Modes, Evidence]:
     """Adjusts every start and keeps the best distinct optima.
 
@@ -141,12 +126,13 @@ def find_modes(
         observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
+        correlated: as in `fit_errors`.
     """
     every_keypoint = observations
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
-    fixed = Observations(*(value.detach() for value in observations[:4]), observations.log_outlier)
+    fixed = tree_map(torch.detach, observations)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
-    starts = Bundle(*(value.detach().to(fixed.xy) for value in starts))
+    starts = tree_map(lambda value: value.detach().to(fixed.xy), starts)
     found = adjust_starts(fixed, starts, body, settings, poses)
     B, K = found.R.shape[:2]
     # Copies of the best mode are not worked out again: every mode takes its rows from `source`.
@@ -157,8 +143,8 @@ def find_modes(
     source[own] = torch.arange(len(own), device=own.device)
     source = source.unflatten(0, (B, K))
     source = torch.where(copy, source[:, :1], source)  # (B, K)
-    flat = Bundle(*(value.flatten(0, 1)[own] for value in found))
-    repeated = _rows(fixed, own // K)
+    flat = take(_flat(found), own)
+    repeated = take(fixed, own // K)
     errors = adjustment.plain_errors(repeated)
     # Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if observations.xy.shape[1] >= MANY_FRAMES else (1, 0)
@@ -180,15 +166,14 @@ def find_modes(
         return scale2[source].amin(1)[own // K]
 
     errors = errors._replace(scale2=common(errors.scale2))
-    correlation = settings.frame_correlation if settings.frame_correlation >= 0 else None
-    flat, errors = fit_errors(repeated, flat, errors, body, correlation, settings.frame_worth)
+    flat, errors = fit_errors(repeated, flat, errors, body, settings.frame_worth, correlated)
     # Modes compare only under one tempering and one prior of the biases: the best one's.
     first = source[:, 0][own // K]
     errors = errors._replace(frame_weight=errors.frame_weight[first], bias2=errors.bias2[first])
     # The adjustment counts three freedoms a joint; with bones it has fewer.
     errors = errors._replace(scale2=common(expand(repeated, flat, errors, body).scale2))
     every = expand(repeated, flat, errors, body)
-    chol, failed = _laplace(every, settings.inflation)
+    chol, failed = _laplace(every)
     R, t, mean, value = _polish(every, chol, Evidence(repeated, body, (every,)))
     pose = -_strangeness(flat, poses, own // K)
     mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
@@ -196,11 +181,11 @@ def find_modes(
     modes = Modes(
         R[source], t[source], mean[source], chol[source], mass, pose[source], failed[source[:, 0]]
     )
-    expansions = tuple(_pick(every, source[:, k]) for k in range(K))
-    repeated = _rows(every_keypoint, own // K)
+    expansions = tuple(take(every, source[:, k]) for k in range(K))
+    repeated = take(every_keypoint, own // K)
     flat, _ = settle(repeated, flat, body, errors)
     every = expand(repeated, flat, errors, body)
-    whole = Evidence(every_keypoint, body, tuple(_pick(every, source[:, k]) for k in range(K)))
+    whole = Evidence(every_keypoint, body, tuple(take(every, source[:, k]) for k in range(K)))
     return modes, Evidence(observations, body, expansions, whole)
 
 
@@ -208,7 +193,7 @@ def adjust_starts(
     observations: Observations,
     starts: Bundle,
     body: BodyPrior,
-    settings: Settings,
+    settings: PosteriorConfig,
     poses: Poses | None = None,
 ) -> Bundle:
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
@@ -216,11 +201,10 @@ def adjust_starts(
     A third of the iterations for every candidate, the rest for the best few.
     """
     bundle = starts
-    num_modes, num_iterations = settings.num_modes, settings.adjust_iterations
-    first = max(num_iterations // 3, 1)
+    num_modes, first = settings.num_modes, ADJUST_ITERATIONS // 3
     for count, iterations, wide in (
         (max(KEPT_STARTS, num_modes), first, first),
-        (num_modes, num_iterations - first, 2),
+        (num_modes, ADJUST_ITERATIONS - first, 2),
     ):
         B, C = bundle.R.shape[:2]
         repeated = _repeat(observations, C)
@@ -230,10 +214,10 @@ def adjust_starts(
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
         cost = adjustment.robust_cost(flat, repeated, errors._replace(scale2=scale2), body)
         cost = cost + 1e3 * _share_behind(flat, repeated.inlier) + _strangeness(flat, poses)
-        bundle = Bundle(*(value.unflatten(0, (B, C)) for value in flat))
+        bundle = tree_map(partial(torch.unflatten, dim=0, sizes=(B, C)), flat)
         keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
-        bundle = Bundle(*(value[rows, keep] for value in bundle))
+        bundle = take(bundle, (rows, keep))
     if observations.xy.shape[1] < MANY_FRAMES:
         return bundle
     # By now the cameras know more of each frame than the limbs that a start had turned over, which
@@ -274,7 +258,7 @@ def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None
 
 
 def _flat(bundle: Bundle) -> Bundle:
-    return Bundle(*(value.flatten(0, 1) for value in bundle))
+    return tree_map(lambda value: value.flatten(0, 1), bundle)
 
 
 def evidence_at(
@@ -282,12 +266,6 @@ def evidence_at(
 ) -> Evidence:
     """The evidence of rigs (B, ...) with known cameras and joints, as ``count`` equal modes."""
     return Evidence(observations, body, (expand(observations, bundle, errors, body),) * count)
-
-
-def _pick(every: Expansion, rows: Tensor) -> Expansion:
-    errors = Errors(*(value[rows] for value in every.errors))
-    rest = {name: value[rows] for name, value in every._asdict().items() if name != "errors"}
-    return Expansion(errors=errors, **rest)
 
 
 def _masked(observations: Observations, weight: Tensor) -> Observations:
@@ -304,11 +282,7 @@ def _without(observations: Observations) -> Observations:
     return observations._replace(held=(observations.inlier > 0).any(2).to(observations.held))
 
 
-def _rows(observations: Observations, rows: Tensor) -> Observations:
-    return Observations(*(value[rows] for value in observations[:4]), observations.log_outlier)
-
-
-def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
+def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     """Factor (N, D + 1, D + 1) of the covariance of the coordinates, and failures (N,)."""
     N, D = at.information.shape[:2]
     eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
@@ -325,7 +299,7 @@ def _laplace(at: Expansion, inflation: float) -> tuple[Tensor, Tensor]:
     full[:, :D, :D] = chol
     count = at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT
     full[:, D, D] = (2 * count).rsqrt()
-    return full * math.sqrt(inflation), failed
+    return full * math.sqrt(INFLATION), failed
 
 
 def _polish(
@@ -377,8 +351,7 @@ def _newton(chol: Tensor, slope: Tensor) -> Tensor:
 
 def _repeat(observations: Observations, count: int) -> Observations:
     """(B, ...) to (B * count, ...), each rig's copies side by side."""
-    tensors = (value.repeat_interleave(count, dim=0) for value in observations[:4])
-    return Observations(*tensors, observations.log_outlier)
+    return tree_map(lambda value: value.repeat_interleave(count, dim=0), observations)
 
 
 def _share_behind(bundle: Bundle, inlier: Tensor) -> Tensor:

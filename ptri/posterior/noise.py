@@ -19,16 +19,15 @@ from ptri.posterior.adjust import (
     Bundle,
     Errors,
     adjust,
-    biased_reprojection,
+    linearise,
     noise_unit,
     normal_equations,
     prior_deviation,
     prior_information,
 )
 from ptri.posterior.body import BodyPrior
-from ptri.structures import Observations
+from ptri.structures import MANY_FRAMES, Observations
 
-MIN_FRAMES = 4  # with fewer, bias and noise cannot be told apart: the noise's scale holds both
 # Trial variances of the biases, in units of the stated noise's variance.
 RIDGE = 1e-9  # 1/mm^2 or 1/rad^2, far below any information
 GRID_LOW, GRID_HIGH, GRID_SIZE = 1e-3, 1e2, 51
@@ -40,30 +39,32 @@ def fit_errors(
     bundle: Bundle,
     errors: Errors,
     body: BodyPrior,
-    frame_correlation: float | None = None,
     frame_worth: float = 1.0,
+    correlated: bool = True,
     num_rounds: int = 2,
     num_iterations: int = 2,
 ) -> tuple[Bundle, Errors]:
     """Alternates between the error model and the bundle, from an adjusted bundle.
 
     Args:
-        frame_correlation: lag-one correlation of the errors; None: from the residuals.
-        frame_worth: power of a frame besides; below 1 where the errors of an image's joints go
-            together.
+        frame_worth: power of a frame; below 1 where the errors of an image's joints go together.
+        correlated: a frame counts for less where the residuals of successive frames go together.
 
     Returns:
-        Both at the end; as given where there are fewer than ``MIN_FRAMES`` frames.
+        Both at the end; of fewer than ``MANY_FRAMES`` frames as given: their bias and their noise
+        cannot be told apart, and the noise's scale holds both.
     """
     N, T, V, J, _ = observations.xy.shape
-    if T < MIN_FRAMES:
+    if T < MANY_FRAMES:
         return bundle, errors
     errors = errors._replace(bias=observations.xy.new_zeros(N, V, J, 2))
     for _ in range(num_rounds):
         errors = _fit_bias(observations, bundle, errors, body)
         bundle, errors, _ = adjust(observations, bundle, body, num_iterations, 0, errors)
-        worth = _frame_worth(observations, bundle, errors, body, frame_correlation)
-        errors = errors._replace(frame_weight=frame_worth * worth)
+        worth = torch.full_like(errors.scale2, frame_worth)
+        if correlated:
+            worth = worth * _frame_worth(observations, bundle, errors, body)
+        errors = errors._replace(frame_weight=worth)
     return bundle, errors
 
 
@@ -108,29 +109,21 @@ def _fit_bias(
 
 
 def _frame_worth(
-    observations: Observations,
-    bundle: Bundle,
-    errors: Errors,
-    body: BodyPrior,
-    frame_correlation: float | None,
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
 ) -> Tensor:
-    """How many independent frames one frame is worth, (N,) in [1 / T, 1]."""
+    """How many independent frames one frame is worth, (N,) in [1 / T, 1], by its residuals."""
     T = observations.xy.shape[1]
-    if frame_correlation is not None:
-        lag = torch.full_like(errors.scale2, frame_correlation)
-    else:
-        _, residual = biased_reprojection(bundle, observations, errors)
-        weight = normal_equations(bundle, observations, errors, body).weight
-        unit = noise_unit(observations)[..., None].clamp_min(1e-12)  # unseen views: weight 0
-        error = residual / unit[..., None]
-        both = (weight[:, 1:] * weight[:, :-1])[..., None]
-        product = (both * error[:, 1:] * error[:, :-1]).sum((1, 2, 3, 4))
-        energy = 0.5 * both * (error[:, 1:].square() + error[:, :-1].square())
-        # 1e-12 guards points that fit exactly.
-        lag = product / energy.sum((1, 2, 3, 4)).clamp_min(1e-12)
-        # Where the biases have taken the mean of T residuals away, r comes out too small by
-        # (1 + 4 r) / T (Marriott and Pope 1954).
-        share = (errors.num_bias / errors.bias[0].numel()).clamp_max(1.0)
-        lag = (lag + share / T) / (1 - 4 * share / T).clamp_min(0.2)
+    at = linearise(bundle, observations, errors, body)
+    unit = noise_unit(observations)[..., None].clamp_min(1e-12)  # unseen views: weight 0
+    error = at.residual / unit[..., None]
+    both = (at.weight[:, 1:] * at.weight[:, :-1])[..., None]
+    product = (both * error[:, 1:] * error[:, :-1]).sum((1, 2, 3, 4))
+    energy = 0.5 * both * (error[:, 1:].square() + error[:, :-1].square())
+    # 1e-12 guards points that fit exactly.
+    lag = product / energy.sum((1, 2, 3, 4)).clamp_min(1e-12)
+    # Where the biases have taken the mean of T residuals away, r comes out too small by
+    # (1 + 4 r) / T (Marriott and Pope 1954).
+    share = (errors.num_bias / errors.bias[0].numel()).clamp_max(1.0)
+    lag = (lag + share / T) / (1 - 4 * share / T).clamp_min(0.2)
     lag = lag.clamp(0.0, 0.999)
     return ((1 - lag) / (1 + lag)).clamp_min(1.0 / T)

@@ -17,38 +17,44 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptri.config_sections import PosteriorConfig
 from ptri.geometry.cameras import pixel_to_normalised
 from ptri.geometry.rotations import rotation_mean, so3_log
 from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior
-from ptri.posterior.density import cast, coordinates_of, log_density
+from ptri.posterior.density import coordinates_of, log_density
 from ptri.posterior.modes import (
     Evidence,
     Modes,
     Poses,
-    Settings,
     cameras_of,
     density_under,
     find_modes,
     num_newton_steps,
-    select,
 )
-from ptri.structures import Cameras, Keypoints, Observations, RigPosterior
+from ptri.structures import (
+    Cameras,
+    Keypoints,
+    Observations,
+    RigPosterior,
+    to_device,
+    tree_map,
+    where,
+)
 
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
 NEGLIGIBLE = 12.0
+DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
-def normalise(keypoints: Keypoints, K: Tensor, outlier_chi2: float = 12.0) -> Observations:
+def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
     """Keypoints in pixels to observations in normalised coordinates.
 
     Args:
         keypoints: (B, T, V, J, ...) px; NaN xy = not seen.
         K: (B, T, V, 3, 3) px, zero skew.
-        outlier_chi2: squared Mahalanobis distance at which an outlier of prior probability one
-            half becomes the better explanation.
 
     Raises:
         ValueError: a covariance or confidence of a seen point is not finite.
@@ -73,7 +79,7 @@ def normalise(keypoints: Keypoints, K: Tensor, outlier_chi2: float = 12.0) -> Ob
     normalised = torch.where(seen[..., None], pixel_to_normalised(xy, K), torch.zeros_like(xy))
     inlier = torch.where(seen, keypoints.confidence, torch.zeros_like(keypoints.confidence))
     held = torch.ones_like(inlier[:, :, 0])
-    return Observations(normalised, information, inlier, held, -0.5 * outlier_chi2)
+    return Observations(normalised, information, inlier, held)
 
 
 def log_target(
@@ -103,13 +109,13 @@ def log_target(
             best = found
             continue
         better = found[0] > best[0] if owner is None else owner == k
-        best = tuple(select(better, new, old) for new, old in zip(found, best))
+        best = where(better, found, best)
     return best
 
 
 @torch.no_grad()
 def sample(
-    modes: Modes, evidence: Evidence, settings: Settings, seed: int
+    modes: Modes, evidence: Evidence, settings: PosteriorConfig, seed: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Adaptive multiple importance sampling.
 
@@ -125,15 +131,15 @@ def sample(
     alive = relative > -NEGLIGIBLE
     rough = _rough(evidence)
     shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))
-    prior = laws.StudentT(modes.mean, modes.chol, settings.df)
+    prior = laws.StudentT(modes.mean, modes.chol, DEGREES_OF_FREEDOM)
     proposal = prior
     per_round = max(settings.num_samples // settings.num_iterations, 1)
     drawn: list[tuple[Tensor, ...]] = []
     proposals: list[tuple[laws.StudentT, Tensor]] = []
     places = []
     for iteration in range(settings.num_iterations):
-        noise = laws.standard_noise(per_round, D, settings.df, generator, dtype)
-        noise = laws.StandardNoise(*(value.to(device) for value in noise))
+        noise = laws.standard_noise(per_round, D, DEGREES_OF_FREEDOM, generator, dtype)
+        noise = to_device(noise, device)
         offsets = laws.student_t_sample(proposal, noise)  # (m, B, K, D)
         # Stratified choice of the mode of each sample.
         level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
@@ -181,9 +187,9 @@ def _coordinates(
 def _rough(evidence: Evidence) -> Evidence:
     """The evidence in single precision: enough for weights, and half the memory to move."""
     body = evidence.body.to(evidence.body.mean.device, torch.float32)
-    parts = (value.detach().float() for value in evidence.observations[:4])
-    observations = Observations(*parts, evidence.observations.log_outlier)
-    expansions = tuple(cast(at, torch.float32) for at in evidence.expansions)
+    observations, expansions = tree_map(
+        lambda value: value.detach().float(), (evidence.observations, evidence.expansions)
+    )
     return Evidence(observations, body, expansions)
 
 
@@ -211,7 +217,7 @@ def _evaluate(
             continue
         mine = owner[first:] == k
         for whole, new in ((R, moved[0]), (t, moved[1]), (target, value)):
-            whole[first:] = select(mine, new, whole[first:])
+            whole[first:] = where(mine, new, whole[first:])
     return R, t, target
 
 
@@ -230,9 +236,10 @@ def rig_posterior(
     observations: Observations,
     starts: Bundle,
     body: BodyPrior,
-    settings: Settings,
+    settings: PosteriorConfig,
     seed: int = 0,
     poses: Poses | None = None,
+    correlated: bool = True,
 ) -> RigSolution:
     """Posterior of B rigs from T frames each.
 
@@ -241,12 +248,13 @@ def rig_posterior(
         starts: (B, C, ...) candidate rigs with their joints, any scale within a few tenths.
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
         poses: of single views; they weigh the modes against each other.
+        correlated: the errors of successive frames may go together; in training they do not.
 
     Returns:
         The posterior, whose log-weights are differentiable in the observations, with the evidence
         that ``log_target`` takes.
     """
-    modes, evidence = find_modes(observations, starts, body, settings, poses)
+    modes, evidence = find_modes(observations, starts, body, settings, poses, correlated)
     R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(R, t, evidence, log_scale, owner)[0]
@@ -323,23 +331,3 @@ def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
     R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
     truth, _, _ = log_target(R, t, solution.evidence)
     return solution.log_evidence - truth[0]
-
-
-__all__ = [
-    "Evidence",
-    "Modes",
-    "Poses",
-    "RigSolution",
-    "Settings",
-    "find_modes",
-    "log_target",
-    "normalise",
-    "pose_loss",
-    "posterior_from_cameras",
-    "posterior_mean",
-    "resample",
-    "rig_posterior",
-    "rotation_covariance",
-    "sample",
-    "triangulate_posterior",
-]

@@ -16,7 +16,7 @@ from ptri.geometry.epipolar import RigCandidate, five_point_rigs
 from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior, bone_vectors
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints
+from ptri.structures import Keypoints, take
 
 NUM_PAIRS = 3  # seed pairs tried for each rig
 
@@ -25,24 +25,21 @@ def rig_starts(
     skeletons: Tensor,
     weight: Tensor,
     body: BodyPrior,
-    num_random: int,
     mirrored: bool = True,
-    seed: int = 0,
 ) -> Bundle:
     """Candidate rigs from lifted skeletons, by Procrustes alignment between the views.
 
     One candidate per hub view (all views aligned to it); if asked, one per view with that view's
-    skeleton mirrored in depth (what a lifter gets wrong most); some with random joint weights.
+    skeleton mirrored in depth (what a lifter gets wrong most).
 
     Args:
         skeletons: (B, T, V, 17, 3) mm in the camera frames.
         weight: (B, T, V, 17) trust in each joint, >= 0.
-        num_random: candidates with random weights, from ``seed``.
 
     Returns:
-        (B, C, ...) bundles of 17 joints, C = V + num_random, and V more if mirrored.
+        (B, C, ...) bundles of 17 joints, C = V, or 2 V if mirrored.
     """
-    B, _, V, J, _ = skeletons.shape
+    B, _, V = skeletons.shape[:3]
     weight = weight + 1e-6  # a view without any joint still aligns to something
     candidates = [align_views(skeletons, weight, hub) for hub in range(V)]
     if mirrored:
@@ -54,10 +51,6 @@ def rig_starts(
             chosen = torch.arange(V, device=skeletons.device) == view
             flipped = torch.where(chosen[:, None, None], reflected, skeletons)
             candidates.append(align_views(flipped, weight, 0 if view else min(1, V - 1)))
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(num_random):
-        factor = torch.rand(J, generator=generator, dtype=torch.float64).pow(4).to(weight)
-        candidates.append(align_views(skeletons, weight * (factor + 1e-3), 0))
     R, t, joints = (torch.stack(parts, dim=1) for parts in zip(*candidates))
     lengths = body.mean.to(R).expand(B, R.shape[1], -1)
     return Bundle(R, t, joints, lengths)
@@ -82,7 +75,7 @@ def pooled_starts(
         found = five_point_rigs(
             xy[rig], intrinsics[rig], confidence[rig], seed, num_pairs=NUM_PAIRS
         )
-        stand_in = Bundle(*(value[rig, 0] for value in like))
+        stand_in = take(like, (rig, 0))
         every = [_bundle(one, stand_in, body) for one in found[:count]]
         parts.extend(every + [stand_in] * (count - len(every)))
     return Bundle(*(torch.stack(values).unflatten(0, (-1, count)) for values in zip(*parts)))

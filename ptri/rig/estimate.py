@@ -7,6 +7,7 @@ Recordings (`ptri.recordings.solve`) and streams (`ptri.rig.stream`) are solved 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ptri import config as configuration
+from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
 from ptri.models.weights import build_model
-from ptri.posterior.sampling import Settings, posterior_mean, rotation_covariance
+from ptri.posterior.sampling import posterior_mean, rotation_covariance
 from ptri.rig.check import RigInput, check_input, for_model, joints_to_h36m17
 from ptri.rig.frames import MIN_JOINTS, choose_frames
 from ptri.rig.joints import joint_samples, joints_under
@@ -123,7 +125,9 @@ def estimate_rig(
         num_samples, num_iterations, max_frames, seed
     )
     network = find_model(model, given.K.device, children)
-    settings = network.settings._replace(num_samples=num_samples, num_iterations=num_iterations)
+    settings = dataclasses.replace(
+        network.settings, num_samples=num_samples, num_iterations=num_iterations
+    )
     solved = solve_rig(network, given, settings, seed, max_frames, known)
     if math.isnan(solved.scale):
         refuse_unmeasured()
@@ -158,7 +162,7 @@ def summarise(solved: RigSolved, given: RigInput) -> RigEstimate:
 def solve_rig(
     model: nn.Module,
     given: RigInput,
-    settings: Settings,
+    settings: PosteriorConfig,
     seed: int = 0,
     max_frames: int = 50,
     known: KnownLength | None = None,

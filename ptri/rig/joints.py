@@ -88,7 +88,7 @@ def _triangulate(
         depth = camera[..., 2].clamp_min(MIN_DEPTH)
         residual = camera[..., :2] / depth[..., None] - observations.xy
         chi2 = chi_square(residual, information)
-        _, weight = log_mixture(chi2, observations.inlier, observations.log_outlier)
+        _, weight = log_mixture(chi2, observations.inlier)
         weight = weight * (camera[..., 2] > MIN_DEPTH)
         moments = ray_moments(
             observations.xy, information * (weight / depth.square())[..., None, None]

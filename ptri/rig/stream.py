@@ -8,6 +8,7 @@ frame counts twice, and a stream ends where `ptri.estimate_rig` ends on the same
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -117,8 +118,10 @@ class RigFilter:
         if self._settings is None:
             self._known = known_length(self._scale, len(given.K))
             self._model = find_model(self._model, given.K.device, self._children)
-            self._settings = self._model.settings._replace(
-                num_samples=self._num_samples, num_iterations=self._num_iterations
+            self._settings = dataclasses.replace(
+                self._model.settings,
+                num_samples=self._num_samples,
+                num_iterations=self._num_iterations,
             )
         return given
 

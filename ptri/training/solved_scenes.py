@@ -7,6 +7,7 @@ which must be those of the run that uses it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Iterator
@@ -198,7 +199,7 @@ def _solve(model: PoseModel, config: Config) -> list[dict[str, Any]]:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    settings = model.settings._replace(num_samples=POSTERIOR_SAMPLES)
+    settings = dataclasses.replace(model.settings, num_samples=POSTERIOR_SAMPLES)
     found: dict[tuple[int, int], list[Group]] = {}
     plan = list(_plan(config))
     for step, (views, frames) in enumerate(tqdm(plan, desc="pool", unit="chunk", disable=None)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -205,8 +206,7 @@ def _generated_losses(model, batch: Batch, step: int, config: Config) -> dict[st
 
 
 def _training_settings(model, config: Config):
-    settings = model.settings
-    return settings._replace(num_samples=config.train.posterior_samples, frame_correlation=0.0)
+    return dataclasses.replace(model.settings, num_samples=config.train.posterior_samples)
 
 
 def _lift_loss(output: Output, joints3d: Tensor, cameras: Cameras, K: Tensor) -> Tensor:

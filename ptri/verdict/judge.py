@@ -20,9 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptri.config_sections import PosteriorConfig
 from ptri.geometry.rotations import procrustes_rotation
-from ptri.posterior.sampling import RigSolution, Settings
-from ptri.structures import RigPosterior
+from ptri.posterior.sampling import RigSolution
+from ptri.structures import MANY_FRAMES, RigPosterior
 from ptri.verdict import leave_one_out as diagnosis
 from ptri.verdict.leave_one_out import Examination, Reading
 
@@ -65,7 +66,10 @@ class Verdict(NamedTuple):
 
 
 def judge(
-    solution: RigSolution, settings: Settings, frames: Tensor | None = None, views: bool = True
+    solution: RigSolution,
+    settings: PosteriorConfig,
+    frames: Tensor | None = None,
+    views: bool = True,
 ) -> RigSolution:
     """The solution with its posterior's ``accepted`` and ``reason`` filled in; see `verdict`."""
     found = verdict(solution, settings, frames, views)
@@ -80,7 +84,10 @@ def with_verdict(solution: RigSolution, accepted: Tensor, reason: list[str]) -> 
 
 @torch.no_grad()
 def verdict(
-    solution: RigSolution, settings: Settings, frames: Tensor | None = None, views: bool = True
+    solution: RigSolution,
+    settings: PosteriorConfig,
+    frames: Tensor | None = None,
+    views: bool = True,
 ) -> Verdict:
     """Whether each rig can be trusted, and if not, why.
 
@@ -236,7 +243,7 @@ def blame(found: Examination, num_frames: int) -> Suspect:
     gain = own[..., None] - found.cost  # (B, V, H) nats a point
     turned = torch.rad2deg(found.turned) > MOVED_DEG
     count = found.points[..., None].clamp_min(1)
-    if num_frames >= diagnosis.PERSISTENT:
+    if num_frames >= MANY_FRAMES:
         turned = turned | (gain > PLAIN_NATS)
         plain = gain.new_tensor([one.words == diagnosis.MIRRORED.words for one in found.readings])
         least = torch.where(plain > 0, MIRRORED_NATS / count, EXCHANGED_NATS)

@@ -19,11 +19,10 @@ from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
 from ptri.geometry.rotations import rotation_angle
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
 from ptri.skeleton import H36M17
-from ptri.structures import Observations
+from ptri.structures import MANY_FRAMES, Observations, cat, put, take, tree_map, where
 
 NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
 NUM_FRAMES = 12  # frames looked at; labels and mirrors do not need more
-PERSISTENT = 4  # from so many frames on, whole views are doubted instead of single detections
 SHIFT_FRAMES = 8  # from so many frames on, shifts in time are looked for
 MAX_SIGMA = 150.0  # mm; joints that the other views leave less certain take no part
 ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
@@ -106,7 +105,7 @@ def examine(
             0 to T - 1.
     """
     B, T, V = observations.xy.shape[:3]
-    readings = LASTING if T >= PERSISTENT else MOMENTARY
+    readings = LASTING if T >= MANY_FRAMES else MOMENTARY
     if V < 3:
         blank = R.new_full((B, V, len(readings)), torch.inf)
         none, first = torch.zeros_like(blank), blank[..., 0]
@@ -114,21 +113,20 @@ def examine(
     observations = Observations(
         observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
         observations.inlier[..., :NUM_JOINTS], observations.held[..., :NUM_JOINTS],
-        observations.log_outlier,
     )  # fmt: skip
     chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=R.device).round().long()
-    few = Observations(*(value[:, chosen] for value in observations[:4]), observations.log_outlier)
+    few = take(observations, (slice(None), chosen))
     known = _leave_one_out(
         few, R, t, joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
     )
     # Normalised coordinates and millimetres keep their digits in float32.
-    known = _Known(*(value.float() for value in known))
+    known = tree_map(Tensor.float, known)
     R, t = R.float(), t.float()
     points = (known.inlier > 0).sum((2, 3))
     count = points.flatten().clamp_min(1)
     start = R.flatten(0, 1), t.flatten(0, 1)
-    own = resect(_points(known, AS_IS, R, t, few.log_outlier), *start, OWN_STEPS)
-    problems = _stack([_points(known, reading, R, t, few.log_outlier) for reading in readings[1:]])
+    own = resect(_points(known, AS_IS, R, t), *start, OWN_STEPS)
+    problems = cat([_points(known, reading, R, t) for reading in readings[1:]])
     best = _both_starts(problems, *orthographic_starts(problems))
     promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
     best = _continue(problems, best, promising.nonzero()[:, 0])
@@ -172,7 +170,7 @@ def _leave_one_out(
             error = camera[..., :2, :].mT / depth[..., None] - xy[:, None]
             chi2 = chi_square(error, information[:, None])
             noise = _noise(chi2, seen)
-            share = log_mixture(chi2 / noise[..., None, None], seen, observations.log_outlier)[1]
+            share = log_mixture(chi2 / noise[..., None, None], seen)[1]
             share = share * (camera[..., 2, :] > MIN_DEPTH)
         scaled = share / (depth.square() * noise[..., None, None])
         moments = ray_moments(
@@ -210,7 +208,7 @@ def _noise(chi2: Tensor, seen: Tensor) -> Tensor:
     return (each.nanmedian(-1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2).clamp_min(1.0)
 
 
-def _points(known: _Known, reading: Reading, R: Tensor, t: Tensor, log_outlier: float) -> Points:
+def _points(known: _Known, reading: Reading, R: Tensor, t: Tensor) -> Points:
     """The resection of every view (B V problems) with its keypoints read in a certain way."""
     order = reading.order.to(R.device)
     xy, information = known.xy[..., order, :], known.information[..., order, :, :]
@@ -229,32 +227,21 @@ def _points(known: _Known, reading: Reading, R: Tensor, t: Tensor, log_outlier: 
     information = torch.stack([a, b, b, c], -1).unflatten(-1, (2, 2))
     root = square_root(torch.where((inlier > 0)[..., None, None], information, 0.0))
     parts = (known.joints, xy, root, inlier)
-    return Points(*(part.flatten(0, 1).flatten(1, 2) for part in parts), log_outlier)
-
-
-def _stack(problems: list[Points]) -> Points:
-    """One batch of all problems, one list after another."""
-    parts = (torch.cat(part) for part in zip(*(points[:4] for points in problems)))
-    return Points(*parts, problems[0].log_outlier)
+    return Points(*(part.flatten(0, 1).flatten(1, 2) for part in parts))
 
 
 def _both_starts(points: Points, R: Tensor, t: Tensor) -> Pose:
     """A few steps from each of two starts (2, N, ...); the one that leads to less."""
-    pose = resect(_stack([points, points]), R.flatten(0, 1), t.flatten(0, 1), FIRST_STEPS)
+    pose = resect(cat([points, points]), R.flatten(0, 1), t.flatten(0, 1), FIRST_STEPS)
     first, second = (Pose(*part) for part in zip(*(value.chunk(2) for value in pose)))
     less = second.cost < first.cost
-    return Pose(
-        torch.where(less[:, None, None], second.R, first.R),
-        torch.where(less[:, None], second.t, first.t),
-        torch.minimum(first.cost, second.cost),
-    )
+    return where(less, second, first)
 
 
 def _continue(points: Points, pose: Pose, rows: Tensor) -> Pose:
     """More steps for some of the problems."""
-    part = Points(*(value[rows] for value in points[:4]), points.log_outlier)
-    more = resect(part, pose.R[rows], pose.t[rows], LAST_STEPS)
-    return Pose(*(old.index_copy(0, rows, new) for old, new in zip(pose, more)))
+    more = resect(take(points, rows), pose.R[rows], pose.t[rows], LAST_STEPS)
+    return put(pose, rows, more)
 
 
 def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -298,7 +285,7 @@ def _shifts(
     def frame(value: Tensor, index: Tensor) -> Tensor:  # (B, T, V, ...) to (S, L, T', ...)
         return value[rig[:, None, None], index, view[:, None, None]].to(R)
 
-    own = _Known(*(part[rig, view] for part in known))  # (S, T', J, ...)
+    own = take(known, (rig, view))  # (S, T', J, ...)
     L = len(lags)
     # Both frames must have seen the joint, unless only one counts.
     before, after = frame(observations.inlier, low), frame(observations.inlier, low + 1)
@@ -316,7 +303,7 @@ def _shifts(
         inlier,
     )
     poses = [value[:, rig, view, None].expand(-1, -1, L, *value.shape[3:]) for value in (R, t)]
-    points = _points(moved, AS_IS, *(value[0] for value in poses), observations.log_outlier)
+    points = _points(moved, AS_IS, *(value[0] for value in poses))
     first = _both_starts(points, *(value.flatten(1, 2) for value in poses))
     result = resect(points, first.R, first.t, LAST_STEPS)
     count = (inlier > 0).sum((2, 3))

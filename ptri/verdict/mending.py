@@ -15,11 +15,12 @@ import roma
 import torch
 from torch import Tensor
 
+from ptri.config_sections import PosteriorConfig
 from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.modes import evidence_at
-from ptri.posterior.sampling import Evidence, RigSolution, Settings, posterior_mean
-from ptri.structures import Keypoints, Observations, RigPosterior
+from ptri.posterior.sampling import Evidence, RigSolution, posterior_mean
+from ptri.structures import MANY_FRAMES, Keypoints, Observations, RigPosterior
 from ptri.verdict import leave_one_out as diagnosis
 from ptri.verdict.judge import NOBODY, SHIFTED, UNREADABLE, Verdict, verdict, with_verdict
 from ptri.verdict.leave_one_out import NUM_JOINTS
@@ -40,7 +41,7 @@ def mend(
     keypoints: Keypoints,
     K: Tensor,
     solve: Solve,
-    settings: Settings,
+    settings: PosteriorConfig,
     frames: Tensor | None = None,
 ) -> RigSolution:
     """The solution with its verdict, in which rigs with one bad view have been solved again.
@@ -63,7 +64,7 @@ def mend(
         part, K_part = _rows(Keypoints, keypoints, rows), K[rows]
         again = solve(reread(part, K_part, _verdict_rows(found, rows), frames), K_part, rows)
         second = verdict(again, settings, frames)
-        good = second.accepted & (T < diagnosis.PERSISTENT)
+        good = second.accepted & (T < MANY_FRAMES)
         reason = [
             _after(found.reason[row], second.reason[i], bool(good[i]))
             for i, row in enumerate(rows.tolist())
@@ -267,7 +268,6 @@ def _evidence_without(
             observations.information[rows] * used[:, None, :, None, None, None],
             observations.inlier[rows] * used[:, None, :, None],
             observations.held[rows],
-            observations.log_outlier,
         )
         bundle = Bundle(R, t, joints, lengths)
         return evidence_at(left, bundle, errors, old.body, len(old.expansions))

@@ -20,12 +20,10 @@ from ptri.posterior import adjust as adjustment
 from ptri.posterior.adjust import Bundle, Errors
 from ptri.posterior.body import BodyPrior
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints, Observations
+from ptri.structures import MANY_FRAMES, Keypoints, Observations, take, tree_map
 
 NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
 NUM_FRAMES = 8  # that cameras are looked for in
-PERSISTENT = 4  # from so many frames on, a view whose sides are mostly exchanged is left alone:
-# a verdict on the whole view says more
 ROUNDS = 2  # adjusting and reading, from every start
 STEPS = 3  # Levenberg-Marquardt in each
 # Prior probability of a reading of a view's arms, or of its legs. The shipped network's are more
@@ -104,7 +102,7 @@ def read_rigs(
     T = lifted.shape[1]
     chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=lifted.device).round().long()
     lifted, exchanged, trust = (value[:, chosen] for value in (lifted, exchanged, trust))
-    named = Observations(*(value[:, chosen] for value in every[:4]), every.log_outlier)
+    named = take(every, (slice(None), chosen))
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
     swapped = torch.cat([torch.zeros_like(eye), eye])  # (C, V)
@@ -118,7 +116,7 @@ def read_rigs(
         found.append(align_views(skeletons, weights, hub=(number + number // V) % V))
     R, t, joints = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*found))  # (B C, ...)
     bundle = Bundle(R, t, joints, body.mean.to(R).expand(B * C, -1))
-    stated = Observations(*(v.repeat_interleave(C, 0) for v in named[:4]), named.log_outlier)
+    stated = tree_map(lambda value: value.repeat_interleave(C, 0), named)
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
     for _ in range(ROUNDS):
         read = _read(stated, _sides(reading))
@@ -138,8 +136,11 @@ def read_rigs(
 
 
 def _momentary(reading: Tensor) -> Tensor:
-    """Readings (B, T, V, 2) without the views that are exchanged in most of many frames."""
-    if reading.shape[1] < PERSISTENT:
+    """Readings (B, T, V, 2) without the views that are exchanged in most of many frames.
+
+    They are left alone: a verdict on the whole view says more.
+    """
+    if reading.shape[1] < MANY_FRAMES:
         return reading
     whole = (reading == _EXCHANGED).all(-1)  # (B, T, V)
     lasting = whole.double().mean(1, keepdim=True) > 0.5
@@ -167,7 +168,7 @@ def in_order(value: Tensor, order: Tensor) -> Tensor:
 def _named(observations: Observations) -> Observations:
     """Those of the joints that have a left and a right."""
     parts = (value[:, :, :, :NUM_JOINTS] for value in observations[:3])
-    return Observations(*parts, observations.held[..., :NUM_JOINTS], observations.log_outlier)
+    return Observations(*parts, observations.held[..., :NUM_JOINTS])
 
 
 def _read(observations: Observations, sides: Sides) -> Observations:
@@ -188,7 +189,7 @@ def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor
         _, residual = adjustment.reprojection(each, observations.xy)
         chi2 = chi_square(residual, observations.information)
         chi2 = chi2 / errors.scale2[:, None, None, None]
-        found.append(log_mixture(chi2, observations.inlier, observations.log_outlier)[0])
+        found.append(log_mixture(chi2, observations.inlier)[0])
     taken = (_LIMBS | _COPIES).to(found[0])
     gain = torch.einsum("gaj,ntvj->ntvga", taken, found[1] - found[0])
     return gain + _LOG_PRIOR.to(gain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from statistics import median
@@ -39,8 +40,8 @@ def measure(model: PoseModel, size: Size, repeats: int = 3, seed: int = 0) -> Ti
     """Times one call of ``solve_full``; the first, which warms up, does not count."""
     cell = Cell("ring", size.num_frames, views=size.num_views)
     cases = with_joints(make_cases(cell, size.batch, seed), size.num_joints, seed)
-    settings = model.settings._replace(
-        num_samples=size.num_samples, num_iterations=size.num_iterations
+    settings = dataclasses.replace(
+        model.settings, num_samples=size.num_samples, num_iterations=size.num_iterations
     )
     wall, processor = [], []
     for _ in range(repeats + 1):
