@@ -69,12 +69,23 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], meta: Mapping[st
     _write(path, {"kind": WEIGHTS, "meta": dict(meta), "model": small})
 
 
+def change_meta(path: str | Path, name: str, value: Any) -> None:
+    """Sets one of the metadata that `load_weights` returns; the weights stay as they are.
+
+    Raises:
+        UserError: no such file or a corrupt one.
+    """
+    state = _read(path)
+    (state["meta"] if state["kind"] == WEIGHTS else state)[name] = value
+    _write(path, state)
+
+
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads weights in float32 from shipped weights or, the evaluated ones, from a checkpoint.
 
     Returns:
         The state dict without what serves only in training, and the metadata (of a checkpoint:
-        config, epoch, step, best, commit).
+        config, epoch, step, best, commit, detector).
 
     Raises:
         UserError: no such file or a corrupt one.
@@ -85,7 +96,8 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     else:
         state = load(path)
         weights = state["ema"]
-        meta = {name: state.get(name) for name in ("config", "epoch", "step", "best", "commit")}
+        names = ("config", "epoch", "step", "best", "commit", "detector")
+        meta = {name: state.get(name) for name in names}
     weights = {k: v for k, v in weights.items() if not k.startswith(TRAINING_ONLY)}
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, meta
 

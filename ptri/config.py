@@ -47,6 +47,17 @@ class Config:
     render: RenderConfig = field(default_factory=RenderConfig)
 
 
+# Settings of earlier versions, and what to do instead.
+_OF_DETECTOR = (
+    "what is known of a 2D network is kept in its weights' metadata and comes with "
+    "init.checkpoint_2d (ptri.models.weights.write_detector); leave it out"
+)
+RETIRED = {
+    "posterior.bone_ratio": _OF_DETECTOR,
+    "posterior.overstated": _OF_DETECTOR,
+    "posterior.frame_worth": _OF_DETECTOR,
+}
+
 _SECTIONS = {item.name: item.default_factory for item in fields(Config)}
 _KEYS = {name: [item.name for item in fields(section)] for name, section in _SECTIONS.items()}
 # Choices with the word "off", which YAML 1.1 reads as false.
@@ -174,6 +185,9 @@ def _check_keys(tree: dict[str, Any], where: str) -> None:
         if not isinstance(part, dict):
             raise UserError(f"{where}{name}: expected a section of keys, found {part!r}")
         for key in part:
+            why = RETIRED.get(f"{name}.{key}")
+            if why is not None:
+                raise UserError(f"{where}{name}.{key}: no longer a setting: {why}")
             if key not in _KEYS[name]:
                 raise UserError(f"{where}unknown key '{name}.{key}'{_nearest(str(key), name)}")
 

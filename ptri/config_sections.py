@@ -14,7 +14,7 @@ from omegaconf import MISSING
 
 from ptri.fields import Section as _Section
 from ptri.fields import number as _number
-from ptri.skeleton import check_bone_ratio, check_definition, check_joint_factors
+from ptri.skeleton import check_definition, check_joint_factors
 
 
 @dataclass(frozen=True)
@@ -197,26 +197,12 @@ class PosteriorConfig(_Section):
     num_samples: int = _number(512, 8)  # samples of a rig's cameras, over all iterations
     num_iterations: int = _number(4, 1)  # adaptive importance sampling rounds
     num_modes: int = _number(3, 1)  # local optima kept as a mixture
-    frame_worth: float = _number(1.0, 0.01, 1)  # of 4 frames or more, power of each one's
-    # likelihood: below 1 where the errors of an image's joints go together
     bone_slack: float = _number(
         0.05, above=0
     )  # relative change of a bone's length over frames; of T frames together: times T^(1/3)
-    bone_ratio: list[float] = field(
-        default_factory=list
-    )  # drawn over true length of each bone, see scripts/measure_bones.py; []: as in the prior
     bone_definition: float = _number(10.0, 0)  # mm, joint definitions against the prior's
-    overstated: list[float] = field(
-        default_factory=list
-    )  # reported over true standard deviation of the 17 joints' keypoints, of 4 frames or more;
-    # []: as reported
     children: float = _number(0.0, 0, 1)  # how likely the person is a child of 4 to 14 years
     max_rotation_std_deg: float = _number(8.0, above=0)  # verdict: uncertain beyond this
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bone_ratio(self.bone_ratio)
-        check_joint_factors("posterior.overstated", self.overstated)
 
 
 @dataclass(frozen=True)
@@ -278,7 +264,8 @@ class EvaluateConfig(_Section):
 
 @dataclass(frozen=True)
 class InitConfig(_Section):
-    checkpoint_2d: str | None = None  # weights of the 2D network to start from
+    checkpoint_2d: str | None = None  # weights of the 2D network to start from; on generated
+    # keypoints, those of the network that they imitate: what is known of it counts
     teacher_2d: str | None = None  # 2D: a trained 2D network whose features are to be imitated
     checkpoint_3d: str | None = None  # weights of lifter and fusion to start from
 

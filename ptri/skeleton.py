@@ -337,13 +337,13 @@ def check_bone_ratio(ratio: Sequence[float]) -> None:
     """Refuses what is not one positive, finite number for each of H36M17's bones, or none.
 
     Raises:
-        UserError: naming ``posterior.bone_ratio``.
+        UserError: naming ``bone_ratio``.
     """
     count = len(H36M17.bones)
     if len(ratio) not in (0, count) or not all(0 < value < np.inf for value in ratio):
         raise UserError(
-            f"posterior.bone_ratio: expected {count} positive numbers, one a bone of "
-            f"h36m17, got {list(ratio)}; scripts/measure_bones.py prints them"
+            f"bone_ratio: expected {count} positive numbers, one a bone of "
+            f"h36m17, got {list(ratio)}; scripts/fit_errors.py writes them"
         )
 
 

@@ -19,6 +19,23 @@ from torch import Tensor
 MANY_FRAMES = 4
 
 
+class Detector(NamedTuple):
+    """What is known of how a 2D detector errs; by default nothing.
+
+    It is measured on people whom the detector was not trained on (`scripts/fit_errors.py`) and
+    kept in the ``meta`` of its weights.
+    """
+
+    bone_ratio: tuple[float, ...] = ()  # drawn over true length of each of `H36M17.bones`
+    overstated: tuple[float, ...] = ()  # stated over true standard deviation of each joint; used
+    # where there are four frames or more
+    frame_worth: float = 1.0  # power of each frame's likelihood where there are four or more: below
+    # 1 where the errors of an image's joints go together
+
+
+UNKNOWN_DETECTOR = Detector()
+
+
 class Cameras(NamedTuple):
     """Pinhole cameras of a rig, any leading batch dimensions."""
 

@@ -56,7 +56,7 @@ def export(source: Path, target: Path, overwrite: bool = False) -> None:
     kept = {name: made[name] for name in ("model", "augment", "posterior", "train") if name in made}
     kept["image_size"] = made.get("data", {}).get("image_size")
     kept["seed"] = made.get("run", {}).get("seed")
-    notes = {name: meta.get(name) for name in ("epoch", "step", "best", "commit")}
+    notes = {name: meta.get(name) for name in ("epoch", "step", "best", "commit", "detector")}
     checkpoint.save_weights(target, weights, {**notes, **kept})
 
 

@@ -1,7 +1,7 @@
 """Fits the error model of generated keypoints (section `generated`) to a 2D network's errors.
 
-Beside it stands how the network draws bones (`posterior.bone_ratio`) and how much it overstates its
-noise (`posterior.overstated`). How far a frame's errors go together (`posterior.frame_worth`) is
+What the posterior needs to know of the network is written into the metadata of its weights: how it
+draws bones, how much it overstates its noise, and how far a frame's errors go together. The last is
 given: docs/rig_posterior.md, "Errors that go together", tells how to measure it.
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 from detector_errors.clips import Clips, detect
 from detector_errors.fit import fit
-from detector_errors.report import settings_of, table, to_yaml
+from detector_errors.report import detector_of, settings_of, table, to_yaml
 
 from ptri import config as configuration
 from ptri.config import GeneratedConfig
 from ptri.errors import UserError, exit_status
-from ptri.models.weights import for_inference, read_network2d
+from ptri.models.weights import for_inference, read_network2d, write_detector
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,7 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=0, help="at most so many in every view; 0: all")
     add("--rounds", type=int, default=8, help="of the fit (8)")
     add("--repeats", type=int, default=2, help="simulations of a statistic (2)")
-    add("--frame-worth", type=float, default=0.25, help="posterior.frame_worth to write too (0.25)")
+    add(
+        "--frame-worth",
+        type=float,
+        default=0.25,
+        help="what a frame is worth, 0 to 1 (0.25)",
+    )
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
@@ -69,8 +74,11 @@ def run(args: argparse.Namespace) -> str:
         raise UserError(f"--length: {args.length}; at least 4 frames tell bias from noise")
     clips = detections(args)
     found = fit(clips, GeneratedConfig(), args.seed, args.rounds, args.repeats)
-    settings = settings_of(found, clips)
-    settings["posterior"]["frame_worth"] = args.frame_worth
+    write_detector(args.weights, detector_of(found, clips, args.frame_worth))
+    settings = {
+        "generated": settings_of(found, clips),
+        "init": {"checkpoint_2d": args.weights},
+    }
     B, T, V = clips.keypoints.xy.shape[:3]
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (
@@ -83,7 +91,7 @@ def run(args: argparse.Namespace) -> str:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(to_yaml(settings, comment))
     out.with_suffix(".txt").write_text(text + "\n")
-    return f"{text}\n\nwritten: {out}, {out.with_suffix('.txt')}"
+    return f"{text}\n\nwritten: {out}, {out.with_suffix('.txt')}, meta of {args.weights}"
 
 
 def detections(args: argparse.Namespace) -> Clips:

@@ -1,4 +1,4 @@
-"""Which files the 3D model's weights come from."""
+"""Which files the 3D model's weights come from, and what comes with them."""
 
 import pytest
 import torch
@@ -7,7 +7,14 @@ from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import load_model
 from ptri.models.mobileone import fuse
-from ptri.models.weights import build_model, holds_2d
+from ptri.models.weights import build_model, holds_2d, read_detector, write_detector
+from ptri.posterior.body import load_body_prior
+from ptri.structures import Detector
+from ptri.training.engine import _detector_meta
+from ptri.training.task3d import RigTask
+
+SHIPPED = "checkpoints/ptri_2d_s0.pt"
+KNOWN = Detector((0.9,) * 16, (1.5,) * 17, 0.5)
 
 
 def settings(**init):
@@ -46,3 +53,95 @@ def test_a_whole_model_needs_no_2d_file_and_lifter_and_fusion_alone_do(tmp_path)
         load_model(settings(checkpoint_3d=tmp_path / "parts.pt"), images=True)
     with pytest.raises(UserError, match=r"init\.checkpoint_3d: not set"):
         load_model(settings(), images=False)
+
+
+def small_weights(folder):
+    """Files of a 2D network of which KNOWN is known, and of a whole model of which nothing is."""
+    model = build_model(settings())
+    files = {"checkpoint_2d": folder / "network.pt", "checkpoint_3d": folder / "whole.pt"}
+    checkpoint.save_weights(files["checkpoint_2d"], model.network2d.state_dict(), {"epoch": 1})
+    checkpoint.save_weights(files["checkpoint_3d"], model.state_dict(), {})
+    write_detector(files["checkpoint_2d"], KNOWN)
+    return files
+
+
+def test_nothing_of_the_shipped_detector_is_left_with_other_weights(tmp_path):
+    weights, meta = checkpoint.load_weights(SHIPPED)
+    meta.pop("detector")
+    checkpoint.save_weights(tmp_path / "mine.pt", weights, meta)
+    assert read_detector(SHIPPED).frame_worth == 0.25  # the control
+    for name in ("demo", "demo_3d", "videos"):
+        mine = config.load(
+            f"configs/{name}.yaml", [f"init.checkpoint_2d={tmp_path / 'mine.pt'}", "data.root=x"]
+        )
+        model = build_model(mine, with_images=False)
+        assert model.detector == Detector()
+        prior = load_body_prior(definition=mine.posterior.bone_definition)
+        assert torch.equal(model.body_prior(17, prior.mean).mean, prior.mean)
+
+
+def test_what_is_known_of_a_detector_is_used(tmp_path):
+    files = small_weights(tmp_path)
+    model = build_model(settings(checkpoint_2d=files["checkpoint_2d"]))
+    assert model.detector == KNOWN
+    plain, drawn = load_body_prior().mean, model.body_prior(17, torch.zeros(1).double()).mean
+    torch.testing.assert_close(drawn, plain + torch.tensor(0.9).log())
+
+
+def test_whose_detector_counts(tmp_path):
+    files = small_weights(tmp_path)
+    only_2d, whole = ({name: path} for name, path in files.items())
+
+    def known(kind, images, init):
+        made = config.replace(settings(**init), data__kind=kind)
+        return build_model(made, with_images=images).detector
+
+    assert known("generated", False, only_2d) == KNOWN  # keypoints that imitate it
+    assert known("recording", False, only_2d) == Detector()  # somebody else's keypoints
+    assert known("h36m", True, whole) == Detector()
+    assert known("h36m", True, files) == KNOWN
+    write_detector(files["checkpoint_3d"], KNOWN)
+    assert known("h36m", True, whole) == KNOWN
+    assert known("h36m", False, whole) == Detector()  # as for `ptri.estimate_rig`
+
+
+def test_training_a_detector_on_forgets_what_was_known_of_it(tmp_path):
+    made = settings(checkpoint_2d=small_weights(tmp_path)["checkpoint_2d"])
+    frozen = RigTask().build_model(config.replace(made, train__freeze_2d=True))
+    trained = RigTask().build_model(made)
+    assert frozen.detector == KNOWN and trained.detector == Detector()
+    # What their checkpoints say; the 2D task's own say nothing.
+    assert _detector_meta(trained) == {"bone_ratio": [], "overstated": [], "frame_worth": 1.0}
+    assert _detector_meta(frozen)["overstated"] == [1.5] * 17
+    assert _detector_meta(frozen.network2d) is None
+
+
+def test_only_the_metadata_are_written(tmp_path):
+    path = small_weights(tmp_path)["checkpoint_2d"]
+    before, meta = checkpoint.load_weights(path)
+    write_detector(path, Detector(frame_worth=0.25))
+    after, changed = checkpoint.load_weights(path)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert changed["epoch"] == meta["epoch"] == 1
+    assert read_detector(path) == Detector(frame_worth=0.25)
+
+
+@pytest.mark.parametrize(
+    "stored, message",
+    [
+        ({"bone_ratio": [1.0, 0.9]}, "bone_ratio: expected 16 positive"),
+        ({"bone_ratio": [1.0] * 15 + [float("nan")]}, "bone_ratio: expected 16 positive"),
+        ({"overstated": [0.0] * 17}, "overstated: expected 17 positive"),
+        ({"overstated": "wide"}, "overstated: expected 17 positive"),
+        ({"frame_worth": 1.5}, "frame_worth: expected a number above 0"),
+        ({"worth": 1.0}, "expected bone_ratio, overstated, frame_worth"),
+    ],
+)
+def test_impossible_numbers_of_a_detector_are_refused(tmp_path, stored, message):
+    path = small_weights(tmp_path)["checkpoint_2d"]
+    checkpoint.change_meta(path, "detector", stored)
+    with pytest.raises(UserError, match=f"network.pt: meta: detector.*{message}"):
+        build_model(settings(checkpoint_2d=path))
+    if set(stored) <= set(Detector._fields):
+        with pytest.raises(UserError, match=message):
+            write_detector(path, Detector(**stored))

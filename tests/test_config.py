@@ -140,3 +140,12 @@ def test_off_is_a_word(tmp_path):
     assert config.load(None, ["run.name=x", "train.amp=off"]).train.amp == "off"
     with pytest.raises(UserError, match="deterministic"):
         config.load(None, ["run.name=x", "run.deterministic=bf16"])
+
+
+def test_an_old_name_says_what_became_of_it():
+    for name, told in config.RETIRED.items():
+        with pytest.raises(UserError, match=f"^command line: {name}: no longer a setting") as error:
+            config.load(None, ["run.name=x", f"{name}=1"])
+        assert told in str(error.value)
+        section, key = name.split(".")
+        assert not hasattr(getattr(config.load(None, ["run.name=x"]), section), key)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,13 @@ from ptri import config
 from ptri.config import GeneratedConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
+from ptri.models.weights import read_detector, write_detector
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import body_fixed, facing, simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Detector, Keypoints
 
 ROOT = Path(__file__).parents[1]
 SPEC = importlib.util.spec_from_file_location("fit_errors", ROOT / "scripts/fit_errors.py")
@@ -197,11 +199,12 @@ def test_the_settings_are_written_as_they_are_read(tmp_path):
     found = fit(clips, GeneratedConfig(), rounds=1, repeats=1)
     settings = report.settings_of(found, clips)
     path = tmp_path / "errors.yaml"
-    path.write_text(report.to_yaml(settings, "two\nlines"))
+    path.write_text(report.to_yaml({"generated": settings}, "two\nlines"))
     read = config.load("configs/fusion.yaml", [str(path), "train.epochs=1"])
-    for section, values in settings.items():
-        assert {name: getattr(getattr(read, section), name) for name in values} == values
-    assert settings["posterior"]["bone_ratio"][8] == pytest.approx(1, abs=0.1)
+    assert {name: getattr(read.generated, name) for name in settings} == settings
+    detector = report.detector_of(found, clips, 0.5)
+    assert detector.bone_ratio[8] == pytest.approx(1, abs=0.1) and detector.frame_worth == 0.5
+    assert detector.overstated[0] == pytest.approx(PLANTED["overstate"], rel=0.5)
     assert read.run.name == "fusion" and read.train.epochs == 1
     text = report.table(found, clips, GeneratedConfig(), 0)
     assert all(label in text for label in LABELS.values())
@@ -249,8 +252,13 @@ def test_the_script_fits_the_shipped_network(tmp_path, capsys):
     """On dots instead of people: what matters is that it runs through and can be read."""
     make_tiny_h36m(tmp_path, subjects=("S8",), actions=tuple(f"Walking-{i}" for i in range(1, 11)),
                    num_frames=4)  # fmt: skip
-    out = tmp_path / "errors.yaml"
+    out, weights = tmp_path / "errors.yaml", tmp_path / "weights.pt"
+    shutil.copy("checkpoints/ptri_2d_s0.pt", weights)
+    write_detector(weights, Detector())
     words = [str(tmp_path), "--length", "4", "--rounds", "1", "--repeats", "1", "--out", str(out)]
-    assert script.main(words) == 0
+    assert script.main([*words, "--weights", str(weights), "--frame-worth", "0.5"]) == 0
     assert "not fitted" in capsys.readouterr().out
-    assert config.load(out, ["run.name=x"]).generated.noise > 0.01
+    settings = config.load(out, ["run.name=x"])
+    assert settings.generated.noise > 0.01 and settings.init.checkpoint_2d == str(weights)
+    known = read_detector(weights)
+    assert known.frame_worth == 0.5 and len(known.bone_ratio) == 16 and len(known.overstated) == 17

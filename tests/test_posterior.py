@@ -17,10 +17,12 @@ from ptri.verdict.judge import judge
 SETTINGS = PosteriorConfig()
 
 
-def solved(batch=8, views=4, frames=1, seed=0, settings=SETTINGS, degrees=5.0, **options):
+def solved(batch=8, views=4, frames=1, seed=0, settings=SETTINGS, degrees=5.0, frame_worth=1.0, **options):
     observations, cameras, joints = observed(batch, views, frames, seed, **options)
     starts = starts_near(cameras, joints, degrees)
-    solution = rig.rig_posterior(observations, starts, BODY, settings, correlated=False)
+    solution = rig.rig_posterior(
+        observations, starts, BODY, settings, correlated=False, frame_worth=frame_worth
+    )
     solution = judge(solution, settings)
     return solution, cameras, joints
 
@@ -63,7 +65,7 @@ def rotation_std(posterior):
 
 def test_frames_that_count_for_less_widen_the_posterior_about_the_same_cameras():
     plain, half = (
-        solved(batch=4, frames=6, settings=replace(SETTINGS, frame_worth=worth))
+        solved(batch=4, frames=6, frame_worth=worth)
         for worth in (1.0, 0.5)
     )
     ratio = rotation_std(half[0].posterior) / rotation_std(plain[0].posterior)
@@ -71,7 +73,7 @@ def test_frames_that_count_for_less_widen_the_posterior_about_the_same_cameras()
     change = abs(errors_deg(half[0].posterior, half[1]) - errors_deg(plain[0].posterior, plain[1]))
     assert float(change.median()) < 0.1  # deg; measured 0.02, of a deviation of 1.0
     alone = [
-        solved(batch=2, settings=replace(SETTINGS, frame_worth=worth))[0].posterior
+        solved(batch=2, frame_worth=worth)[0].posterior
         for worth in (1.0, 0.5)
     ]
     assert torch.equal(alone[0].R, alone[1].R)  # of fewer than four frames it says nothing

@@ -7,14 +7,13 @@ import torch
 
 from ptri import config
 from ptri.checkpoint import initialise
-from ptri.errors import UserError
 from ptri.evaluation.metrics import relative_pose, rotation_error_deg
 from ptri.geometry.robust import robust_triangulation, triangulate_observations
-from ptri.models.weights import build_model
+from ptri.models.pose_model import PoseModel
 from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import normalise, posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import UNKNOWN_DETECTOR, Cameras, Detector, Keypoints
 from ptri.verdict import readings as sides
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "checkpoints/ptri_3d.pt"
@@ -152,8 +151,8 @@ def test_applied_readings_keep_further_joints_and_gradients():
     assert keypoints.xy.grad.nonzero().tolist() == [[0, 0, 1, int(FLIP[foot]), 0]]
 
 
-def model(*settings):
-    made = build_model(config.load(None, ["run.name=test", *settings]), with_images=False)
+def model(*settings, detector=UNKNOWN_DETECTOR):
+    made = PoseModel(config.load(None, ["run.name=test", *settings]), False, detector)
     initialise(made, WEIGHTS)
     return made.eval()
 
@@ -198,7 +197,8 @@ def test_overstated_covariances_are_taken_for_what_they_are():
     wide = torch.tensor(factor).square()[:, None, None]
     stated = scene.keypoints._replace(covariance=scene.keypoints.covariance * wide)
     plain = model("posterior.num_samples=64").solve_full(scene.keypoints, scene.K)
-    told = model("posterior.num_samples=64", f"posterior.overstated={factor}")
+    detector = Detector(overstated=tuple(factor))
+    told = model("posterior.num_samples=64", detector=detector)
     told = told.solve_full(stated, scene.K)
     expected = plain.evidence.whole.observations.information
     assert torch.allclose(told.evidence.whole.observations.information, expected, rtol=1e-5)
@@ -206,8 +206,8 @@ def test_overstated_covariances_are_taken_for_what_they_are():
     assert abs(errors[0] - errors[1]) < 1.0  # deg; the lifter is told the stated ones
     frame = Keypoints(*(value[:, :1] for value in stated))  # of a few frames it says nothing
     found = (
-        model("posterior.num_samples=64", *extra).solve_full(frame, scene.K[:, :1])
-        for extra in ((), (f"posterior.overstated={factor}",))
+        model("posterior.num_samples=64", detector=each).solve_full(frame, scene.K[:, :1])
+        for each in (Detector(), detector)
     )
     assert torch.equal(*(each.posterior.R for each in found))
 
@@ -227,11 +227,6 @@ def test_the_posterior_takes_one_thread_and_gives_the_others_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-def test_overstated_needs_a_number_for_each_joint():
-    with pytest.raises(UserError, match="overstated: expected 17 positive"):
-        config.load(None, ["run.name=test", "posterior.overstated=[1.0, 2.0]"])
 
 
 def test_observations_triangulate_as_keypoints_do():

@@ -29,7 +29,9 @@ from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.skeleton import H36M17
 from ptri.structures import (
     MANY_FRAMES,
+    UNKNOWN_DETECTOR,
     Cameras,
+    Detector,
     Keypoints,
     Observations,
     Prediction,
@@ -59,11 +61,14 @@ class Output(NamedTuple):
 class PoseModel(nn.Module):
     """3D joints from several cameras whose poses are unknown."""
 
-    def __init__(self, config: Config, with_images: bool = True) -> None:
+    def __init__(
+        self, config: Config, with_images: bool = True, detector: Detector = UNKNOWN_DETECTOR
+    ) -> None:
         """
         Args:
             config: sections model and posterior.
             with_images: with the 2D network; without it the model starts from keypoints.
+            detector: what is known of where the keypoints come from.
         """
         super().__init__()
         model = config.model
@@ -75,7 +80,7 @@ class PoseModel(nn.Module):
         self.settings = options
         self.bone_slack, self.bone_definition = options.bone_slack, options.bone_definition
         self.children_share = options.children
-        self.bone_ratio, self.overstated = tuple(options.bone_ratio), tuple(options.overstated)
+        self.detector = detector
 
     def train(self, mode: bool = True) -> PoseModel:
         """Training mode; the 2D network's BatchNorm keeps its statistics, so that a result does
@@ -200,8 +205,9 @@ class PoseModel(nn.Module):
         sigma = lifted.sigma.to(K).masked_fill(seen <= 0, torch.inf)
         poses = Poses(lifted.joints3d.detach().to(K), sigma.detach())
         solution = rig_posterior(
-            observations, starts, body, settings, seed, poses, correlated=not self.training
-        )
+            observations, starts, body, settings, seed, poses,
+            correlated=not self.training, frame_worth=self.detector.frame_worth,
+        )  # fmt: skip
         if not judged:
             return solution
         if self.training:
@@ -240,16 +246,16 @@ class PoseModel(nn.Module):
         return normalise(precise, K.double())
 
     def _as_precise_as_measured(self, keypoints: Keypoints) -> Keypoints:
-        """Keypoints (B, T, ...) whose covariances are no wider than `posterior.overstated` says.
+        """Keypoints (B, T, ...) whose covariances are no wider than `Detector.overstated` says.
 
         A network that is trained to cover its own gross errors reports more than the noise of its
         good keypoints; gross errors have their own part in the posterior's likelihood. In a few
         frames they cannot be told from noise: there what it reports stands.
         """
-        if not self.overstated or keypoints.xy.shape[1] < MANY_FRAMES:
+        if not self.detector.overstated or keypoints.xy.shape[1] < MANY_FRAMES:
             return keypoints
         factor = keypoints.covariance.new_ones(keypoints.covariance.shape[-3])
-        factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(self.overstated) ** -2
+        factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(self.detector.overstated) ** -2
         return keypoints._replace(covariance=keypoints.covariance * factor[:, None, None])
 
     def solve(
@@ -328,7 +334,7 @@ class PoseModel(nn.Module):
             slack,
             self.bone_definition,
             log_scale,
-            ratio=self.bone_ratio,
+            ratio=self.detector.bone_ratio,
             children=self.children_share,
         )
         return prior.to(like.device, like.dtype)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from ptri.errors import UserError
 from ptri.models.mobileone import fuse
 from ptri.models.network2d import Network2D
 from ptri.models.pose_model import PoseModel
+from ptri.skeleton import H36M17
+from ptri.structures import UNKNOWN_DETECTOR, Detector
 
 _PREFIX_2D = "network2d."
 
@@ -22,12 +26,13 @@ def build_model(config: Config, with_images: bool = True) -> PoseModel:
     """The model with the weights that ``init`` names; strict.
 
     ``init.checkpoint_3d`` may hold the whole model or lifter and fusion alone;
-    ``init.checkpoint_2d`` holds the 2D network, and wins over a whole model's.
+    ``init.checkpoint_2d`` holds the 2D network, and wins over a whole model's. What is known of
+    that network comes with it, see `known_detector`.
 
     Raises:
         UserError: a missing or corrupt file, or weights of another architecture.
     """
-    model = PoseModel(config, with_images)
+    model = PoseModel(config, with_images, known_detector(config, with_images))
     init = config.init
     if init.checkpoint_3d is not None:
         weights, meta = checkpoint.load_weights(init.checkpoint_3d)
@@ -89,6 +94,76 @@ def holds_2d(path: str | Path) -> bool:
         UserError: a missing or corrupt file.
     """
     return any(name.startswith(_PREFIX_2D) for name in checkpoint.load_weights(path)[0])
+
+
+def known_detector(config: Config, with_images: bool = True) -> Detector:
+    """What is known of the 2D network whose keypoints a model will be given.
+
+    It comes with the network's weights: those of ``init.checkpoint_2d``, or else of a whole model
+    in ``init.checkpoint_3d``. Generated keypoints may imitate the network that
+    ``init.checkpoint_2d`` names. Of keypoint files (data.kind=recording) nothing is known.
+
+    Raises:
+        UserError: a missing or corrupt file.
+    """
+    init, kind = config.init, config.data.kind
+    if kind == "recording":
+        return UNKNOWN_DETECTOR
+    if init.checkpoint_2d is not None:
+        return read_detector(init.checkpoint_2d)
+    from_images = with_images or kind == "videos"
+    if from_images and init.checkpoint_3d is not None and holds_2d(init.checkpoint_3d):
+        return read_detector(init.checkpoint_3d)
+    return UNKNOWN_DETECTOR
+
+
+def read_detector(path: str | Path) -> Detector:
+    """What the metadata of a file of weights say of its 2D network; by default nothing.
+
+    Raises:
+        UserError: a missing or corrupt file, or metadata that make no sense.
+    """
+    stored = checkpoint.load_weights(path)[1].get("detector") or {}
+    where = f"{path}: meta: detector"
+    if not isinstance(stored, dict) or set(stored) - set(Detector._fields):
+        raise UserError(f"{where}: expected {', '.join(Detector._fields)}, got {stored!r:.80}")
+    return _checked(Detector(**stored), where)
+
+
+def write_detector(path: str | Path, detector: Detector) -> None:
+    """Writes what is known of a 2D network into its file of weights, which stay as they are.
+
+    Raises:
+        UserError: a missing or corrupt file, or impossible numbers.
+    """
+    checkpoint.change_meta(path, "detector", detector_to_meta(_checked(detector, "detector")))
+
+
+def detector_to_meta(detector: Detector) -> dict[str, Any]:
+    """Plain values for the metadata; `read_detector` reads them."""
+    values = detector._asdict()
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
+def _checked(detector: Detector, where: str) -> Detector:
+    bones, joints = len(H36M17.bones), len(H36M17.joints)
+    for name, count, what in (("bone_ratio", bones, "bone"), ("overstated", joints, "joint")):
+        values = getattr(detector, name)
+        if not _positive(values) or len(values) not in (0, count):
+            raise UserError(
+                f"{where}.{name}: expected {count} positive numbers, one a {what} of h36m17, or "
+                f"none, got {values!r:.200}; scripts/fit_errors.py writes them"
+            )
+    worth = detector.frame_worth
+    if not _positive([worth]) or worth > 1:
+        raise UserError(f"{where}.frame_worth: expected a number above 0 and at most 1: {worth!r}")
+    return Detector(tuple(detector.bone_ratio), tuple(detector.overstated), worth)
+
+
+def _positive(values: object) -> bool:
+    return isinstance(values, Sequence) and all(
+        isinstance(v, (int, float)) and 0 < v < math.inf for v in values
+    )
 
 
 def for_inference(model: PoseModel) -> PoseModel:

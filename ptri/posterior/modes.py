@@ -119,6 +119,7 @@ def find_modes(
     settings: PosteriorConfig,
     poses: Poses | None = None,
     correlated: bool = True,
+    frame_worth: float = 1.0,
 ) -> tuple[Modes, Evidence]:
     """Adjusts every start and keeps the best distinct optima.
 
@@ -126,7 +127,7 @@ def find_modes(
         observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
-        correlated: as in `fit_errors`.
+        correlated, frame_worth: as in `fit_errors`.
     """
     every_keypoint = observations
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
@@ -166,7 +167,7 @@ def find_modes(
         return scale2[source].amin(1)[own // K]
 
     errors = errors._replace(scale2=common(errors.scale2))
-    flat, errors = fit_errors(repeated, flat, errors, body, settings.frame_worth, correlated)
+    flat, errors = fit_errors(repeated, flat, errors, body, frame_worth, correlated)
     # Modes compare only under one tempering and one prior of the biases: the best one's.
     first = source[:, 0][own // K]
     errors = errors._replace(frame_weight=errors.frame_weight[first], bias2=errors.bias2[first])

@@ -240,6 +240,7 @@ def rig_posterior(
     seed: int = 0,
     poses: Poses | None = None,
     correlated: bool = True,
+    frame_worth: float = 1.0,
 ) -> RigSolution:
     """Posterior of B rigs from T frames each.
 
@@ -249,12 +250,15 @@ def rig_posterior(
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
         poses: of single views; they weigh the modes against each other.
         correlated: the errors of successive frames may go together; in training they do not.
+        frame_worth: see `ptri.structures.Detector`.
 
     Returns:
         The posterior, whose log-weights are differentiable in the observations, with the evidence
         that ``log_target`` takes.
     """
-    modes, evidence = find_modes(observations, starts, body, settings, poses, correlated)
+    modes, evidence = find_modes(
+            observations, starts, body, settings, poses, correlated, frame_worth
+        )
     R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(R, t, evidence, log_scale, owner)[0]

@@ -30,6 +30,7 @@ from ptri import config as configuration
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import run_folder
+from ptri.models.weights import detector_to_meta
 from ptri.structures import to_device
 from ptri.training import system
 from ptri.training.optimizer import amp_type, learning_rate_factor, make_optimizer, update_ema
@@ -261,8 +262,16 @@ def _save(run: _Run, name: str) -> None:
             "window": run.window,
             "log_lines": run.log.lines,
             "rng": system.rng_states(),
+            "detector": _detector_meta(run.model),
         },
     )
+
+
+def _detector_meta(model: nn.Module) -> dict[str, Any] | None:
+    """What is known of the 2D network in a model, for `ptri.models.weights.read_detector`."""
+    if getattr(model, "network2d", None) is None:
+        return None
+    return detector_to_meta(model.detector)
 
 
 def _train(task: Task, run: _Run, signals: StopSignals) -> None:

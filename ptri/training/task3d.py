@@ -24,7 +24,7 @@ from ptri.models.pose_model import Output, PoseModel
 from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import pose_loss, posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Sample, to_device
+from ptri.structures import UNKNOWN_DETECTOR, Cameras, Keypoints, Sample, to_device
 from ptri.system import keep_freed_memory
 from ptri.training.solved_scenes import Pool, open_pool
 from ptri.training.steps3d import (
@@ -74,6 +74,8 @@ class RigTask:
             model.fusion.requires_grad_(False)
         if model.network2d is not None and config.train.freeze_2d:
             model.network2d.requires_grad_(False)
+        elif model.network2d is not None:
+            model.detector = UNKNOWN_DETECTOR  # what was known of its weights is not known of those to come
         return model
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:

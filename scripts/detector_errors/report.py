@@ -11,27 +11,31 @@ from detector_errors.fit import Fit
 from detector_errors.moments import LABELS, measure
 from detector_errors.scene import describe
 from ptri.config import GeneratedConfig
+from ptri.structures import Detector
 
 UNLIKE = 3.0  # standard errors: beyond it a row is marked
 _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted with
 
 
-def settings_of(fit: Fit, clips: Clips) -> dict[str, dict[str, object]]:
-    """The settings by section: errors as fitted, bones as measured; rounded.
-
-    `posterior.overstated` is what the fit says of the keypoints' stated covariances, once more.
-    """
+def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
+    """The settings of the section ``generated``: errors as fitted; rounded."""
     options = fit.options
     found: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.told}
     found["joint_noise"] = [round(value, 3) for value in options.joint_noise]
     found["joint_stated"] = [round(value, 3) for value in options.joint_stated]
     found["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
+    return found | missing_rates(clips)
+
+
+def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
+    """What the posterior needs to know of the detector: bones as measured, the rest as fitted."""
+    options = fit.options
     ratio = bone_ratio(clips.keypoints, clips.moving_cameras(), clips.joints)
-    posterior = {
-        "bone_ratio": [round(value, 3) for value in ratio.tolist()],
-        "overstated": [round(options.overstate * value, 3) for value in options.joint_stated],
-    }
-    return {"generated": found | missing_rates(clips), "posterior": posterior}
+    return Detector(
+        tuple(round(value, 3) for value in ratio.tolist()),
+        tuple(round(options.overstate * value, 3) for value in options.joint_stated),
+        frame_worth,
+    )
 
 
 def missing_rates(clips: Clips) -> dict[str, float]:
