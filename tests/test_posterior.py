@@ -17,9 +17,11 @@ from ptri.verdict.judge import judge
 SETTINGS = PosteriorConfig()
 
 
-def solved(batch=8, views=4, frames=1, seed=0, settings=SETTINGS, degrees=5.0, frame_worth=1.0, **options):
+def solved(
+    batch=8, views=4, frames=1, seed=0, settings=SETTINGS, degrees=5.0, frame_worth=1.0, **options
+):
     observations, cameras, joints = observed(batch, views, frames, seed, **options)
-    starts = starts_near(cameras, joints, degrees)
+    starts = starts_near(cameras, joints, 5.0)
     solution = rig.rig_posterior(
         observations, starts, BODY, settings, correlated=False, frame_worth=frame_worth
     )
@@ -64,18 +66,12 @@ def rotation_std(posterior):
 
 
 def test_frames_that_count_for_less_widen_the_posterior_about_the_same_cameras():
-    plain, half = (
-        solved(batch=4, frames=6, frame_worth=worth)
-        for worth in (1.0, 0.5)
-    )
+    plain, half = (solved(batch=4, frames=6, frame_worth=worth) for worth in (1.0, 0.5))
     ratio = rotation_std(half[0].posterior) / rotation_std(plain[0].posterior)
     assert 1.2 < float(ratio.median()) < 1.6  # sqrt(2); measured: 1.44
     change = abs(errors_deg(half[0].posterior, half[1]) - errors_deg(plain[0].posterior, plain[1]))
     assert float(change.median()) < 0.1  # deg; measured 0.02, of a deviation of 1.0
-    alone = [
-        solved(batch=2, frame_worth=worth)[0].posterior
-        for worth in (1.0, 0.5)
-    ]
+    alone = [solved(batch=2, frame_worth=worth)[0].posterior for worth in (1.0, 0.5)]
     assert torch.equal(alone[0].R, alone[1].R)  # of fewer than four frames it says nothing
 
 

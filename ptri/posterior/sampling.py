@@ -257,8 +257,8 @@ def rig_posterior(
         that ``log_target`` takes.
     """
     modes, evidence = find_modes(
-            observations, starts, body, settings, poses, correlated, frame_worth
-        )
+        observations, starts, body, settings, poses, correlated, frame_worth
+    )
     R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(R, t, evidence, log_scale, owner)[0]

@@ -75,7 +75,9 @@ class RigTask:
         if model.network2d is not None and config.train.freeze_2d:
             model.network2d.requires_grad_(False)
         elif model.network2d is not None:
-            model.detector = UNKNOWN_DETECTOR  # what was known of its weights is not known of those to come
+            model.detector = (
+                UNKNOWN_DETECTOR  # what was known of its weights is not known of those to come
+            )
         return model
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
