@@ -71,6 +71,8 @@ def test_missing_joints_are_left_out(generator):
     expected = (estimate[0, keep] - truth[0, keep]).norm(dim=-1).mean()
     torch.testing.assert_close(metrics.absolute_error(estimate, truth)[0], expected)
     assert torch.isfinite(metrics.pa_mpjpe(estimate, truth)).all()
+    aligned = metrics.pa_mpjpe(estimate[:1, keep], truth[:1, keep])
+    torch.testing.assert_close(metrics.pa_mpjpe(estimate, truth)[:1], aligned)
     estimate[1] = torch.nan
     assert torch.isnan(metrics.absolute_error(estimate, truth)[1])
 

@@ -11,7 +11,7 @@ from h36m_fixture import make_tiny_h36m
 
 from ptri import checkpoint, config
 from ptri.errors import UserError
-from ptri.evaluation.metrics2d import calibration_gap, joint_metrics, mirrored, ranking
+from ptri.evaluation.metrics import calibration_gap, joint_metrics, mirrored, ranking
 from ptri.skeleton import H36M17
 from ptri.training import engine
 from ptri.training.optimizer import update_ema
@@ -195,6 +195,7 @@ def test_ranking_of_confidences():
     assert ranking(torch.tensor([0.1, 0.8, 0.2, 0.7]), happened) == 0.0
     assert ranking(torch.tensor([0.9, 0.3, 0.2, 0.1]), happened) == 0.75
     assert ranking(torch.rand(4), torch.ones(4, dtype=torch.bool)) == 0.5
+    assert ranking(torch.full((4,), 0.7), happened) == 0.5  # equal confidences say nothing
 
 
 def test_swapped_sides_are_seen():

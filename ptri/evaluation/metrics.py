@@ -1,20 +1,25 @@
-"""Errors of joints and cameras, and the coverage of stated uncertainties.
+"""Errors of joints, cameras and keypoints, and the coverage of stated uncertainties.
 
-Every function returns one value per sample (or per joint, pair, view as stated); nothing is
-averaged over samples. Joints that are NaN in either argument are left out of a sample's mean.
+The functions of joints and cameras return one value per sample (or per joint, pair, view as
+stated) and leave joints that are NaN in either argument out of a sample's mean. Those of keypoints
+in single images, at the end, average over all joints given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import roma
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, rankdata
 from torch import Tensor
 
+from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
+from ptri.skeleton import H36M17
 from ptri.structures import RigPosterior
 
+LEVELS = (0.5, 0.9)  # of the regions whose coverage is measured
 FAILURE_DEG = 10.0  # a pair of views whose rotation is farther off has failed
 
 
@@ -53,35 +58,18 @@ def n_mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
 
 
 def pa_mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Mean error (...,) mm after the best similarity (proper rotation, scale, translation)."""
-    scale, R, t = similarity(estimate, truth)
-    aligned = scale[..., None, None] * estimate @ R.transpose(-1, -2) + t.unsqueeze(-2)
-    return _mean_distance(aligned, truth)
+    """Mean error (...,) mm after the best similarity (Umeyama, PAMI 1991).
 
-
-def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The similarity that takes source to target with least squares (Umeyama, PAMI 1991).
-
-    Args:
-        source, target: (..., J, 3); NaN joints in either are left out.
-
-    Returns:
-        scale (...,), R (..., 3, 3) with determinant +1, t (..., 3): ``target = s R source + t``.
+    The similarity is a proper rotation, scale and translation. NaN where all of an estimate's
+    joints coincide, which no scale moves onto the truth.
     """
-    valid = _valid(source, target)
-    count = valid.sum(-1).clamp_min(1)[..., None]
-    a, b = _zeroed(source, valid), _zeroed(target, valid)
-    mean_a, mean_b = a.sum(-2) / count, b.sum(-2) / count
-    a = _zeroed(a - mean_a.unsqueeze(-2), valid)
-    b = _zeroed(b - mean_b.unsqueeze(-2), valid)
-    U, S, Vh = torch.linalg.svd(b.transpose(-1, -2) @ a)
-    sign = torch.ones_like(S)
-    sign[..., 2] = torch.sign(torch.linalg.det(U) * torch.linalg.det(Vh))
-    R = (U * sign.unsqueeze(-2)) @ Vh
-    # 1e-9 mm^2 guards a source whose joints coincide.
-    scale = (S * sign).sum(-1) / a.square().sum((-1, -2)).clamp_min(1e-9)
-    t = mean_b - scale[..., None] * (R @ mean_a.unsqueeze(-1)).squeeze(-1)
-    return scale, R, t
+    valid = _valid(estimate, truth)
+    source, target = _zeroed(estimate, valid), _zeroed(truth, valid)
+    R, t, scale = roma.rigid_points_registration(
+        source, target, weights=valid.to(source), compute_scaling=True
+    )
+    aligned = scale[..., None, None] * estimate @ R.mT + t.unsqueeze(-2)
+    return _mean_distance(aligned, truth)
 
 
 def joint_l1(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -230,6 +218,73 @@ def rotation_coverage(posterior: RigPosterior, R_true: Tensor, levels: Sequence[
     level = rotation_level(posterior, R_true).unsqueeze(-1)
     inside = (level <= level.new_tensor(list(levels))).to(R_true)
     return torch.where(torch.isnan(level), torch.nan, inside).to(R_true)
+
+
+# --- keypoints of single images --------------------------------------------------------------
+
+
+def mirrored(xy: Tensor, truth: Tensor, visible: Tensor, apart: float) -> dict[str, Tensor]:
+    """Which joints have a mirror joint more than ``apart`` px away, and which lie nearer to it."""
+    mirror = list(H36M17.flip)
+    other = truth[:, mirror]
+    paired = ((other - truth).norm(dim=-1) > apart) & visible
+    swapped = paired & ((xy - other).norm(dim=-1) < (xy - truth).norm(dim=-1))
+    return {"paired": paired, "swapped": swapped}
+
+
+def joint_metrics(
+    error: Tensor,
+    absolute: Tensor,
+    square: Tensor,
+    confidence: Tensor,
+    found: Tensor,
+    visible: Tensor,
+    paired: Tensor,
+    swapped: Tensor,
+) -> dict[str, float]:
+    """Numbers over all visible joints, from what `detection_losses` says of each.
+
+    Returns:
+        "x2d/l1" and "x2d/l2", the mean of ``absolute`` and ``error`` (px); "x2d/median" (px);
+        "x2d/pck", the share found; "x2d/swapped", the share of joints nearer to the mirror joint's
+        truth, of those more than two `confidence_radius` away from it; "coverage_50",
+        "coverage_90" of the error ellipses; "confidence/gap", the expected calibration error of the
+        confidence over all joints; "confidence/auc", how often a found joint is more confident than
+        a lost one.
+    """
+    if not visible.any():
+        raise UserError("data: no joint lies inside any test image; check the labels and boxes")
+    metrics = {
+        "x2d/l1": float(absolute[visible].double().mean()),
+        "x2d/l2": float(error[visible].double().mean()),
+        "x2d/median": float(error[visible].median()),
+        "x2d/pck": float(found[visible].double().mean()),
+        "x2d/swapped": float(swapped.sum() / paired.sum().clamp_min(1)),
+    }
+    for level in LEVELS:
+        inside = square[visible] <= chi2.ppf(level, 2)
+        metrics[f"coverage_{100 * level:.0f}"] = float(inside.double().mean())
+    metrics["confidence/gap"] = calibration_gap(confidence, found)
+    metrics["confidence/auc"] = ranking(confidence[visible], found[visible])
+    return metrics
+
+
+def calibration_gap(confidence: Tensor, happened: Tensor, bins: int = 10) -> float:
+    """Expected calibration error: |confidence - frequency|, the mean over equally filled bins."""
+    order = confidence.argsort()
+    gap = (confidence - happened.to(confidence)).double()[order]
+    parts = torch.tensor_split(gap, min(bins, len(gap)))
+    return float(sum(part.sum().abs() for part in parts) / len(gap))
+
+
+def ranking(confidence: Tensor, happened: Tensor) -> float:
+    """Area under the ROC curve: 0.5 says nothing, 1 is perfect; 0.5 where all or none happened."""
+    positive = int(happened.sum())
+    negative = len(happened) - positive
+    if not positive or not negative:
+        return 0.5
+    ranks = rankdata(confidence.cpu().numpy())[happened.cpu().numpy()]  # Mann and Whitney's U
+    return float(ranks.sum() - positive * (positive + 1) / 2) / (positive * negative)
 
 
 # --- helpers ---------------------------------------------------------------------------------

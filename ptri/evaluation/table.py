@@ -1,4 +1,4 @@
-"""What an evaluation says: metrics by name, the printed table, the table by action."""
+"""What an evaluation says: figures by name, the printed tables, the table by action."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 # The lines of the seed project, in its order.
 SEED_LINES = ("loss", "loss/hm", "loss/x3d", "x2d/l1", "x2d/l2", "x3d/l1", "x3d/l2")
-METHODS = ("single", "pooled", "calibrated", "plain")
-JOINT_ERRORS = ("mpjpe", "n_mpjpe", "pa_mpjpe", "absolute")
+METHODS = {
+    "single": "each frame alone",
+    "pooled": "frames pooled",
+    "calibrated": "true cameras",
+    "plain": "triangulation",
+}
+ALIGNED = {"mpjpe": "MPJPE", "n_mpjpe": "N-MPJPE", "pa_mpjpe": "PA-MPJPE"}
+JOINT_ERRORS = {**ALIGNED, "absolute": "absolute joint error"}
+UNDAMAGED = "without damaged S9 scenes"
 
 
 class Scores:
@@ -35,6 +43,12 @@ class Scores:
     def __getitem__(self, name: str) -> np.ndarray:
         return np.concatenate(self._parts[name])
 
+    def methods(self) -> list[str]:
+        return [method for method in METHODS if f"{method}/mpjpe" in self]
+
+
+# --- figures ---------------------------------------------------------------------------------
+
 
 def metrics_of(scores: Scores, seconds: dict[str, float], weight_x3d: float) -> dict[str, float]:
     """The figures of metrics.json.
@@ -44,160 +58,80 @@ def metrics_of(scores: Scores, seconds: dict[str, float], weight_x3d: float) -> 
             "pooled/fusion", per frame.
         weight_x3d: of the 3D loss beside the heatmap loss, in "loss".
     """
-    result = {name: _mean(scores[name]) for name in SEED_LINES if name in scores}
+    result = dict.fromkeys(SEED_LINES, 0.0)
+    for name in ("loss/hm", "loss/x3d", "x3d/l1", "x3d/l2"):
+        result[name] = _mean(scores[name])
     result["loss"] = result["loss/hm"] + weight_x3d * result["loss/x3d"]
     weight = scores["x2d/visible"]  # joints, not frames, weigh equally in 2D
     for name in ("x2d/l1", "x2d/l2"):
         there = weight > 0
         result[name] = float((scores[name][there] * weight[there]).sum() / weight.sum())
-    result = {name: result[name] for name in SEED_LINES}
     for method, prefix in (("single", ""), ("pooled", "pooled/")):
-        if f"{method}/mpjpe" in scores:
-            result.update(_geometry(scores, method, prefix))
+        if method in scores.methods():
+            figures = _figures_of_rigs(scores, method)
+            result.update({f"{prefix}{name}": value for name, value in figures.items()})
             stages = ("detect", f"{prefix}posterior", f"{prefix}fusion")
             result[f"{prefix}seconds_per_frame"] = sum(seconds[stage] for stage in stages)
     return result
 
 
-def _geometry(scores: Scores, method: str, prefix: str) -> dict[str, float]:
-    rotation = scores[f"{method}/rotation_deg"]
-    there = scores[f"{method}/pair_seen"]
+def _figures_of_rigs(scores: Scores, method: str) -> dict[str, float]:
+    """The figures of "single" or "pooled" that metrics.json and details.json share."""
+    rotation, seen = scores[f"{method}/rotation_deg"], scores[f"{method}/pair_seen"]
     coverage = scores[f"{method}/rotation_coverage"]  # (rigs, V - 1, 2)
     # With temporal context a clip's ceiling is lower than that of its frames.
     ceiling = "pooled/mpjpe_calibrated" if method == "pooled" else "calibrated/mpjpe"
     return {
-        f"{prefix}mpjpe": _mean(scores[f"{method}/mpjpe"]),
-        f"{prefix}n_mpjpe": _mean(scores[f"{method}/n_mpjpe"]),
-        f"{prefix}pa_mpjpe": _mean(scores[f"{method}/pa_mpjpe"]),
-        f"{prefix}mpjpe_calibrated": _mean(scores[ceiling]),
-        f"{prefix}rotation_error_deg_median": _median(rotation[there]),
-        f"{prefix}rotation_failures": float(np.mean(scores[f"{method}/failed"][there])),
-        f"{prefix}coverage_50": _nanmean(coverage[..., 0]),
-        f"{prefix}coverage_90": _nanmean(coverage[..., 1]),
+        **{name: _mean(scores[f"{method}/{name}"]) for name in ALIGNED},
+        "mpjpe_calibrated": _mean(scores[ceiling]),
+        "rotation_error_deg_median": _median(rotation[seen]),
+        "rotation_failures": float(np.mean(scores[f"{method}/failed"][seen])),
+        "coverage_50": _share(coverage[..., 0]),
+        "coverage_90": _share(coverage[..., 1]),
     }
 
 
 def details_of(
     scores: Scores, seconds: dict[str, float], pair_names: list[str], notes: dict[str, object]
 ) -> dict[str, object]:
-    """Everything else that was measured, for details.json."""
-    details: dict[str, object] = dict(notes)
-    details["seconds_per_frame"] = seconds
+    """Everything that was measured, by method, for details.json.
+
+    Args:
+        pair_names: of the pairs of views, in the order of the scores' columns.
+        notes: what else the file says, such as "frames".
+    """
+    details: dict[str, object] = {**notes, "seconds_per_frame": seconds}
     keep = ~scores["damaged"]
-    for method in METHODS:
-        if f"{method}/mpjpe" not in scores:
-            continue
-        entry: dict[str, object] = {
-            name: _mean(scores[f"{method}/{name}"]) for name in JOINT_ERRORS
-        }
-        entry["without_damaged_scenes"] = {
-            name: _mean(scores[f"{method}/{name}"][keep]) for name in JOINT_ERRORS
-        }
-        coverage = scores[f"{method}/joint_coverage"]
-        entry["joint_coverage_50"], entry["joint_coverage_90"] = (
-            _nanmean(coverage[:, level]) for level in range(2)
-        )
+    for method in scores.methods():
+        errors = {name: scores[f"{method}/{name}"] for name in JOINT_ERRORS}
+        coverage = scores[f"{method}/joint_coverage"]  # (frames, 2)
+        entry: dict[str, object] = {name: _mean(error) for name, error in errors.items()}
+        entry["without_damaged_scenes"] = {n: _mean(error[keep]) for n, error in errors.items()}
+        for column, level in enumerate((50, 90)):
+            entry[f"joint_coverage_{level}"] = _share(coverage[:, column])
         if f"{method}/rotation_deg" in scores:
-            rotation = scores[f"{method}/rotation_deg"]
-            direction = scores[f"{method}/direction_deg"]
-            entry.update(_geometry(scores, method, ""))
-            entry["rotation_error_deg_90th"] = _percentile(rotation, 90)
-            entry["rotation_error_deg_worst"] = _percentile(rotation, 100)
-            entry["translation_direction_error_deg_median"] = _median(direction)
-            entry["accepted"] = _mean(scores[f"{method}/accepted"])
-            entry["effective_sample_size_median"] = _median(scores[f"{method}/ess"])
-            entry["pairs"] = {
-                name: {
-                    "rotation_error_deg_median": _median(rotation[:, p]),
-                    "translation_direction_error_deg_median": _median(direction[:, p]),
-                }
-                for p, name in enumerate(pair_names)
-            }
+            entry.update(_figures_of_rigs(scores, method))
+            entry.update(_details_of_rigs(scores, method, pair_names))
         details[method] = entry
     return details
 
 
-def seed_lines(metrics: dict[str, float]) -> str:
-    """The seven lines of the seed project."""
-    return "\n".join(f"{name}: {metrics[name]:.4f}" for name in SEED_LINES)
-
-
-def table(details: dict, damaged: bool) -> str:
-    """The table of the evaluation (design, section 8)."""
-    pooled = "pooled" in details
-    methods = [method for method in METHODS if method in details]
-    heads = {
-        "single": "each frame alone",
-        "pooled": "frames pooled",
-        "calibrated": "true cameras",
-        "plain": "triangulation",
+def _details_of_rigs(scores: Scores, method: str, pair_names: list[str]) -> dict[str, object]:
+    rotation, direction = scores[f"{method}/rotation_deg"], scores[f"{method}/direction_deg"]
+    return {
+        "rotation_error_deg_90th": float(np.percentile(_finite(rotation), 90)),
+        "rotation_error_deg_worst": float(np.max(_finite(rotation))),
+        "translation_direction_error_deg_median": _median(direction),
+        "accepted": _mean(scores[f"{method}/accepted"]),
+        "effective_sample_size_median": _median(scores[f"{method}/ess"]),
+        "pairs": {
+            name: {
+                "rotation_error_deg_median": _median(rotation[:, p]),
+                "translation_direction_error_deg_median": _median(direction[:, p]),
+            }
+            for p, name in enumerate(pair_names)
+        },
     }
-    heads = [heads[method] for method in methods]
-    lines = [
-        f"{details['frames']} frames of {details['scenes']} scenes, {details['views']} views, "
-        f"network image {details['image_size']} px; 'triangulation' is robust triangulation with "
-        "the true cameras",
-        _row("", heads),
-        "-" * (38 + 18 * len(heads)),
-    ]
-    names = {"mpjpe": "MPJPE", "n_mpjpe": "N-MPJPE", "pa_mpjpe": "PA-MPJPE"}
-    for name, label in {**names, "absolute": "absolute joint error"}.items():
-        lines.append(_row(f"{label}, mm", [f"{details[m][name]:.1f}" for m in methods]))
-        if name == "mpjpe":
-            single = details["calibrated"][name]
-            ceilings = [details[m].get("mpjpe_calibrated", single) for m in methods]
-            ratios = [f"{details[m][name] / best:.2f} x" for m, best in zip(methods, ceilings)]
-            lines.append(_row("  over true cameras", ratios))
-        if damaged and name in names:
-            without = [f"{details[m]['without_damaged_scenes'][name]:.1f}" for m in methods]
-            lines.append(_row("  without damaged S9 scenes", without))
-    rigs = [method for method in methods if method in ("single", "pooled")]
-    for label, text in _RIG_ROWS:
-        lines.append(_row(label, [text(details[m]) if m in rigs else "" for m in methods]))
-    for level in ("50", "90"):
-        cells = [_percent(details[m][f"coverage_{level}"]) if m in rigs else "" for m in methods]
-        lines.append(_row(f"{level} % regions hold the rotation", cells))
-        cells = [_percent(details[m][f"joint_coverage_{level}"]) for m in methods]
-        lines.append(_row(f"{level} % regions hold the joint", cells))
-    lines.append("")
-    lines += _pair_lines(details, rigs)
-    seconds = details["seconds_per_frame"]
-    lines.append("")
-    lines.append(
-        "time per frame: "
-        + _times(seconds, "")
-        + (f"; pooled: {_times(seconds, 'pooled/')}" if pooled else "")
-    )
-    return "\n".join(lines)
-
-
-_RIG_ROWS = (
-    ("rotation error, median, deg", lambda d: f"{d['rotation_error_deg_median']:.2f}"),
-    (
-        "  90th percentile / worst",
-        lambda d: f"{d['rotation_error_deg_90th']:.2f} / {d['rotation_error_deg_worst']:.1f}",
-    ),
-    (
-        "translation direction, median, deg",
-        lambda d: f"{d['translation_direction_error_deg_median']:.2f}",
-    ),
-    ("failures (> 10 deg)", lambda d: f"{100 * d['rotation_failures']:.1f} %"),
-    ("accepted by the verdict", lambda d: _percent(d["accepted"])),
-)
-
-
-def _pair_lines(details: dict, rigs: list[str]) -> list[str]:
-    titles = {"single": "alone", "pooled": "pooled"}
-    heads = [f"{titles[m]}: R / t" for m in rigs]
-    lines = [_row("pair of views (median error, deg)", heads)]
-    for name in details[rigs[0]]["pairs"]:
-        cells = []
-        for method in rigs:
-            pair = details[method]["pairs"][name]
-            rotation = pair["rotation_error_deg_median"]
-            cells.append(f"{rotation:.2f} / {pair['translation_direction_error_deg_median']:.2f}")
-        lines.append(_row(f"  {name}", cells))
-    return lines
 
 
 def action_rows(scores: Scores, action_names: list[str]) -> list[dict[str, object]]:
@@ -207,27 +141,139 @@ def action_rows(scores: Scores, action_names: list[str]) -> list[dict[str, objec
     scenes where there are any.
     """
     names = np.array([re.sub(r"[-_ ]\d+$", "", action_names[a]) for a in scores["action"]])
-    methods = [method for method in METHODS if f"{method}/mpjpe" in scores]
-    columns = {
-        f"{method}/{name}": scores[f"{method}/{name}"]
-        for method in methods
-        for name in ("mpjpe", "n_mpjpe", "pa_mpjpe")
-    }
-    columns["single/rotation_error_deg"] = _row_median(scores["single/rotation_deg"])
+    keys = [f"{method}/{name}" for method in scores.methods() for name in ALIGNED]
+    columns = {key: scores[key] for key in keys}
+    rotation = scores["single/rotation_deg"]  # (frames, pairs)
 
     def row(name: str, mask: np.ndarray) -> dict[str, object]:
         values = {key: _mean(value[mask]) for key, value in columns.items()}
-        values["single/rotation_error_deg"] = _median(scores["single/rotation_deg"][mask])
+        values["single/rotation_error_deg"] = _median(rotation[mask])
         return {"action": name, "frames": int(mask.sum()), **values}
 
     rows = [row(name, names == name) for name in sorted(set(names))]
-    means = {key: float(np.mean([r[key] for r in rows])) for key in columns}
-    everything = np.ones(len(names), bool)
-    result = [*rows, row("all frames", everything)]
-    result.append({"action": "mean of actions", "frames": len(names), **means})
+    everything = row("all frames", np.ones(len(names), bool))
+    means = {key: float(np.mean([r[key] for r in rows])) for key in list(everything)[2:]}
+    rows += [everything, {"action": "mean of actions", "frames": len(names), **means}]
     if scores["damaged"].any():
-        result.append(row("without damaged S9 scenes", ~scores["damaged"]))
-    return result
+        rows.append(row(UNDAMAGED, ~scores["damaged"]))
+    return rows
+
+
+def _mean(values: np.ndarray) -> float:
+    """Plain mean: a NaN frame stays visible."""
+    return float(np.mean(values)) if len(values) else float("nan")
+
+
+def _share(values: np.ndarray) -> float:
+    return float(np.mean(_finite(values)))
+
+
+def _median(values: np.ndarray) -> float:
+    return float(np.median(_finite(values)))
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """The values that exist, flat, or one NaN: views that a rig lacks are NaN."""
+    finite = values[np.isfinite(values)]
+    return finite if len(finite) else np.array([np.nan])
+
+
+# --- texts -----------------------------------------------------------------------------------
+
+
+def seed_lines(metrics: dict[str, float]) -> str:
+    """The seven lines of the seed project."""
+    return "\n".join(f"{name}: {metrics[name]:.4f}" for name in SEED_LINES)
+
+
+def table(details: dict, damaged: bool) -> str:
+    """The printed tables: errors by method, errors by pair of views, time.
+
+    Args:
+        details: of `details_of`.
+        damaged: also show the errors without the damaged scenes of S9.
+    """
+    methods = [method for method in METHODS if method in details]
+    parts = [
+        f"{details['frames']} frames of {details['scenes']} scenes, {details['views']} views, "
+        f"network image {details['image_size']} px; 'triangulation' is robust triangulation with "
+        "the true cameras",
+        _grid(["", *(METHODS[m] for m in methods)], _error_rows(details, methods, damaged)),
+    ]
+    rigs = [method for method in methods if "pairs" in details[method]]
+    rows = [
+        [name, *(_rotation_and_direction(details[m]["pairs"][name]) for m in rigs)]
+        for name in details[rigs[0]]["pairs"]
+    ]
+    heads = [f"{METHODS[m]}: R / t" for m in rigs]
+    parts.append(_grid(["pair of views (median error, deg)", *heads], rows))
+    seconds = details["seconds_per_frame"]
+    time = f"time per frame: 2D {1000 * seconds['detect']:.1f} ms, {_times(seconds, '')}"
+    parts.append(time + (f"; pooled: {_times(seconds, 'pooled/')}" if "pooled" in rigs else ""))
+    return "\n\n".join(parts)
+
+
+def _error_rows(details: dict, methods: list[str], damaged: bool) -> list[list[str]]:
+    rows = []
+    for name, label in JOINT_ERRORS.items():
+        rows.append([f"{label}, mm", *(f"{details[m][name]:.1f}" for m in methods)])
+        if name == "mpjpe":
+            ceiling = details["calibrated"][name]
+            ceilings = [details[m].get("mpjpe_calibrated", ceiling) for m in methods]
+            ratios = [f"{details[m][name] / best:.2f} x" for m, best in zip(methods, ceilings)]
+            rows.append([f"{label} over true cameras", *ratios])
+        if damaged and name in ALIGNED:
+            without = [details[m]["without_damaged_scenes"][name] for m in methods]
+            rows.append([f"{label} {UNDAMAGED}, mm", *(f"{value:.1f}" for value in without)])
+    of_rigs = {
+        "rotation error, median, deg": "{rotation_error_deg_median:.2f}",
+        "rotation error, 90th percentile / worst, deg": (
+            "{rotation_error_deg_90th:.2f} / {rotation_error_deg_worst:.1f}"
+        ),
+        "translation direction, median, deg": "{translation_direction_error_deg_median:.2f}",
+        "failures (> 10 deg)": "{rotation_failures:.1%}",
+        "accepted by the verdict": "{accepted:.0%}",
+        "50 % regions hold the rotation": "{coverage_50:.0%}",
+        "50 % regions hold the joint": "{joint_coverage_50:.0%}",
+        "90 % regions hold the rotation": "{coverage_90:.0%}",
+        "90 % regions hold the joint": "{joint_coverage_90:.0%}",
+    }
+    for label, form in of_rigs.items():
+        shown = [m for m in methods if "pairs" in details[m] or "joint" in form]
+        cells = [form.format(**details[m]) if m in shown else "" for m in methods]
+        rows.append([label, *(cell.replace("%", " %") for cell in cells)])
+    return rows
+
+
+def _rotation_and_direction(pair: dict[str, float]) -> str:
+    rotation = pair["rotation_error_deg_median"]
+    return f"{rotation:.2f} / {pair['translation_direction_error_deg_median']:.2f}"
+
+
+def _times(seconds: dict[str, float], prefix: str) -> str:
+    stages = ("posterior", "fusion")
+    return ", ".join(f"{stage} {1000 * seconds[prefix + stage]:.1f} ms" for stage in stages)
+
+
+def action_table(rows: list[dict[str, object]]) -> str:
+    """The rows of `action_rows` as printed: MPJPE by method, rotation error of single frames."""
+    methods = [m for m in METHODS if f"{m}/mpjpe" in rows[0]]
+    lines = [
+        [
+            f"{row['action']} ({row['frames']})",
+            *(f"{row[f'{m}/mpjpe']:.1f}" for m in methods),
+            f"{row['single/rotation_error_deg']:.2f}",
+        ]
+        for row in rows
+    ]
+    heads = [*(METHODS[m] for m in methods), "rotation, deg"]
+    return _grid(["MPJPE by action, mm", *heads], lines)
+
+
+def _grid(heads: list[str], rows: list[list[str]]) -> str:
+    """A table with its first column on the left and all others on the right."""
+    columns = ["left"] + ["right"] * (len(heads) - 1)
+    return tabulate(rows, heads, "simple", colalign=columns, disable_numparse=True)
 
 
 def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
@@ -237,56 +283,3 @@ def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
         writer.writeheader()
         for row in rows:
             writer.writerow({k: f"{v:.3f}" if isinstance(v, float) else v for k, v in row.items()})
-
-
-def action_table(rows: list[dict[str, object]]) -> str:
-    """The rows as printed: MPJPE of every method, rotation error of single frames."""
-    methods = [m for m in METHODS if f"{m}/mpjpe" in rows[0]]
-    heads = {"single": "alone", "pooled": "pooled", "calibrated": "true cameras"}
-    heads["plain"] = "triangulation"
-    lines = [_row("MPJPE by action, mm", [*(heads[m] for m in methods), "rotation, deg"])]
-    for row in rows:
-        cells = [f"{row[f'{m}/mpjpe']:.1f}" for m in methods]
-        cells.append(f"{row['single/rotation_error_deg']:.2f}")
-        lines.append(_row(f"  {row['action']} ({row['frames']})", cells))
-    return "\n".join(lines)
-
-
-def _row(label: str, cells: list[str]) -> str:
-    return f"{label:<38}" + "".join(f"{cell:>18}" for cell in cells)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
-
-
-def _times(seconds: dict[str, float], prefix: str) -> str:
-    stages = {"2D": seconds["detect"]} if not prefix else {}
-    stages["posterior"] = seconds[f"{prefix}posterior"]
-    stages["fusion"] = seconds[f"{prefix}fusion"]
-    return ", ".join(f"{name} {1000 * value:.1f} ms" for name, value in stages.items())
-
-
-def _mean(values: np.ndarray) -> float:
-    """Plain mean: a NaN frame stays visible."""
-    return float(np.mean(values)) if len(values) else float("nan")
-
-
-def _nanmean(values: np.ndarray) -> float:
-    """Mean of what exists: views that a rig lacks are NaN."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
-
-
-def _median(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def _percentile(values: np.ndarray, percent: float) -> float:
-    finite = values[np.isfinite(values)]
-    return float(np.percentile(finite, percent)) if len(finite) else float("nan")
-
-
-def _row_median(values: np.ndarray) -> np.ndarray:
-    return np.array([_median(row) for row in values])

@@ -19,8 +19,7 @@ from ptri.data.mixture import Mixture
 from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.evaluation import draw as visualize
-from ptri.evaluation.metrics import mahalanobis_square
-from ptri.evaluation.metrics2d import joint_metrics, mirrored
+from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.imitation import Imitation

@@ -9,7 +9,7 @@ from detector_errors.bones import bone_ratio
 from detector_errors.clips import Clips
 from detector_errors.scene import NAMES, ROOT, Scene
 from ptri.evaluation import metrics
-from ptri.evaluation.metrics2d import mirrored
+from ptri.evaluation.metrics import mirrored
 from ptri.geometry.robust import robust_triangulation
 from ptri.skeleton import H36M17
 
