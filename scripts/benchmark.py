@@ -15,15 +15,11 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmark import (
-    command_ablations,
-    command_photos,
-    command_render,
-    command_rig,
-    command_speed,
-    command_speed2d,
-    command_unseen_rigs,
-)
+from benchmark.heads import command_ablations, command_unseen
+from benchmark.photos import command as command_photos
+from benchmark.rig import command as command_rig
+from benchmark.speed import command_network, command_render
+from benchmark.speed import command_rig as command_speed
 
 from ptri.errors import exit_status
 
@@ -31,9 +27,9 @@ COMMANDS = {
     "rig": command_rig,
     "speed": command_speed,
     "photos": command_photos,
-    "speed2d": command_speed2d,
+    "speed2d": command_network,
     "render": command_render,
-    "unseen-rigs": command_unseen_rigs,
+    "unseen-rigs": command_unseen,
     "ablations": command_ablations,
 }
 

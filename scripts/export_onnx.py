@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from benchmark.photos import load_network
+from benchmark.photos.persons import load_network
 
 from ptri.errors import UserError, exit_status
 from ptri.models.export import compare, export

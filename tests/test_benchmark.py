@@ -7,18 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmark import adjust, peers, rigs, tables
-from benchmark.bound import bound
-from benchmark.cases import BIAS, Cell, make_cases, select
-from benchmark.command_speed import draw
-from benchmark.correlated import bound_correlated
-from benchmark.grid import METHODS, Part, make_grid
-from benchmark.human import human_calib
-from benchmark.ours import make_model, mixture
-from benchmark.rig import Options, Result, run_grid
-from benchmark.scores import Estimate, flatten, pool, score, summarise
-from benchmark.speed import Size, exponent, measure
-from benchmark.targets import check
+from benchmark import rigs
+from benchmark.rig import adjust, peers, tables
+from benchmark.rig.bound import bound
+from benchmark.rig.cases import BIAS, Cell, make_cases, select
+from benchmark.rig.correlated import bound_correlated
+from benchmark.rig.grid import METHODS, Part, make_grid
+from benchmark.rig.human import human_calib
+from benchmark.rig.ours import make_model, mixture
+from benchmark.rig.run import Options, Result, run_grid
+from benchmark.rig.scores import Estimate, flatten, pool, score, summarise
+from benchmark.rig.targets import check
+from benchmark.speed.command_rig import draw
+from benchmark.speed.rig import Size, exponent, measure
 
 from ptri.errors import UserError
 from ptri.evaluation.metrics import joint_coverage
@@ -306,7 +307,7 @@ def test_a_missing_library_is_reported_not_raised(monkeypatch, tmp_path):
         raise peers.NotInstalledError(f"{name}: not here")
 
     monkeypatch.setattr(peers, "library", absent)
-    monkeypatch.setattr("benchmark.rig._METHODS", {})
+    monkeypatch.setattr("benchmark.rig.run._METHODS", {})
     grid = [Part(Cell("two60", 1), ("poselib", "calibrated"))]
     results = {r.method: r for r in run_grid(grid, Options(2), tmp_path)}
     assert "not here" in results["poselib"].note and results["poselib"].flat == {}
@@ -324,7 +325,7 @@ def test_results_are_kept_and_taken_again(monkeypatch, tmp_path):
     def forbidden(*_):
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("benchmark.rig._run", forbidden)
+    monkeypatch.setattr("benchmark.rig.run._run", forbidden)
     again = {r.method: r for r in run_grid(grid, Options(3), tmp_path)}
     for name, result in first.items():
         for key, value in result.flat.items():

@@ -8,8 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from benchmark import photos, photos_peers, photos_scores, speed2d
-from benchmark.photos import JOINTS, Crops, Guess
+from benchmark.photos import peers as photos_peers
+from benchmark.photos import persons as photos
+from benchmark.photos import scores as photos_scores
+from benchmark.photos.persons import JOINTS, Crops, Guess
+from benchmark.speed import network as speed2d
 
 from ptri.errors import UserError
 from ptri.skeleton import COCO17

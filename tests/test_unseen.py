@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmark import unseen, unseen_tables
-from benchmark.heads import load_head, named_heads
-from benchmark.unseen import TRAINING, UNSEEN, Cell, Head
-from benchmark.unseen_tables import figure, mean_of
+from benchmark.heads import tables as unseen_tables
+from benchmark.heads import unseen
+from benchmark.heads.tables import figure, mean_of
+from benchmark.heads.unseen import TRAINING, UNSEEN, Cell, Head
+from benchmark.heads.weights import load_head, named_heads
 from test_benchmark import benchmark_main
 
 from ptri import checkpoint, config
@@ -225,7 +226,7 @@ SOLVED = ["posterior.num_samples=64", "posterior.num_modes=1"]
 @pytest.mark.slow
 def test_unseen_rigs_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("benchmark.unseen.SCORED_EVERY", 13)
+    monkeypatch.setattr("benchmark.heads.unseen.SCORED_EVERY", 13)
     words = ["unseen-rigs", "--quick", "--rigs", "2", "--out", str(tmp_path), "--set", *SOLVED]
     assert benchmark_main(words) == 0
     first = capsys.readouterr().out
@@ -249,7 +250,7 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     for name, value in (("pool.CHUNK", 8), ("task3d.VALIDATION_SCENES", 8)):
         monkeypatch.setattr(f"ptri.{name}", value)
-    monkeypatch.setattr("benchmark.unseen.SCORED_EVERY", 13)
+    monkeypatch.setattr("benchmark.heads.unseen.SCORED_EVERY", 13)
     small = [*SOLVED, "model.volume_size=8", "train.max_frames=2", "model.fixed_width=32"]
     out = str(tmp_path / "out")
     words = ["ablations", "--steps", "4", "--scenes", "16", "--rigs", "2", "--clips", "1"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ptri.config import Config
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.triangulation import ray_moments, triangulate
-from ptri.models.heads.choice import make_head
+from ptri.models.heads import make_head
 from ptri.models.heatmap import sample_features
 from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
 from ptri.models.network2d import Detection, Network2D

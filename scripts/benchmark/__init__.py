@@ -1,1 +1,10 @@
-"""The rig posterior against other methods, bounds and targets, on generated cases."""
+"""The rig posterior and the networks against other methods, bounds and targets.
+
+One folder for each question, with a module ``command*`` that `scripts/benchmark.py` runs:
+
+* `rigs`: layouts of cameras that the questions share;
+* `rig`: the rig posterior on generated cases, beside bundle adjustment and other peers;
+* `heads`: heads that fuse joints, on families of rigs that training never saw;
+* `photos`: the 2D network on labelled photographs;
+* `speed`: time of the rig posterior, the 2D network and the renderer.
+"""

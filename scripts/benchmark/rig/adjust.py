@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmark.cases import Cases
-from benchmark.peers import Peer, Solution, calibrated, five_point, library, triangulated
+from benchmark.rig.cases import Cases
+from benchmark.rig.peers import Peer, Solution, calibrated, five_point, library, triangulated
 from ptri.structures import Cameras
 
 _UNIT = 1000.0  # px, focal length of the adjusted problem

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmark import adjust, ours, peers
-from benchmark.bound import bound
-from benchmark.cases import Cases, Cell, People, make_cases, select
-from benchmark.correlated import bound_correlated
-from benchmark.grid import OURS, Part, num_cases
-from benchmark.scores import Estimate, flatten, joined, score
+from benchmark.rig import adjust, ours, peers
+from benchmark.rig.bound import bound
+from benchmark.rig.cases import Cases, Cell, People, make_cases, select
+from benchmark.rig.correlated import bound_correlated
+from benchmark.rig.grid import OURS, Part, num_cases
+from benchmark.rig.scores import Estimate, flatten, joined, score
 from ptri.posterior.body import load_body_prior
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _RIGID = 0.005  # relative, how far bones of generated people may change over frames
 _FRAMES_AT_ONCE = 64  # frames of one call of our own estimator
 
@@ -68,7 +68,7 @@ def make_method(name: str, options: Options) -> Solve:
         loss = {"softl1": "soft_l1", "cauchy": "cauchy"}[loss]
         peer = adjust.bundle_adjustment(loss, {"fivepoint": "five-point"}.get(start, start))
     elif name == "humancalib":
-        from benchmark.human import human_calib
+        from benchmark.rig.human import human_calib
 
         peer = human_calib()
     elif name == "calibrated":

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.cases import Cases
+from benchmark.rig.cases import Cases
 from ptri.evaluation import metrics
 from ptri.skeleton import H36M17
 from ptri.structures import RigPosterior

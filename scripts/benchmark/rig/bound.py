@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark.cases import Cases
+from benchmark.rig.cases import Cases
 from ptri.evaluation.metrics import view_pairs
 from ptri.geometry.rotations import skew
 from ptri.posterior.body import BodyPrior, bone_vectors

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmark.unseen import FRAMES, TRAINING, UNSEEN, VIEWS, Cell, Scores
+from benchmark.heads.unseen import FRAMES, TRAINING, UNSEEN, VIEWS, Cell, Scores
 
 DRAWS = 1000  # of the bootstrap
 RIVAL = "fixed_views_mlp"

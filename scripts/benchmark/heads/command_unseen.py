@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
-from benchmark import unseen_tables
-from benchmark.heads import describe, evaluate, load_head, make_solver, named_heads
-from benchmark.unseen import VIEWS, check_families, make_cells
+from benchmark.heads import tables
+from benchmark.heads.unseen import VIEWS, check_families, make_cells
+from benchmark.heads.weights import describe, evaluate, load_head, make_solver, named_heads
 from ptri.errors import UserError
 from ptri.evaluation.outputs import write_json
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> str:
     found = evaluate(
         heads, make_cells(), counts, solver, config, args.seed, folder / "unseen_solved"
     )
-    rows = unseen_tables.targets(found, OURS)
+    rows = tables.targets(found, OURS)
     text = report(found, rows, counts)
     settings = {
         **vars(args), "rigs": counts[1], "clips": counts[27], "views": VIEWS,
@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> str:
         "seconds": time.perf_counter() - start,
     }  # fmt: skip
     (folder / "unseen.txt").write_text(text + "\n")
-    write_json(folder / "unseen.json", {"settings": settings, **unseen_tables.to_json(found, rows)})
+    write_json(folder / "unseen.json", {"settings": settings, **tables.to_json(found, rows)})
     return f"{text}\n\nwritten: unseen.txt, unseen.json in {folder}/"
 
 
 def report(found: dict, rows: list, counts: dict[int, int]) -> str:
     """The tables, then the targets."""
     head = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
-    table = unseen_tables.targets_table(rows, OURS)
-    return "\n\n".join([unseen_tables.heads_tables(found), table, head])
+    text = tables.targets_table(rows, OURS)
+    return "\n\n".join([tables.heads_tables(found), text, head])

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmark.cases import Cases, one
-from benchmark.scores import Estimate
+from benchmark.rig.cases import Cases, one
+from benchmark.rig.scores import Estimate
 from ptri.geometry.epipolar import five_point_rigs
 from ptri.geometry.robust import robust_triangulation
 from ptri.structures import Cameras, Keypoints

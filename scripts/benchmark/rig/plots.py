@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmark.rig import Result
-from benchmark.scores import summarise
+from benchmark.rig.run import Result
+from benchmark.rig.scores import summarise
 
 _STYLE = {
     "ours": ("C0", "-", "o"),

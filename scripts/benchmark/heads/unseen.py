@@ -124,7 +124,7 @@ def solve(
 def _key(cell: Cell, count: int, model: PoseModel, config: Config, seed: int) -> str:
     tree = configuration.to_dict(config)
     parts = [cell, count, seed, tree["generated"], tree["posterior"], model.fusion_samples]
-    root = Path(__file__).resolve().parents[2] / "ptri"
+    root = Path(__file__).resolve().parents[3] / "ptri"
     sources = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
     return digest(repr((*parts, weights_digest(model.lifter))).encode(), *sources)
 

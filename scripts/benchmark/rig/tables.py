@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from benchmark.cases import Cell
-from benchmark.rig import Result
+from benchmark.rig.cases import Cell
+from benchmark.rig.run import Result
+from benchmark.rig.scores import pool, summarise
+from benchmark.rig.targets import FRAMES, Row
 from benchmark.rigs import trained
-from benchmark.scores import pool, summarise
-from benchmark.targets import FRAMES, Row
 
 # figure -> heading, format
 _ACCURACY = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from benchmark.cases import Cell
+from benchmark.rig.cases import Cell
 from ptri.errors import UserError
 
 FRAMES = (1, 10, 50)

@@ -16,9 +16,9 @@ from io import StringIO
 import numpy as np
 import torch
 
-from benchmark.cases import Cases
-from benchmark.ours import make_model
-from benchmark.peers import Peer, Solution, library
+from benchmark.rig.cases import Cases
+from benchmark.rig.ours import make_model
+from benchmark.rig.peers import Peer, Solution, library
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmark.speed2d import (
+from benchmark.speed.network import (
     Timing,
     Work,
     matrix_rate,

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from benchmark import photos_pictures, photos_scores
-from benchmark.photos import Crops, Guess, crop_persons, load_network, load_persons, predict
-from benchmark.photos_peers import read_peer, write_crops
+from benchmark.photos import pictures
+from benchmark.photos import scores as scoring
+from benchmark.photos.peers import read_peer, write_crops
+from benchmark.photos.persons import Crops, Guess, crop_persons, load_network, load_persons, predict
 from ptri.errors import UserError
 from ptri.evaluation import draw as visualize
 
@@ -68,20 +69,20 @@ def run(args: argparse.Namespace) -> str:
     peers = {name: (crops, guess) for name, guess in
              (read_peer(path, crops, args.crop_scale) for path in args.peer)}  # fmt: skip
     both = {**own, **peers}
-    scores = {name: photos_scores.score(*pair, args.seed) for name, pair in both.items()}
-    rows = photos_scores.check({n: scores[n] for n in own}, {n: scores[n] for n in peers})
+    scores = {name: scoring.score(*pair, args.seed) for name, pair in both.items()}
+    rows = scoring.check({n: scores[n] for n in own}, {n: scores[n] for n in peers})
     count = next(iter(scores.values()))["count"]
     head = (
         f"{len(persons)} persons in {len(set(crops.photos))} photographs, {count} labelled joints; "
         f"crops of {args.crop_scale:g} x the box's longer side; percent"
     )
-    text = "\n".join([head, photos_scores.table(scores), "", photos_scores.target_lines(rows)])
+    text = "\n".join([head, scoring.table(scores), "", scoring.target_lines(rows)])
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
     for name, pair in both.items():
         plain = re.sub(r"[^\w.-]+", "_", name)
-        visualize.save(photos_pictures.contact_sheet(*pair), folder / f"photos_{plain}_sheet.png")
-        visualize.save(photos_pictures.worst(*pair), folder / f"photos_{plain}_worst.png")
+        visualize.save(pictures.contact_sheet(*pair), folder / f"photos_{plain}_sheet.png")
+        visualize.save(pictures.worst(*pair), folder / f"photos_{plain}_worst.png")
     (folder / "photos.txt").write_text(text + "\n")
     settings = {**vars(args), "python": platform.python_version(), "torch": torch.__version__}
     content = {
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> str:
             name: {
                 **figures,
                 "person_errors": dict(
-                    zip(crops.names, photos_scores.person_errors(*both[name]).round(4).tolist())
+                    zip(crops.names, scoring.person_errors(*both[name]).round(4).tolist())
                 ),
             }
             for name, figures in scores.items()

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmark.ours import make_model
-from benchmark.speed import Size, Timing, exponent, measure
+from benchmark.rig.ours import make_model
+from benchmark.speed.rig import Size, Timing, exponent, measure
 
 BATCH = 32
 # label, size, limit, unit of the printed figure, its factor from seconds a call

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from benchmark import unseen_tables
-from benchmark.heads import describe, evaluate, load_head, make_solver
-from benchmark.unseen import Head, check_families, make_cells
+from benchmark.heads import tables
+from benchmark.heads.unseen import Head, check_families, make_cells
+from benchmark.heads.weights import describe, evaluate, load_head, make_solver
 from ptri import checkpoint
 from ptri import config as configuration
 from ptri.config import Config, load
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> str:
             _export(heads[-1], path, Path(args.weights))
     counts = {1: args.rigs, 27: args.clips}
     found = evaluate(heads, make_cells(), counts, solver, config, args.seed, folder / "solved")
-    rows = unseen_tables.targets(found, OURS)
+    rows = tables.targets(found, OURS)
     text = _report(found, rows, args, seconds)
     settings = {
         **vars(args), "heads": describe(heads), "training_seconds": seconds,
@@ -81,9 +81,7 @@ def run(args: argparse.Namespace) -> str:
         "seconds": time.perf_counter() - start,
     }  # fmt: skip
     (folder / "ablations.txt").write_text(text + "\n")
-    write_json(
-        folder / "ablations.json", {"settings": settings, **unseen_tables.to_json(found, rows)}
-    )
+    write_json(folder / "ablations.json", {"settings": settings, **tables.to_json(found, rows)})
     return f"{text}\n\nwritten: ablations.txt, ablations.json in {folder}/"
 
 
@@ -165,5 +163,5 @@ def _report(found: dict, rows: list, args: argparse.Namespace, seconds: dict[str
         f"{args.steps} steps of every head, pool of {args.scenes} scenes; {args.rigs} rigs of each "
         f"family at T = 1, {args.clips} at T = 27; minutes of training: {times}"
     )
-    table = unseen_tables.targets_table(rows, OURS)
-    return "\n\n".join([unseen_tables.heads_tables(found), table, note])
+    text = tables.targets_table(rows, OURS)
+    return "\n\n".join([tables.heads_tables(found), text, note])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmark.cases import Cases, Cell, make_cases
+from benchmark.rig.cases import Cases, Cell, make_cases
 from ptri.geometry.cameras import project
 from ptri.models.pose_model import PoseModel
 from ptri.structures import Cameras, Keypoints

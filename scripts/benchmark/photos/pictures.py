@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from benchmark.photos import JOINTS, OUR_ROWS, Crops, Guess
-from benchmark.photos_scores import errors, person_errors
+from benchmark.photos.persons import JOINTS, OUR_ROWS, Crops, Guess
+from benchmark.photos.scores import errors, person_errors
 from ptri.evaluation import draw as visualize
 from ptri.skeleton import H36M17
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-from benchmark.cases import Cell
-from benchmark.grid import FRAMES
-from benchmark.rig import Result
+from benchmark.rig.cases import Cell
+from benchmark.rig.grid import FRAMES
+from benchmark.rig.run import Result
+from benchmark.rig.scores import pool, summarise
 from benchmark.rigs import GROUPS
-from benchmark.scores import pool, summarise
 
 Range = tuple[float, float]
 

@@ -1,6 +1,6 @@
 """Cramer-Rao bound of a rig under errors that are correlated over frames and hold a fixed offset.
 
-As `benchmark.bound` without a body, but the errors of one joint in one view form a Gaussian
+As `benchmark.rig.bound` without a body, but the errors of one joint in one view form a Gaussian
 vector over the frames with covariance ``sigma^2 AR(1) + bias^2``. Frames then couple, so each joint
 is eliminated with all its frames at once.
 """
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmark.bound import invert, jacobians, pair_angles
-from benchmark.cases import BIAS, Cases, Cell, correlation, one
+from benchmark.rig.bound import invert, jacobians, pair_angles
+from benchmark.rig.cases import BIAS, Cases, Cell, correlation, one
 
 
 def error_precision(cases: Cases, clean: Tensor, noise: float, rho: float, bias: float) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import chi2, rankdata
 
-from benchmark.photos import JOINTS, Crops, Guess
+from benchmark.photos.persons import JOINTS, Crops, Guess
 
 MIRROR = [
     JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right"))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from benchmark import plots, tables
-from benchmark.cases import People
-from benchmark.grid import FRAMES, GRIDS, METHODS, make_grid
-from benchmark.rig import Options, run_grid
+from benchmark.rig import plots, tables
+from benchmark.rig.cases import People
+from benchmark.rig.grid import FRAMES, GRIDS, METHODS, make_grid
+from benchmark.rig.run import Options, run_grid
+from benchmark.rig.targets import check
 from benchmark.rigs import GROUPS, NAMES, choose
-from benchmark.targets import check
 from ptri.errors import UserError
 
 _QUICK = {
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--grid", default="targets", choices=GRIDS, help="noise and outliers: see make_grid")
     add("--cases", type=int, metavar="N", help="at T = 1; a half at 10, a quarter at 50 (100)")
     add("--seed", type=int, default=0)
-    add("--fps", type=float, help="of all cells; 0: frames minutes apart (see benchmark/cases.py)")
+    add("--fps", type=float, help="of all cells; 0: frames minutes apart (see rig/cases.py)")
     add("--mocap", metavar="NPZ", help="motion capture instead of generated postures")
     add("--bone-spread", type=float, default=People().bone_spread, help="relative")
     add("--stated", type=float, default=3.0, help="px that methods are told; 0: the true noise")

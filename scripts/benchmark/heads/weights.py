@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmark.unseen import Cell, Head, Scores, score, solve
+from benchmark.heads.unseen import Cell, Head, Scores, score, solve
 from ptri import checkpoint
 from ptri.config import Config, from_dicts, load
 from ptri.errors import UserError

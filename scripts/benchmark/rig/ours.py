@@ -7,8 +7,8 @@ import time
 import torch
 from torch import Tensor
 
-from benchmark.cases import Cases
-from benchmark.scores import Estimate
+from benchmark.rig.cases import Cases
+from benchmark.rig.scores import Estimate
 from ptri.config import Config, load
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.photos import JOINTS, Crops, Guess
+from benchmark.photos.persons import JOINTS, Crops, Guess
 from ptri.errors import UserError
 from ptri.evaluation import draw as visualize
 

@@ -1,0 +1,5 @@
+"""The 2D network on labelled persons in photographs.
+
+Read in this order: `persons` (labels, crops, predictions), `peers` (other methods' keypoints),
+`scores`, `pictures`, `command`.
+"""
