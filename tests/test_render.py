@@ -21,24 +21,19 @@ from ptri.data.labels import labels_path, read_labels
 from ptri.errors import UserError
 from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.render import layout
-from ptri.render.body import body_statistics, build_shapes, load_body_model, sample_phenotypes
+from ptri.render.body import body_statistics, build_shapes, sample_phenotypes
+from ptri.render.clips import sample_clip, sample_rig
 from ptri.render.gl import FAR, Renderer
-from ptri.render.people import (
-    image_path,
-    make_rng,
-    sample_clip,
-    sample_person,
-    sample_rig,
-)
+from ptri.render.people import make_rng, sample_person
 from ptri.render.posing import part_rotations, pose, skin
-from ptri.render.scene import sample_room
+from ptri.render.room import sample_room
 from ptri.render.settings import RenderSettings
 from ptri.render_config import RenderConfig
 from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"
 SIZE, FACES = 200, 9000
-EMPTY = RenderConfig(clutter=0)
+LOOKS = RenderConfig(clutter=0, faces=FACES)
 TINY = RenderSettings(
     subjects=("S1", "S9"), actions=("Walking-1", "Sitting-1"), frames=2, cameras=2, size=72,
     rig="ring", faces=FACES,
@@ -57,7 +52,7 @@ def renderer():
 
 @pytest.fixture(scope="module")
 def person():
-    return sample_person(make_rng(11), FACES)
+    return sample_person(make_rng(11), LOOKS)
 
 
 def camera_at(azimuth: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,7 +77,7 @@ def project(points: np.ndarray, camera) -> np.ndarray:
 
 
 def draw_pose(renderer, person, transforms):
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY)
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), LOOKS)
     dressed = person.dressed
     points, normals = skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
     renderer.set_picture(None)
@@ -144,8 +139,8 @@ def test_silhouette_follows_the_pixel_convention(renderer, person):
 
 
 def test_two_people_stand_in_one_picture(renderer, person):
-    other = sample_person(make_rng(12), FACES)
-    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY)
+    other = sample_person(make_rng(12), LOOKS)
+    camera, room = camera_at(-1.3), sample_room(make_rng(0), np.array([[4.0, 0, 1]]), LOOKS)
     transforms, _ = angles_pose(person)
     posed = {}
     for slot, (who, shift) in enumerate(((person, -0.5), (other, 0.5))):
@@ -188,9 +183,9 @@ def test_left_is_left(renderer, person):
 
 
 def test_clothes_change_colours_not_joints(person):
-    other = sample_person(make_rng(12), FACES)
+    other = sample_person(make_rng(12), LOOKS)
     assert np.abs(person.dressed.colours - other.dressed.colours).max() > 0.05
-    same = sample_person(make_rng(11), FACES)
+    same = sample_person(make_rng(11), LOOKS)
     np.testing.assert_array_equal(person.dressed.vertices, same.dressed.vertices)
     np.testing.assert_array_equal(person.shape.joints, same.shape.joints)
     # Cloth stands off the skin by centimetres, not more.
@@ -213,19 +208,19 @@ def test_limbs_keep_their_lengths(person):
 
 def test_tight_clothes_follow_the_body():
     """The drawn surface lies within 8 mm (a shoe sole) of the skin but for the hair."""
-    dressed = [sample_person(make_rng(n), FACES, clothed=clothed) for n in range(6)
-               for clothed in (0.0, 1.0)]  # fmt: skip
-    gaps = []
-    for person in dressed:
+
+    def gap(seed: int, clothed: float) -> float:
+        person = sample_person(make_rng(seed), dataclasses.replace(LOOKS, clothed=clothed))
         cloth = person.dressed.layers[:, :3].max(1) > 0
-        body = cKDTree(person.shape.vertices)
-        gaps.append(body.query(person.dressed.vertices[cloth])[0].max())
-    assert max(gaps[::2]) < 0.008 < np.median(gaps[1::2])
+        return cKDTree(person.shape.vertices).query(person.dressed.vertices[cloth])[0].max()
+
+    tight, loose = ([gap(seed, clothed) for seed in range(4)] for clothed in (0.0, 1.0))
+    assert max(tight) < 0.008 < np.median(loose)
 
 
 def test_statures_are_reached_and_statistics_are_current():
     phenotypes = sample_phenotypes(12, make_rng(2))
-    shapes = build_shapes(load_body_model(), phenotypes)
+    shapes = build_shapes(phenotypes)
     stature = np.array([shape.stature for shape in shapes])
     np.testing.assert_allclose(stature, phenotypes["stature"], atol=1e-4)
     assert stature.min() > 1.5 and stature.max() < 1.95
@@ -270,7 +265,7 @@ def test_dataset_is_readable_deterministic_and_resumable(renderer, tmp_path, mon
         subject, action = labels.subject[row], labels.action[row]
         for camera, name in enumerate(labels.camera_names):
             paths = [
-                image_path(
+                layout.image_path(
                     tmp_path / root, labels.subject_names[subject], labels.action_names[action],
                     name, labels.frame[row],
                 )
@@ -294,7 +289,7 @@ def test_backdrops_show_behind_the_person(renderer, person):
     draw_pose(renderer, person, transforms)
     picture = np.zeros((32, 64, 3), np.uint8)
     picture[:] = (255, 0, 0)
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
+    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), LOOKS, bare=True)
     room = room._replace(look=room.look._replace(tint=np.ones(3)))
     renderer.end_pose()
     renderer.set_picture(picture)

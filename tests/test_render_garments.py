@@ -3,6 +3,7 @@
 What needs the shared garments, the `render` extra or an EGL driver is skipped without.
 """
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,16 @@ pytest.importorskip("moderngl")
 from ptri.errors import UserError
 from ptri.render.body import base_vertices, load_base_mesh, load_body_model
 from ptri.render.garment_files import open_folder, read_arrays
-from ptri.render.garments import LOWER, UPPER, GarmentModel, fit, layer_masks, load_garment
+from ptri.render.garments import LOWER, UPPER, fit, layer_masks, load_garment
 from ptri.render.gl import FAR, Renderer
 from ptri.render.people import make_rng, sample_person
-from ptri.render.scene import sample_room
+from ptri.render.room import sample_room
 from ptri.render.settings import settings_from
 from ptri.render.smooth import smooth_edges
 from ptri.render_config import RenderConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "../shared/data/makehuman_cc0"
+GARMENTS = RenderConfig(garments=str(FOLDER), garment_share=1.0, faces=9000)
 needs_garments = pytest.mark.skipif(not FOLDER.exists(), reason="the shared garments are not here")
 
 
@@ -84,13 +86,8 @@ def test_wrong_folders_are_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def garment_model():
-    return GarmentModel(load_body_model(), load_base_mesh())
-
-
-@pytest.fixture(scope="module")
 def person():
-    return sample_person(make_rng(4), 9000, str(FOLDER))
+    return sample_person(make_rng(4), GARMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +101,11 @@ def renderer():
 
 
 @needs_garments
-def test_the_fit_follows_the_binding(garment_model, person):
-    rest = base_vertices(garment_model.base, person.shape)
-    np.testing.assert_array_equal(rest[garment_model.base.body], person.shape.vertices)
-    garment = load_garment(FOLDER / "outfits" / "male_worksuit01.npz", garment_model)
+def test_the_fit_follows_the_binding(person):
+    base = load_base_mesh()
+    rest = base_vertices(person.shape)
+    np.testing.assert_array_equal(rest[base.body], person.shape.vertices)
+    garment = load_garment(FOLDER / "outfits" / "male_worksuit01.npz")
     fitted = fit(garment, rest)
     for i in range(0, len(fitted), 500):  # MakeHuman's rule, vertex by vertex
         point = sum(garment.weight[i, k] * rest[garment.ref[i, k]] for k in range(3))
@@ -124,9 +122,9 @@ def test_the_fit_follows_the_binding(garment_model, person):
 
 
 @needs_garments
-def test_trousers_hide_legs_and_shirts_do_not(garment_model):
-    base, faces = garment_model.base, garment_model.model.faces
-    outfit = load_garment(FOLDER / "outfits" / "male_casualsuit02.npz", garment_model)
+def test_trousers_hide_legs_and_shirts_do_not():
+    base, faces = load_base_mesh(), load_body_model().faces
+    outfit = load_garment(FOLDER / "outfits" / "male_casualsuit02.npz")
     middle = base.template[base.body][faces].mean(1)
     thigh = (np.abs(middle[:, 0]) < 0.25) & (middle[:, 2] < -0.15) & (middle[:, 2] > -0.65)
     face = (middle[:, 2] > 0.72) & (middle[:, 1] < 0)
@@ -137,7 +135,7 @@ def test_trousers_hide_legs_and_shirts_do_not(garment_model):
         drawn = outfit.piece_class[outfit.pieces[outfit.drawn[masks[0]]]]
         assert set(drawn.ravel()) == set(classes)
     # Socks vanish below trousers.
-    shoes = load_garment(FOLDER / "shoes" / "shoes01.npz", garment_model)
+    shoes = load_garment(FOLDER / "shoes" / "shoes01.npz")
     _, alone = layer_masks(faces, base.body, [(shoes, (UPPER,))])
     _, below = layer_masks(faces, base.body, [(shoes, (UPPER,)), (outfit, (LOWER,))])
     assert alone[0].all() and below[0].mean() < 0.95
@@ -145,7 +143,7 @@ def test_trousers_hide_legs_and_shirts_do_not(garment_model):
 
 @needs_garments
 def test_people_in_garments_depend_on_the_seed_only(person):
-    same, other = (sample_person(make_rng(seed), 9000, str(FOLDER)) for seed in (4, 5))
+    same, other = (sample_person(make_rng(seed), GARMENTS) for seed in (4, 5))
     for first, second in zip(person.dressed[:9], same.dressed[:9]):
         np.testing.assert_array_equal(first, second)
     for first, second in zip(person.dressed.parts, same.dressed.parts):
@@ -153,7 +151,7 @@ def test_people_in_garments_depend_on_the_seed_only(person):
         np.testing.assert_array_equal(first.tints, second.tints)
     keys = [[part.texture.key for part in who.dressed.parts] for who in (person, other)]
     assert keys[0] != keys[1]
-    procedural = sample_person(make_rng(4), 9000, str(FOLDER), 0.0)
+    procedural = sample_person(make_rng(4), dataclasses.replace(GARMENTS, garment_share=0))
     assert procedural.dressed.parts == () and len(person.dressed.parts) >= 3
     dressed = person.dressed
     assert dressed.faces.max() < len(dressed.vertices) == len(dressed.surface)
@@ -166,7 +164,11 @@ def test_people_in_garments_depend_on_the_seed_only(person):
 @needs_garments
 @pytest.mark.parametrize("in_garments", [True, False])
 def test_the_key_light_falls_on_the_side_it_comes_from(renderer, person, in_garments):
-    dressed = person.dressed if in_garments else sample_person(make_rng(4), 9000).dressed
+    dressed = (
+        person.dressed
+        if in_garments
+        else sample_person(make_rng(4), RenderConfig(faces=9000)).dressed
+    )
     room = sample_room(
         make_rng(0), np.array([[0, -4.0, 1]]), RenderConfig(clutter=0, lamps=0), bare=True
     )

@@ -10,11 +10,12 @@ import pytest
 
 from ptri.errors import UserError
 from ptri.render import backdrops
-from ptri.render import scene as scenes
+from ptri.render import room as rooms
 from ptri.render import sensor as sensors
+from ptri.render.clips import sample_rig
 from ptri.render.decimate import decimate, vertex_normals
 from ptri.render.gl import view_projection
-from ptri.render.people import make_rng, sample_rig
+from ptri.render.people import make_rng
 from ptri.render.settings import settings_from
 from ptri.render.wardrobe import sample_colours, sample_outfit
 from ptri.render_config import RenderConfig
@@ -105,11 +106,11 @@ def test_rooms_hold_cameras_and_leave_the_person_free():
     cameras = np.array([[4.0, 1, 1.5], [-3, 2, 1.2], [0.5, -4, 2.5]])
     kinds = set()
     for seed in range(30):
-        room = scenes.sample_room(make_rng(seed), cameras, RenderConfig(clutter=12))
+        room = rooms.sample_room(make_rng(seed), cameras, RenderConfig(clutter=12))
         points, material = room.mesh[:, :3], room.mesh[:, 8].astype(int)
         assert np.all(np.abs(cameras[:, :2]).max(0) < points[:, :2].max(0))
         assert points[:, 2].max() > cameras[:, 2].max()
-        assert material.max() < len(room.colours) == len(room.styles) <= scenes.MAX_MATERIALS
+        assert material.max() < len(room.colours) == len(room.styles) <= rooms.MAX_MATERIALS
         furniture = points[room.first_caster :]
         if len(furniture):
             assert np.linalg.norm(furniture[:, :2], axis=1).min() > 1.0
@@ -119,13 +120,13 @@ def test_rooms_hold_cameras_and_leave_the_person_free():
     assert len(kinds) > 3
     joints = np.tile([0.2, 0.1, 0.55], (17, 1))
     joints[[2, 3], 0] += [-0.1, 0.1]
-    seat = scenes.with_seat(room, joints)
+    seat = rooms.with_seat(room, joints)
     stool = seat.mesh[len(room.mesh) :, :3]
     assert np.isclose(stool[:, 2].max(), 0.45) and np.isclose(stool[:, 2].min(), 0)
 
 
 def test_bare_rooms_are_a_floor_only():
-    room = scenes.sample_room(make_rng(1), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
+    room = rooms.sample_room(make_rng(1), np.array([[4.0, 0, 1]]), EMPTY, bare=True)
     assert len(room.mesh) == 6 and np.all(room.mesh[:, 2] == 0)
 
 

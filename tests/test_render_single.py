@@ -21,10 +21,10 @@ from ptri.errors import UserError
 from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.render import layout, occluders, truth
 from ptri.render.cameras import Camera, place_camera, sample_lens
-from ptri.render.people import image_path, make_rng
+from ptri.render.people import make_rng
 from ptri.render.poses import KIND_NAMES, MOCAP
 from ptri.render.posing import part_rotations, pose, skin
-from ptri.render.scene import sample_room
+from ptri.render.room import sample_room
 from ptri.render.settings import settings_from
 from ptri.render.single import Studio
 from ptri.render.stream import Rendered
@@ -249,7 +249,7 @@ def test_single_images_are_files_the_reader_takes(tmp_path):
         again = centred * K[0, 0] + K[:2, 2]
         np.testing.assert_allclose(sample.joints2d[0].numpy(), again, atol=1.5)
         action = labels.action_names[labels.action[row]]
-        path = image_path(
+        path = layout.image_path(
             Path(settings.out), "S9", action, labels.camera_names[camera], labels.frame[row]
         )
         assert path.exists()

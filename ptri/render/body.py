@@ -163,8 +163,9 @@ def load_base_mesh() -> BaseMesh:
     return BaseMesh(model, body, helpers, weights, template)
 
 
-def base_vertices(base: BaseMesh, shape: BodyShape) -> np.ndarray:
+def base_vertices(shape: BodyShape) -> np.ndarray:
     """Rest vertices (N, 3) m of the whole base mesh of a person, axes as `BodyShape`."""
+    base = load_base_mesh()
     values = {name: np.array([value]) for name, value in shape.phenotypes.items()}
     helpers = _rest(base, values, values["height"])[0][0]
     vertices = np.empty((len(base.weights), 3))
@@ -201,16 +202,16 @@ def sample_phenotypes(num: int, rng: np.random.Generator) -> dict[str, np.ndarra
     }
 
 
-def build_shapes(model: BodyModel, phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
+def build_shapes(phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
     """Rest shapes of the given phenotypes; the height phenotype is solved from the stature.
 
     Args:
-        model: from `load_body_model`.
         phenotypes: as `sample_phenotypes` returns them.
 
     Returns:
         One `BodyShape` per person.
     """
+    model = load_body_model()
     stature = np.asarray(phenotypes["stature"], float)
     low, high = np.zeros_like(stature), np.ones_like(stature)
     # The stature is piecewise linear and increasing in the height phenotype: regula falsi.
@@ -229,7 +230,7 @@ def build_shapes(model: BodyModel, phenotypes: dict[str, np.ndarray]) -> list[Bo
             BodyShape(
                 vertices=points.astype(np.float32),
                 bone_heads=bone_heads,
-                joints=rest_joints(model, points, bone_heads),
+                joints=_rest_joints(model, points, bone_heads),
                 stature=float(np.ptp(points[:, 2])),
                 gender=float(phenotypes["gender"][i]),
                 phenotypes={
@@ -242,7 +243,7 @@ def build_shapes(model: BodyModel, phenotypes: dict[str, np.ndarray]) -> list[Bo
     return shapes
 
 
-def rest_joints(model: BodyModel, vertices: np.ndarray, bone_heads: np.ndarray) -> np.ndarray:
+def _rest_joints(model: BodyModel, vertices: np.ndarray, bone_heads: np.ndarray) -> np.ndarray:
     """The 17 joints of a rest shape: (P, 3) and (B, 3) m -> (17, 3) m (module docstring)."""
     head = {bone: bone_heads[i] for i, bone in enumerate(model.bones)}
     joints = {joint: head[bone] for joint, bone in _JOINT_BONES.items()}
@@ -290,7 +291,6 @@ def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> d
 
 
 def _statistics(num_bodies: int, rng: np.random.Generator, batch: int, young: bool) -> dict:
-    model = load_body_model()
     child, parent = np.array(H36M17.bones).T
     lengths, stature = [], []
     for first in range(0, num_bodies, batch):
@@ -298,7 +298,7 @@ def _statistics(num_bodies: int, rng: np.random.Generator, batch: int, young: bo
         phenotypes = sample_phenotypes(num, rng)
         if young:
             grow_down(phenotypes, rng.random(num), rng.random(num))
-        shapes = build_shapes(model, phenotypes)
+        shapes = build_shapes(phenotypes)
         joints = np.stack([shape.joints for shape in shapes])
         lengths.append(1000 * np.linalg.norm(joints[:, child] - joints[:, parent], axis=-1))
         stature += [1000 * shape.stature for shape in shapes]

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ptri.errors import UserError
-from ptri.render.body import BaseMesh, BodyModel
+from ptri.render.body import load_base_mesh, load_body_model
 from ptri.render.decimate import decimate, find_border, vertex_normals
 from ptri.render.garment_files import NUM_BASE, read_arrays
 from ptri.render.posing import driver_weights
@@ -72,13 +72,12 @@ def fit(garment: Garment, rest: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def load_garment(path: Path, model_key: GarmentModel) -> Garment:
-    """Reads a garment and prepares it for a body model: thinned faces, weights, pieces, texture.
+def load_garment(path: Path) -> Garment:
+    """Reads a garment and prepares it for the body model: thinned faces, weights, pieces, texture.
 
     Raises:
         UserError: a damaged file or picture.
     """
-    model, base = model_key.model, model_key.base
     arrays, category = read_arrays(path), path.parent.name
     faces = arrays["faces"]
     pairs, inverse = np.unique(
@@ -100,7 +99,7 @@ def load_garment(path: Path, model_key: GarmentModel) -> Garment:
         corners=corners,
         uv=uv.astype(np.float32),
         drawn=np.asarray(drawn, np.int64),
-        drivers=driver_weights(model, _bone_weights(path, arrays, model, base))[corners],
+        drivers=driver_weights(_bone_weights(path, arrays))[corners],
         pieces=np.zeros(len(corners), np.int64),
         piece_class=np.full(1, UPPER),
         piece_tone=np.ones((1, 3)),
@@ -109,14 +108,7 @@ def load_garment(path: Path, model_key: GarmentModel) -> Garment:
         texture=texture,
         has_diffuse=has_diffuse,
     )
-    return _with_pieces(garment, split, arrays["delete_verts"], base)
-
-
-class GarmentModel:
-    """The body model and base mesh that garments are prepared for (hashed by identity)."""
-
-    def __init__(self, model: BodyModel, base: BaseMesh):
-        self.model, self.base = model, base
+    return _with_pieces(garment, split, arrays["delete_verts"])
 
 
 def layer_masks(
@@ -157,9 +149,10 @@ def _thinned(vertices: np.ndarray, faces: np.ndarray, category: str) -> np.ndarr
     return faces if len(faces) <= limit else decimate(vertices, faces, limit)
 
 
-def _bone_weights(path: Path, arrays: dict, model: BodyModel, base: BaseMesh) -> np.ndarray:
+def _bone_weights(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     """(n, B): a shoe's own weights; else those of the references, blended by the binding."""
     if "bone_names" in arrays:
+        model = load_body_model()
         names = [str(name) for name in arrays["bone_names"]]
         unknown = [name for name in names if name not in model.bones]
         if unknown or arrays["bone_index"].max() >= len(names):
@@ -170,13 +163,13 @@ def _bone_weights(path: Path, arrays: dict, model: BodyModel, base: BaseMesh) ->
         np.add.at(weights, (rows, columns[arrays["bone_index"]]), arrays["bone_weight"])
     else:
         share = np.maximum(arrays["weight"], 0)  # negative shares would turn bones inside out
-        weights = np.einsum("nk,nkb->nb", share, base.weights[arrays["ref"]])
+        weights = np.einsum("nk,nkb->nb", share, load_base_mesh().weights[arrays["ref"]])
     return weights / weights.sum(1, keepdims=True)
 
 
-def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray, base: BaseMesh):
+def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray) -> Garment:
     """Finds the pieces (islands of the texture, by height and colour) and what each class hides."""
-    corners = garment.corners
+    base, corners = load_base_mesh(), garment.corners
     points = fit(garment, base.template)
     size = len(corners)
     island, sewn = _connected(split, size), _connected(garment.faces, len(points))[corners]
@@ -214,14 +207,14 @@ def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray, base: 
     count = np.maximum(np.bincount(pieces, minlength=len(classes)), 1)
     mean = [np.bincount(pieces, texel[:, c], minlength=len(classes)) / count for c in range(3)]
     classes = np.array(classes)
-    hides = _hidden(garment, points, classes[pieces], delete, base)
+    hides = _hidden(garment, points, classes[pieces], delete)
     return garment._replace(
         pieces=pieces, piece_class=classes, piece_tone=np.stack(mean, 1), hides=hides
     )
 
 
 def _hidden(
-    garment: Garment, points: np.ndarray, kind: np.ndarray, delete: np.ndarray, base: BaseMesh
+    garment: Garment, points: np.ndarray, kind: np.ndarray, delete: np.ndarray
 ) -> np.ndarray:
     """Base vertices (2, N) bool below the lower and the upper pieces.
 
@@ -229,11 +222,12 @@ def _hidden(
         points: (n, 3) fitted to the template; kind: (m,) class of each corner.
         delete: the garment's own list.
     """
+    template = load_base_mesh().template
     if garment.category == "outfits":
         # The lists leave out 20 cm of calf, which comes through bent trousers. Add what lies
         # close below the cloth and not close to a border (cuffs, collars).
         close = np.arange(_NUM_CLOTHED)
-        place = base.template[close]
+        place = template[close]
         outward = vertex_normals(points, garment.faces)
         border = points[find_border(garment.faces, len(points))]
         distance, nearest = cKDTree(points).query(place)
@@ -247,7 +241,7 @@ def _hidden(
     for k in (LOWER, UPPER):
         mine = garment.corners[kind == k]
         if len(mine) and len(delete):
-            distance[k] = cKDTree(points[mine]).query(base.template[delete])[0]
+            distance[k] = cKDTree(points[mine]).query(template[delete])[0]
     for k in (LOWER, UPPER):  # where both are near, both hide
         hides[k, delete[distance[k] < distance[1 - k] + 0.015]] = True
     return hides

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ptri.render.figure import Figure, padded
-from ptri.render.scene import Look, Scene
+from ptri.render.room import Look, Room
 from ptri.render.smooth import smooth_edges
 from ptri.render.textures import Texture
 from ptri.render.wardrobe import Dressed
@@ -46,7 +46,7 @@ class Renderer:
 
     Args:
         width, height: of the images, px.
-        samples: of multisample anti-aliasing; 0 turns it off. None: 4 on a GPU; in software, where
+        samples: of multisample anti-aliasing; 0 turns it off. -1: 4 on a GPU; in software, where
             they would double the time, a filter of the finished picture (`smooth_edges`).
 
     Raises:
@@ -54,7 +54,7 @@ class Renderer:
         RuntimeError: no EGL driver (on Debian: libegl1 and libgl1-mesa-dri).
     """
 
-    def __init__(self, width: int, height: int, samples: int | None = None):
+    def __init__(self, width: int, height: int, samples: int = -1):
         import moderngl
 
         self._gl = moderngl
@@ -71,18 +71,18 @@ class Renderer:
         self._person = make(_source("person.vert"), _source("person.frag"))
         self._garment = make(_source("garment.vert"), _source("garment.frag"))
         self._hair = make(_source("garment.vert"), _source("garment.frag", "CUT"))
-        self._scene = make(_source("scene.vert"), _source("scene.frag"))
+        self._room = make(_source("scene.vert"), _source("scene.frag"))
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
-        for program in (self._scene, self._person, self._garment, self._hair):
+        for program in (self._room, self._person, self._garment, self._hair):
             program["shadow_map"].value, program["noise_map"].value = 1, 2
         for program in (self._garment, self._hair):
             program["cloth"].value = 3
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
         software = "llvmpipe" in context.info["GL_RENDERER"]
-        self._smooth = samples is None and software
-        if samples is None:
+        self._smooth = samples < 0 and software
+        if samples < 0:
             samples = 0 if software else 4
         samples = min(samples, context.max_samples)
         self._depth = context.depth_texture(size)
@@ -136,48 +136,48 @@ class Renderer:
             self._picture.repeat_x = True
 
     @_in_context
-    def pose(self, people: dict[int, tuple[np.ndarray, np.ndarray]], scene: Scene) -> None:
-        """Uploads posed people and a scene, and draws the shadow map of all.
+    def pose(self, people: dict[int, tuple[np.ndarray, np.ndarray]], room: Room) -> None:
+        """Uploads posed people and a room, and draws the shadow map of all.
 
         Args:
             people: slot -> (vertices, normals), (Q, 3) each of the person in that slot, m, world;
                 slot 0 first. Slots that are not named are not drawn.
-            scene: room, furniture and lights.
+            room: with furniture and lights.
         """
         context = self.context
         self._drawn = [self._figures[slot] for slot in people]
         for figure, (vertices, normals) in zip(self._drawn, people.values()):
             figure.pose(vertices, normals)
-        buffer = context.buffer(np.ascontiguousarray(scene.mesh, np.float32).tobytes())
-        self._scene_array = context.vertex_array(
-            self._scene, [(buffer, "3f 3f 2f 1f", "position", "normal", "uv", "material")]
+        buffer = context.buffer(np.ascontiguousarray(room.mesh, np.float32).tobytes())
+        self._room_array = context.vertex_array(
+            self._room, [(buffer, "3f 3f 2f 1f", "position", "normal", "uv", "material")]
         )
-        scene_depth = context.vertex_array(self._depth_only, [(buffer, "3f 24x", "position")])
+        room_depth = context.vertex_array(self._depth_only, [(buffer, "3f 24x", "position")])
         vertices = next(iter(people.values()))[0]
         middle = (vertices.min(0) + vertices.max(0)) / 2
-        light = _light_matrix(scene.look.light_direction, middle)
+        light = _light_matrix(room.look.light_direction, middle)
         context.enable_only(self._gl.DEPTH_TEST)
-        if scene.look.shadow_strength > 0:
+        if room.look.shadow_strength > 0:
             self._shadow_target.use()
             self._shadow_target.clear(depth=1.0)
             self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
             for figure in self._drawn:
                 figure.draw_depth()
-            if scene.first_caster < len(scene.mesh):
-                scene_depth.render(first=scene.first_caster)
-        values = _look_values(scene.look) | {"light_matrix": light.T.astype("f4").tobytes()}
-        for program in (self._person, self._garment, self._hair, self._scene):
+            if room.first_caster < len(room.mesh):
+                room_depth.render(first=room.first_caster)
+        values = _look_values(room.look) | {"light_matrix": light.T.astype("f4").tobytes()}
+        for program in (self._person, self._garment, self._hair, self._room):
             for name, value in values.items():
                 program[name].write(value)
-        self._scene["colours"].write(padded(scene.colours, 32).tobytes())
-        self._scene["styles"].write(padded(scene.styles, 16).tobytes())
-        self._scene["catcher"].value = self._picture is not None
-        self._scene_buffers = [buffer, self._scene_array, scene_depth]
-        self._look = scene.look
+        self._room["colours"].write(padded(room.colours, 32).tobytes())
+        self._room["styles"].write(padded(room.styles, 16).tobytes())
+        self._room["catcher"].value = self._picture is not None
+        self._room_buffers = [buffer, self._room_array, room_depth]
+        self._look = room.look
 
     @_in_context
     def draw(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Draws the current person and scene from one camera.
+        """Draws the current person and room from one camera.
 
         Args:
             K: (3, 3) px; R: (3, 3); t: (3,) m; ``x_cam = R x_world + t``.
@@ -208,7 +208,7 @@ class Renderer:
         self._shadow.use(1)
         self._noise.use(2)
         eye = tuple((-R.T @ t).tolist())
-        for program in (self._scene, self._person, self._garment, self._hair):
+        for program in (self._room, self._person, self._garment, self._hair):
             program["view_projection"].write(matrix)
             if "eye_position" in program:  # nothing of a room shines
                 program["eye_position"].value = eye
@@ -216,7 +216,7 @@ class Renderer:
             figure.draw()
         if self._picture is not None:  # the floor is but a shadow on it
             context.enable(self._gl.BLEND)
-        self._scene_array.render()  # last, so that what the person hides is not shaded
+        self._room_array.render()  # last, so that what the person hides is not shaded
         context.disable(self._gl.BLEND)
         if self._target is not self._resolved:
             context.copy_framebuffer(self._resolved, self._target)
@@ -253,9 +253,9 @@ class Renderer:
     @_in_context
     def end_pose(self) -> None:
         """Frees the buffers of the last `pose`."""
-        for item in getattr(self, "_scene_buffers", []):
+        for item in getattr(self, "_room_buffers", []):
             item.release()
-        self._scene_buffers = []
+        self._room_buffers = []
 
     def close(self) -> None:
         """Frees the context."""

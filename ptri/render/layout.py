@@ -27,7 +27,9 @@ from ptri.data.labels import NPY_NAME, Labels, write_npy
 from ptri.errors import UserError
 from ptri.render import shards
 from ptri.render.cameras import Camera, sample_lens
-from ptri.render.people import image_path, make_rng, render_action, sample_rig
+from ptri.render.clips import render_action, sample_rig
+from ptri.render.gl import Renderer
+from ptri.render.people import make_rng
 from ptri.render.poses import KIND_NAMES
 from ptri.render.settings import RenderSettings
 from ptri.render.single import Shot, Studio
@@ -67,6 +69,12 @@ def action_names(settings: RenderSettings) -> tuple[str, ...]:
     if settings.mode == "rig":
         return settings.actions
     return tuple("".join(map(str.title, kind.split("_"))) for kind in KIND_NAMES)
+
+
+def image_path(root: Path, subject: str, action: str, camera: str, frame: int) -> Path:
+    """Where Human3.6M's layout has an image; frame is 0-based."""
+    folder = root / "processed" / subject / action / "imageSequence-undistorted" / camera
+    return folder / f"img_{frame + 1:06d}.jpg"
 
 
 def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels | None:
@@ -138,13 +146,10 @@ def _job(job: _Job) -> int:
 
 
 def _rig_job(job: _Job) -> dict[str, np.ndarray]:
-    from ptri.render.gl import Renderer
-
     settings = job.settings
     key = ("rig", settings.size, settings.samples)
     if key not in _STATE:
-        samples = None if settings.samples < 0 else settings.samples
-        _STATE[key] = Renderer(settings.size, settings.size, samples)
+        _STATE[key] = Renderer(settings.size, settings.size, settings.samples)
     names = settings.subjects[job.subject], settings.actions[job.number]
 
     def write(camera: int, frame: int, image: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Things between camera and person: furniture, rails, posts, plants, and objects held in a hand.
 
-Meshes are those of `ptri.render.scene.Scene`, (N, 9) float32. World: z up, metres.
+Meshes are those of `ptri.render.room.Room`, (N, 9) float32. World: z up, metres.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from ptri.render.cameras import Camera
-from ptri.render.scene import (
+from ptri.render.room import (
     MAX_MATERIALS,
-    Scene,
+    Room,
     box_mesh,
     cloth_pair,
     triangles_mesh,
@@ -18,9 +18,7 @@ from ptri.render.scene import (
 )
 
 
-def add_occluder(
-    rng: np.random.Generator, scene: Scene, camera: Camera, joints: np.ndarray
-) -> Scene:
+def add_occluder(rng: np.random.Generator, room: Room, camera: Camera, joints: np.ndarray) -> Room:
     """Puts one thing between a camera and a person, over a part of the person.
 
     Args:
@@ -28,8 +26,8 @@ def add_occluder(
     """
     depth = camera.project(joints)[:, 2]
     nearest = depth.min() - 0.3
-    if nearest < 0.5 or len(scene.colours) >= MAX_MATERIALS:
-        return scene
+    if nearest < 0.5 or len(room.colours) >= MAX_MATERIALS:
+        return room
     covered = joints[rng.integers(len(joints))] + rng.normal(0, 0.08, 3)
     share = rng.uniform(max(0.3, 0.35 / nearest), 1.0)
     place = camera.centre + (covered - camera.centre) * share * nearest / max(nearest, depth.mean())
@@ -37,23 +35,23 @@ def add_occluder(
     make = kinds[rng.integers(len(kinds))]
     height = float(np.ptp(joints[:, 2])) * np.linalg.norm(place - camera.centre)
     height /= max(depth.mean(), 0.1)  # what the person's height shrinks to at that distance
-    material = len(scene.colours)
-    return _with_mesh(scene, make(rng, place, height, material, camera), rng)
+    material = len(room.colours)
+    return _with_mesh(room, make(rng, place, height, material, camera), rng)
 
 
-def add_held(rng: np.random.Generator, scene: Scene, joints: np.ndarray) -> Scene:
+def add_held(rng: np.random.Generator, room: Room, joints: np.ndarray) -> Room:
     """Puts something into one of a person's hands: a stick, bag, book, cup or ball.
 
     Args:
         joints: (17, 3) m in the order of `ptri.skeleton.H36M17`.
     """
-    if len(scene.colours) >= MAX_MATERIALS:
-        return scene
+    if len(room.colours) >= MAX_MATERIALS:
+        return room
     elbow, wrist = (joints[11], joints[10]) if rng.random() < 0.5 else (joints[14], joints[15])
     along = (wrist - elbow) / max(np.linalg.norm(wrist - elbow), 1e-6)  # 1 um: joints coincide
     hand = wrist + 0.1 * along
     kind = rng.random()
-    material = len(scene.colours)
+    material = len(room.colours)
     if kind < 0.3:  # stick, racket, umbrella: across the hand
         half = np.array([0.012, 0.012, rng.uniform(0.2, 0.6)])
         axes = _random_axes(rng)
@@ -68,15 +66,15 @@ def add_held(rng: np.random.Generator, scene: Scene, joints: np.ndarray) -> Scen
         mesh = box_mesh(hand, half, _random_axes(rng), material)
     else:
         mesh = _ball(hand + 0.1 * along, rng.uniform(0.05, 0.16), material)
-    return _with_mesh(scene, mesh, rng)
+    return _with_mesh(room, mesh, rng)
 
 
-def _with_mesh(scene: Scene, mesh: np.ndarray, rng: np.random.Generator) -> Scene:
+def _with_mesh(room: Room, mesh: np.ndarray, rng: np.random.Generator) -> Room:
     style = [rng.choice([0, 0, 1, 3, 4, 5, 6]), rng.uniform(1.5, 14), rng.uniform(0, 0.3), 0.8]
-    return scene._replace(
-        mesh=np.concatenate([scene.mesh, mesh.astype(np.float32)]),
-        colours=np.concatenate([scene.colours, cloth_pair(rng, 1.0)[None]]),
-        styles=np.concatenate([scene.styles, [style]]),
+    return room._replace(
+        mesh=np.concatenate([room.mesh, mesh.astype(np.float32)]),
+        colours=np.concatenate([room.colours, cloth_pair(rng, 1.0)[None]]),
+        styles=np.concatenate([room.styles, [style]]),
     )
 
 

@@ -17,7 +17,7 @@ import torch
 
 from ptri.people.articulation import PARTS, global_rotations
 from ptri.people.retarget import shortest_rotation
-from ptri.render.body import JOINT_CARRIERS, BodyModel, BodyShape
+from ptri.render.body import JOINT_CARRIERS, BodyShape, load_body_model
 
 # Trunk drivers: (Anny bone, part below, part above, share of the one above), base to top.
 _TRUNK = (
@@ -61,9 +61,9 @@ class RiggedBody(NamedTuple):
     joint_drivers: np.ndarray  # (17,) driver each joint moves with
 
 
-def bind(model: BodyModel, shape: BodyShape) -> RiggedBody:
+def bind(shape: BodyShape) -> RiggedBody:
     """Binds a rest shape to the drivers (see the module docstring)."""
-    drivers = _driver_names()
+    model, drivers = load_body_model(), _driver_names()
     heads = {bone: shape.bone_heads[i] for i, bone in enumerate(model.bones)}
     pivots = np.stack([heads[name.rstrip("+")] for name in drivers])
     pivots[drivers.index("root")] = shape.joints[6]
@@ -75,16 +75,14 @@ def bind(model: BodyModel, shape: BodyShape) -> RiggedBody:
             for driver in (f"{name}.{side}", f"{name}.{side}+"):
                 if driver in drivers:
                     alignment[drivers.index(driver)] = rotation
-    groups = _driver_indices(model.bones, tuple(model.parents.tolist()))
-    weights = driver_weights(model, model.weights)
+    groups, weights = _driver_indices(), driver_weights(model.weights)
     carriers = [groups[model.bones.index(bone)] for bone in JOINT_CARRIERS]
     return RiggedBody(drivers, weights, pivots, alignment, shape.joints, np.array(carriers))
 
 
-def driver_weights(model: BodyModel, weights: np.ndarray) -> np.ndarray:
+def driver_weights(weights: np.ndarray) -> np.ndarray:
     """Weights of bones (P, B) -> of the drivers that move them (P, D) float32."""
-    groups = _driver_indices(model.bones, tuple(model.parents.tolist()))
-    sums = groups[:, None] == np.arange(len(_driver_names()))  # (B, D)
+    sums = _driver_indices()[:, None] == np.arange(len(_driver_names()))  # (B, D)
     return weights.astype(np.float32) @ sums.astype(np.float32)
 
 
@@ -217,12 +215,12 @@ def _driver_names() -> tuple[str, ...]:
 
 
 @functools.cache
-def _driver_indices(bones: tuple[str, ...], parents: tuple[int, ...]) -> np.ndarray:
+def _driver_indices() -> np.ndarray:
     """(B,) the driver each Anny bone moves with: itself, or the nearest ancestor's."""
     special = {"pelvis": "root", "shoulder01": "clavicle", "upperarm02": "upperarm01"}
     special |= {"upperleg02": "upperleg01", "upperarm01": "upperarm01+"}
     special |= {"upperleg01": "upperleg01+", "lowerarm02": "lowerarm01", "lowerleg02": "lowerleg01"}
-    names = _driver_names()
+    names, model = _driver_names(), load_body_model()
 
     def find(bone: str) -> int:
         stem, dot, side = bone.partition(".")
@@ -231,9 +229,9 @@ def _driver_indices(bones: tuple[str, ...], parents: tuple[int, ...]) -> np.ndar
         for name in (target, sided):
             if name in names:
                 return names.index(name)
-        return find(bones[parents[bones.index(bone)]])
+        return find(model.bones[model.parents[model.bones.index(bone)]])
 
-    return np.array([find(bone) for bone in bones])
+    return np.array([find(bone) for bone in model.bones])
 
 
 def _limb_alignment(heads: dict[str, np.ndarray], sign: float) -> dict[str, np.ndarray]:

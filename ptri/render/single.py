@@ -15,12 +15,12 @@ import numpy as np
 
 from ptri.data import transforms
 from ptri.render import backdrops, cameras, occluders, sensor, truth
-from ptri.render import scene as scenes
 from ptri.render.cameras import Camera
 from ptri.render.gl import FAR, Renderer
-from ptri.render.people import SEATED, Person, make_rng, sample_anybody
+from ptri.render.people import Person, make_rng, sample_person
 from ptri.render.poses import Pose, sample_poses
 from ptri.render.posing import pose, skin
+from ptri.render.room import SEATED, Room, sample_place, with_seat
 from ptri.render_config import RenderConfig
 
 _MIN_VISIBLE = 6  # joints; an image that hides more is made again without what hides them
@@ -80,9 +80,7 @@ class Studio:
 
     def __init__(self, config: RenderConfig, masks: bool = False, crop: Crop | None = None):
         self.config, self.masks, self.crop = config, masks, crop
-        self._renderer = Renderer(
-            config.size, config.size, None if config.samples < 0 else config.samples
-        )
+        self._renderer = Renderer(config.size, config.size, config.samples)
         self._people: OrderedDict[tuple[int, ...], tuple[Person, truth.Surface]] = OrderedDict()
         folder = config.backgrounds
         self._pictures = backdrops.list_pictures(folder) if folder else []
@@ -128,33 +126,35 @@ class Studio:
         cropped = False
         if self.crop is not None:
             camera, cropped = self._cropped(rng, camera, body.points)
-        scene = self._place(rng, camera)
+        room, picture = sample_place(rng, camera.centre[None], config, self._pictures)
+        renderer.set_picture(picture)
         if what.kind in SEATED:
-            scene = scenes.with_seat(scene, body.joints)
+            room = with_seat(room, body.joints)
         held, hidden, accompanied, blurred = rng.random(4) < (
-            config.held, config.occluders, config.second_person, config.motion_blur
-        )  # fmt: skip
+            config.held,
+            config.occluders,
+            config.second_person,
+            config.motion_blur,
+        )
         side_rng = make_rng(*key, _PURPOSES["other pose"])
         if held:
-            scene = occluders.add_held(side_rng, scene, body.joints)
+            room = occluders.add_held(side_rng, room, body.joints)
         if hidden and other is not None:
             for _ in range(int(side_rng.integers(1, 3))):
-                scene = occluders.add_occluder(side_rng, scene, camera, body.joints)
+                room = occluders.add_occluder(side_rng, room, camera, body.joints)
         drawn = {0: body}
         if accompanied and other is not None:
             second = self._other(key, side_rng, other, camera, body)
             if second is not None:
                 drawn[1] = second
-        image, depth = self._draw(drawn, scene, camera, what if blurred else None)
-        device = sensor.sample_sensor(rng, config)
-        image = sensor.expose(image, device, rng)
+        image, depth = self._draw(drawn, room, camera, what if blurred else None)
+        image = sensor.expose(image, sensor.sample_sensor(rng, config), rng)
         mask = None
         if self.masks:
             alone = renderer.person_depth(*camera)
             mask = (alone < 0.99 * FAR) & (alone < depth + 0.02)
         renderer.end_pose()
-        visible = truth.find_visible(body.joints, truth.radii("h36m17"), camera, depth)
-        coco_visible = truth.find_visible(body.coco, truth.radii("coco17"), camera, depth)
+        label = truth.label(body.points, body.joints, body.coco, camera, depth)
         return Shot(
             image=image,
             K=camera.K,
@@ -162,9 +162,9 @@ class Studio:
             t=1000 * camera.t,
             joints=1000 * body.joints,
             coco=1000 * body.coco,
-            visible=visible,
-            coco_visible=coco_visible,
-            box=truth.find_box(body.points, camera, config.size),
+            visible=label.visible,
+            coco_visible=label.coco_visible,
+            box=label.boxes,
             kind=what.kind,
             mask=mask,
             cropped=cropped,
@@ -184,7 +184,7 @@ class Studio:
         return camera._replace(K=K), True
 
     def _draw(
-        self, drawn: dict[int, _Body], scene: scenes.Scene, camera: Camera, moving: Pose | None
+        self, drawn: dict[int, _Body], room: Room, camera: Camera, moving: Pose | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The picture and its depth; of a moving pose, the mean of its three moments."""
         renderer = self._renderer
@@ -196,10 +196,10 @@ class Studio:
             for moment in (0, 2):
                 own = drawn[0]
                 points, normals = _surface(own.person, moving, moment)
-                renderer.pose({**posed, 0: (points + own.shift, normals)}, scene)
+                renderer.pose({**posed, 0: (points + own.shift, normals)}, room)
                 moments.append(renderer.draw(*camera).astype(np.float32))
                 renderer.end_pose()
-        renderer.pose(posed, scene)
+        renderer.pose(posed, room)
         image = renderer.draw(*camera)
         depth = renderer.depth()
         if moments:
@@ -223,7 +223,7 @@ class Studio:
         key = (seed, subject, number)
         if key not in self._people:
             rng = make_rng(*key, _PURPOSES["person"])
-            person = sample_anybody(rng, self.config)
+            person = sample_person(rng, self.config, any_age=True)
             surface = truth.Surface(person.shape, person.rig)
             # The naked body's vertices and weights, two thirds of the memory, are of no more use.
             rig = person.rig._replace(weights=np.zeros((0, len(person.rig.drivers))))
@@ -259,23 +259,6 @@ class Studio:
         middle = body.joints.mean(0) * [1, 1, 0]
         move = middle + away * forward + aside * across
         return other._replace(points=other.points + move, shift=other.shift + move)
-
-    def _place(self, rng: np.random.Generator, camera: Camera) -> scenes.Scene:
-        """A room, or the floor before a backdrop picture."""
-        config, renderer = self.config, self._renderer
-        outside = bool(self._pictures) and rng.random() < config.background_share
-        collage = not outside and rng.random() < config.collages
-        scene = scenes.sample_room(rng, camera.centre[None], config, bare=outside or collage)
-        picture, is_flat, window = None, True, np.array([0.0, 0.0, 1.0, 1.0])
-        if outside:
-            path = self._pictures[rng.integers(len(self._pictures))]
-            picture, is_flat = backdrops.read_picture(path)
-            window = backdrops.sample_window(rng, picture) if is_flat else window
-        elif collage:
-            picture = backdrops.sample_collage(rng)
-        renderer.set_picture(picture)
-        look = scene.look._replace(flat_picture=is_flat, window=window)
-        return scene._replace(look=look)
 
 
 def _surface(person: Person, what: Pose, moment: int) -> tuple[np.ndarray, np.ndarray]:

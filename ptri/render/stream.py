@@ -9,6 +9,7 @@ in processes of their own: a process that has drawn must not fork.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import multiprocessing
 import os
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ from ptri.config import Config
 from ptri.data import augmentation, transforms
 from ptri.data.h36m import SampleKey
 from ptri.errors import UserError
+from ptri.people.retarget import load_part_motion
+from ptri.render import backdrops
+from ptri.render.garment_files import open_folder
+from ptri.render.single import Crop, Shot, Studio
+from ptri.render.truth import coco_weights
+from ptri.render.wardrobe import body_faces
 from ptri.render_config import RenderConfig
 from ptri.structures import Cameras, Sample
 
@@ -71,16 +78,14 @@ class Rendered(Dataset):
         shots = self._open_studio().shoot([(self.seed, _TRAIN_CROWD, n) for n in numbers])
         return [self._sample(shot, key) for shot, key in zip(shots, keys)]
 
-    def _open_studio(self):
+    def _open_studio(self) -> Studio:
         if self._owner != os.getpid():  # also after a fork: contexts do not survive it
             os.environ.setdefault("LP_NUM_THREADS", "1")
-            self._studio, self._owner = _plainly(self._make_studio), os.getpid()
+            make = functools.partial(Studio, self.render, crop=Crop(*self.crop))
+            self._studio, self._owner = _plainly(make), os.getpid()
         return self._studio
 
-    def _make_studio(self):
-        return _studio(self.render, self.crop)
-
-    def _make_all(self, workers: int) -> list:
+    def _make_all(self, workers: int) -> list[Shot]:
         numbers = np.arange(len(self))
         chunks = [numbers[i : i + _CHUNK].tolist() for i in range(0, len(numbers), _CHUNK)]
         jobs = [(self.render, self.crop, self.seed, chunk) for chunk in chunks]
@@ -94,7 +99,7 @@ class Rendered(Dataset):
                 parts = list(pool.imap(_make, jobs))
         return [shot for part in parts for shot in part]
 
-    def _sample(self, shot, key: SampleKey) -> Sample:
+    def _sample(self, shot: Shot, key: SampleKey) -> Sample:
         size = self.data.image_size
         image, K = shot.image, shot.K
         rng = np.random.default_rng((self.seed, key.epoch, key.index, 0x51))
@@ -121,7 +126,7 @@ class Rendered(Dataset):
             frame=torch.tensor(key.index),
         )
 
-    def _crop(self, shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _crop(self, shot: Shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The square around a person whom the frame cuts off, black outside, as a box gives it."""
         low, high, shift = self.crop
         centre, side = transforms.square_crop(shot.box, rng.uniform(low, high))
@@ -146,12 +151,6 @@ def _prepare(render: RenderConfig) -> None:
     """Checks files and loads what worker processes can share by being forked later."""
 
     def load() -> None:
-        from ptri.people.retarget import load_part_motion
-        from ptri.render import backdrops
-        from ptri.render.garment_files import open_folder
-        from ptri.render.truth import coco_weights
-        from ptri.render.wardrobe import body_faces
-
         if render.backgrounds:
             backdrops.list_pictures(render.backgrounds)
         if render.garments:
@@ -174,15 +173,9 @@ def _start_maker() -> None:
 _MAKER: list = []
 
 
-def _make(job: tuple[RenderConfig, tuple[float, float, float], int, list[int]]) -> list:
+def _make(job: tuple[RenderConfig, tuple[float, float, float], int, list[int]]) -> list[Shot]:
     """Makes some test images in a process of its own."""
     render, crop, seed, numbers = job
     if not _MAKER:
-        _MAKER.append(_studio(render, crop))
+        _MAKER.append(Studio(render, crop=Crop(*crop)))
     return _MAKER[0].shoot([(seed, _TEST_CROWD, number) for number in numbers])
-
-
-def _studio(render: RenderConfig, crop: tuple[float, float, float]):
-    from ptri.render.single import Crop, Studio
-
-    return Studio(render, crop=Crop(*crop))

@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ptri.render.body import BodyModel, BodyShape, base_vertices, load_base_mesh, load_body_model
+from ptri.render.body import BodyShape, base_vertices, load_base_mesh, load_body_model
 from ptri.render.decimate import vertex_normals
 from ptri.render.garment_files import GarmentFolder, read_eye_map
 from ptri.render.garments import (
     LOWER,
     UPPER,
     Garment,
-    GarmentModel,
     fit,
     layer_masks,
     load_garment,
@@ -51,7 +50,6 @@ _BIB = 0.25  # m above the hips: lower pieces that reach so high keep their own 
 
 
 def dress_in_garments(
-    model: BodyModel,
     shape: BodyShape,
     rig: RiggedBody,
     rng: np.random.Generator,
@@ -64,8 +62,8 @@ def dress_in_garments(
         UserError: a damaged garment file or picture.
     """
     colours, styles = sample_colours(rng)
-    base = load_base_mesh()
-    rest = base_vertices(base, shape)
+    model, base = load_body_model(), load_base_mesh()
+    rest = base_vertices(shape)
     worn = choose(folder, shape, rest, rng)
     coarse = body_faces(num_faces)
     bare, masks = layer_masks(coarse, base.body, worn)
@@ -92,7 +90,7 @@ def dress_in_garments(
         looks.append((garment.texture, garment.category in ("hair", "eyebrows")))
         looks[-1] += _recolour(garment, colours, styles, rng)
     if folder.eyes:
-        meshes.append(_eyes(model, shape, rig, base.body, surface, eye_index, eye_uv))
+        meshes.append(_eyes(shape, rig, base.body, surface, eye_index, eye_uv))
         picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
         # Most eyes are brown; the pictures are mostly blue.
         turn = _BROWN if rng.random() < 0.75 else np.eye(3)
@@ -101,10 +99,11 @@ def dress_in_garments(
     starts = np.cumsum([0] + [len(mesh[0]) for mesh in meshes])
     first_face = np.cumsum([0] + [len(mesh[3]) for mesh in meshes])
     points, normals, weights, _, around = (np.concatenate(part) for part in zip(*meshes))
+    eyeballs = (bone_share("eye") > 0.5).astype(np.float32)
     layers = np.full((len(points), 4), _NOTHING)
     if any(garment.category == "hair" for garment, _ in worn):
         # Hair is strips and thin shells: paint the scalp below.
-        layers[: len(used), 3] = hair_region(model, shape, _SCALP_LINE)[used]
+        layers[: len(used), 3] = hair_region(shape, _SCALP_LINE)[used]
     return Dressed(
         vertices=points.astype(np.float32),
         normals=normals.astype(np.float32),
@@ -114,10 +113,10 @@ def dress_in_garments(
         num_shaded=int(first_face[1]),
         pattern=points.astype(np.float32),
         layers=layers.astype(np.float32),
-        eyes=np.concatenate([_eyeballs(model)[used], np.zeros(len(points) - len(used))]),
+        eyes=np.concatenate([eyeballs[used], np.zeros(len(points) - len(used))]),
         colours=colours,
         styles=styles,
-        face=face_marks(model, shape),
+        face=face_marks(shape),
         tucked=False,
         painted_brows=not any(garment.category == "eyebrows" for garment, _ in worn),
         surface=around.astype(np.float32),
@@ -136,7 +135,7 @@ def choose(
 
     def draw(paths: list[Path], weights: list[float] | None = None) -> Garment:
         share = None if weights is None else np.array(weights) / np.sum(weights)
-        return load_garment(paths[rng.choice(len(paths), p=share)], _garment_model())
+        return load_garment(paths[rng.choice(len(paths), p=share)])
 
     outfits = [p for p in folder.paths["outfits"] if woman or not p.stem.startswith("female")]
     outfits = outfits or list(folder.paths["outfits"])
@@ -181,12 +180,13 @@ def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> tuple[np.ndar
     return fitted[vertex], normals[vertex], garment.drivers[used], faces.reshape(-1, 3), surface
 
 
-def _eyes(model, shape, rig, body_to_base, surface, eye_index, eye_uv) -> tuple[np.ndarray, ...]:
+def _eyes(shape, rig, body_to_base, surface, eye_index, eye_uv) -> tuple[np.ndarray, ...]:
     """The eyeballs as a textured mesh."""
     uv = np.full((body_to_base.max() + 1, 2), np.nan)
     uv[eye_index] = eye_uv
     uv = uv[body_to_base]
-    whole = model.faces[np.isfinite(uv[model.faces]).all((1, 2))]
+    faces = load_body_model().faces
+    whole = faces[np.isfinite(uv[faces]).all((1, 2))]
     used, faces = np.unique(whole, return_inverse=True)
     around = np.column_stack([uv[used], np.zeros(len(used))])
     return shape.vertices[used], surface[used], rig.weights[used], faces.reshape(-1, 3), around
@@ -254,17 +254,8 @@ def _turned(rng: np.random.Generator) -> np.ndarray:
 
 
 @functools.cache
-def _garment_model() -> GarmentModel:
-    return GarmentModel(load_body_model(), load_base_mesh())
-
-
-@functools.cache
 def _eye_picture(path: Path):
     return read_eye(path)
-
-
-def _eyeballs(model: BodyModel) -> np.ndarray:
-    return (bone_share(model, "eye") > 0.5).astype(np.float32)
 
 
 def recolour(dressed: Dressed, rng: np.random.Generator) -> Dressed:

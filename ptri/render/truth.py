@@ -13,6 +13,7 @@ pixel of 3 x 3, has to reach the joint's depth less a radius.
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,6 +61,30 @@ def radii(joint_set: str) -> np.ndarray:
     names = (H36M17 if joint_set == "h36m17" else COCO17).joints
     table = _RADII | {"nose": _NOSE[joint_set]}
     return np.array([table[name.split("_")[-1]] for name in names])
+
+
+class Label(NamedTuple):
+    """What is true of one image."""
+
+    visible: np.ndarray  # (17,) bool, Human3.6M's joints
+    coco_visible: np.ndarray  # (17,) bool, COCO's
+    boxes: np.ndarray  # (4,) int16 px: top, left, bottom, right
+
+
+def label(
+    points: np.ndarray, joints: np.ndarray, coco: np.ndarray, camera: Camera, depth: np.ndarray
+) -> Label:
+    """Visibility and box of a person in a square picture.
+
+    Args:
+        points: (N, 3) m, world, the person's surface. joints, coco: (17, 3) m, world.
+        depth: (h, w) m of the picture's surfaces.
+    """
+    seen, coco_seen = (
+        find_visible(places, radii(name), camera, depth)
+        for name, places in (("h36m17", joints), ("coco17", coco))
+    )
+    return Label(seen, coco_seen, find_box(points, camera, len(depth)))
 
 
 def find_visible(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render.body import BodyModel, BodyShape, load_body_model
+from ptri.render.body import BodyShape, load_body_model
 from ptri.render.decimate import decimate, vertex_normals
 from ptri.render.posing import RiggedBody
 from ptri.render.textures import Texture
@@ -138,7 +138,6 @@ def body_faces(num_faces: int) -> np.ndarray:
 
 
 def dress(
-    model: BodyModel,
     shape: BodyShape,
     rig: RiggedBody,
     rng: np.random.Generator,
@@ -150,13 +149,13 @@ def dress(
     Args:
         tight: a shirt and shorts that follow the skin, no long hair: the body's own outline.
     """
-    outfit = sample_outfit(shape.gender, rng)
+    model, outfit = load_body_model(), sample_outfit(shape.gender, rng)
     if tight:
         outfit = outfit._replace(**_TIGHT)
     colours, styles = sample_colours(rng)
     vertices = shape.vertices.astype(float)
     normals = vertex_normals(vertices, model.faces)
-    layers, eyes = _layers(model, shape, outfit)
+    layers, eyes = _layers(shape, outfit)
     offset = np.zeros(len(vertices))
     thickness = (outfit.bottom_offset, outfit.top_offset, 0.006, outfit.hair)
     for column, amount in enumerate(thickness):
@@ -173,7 +172,7 @@ def dress(
     if outfit.skirt:
         parts.append(_skirt(shape, rig, outfit))
     if outfit.long_hair and outfit.hair:
-        parts.append(_hair_fall(model, shape, rig, outfit))
+        parts.append(_hair_fall(shape, rig, outfit))
     points, weights, faces, layers = _join(parts)
     extra = len(points) - len(used)
     shell_normals = vertex_normals(points, faces)[len(used) :]
@@ -188,7 +187,7 @@ def dress(
         eyes=np.concatenate([eyes[used], np.zeros(extra)]).astype(np.float32),
         colours=colours,
         styles=styles,
-        face=face_marks(model, shape),
+        face=face_marks(shape),
         tucked=outfit.tucked,
         painted_brows=True,
         num_shaded=len(faces),
@@ -197,20 +196,20 @@ def dress(
     )
 
 
-def face_marks(model: BodyModel, shape: BodyShape) -> np.ndarray:
+def face_marks(shape: BodyShape) -> np.ndarray:
     """Rest positions (3, 3) m of left eye, right eye and mouth."""
+    model = load_body_model()
     head = dict(zip(model.bones, shape.bone_heads))
     mouth = shape.vertices[model.nose_tip] + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
     return np.stack([head["eye.L"], head["eye.R"], mouth])
 
 
-def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
+def _layers(shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
     """Signed distances (P, 4) of bottom, top, shoe and hair, and the eyeballs (P,)."""
     v, joints = shape.vertices.astype(float), shape.joints
-    share = functools.partial(bone_share, model)
-    arm = share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
-    leg = share("upperleg", "lowerleg", "foot", "toe")
-    skull = share("head", "neck02", "neck03", "eye")
+    arm = bone_share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
+    leg = bone_share("upperleg", "lowerleg", "foot", "toe")
+    skull = bone_share("head", "neck02", "neck03", "eye")
     along = np.zeros(len(v))
     for side, (shoulder, elbow, wrist) in {1: (13, 14, 15), -1: (12, 11, 10)}.items():
         mine = np.sign(v[:, 0]) == side
@@ -233,17 +232,17 @@ def _layers(model: BodyModel, shape: BodyShape, outfit: Outfit) -> tuple[np.ndar
     if outfit.tucked:
         top = np.where(on_arm, top, np.minimum(top, v[:, 2] - belt + 0.01))
     shoe = np.where(leg > 0.5, ankle + 0.01 + outfit.shoe - v[:, 2], -_FAR)
-    hair = hair_region(model, shape, outfit.hair_line)
+    hair = hair_region(shape, outfit.hair_line)
     if outfit.hair == 0:
         hair = np.full(len(v), -_FAR)
-    return np.stack([bottom, top, shoe, hair], 1), (share("eye") > 0.5).astype(float)
+    return np.stack([bottom, top, shoe, hair], 1), (bone_share("eye") > 0.5).astype(float)
 
 
-def hair_region(model: BodyModel, shape: BodyShape, hair_line: float) -> np.ndarray:
+def hair_region(shape: BodyShape, hair_line: float) -> np.ndarray:
     """Signed distance (P,) m of scalp hair: above a plane from forehead to nape, ears left free."""
     v = shape.vertices.astype(float)
-    head = dict(zip(model.bones, shape.bone_heads))
-    skull = bone_share(model, "head", "neck02", "neck03", "eye")
+    head = dict(zip(load_body_model().bones, shape.bone_heads))
+    skull = bone_share("head", "neck02", "neck03", "eye")
     eye_middle = (head["eye.L"] + head["eye.R"]) / 2
     scale = shape.stature / 1.7
     centre = eye_middle + np.array([0, 0.02, 0.062]) * scale
@@ -252,11 +251,12 @@ def hair_region(model: BodyModel, shape: BodyShape, hair_line: float) -> np.ndar
     free = np.where(np.abs(v[:, 0]) > 0.05 * scale, ear - (0.035 - hair_line * 0.6), _FAR)
     nape = v[:, 2] - (eye_middle[2] - (0.07 + hair_line) * scale)
     hair = np.where(skull > 0.5, np.minimum(np.minimum(plane, free), nape), -_FAR)
-    return np.where(bone_share(model, "eye") > 0.5, -_FAR, hair)
+    return np.where(bone_share("eye") > 0.5, -_FAR, hair)
 
 
-def bone_share(model: BodyModel, *stems: str) -> np.ndarray:
+def bone_share(*stems: str) -> np.ndarray:
     """Skinning weight (P,) of the bones whose names start so."""
+    model = load_body_model()
     bones = [i for i, bone in enumerate(model.bones) if bone.startswith(stems)]
     return model.weights[:, bones].sum(1)
 
@@ -300,11 +300,9 @@ def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.ndarra
     return points, weights, _tube(len(levels), closed=True), layers
 
 
-def _hair_fall(
-    model: BodyModel, shape: BodyShape, rig: RiggedBody, outfit: Outfit
-) -> tuple[np.ndarray, ...]:
+def _hair_fall(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.ndarray, ...]:
     """Hair behind the head and over the nape, skinned to the head and, lower down, the chest."""
-    head = dict(zip(model.bones, shape.bone_heads))
+    head = dict(zip(load_body_model().bones, shape.bone_heads))
     scale = shape.stature / 1.7
     skull = shape.joints[9] + np.array([0, 0.03, -0.09]) * scale
     rows = np.linspace(0, 1, 12)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from ptri.render import backdrops
 from ptri.render_config import RenderConfig
 
 MAX_MATERIALS = 16
+SEATED = ("sit", "sit_crossed")  # motions that want a seat
+WHOLE_PICTURE = np.array([0.0, 0.0, 1.0, 1.0])
 _KEEP_FREE = 1.3  # m around the person without furniture
 _SEAT_BELOW_HIPS = 0.1  # m
 
@@ -30,10 +34,10 @@ class Look(NamedTuple):
     turn: float = 0.0  # of a panorama, share of a whole turn
     tint: np.ndarray = np.ones(3)  # factor on the backdrop
     flat_picture: bool = False  # the backdrop is not a panorama
-    window: np.ndarray = np.array([0.0, 0.0, 1.0, 1.0])  # part of a flat picture: left, top, size
+    window: np.ndarray = WHOLE_PICTURE  # part of a flat picture: left, top, size
 
 
-class Scene(NamedTuple):
+class Room(NamedTuple):
     """Triangles of room and furniture with their materials."""
 
     mesh: np.ndarray  # (N, 9) float32: position 3, normal 3, uv 2 (m), material
@@ -67,20 +71,51 @@ def sample_look(rng: np.random.Generator, config: RenderConfig) -> Look:
     )
 
 
+def sample_place(
+    rng: np.random.Generator,
+    camera_centres: np.ndarray,
+    config: RenderConfig,
+    pictures: list[Path],
+    room_rng: np.random.Generator | None = None,
+) -> tuple[Room, np.ndarray | None]:
+    """Draws a room, or a floor before a backdrop picture (h, w, 3) uint8 RGB.
+
+    Args:
+        camera_centres: (V, 3) m.
+        pictures: of `config.backgrounds`.
+        room_rng: draws the room of a rig, whose views all see one picture as it is. None: of a
+            single image, whose picture may also be a collage, or a part of a photograph.
+
+    Raises:
+        UserError: a picture cannot be read.
+    """
+    outside = bool(pictures) and rng.random() < config.background_share
+    collage = room_rng is None and not outside and rng.random() < config.collages
+    room = sample_room(room_rng or rng, camera_centres, config, bare=outside or collage)
+    picture, is_flat, window = None, True, WHOLE_PICTURE
+    if outside:
+        picture, is_flat = backdrops.read_picture(pictures[rng.integers(len(pictures))])
+        if is_flat and room_rng is None:
+            window = backdrops.sample_window(rng, picture)
+    elif collage:
+        picture = backdrops.sample_collage(rng)
+    look = room.look._replace(flat_picture=is_flat, window=window)
+    return room._replace(look=look), picture
+
+
 def sample_room(
     rng: np.random.Generator,
     camera_centres: np.ndarray,
-    config: RenderConfig | None = None,
+    config: RenderConfig,
     bare: bool = False,
-) -> Scene:
+) -> Room:
     """Draws a room around cameras and person, with furniture out of their way.
 
     Args:
         camera_centres: (V, 3) m.
-        config: furniture and light; the defaults if None.
+        config: furniture and light.
         bare: floor only, for use before a backdrop picture.
     """
-    config = config or RenderConfig()
     reach = np.abs(camera_centres[:, :2]).max() + rng.uniform(0.4, 2.5)
     width, depth = (reach * rng.uniform(1, 1.25, 2)).tolist()
     height = max(float(camera_centres[:, 2].max()) + 0.3, rng.uniform(2.5, 4.0))
@@ -117,10 +152,10 @@ def sample_room(
         colours.append(cloth_pair(rng, 0.9))
         styles.append([_pick(rng, (0, 0, 1, 3, 4, 5, 6)), rng.uniform(1.5, 12), 0.1, 0.7])
     mesh = np.concatenate(parts).astype(np.float32)
-    return Scene(mesh, first, np.array(colours), np.array(styles, float), sample_look(rng, config))
+    return Room(mesh, first, np.array(colours), np.array(styles, float), sample_look(rng, config))
 
 
-def with_seat(scene: Scene, joints: np.ndarray) -> Scene:
+def with_seat(room: Room, joints: np.ndarray) -> Room:
     """Puts a stool below a sitting person's hips, turned as they are; none where they are too low.
 
     Args:
@@ -129,15 +164,15 @@ def with_seat(scene: Scene, joints: np.ndarray) -> Scene:
     hips = joints[[2, 3]]
     height = hips[:, 2].mean() - _SEAT_BELOW_HIPS
     if not 0.15 < height < 0.8:
-        return scene
+        return room
     across = hips[1] - hips[0]
     # 1 um guards hips above one another.
     back = np.array([-across[1], across[0]]) / max(np.linalg.norm(across[:2]), 1e-6)
     centre = hips.mean(0)[:2] + 0.06 * back
     axes = upright_axes(float(np.arctan2(across[1], across[0])))
     half = np.array([0.19, 0.19, height / 2])
-    box = box_mesh(np.append(centre, height / 2), half, axes, len(scene.colours) - 1)
-    return scene._replace(mesh=np.concatenate([scene.mesh, box.astype(np.float32)]))
+    box = box_mesh(np.append(centre, height / 2), half, axes, len(room.colours) - 1)
+    return room._replace(mesh=np.concatenate([room.mesh, box.astype(np.float32)]))
 
 
 def upright_axes(turn: float) -> np.ndarray:
