@@ -9,7 +9,7 @@ from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.training import solved_scenes as pool
-from ptri.training.steps3d import generated_batch
+from ptri.training.batches3d import generated_batch
 from ptri.training.task3d import RigTask
 
 POOLED = [

@@ -5,8 +5,9 @@ from test_models3d import SMALL
 from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
+from ptri.training.batches3d import generated_batch
 from ptri.training.optimizer import make_optimizer
-from ptri.training.task3d import RigTask, generated_batch
+from ptri.training.task3d import RigTask
 
 GENERATED = [
     *SMALL, "data.kind=generated", "train.batch_size=4", "train.lifter_epochs=1",
@@ -63,7 +64,7 @@ def test_every_kind_of_step_trains_what_it_uses(optimizer):
 
 
 def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
-    monkeypatch.setattr("ptri.training.task3d.VALIDATION_LIFTED", 8)
+    monkeypatch.setattr("ptri.training.validation3d.NUM_LIFTED", 8)
     alone = [*GENERATED, "train.epochs=1", "train.lifter_views=3"]
     torch.manual_seed(0)
     old = PoseModel(config.load(None, alone), with_images=False)
@@ -88,7 +89,7 @@ def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
 
 
 def test_validation_and_pictures(monkeypatch):
-    monkeypatch.setattr("ptri.training.task3d.VALIDATION_SCENES", 8)
+    monkeypatch.setattr("ptri.training.validation3d.NUM_SCENES", 8)
     task, settings = RigTask(), config.load(None, [*GENERATED, "evaluate.pictures=1"])
     model = task.build_model(settings).eval()
     metrics = task.validate(model, settings)

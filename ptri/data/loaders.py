@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -100,6 +101,14 @@ class TrainLoader:
         self._batches.epoch, self._batches.start_step = epoch, start_step
         if start_step < len(self):
             yield from _plain_errors(self._loader)
+
+    def between(self, first: int, end: int) -> Iterator[Any]:
+        """Batches ``first`` to ``end - 1``, counted over all passes over the data."""
+        while first < end:
+            epoch, start_step = divmod(first, len(self))
+            count = min(end - first, len(self) - start_step)
+            yield from islice(self.epoch(epoch, start_step), count)
+            first += count
 
 
 class EvaluationLoader:

@@ -26,7 +26,7 @@ from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import resample
-from ptri.structures import Cameras, Keypoints, RigPosterior
+from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
 
 KIND = "ptri-pool"
 CHUNK = 64  # frames solved at once
@@ -91,23 +91,22 @@ def _read_more(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     return content["groups"]
 
 
-def check_settings(path: Path, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Compares a pool's settings with a run's.
+def check_settings(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Compares the settings that a pool was made with with those of a run.
 
     Raises:
         UserError: they differ; the message names how.
     """
-    keys = sorted(found.keys() | expected.keys())
-    other = [
-        f"{key}: {found.get(key)!r} (now {expected.get(key)!r})"
-        for key in keys
-        if found.get(key) != expected.get(key)
+    differences = [
+        f"{key}: {made.get(key)!r} (now {asked.get(key)!r})"
+        for key in sorted(made.keys() | asked.keys())
+        if made.get(key) != asked.get(key)
     ]
-    if other:
-        more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+    if differences:
+        more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise UserError(
-            f"{path}: a pool made with other settings: {'; '.join(other[:3])}{more}; name another "
-            "file in generated.pool, which is then made, or use the pool's settings"
+            f"{path}: a pool made with other settings: {'; '.join(differences[:3])}{more}; name "
+            "another file in generated.pool, which is then made, or use the pool's settings"
         )
 
 
@@ -169,10 +168,7 @@ def _settings_before() -> dict[str, Any]:
 
 def digest(*parts: bytes) -> str:
     """Sixteen hexadecimal digits that stand for some content."""
-    whole = hashlib.sha256()
-    for part in parts:
-        whole.update(part)
-    return whole.hexdigest()[:16]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -200,36 +196,24 @@ def _solve(model: PoseModel, config: Config) -> list[dict[str, Any]]:
     model.eval()
     device = next(model.parameters()).device
     settings = dataclasses.replace(model.settings, num_samples=POSTERIOR_SAMPLES)
-    found: dict[tuple[int, int], list[Group]] = {}
+    by_shape: dict[tuple[int, int], list[Group]] = {}
     plan = list(_plan(config))
     for step, (views, frames) in enumerate(tqdm(plan, desc="pool", unit="chunk", disable=None)):
         size = max(CHUNK // frames, 1)
         scene = generate_batch(config, config.run.seed, step, size, views, frames, split="pool")
-        keypoints = Keypoints(*(value.to(device) for value in scene.keypoints))
-        solution = model.solve_full(keypoints, scene.K.to(device), step, settings, judged=False)
+        keypoints, K = to_device((scene.keypoints, scene.K), device)
+        solution = model.solve_full(keypoints, K, step, settings, judged=False)
         R, t, _ = resample(solution.posterior, SAMPLES)
-        found.setdefault((views, frames), []).append(Group(scene, R.float().cpu(), t.float().cpu()))
+        group = Group(scene, R.float().cpu(), t.float().cpu())
+        by_shape.setdefault((views, frames), []).append(group)
     model.train(was_training)
-    return [to_plain(join(parts)) for parts in found.values()]
+    return [to_plain(join(groups)) for groups in by_shape.values()]
 
 
 def join(parts: list[Group]) -> Group:
     """Groups of equal shape as one."""
-
-    def along(first, *rest):
-        if isinstance(first, Tensor):
-            return torch.cat([first, *rest])
-        return type(first)(*(along(*items) for items in zip(first, *rest)))
-
-    scene = along(*(part.scene for part in parts))
-    return Group(scene, *(torch.cat([part[i] for part in parts], dim=1) for i in (1, 2)))
-
-
-def take(value, rows: Tensor | slice):
-    """Some rows of every tensor in nested tuples such as a `Scene`."""
-    if isinstance(value, Tensor):
-        return value[rows]
-    return type(value)(*(take(item, rows) for item in value))
+    scenes, R, t = zip(*parts)
+    return Group(cat(scenes), cat(R, dim=1), cat(t, dim=1))
 
 
 def to_plain(group: Group) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -91,12 +90,7 @@ class HeatmapTask:
         """
         loader = self._open_train(config, rank, world, image_size(config, epoch))
         steps = self.steps_per_epoch(config)
-        position, end = epoch * steps + start_step, (epoch + 1) * steps
-        while position < end:
-            number, offset = divmod(position, len(loader))
-            batches = islice(loader.epoch(number, offset), end - position)
-            position += min(end - position, len(loader) - offset)
-            yield from batches
+        yield from loader.between(epoch * steps + start_step, (epoch + 1) * steps)
 
     def training_step(self, model: nn.Module, batch: Sample, step: int) -> dict[str, Tensor]:
         """Losses (B,) of a batch; "loss" is their weighted sum."""

@@ -28,13 +28,12 @@ from ptri.people.draws import Draws
 from ptri.people.scenes import Scene, people, seen_by
 from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take
 from ptri.training.solved_scenes import (
     Group,
     digest,
     from_plain,
     join,
-    take,
     to_plain,
     weights_digest,
 )

@@ -1,4 +1,4 @@
-"""What a step of 3D training works on: which parts it trains, and its generated scenes."""
+"""Generated scenes of a step of 3D training, and which parts of the model the steps train."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from typing import NamedTuple
 
 from ptri.config import Config
 from ptri.errors import UserError
-from ptri.models.pose_model import PoseModel
-from ptri.models.weights import build_around, build_model
 from ptri.people.scenes import Scene, draw_num_views, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
 from ptri.structures import RigPosterior
@@ -33,41 +31,6 @@ def head_alone(config: Config) -> bool:
 def lifter_alone(config: Config) -> bool:
     """Whether no step of a run trains anything but the lifter."""
     return config.data.kind == "generated" and config.train.lifter_epochs >= config.train.epochs
-
-
-def build_parts(config: Config, with_images: bool) -> PoseModel:
-    """The model of ``init``, but for a new lifter or a new head."""
-    train = config.train
-    if train.new_lifter and train.new_head:
-        raise UserError("train.new_lifter, train.new_head: both leave nothing of a file; set one")
-    if not (train.new_lifter or train.new_head):
-        return build_model(config, with_images)
-    name = "new_lifter" if train.new_lifter else "new_head"
-    if config.init.checkpoint_3d is None:
-        raise UserError(
-            f"train.{name}: there is no other part to keep; name init.checkpoint_3d, or leave "
-            f"train.{name} out"
-        )
-    return build_around(config, "fusion" if train.new_lifter else "lifter", with_images)
-
-
-def check_head_alone(config: Config) -> None:
-    """Checks a run that trains the head alone.
-
-    Raises:
-        UserError: epochs of the lifter, or a pool without a trained lifter.
-    """
-    if config.data.kind == "generated" and config.train.lifter_epochs:
-        why = "generated.pool" if config.generated.pool else f"model.head={config.model.head}"
-        raise UserError(
-            f"train.lifter_epochs: {config.train.lifter_epochs}, but with {why} the lifter is not "
-            "trained; set it to 0"
-        )
-    if config.generated.pool and config.init.checkpoint_3d is None:
-        raise UserError(
-            "generated.pool: its rigs are solved from the lifter's skeletons; name the weights of "
-            "a trained lifter in init.checkpoint_3d"
-        )
 
 
 def generated_batch(

@@ -1,0 +1,155 @@
+"""The losses of a step of 3D training: detect, lift, solve, fuse, compare with the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ptri.config import Config
+from ptri.evaluation import metrics
+from ptri.geometry.cameras import transform
+from ptri.models import losses
+from ptri.models.heatmap import image_to_heatmap
+from ptri.models.lifter import Lifted, lifting_loss
+from ptri.models.network2d import Detection
+from ptri.models.pose_model import PoseModel
+from ptri.posterior.sampling import RigSolution, pose_loss, posterior_from_cameras
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints, Prediction, Sample, tree_map
+from ptri.training.batches3d import Batch
+
+ROOT = H36M17.root
+MAX_POSE_LOSS = 200.0  # nats; a rig solved in the wrong basin teaches nothing beyond
+MIN_KEYPOINTS = 6  # of a view whose skeleton is compared with the truth
+# Weights of losses in the total, where those of the joints (L1) and of the lifter have 1.
+WEIGHT_JOINT = 0.1  # of the joints' negative log likelihood (nats)
+WEIGHT_POSE = 0.02  # of the Monte-Carlo pose loss (nats)
+
+
+def generated_losses(
+    model: PoseModel, batch: Batch, step: int, config: Config
+) -> dict[str, Tensor]:
+    """Losses (B,) of generated keypoints; "loss" is the weighted sum."""
+    scene = batch.scene
+    if batch.posterior is not None:  # solved before: the head alone learns
+        prediction = model.fuse(scene.keypoints, scene.K, batch.posterior)
+        return joint_losses(prediction, scene.joints3d, config)
+    # 1. Lift each view.
+    lifted = model.lifter(scene.keypoints, scene.K)
+    lift = lift_loss(lifted, scene.keypoints, scene.K, scene.joints3d, scene.cameras)
+    if batch.lift_only:
+        return {"loss": lift, "loss/lift": lift}
+    # 2. Solve the rig, or take the true one.
+    if batch.calibrated:
+        posterior = posterior_from_cameras(scene.cameras)
+    else:
+        truth = scene.cameras, scene.joints3d
+        posterior = solve(model, scene.keypoints, scene.K, lifted, truth, step, config).posterior
+    # 3. Fuse.
+    prediction = model.fuse(scene.keypoints, scene.K, posterior)
+    values = joint_losses(prediction, scene.joints3d, config)
+    return {**values, "loss": values["loss"] + lift, "loss/lift": lift}
+
+
+def image_losses(model: PoseModel, batch: Sample, step: int, config: Config) -> dict[str, Tensor]:
+    """Losses (B,) of images, each sample one frame; "loss" is the weighted sum."""
+    B, V = batch.images.shape[:2]
+    K, joints3d = batch.cameras.K[:, None], batch.joints3d[:, None]  # (B, 1, ...): one frame
+    # 1. Detect.
+    detection, keypoints, features = detect(model, batch.images)
+    keypoints, features = tree_map(
+        lambda value: _scale_gradient(value, config.train.gradient_2d), (keypoints, features)
+    )
+    # 2. Lift each view.
+    fixed = tree_map(lambda value: value.detach().float(), keypoints)
+    lifted = model.lifter(fixed, K.float())
+    # 3. Solve the rig.
+    solution = solve(model, keypoints, K, lifted, (batch.cameras, joints3d), step, config)
+    # 4. Fuse.
+    prediction = model.fuse(keypoints, K, solution.posterior, features)
+    # 5. Compare.
+    values = joint_losses(prediction, joints3d, config)
+    lift = lift_loss(lifted, fixed, K, joints3d, batch.cameras)
+    pose = pose_loss(batch.cameras, solution).clamp(-MAX_POSE_LOSS, MAX_POSE_LOSS)
+    heatmap = losses.heatmap_divergence(
+        detection.logits,
+        image_to_heatmap(batch.joints2d.flatten(0, 1)),
+        batch.visible.flatten(0, 1),
+        config.train.heatmap_sigma,
+    )
+    heatmap = heatmap.unflatten(0, (B, V)).mean(1)
+    total = values["loss"] + lift + WEIGHT_POSE * pose + heatmap
+    return {**values, "loss": total, "loss/lift": lift, "loss/pose": pose, "loss/hm": heatmap}
+
+
+def detect(model: PoseModel, images: Tensor) -> tuple[Detection, Keypoints, Tensor]:
+    """Detections of images (B, V, 3, H, W) of one frame each.
+
+    Returns:
+        The detection of B V images; its keypoints and features as (B, 1, V, J, ...).
+    """
+    B, V = images.shape[:2]
+    detection = model.detect(images.flatten(0, 1))
+    parts = detection.keypoints, model.joint_features(detection)
+    return detection, *tree_map(lambda value: value.unflatten(0, (B, 1, V)), parts)
+
+
+def solve(
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    lifted: Lifted,
+    truth: tuple[Cameras, Tensor],
+    step: int,
+    config: Config,
+) -> RigSolution:
+    """The posterior of each rig, as cheaply as training needs it.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
+        lifted: skeletons of each view (B, T, V, J, ...).
+        truth: cameras and joints, where the adjustment starts too if ``train.true_start``.
+        step: seeds the Monte-Carlo noise.
+    """
+    settings = dataclasses.replace(model.settings, num_samples=config.train.posterior_samples)
+    start = truth if config.train.true_start else None
+    return model.solve_full(keypoints, K, step, settings, lifted=lifted, start=start)
+
+
+def lift_loss(
+    lifted: Lifted, keypoints: Keypoints, K: Tensor, joints3d: Tensor, cameras: Cameras
+) -> Tensor:
+    """Lifter's loss (B,), the mean over views that saw enough.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px of the images they are in.
+        joints3d: (B, T, J, 3) mm, reference frame. cameras: (B, V, ...), reference frame.
+    """
+    truth = transform(joints3d.unsqueeze(2), cameras.R[:, None], cameras.t[:, None])
+    seen = torch.isfinite(keypoints.xy).all(-1).sum(-1) >= MIN_KEYPOINTS  # (B, T, V)
+    value = torch.where(seen, lifting_loss(lifted, truth, keypoints, K), 0.0)
+    return value.sum((1, 2)) / seen.sum((1, 2)).clamp_min(1)
+
+
+def joint_losses(prediction: Prediction, joints3d: Tensor, config: Config) -> dict[str, Tensor]:
+    """Losses (B,) of joints (B, T, J, 3) mm, and "mpjpe" (mm)."""
+    stated = prediction.joints3d, prediction.covariance, joints3d, ROOT
+    x3d = losses.joint_l1(prediction.joints3d, joints3d, ROOT).mean(1)
+    joint = losses.joint_likelihood(*stated).mean(1)
+    error = metrics.mpjpe(prediction.joints3d.detach(), joints3d, ROOT).mean(1)
+    total = x3d + WEIGHT_JOINT * joint
+    values = {"loss/x3d": x3d, "loss/joint": joint, "mpjpe": error}
+    if config.train.weight_region > 0:
+        values["loss/region"] = losses.joint_quantile(*stated).mean(1)
+        total = total + config.train.weight_region * values["loss/region"]
+    return {"loss": total, **values}
+
+
+def _scale_gradient(value: Tensor, factor: float) -> Tensor:
+    """The same values, whose gradient is multiplied by a factor on its way back."""
+    if factor == 1:
+        return value
+    fixed = value.detach()
+    return fixed + factor * (value - fixed) if factor else fixed
