@@ -207,7 +207,7 @@ def test_a_new_head_keeps_the_lifter(tmp_path):
     values = task.training_step(model, generated_batch(settings, 0, 1, 0, 1), 1)
     values["loss"].mean().backward()
     idle = {name for name, p in model.fusion.named_parameters() if p.grad is None}
-    assert idle == {"features.weight"}  # there are no images
+    assert idle == {"features.weight", "view_features.weight"}  # there are no images
     both = config.load(None, [*named, "train.new_lifter=true"])
     with pytest.raises(UserError, match=r"train\.new_lifter, train\.new_head"):
         RigTask().build_model(both)

@@ -24,6 +24,7 @@ from ptri.checkpoint import read_tensors, write_tensors
 from ptri.config import Config, GeneratedConfig, PosteriorConfig
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
+from ptri.models.weights import detector_to_meta
 from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import resample
 from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
@@ -152,6 +153,7 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
     kept["generated.more_errors"] = [
         digest(Path(path).read_bytes()) for path in config.generated.more_errors
     ]
+    kept["detector"] = detector_to_meta(model.detector)
     kept["lifter"] = weights_digest(model.lifter)
     return kept
 
