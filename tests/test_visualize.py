@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.evaluation import draw as visualize
 from ptri.evaluation.draw_rig import rig_picture
 from ptri.skeleton import H36M17
@@ -124,5 +125,5 @@ def test_rig_picture_shows_cameras_samples_and_truth(joints):
 
 def test_denormalise_inverts_the_backbones_normalisation():
     pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
-    normal = (pixels / 255 - visualize.IMAGENET_MEAN) / visualize.IMAGENET_STD
+    normal = (pixels / 255 - IMAGE_MEAN) / IMAGE_STD
     np.testing.assert_array_equal(visualize.denormalise(normal.transpose(2, 0, 1)), pixels)

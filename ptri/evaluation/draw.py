@@ -6,7 +6,7 @@ right limbs blue, the middle and all truths grey; cameras keep one colour each i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
+from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.skeleton import Skeleton
 
 LEFT, RIGHT, MIDDLE, TRUTH = (235, 110, 40), (40, 125, 215), (95, 95, 105), (150, 150, 158)
@@ -23,7 +24,7 @@ CAMERA_COLOURS = (
     (230, 150, 30), (30, 160, 160), (200, 80, 150), (120, 100, 60),
 )  # fmt: skip
 INK, PAPER = (40, 42, 48), (255, 255, 255)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HEIGHT = 420  # px of an image drawn over, without its title
 # Mahalanobis radius of the 90 % region: sqrt(chi2_2(0.9)) for every drawn 2D ellipse.
 RADIUS_90 = 2.146
 # Ellipses wider than this are drawn as rims, so that they do not hide the picture.
@@ -40,7 +41,7 @@ def save(picture: np.ndarray, path: str | Path) -> None:
 
 def denormalise(image: np.ndarray) -> np.ndarray:
     """Network image (3, H, W) in backbone normalisation to (H, W, 3) uint8 RGB."""
-    pixels = np.asarray(image, np.float32).transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
+    pixels = np.asarray(image, np.float32).transpose(1, 2, 0) * IMAGE_STD + IMAGE_MEAN
     return (pixels * 255).round().clip(0, 255).astype(np.uint8)
 
 
@@ -56,7 +57,7 @@ def overlay(
     covariance: np.ndarray | None = None,
     reprojected: np.ndarray | None = None,
     title: str = "",
-    height: int = 420,
+    height: int = HEIGHT,
 ) -> np.ndarray:
     """One view: keypoints with their 90 % ellipses, and the 3D estimate's projection over them.
 
@@ -65,26 +66,20 @@ def overlay(
         reprojected: (J, 2) px of the same joints, drawn as the coloured skeleton; without it the
             keypoints themselves are. title: one line. height: px of the picture without title.
     """
-    scale = height / image.shape[0]
-    size = (round(image.shape[1] * scale), height)
-    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    canvas = cv2.resize(image, size, interpolation=kind)
+    canvas, place = _enlarged(image, height)
     canvas = cv2.addWeighted(canvas, 0.8, np.full_like(canvas, 255), 0.2, 0)
-    place = lambda points: (np.asarray(points, np.float64) + 0.5) * scale - 0.5  # noqa: E731
-    body = reprojected if reprojected is not None else xy
+    colours = [joint_colour(name) for name in skeleton.joints]
     thick = max(2, round(height / 150))
     if covariance is not None:
         layer = canvas.copy()
-        for joint, (centre, matrix) in enumerate(zip(place(xy), covariance * scale**2)):
-            _ellipse(layer, centre, matrix, joint_colour(skeleton.joints[joint]))
+        for centre, matrix, colour in zip(place(xy), covariance, colours):
+            _ellipse(layer, centre, matrix * (height / image.shape[0]) ** 2, colour)
         canvas = cv2.addWeighted(layer, 0.5, canvas, 0.5, 0)
-    _limbs(canvas, skeleton, place(body), thick)
-    for joint, centre in enumerate(place(xy)):
+    _limbs(canvas, skeleton, place(xy if reprojected is None else reprojected), thick)
+    for centre, colour in zip(place(xy), colours):
         if _drawable(centre):
-            position = _fixed(centre)
-            colour = joint_colour(skeleton.joints[joint])
-            cv2.circle(canvas, position, (thick + 1) << 4, PAPER, -1, cv2.LINE_AA, 4)
-            cv2.circle(canvas, position, thick << 4, colour, -1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, _fixed(centre), (thick + 1) << 4, PAPER, -1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, _fixed(centre), thick << 4, colour, -1, cv2.LINE_AA, 4)
     return _titled(canvas, title)
 
 
@@ -97,24 +92,20 @@ def heatmap_overlay(
         image: (H, W, 3) uint8 RGB. heatmaps: (J, h, w), non-negative.
         xy: (J, 2) px of the image, true keypoints, drawn as crosses.
     """
-    height = 420
-    scale = height / image.shape[0]
-    size = (round(image.shape[1] * scale), height)
-    canvas = cv2.cvtColor(
-        cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), cv2.COLOR_RGB2GRAY
-    )
-    canvas = cv2.cvtColor(canvas, cv2.COLOR_GRAY2RGB) * 0.6
+    canvas, place = _enlarged(image, HEIGHT)
+    grey = cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY)[..., None] * 0.6
     # 1e-12 guards an empty heatmap.
-    peak = heatmaps.reshape(len(heatmaps), -1).max(1)[:, None, None].clip(1e-12)
+    peak = heatmaps.max((1, 2), keepdims=True).clip(1e-12)
+    size = canvas.shape[1::-1]
     strength = cv2.resize((heatmaps / peak).max(0).astype(np.float32), size)[..., None].clip(0, 1)
     colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
-    canvas = canvas * (1 - 0.85 * strength**0.5) + colours[..., ::-1] * 0.85 * strength**0.5
+    opacity = 0.85 * strength**0.5
+    canvas = grey * (1 - opacity) + colours[..., ::-1] * opacity
     canvas = np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8))
-    if xy is not None:
-        for point in (np.asarray(xy, np.float64) + 0.5) * scale - 0.5:
-            if _drawable(point):
-                centre = tuple(int(value) for value in point.round())
-                cv2.drawMarker(canvas, centre, (90, 220, 255), cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
+    for point in () if xy is None else place(xy):
+        if _drawable(point):
+            centre = tuple(int(value) for value in point.round())
+            cv2.drawMarker(canvas, centre, (90, 220, 255), cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
     return _titled(canvas, title)
 
 
@@ -136,8 +127,9 @@ def skeleton_sides(
     origin = np.nanmean(joints, 0)
     figure = Figure(figsize=(7.6, 5.6), dpi=100, facecolor="white")
     local = (joints - origin) @ axes.T
-    shown = [local]
+    shown, notes = [local], ["ellipses: 90 %"] if covariance is not None else []
     if truth is not None:
+        notes.append("grey: truth")
         both = np.isfinite(joints).all(-1) & np.isfinite(truth).all(-1)
         shown.append((truth - truth[both].mean(0) + joints[both].mean(0) - origin) @ axes.T)
     low = np.nanmin(np.concatenate(shown), 0) - 90
@@ -157,45 +149,45 @@ def skeleton_sides(
         plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
         x, y = middle[pick]
         plot.set(xlim=(x - wide, x + wide), ylim=(y - tall, y + tall))
-        plot.set(aspect="equal", xlabel="mm")
-        plot.set_title(name, fontsize=10, color=rgb(INK))
-        quiet(plot)
+        quiet(plot, name)
     figure.text(0.02, 0.015, "left", color=rgb(LEFT), fontsize=10, weight="bold")
     figure.text(0.075, 0.015, "right", color=rgb(RIGHT), fontsize=10, weight="bold")
-    notes = (["ellipses: 90 %"] if covariance is not None else []) + (
-        ["grey: truth"] if truth is not None else []
-    )
     figure.text(0.15, 0.015, "   ".join(notes), color=rgb(TRUTH), fontsize=10)
-    figure.suptitle(title, fontsize=11, color=rgb(INK))
     figure.subplots_adjust(left=0.07, right=0.985, top=0.87, bottom=0.13, wspace=0.2)
-    return render(figure)
+    return finish(figure, title)
 
 
 def beside(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.ndarray:
     """Pictures in a grid on white, each row as high as its highest picture."""
     columns = columns or len(pictures)
-    rows = [list(pictures[i : i + columns]) for i in range(0, len(pictures), columns)]
     strips = []
-    for row in rows:
-        height = max(picture.shape[0] for picture in row)
-        padded = [
-            np.pad(p, ((0, height - p.shape[0]), (4, 4), (0, 0)), constant_values=255) for p in row
-        ]
-        strips.append(np.concatenate(padded, 1))
+    for start in range(0, len(pictures), columns):
+        row = pictures[start : start + columns]
+        height = max(len(picture) for picture in row)
+        pads = [((0, height - len(picture)), (4, 4), (0, 0)) for picture in row]
+        strips.append(np.hstack([_padded(picture, pad) for picture, pad in zip(row, pads)]))
     width = max(strip.shape[1] for strip in strips)
-    pad = [(width - strip.shape[1]) for strip in strips]
-    strips = [
-        np.pad(s, ((4, 4), (p // 2, p - p // 2), (0, 0)), constant_values=255)
-        for s, p in zip(strips, pad)
-    ]
-    return np.concatenate(strips, 0)
+    spare = [width - strip.shape[1] for strip in strips]
+    pads = [((4, 4), (each // 2, each - each // 2), (0, 0)) for each in spare]
+    return np.vstack([_padded(strip, pad) for strip, pad in zip(strips, pads)])
 
 
-# --- helpers ---------------------------------------------------------------------------------
+# --- on images -------------------------------------------------------------------------------
 
 
-def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    return tuple(value / 255 for value in colour)  # type: ignore[return-value]
+def _enlarged(
+    image: np.ndarray, height: int
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """The image at another height, and a function that takes points (n, 2) px there."""
+    scale = height / image.shape[0]
+    size = (round(image.shape[1] * scale), height)
+    kind = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    canvas = cv2.resize(image, size, interpolation=kind)
+    return canvas, lambda points: (np.asarray(points, np.float64) + 0.5) * scale - 0.5
+
+
+def _padded(picture: np.ndarray, pad: tuple) -> np.ndarray:
+    return np.pad(picture, pad, constant_values=255)
 
 
 def _drawable(point: np.ndarray) -> bool:
@@ -219,35 +211,51 @@ def _limbs(canvas: np.ndarray, skeleton: Skeleton, points: np.ndarray, thick: in
 def _ellipse(canvas: np.ndarray, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
     if not (_drawable(centre) and np.isfinite(covariance).all()):
         return
-    values, vectors = np.linalg.eigh(covariance)
-    axes = RADIUS_90 * np.sqrt(values.clip(0))
+    axes, angle = _ellipse_90(covariance)
     if axes.max() > 1e3:
         return
-    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
-    lengths = (max(1, int(axes[1] * 16)), max(1, int(axes[0] * 16)))
+    lengths = [max(1, int(length * 16)) for length in axes]
     filled = -1 if axes.max() < WIDE_SHARE * canvas.shape[0] else 1
     cv2.ellipse(canvas, _fixed(centre), lengths, angle, 0, 360, colour, filled, cv2.LINE_AA, 4)
+
+
+def _ellipse_90(covariance: np.ndarray) -> tuple[np.ndarray, float]:
+    """The 90 % ellipse of a covariance (2, 2): half axes (2,), the longer first; its angle, deg."""
+    values, vectors = np.linalg.eigh(covariance)
+    axes = RADIUS_90 * np.sqrt(values[::-1].clip(0))
+    return axes, float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])))
 
 
 def _titled(canvas: np.ndarray, title: str) -> np.ndarray:
     if not title:
         return canvas
     strip = np.full((26, canvas.shape[1], 3), 255, np.uint8)
-    scale = 0.48
-    width = cv2.getTextSize(title, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0]
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, 0.48
+    width = cv2.getTextSize(title, font, scale, 1)[0][0]
     scale *= min(1.0, (canvas.shape[1] - 8) / max(width, 1))
-    font = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(strip, title, (4, 18), font, scale, INK, 1, cv2.LINE_AA)
     return np.concatenate([strip, canvas], 0)
 
 
-def render(figure: Figure) -> np.ndarray:
+# --- on Matplotlib's plots -------------------------------------------------------------------
+
+
+def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:
+    return tuple(value / 255 for value in colour)  # type: ignore[return-value]
+
+
+def finish(figure: Figure, title: str) -> np.ndarray:
+    """The figure with its title as a picture."""
+    figure.suptitle(title, fontsize=11, color=rgb(INK))
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def quiet(plot) -> None:
+def quiet(plot, title: str) -> None:
+    """A plot in mm with a faint grid and no frame."""
+    plot.set(aspect="equal", xlabel="mm")
+    plot.set_title(title, fontsize=10, color=rgb(INK))
     plot.grid(True, color=(0.92, 0.92, 0.93), linewidth=0.8)
     plot.set_axisbelow(True)
     plot.tick_params(labelsize=8, colors=rgb(MIDDLE), length=0)
@@ -257,6 +265,7 @@ def quiet(plot) -> None:
 
 
 def plot_limbs(plot, skeleton: Skeleton, points: np.ndarray, width: float, colour, style) -> None:
+    """Draws the bones of joints (J, 2), or (J, 3) in a 3D plot; colour None: by side."""
     for child, parent in skeleton.bones:
         pair = points[[child, parent]]
         shade = rgb(colour or joint_colour(skeleton.joints[child]))
@@ -266,12 +275,10 @@ def plot_limbs(plot, skeleton: Skeleton, points: np.ndarray, width: float, colou
 def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
     if not (np.isfinite(centre).all() and np.isfinite(covariance).all()):
         return
-    values, vectors = np.linalg.eigh(covariance)
-    width, height = 2 * RADIUS_90 * np.sqrt(values.clip(0))
-    angle = np.degrees(np.arctan2(vectors[1, 0], vectors[0, 0]))
-    filled = 0.22 if max(width, height) < 2 * WIDE_MM else 0.0  # a joint hardly known: a rim only
+    axes, angle = _ellipse_90(covariance)
+    filled = 0.22 if axes.max() < WIDE_MM else 0.0  # a joint hardly known: a rim only
     style = {"facecolor": (*rgb(colour), filled), "edgecolor": (*rgb(colour), 0.6), "lw": 0.8}
-    plot.add_patch(Ellipse(centre, width, height, angle=angle, **style))
+    plot.add_patch(Ellipse(centre, *(2 * axes), angle=angle, **style))
 
 
 def _body_axes(skeleton: Skeleton, joints: np.ndarray, up: np.ndarray) -> np.ndarray:

@@ -9,18 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
-from ptri.evaluation.draw import (
-    CAMERA_COLOURS,
-    INK,
-    MIDDLE,
-    TRUTH,
-    joint_colour,
-    plot_limbs,
-    quiet,
-    render,
-    rgb,
-)
+from ptri.evaluation.draw import CAMERA_COLOURS, MIDDLE, TRUTH, finish, plot_limbs, quiet, rgb
 from ptri.skeleton import Skeleton
+
+SHOWN = 120  # samples drawn, by weight, with a fixed seed
 
 
 def rig_picture(
@@ -37,7 +29,6 @@ def rig_picture(
     up: np.ndarray = (0.0, -1.0, 0.0),
     title: str = "",
     truth_name: str = "true cameras",
-    num_shown: int = 120,
 ) -> np.ndarray:
     """The rig in perspective and from above: cameras, posterior samples, true cameras in grey.
 
@@ -48,7 +39,6 @@ def rig_picture(
         weights: (M,) summing to one. R_true, t_true: true extrinsics relative to view 0.
         joints: (J, 3) mm, a person to draw. up: (3,) direction in the reference frame.
         truth_name: what the grey cameras are called.
-        num_shown: samples drawn (by weight, with a fixed seed).
     """
     axes = _level_axes(np.asarray(up, np.float64), R)
     centre = -np.einsum("vij,vi->vj", R, t)
@@ -57,61 +47,39 @@ def rig_picture(
     figure = Figure(figsize=(10.6, 5.4), dpi=100, facecolor="white")
     space = figure.add_axes([0.0, 0.05, 0.55, 0.86], projection="3d", computed_zorder=False)
     plan = figure.add_axes([0.62, 0.13, 0.36, 0.74])
-    cloud = None
+    plots, notes, shown = (space, plan, axes), ["grid: 1 m"], [centre]
+    if joints is not None:
+        shown.append(joints)
     if samples_t is not None:
-        chosen = np.random.default_rng(0).choice(len(samples_t), num_shown, p=weights)
-        cloud = -np.einsum("mvij,mvi->mvj", samples_R[chosen], samples_t[chosen])
-        looks = samples_R[chosen][:, :, 2]  # viewing directions
-    everything = [centre] + ([joints] if joints is not None else [])
+        notes.append("dots and fans: posterior samples")
+        chosen = np.random.default_rng(0).choice(len(samples_t), SHOWN, p=weights)
+        _samples(*plots, samples_R[chosen], samples_t[chosen], 2.5 * size)
     if R_true is not None:
-        true_centre = -np.einsum("vij,vi->vj", R_true, t_true)
-        baseline = np.linalg.norm(true_centre, axis=1).sum()
-        ratio = np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
-        everything.append(true_centre * ratio)
+        notes.append(f"grey: {truth_name}, view 0 and scale aligned")
+        centre_true = -np.einsum("vij,vi->vj", R_true, t_true)
+        baseline = np.linalg.norm(centre_true, axis=1).sum()
+        # 1e-9 mm guards true cameras that all stand in one place.
+        centre_true *= np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
+        shown.append(centre_true)
         for v in range(len(R)):
-            _frustum(space, plan, axes, true_centre[v] * ratio, R_true[v], size, TRUTH, 1.6)
-    for v in range(len(R)):
+            _frustum(*plots, centre_true[v], R_true[v], size, TRUTH, 1.6)
+    for v, name in enumerate(names):
         colour = CAMERA_COLOURS[v % len(CAMERA_COLOURS)]
-        if cloud is not None and v > 0:
-            points = cloud[:, v] @ axes.T
-            ends = points + (looks[:, v] @ axes.T) * 2.5 * size
-            style = {"color": rgb(colour), "alpha": 0.10, "linewidth": 0.8}
-            for a, b in zip(points, ends):
-                plan.plot([a[0], b[0]], [a[2], b[2]], **style)
-            segments = np.stack([points, ends], 1)[..., [0, 2, 1]]
-            space.add_collection3d(Line3DCollection(segments, colors=[(*rgb(colour), 0.08)]))
-            plan.scatter(points[:, 0], points[:, 2], s=7, color=rgb(colour), alpha=0.25, lw=0)
-            space.scatter(*points[:, [0, 2, 1]].T, s=6, color=rgb(colour), alpha=0.25, lw=0)
-        _frustum(space, plan, axes, centre[v], R[v], size, colour, 2.2)
-        x, y, z = axes @ centre[v]
-        label = {"color": rgb(colour), "fontsize": 9, "weight": "bold"}
-        space.text(x, z, y + 1.6 * size, names[v], ha="center", **label)
-        outward = np.array([x, z]) - (axes @ np.mean(everything[0], 0))[[0, 2]]
-        outward = outward / max(np.linalg.norm(outward), 1e-9) * 2.6 * size
-        plan.text(x + outward[0], z + outward[1], names[v], ha="center", va="center", **label)
+        _frustum(*plots, centre[v], R[v], size, colour, 2.2)
+        _label(*plots, name, centre[v], centre.mean(0), size, colour)
     if joints is not None:
         person = joints @ axes.T
         plot_limbs(plan, skeleton, person[:, [0, 2]], 2.0, None, "-")
-        for child, parent in skeleton.bones:
-            pair = person[[child, parent]]
-            colour = rgb(joint_colour(skeleton.joints[child]))
-            space.plot(pair[:, 0], pair[:, 2], pair[:, 1], color=colour, lw=2.2)
-    _frame_space(space, np.concatenate(everything) @ axes.T, size)
-    points = (np.concatenate(everything) @ axes.T)[:, [0, 2]]
+        plot_limbs(space, skeleton, person[:, [0, 2, 1]], 2.2, None, "-")
+    points = np.concatenate(shown) @ axes.T
     low, high = np.nanmin(points, 0), np.nanmax(points, 0)
-    middle, reach = (low + high) / 2, (high - low).max() / 2
-    reach += 4.6 * size
-    plan.set(
-        xlim=(middle[0] - reach, middle[0] + reach), ylim=(middle[1] - reach, middle[1] + reach)
-    )
-    plan.set(aspect="equal", xlabel="mm", title="from above")
-    plan.title.set_fontsize(10)
-    quiet(plan)
-    notes = "grid: 1 m" + ("    dots and fans: posterior samples" if cloud is not None else "")
-    notes += f"    grey: {truth_name}, view 0 and scale aligned" if R_true is not None else ""
-    figure.text(0.02, 0.02, notes, color=rgb(MIDDLE), fontsize=10)
-    figure.suptitle(title, fontsize=11, color=rgb(INK))
-    return render(figure)
+    _frame_space(space, low - 1.5 * size, high + 1.5 * size)
+    x, _, y = (low + high) / 2
+    reach = (high - low)[[0, 2]].max() / 2 + 4.6 * size
+    plan.set(xlim=(x - reach, x + reach), ylim=(y - reach, y + reach))
+    quiet(plan, "from above")
+    figure.text(0.02, 0.02, "    ".join(notes), color=rgb(MIDDLE), fontsize=10)
+    return finish(figure, title)
 
 
 def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
@@ -124,21 +92,45 @@ def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
     return np.stack([np.cross(up, forward) * -1, up, forward])
 
 
+def _samples(space, plan, axes, R: np.ndarray, t: np.ndarray, length: float) -> None:
+    """Where the cameras' samples (M, V, ...) stand, and a line of that length where they look."""
+    centre = -np.einsum("mvij,mvi->mvj", R, t)
+    ends = np.stack([centre, centre + length * R[:, :, 2]], 2) @ axes.T  # (M, V, 2, 3)
+    for v in range(1, R.shape[1]):  # view 0 is the reference: its samples are equal
+        colour, line = rgb(CAMERA_COLOURS[v % len(CAMERA_COLOURS)]), ends[:, v]
+        plan.plot(line[..., 0].T, line[..., 2].T, color=colour, alpha=0.10, linewidth=0.8)
+        space.add_collection3d(Line3DCollection(line[..., [0, 2, 1]], color=(*colour, 0.08)))
+        plan.scatter(line[:, 0, 0], line[:, 0, 2], s=7, color=colour, alpha=0.25, lw=0)
+        space.scatter(*line[:, 0, [0, 2, 1]].T, s=6, color=colour, alpha=0.25, lw=0)
+
+
 def _frustum(space, plan, axes, centre, R, size, colour, width) -> None:
     """A camera's pyramid in both plots; plot coordinates are (right, away, up)."""
     corners = np.array([[-0.7, -0.7, 1.8], [0.7, -0.7, 1.8], [0.7, 0.7, 1.8], [-0.7, 0.7, 1.8]])
     corners = (centre + size * corners @ R) @ axes.T
-    tip = axes @ centre
-    segments = [(tip, corner) for corner in corners]
-    segments += [(corners[i], corners[(i + 1) % 4]) for i in range(4)]
-    lines = np.array(segments)[..., [0, 2, 1]]
-    space.add_collection3d(Line3DCollection(lines, colors=[rgb(colour)], linewidths=width))
-    for a, b in segments:
-        plan.plot([a[0], b[0]], [a[2], b[2]], color=rgb(colour), lw=width * 0.7)
+    tips = np.broadcast_to(axes @ centre, (4, 3))
+    starts, ends = (
+        np.concatenate([tips, corners]),
+        np.concatenate([corners, np.roll(corners, -1, 0)]),
+    )
+    edges = np.stack([starts, ends], 1)  # (8, 2, 3)
+    lines = Line3DCollection(edges[..., [0, 2, 1]], color=rgb(colour), linewidth=width)
+    space.add_collection3d(lines)
+    plan.plot(edges[..., 0].T, edges[..., 2].T, color=rgb(colour), lw=width * 0.7)
 
 
-def _frame_space(space, points: np.ndarray, size: float) -> None:
-    low, high = np.nanmin(points, 0) - 1.5 * size, np.nanmax(points, 0) + 1.5 * size
+def _label(space, plan, axes, name, centre, middle, size, colour) -> None:
+    """A camera's name above it, and from above on the side away from the rig's middle."""
+    style = {"color": rgb(colour), "fontsize": 9, "weight": "bold", "ha": "center"}
+    x, z, y = axes @ centre
+    space.text(x, y, z + 1.6 * size, name, **style)
+    outward = (axes @ (centre - middle))[[0, 2]]
+    # 1e-9 mm guards a camera in the rig's middle.
+    outward *= 2.6 * size / max(np.linalg.norm(outward), 1e-9)
+    plan.text(x + outward[0], y + outward[1], name, va="center", **style)
+
+
+def _frame_space(space, low: np.ndarray, high: np.ndarray) -> None:
     space.set(xlim=(low[0], high[0]), ylim=(low[2], high[2]), zlim=(low[1], high[1]))
     space.set_box_aspect((high - low)[[0, 2, 1]], zoom=1.3)
     space.view_init(elev=22, azim=-62)

@@ -35,12 +35,12 @@ def mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
     Returns:
         (...,) mm, the mean over all J joints (the root's own zero included, as is usual).
     """
-    return _mean_distance(_centre(estimate, root), _centre(truth, root))
+    return joint_l2(_centre(estimate, root), _centre(truth, root))
 
 
 def absolute_error(estimate: Tensor, truth: Tensor) -> Tensor:
     """Mean joint error (...,) mm in the reference camera's frame, without any alignment."""
-    return _mean_distance(estimate, truth)
+    return joint_l2(estimate, truth)
 
 
 def n_mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
@@ -54,7 +54,7 @@ def n_mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
     e, g = _zeroed(estimate, valid), _zeroed(truth, valid)
     # 1e-9 mm^2 guards an estimate whose joints all lie on the root.
     scale = (e * g).sum((-1, -2)) / e.square().sum((-1, -2)).clamp_min(1e-9)
-    return _mean_distance(scale[..., None, None] * estimate, truth)
+    return joint_l2(scale[..., None, None] * estimate, truth)
 
 
 def pa_mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ def pa_mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
         source, target, weights=valid.to(source), compute_scaling=True
     )
     aligned = scale[..., None, None] * estimate @ R.mT + t.unsqueeze(-2)
-    return _mean_distance(aligned, truth)
+    return joint_l2(aligned, truth)
 
 
 def joint_l1(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -307,7 +307,3 @@ def _masked_mean(values: Tensor, finite: Tensor, valid: Tensor | None) -> Tensor
     valid = finite if valid is None else finite & valid
     total = torch.where(valid, values, torch.zeros_like(values)).sum(-1)
     return total / torch.where(valid.any(-1), valid.sum(-1), torch.nan)
-
-
-def _mean_distance(a: Tensor, b: Tensor) -> Tensor:
-    return _masked_mean((a - b).norm(dim=-1), _valid(a, b), None)
