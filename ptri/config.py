@@ -52,10 +52,26 @@ _OF_DETECTOR = (
     "what is known of a 2D network is kept in its weights' metadata and comes with "
     "init.checkpoint_2d (ptri.models.weights.write_detector); leave it out"
 )
+_OF_2D_LOSSES = (
+    "the weights of the 2D losses are constants of ptri/training/task2d.py; leave it out"
+)
+_OF_3D_LOSSES = (
+    "the weights of the 3D losses are constants of ptri/training/losses3d.py; leave it out"
+)
 RETIRED = {
     "posterior.bone_ratio": _OF_DETECTOR,
     "posterior.overstated": _OF_DETECTOR,
     "posterior.frame_worth": _OF_DETECTOR,
+    "train.weight_decay": "a constant of ptri/training/optimizer.py; leave it out",
+    "train.weight_lift": _OF_3D_LOSSES,
+    "train.weight_pose": _OF_3D_LOSSES,
+    "train.weight_x3d": _OF_3D_LOSSES,
+    "train.weight_joint": _OF_3D_LOSSES,
+    "train.weight_x2d": _OF_2D_LOSSES,
+    "train.weight_covariance": _OF_2D_LOSSES,
+    "train.weight_coverage": _OF_2D_LOSSES,
+    "train.weight_confidence": _OF_2D_LOSSES,
+    "train.weight_imitation": _OF_2D_LOSSES,
 }
 
 _SECTIONS = {item.name: item.default_factory for item in fields(Config)}

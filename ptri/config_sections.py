@@ -217,7 +217,6 @@ class TrainConfig(_Section):
     # momentum, the rest by AdamW; see ptri/training/optimizer.py
     lr: float = _number(1e-3, above=0)  # at the end of the warm-up
     final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
-    weight_decay: float = _number(0.01, 0)  # times lr, decoupled
     warmup_steps: int = _number(100, 0)  # linear; at most half of the run
     grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
@@ -235,18 +234,13 @@ class TrainConfig(_Section):
     # 2D network, beside the heatmap loss; 0: none
     posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
     max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this
-    weight_lift: float = _number(1.0, 0)  # 3D losses: lifter, negative log likelihood
-    weight_pose: float = _number(0.02, 0)  # Monte-Carlo pose loss (nats)
-    weight_x3d: float = _number(1.0, 0)  # joints, L1 in units of 100 mm
-    weight_joint: float = _number(0.1, 0)  # joints, negative log likelihood (nats)
-    weight_region: float = _number(0.0, 0)  # pinball loss of the joints' 90 % regions
+    weight_region: float = _number(0.0, 0)  # 3D: weight of the pinball loss of the joints' 90 %
+    # regions; other losses have fixed weights, see ptri/training/losses3d.py and task2d.py
     heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
-    weight_x2d: float = _number(0.02, 0)  # 2D losses beside the heatmap's: coordinates (L1, px)
-    weight_covariance: float = _number(0.02, 0)  # negative log likelihood of the error
-    weight_coverage: float = _number(0.6, 0)  # pinball loss of the 90 % error ellipse
-    weight_confidence: float = _number(0.2, 0)  # cross-entropy of the confidence
-    weight_orientation: float = _number(0.0, 0)  # trunk's orientation told by coarse pixels
-    weight_imitation: float = _number(1.0, 0)  # teacher's features not told; see init.teacher_2d
+    weight_orientation: float = _number(
+        0.0, 0
+    )  # 2D: weight of the trunk's orientation, told by
+    # coarse pixels
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
     log_every_steps: int = _number(10, 1)  # means over so many steps

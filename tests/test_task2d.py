@@ -13,7 +13,7 @@ from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.evaluation.metrics import calibration_gap, joint_metrics, mirrored, ranking
 from ptri.skeleton import H36M17
-from ptri.training import engine
+from ptri.training import engine, task2d
 from ptri.training.optimizer import update_ema
 from ptri.training.task2d import HeatmapTask, detection_losses, image_size
 
@@ -93,13 +93,14 @@ def test_losses_are_per_sample_and_weighted(root, tmp_path):
     model = task.build_model(made).train()
     batch = next(iter(task.train_loader(made, 0, 0, 1, 0)))
     values = task.training_step(model, batch, 0)
-    train = made.train
-    expected = (
-        values["loss/hm"] + train.weight_x2d * values["loss/x2d"]
-        + train.weight_covariance * values["loss/covariance"]
-        + train.weight_coverage * values["loss/coverage"]
-        + train.weight_confidence * values["loss/confidence"]
-    )  # fmt: skip
+    weights = {
+        "hm": 1.0,
+        "x2d": task2d.WEIGHT_X2D,
+        "covariance": task2d.WEIGHT_COVARIANCE,
+        "coverage": task2d.WEIGHT_COVERAGE,
+        "confidence": task2d.WEIGHT_CONFIDENCE,
+    }
+    expected = sum(weight * values[f"loss/{name}"] for name, weight in weights.items())
     assert values["loss"].shape == (8,)
     torch.testing.assert_close(values["loss"], expected)
     # Two views of four samples instead of eight: the mean over views.

@@ -120,7 +120,7 @@ def evaluate(
 
 def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[str, float], str]:
     seconds = timer.per_frame()
-    figures = report.metrics_of(scores, seconds, config.train.weight_x3d)
+    figures = report.metrics_of(scores, seconds)
     names = [dataset.index.labels.camera_names[camera] for camera in dataset.index.cameras]
     pairs = [f"{names[i]} - {names[j]}" for i, j in metrics.view_pairs(len(names))]
     notes = {

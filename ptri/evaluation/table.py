@@ -50,18 +50,17 @@ class Scores:
 # --- figures ---------------------------------------------------------------------------------
 
 
-def metrics_of(scores: Scores, seconds: dict[str, float], weight_x3d: float) -> dict[str, float]:
+def metrics_of(scores: Scores, seconds: dict[str, float]) -> dict[str, float]:
     """The figures of metrics.json.
 
     Args:
         seconds: of the stages "detect", "posterior", "fusion" and "pooled/posterior",
             "pooled/fusion", per frame.
-        weight_x3d: of the 3D loss beside the heatmap loss, in "loss".
     """
     result = dict.fromkeys(SEED_LINES, 0.0)
     for name in ("loss/hm", "loss/x3d", "x3d/l1", "x3d/l2"):
         result[name] = _mean(scores[name])
-    result["loss"] = result["loss/hm"] + weight_x3d * result["loss/x3d"]
+    result["loss"] = result["loss/hm"] + result["loss/x3d"]
     weight = scores["x2d/visible"]  # joints, not frames, weigh equally in 2D
     for name in ("x2d/l1", "x2d/l2"):
         there = weight > 0

@@ -52,7 +52,7 @@ class Task(Protocol):
         """The model, initialised from ``config.init`` where that is set, on the CPU."""
 
     def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
-        """Groups for the optimizer; "lr" and "weight_decay" default to the configuration's."""
+        """Groups for the optimizer; "lr" defaults to the configuration's."""
 
     def steps_per_epoch(self, config: Config) -> int:
         """Global batches in an epoch; opens and checks the data set."""

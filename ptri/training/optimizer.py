@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ptri.config import TrainConfig
 from ptri.errors import UserError
 
+WEIGHT_DECAY = 0.01  # of matrices and kernels in every step, times the learning rate
 MUON_SIDE = 16  # matrices with a shorter side, such as depthwise kernels (C, 1, 3, 3), take AdamW
 MUON_MOMENTUM = 0.95
 MUON_RMS = 0.2  # of an update over the learning rate, about AdamW's, so that both take the same
@@ -65,7 +66,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 def make_optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
     """AdamW, or `Muon` with each group's matrices in a group of their own (``train.optimizer``)."""
-    options = {"lr": train.lr, "weight_decay": train.weight_decay}
+    options = {"lr": train.lr, "weight_decay": WEIGHT_DECAY}
     if train.optimizer == "adamw":
         return torch.optim.AdamW(groups, **options)
     parts = []

@@ -30,6 +30,12 @@ from ptri.skeleton import H36M17
 from ptri.structures import Sample, to_device
 from ptri.system import keep_freed_memory
 
+# Weights of losses in the total, where that of the heatmaps has 1.
+WEIGHT_X2D = 0.02  # of the coordinates' L1 (px)
+WEIGHT_COVARIANCE = 0.02  # of the errors' negative log likelihood (nats)
+WEIGHT_COVERAGE = 0.6  # of the pinball loss of the 90 % error ellipse
+WEIGHT_CONFIDENCE = 0.2  # of the confidence's cross-entropy (nats)
+WEIGHT_IMITATION = 1.0  # of the share of a teacher's features that is not told
 CONTEXT = "head.context."  # names of the weights of the head's `Context`
 
 
@@ -98,16 +104,15 @@ class HeatmapTask:
         images = batch.images.flatten(0, 1)  # (B V, 3, H, W)
         detection = model(images, isolate_uncertainty=True)
         values, _ = detection_losses(detection, batch, self._config)
-        for name in ("orientation", "imitation"):
-            if not hasattr(model, name):
-                continue
-            if name == "imitation":
-                value = model.imitation(images, detection)
-            else:
-                joints = batch.joints3d, batch.joints2d[:, 0]  # of single views
-                value = model.orientation(detection.maps, *joints, images.shape[-1])
-            weight = getattr(self._config.train, f"weight_{name}")
-            values |= {"loss": values["loss"] + weight * value, f"loss/{name}": value}
+        if hasattr(model, "orientation"):
+            joints = batch.joints3d, batch.joints2d[:, 0]  # of single views
+            told = model.orientation(detection.maps, *joints, images.shape[-1])
+            total = values["loss"] + self._config.train.weight_orientation * told
+            values |= {"loss": total, "loss/orientation": told}
+        if hasattr(model, "imitation"):
+            left = model.imitation(images, detection)
+            total = values["loss"] + WEIGHT_IMITATION * left
+            values |= {"loss": total, "loss/imitation": left}
         return values
 
     @torch.no_grad()
@@ -258,10 +263,10 @@ def detection_losses(
     parts = {name: value.unflatten(0, views).mean(1) for name, value in parts.items()}
     total = (
         parts["loss/hm"]
-        + train.weight_x2d * parts["loss/x2d"]
-        + train.weight_covariance * parts["loss/covariance"]
-        + train.weight_coverage * parts["loss/coverage"]
-        + train.weight_confidence * parts["loss/confidence"]
+        + WEIGHT_X2D * parts["loss/x2d"]
+        + WEIGHT_COVARIANCE * parts["loss/covariance"]
+        + WEIGHT_COVERAGE * parts["loss/coverage"]
+        + WEIGHT_CONFIDENCE * parts["loss/confidence"]
     )
     joints = {
         "error": error,
