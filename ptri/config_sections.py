@@ -237,9 +237,7 @@ class TrainConfig(_Section):
     weight_region: float = _number(0.0, 0)  # 3D: weight of the pinball loss of the joints' 90 %
     # regions; other losses have fixed weights, see ptri/training/losses3d.py and task2d.py
     heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
-    weight_orientation: float = _number(
-        0.0, 0
-    )  # 2D: weight of the trunk's orientation, told by
+    weight_orientation: float = _number(0.0, 0)  # 2D: weight of the trunk's orientation, told by
     # coarse pixels
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
     save_every_steps: int = _number(0, 0)  # besides every epoch; 0: never
