@@ -179,11 +179,16 @@ def test_the_key_light_falls_on_the_side_it_comes_from(renderer, person, in_garm
     renderer.set_person(dressed)
     brightness = []
     for side in (-1.0, 1.0):
-        look = room.look._replace(
-            light_direction=np.array([0, 0.96 * side, 0.28]), light_colour=key,
-            fill_colour=0 * key, sky_colour=dark, ground_colour=dark, exposure=1.0,
-        )  # fmt: skip
-        renderer.pose({0: (dressed.vertices, dressed.normals)}, room._replace(look=look))
+        light = room.look.light._replace(
+            light_direction=np.array([0, 0.96 * side, 0.28]),
+            light_colour=key,
+            fill_colour=0 * key,
+            sky_colour=dark,
+            ground_colour=dark,
+            exposure=1.0,
+        )
+        lit = room._replace(look=room.look._replace(light=light))
+        renderer.pose({0: (dressed.vertices, dressed.normals)}, lit)
         image, mask = renderer.draw(*camera), renderer.person_depth(*camera) < 0.99 * FAR
         renderer.end_pose()
         brightness.append(image[mask].mean())

@@ -115,8 +115,8 @@ def test_rooms_hold_cameras_and_leave_the_person_free():
         if len(furniture):
             assert np.linalg.norm(furniture[:, :2], axis=1).min() > 1.0
         kinds.add(len(furniture))
-        assert np.isclose(np.linalg.norm(room.look.light_direction), 1)
-        assert room.look.light_direction[2] > 0
+        assert np.isclose(np.linalg.norm(room.look.light.light_direction), 1)
+        assert room.look.light.light_direction[2] > 0
     assert len(kinds) > 3
     joints = np.tile([0.2, 0.1, 0.55], (17, 1))
     joints[[2, 3], 0] += [-0.1, 0.1]

@@ -42,6 +42,11 @@ _SIDE = {
 _DIRECTIONS = {"upper_arm": (1, 0, 0), "forearm": (1, 0, 0), "hand": (1, 0, 0)}
 _DIRECTIONS |= {"thigh": (0, 0, -1), "shank": (0, 0, -1)}
 _NEXT = {"upper_arm": "forearm", "forearm": "hand", "thigh": "shank", "shank": "foot"}
+# Parts without a joint of their own move with another part.
+_MOVE_WITH = {"spine": "root", "chest": "spine", "neck": "chest", "head": "neck"}
+_MOVE_WITH |= {f"{side}_clavicle": "chest" for side in ("left", "right")}
+_MOVE_WITH |= {f"{side}_hand": f"{side}_forearm" for side in ("left", "right")}
+_MOVE_WITH |= {f"{side}_foot": f"{side}_shank" for side in ("left", "right")}
 _FPS = 30.0  # of what is kept
 _Y_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
@@ -160,33 +165,32 @@ def _read_npz(path: Path, split: str) -> list[np.ndarray]:
 
 
 def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
+    """Part -> index of the joint that moves it.
+
+    Raises:
+        UserError: a part has none.
+    """
     plain = [_plain(name) for name in names]
     joint: dict[str, int] = {}
+
+    def find(part: str, side: str, candidates: tuple[str, ...]) -> None:
+        for candidate in candidates:
+            if part not in joint and (side, candidate) in plain:
+                joint[part] = plain.index((side, candidate))
+
     for part, candidates in _TRUNK.items():
-        found = [plain.index(("", c)) for c in candidates if ("", c) in plain]
-        if found:
-            joint[part] = found[0]
+        find(part, "", candidates)
     for side in ("left", "right"):
         for part, candidates in _SIDE.items():
-            found = [plain.index((side, c)) for c in candidates if (side, c) in plain]
-            if found:
-                joint[f"{side}_{part}"] = found[0]
+            find(f"{side}_{part}", side, candidates)
         # "LeftShoulder" is the upper arm where there is no arm, "LeftHip" the thigh.
-        fallback = {"upper_arm": ("shoulder",), "thigh": ("hip",), "clavicle": ()}
-        for part, candidates in fallback.items():
-            found = [plain.index((side, c)) for c in candidates if (side, c) in plain]
-            if found and f"{side}_{part}" not in joint:
-                joint[f"{side}_{part}"] = found[0]
-                joint.pop(f"{side}_clavicle", None)
-    fills = {"spine": "root", "chest": "spine", "neck": "chest", "head": "neck"}
-    for part, other in fills.items():
+        if f"{side}_upper_arm" not in joint and (side, "shoulder") in plain:
+            find(f"{side}_upper_arm", side, ("shoulder",))
+            joint.pop(f"{side}_clavicle", None)
+        find(f"{side}_thigh", side, ("hip",))
+    for part, other in _MOVE_WITH.items():
         if other in joint:
             joint.setdefault(part, joint[other])
-    for side in ("left", "right"):
-        for part, other in (("clavicle", "chest"), ("hand", f"{side}_forearm"),
-                            ("foot", f"{side}_shank")):  # fmt: skip
-            if other in joint:
-                joint.setdefault(f"{side}_{part}", joint[other])
     missing = [part for part in (*PARTS, "root") if part not in joint]
     if missing:
         raise UserError(

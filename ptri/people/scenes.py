@@ -154,16 +154,14 @@ def seen_by(
 
 def people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:
     """Moving people (B, T, 17, 3) mm, world, within the area."""
+    kinds = options.motions or KINDS
     clip = sample_clips(
-        draws, num_frames, options.fps, options.motions or KINDS, options.bone_spread,
-        options.children,
-    )  # fmt: skip
+        draws, num_frames, options.fps, kinds, options.bone_spread, options.children
+    )
     joints = clip.joints3d
     if options.mocap is not None and options.mocap_share > 0:
-        captured = sample_mocap(
-            draws, load_mocap(options.mocap, "held_out" if split == "held_out" else "train"),
-            num_frames, options.fps, clip.bone_lengths,
-        )  # fmt: skip
+        trials = load_mocap(options.mocap, "held_out" if split == "held_out" else "train")
+        captured = sample_mocap(draws, trials, num_frames, options.fps, clip.bone_lengths)
         chosen = draws.uniform(1, 1, 1) < options.mocap_share
         joints = torch.where(chosen, captured, joints)
     radius, angle = draws.uniform().sqrt() * options.area, draws.uniform(high=2 * math.pi)

@@ -44,20 +44,6 @@ class PosedClip(NamedTuple):
 
     transforms: np.ndarray  # (T, D, 3, 4) m
     joints: np.ndarray  # (T, 17, 3) m, world
-    kind: str
-
-
-class Action(NamedTuple):
-    """The labels of a rendered action."""
-
-    joints: np.ndarray  # (T, 17, 3) float32 mm, world, Human3.6M's
-    coco: np.ndarray  # (T, 17, 3) float32 mm, world, COCO's
-    visible: np.ndarray  # (T, V, 17) bool
-    coco_visible: np.ndarray  # (T, V, 17) bool
-    boxes: np.ndarray  # (T, V, 4) int16 px: top, left, bottom, right
-    frames: np.ndarray  # (T,) int32, 0-based at 50 fps
-    kind: str
-    stature: float  # m
 
 
 def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: int) -> PosedClip:
@@ -79,7 +65,7 @@ def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: in
         lowest = points[:, 2].min()
         transforms[frame, :, 2, 3] -= lowest
         joints[frame, :, 2] -= lowest
-    return PosedClip(transforms, joints, kind)
+    return PosedClip(transforms, joints)
 
 
 def sample_rig(settings: RenderSettings, subject: int) -> RenderRig:
@@ -123,13 +109,18 @@ def render_action(
     subject: int,
     action: int,
     write: Callable[[int, int, np.ndarray], None],
-) -> Action:
+) -> dict[str, np.ndarray]:
     """Renders one action of one subject.
 
     Args:
         renderer: of images `settings.size` square.
         subject, action: indices into the settings' lists.
         write: called with (camera, 0-based frame number, (h, w, 3) uint8 RGB) for each image.
+
+    Returns:
+        Rows of the labels' table: "frame" (T,) int32, 0-based at 50 fps; "joints" and "coco"
+        (T, 17, 3) float32 mm, world; "visible", "coco_visible" (T, V, 17) and "boxes" (T, V, 4) as
+        in `truth.Label`.
     """
     rng = make_rng(settings.seed, subject, action, 1)
     person_rng, room_rng = rng, rng
@@ -159,15 +150,9 @@ def render_action(
             depth = renderer.depth()
             labels.append(truth.label(points, clip.joints[t], coco[t], camera, depth))
         renderer.end_pose()
-    labels = {
+    rows = {
         name: np.stack(values).reshape(settings.frames, settings.cameras, -1)
         for name, values in zip(truth.Label._fields, zip(*labels))
     }
-    return Action(
-        joints=(1000 * clip.joints).astype(np.float32),
-        coco=(1000 * coco).astype(np.float32),
-        **labels,
-        frames=frames,
-        kind=kind,
-        stature=person.shape.stature,
-    )
+    rows |= {"joints": (1000 * clip.joints).astype(np.float32), "frame": frames}
+    return rows | {"coco": (1000 * coco).astype(np.float32)}

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from ptri.render.figure import Figure, padded
-from ptri.render.room import Look, Room
+from ptri.render.room import Room
 from ptri.render.smooth import smooth_edges
 from ptri.render.textures import Texture
 from ptri.render.wardrobe import Dressed
@@ -155,9 +155,9 @@ class Renderer:
         room_depth = context.vertex_array(self._depth_only, [(buffer, "3f 24x", "position")])
         vertices = next(iter(people.values()))[0]
         middle = (vertices.min(0) + vertices.max(0)) / 2
-        light = _light_matrix(room.look.light_direction, middle)
+        light = _light_matrix(room.look.light.light_direction, middle)
         context.enable_only(self._gl.DEPTH_TEST)
-        if room.look.shadow_strength > 0:
+        if room.look.light.shadow_strength > 0:
             self._shadow_target.use()
             self._shadow_target.clear(depth=1.0)
             self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
@@ -165,10 +165,10 @@ class Renderer:
                 figure.draw_depth()
             if room.first_caster < len(room.mesh):
                 room_depth.render(first=room.first_caster)
-        values = _look_values(room.look) | {"light_matrix": light.T.astype("f4").tobytes()}
+        values = room.look.light._asdict() | {"light_matrix": light.T}
         for program in (self._person, self._garment, self._hair, self._room):
             for name, value in values.items():
-                program[name].write(value)
+                program[name].write(np.asarray(value, "f4").tobytes())
         self._room["colours"].write(padded(room.colours, 32).tobytes())
         self._room["styles"].write(padded(room.styles, 16).tobytes())
         self._room["catcher"].value = self._picture is not None
@@ -191,11 +191,8 @@ class Renderer:
         self._target.clear(0.5, 0.5, 0.5, depth=1.0)
         if self._picture is not None:
             context.disable(self._gl.DEPTH_TEST)
-            to_pixel = np.array(
-                [[self.width / 2, 0, self.width / 2 - 0.5],
-                 [0, self.height / 2, self.height / 2 - 0.5],
-                 [0, 0, 1]]
-            )  # fmt: skip
+            x, y = self.width / 2, self.height / 2
+            to_pixel = np.array([[x, 0, x - 0.5], [0, y, y - 0.5], [0, 0, 1]])
             rays = R.T @ np.linalg.inv(K) @ to_pixel
             self._backdrop["rays"].write(rays.T.astype("f4").tobytes())
             self._backdrop["turn"].value = self._look.turn
@@ -301,15 +298,6 @@ def _light_matrix(direction: np.ndarray, middle: np.ndarray) -> np.ndarray:
     matrix[:3, :3] = axes / np.array([_SHADOW_REACH, _SHADOW_REACH, 6.0])[:, None]
     matrix[:3, 3] = -matrix[:3, :3] @ middle
     return matrix
-
-
-def _look_values(look: Look) -> dict[str, bytes]:
-    """Uniforms of all programs."""
-    names = (
-        "light_direction", "light_colour", "fill_direction", "fill_colour", "sky_colour",
-        "ground_colour", "lamp_position", "lamp_colour", "exposure", "shadow_strength",
-    )  # fmt: skip
-    return {name: np.asarray(getattr(look, name), np.float32).tobytes() for name in names}
 
 
 def _noise_texture() -> np.ndarray:

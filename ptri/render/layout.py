@@ -146,6 +146,7 @@ def _job(job: _Job) -> int:
 
 
 def _rig_job(job: _Job) -> dict[str, np.ndarray]:
+    """Renders an action; returns its rows of the labels' table."""
     settings = job.settings
     key = ("rig", settings.size, settings.samples)
     if key not in _STATE:
@@ -156,32 +157,40 @@ def _rig_job(job: _Job) -> dict[str, np.ndarray]:
         path = image_path(Path(settings.out), *names, settings.camera_names[camera], frame)
         _write_image(path, image, settings.quality)
 
-    return render_action(settings, _STATE[key], job.subject, job.number, write)._asdict()
+    rows = render_action(settings, _STATE[key], job.subject, job.number, write)
+    return rows | {"action": np.full(settings.frames, job.number, np.int16)}
 
 
 def _single_job(job: _Job) -> dict[str, np.ndarray]:
+    """Renders single images; returns rows as `_rig_job`, zeros for the cameras that see nobody."""
     settings = job.settings
     if ("single", settings) != _STATE.get("studio_of"):
         _STATE["studio_of"] = ("single", settings)
         _STATE["studio"] = Studio(settings, masks=settings.masks)
-    indices = range(job.number, job.number + job.images)
-    lenses = _lenses(settings, job.subject)
-    used = [lenses[i % settings.lenses] for i in indices]
-    keys = [(settings.seed, job.subject, i) for i in indices]
-    shots = _STATE["studio"].shoot(keys, used)
+    indices = np.arange(job.number, job.number + job.images)
+    frame, camera = np.divmod(indices, settings.lenses)
+    keys = [(settings.seed, job.subject, i) for i in indices.tolist()]
+    shots = _STATE["studio"].shoot(keys, _lenses(settings, job.subject)[camera])
     if settings.shard_size:
         name = f"{settings.subjects[job.subject]}-{job.number:07d}.tar"
         shards.write_shard(Path(settings.out) / name, keys, shots, settings.quality)
         return {}
-    for index, shot in zip(indices, shots):
+    for index, shot in zip(indices.tolist(), shots):
         _write_shot(settings, job.subject, index, shot)
+
+    def of_camera(values: list[np.ndarray]) -> np.ndarray:
+        table = np.zeros((len(shots), settings.lenses, *values[0].shape), values[0].dtype)
+        table[np.arange(len(shots)), camera] = values
+        return table
+
     return {
         "action": np.array([KIND_NAMES.index(shot.kind) for shot in shots], np.int16),
+        "frame": frame.astype(np.int32),
         "joints": np.stack([_to_fixed(shot.joints, shot) for shot in shots]),
         "coco": np.stack([_to_fixed(shot.coco, shot) for shot in shots]),
-        "visible": np.stack([shot.visible for shot in shots]),
-        "coco_visible": np.stack([shot.coco_visible for shot in shots]),
-        "boxes": np.stack([shot.box for shot in shots]),
+        "boxes": of_camera([shot.box for shot in shots]),
+        "visible": of_camera([shot.visible for shot in shots]),
+        "coco_visible": of_camera([shot.coco_visible for shot in shots]),
     }
 
 
@@ -244,28 +253,13 @@ def _check_same(settings: RenderSettings, root: Path) -> None:
 
 def _collect(settings: RenderSettings, jobs: list[_Job]) -> tuple[Labels, dict[str, np.ndarray]]:
     """Labels and further truth from the parts of all jobs, subject by subject."""
-    rows: dict[str, list] = {name: [] for name in ("subject", "action", "frame", "joints", "boxes")}
-    extra: dict[str, list] = {name: [] for name in ("coco", "visible", "coco_visible", "seen")}
+    parts = []
     for job in sorted(jobs, key=lambda job: (job.subject, job.number)):
         with np.load(job.part, allow_pickle=False) as part:
-            count = len(part["joints"])
-            rows["subject"].append(np.full(count, job.subject, np.int16))
-            rows["joints"].append(part["joints"])
-            for name in ("coco", "visible", "coco_visible"):
-                extra[name].append(part[name])
-            if settings.mode == "rig":
-                rows["action"].append(np.full(count, job.number, np.int16))
-                rows["frame"].append(part["frames"])
-                rows["boxes"].append(part["boxes"])
-                extra["seen"].append(np.ones((count, settings.cameras), bool))
-                continue
-            index = np.arange(job.number, job.number + count)
-            seen = index[:, None] % settings.lenses == np.arange(settings.lenses)
-            rows["action"].append(part["action"])
-            rows["frame"].append((index // settings.lenses).astype(np.int32))
-            rows["boxes"].append(np.where(seen[..., None], part["boxes"][:, None], 0))
-            extra["seen"].append(seen)
-    table = {name: np.concatenate(values) for name, values in rows.items()}
+            rows = {name: part[name] for name in part.files}
+        parts.append(rows | {"subject": np.full(len(rows["joints"]), job.subject, np.int16)})
+    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    truth = {name: table.pop(name) for name in ("coco", "visible", "coco_visible")}
     K, R, t = _cameras(settings)
     labels = Labels(
         subject_names=settings.subjects,
@@ -277,7 +271,6 @@ def _collect(settings: RenderSettings, jobs: list[_Job]) -> tuple[Labels, dict[s
         t=t,
         **table,
     )
-    truth = {name: np.concatenate(values) for name, values in extra.items()}
     return labels, _image_truth(labels, truth)
 
 
@@ -293,23 +286,19 @@ def _cameras(settings: RenderSettings) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _image_truth(labels: Labels, truth: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The contents of `TRUTH_NAME` (module docstring)."""
-    row, camera = np.nonzero(truth["seen"])
+    row, camera = np.nonzero((labels.boxes != 0).any(-1))  # a box is at least a pixel large
     keypoints = {"h36m17": [], "coco17": []}
     for n, c in zip(row, camera):
         subject = labels.subject[n]
         view = Camera(labels.K[subject, c], labels.R[subject, c], labels.t[subject, c])
         for name, points in (("h36m17", labels.joints[n]), ("coco17", truth["coco"][n])):
             keypoints[name].append(view.project(points.astype(float))[:, :2].astype(np.float32))
-
-    def of_images(values: np.ndarray) -> np.ndarray:
-        return values[row, camera] if values.ndim == 3 else values[row]
-
     return {
         "row": row.astype(np.int64),
         "camera": camera.astype(np.int16),
         "h36m17": np.stack(keypoints["h36m17"]),
         "coco17": np.stack(keypoints["coco17"]),
-        "h36m17_visible": of_images(truth["visible"]),
-        "coco17_visible": of_images(truth["coco_visible"]),
+        "h36m17_visible": truth["visible"][row, camera],
+        "coco17_visible": truth["coco_visible"][row, camera],
         "coco17_joints": truth["coco"].astype(np.float32),
     }

@@ -87,11 +87,12 @@ def _furniture(rng, place, height, material, camera) -> np.ndarray:
     if rng.random() < 0.4:  # a table: a board on legs
         thick = rng.uniform(0.02, 0.05)
         board = box_mesh(middle + _up(top / 2 - thick), [*half[:2], thick], axes, material)
+        out = half[:2] - 0.03
         legs = [
-            box_mesh(middle + x * (half[0] - 0.03) * axes[0] + y * (half[1] - 0.03) * axes[1],
-                     [0.02, 0.02, top / 2], axes, material)
-            for x in (-1, 1) for y in (-1, 1)
-        ]  # fmt: skip
+            box_mesh(middle + x * axes[0] + y * axes[1], [0.02, 0.02, top / 2], axes, material)
+            for x in (-out[0], out[0])
+            for y in (-out[1], out[1])
+        ]
         return np.concatenate([board, *legs])
     return box_mesh(middle, half, axes, material)
 

@@ -198,9 +198,19 @@ def _plan() -> _Plan:
     blended, below, above, share = map(np.array, zip(*blended))
     inner, twist_part, twist_base, twist_axis = np.array(inner).T
     return _Plan(
-        np.array([names.index(parent[name]) for name in names]), chain,
-        alone, part, blended, below, above, share, inner, twist_part, twist_base, twist_axis,
-    )  # fmt: skip
+        parent=np.array([names.index(parent[name]) for name in names]),
+        chain=chain,
+        alone=alone,
+        part=part,
+        blended=blended,
+        below=below,
+        above=above,
+        share=share,
+        inner=inner,
+        twist_part=twist_part,
+        twist_base=twist_base,
+        twist_axis=twist_axis,
+    )
 
 
 @functools.cache

@@ -18,8 +18,8 @@ _KEEP_FREE = 1.3  # m around the person without furniture
 _SEAT_BELOW_HIPS = 0.1  # m
 
 
-class Look(NamedTuple):
-    """Light and exposure. Directions point towards the light; colours are linear RGB."""
+class Light(NamedTuple):
+    """Directions point towards the light; colours are linear RGB. The names are the shaders'."""
 
     light_direction: np.ndarray
     light_colour: np.ndarray
@@ -28,12 +28,18 @@ class Look(NamedTuple):
     sky_colour: np.ndarray
     ground_colour: np.ndarray
     exposure: float
-    shadow_strength: float = 1.0  # 0: the main light casts no shadow
-    lamp_position: np.ndarray = np.zeros(3)  # m; a near light without shadow
-    lamp_colour: np.ndarray = np.zeros(3)  # at 1 m; falls with the distance squared
-    turn: float = 0.0  # of a panorama, share of a whole turn
-    tint: np.ndarray = np.ones(3)  # factor on the backdrop
-    flat_picture: bool = False  # the backdrop is not a panorama
+    shadow_strength: float  # 0: the main light casts no shadow
+    lamp_position: np.ndarray  # m; a near light without shadow
+    lamp_colour: np.ndarray  # at 1 m; falls with the distance squared
+
+
+class Look(NamedTuple):
+    """Light, and how a backdrop picture is shown."""
+
+    light: Light
+    turn: float  # of a panorama, share of a whole turn
+    tint: np.ndarray  # (3,) factor on the picture
+    flat_picture: bool = False  # it is not a panorama
     window: np.ndarray = WHOLE_PICTURE  # part of a flat picture: left, top, size
 
 
@@ -55,7 +61,7 @@ def sample_look(rng: np.random.Generator, config: RenderConfig) -> Look:
     key, ambient = rng.uniform(0.35, 1.5), rng.uniform(0.25, 0.7)
     lamp = rng.uniform(0.5, 3.0) if rng.random() < config.lamps else 0.0
     fill_azimuth = azimuth + np.pi + rng.normal(0, 0.6)
-    return Look(
+    light = Light(
         light_direction=_direction(azimuth, height),
         light_colour=key * tint,
         fill_direction=_direction(fill_azimuth, rng.uniform(0.1, 0.7)),
@@ -66,9 +72,9 @@ def sample_look(rng: np.random.Generator, config: RenderConfig) -> Look:
         shadow_strength=rng.uniform(0.5, 1.0) if rng.random() < config.shadows else 0.0,
         lamp_position=rng.uniform([-3, -3, 0.3], [3, 3, 2.8]),
         lamp_colour=lamp * np.exp(rng.normal(0, 0.15, 3)),
-        turn=rng.random(),
-        tint=rng.uniform(0.6, 1.1) * np.exp(rng.normal(0, 0.08, 3)),
     )
+    turn, tint = rng.random(), rng.uniform(0.6, 1.1) * np.exp(rng.normal(0, 0.08, 3))
+    return Look(light, turn, tint)
 
 
 def sample_place(
@@ -275,15 +281,12 @@ def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
         gap = 0.015
         wall = rng.integers(4)
         if wall < 2:
-            x = x0 + gap if wall == 0 else x1 - gap
-            sign = 1 if wall == 0 else -1
-            quad = _quad([x, along * y1 - sign * width / 2, low], [0, sign * width, 0],
-                         [0, 0, height], len(colours))  # fmt: skip
+            x, sign = (x0 + gap, 1) if wall == 0 else (x1 - gap, -1)
+            corner, across = [x, along * y1 - sign * width / 2, low], [0, sign * width, 0]
         else:
-            y = y0 + gap if wall == 2 else y1 - gap
-            sign = -1 if wall == 2 else 1
-            quad = _quad([along * x1 - sign * width / 2, y, low], [sign * width, 0, 0],
-                         [0, 0, height], len(colours))  # fmt: skip
+            y, sign = (y0 + gap, -1) if wall == 2 else (y1 - gap, 1)
+            corner, across = [along * x1 - sign * width / 2, y, low], [sign * width, 0, 0]
+        quad = _quad(corner, across, [0, 0, height], len(colours))
         if wall >= 2:  # u x v points outwards there
             quad[:, 3:6] *= -1
         parts.append(quad)

@@ -214,10 +214,8 @@ class Studio:
         points, normals = skin(transforms[0], *person.skin_data)
         low, high = points.min(0), points.max(0)
         shift = -np.append((low + high)[:2] / 2, low[2])
-        return _Body(
-            person, points + shift, normals, joints[0] + shift,
-            surface.coco(transforms[0]) + shift, shift,
-        )  # fmt: skip
+        coco = surface.coco(transforms[0])
+        return _Body(person, points + shift, normals, joints[0] + shift, coco + shift, shift)
 
     def _person(self, seed: int, subject: int, number: int) -> tuple[Person, truth.Surface]:
         key = (seed, subject, number)
