@@ -109,6 +109,14 @@ def test_hanging_arms_at_rest_make_no_difference(tmp_path):
     )
 
 
+def test_a_thigh_named_after_the_hip_leaves_the_shoulders_alone(tmp_path):
+    renamed = [(name.replace("UpLeg", "Hip"), parent, offset) for name, parent, offset in TREE]
+    path = write_bvh(tmp_path / "a.bvh", [{"LeftShoulder": (20, 0, 0)}], renamed)
+    turns = retarget(read_bvh(path), "a.bvh")
+    across = turns[0, PART["left_clavicle"]] @ [1, 0, 0]
+    np.testing.assert_allclose(across[2], np.sin(np.radians(20)), atol=1e-6)
+
+
 def test_bad_motion_is_reported(tmp_path):
     path = tmp_path / "b.bvh"
     for text, message in (
