@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import h5py
 import numpy as np
+import roma
+import torch
 from tqdm import tqdm
 
 from ptri.data.labels import NUM_JOINTS, Labels
@@ -32,45 +36,18 @@ BOX_MARGIN = 0.2  # the body reaches beyond its joints: share of the longer side
 _SHORT = {"TakingPhoto": "Photo", "WalkingDog": "WalkDog", "WalkingTogether": "WalkTogether"}
 _EXCEPTIONS = {
     "S1": {"Eating-1": 2, "Sitting-2": 2, "SittingDown-1": 2},
-    "S5": {
-        "Directions-2": 2,
-        "Discussion-1": 2,
-        "Discussion-2": 3,
-        "Greeting-2": 2,
-        "SittingDown-1": 0,
-        "SittingDown-2": 1,
-        "TakingPhoto-1": 0,
-        "TakingPhoto-2": 2,
-        "Waiting-2": 2,
-    },
-    "S6": {
-        "Eating-2": 2,
-        "Posing-1": 2,
-        "Sitting-2": 2,
-        "TakingPhoto-1": 0,
-        "TakingPhoto-2": 1,
-        "Waiting-1": 3,
-    },
-    "S7": {
-        "Phoning-1": 2,
-        "SittingDown-1": 0,
-        "SittingDown-2": 1,
-        "TakingPhoto-1": 0,
-        "TakingPhoto-2": 1,
-        "Waiting-2": 2,
-    },
+    "S5": {"Directions-2": 2, "Discussion-1": 2, "Discussion-2": 3, "Greeting-2": 2,
+           "SittingDown-1": 0, "SittingDown-2": 1, "TakingPhoto-1": 0, "TakingPhoto-2": 2,
+           "Waiting-2": 2},
+    "S6": {"Eating-2": 2, "Posing-1": 2, "Sitting-2": 2, "TakingPhoto-1": 0, "TakingPhoto-2": 1,
+           "Waiting-1": 3},
+    "S7": {"Phoning-1": 2, "SittingDown-1": 0, "SittingDown-2": 1, "TakingPhoto-1": 0,
+           "TakingPhoto-2": 1, "Waiting-2": 2},
     "S8": {"SittingDown-1": 0, "SittingDown-2": 1, "WalkingTogether-2": 2},
     "S9": {"Discussion-2": 2, "SittingDown-1": 0, "SittingDown-2": 1},
-    "S11": {
-        "Discussion-2": 2,
-        "Greeting-1": 2,
-        "Phoning-1": 3,
-        "Phoning-2": 2,
-        "SittingDown-1": 0,
-        "SittingDown-2": 1,
-        "Smoking-1": 2,
-    },
-}
+    "S11": {"Discussion-2": 2, "Greeting-1": 2, "Phoning-1": 3, "Phoning-2": 2,
+            "SittingDown-1": 0, "SittingDown-2": 1, "Smoking-1": 2},
+}  # fmt: skip
 
 
 class Calibration(NamedTuple):
@@ -83,11 +60,11 @@ class Calibration(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """One scene of h36m-fetch: per camera, frames and their joints."""
+    """What h36m-fetch's annot.h5 holds of one camera in one scene."""
 
-    frame: dict[str, np.ndarray]  # (n,) 0-based
-    xy: dict[str, np.ndarray]  # (n, 17, 2) px, distorted image
-    xyz: dict[str, np.ndarray]  # (n, 17, 3) mm, camera frame
+    frame: np.ndarray  # (n,) 0-based
+    xy: np.ndarray  # (n, 17, 2) px, distorted image
+    xyz: np.ndarray  # (n, 17, 3) mm, camera frame
 
 
 def sequence_name(subject: str, action: str) -> str:
@@ -117,38 +94,53 @@ def build_labels(root: str | Path, una: str | Path | None = None) -> Labels:
     actions = sorted({action for _, action in scenes})
     calibrations, parts = [], []
     for s, subject in enumerate(subjects):
-        mine = [action for name, action in scenes if name == subject]
-        annotations = {action: _read_annotation(root, subject, action) for action in mine}
+        annotations = {
+            action: _read_annotations(root / "processed" / subject / action / "annot.h5")
+            for name, action in scenes
+            if name == subject
+        }
         if una is not None:
             calibration = read_una_cameras(una / "cameras.h5", subject)
         else:
             calibration = recover_cameras([a for a in annotations.values() if a], subject)
         calibrations.append(calibration)
-        for action in tqdm(mine, desc=subject, unit="scene"):
-            images = _images_by_camera(root / "processed" / subject / action)
-            world = _world_joints(subject, action, annotations[action], calibration, una)
-            frames = sorted(set().union(*images.values()) & world.keys())
-            if not frames:
-                raise UserError(
-                    f"{root / 'processed' / subject / action}: no image has a labelled frame"
-                )
-            joints = np.stack([world[frame] for frame in frames])
-            boxes = joint_boxes(joints, calibration)
-            for c, camera in enumerate(CAMERA_NAMES):
-                absent = [frame not in images[camera] for frame in frames]
-                boxes[absent, c] = 0  # the sign of a missing view
-            parts.append((s, actions.index(action), np.array(frames), joints, boxes))
+        for action, annotation in tqdm(annotations.items(), desc=subject, unit="scene"):
+            if annotation is not None:
+                world = _annotated_joints(annotation, calibration)
+            else:
+                world = _una_joints(una, subject, action)
+            folder = root / "processed" / subject / action
+            frames, joints, boxes = _label_scene(folder, world, calibration)
+            numbers = np.array([[s, actions.index(action)]] * len(frames))
+            parts.append((*numbers.T, frames, joints, boxes))
+    subject, action, frame, joints, boxes = map(np.concatenate, zip(*parts))
+    cameras = dict(zip(Calibration._fields, map(np.stack, zip(*calibrations))))
     return Labels(
         subject_names=tuple(subjects),
         camera_names=CAMERA_NAMES,
         action_names=tuple(actions),
-        **{name: np.stack(values) for name, values in zip(Calibration._fields, zip(*calibrations))},
-        subject=np.concatenate([np.full(len(f), s, np.int16) for s, _, f, _, _ in parts]),
-        action=np.concatenate([np.full(len(f), a, np.int16) for _, a, f, _, _ in parts]),
-        frame=np.concatenate([f.astype(np.int32) for _, _, f, _, _ in parts]),
-        joints=np.concatenate([j.astype(np.float32) for _, _, _, j, _ in parts]),
-        boxes=np.concatenate([b for _, _, _, _, b in parts]),
+        **cameras,
+        subject=subject.astype(np.int16),
+        action=action.astype(np.int16),
+        frame=frame.astype(np.int32),
+        joints=joints.astype(np.float32),
+        boxes=boxes,
     )
+
+
+def _label_scene(
+    folder: Path, world: dict[int, np.ndarray], calibration: Calibration
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frames (n,) that have joints and an image, joints (n, 17, 3) mm and boxes (n, 4, 4) px."""
+    images = _images_by_camera(folder)
+    frames = sorted(set().union(*images.values()) & world.keys())
+    if not frames:
+        raise UserError(f"{folder}: no image has a labelled frame")
+    joints = np.stack([world[frame] for frame in frames])
+    boxes = joint_boxes(joints, calibration)
+    for c, camera in enumerate(CAMERA_NAMES):
+        boxes[[frame not in images[camera] for frame in frames], c] = 0  # a missing view
+    return np.array(frames), joints, boxes
 
 
 def _find_scenes(root: Path) -> list[tuple[str, str]]:
@@ -179,35 +171,41 @@ def _images_by_camera(scene: Path) -> dict[str, set[int]]:
     return images
 
 
-def _world_joints(
-    subject: str,
-    action: str,
-    annotation: Annotation | None,
-    calibration: Calibration,
-    una: Path | None,
+def _annotated_joints(
+    annotation: dict[str, Annotation], calibration: Calibration
 ) -> dict[int, np.ndarray]:
-    """World joints (17, 3) mm by frame; annot.h5 first, then the una-dinosauria file."""
+    """World joints (17, 3) mm by frame, of the first camera that has the frame."""
     world: dict[int, np.ndarray] = {}
-    if annotation is not None:
-        for camera, frames in annotation.frame.items():
-            c = CAMERA_NAMES.index(camera)
-            joints = (annotation.xyz[camera] - calibration.t[c]) @ calibration.R[c]
-            for frame, values in zip(frames.tolist(), joints):
-                world.setdefault(frame, values)
-        return world
+    for camera, seen in annotation.items():
+        c = CAMERA_NAMES.index(camera)
+        joints = (seen.xyz - calibration.t[c]) @ calibration.R[c]
+        world = dict(zip(seen.frame.tolist(), joints)) | world
+    return world
+
+
+def _una_joints(una: Path | None, subject: str, action: str) -> dict[int, np.ndarray]:
+    """World joints (17, 3) mm by frame, of the una-dinosauria folder."""
     if una is None:
         raise UserError(
             f"{subject}/{action}: no annot.h5; give the una-dinosauria folder with --una, or run "
             "h36m-fetch's process_all.py"
         )
-    name = sequence_name(subject, action)
-    path = una / subject / "MyPoses" / "3D_positions" / f"{name}.h5"
+    path = una / subject / "MyPoses" / "3D_positions" / f"{sequence_name(subject, action)}.h5"
+    with _opened(path, f"joints of {subject}/{action}") as file:
+        joints = file["3D_positions"][...].T.reshape(-1, 32, 3)[:, JOINTS_OF_32]
+    return dict(enumerate(joints.astype(np.float64)))
+
+
+@contextmanager
+def _opened(path: Path, content: str) -> Iterator[h5py.File]:
+    """An HDF5 file to read from; what it lacks becomes a UserError that names the content."""
     try:
         with h5py.File(path, "r") as file:
-            joints = file["3D_positions"][...].T.reshape(-1, 32, 3)[:, JOINTS_OF_32]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: joints of {subject}/{action} cannot be read: {error}") from None
-    return dict(enumerate(joints.astype(np.float64)))
+            yield file
+    except UserError:
+        raise
+    except (OSError, KeyError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: {content} cannot be read: {error}") from None
 
 
 def joint_boxes(joints: np.ndarray, calibration: Calibration) -> np.ndarray:
@@ -236,86 +234,69 @@ def read_una_cameras(path: Path, subject: str) -> Calibration:
         UserError: unreadable, or other cameras than expected.
     """
     K, dist, R, t = [], [], [], []
-    try:
-        with h5py.File(path, "r") as file:
-            for number, camera in enumerate(CAMERA_NAMES, start=1):
-                group = file[f"{subject.replace('S', 'subject')}/camera{number}"]
-                value = {key: np.asarray(group[key], np.float64).squeeze() for key in "RTfckp"}
-                name = "".join(chr(int(code)) for code in np.ravel(group["Name"]))
-                if name != camera:
-                    raise UserError(f"{path}: camera {number} is {name!r}, expected {camera}")
-                k, p = value["k"], value["p"]
-                K.append(np.diag([*value["f"], 1.0]))
-                K[-1][:2, 2] = value["c"]
-                dist.append([k[0], k[1], p[0], p[1], k[2]])
-                R.append(value["R"].T)  # stored column by column, as MATLAB does
-                t.append(-R[-1] @ value["T"])
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path}: cameras of {subject} cannot be read: {error}") from None
-    return Calibration(*(np.array(values) for values in (K, dist, R, t)))
+    with _opened(path, f"cameras of {subject}") as file:
+        for number, camera in enumerate(CAMERA_NAMES, start=1):
+            group = file[f"{subject.replace('S', 'subject')}/camera{number}"]
+            value = {key: np.asarray(group[key], np.float64).squeeze() for key in "RTfckp"}
+            name = "".join(chr(int(code)) for code in np.ravel(group["Name"]))
+            if name != camera:
+                raise UserError(f"{path}: camera {number} is {name!r}, expected {camera}")
+            k, p = value["k"], value["p"]
+            K.append(np.diag([*value["f"], 1.0]))
+            K[-1][:2, 2] = value["c"]
+            dist.append([k[0], k[1], p[0], p[1], k[2]])
+            R.append(value["R"].T)  # stored column by column, as MATLAB does
+            t.append(-R[-1] @ value["T"])
+    return Calibration(*map(np.array, (K, dist, R, t)))
 
 
-def _read_annotation(root: Path, subject: str, action: str) -> Annotation | None:
-    path = root / "processed" / subject / action / "annot.h5"
+def _read_annotations(path: Path) -> dict[str, Annotation] | None:
+    """The annotations of a scene by camera; None without a file."""
     if not path.is_file():
         return None
-    try:
-        with h5py.File(path, "r") as file:
-            frame, camera = file["frame"][...] - 1, file["camera"][...]
-            xy = file["pose/2d"][...].astype(np.float64)[:, JOINTS_OF_32]
-            xyz = file["pose/3d"][...].astype(np.float64)[:, JOINTS_OF_32]
-    except (OSError, KeyError, ValueError, IndexError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}; expected frame, camera, pose/2d and pose/3d"
-        ) from None
-    names = [name for name in CAMERA_NAMES if (camera == int(name)).any()]
-    chosen = {name: camera == int(name) for name in names}
-    return Annotation(
-        {name: frame[mask] for name, mask in chosen.items()},
-        {name: xy[mask] for name, mask in chosen.items()},
-        {name: xyz[mask] for name, mask in chosen.items()},
-    )
+    with _opened(path, "frame, camera, pose/2d and pose/3d") as file:
+        frame, camera = file["frame"][...] - 1, file["camera"][...]
+        xy, xyz = (
+            file[name][...].astype(np.float64)[:, JOINTS_OF_32] for name in ("pose/2d", "pose/3d")
+        )
+    rows = {name: camera == int(name) for name in CAMERA_NAMES}
+    return {name: Annotation(frame[r], xy[r], xyz[r]) for name, r in rows.items() if r.any()}
 
 
-def recover_cameras(annotations: list[Annotation], subject: str) -> Calibration:
+def recover_cameras(annotations: list[dict[str, Annotation]], subject: str) -> Calibration:
     """Cameras of a subject from joints in camera frames and images; world = the first camera.
+
+    Args:
+        annotations: of the subject's scenes, by camera.
 
     Raises:
         UserError: a camera shares no frame with the first one.
     """
     K, dist, R, t = [], [], [], []
+    first = CAMERA_NAMES[0]
     for camera in CAMERA_NAMES:
-        seen = [a for a in annotations if camera in a.xyz]
+        seen = [scene[camera] for scene in annotations if camera in scene]
         if not seen:
             raise UserError(f"{subject}: no annot.h5 holds camera {camera}; give --una instead")
-        xy = np.concatenate([a.xy[camera].reshape(-1, 2) for a in seen])
-        xyz = np.concatenate([a.xyz[camera].reshape(-1, 3) for a in seen])
-        intrinsics = fit_intrinsics(xy, xyz)
-        K.append(intrinsics[0])
-        dist.append(intrinsics[1])
-        pairs = [_common(a, CAMERA_NAMES[0], camera) for a in seen if CAMERA_NAMES[0] in a.xyz]
-        if not sum(len(first) for first, _ in pairs):
-            raise UserError(f"{subject}: camera {camera} shares no frame with {CAMERA_NAMES[0]}")
-        rotation, translation = align(*(np.concatenate(points) for points in zip(*pairs)))
-        R.append(rotation)
-        t.append(translation)
-    return Calibration(*(np.array(values) for values in (K, dist, R, t)))
+        intrinsics = fit_intrinsics(
+            np.concatenate([part.xy.reshape(-1, 2) for part in seen]),
+            np.concatenate([part.xyz.reshape(-1, 3) for part in seen]),
+        )
+        both = [scene for scene in annotations if {first, camera} <= scene.keys()]
+        pairs = [_common_joints(scene[first], scene[camera]) for scene in both]
+        if not sum(len(source) for source, _ in pairs):
+            raise UserError(f"{subject}: camera {camera} shares no frame with {first}")
+        source, target = (torch.from_numpy(np.concatenate(points)) for points in zip(*pairs))
+        rotation, translation = roma.rigid_points_registration(source, target)
+        for values, value in zip((K, dist, R, t), (*intrinsics, rotation, translation)):
+            values.append(np.asarray(value))
+    return Calibration(*map(np.array, (K, dist, R, t)))
 
 
-def _common(annotation: Annotation, first: str, second: str) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (n, 3) of two cameras in their common frames."""
-    _, a, b = np.intersect1d(annotation.frame[first], annotation.frame[second], return_indices=True)
-    return annotation.xyz[first][a].reshape(-1, 3), annotation.xyz[second][b].reshape(-1, 3)
-
-
-def align(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rigid motion R (3, 3), t (3,) with target = R source + t, least squares (Kabsch)."""
-    a, b = source.mean(0), target.mean(0)
-    U, _, Vt = np.linalg.svd((target - b).T @ (source - a))
-    R = U @ np.diag([1.0, 1.0, np.linalg.det(U @ Vt)]) @ Vt
-    return R, b - R @ a
+def _common_joints(a: Annotation, b: Annotation) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (n, 3) mm of two cameras in their common frames."""
+    _, rows_a, rows_b = np.intersect1d(a.frame, b.frame, return_indices=True)
+    return a.xyz[rows_a].reshape(-1, 3), b.xyz[rows_b].reshape(-1, 3)
 
 
 def fit_intrinsics(xy: np.ndarray, xyz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

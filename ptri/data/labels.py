@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -37,6 +38,19 @@ class Labels(NamedTuple):
     frame: np.ndarray  # (N,) int32, 0-based; the image is img_%06d.jpg of frame + 1
     joints: np.ndarray  # (N, 17, 3) float32, mm, world
     boxes: np.ndarray  # (N, C, 4) int16, px: top, left, bottom, right; all 0 = view missing
+
+
+_NAMES = ("subject_names", "camera_names", "action_names")
+_CAMERA = {"K": "f8", "dist": "f8", "R": "f8", "t": "f8"}
+_ARRAYS = {**_CAMERA, "subject": "i2", "action": "i2", "frame": "i4", "joints": "f4", "boxes": "i2"}
+# The table of the .npy form: its names and types of our arrays by frame.
+_COLUMNS = {
+    "subject": ("subject_idx", "i1"),
+    "action": ("action_idx", "i1"),
+    "frame": ("frame_idx", "i2"),
+    "joints": ("keypoints", "f4"),
+    "boxes": ("bbox_by_camera_tlbr", "i2"),
+}
 
 
 def labels_path(root: str | Path) -> Path:
@@ -76,38 +90,25 @@ def _read_npy(path: Path) -> Labels:
     with open(path, "rb") as file:
         tree = _load_dictionary(file, path)
     try:
-        table, cameras = tree["table"], tree["cameras"]
-        labels = Labels(
-            subject_names=tuple(map(str, tree["subject_names"])),
-            camera_names=tuple(map(str, tree["camera_names"])),
-            action_names=tuple(map(str, tree["action_names"])),
-            K=np.asarray(cameras["K"], np.float64),
-            dist=np.asarray(cameras["dist"], np.float64),
-            R=np.asarray(cameras["R"], np.float64),
-            t=np.asarray(cameras["t"], np.float64).reshape(*cameras.shape, 3),
-            subject=np.asarray(table["subject_idx"], np.int16),
-            action=np.asarray(table["action_idx"], np.int16),
-            frame=np.asarray(table["frame_idx"], np.int32),
-            joints=np.asarray(table["keypoints"], np.float32),
-            boxes=np.asarray(table["bbox_by_camera_tlbr"], np.int16),
-        )
+        names = {name: tuple(map(str, tree[name])) for name in _NAMES}
+        arrays = {name: np.asarray(tree["cameras"][name], kind) for name, kind in _CAMERA.items()}
+        arrays["t"] = arrays["t"].reshape(*tree["cameras"].shape, 3)
+        for name, (column, _) in _COLUMNS.items():
+            arrays[name] = np.asarray(tree["table"][column], _ARRAYS[name])
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{path}: not a Human3.6M labels file: {_one_line(error)}; expected the keys "
             "subject_names, camera_names, action_names, cameras and table"
         ) from None
-    return _check_shapes(labels, path)
+    return _check_shapes(Labels(**names, **arrays), path)
 
 
 def _load_dictionary(file: BinaryIO, path: Path) -> dict:
     """Reads a .npy file holding one pickled dictionary, without running anything in it."""
+    form = np.lib.format
+    readers = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
     try:
-        version = np.lib.format.read_magic(file)
-        readers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        shape, _, dtype = readers[version](file)
+        shape, _, dtype = readers[form.read_magic(file)](file)
     except (ValueError, KeyError, EOFError, OSError) as error:
         raise UserError(f"{path}: not a .npy file: {_one_line(error)}") from None
     if not dtype.hasobject or shape != ():
@@ -180,47 +181,28 @@ def _numpy_types() -> dict[tuple[str, str], Callable]:
 
 def write_npy(path: str | Path, labels: Labels) -> None:
     """Writes the learnable-triangulation form (a pickled dictionary; readable by that project)."""
-    shape = labels.K.shape[:2]
-    cameras = np.zeros(
-        shape, [("R", "f4", (3, 3)), ("t", "f4", (3, 1)), ("K", "f4", (3, 3)), ("dist", "f4", 5)]
-    )
-    cameras["R"], cameras["t"] = labels.R, labels.t[..., None]
-    cameras["K"], cameras["dist"] = labels.K, labels.dist
-    table = np.zeros(
-        len(labels.frame),
-        [
-            ("subject_idx", "i1"),
-            ("action_idx", "i1"),
-            ("frame_idx", "i2"),
-            ("keypoints", "f4", (NUM_JOINTS, 3)),
-            ("bbox_by_camera_tlbr", "i2", (shape[1], 4)),
-        ],
-    )
-    table["subject_idx"], table["action_idx"] = labels.subject, labels.action
-    table["frame_idx"], table["keypoints"] = labels.frame, labels.joints
-    table["bbox_by_camera_tlbr"] = labels.boxes
-    tree = {
-        "subject_names": list(labels.subject_names),
-        "camera_names": list(labels.camera_names),
-        "action_names": list(labels.action_names),
-        "cameras": cameras,
-        "table": table,
-    }
+    cameras = {"R": labels.R, "t": labels.t[..., None], "K": labels.K, "dist": labels.dist}
+    table = {column: (getattr(labels, name), kind) for name, (column, kind) in _COLUMNS.items()}
+    tree: dict[str, object] = {name: list(getattr(labels, name)) for name in _NAMES}
+    tree["cameras"] = _records({name: (value, "f4") for name, value in cameras.items()}, 2)
+    tree["table"] = _records(table, 1)
     boxed = np.empty((), object)
     boxed[()] = tree
+    with _replacing(path) as temporary, open(temporary, "wb") as file:
+        np.lib.format.write_array(file, boxed, version=(1, 0), allow_pickle=True)
 
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.lib.format.write_array(file, boxed, version=(1, 0), allow_pickle=True)
 
-    _write_whole(path, write)
+def _records(columns: dict[str, tuple[np.ndarray, str]], depth: int) -> np.ndarray:
+    """A structured array of named arrays and their types, which share ``depth`` dimensions."""
+    types = [(name, kind, value.shape[depth:]) for name, (value, kind) in columns.items()]
+    shape = next(iter(columns.values()))[0].shape[:depth]
+    records = np.zeros(shape, types)
+    for name, (value, _) in columns.items():
+        records[name] = value
+    return records
 
 
 # --- the HDF5 form ---------------------------------------------------------------------------
-
-_NAMES = ("subject_names", "camera_names", "action_names")
-_ARRAYS = {"K": "f8", "dist": "f8", "R": "f8", "t": "f8", "subject": "i2", "action": "i2"}
-_ARRAYS |= {"frame": "i4", "joints": "f4", "boxes": "i2"}
 
 
 def write_h5(path: str | Path, labels: Labels) -> None:
@@ -229,21 +211,17 @@ def write_h5(path: str | Path, labels: Labels) -> None:
     The joints, nine tenths of it, are left uncompressed so that `read_labels` can map them: the
     312,000 frames of Human3.6M open in some milliseconds and loader processes share the memory.
     """
-
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            file.attrs["format"] = "ptri human36m labels 1"
-            for name in _NAMES:
-                file[name] = np.array(getattr(labels, name), dtype=h5py.string_dtype())
-            for name in _ARRAYS:
-                value = np.asarray(getattr(labels, name), _ARRAYS[name])
-                options = {}
-                if value.nbytes > 4096 and name != "joints":
-                    options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
-                    options["chunks"] = (min(len(value), 8192), *value.shape[1:])
-                file.create_dataset(name, data=value, **options)
-
-    _write_whole(path, write)
+    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        file.attrs["format"] = "ptri human36m labels 1"
+        for name in _NAMES:
+            file[name] = np.array(getattr(labels, name), dtype=h5py.string_dtype())
+        for name, kind in _ARRAYS.items():
+            value = np.asarray(getattr(labels, name), kind)
+            options = {}
+            if value.nbytes > 4096 and name != "joints":
+                options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+                options["chunks"] = (min(len(value), 8192), *value.shape[1:])
+            file.create_dataset(name, data=value, **options)
 
 
 def _read_h5(path: Path) -> Labels:
@@ -268,13 +246,14 @@ def _map(path: Path, data: h5py.Dataset) -> np.ndarray:
     return np.memmap(path, "<f4", "r", offset, data.shape)
 
 
-def _write_whole(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Writes to a temporary file beside the target and renames it."""
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` to write to, which takes its place when all went well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

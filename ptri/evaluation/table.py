@@ -21,6 +21,8 @@ METHODS = {
 ALIGNED = {"mpjpe": "MPJPE", "n_mpjpe": "N-MPJPE", "pa_mpjpe": "PA-MPJPE"}
 JOINT_ERRORS = {**ALIGNED, "absolute": "absolute joint error"}
 UNDAMAGED = "without damaged S9 scenes"
+ROTATION = "rotation_error_deg_median"
+DIRECTION = "translation_direction_error_deg_median"
 
 
 class Scores:
@@ -67,14 +69,14 @@ def metrics_of(scores: Scores, seconds: dict[str, float]) -> dict[str, float]:
         result[name] = float((scores[name][there] * weight[there]).sum() / weight.sum())
     for method, prefix in (("single", ""), ("pooled", "pooled/")):
         if method in scores.methods():
-            figures = _figures_of_rigs(scores, method)
+            figures = _rig_figures(scores, method)
             result.update({f"{prefix}{name}": value for name, value in figures.items()})
             stages = ("detect", f"{prefix}posterior", f"{prefix}fusion")
             result[f"{prefix}seconds_per_frame"] = sum(seconds[stage] for stage in stages)
     return result
 
 
-def _figures_of_rigs(scores: Scores, method: str) -> dict[str, float]:
+def _rig_figures(scores: Scores, method: str) -> dict[str, float]:
     """The figures of "single" or "pooled" that metrics.json and details.json share."""
     rotation, seen = scores[f"{method}/rotation_deg"], scores[f"{method}/pair_seen"]
     coverage = scores[f"{method}/rotation_coverage"]  # (rigs, V - 1, 2)
@@ -83,8 +85,8 @@ def _figures_of_rigs(scores: Scores, method: str) -> dict[str, float]:
     return {
         **{name: _mean(scores[f"{method}/{name}"]) for name in ALIGNED},
         "mpjpe_calibrated": _mean(scores[ceiling]),
-        "rotation_error_deg_median": _median(rotation[seen]),
-        "rotation_failures": float(np.mean(scores[f"{method}/failed"][seen])),
+        ROTATION: _median(rotation),
+        "rotation_failures": _mean(scores[f"{method}/failed"][seen]),
         "coverage_50": _share(coverage[..., 0]),
         "coverage_90": _share(coverage[..., 1]),
     }
@@ -106,31 +108,23 @@ def details_of(
         coverage = scores[f"{method}/joint_coverage"]  # (frames, 2)
         entry: dict[str, object] = {name: _mean(error) for name, error in errors.items()}
         entry["without_damaged_scenes"] = {n: _mean(error[keep]) for n, error in errors.items()}
-        for column, level in enumerate((50, 90)):
-            entry[f"joint_coverage_{level}"] = _share(coverage[:, column])
+        entry["joint_coverage_50"] = _share(coverage[:, 0])
+        entry["joint_coverage_90"] = _share(coverage[:, 1])
         if f"{method}/rotation_deg" in scores:
-            entry.update(_figures_of_rigs(scores, method))
-            entry.update(_details_of_rigs(scores, method, pair_names))
+            rotation = scores[f"{method}/rotation_deg"]  # (rigs, pairs)
+            direction = scores[f"{method}/direction_deg"]
+            entry.update(_rig_figures(scores, method))
+            entry["rotation_error_deg_90th"] = float(np.percentile(_finite(rotation), 90))
+            entry["rotation_error_deg_worst"] = float(np.max(_finite(rotation)))
+            entry[DIRECTION] = _median(direction)
+            entry["accepted"] = _mean(scores[f"{method}/accepted"])
+            entry["effective_sample_size_median"] = _median(scores[f"{method}/ess"])
+            entry["pairs"] = {
+                name: {ROTATION: _median(rotation[:, p]), DIRECTION: _median(direction[:, p])}
+                for p, name in enumerate(pair_names)
+            }
         details[method] = entry
     return details
-
-
-def _details_of_rigs(scores: Scores, method: str, pair_names: list[str]) -> dict[str, object]:
-    rotation, direction = scores[f"{method}/rotation_deg"], scores[f"{method}/direction_deg"]
-    return {
-        "rotation_error_deg_90th": float(np.percentile(_finite(rotation), 90)),
-        "rotation_error_deg_worst": float(np.max(_finite(rotation))),
-        "translation_direction_error_deg_median": _median(direction),
-        "accepted": _mean(scores[f"{method}/accepted"]),
-        "effective_sample_size_median": _median(scores[f"{method}/ess"]),
-        "pairs": {
-            name: {
-                "rotation_error_deg_median": _median(rotation[:, p]),
-                "translation_direction_error_deg_median": _median(direction[:, p]),
-            }
-            for p, name in enumerate(pair_names)
-        },
-    }
 
 
 def action_rows(scores: Scores, action_names: list[str]) -> list[dict[str, object]]:
@@ -200,10 +194,10 @@ def table(details: dict, damaged: bool) -> str:
         _grid(["", *(METHODS[m] for m in methods)], _error_rows(details, methods, damaged)),
     ]
     rigs = [method for method in methods if "pairs" in details[method]]
-    rows = [
-        [name, *(_rotation_and_direction(details[m]["pairs"][name]) for m in rigs)]
-        for name in details[rigs[0]]["pairs"]
-    ]
+    rows = []
+    for name in details[rigs[0]]["pairs"]:
+        pairs = [details[m]["pairs"][name] for m in rigs]
+        rows.append([name, *(f"{pair[ROTATION]:.2f} / {pair[DIRECTION]:.2f}" for pair in pairs)])
     heads = [f"{METHODS[m]}: R / t" for m in rigs]
     parts.append(_grid(["pair of views (median error, deg)", *heads], rows))
     seconds = details["seconds_per_frame"]
@@ -242,11 +236,6 @@ def _error_rows(details: dict, methods: list[str], damaged: bool) -> list[list[s
         cells = [form.format(**details[m]) if m in shown else "" for m in methods]
         rows.append([label, *(cell.replace("%", " %") for cell in cells)])
     return rows
-
-
-def _rotation_and_direction(pair: dict[str, float]) -> str:
-    rotation = pair["rotation_error_deg_median"]
-    return f"{rotation:.2f} / {pair['translation_direction_error_deg_median']:.2f}"
 
 
 def _times(seconds: dict[str, float], prefix: str) -> str:
