@@ -180,13 +180,6 @@ def test_wrong_shapes(tiny, tmp_path):
     write_h5(tmp_path / "b.h5", labels._replace(subject=labels.subject + 7))
     with pytest.raises(UserError, match=r"subject index outside 0\.\.1"):
         read_labels(tmp_path / "b.h5")
-
-
-def test_missing(tmp_path):
-    with pytest.raises(UserError, match="is not a folder"):
-        labels_path(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="labels are missing"):
-        labels_path(tmp_path)
     with pytest.raises(UserError, match="no such labels file"):
         read_labels(tmp_path / "none.npy")
 
