@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from h36m_fixture import STANDING, ring_cameras
 
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
@@ -82,22 +83,31 @@ def make_recording(
                 people.insert(0, other)
             tree = {"people": [{"pose_keypoints_2d": p.ravel().tolist()} for p in people]}
             (folder / f"{name}_{f:012d}_keypoints.json").write_text(json.dumps(tree))
-    cameras = [
-        {
-            "name": name, "size": [SIZE, SIZE], "K": K[v].tolist(), "dist": list(dist),
-            "R": R[v].tolist(), "t": t[v].tolist(),
-        }
-        for v, name in enumerate(NAMES)
-    ]  # fmt: skip
-    (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
+    write_cameras(root, SIZE, K, dist, R, t)
     return {"K": K, "R": R, "t": t, "dist": np.array(dist), "joints": joints, "world": world}
 
 
-def infer(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of infer3d.py, in this process (importing torch is slow)."""
-    specification = importlib.util.spec_from_file_location("infer3d", ROOT / "infer3d.py")
-    script = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(script)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(sys, "argv", ["infer3d.py", *map(str, arguments)])
-    return script.main(), *capsys.readouterr()
+def write_cameras(root: Path, size: int, K, dist, R, t) -> None:
+    """Writes ``calibration.json`` of square pictures."""
+    extrinsics = [{"R": R[v].tolist(), "t": t[v].tolist()} for v in range(len(NAMES))]
+    cameras = [
+        {"name": name, "size": [size, size], "K": K[v].tolist(), "dist": list(dist)} | extrinsics[v]
+        for v, name in enumerate(NAMES)
+    ]
+    (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
+
+
+def edit_cameras(root: Path, change) -> None:
+    """Changes the list of cameras in ``calibration.json`` in place."""
+    tree = json.loads((root / "calibration.json").read_text())
+    change(tree["cameras"])
+    (root / "calibration.json").write_text(json.dumps(tree))
+
+
+def run_script(monkeypatch, capsys, script, *arguments) -> tuple[int, str, list[str]]:
+    """Exit status, stdout and lines of stderr of a script, in this process (torch loads slowly)."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    stdout, stderr = capsys.readouterr()
+    return stopped.value.code, stdout, stderr.splitlines()

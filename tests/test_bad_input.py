@@ -1,16 +1,16 @@
-"""Every mistake a user makes: one line on stderr that names it, status 2, nothing overwritten."""
+"""Every mistake a user makes: one line on stderr that names it, status 2, nothing overwritten.
 
-import importlib.util
-import json
+Here through the scripts, once for each kind; `test_train_scripts` has those of training.
+"""
+
 import os
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from h36m_fixture import make_tiny_h36m
-from recording_fixture import make_recording
+from recording_fixture import edit_cameras, make_recording, run_script
 
 from ptri import checkpoint, config
 from ptri.models.pose_model import PoseModel
@@ -19,35 +19,23 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["model.lifter_width=16", "model.lifter_blocks=1", "model.fusion_width=8"]
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def refused(monkeypatch, capsys, tmp_path):
+    """Runs a script that has to exit with 2 and one line, which is returned."""
     monkeypatch.chdir(tmp_path)
 
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        status = script(name).main()
-        errors = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
-        return status, errors
+    def refused(script, settings, *arguments):
+        path = ROOT / "configs" / settings
+        status, _, lines = run_script(monkeypatch, capsys, script, path, *arguments)
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert status == 2 and len(errors) == 1, lines
+        assert not any("Traceback" in line for line in lines)
+        return errors[0]
 
-    return run
+    return refused
 
 
-def fails(run, name, *arguments, says):
-    """The script exits with 2 and one line that says all of the given words."""
-    status, errors = run(name, *arguments)
-    assert status == 2, errors
-    lines = [line for line in errors if line.startswith("error: ")]
-    assert len(lines) == 1, errors
-    assert not any("Traceback" in line for line in errors)
-    for word in says:
-        assert str(word) in lines[0], lines[0]
+# --- data sets -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -60,55 +48,52 @@ def labels_file(root):
     return next((root / "extra").glob("*.npy"))
 
 
-def train(tiny, *more):
-    return [
-        ROOT / "configs" / "demo_2d.yaml", f"data.root={tiny}", "data.workers=0",
-        "data.image_size=64", "train.epochs=1", "train.steps_per_epoch=1", "train.batch_size=2",
-        *more,
-    ]  # fmt: skip
-
-
-def test_misspelt_key(run, tiny):
-    fails(run, "train2d", *train(tiny, "train.epoch=3"), says=["train.epoch", "train.epochs"])
-
-
-def test_wrong_root(run, tiny):
-    fails(run, "train2d", *train(tiny, "data.root=no/such"), says=["data.root", "no/such"])
-
-
-def test_missing_labels(run, tiny):
-    labels_file(tiny).unlink()
-    fails(run, "train2d", *train(tiny), says=["labels", str(tiny)])
-
-
 class Evil:
     def __reduce__(self):
         return os.system, ("touch owned",)
 
 
-def test_malicious_labels(run, tiny, tmp_path):
-    path = labels_file(tiny)
+def malicious_labels(root):
+    path = labels_file(root)
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(
-            file, {"shape": (), "fortran_order": False, "descr": "|O"}
-        )
+        header = {"shape": (), "fortran_order": False, "descr": "|O"}
+        np.lib.format.write_array_header_1_0(file, header)
         pickle.dump(np.array(Evil(), dtype=object), file)
-    fails(run, "train2d", *train(tiny), says=[path.name])
+
+
+def truncated_images(root):
+    for image in (root / "processed").rglob("*.jpg"):
+        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda root: labels_file(root).unlink(), "labels"),
+        (malicious_labels, ".npy"),
+        (truncated_images, ".jpg"),
+    ],
+)
+def test_damaged_data_set(refused, tiny, tmp_path, damage, message):
+    damage(tiny)
+    quick = ["data.workers=0", "data.image_size=64", "train.epochs=1", "train.steps_per_epoch=1"]
+    error = refused("train2d.py", "demo_2d.yaml", f"data.root={tiny}", "train.batch_size=2", *quick)
+    assert message in error and str(tiny) in error
     assert not (tmp_path / "owned").exists()
 
 
-def test_truncated_image(run, tiny):
-    for image in (tiny / "processed").rglob("*.jpg"):
-        image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
-    fails(run, "train2d", *train(tiny), says=[".jpg"])
+def test_one_view_of_a_data_set(refused, tiny):
+    arguments = (f"data.root={tiny}", "data.views=[0]", *SMALL)
+    assert "view" in refused("infer3d.py", "h36m_infer.yaml", *arguments)
 
 
-def test_existing_run_folder(run, tiny, tmp_path):
-    folder = tmp_path / "runs" / "demo_2d"
-    folder.mkdir(parents=True)
-    (folder / "last.pt").write_bytes(b"precious")
-    fails(run, "train2d", *train(tiny), says=["runs/demo_2d", "--resume", "--overwrite"])
-    assert (folder / "last.pt").read_bytes() == b"precious"
+# --- recordings ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recording(tmp_path):
+    make_recording(tmp_path / "recording", num_frames=2)
+    return tmp_path / "recording"
 
 
 def weights(path, *overrides):
@@ -117,67 +102,46 @@ def weights(path, *overrides):
     return path
 
 
-@pytest.fixture
-def recording(tmp_path):
-    root = tmp_path / "recording"
-    make_recording(root)
-    return root
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("data.root=no/such/place", "data.root: no/such/place is not a folder"),
+        ("recording.views=[0]", "at least two cameras"),
+        ("recording.vews=[0,1]", "did you mean 'recording.views'"),
+        ("init.checkpoint_3d=nowhere.pt", "nowhere.pt: no such checkpoint"),
+        ("init.checkpoint_3d=null", "init.checkpoint_3d: not set"),
+        ("data.kind=generated", "data.kind: generated"),
+    ],
+)
+def test_wrong_setting(refused, recording, tmp_path, setting, message):
+    arguments = (f"data.root={recording}", setting, *SMALL)
+    assert message in refused("infer3d.py", "recording.yaml", *arguments)
+    assert not (tmp_path / "outputs").exists()
 
 
-def infer(recording, *more):
-    return [ROOT / "configs" / "recording.yaml", f"data.root={recording}", *SMALL, *more]
+def test_bad_weights_and_cameras(refused, recording, tmp_path):
+    def error(path):
+        arguments = (f"data.root={recording}", f"init.checkpoint_3d={path}", *SMALL)
+        return refused("infer3d.py", "recording.yaml", *arguments)
 
-
-def test_another_architecture(run, recording, tmp_path):
-    path = weights(tmp_path / "other.pt", "model.fusion_width=12")
-    fails(run, "infer3d", *infer(recording, f"init.checkpoint_3d={path}"), says=[path, "model."])
-
-
-def test_corrupt_checkpoint(run, recording, tmp_path):
+    other = weights(tmp_path / "other.pt", "model.fusion_width=12")
+    assert str(other) in error(other) and "model." in error(other)
     path = weights(tmp_path / "weights.pt")
     content = bytearray(path.read_bytes())
     content[len(content) // 2 :] = b"x" * 100
     path.write_bytes(content)
-    fails(run, "infer3d", *infer(recording, f"init.checkpoint_3d={path}"), says=[path])
+    assert str(path) in error(path)
+    edit_cameras(recording, lambda cameras: cameras[1]["K"][0].__setitem__(0, float("nan")))
+    assert "calibration.json: camera 'front': K holds NaN" in error(path)
 
 
-def test_nan_intrinsics(run, recording, tmp_path):
-    path = weights(tmp_path / "weights.pt")
-    calibration = recording / "calibration.json"
-    content = calibration.read_text()
-    tree = json.loads(content)
-    cameras = tree.get("cameras", tree)
-    first = cameras[0] if isinstance(cameras, list) else next(iter(cameras.values()))
-    first["K"][0][0] = float("nan")
-    calibration.write_text(json.dumps(tree))
-    fails(
-        run, "infer3d", *infer(recording, f"init.checkpoint_3d={path}"),
-        says=["calibration.json", "K"],
-    )  # fmt: skip
-
-
-def test_one_view_only(run, recording, tmp_path):
-    path = weights(tmp_path / "weights.pt")
-    fails(
-        run, "infer3d", *infer(recording, f"init.checkpoint_3d={path}", "recording.views=[0]"),
-        says=["view"],
-    )  # fmt: skip
-
-
-def test_one_view_only_of_a_data_set(run, tiny):
-    arguments = [
-        ROOT / "configs" / "h36m_infer.yaml", f"data.root={tiny}", "data.views=[0]", *SMALL,
-    ]  # fmt: skip
-    fails(run, "infer3d", *arguments, says=["view"])
-
-
-def test_existing_output_folder(run, recording, tmp_path):
-    path = weights(tmp_path / "weights.pt")
-    folder = tmp_path / "outputs" / "recording"
+def test_an_existing_output_folder_is_kept(refused, recording, tmp_path):
+    folder = tmp_path / "outputs/recording"
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text("precious")
-    fails(
-        run, "infer3d", *infer(recording, f"init.checkpoint_3d={path}"),
-        says=["outputs/recording", "--overwrite"],
-    )  # fmt: skip
+    arguments = (f"data.root={recording}", *SMALL)
+    error = refused("infer3d.py", "recording.yaml", *arguments)
+    assert "outputs/recording" in error and "--overwrite" in error
+    # Not even --overwrite removes anything before the input has proved good.
+    refused("infer3d.py", "recording.yaml", *arguments, "data.root=nowhere", "--overwrite")
     assert (folder / "metrics.json").read_text() == "precious"

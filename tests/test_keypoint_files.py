@@ -6,19 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from recording_fixture import NAMES, make_recording
+from recording_fixture import NAMES, edit_cameras, make_recording
 
+from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.recordings import intrinsics
-from ptri.recordings.keypoint_files import (
-    distort,
-    follow_subject,
-    read_recording,
-    undistort,
-)
+from ptri.recordings.keypoint_files import distort, read_recording, undistort
+from ptri.recordings.subject import follow_subject
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints, to_h36m17
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/pose2sim_single"
+
+
+def read(root, **options):
+    return read_recording(root, RecordingConfig(**options))
 
 
 @pytest.fixture
@@ -33,21 +34,21 @@ def project(K, R, t, joints):
 
 def test_points_are_the_subjects_and_undistorted(made):
     root, truth = made
-    recording = read_recording(root)
+    recording = read(root)
     assert recording.names == NAMES
     assert recording.skeleton.name == "body25b"
     assert recording.frames.tolist() == list(range(6))
     for v in range(4):
         expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["joints"])
         np.testing.assert_allclose(recording.xy[:, v], expected, atol=1e-2)
-    np.testing.assert_allclose(recording.t, truth["t"])
+        np.testing.assert_allclose(recording.cameras[v].t, truth["t"][v])
     assert (recording.confidence == 0.8).all()
 
 
 @pytest.mark.parametrize("joint_set", ["body25", "body25b", "coco17", "coco18", "halpe26"])
 def test_joint_sets_are_told_apart_and_mapped(tmp_path, joint_set):
     truth = make_recording(tmp_path, joint_set=joint_set)
-    recording = read_recording(tmp_path)
+    recording = read(tmp_path)
     assert recording.skeleton.name == joint_set
     xy, confidence = to_h36m17(recording.xy, recording.confidence, recording.skeleton)
     v = 1
@@ -100,17 +101,18 @@ def test_the_subject_is_followed_past_a_larger_passer_by():
             people = [person(1200, 120)]  # only a bystander
         frames.append(np.stack(people))
     frames[50] = np.zeros((0, 25, 3))
-    chosen = follow_subject(frames)
-    seen = np.isfinite(chosen).all((1, 2))
-    assert np.flatnonzero(~seen).tolist() == [40, 41, 50]
-    left = chosen[seen, :, 0].min(1)
-    expected = 400 + 2 * np.arange(60)[seen] + 200 * shape[:, 0].min()
-    np.testing.assert_allclose(left, expected)
+    expected = np.zeros(60, int)
+    expected[20:32], expected[[40, 41, 50]] = 1, -1
+    assert follow_subject(frames).tolist() == expected.tolist()
+    # A point that was not seen, however sure the file is of it, is only that.
+    for people in frames[5:60:5]:
+        people[:, 7] = np.nan, np.nan, 1.0
+    assert follow_subject(frames).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("kind", ["yaml", "toml", "fields"])
 def test_camera_files_of_every_kind_agree(made, kind):
-    root, truth = made
+    root, _ = made
     cameras = intrinsics.read_cameras(root / "calibration.json")
     tree = json.loads((root / "calibration.json").read_text())
     if kind == "yaml":
@@ -120,29 +122,17 @@ def test_camera_files_of_every_kind_agree(made, kind):
         path = root / "c.json"
         entries = {}
         for entry in tree["cameras"]:
-            K = entry.pop("K")
-            entries[entry.pop("name")] = {
-                **entry, "fx": K[0][0], "fy": K[1][1], "cx": K[0][2], "cy": K[1][2],
-            }  # fmt: skip
+            (fx, _, cx), (_, fy, cy), _ = entry.pop("K")
+            entries[entry.pop("name")] = {**entry, "fx": fx, "fy": fy, "cx": cx, "cy": cy}
         path.write_text(json.dumps({"cameras": entries}))
     else:  # Pose2Sim's, in metres
         path = root / "c.toml"
-        names = [camera.name for camera in cameras]
-        stacked = [np.stack([getattr(camera, key) for camera in cameras]) for key in ("K", "dist")]
-        size = np.array([camera.size for camera in cameras])
-        intrinsics.write_toml(path, names, size, *stacked, truth["R"], truth["t"])
+        intrinsics.write_toml(path, cameras)
     again = intrinsics.read_cameras(path)
     for a, b in zip(cameras, again):
         assert (a.name, a.size) == (b.name, b.size)
         for key in ("K", "dist", "R", "t"):
             np.testing.assert_allclose(getattr(a, key), getattr(b, key), atol=1e-6)
-
-
-def edit_cameras(root, change):
-    path = root / "calibration.json"
-    tree = json.loads(path.read_text())
-    change(tree["cameras"])
-    path.write_text(json.dumps(tree))
 
 
 def set_in(index, key, value):
@@ -157,7 +147,10 @@ def set_in(index, key, value):
         (set_in(2, "K", [[1, 2], [3, 4]]), r"'right': K has shape \(2, 2\), expected \(3, 3\)"),
         (set_in(2, "size", "large"), "'right': size is not numeric"),
         (set_in(0, "R", [[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "'left': R is not a rotation"),
-        (set_in(0, "name", "sideways"), "'sideways' has no keypoint folder.*back_json"),
+        (
+            set_in(0, "name", "sideways"),
+            "no keypoint folder sideways or sideways_json.*found back_json",
+        ),
         (set_in(0, "name", "front"), "two cameras are named 'front'"),
         (lambda cameras: cameras[3].pop("K"), "'back': key 'fx' is missing"),
         (lambda cameras: cameras.clear(), "no camera found"),
@@ -168,8 +161,8 @@ def test_bad_camera_files_are_named(made, change, message):
     root, _ = made
     edit_cameras(root, change)
     with pytest.raises(UserError, match=message) as error:
-        read_recording(root)
-    assert "calibration.json" in str(error.value)
+        read(root)
+    assert "calibration.json" in str(error.value) or "of the camera file" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -189,52 +182,55 @@ def test_bad_camera_files_are_named(made, change, message):
 )
 def test_bad_options_are_named(made, options, message):
     with pytest.raises(UserError, match=message):
-        read_recording(made[0], **options)
+        read(made[0], **options)
 
 
 def test_wrong_root_and_broken_files(made, tmp_path):
     root, _ = made
     with pytest.raises(UserError, match=r"data.root: .*nowhere is not a folder"):
-        read_recording(tmp_path / "nowhere")
+        read(tmp_path / "nowhere")
     broken = next((root / "openpose/front_json").glob("*.json"))
     broken.write_text('{"people": [{"pose_keypoi')
     with pytest.raises(UserError, match=f"{broken.name}: not an OpenPose"):
-        read_recording(root)
+        read(root)
     (root / "calibration.json").write_text("{not json")
     with pytest.raises(UserError, match=r"calibration.json: cannot be read"):
-        read_recording(root)
+        read(root)
     (root / "calibration.json").unlink()
     with pytest.raises(UserError, match="no camera file"):
-        read_recording(root)
+        read(root)
 
 
 def test_views_can_be_chosen_and_ordered(made):
     root, _ = made
-    recording = read_recording(root, views=["back", 1])
+    recording = read(root, views=["back", 1])
     assert recording.names == ("back", "front")
-    everything = read_recording(root)
+    everything = read(root)
     np.testing.assert_array_equal(recording.xy[:, 0], everything.xy[:, 3])
-    assert read_recording(root, first_frame=2, last_frame=3).frames.tolist() == [2, 3]
+    assert read(root, first_frame=2, last_frame=3).frames.tolist() == [2, 3]
 
 
 def test_a_camera_that_saw_nobody_is_all_nan(made):
     root, _ = made
     for path in (root / "openpose/right_json").glob("*.json"):
         path.write_text('{"people": []}')
-    recording = read_recording(root)
+    recording = read(root)
     assert np.isnan(recording.xy[:, 2]).all()
     assert np.isfinite(recording.xy[:, [0, 1, 3]]).all()
     for path in (root / "openpose/right_json").glob("*.json"):
         path.unlink()  # no files at all
-    np.testing.assert_array_equal(read_recording(root).xy, recording.xy)
+    np.testing.assert_array_equal(read(root).xy, recording.xy)
 
 
 @pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample recording is not here")
 def test_the_sample_recording_is_read_as_it_is():
-    recording = read_recording(SAMPLE)
+    recording = read(SAMPLE)
     assert recording.xy.shape == (100, 4, 25, 2)
     assert recording.skeleton.name == "body25b"
-    assert np.isfinite(recording.height).mean() > 0.99
+    seen = np.isfinite(recording.xy[..., 1])
+    assert seen.any(-1).mean() > 0.99
     # The subject, not the bystander: about 700 px tall in every view.
-    assert (np.nanmedian(recording.height, 0) > 600).all()
-    assert recording.R is not None and np.abs(recording.t).max() > 1000
+    y = recording.xy[..., 1]
+    height = np.where(seen, y, -np.inf).max(-1) - np.where(seen, y, np.inf).min(-1)
+    assert (np.median(height, 0) > 600).all()
+    assert recording.reference.t.abs().max() > 1000

@@ -19,8 +19,8 @@ from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.adjust import Bundle, reprojection
 from ptri.posterior.sampling import normalise, posterior_mean
-from ptri.recordings import run as recording
-from ptri.recordings.solve import reference_cameras, solve
+from ptri.recordings.keypoint_files import read_recording
+from ptri.recordings.solve import solve
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, RigPosterior
 from ptri.verdict import leave_one_out as diagnosis
@@ -357,17 +357,17 @@ def test_training_takes_the_cheap_verdict(model):
 
 def real_case(found, view, kind):
     """A recording with one camera's keypoints exchanged, mirrored or 15 frames late."""
-    xy, confidence, height = (value.copy() for value in (found.xy, found.confidence, found.height))
+    xy, confidence = found.xy.copy(), found.confidence.copy()
     if kind == "mirrored":
-        xy[:, view, :, 0] = found.size[view][0] - 1 - xy[:, view, :, 0]
+        xy[:, view, :, 0] = found.cameras[view].size[0] - 1 - xy[:, view, :, 0]
     if kind == "exchanged":
         flip = list(found.skeleton.flip)
         xy[:, view], confidence[:, view] = xy[:, view][:, flip], confidence[:, view][:, flip]
     if kind == "shifted":
-        for value in (xy, confidence, height):
+        for value in (xy, confidence):
             value[15:, view] = value[:-15, view].copy()
-        xy[:15, view], confidence[:15, view], height[:15, view] = np.nan, 0, np.nan
-    return found._replace(xy=xy, confidence=confidence, height=height)
+        xy[:15, view], confidence[:15, view] = np.nan, 0
+    return found._replace(xy=xy, confidence=confidence)
 
 
 @pytest.fixture(scope="module")
@@ -378,7 +378,8 @@ def real():
         ROOT / "configs/recording.yaml",
         [f"data.root={SAMPLE}", f"init.checkpoint_3d={WEIGHTS}"],
     )
-    return recording.open_recording(options), load_model(options, images=False), options
+    model = load_model(options, images=False)
+    return read_recording(options.data.root, options.recording), model, options
 
 
 def check_real(real, view, kind):
@@ -400,7 +401,7 @@ def check_real(real, view, kind):
         lag = float(posterior.reason[0].split("shifted by ")[1].split()[0])
         assert abs(lag - 15) <= 1
     # Read anew, all cameras are as near to the reference as from the keypoints as they are.
-    reference = reference_cameras(found, solution.views)
+    reference = found.part(solution.views).reference
     assert float(rotation_error_deg(solution.R.double(), reference.R).max()) < 5
 
 

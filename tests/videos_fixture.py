@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import cv2
@@ -10,28 +9,19 @@ import numpy as np
 import torch
 from fake_model import FakeDetection, FakeModel
 from h36m_fixture import ring_cameras
-from recording_fixture import body
+from recording_fixture import NAMES, body, write_cameras
 from torch import Tensor
 
 from ptri.evaluation.draw import denormalise
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 
-NAMES = ("left", "front", "right", "back")
 SIZE = 480  # px, square pictures
 RADIUS = 5  # px of a dot
 DIST = (-0.3, 0.1, 0.002, -0.002, 0.0)
 # Bright colours that no two joints and no grey background share.
-COLOURS = np.array(
-    [
-        [
-            cv2.cvtColor(np.uint8([[[10 * j + 4, 255, 120 + 130 * (j % 2)]]]), cv2.COLOR_HSV2BGR)[
-                0, 0
-            ]
-        ]
-        for j in range(17)
-    ]
-)[:, 0].astype(np.float64)
+HSV = [[10 * j + 4, 255, 120 + 130 * (j % 2)] for j in range(17)]
+COLOURS = cv2.cvtColor(np.uint8([HSV]), cv2.COLOR_HSV2BGR)[0].astype(np.float64)
 SATURATED = 90  # of 255, difference of the largest and the least channel: a dot
 
 
@@ -82,14 +72,7 @@ def make_videos(root: Path, num_frames: int = 16, bystander: bool = False) -> di
             draw_person(image, xy)
             images.append(image)
         write_video(root / "videos" / f"{name}.avi", images)
-    cameras = [
-        {
-            "name": name, "size": [SIZE, SIZE], "K": K[v].tolist(), "dist": list(DIST),
-            "R": R[v].tolist(), "t": t[v].tolist(),
-        }
-        for v, name in enumerate(NAMES)
-    ]  # fmt: skip
-    (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
+    write_cameras(root, SIZE, K, DIST, R, t)
     return {"K": K, "R": R, "t": t, "drawn": drawn}
 
 

@@ -1,6 +1,6 @@
 """Where the person is in videos of static cameras: box files, keypoint files, or what moves.
 
-Boxes are (4,) px of the video's own picture: left, top, right, bottom; right and bottom exclusive.
+Boxes are (4,) px of the picture as recorded: left, top, right, bottom; right and bottom exclusive.
 
 A box file ``<camera>.csv`` has a header and one row per frame::
 
@@ -22,22 +22,58 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ptri.config import Config
 from ptri.errors import UserError
-from ptri.recordings.keypoint_files import Recording, distort
+from ptri.recordings.keypoint_files import Recording, distort, read_recording
 
 COLUMNS = ("frame", "left", "top", "right", "bottom")
+MIN_KEYPOINTS = 4  # that make a box
 # What moves is looked for in pictures of this longer side, px.
 SMALL_SIDE = 320
 # A pixel moves where a colour differs from the background by so many of 255 levels: the noise of
 # the sample videos reaches 11 (90th percentile), soft shadows 20 to 60.
 THRESHOLD = 25
-# A person whose pose partly equals the background's falls to pieces. Pieces closer than CLOSE are
-# one; others join where their gap is below JOIN of the box so far and they weigh SHARE of the
-# first one.
+# A person whose pose partly equals the background's falls to pieces. Pieces closer than CLOSE (of
+# the picture's longer side) are one; others join where their gap is below JOIN of the box so far
+# and they weigh SHARE of the first one.
 CLOSE, JOIN, SHARE = 13 / 320, 0.12, 0.08
 # Another moving thing of this share of the first one's weight is proposed too.
 RIVAL = 0.3
 LEAST_SIDE = 0.04  # of the picture's longer side; smaller things are no person to measure
+
+
+def box_source(config: Config) -> str | Path:
+    """Where boxes come from: "motion", "keypoints" (files), or a folder of box files."""
+    setting, root = config.recording.boxes, Path(config.data.root)
+    if setting == "auto":
+        return root / "boxes" if (root / "boxes").is_dir() else "motion"
+    if setting in ("motion", "keypoints"):
+        return setting
+    inside = root / setting
+    return inside if inside.is_dir() and not Path(setting).is_dir() else Path(setting)
+
+
+def read_boxes(config: Config, names: Sequence[str], frames: Sequence[int]) -> np.ndarray | None:
+    """Boxes (T, V, 4) px as ``recording.boxes`` says, NaN = not in view; None: look for motion.
+
+    Args:
+        names: of the V cameras. frames: T numbers.
+
+    Raises:
+        UserError: missing or malformed files, or no box in any frame.
+    """
+    source = box_source(config)
+    if source == "motion":
+        return None
+    if source == "keypoints":
+        boxes = keypoint_boxes(read_recording(config.data.root, config.recording), frames)
+        what = f"{config.data.root}: keypoint files have no frame number of the videos'"
+    else:
+        boxes = read_box_files(source, names, frames)
+        what = f"{source}: no box in any frame"
+    if not np.isfinite(boxes).any():
+        raise UserError(f"{what} from {frames[0]} to {frames[-1]}; number frames from 0")
+    return boxes
 
 
 def read_box_files(folder: Path, names: Sequence[str], frames: Sequence[int]) -> np.ndarray:
@@ -57,61 +93,53 @@ def read_box_files(folder: Path, names: Sequence[str], frames: Sequence[int]) ->
             f"{folder}: no {missing[0]}.csv; boxes need one file per camera "
             f"({', '.join(f'{name}.csv' for name in names)})"
         )
-    return np.stack([_read_box_file(folder / f"{name}.csv", frames) for name in names], 1)
+    result = np.full((len(frames), len(names), 4), np.nan)
+    for v, name in enumerate(names):
+        boxes = _read_box_file(folder / f"{name}.csv")
+        for side, values in enumerate(np.array(list(boxes.values())).T):
+            # A frame between two rows, of which one has no box, has none.
+            result[:, v, side] = np.interp(frames, list(boxes), values, np.nan, np.nan)
+    return result
 
 
-def _read_box_file(path: Path, frames: Sequence[int]) -> np.ndarray:
-    rows: dict[int, list[float]] = {}
+def _read_box_file(path: Path) -> dict[int, list[float]]:
+    """Frame number -> box, NaN = not in view."""
+    boxes: dict[int, list[float]] = {}
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         header = [word.strip().lower() for word in next(reader, [])]
         if tuple(header[:5]) != COLUMNS:
             raise UserError(f"{path}: the first line must be {','.join(COLUMNS)}")
-        for line in reader:
-            if not line:
-                continue
+        for line in filter(None, reader):
             where = f"{path}, line {reader.line_num}"
             try:
                 frame = int(line[0])
                 box = [float(word) if word.strip() else math.nan for word in line[1:5]]
             except ValueError:
                 raise UserError(f"{where}: {','.join(line)!r} is not {','.join(COLUMNS)}") from None
-            there = [math.isfinite(value) for value in box]
-            if len(box) != 4 or (any(there) and not all(there)):
+            num_sides = sum(math.isfinite(side) for side in box)
+            if len(box) != 4 or num_sides not in (0, 4):
                 raise UserError(f"{where}: expected four numbers, or none where nobody is in view")
-            if all(there) and not (box[0] < box[2] and box[1] < box[3]):
+            if num_sides and not (box[0] < box[2] and box[1] < box[3]):
                 raise UserError(f"{where}: left < right and top < bottom must hold, found {box}")
-            if rows and frame <= max(rows):
+            if boxes and frame <= max(boxes):
                 raise UserError(f"{where}: frame {frame} again or out of order; expected rising")
-            rows[frame] = box
-    if not rows:
+            boxes[frame] = box
+    if not boxes:
         raise UserError(f"{path}: no boxes")
-    known = np.array(list(rows))
-    boxes = np.array(list(rows.values()))
-    result = np.full((len(frames), 4), np.nan)
-    for i, frame in enumerate(frames):
-        after = int(np.searchsorted(known, frame))
-        if after < len(known) and known[after] == frame:
-            result[i] = boxes[after]
-        elif 0 < after < len(known):  # NaN of either row stays NaN
-            share = (frame - known[after - 1]) / (known[after] - known[after - 1])
-            result[i] = (1 - share) * boxes[after - 1] + share * boxes[after]
-    return result
+    return boxes
 
 
 def keypoint_boxes(recording: Recording, frames: Sequence[int]) -> np.ndarray:
-    """Boxes (T, V, 4) px around the keypoints of a recording, NaN where there are fewer than 4."""
-    result = np.full((len(frames), len(recording.names), 4), np.nan)
-    row = {int(frame): i for i, frame in enumerate(recording.frames)}
-    for i, frame in enumerate(frames):
-        for v in range(len(recording.names)):
-            if frame not in row:
-                continue
-            xy = distort(recording.xy[row[frame], v], recording.K[v], recording.dist[v])
-            xy = xy[np.isfinite(xy).all(1)]
-            if len(xy) >= 4:
-                result[i, v] = [*xy.min(0), *(xy.max(0) + 1)]
-    return result
+    """Boxes (T, V, 4) px around the keypoints of a recording, NaN where there are few."""
+    boxes = np.full((len(recording.frames), len(recording.cameras), 4), np.nan)
+    for v, camera in enumerate(recording.cameras):
+        xy = distort(recording.xy[:, v], camera.K, camera.dist)  # (frames, J, 2)
+        enough = np.isfinite(xy).all(-1).sum(-1) >= MIN_KEYPOINTS
+        corners = np.nanmin(xy[enough], 1), np.nanmax(xy[enough], 1) + 1
+        boxes[enough, v] = np.concatenate(corners, -1)
+    by_frame = dict(zip(recording.frames.tolist(), boxes))
+    return np.stack([by_frame.get(frame, np.full_like(boxes[0], np.nan)) for frame in frames])
 
 
 class Motion:
@@ -131,29 +159,28 @@ class Motion:
         difference -= np.median(difference, (0, 1)).astype(np.int16)
         difference = np.abs(difference).max(-1)
         scale = image.shape[0] / difference.shape[0]
+        side = max(difference.shape)
         moving = cv2.morphologyEx(
             (difference > THRESHOLD).astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)
         )
-        size = max(moving.shape)
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(CLOSE * size),) * 2)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(
-            cv2.morphologyEx(moving, cv2.MORPH_CLOSE, kernel)
-        )
+        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(CLOSE * side),) * 2)
+        closed = cv2.morphologyEx(moving, cv2.MORPH_CLOSE, kernel)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(closed)
         # Capped, so that a bright corner does not outweigh a whole person.
         weight = np.bincount(labels.ravel(), (np.minimum(difference, 100) * moving).ravel(), count)
-        corners = stats[:, :4].astype(float)
+        weight[0] = 0  # the background
+        corners = stats[:, :4].astype(float)  # left, top, width, height
         corners[:, 2:] += corners[:, :2]
-        weight[0] = 0
-        found, first = [], weight.max()
-        while len(found) < 2 and weight.max() > max(0, RIVAL * first if found else 0):
+        boxes, heaviest = [], weight.max()
+        while len(boxes) < 2 and weight.max() > max(0, RIVAL * heaviest if boxes else 0):
             members = _join(corners, weight)
             ys, xs = np.nonzero(np.isin(labels, members) & (moving > 0))
             weight[members] = 0
             left, right = np.quantile(xs, [0.005, 0.995])
             top, bottom = np.quantile(ys, [0.005, 0.995])
-            if max(right - left, bottom - top) + 1 >= LEAST_SIDE * size:
-                found.append(scale * np.array([left, top, right + 1, bottom + 1]))
-        return found
+            if max(right - left, bottom - top) + 1 >= LEAST_SIDE * side:
+                boxes.append(scale * np.array([left, top, right + 1, bottom + 1]))
+        return boxes
 
 
 def small(image: np.ndarray) -> np.ndarray:
@@ -164,20 +191,22 @@ def small(image: np.ndarray) -> np.ndarray:
 
 
 def _join(corners: np.ndarray, weight: np.ndarray) -> list[int]:
-    """The heaviest region and those that join it, as indices."""
-    first = int(weight.argmax())
-    members, box = [first], corners[first].copy()
-    candidates = set(np.flatnonzero(weight >= SHARE * weight[first])) - {first}
-    grown = True
-    while grown:
-        grown = False
-        for other in sorted(candidates):
-            part = corners[other]
-            gap = np.maximum(part[:2] - box[2:], box[:2] - part[2:]).max()
-            if gap <= JOIN * max(box[2:] - box[:2]):
-                box = np.append(np.minimum(box[:2], part[:2]), np.maximum(box[2:], part[2:]))
-                members.append(int(other))
-                candidates.remove(other)
-                grown = True
-                break
+    """The heaviest region and those that join it, as indices.
+
+    Args:
+        corners: (N, 4) px, left, top, right, bottom of the regions. weight: (N,).
+    """
+    heaviest = int(weight.argmax())
+    members, box = [heaviest], corners[heaviest]
+    others = [int(n) for n in np.flatnonzero(weight >= SHARE * weight[heaviest]) if n != heaviest]
+
+    def joins(region: int) -> bool:
+        gap = np.maximum(corners[region, :2] - box[2:], box[:2] - corners[region, 2:]).max()
+        return gap <= JOIN * max(box[2:] - box[:2])
+
+    while (near := next((region for region in others if joins(region)), None)) is not None:
+        low, high = np.minimum(box[:2], corners[near, :2]), np.maximum(box[2:], corners[near, 2:])
+        box = np.append(low, high)
+        members.append(near)
+        others.remove(near)
     return members

@@ -1,14 +1,13 @@
 """Detections in a file, so that a recording can be solved again without detecting again.
 
-``detections.h5`` holds the keypoints, and what they depend on: the videos, the cameras' intrinsics,
-the frames, the boxes, the 2D weights and its settings. Reading it compares all of that.
+``detections.h5`` holds the keypoints, and what they are made from: the videos, the cameras'
+intrinsics, the frames, the boxes, the 2D weights and the settings. Reading it compares all of that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -18,9 +17,8 @@ from torch import nn
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import PredictionFile
-from ptri.recordings.detect import Detections
-from ptri.recordings.intrinsics import CameraEntry
-from ptri.recordings.video_files import Video, fingerprint
+from ptri.recordings.detect import Detections, detect
+from ptri.recordings.videos import VideoSet, fingerprint
 from ptri.skeleton import H36M17
 
 NAME = "detections.h5"
@@ -28,48 +26,59 @@ FORMAT = "ptri detections 1"  # raised when detecting changes
 _ARRAYS = ("frames", "xy", "covariance", "confidence", "crops")
 
 
-def sources(
-    model: nn.Module,
-    videos: Sequence[Video],
-    cameras: Sequence[CameraEntry],
-    numbers: Sequence[int],
-    boxes: np.ndarray | None,
-    config: Config,
-) -> dict[str, str]:
-    """What detections depend on, in words that an error can name; plain strings."""
-    options = config.recording
+def detect_or_reuse(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
+    """The detections of videos: those of ``recording.reuse`` where that is set, else new ones.
+
+    Args:
+        model: with ``detect`` of `ptri.models.pose_model.PoseModel`.
+
+    Raises:
+        UserError: detections to reuse are missing or stale.
+    """
+    made_from = ingredients(model, video_set, config)
+    if config.recording.reuse is not None:
+        return read(config.recording.reuse, made_from)
+    return detect(model, video_set, config)._replace(made_from=made_from)
+
+
+def ingredients(model: nn.Module, video_set: VideoSet, config: Config) -> dict[str, str]:
+    """What detections are made from, by names that an error can tell; plain strings."""
+    cameras, videos, frames, boxes = video_set
+    network = getattr(model, "network2d", None) or model
+    settings = {
+        "data.image_size": config.data.image_size,
+        "data.crop_scale": config.data.crop_scale,
+        "model.heatmap_window": config.model.heatmap_window,
+        "model.flip_test": config.model.flip_test,
+        "recording.max_roll_deg": config.recording.max_roll_deg,
+    }
     return {
         "cameras": ", ".join(camera.name for camera in cameras),
         "videos": ", ".join(fingerprint(video.path) for video in videos),
         "intrinsics": _digest(
             *[np.concatenate([c.size, c.K.ravel(), c.dist]).astype(np.float64) for c in cameras]
         ),
-        "frames": f"{numbers[0]} to {numbers[-1]}, every {options.every}",
+        "frames": f"{frames[0]} to {frames[-1]}, every {config.recording.every}",
         "boxes": "motion" if boxes is None else _digest(boxes),
-        "2D weights": _weights(model),
-        "settings": json.dumps(
-            {
-                "data.image_size": config.data.image_size,
-                "data.crop_scale": config.data.crop_scale,
-                "model.heatmap_window": config.model.heatmap_window,
-                "model.flip_test": config.model.flip_test,
-                "recording.max_roll_deg": options.max_roll_deg,
-            }
-        ),
+        "2D weights": _digest(*(value.cpu().numpy() for value in network.state_dict().values())),
+        "settings": json.dumps(settings),
     }
 
 
-def write(path: Path, detections: Detections, depends_on: dict[str, str]) -> None:
+def write(path: Path, detections: Detections) -> None:
     """Writes detections, replacing an older file."""
     attributes = {"format": FORMAT, "units": "undistorted px", "seconds": detections.seconds}
-    attributes |= {f"made from {name}": value for name, value in depends_on.items()}
+    attributes |= {f"made from {name}": value for name, value in detections.made_from.items()}
     with PredictionFile(path, attributes) as file:
         file.names("joint_names", list(H36M17.joints))
         file.append({name: getattr(detections, name) for name in _ARRAYS})
 
 
-def read(path: str | Path, depends_on: dict[str, str]) -> Detections:
-    """Reads detections that were made from the same things.
+def read(path: str | Path, made_from: dict[str, str]) -> Detections:
+    """Reads detections, a file or the folder that holds it.
+
+    Args:
+        made_from: what they have to be made from.
 
     Raises:
         UserError: no such file, not such a file, or stale: the message says what has changed.
@@ -91,22 +100,17 @@ def read(path: str | Path, depends_on: dict[str, str]) -> Detections:
             f"recording.reuse: {path}: format {attributes.get('format')!r}, expected {FORMAT!r}; "
             "detect again without recording.reuse"
         )
-    changed = [
-        name for name, value in depends_on.items() if attributes.get(f"made from {name}") != value
-    ]
+    before = {name: attributes.get(f"made from {name}") for name in made_from}
+    changed = [name for name in made_from if before[name] != made_from[name]]
     if changed:
-        old, new = attributes.get(f"made from {changed[0]}"), depends_on[changed[0]]
+        name = changed[0]
         raise UserError(
-            f"recording.reuse: {path} is stale: other {', '.join(changed)} ({changed[0]}: "
-            f"{str(old)[:80]!r}, now {new[:80]!r}); detect again without recording.reuse"
+            f"recording.reuse: {path} is stale: other {', '.join(changed)} ({name}: "
+            f"{str(before[name])[:80]!r}, now {made_from[name][:80]!r}); detect again without "
+            "recording.reuse"
         )
-    return Detections(arrays[0].astype(np.int64), *arrays[1:], float(attributes["seconds"]))
-
-
-def _weights(model: nn.Module) -> str:
-    network = getattr(model, "network2d", None) or model
-    state = network.state_dict()
-    return _digest(*(value.detach().cpu().numpy() for value in state.values()))
+    frames = arrays[0].astype(np.int64)
+    return Detections(frames, *arrays[1:], float(attributes["seconds"]), made_from)
 
 
 def _digest(*arrays: np.ndarray) -> str:

@@ -5,12 +5,11 @@ in the frame before. Each is seen upright and turned, since cameras are held ask
 knows upright people best; the turn with the highest mean confidence over the last frames counts.
 A crop fitted to the keypoints is then detected again and kept where the network is surer of it.
 All views and crops of a frame go through the network together. In the end the largest person
-that can be followed through the frames is the subject (see `subject_of`).
+that can be followed through the frames is the subject (`ptri.recordings.subject`).
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,14 +20,15 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ptri.config import Config
 from ptri.data import transforms
+from ptri.errors import UserError
 from ptri.recordings.boxes import Motion, small
 from ptri.recordings.intrinsics import CameraEntry
-from ptri.recordings.keypoint_files import distort, subject_of, undistort
-from ptri.recordings.video_files import Video, read_in_step
+from ptri.recordings.keypoint_files import Recording, distort, undistort
+from ptri.recordings.subject import FREE_MOVE, follow_subject
+from ptri.recordings.videos import Video, VideoSet, read_in_step
 from ptri.skeleton import H36M17
-
-log = logging.getLogger(__name__)
 
 ROLL_STEP = 20.0  # deg between the turns that are tried
 ROLL_EVERY = 3  # frames between two looks at every turn
@@ -40,12 +40,12 @@ MOTION_CROP, KEYPOINT_CROP = 1.1, 1.15
 SURE = 0.25  # confidence of keypoints that a crop is fitted to
 FEWEST = 6  # such keypoints that it takes
 LARGEST_STEP = 1.33  # factor between the sides of one crop and the next
-FREE_MOVE, SPEED = 0.15, 1.8  # body heights, and a second, that a person may move unsuspected
+SPEED = 1.8  # sizes of the person a second that it may move unsuspected, beyond FREE_MOVE
 USUAL_FPS = 30.0  # of a video that does not state its own
 SAME_CROP = 0.25  # crops whose centres differ by less, in sides, are one person
 
 
-class Found(NamedTuple):
+class CropKeypoints(NamedTuple):
     """Keypoints of N crops, in undistorted full-image px unless stated otherwise."""
 
     xy: np.ndarray  # (N, J, 2)
@@ -53,6 +53,14 @@ class Found(NamedTuple):
     confidence: np.ndarray  # (N, J)
     local: np.ndarray  # (N, J, 2) px of the network image
     crops: np.ndarray  # (N, 4) centre x, y and side px, turn rad
+
+    def rows(self, index) -> CropKeypoints:
+        """Some of the crops."""
+        return CropKeypoints(*(part[index] for part in self))
+
+
+# Of each frame and view, the people who may be the subject (one crop each).
+Candidates = list[list[list[CropKeypoints]]]
 
 
 class Detections(NamedTuple):
@@ -62,8 +70,78 @@ class Detections(NamedTuple):
     xy: np.ndarray  # (T, V, J, 2) px, undistorted to the same K
     covariance: np.ndarray  # (T, V, J, 2, 2) px^2
     confidence: np.ndarray  # (T, V, J)
-    crops: np.ndarray  # (T, V, 4) centre x, y and side px, turn rad; NaN = nobody found
-    seconds: float  # per frame of all views, reading the video included
+    crops: np.ndarray  # (T, V, 4) centre x, y and side px, turn rad; NaN = nobody
+    seconds: float = 0.0  # per frame of all views, reading the video included
+    made_from: dict[str, str] | None = None  # see `ptri.recordings.cache`
+
+
+def detect(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
+    """Detects the subject in every frame and view.
+
+    Args:
+        model: with ``detect`` of `ptri.models.pose_model.PoseModel`.
+    """
+    start = time.perf_counter()
+    cameras, videos, frames, boxes = video_set
+    cropper = Cropper(model, cameras, config.data.image_size)
+    turns = Turns(len(cameras), config.recording.max_roll_deg)
+    motion = backgrounds(videos, frames) if boxes is None else None
+    previous: list[np.ndarray | None] = [None] * len(cameras)  # crops of the best candidates
+    candidates: Candidates = []
+    reading = tqdm(read_in_step(videos, frames), "detect", len(frames), False, unit="frame")
+    for row, images in enumerate(reading):
+        if boxes is None:
+            squares = [
+                _moving_squares(motion[v].boxes(image), cameras[v], previous[v])
+                for v, image in enumerate(images)
+            ]
+        else:
+            squares = [
+                [crop_of_box(box, config.data.crop_scale, camera)] if np.isfinite(box).all() else []
+                for box, camera in zip(boxes[row], cameras)
+            ]
+        candidates.append([[] for _ in cameras])
+        views = np.repeat(np.arange(len(cameras)), [len(part) for part in squares])
+        if not len(views):
+            continue
+        crops = np.array([square for part in squares for square in part])
+        keypoints = turns.best(cropper, images, views, crops, row)
+        if boxes is None:
+            keypoints = refine(cropper, images, views, keypoints)
+        for n, v in enumerate(views):
+            candidates[-1][v].append(keypoints.rows(slice(n, n + 1)))
+        for v, people in enumerate(candidates[-1]):
+            previous[v] = max(people, key=_worth).crops[0] if people else previous[v]
+    if boxes is None:
+        subject = follow(candidates, videos, frames)
+    else:  # the one candidate of each box
+        subject = np.array([[len(people) - 1 for people in views] for views in candidates])
+    detections = _gather(candidates, subject, cameras, frames)
+    return detections._replace(seconds=(time.perf_counter() - start) / len(frames))
+
+
+def detected_recording(
+    detections: Detections, cameras: Sequence[CameraEntry], min_confidence: float
+) -> Recording:
+    """The recording that was detected; keypoints below a confidence are not seen.
+
+    Raises:
+        UserError: nobody was found.
+    """
+    unsure = ~(detections.confidence >= min_confidence)
+    xy = np.where(unsure[..., None], np.nan, detections.xy)
+    if not np.isfinite(xy).any():
+        raise UserError(
+            "recording: nobody was found in any video; the person has to move before a still "
+            "background, or give boxes (recording.boxes)"
+        )
+    confidence = np.where(unsure, 0.0, detections.confidence)
+    return Recording(
+        tuple(cameras), detections.frames, xy, confidence, H36M17, detections.covariance
+    )
+
+
+# --- crops -----------------------------------------------------------------------------------
 
 
 class Cropper:
@@ -79,14 +157,14 @@ class Cropper:
 
     def __call__(
         self, images: Sequence[np.ndarray], views: Sequence[int], crops: np.ndarray
-    ) -> Found:
+    ) -> CropKeypoints:
         """
         Args:
             images: V of (H, W, 3) uint8 BGR, as recorded.
-            views: N places in images. crops: (N, 4).
+            views: of the N crops, places in images. crops: (N, 4).
         """
         shrunk: dict[tuple[int, int], np.ndarray] = {}
-        inputs, back = [], []
+        inputs, to_full = [], []
         for view, (x, y, side, roll) in zip(views, crops):
             camera = self.cameras[view]
             K, turn = transforms.crop_camera(camera.K, np.array([x, y]), side, self.size, roll)
@@ -98,89 +176,43 @@ class Cropper:
             dist = camera.dist if camera.dist.any() else None
             image = transforms.warp(shrunk[view, factor], source, K, turn, self.size, dist)
             inputs.append(transforms.normalise(image[:, :, ::-1]))
-            back.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
+            to_full.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
         with torch.no_grad():
             keypoints = self.model.detect(torch.stack(inputs).to(self.device)).keypoints
         local, covariance, confidence = (part.double().cpu().numpy() for part in keypoints)
-        A = np.array(back)  # (N, 2, 3) network image to full image
-        xy = np.einsum("nab,njb->nja", A[:, :, :2], local) + A[:, None, :, 2]
-        covariance = np.einsum("nab,njbc,ndc->njad", A[:, :, :2], covariance, A[:, :, :2])
-        return Found(xy, covariance, confidence, local, np.asarray(crops, np.float64))
+        A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
+        xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
+        covariance = np.einsum("nab,njbc,ndc->njad", A, covariance, A)
+        return CropKeypoints(xy, covariance, confidence, local, np.asarray(crops, np.float64))
 
 
-def detect_videos(
-    model: nn.Module,
-    videos: Sequence[Video],
-    cameras: Sequence[CameraEntry],
-    numbers: Sequence[int],
-    size: int,
-    boxes: np.ndarray | None = None,
-    box_scale: float = 1.0,
-    max_roll_deg: float = 40.0,
-) -> Detections:
-    """Detects the subject in every frame and view.
+class Turns:
+    """Which turn of its crops suits each of V views: the one that the network is surest of."""
 
-    Args:
-        numbers: frames, rising.
-        size: px of the network's images.
-        boxes: (T, V, 4) px of the videos' pictures, NaN = not in view; None: found by motion.
-        box_scale: side of the crop over the longer side of a given box.
-    """
-    start = time.perf_counter()
-    cropper = Cropper(model, cameras, size)
-    V = len(cameras)
-    motion = backgrounds(videos, numbers) if boxes is None else None
-    rolls = roll_steps(max_roll_deg)
-    trust = np.zeros((V, len(rolls)))  # running mean confidence of each turn
-    before: list[np.ndarray | None] = [None] * V  # crops to look at again
-    found: list[list[list[Found]]] = []  # [frame][view] the candidates, N = 1 each
-    reading = read_in_step(videos, numbers)
-    for row, (_, images) in enumerate(tqdm(reading, "detect", len(numbers), False, unit="frame")):
-        places, squares = [], []  # of the candidates: view, centre and side
-        for v, image in enumerate(images):
-            if boxes is None:
-                proposals = [
-                    crop_of_box(b, MOTION_CROP, cameras[v]) for b in motion[v].boxes(image)
-                ]
-                if before[v] is not None and not _near(before[v], proposals):
-                    proposals.append(before[v][:3])
-            else:
-                proposals = [
-                    crop_of_box(b, box_scale, cameras[v]) for b in boxes[row, v : v + 1]
-                    if np.isfinite(b).all()
-                ]  # fmt: skip
-            places += [v] * len(proposals)
-            squares += proposals
-        found.append([[] for _ in range(V)])
-        if not squares:
-            continue
-        best = _turned(cropper, images, places, np.array(squares), rolls, trust, row)
-        if boxes is None:
-            best = refine(cropper, images, places, best)
-        for n, v in enumerate(places):
-            found[-1][v].append(Found(*(part[n : n + 1] for part in best)))
-        for v in range(V):
-            before[v] = max(found[-1][v], key=_worth).crops[0] if found[-1][v] else before[v]
-    chosen = _followed(found, videos, numbers) if boxes is None else _only(found)
-    detections = _gather(found, chosen, cameras, numbers)
-    return detections._replace(seconds=(time.perf_counter() - start) / len(numbers))
+    def __init__(self, num_views: int, max_roll_deg: float) -> None:
+        count = int(max_roll_deg / ROLL_STEP)
+        self.rolls = np.deg2rad(ROLL_STEP * np.arange(-count, count + 1))  # rad, 0 among them
+        self.trust = np.zeros((num_views, len(self.rolls)))  # running mean confidence
 
-
-def backgrounds(videos: Sequence[Video], numbers: Sequence[int]) -> list[Motion]:
-    """What each camera sees when nothing moves."""
-    chosen = np.unique(np.linspace(0, len(numbers) - 1, BACKGROUND_FRAMES).round().astype(int))
-    images: list[list[np.ndarray]] = [[] for _ in videos]
-    reading = read_in_step(videos, [numbers[i] for i in chosen])
-    for _, now in tqdm(reading, "background", len(chosen), False, unit="frame"):
-        for seen, image in zip(images, now):
-            seen.append(small(image))
-    return [Motion(seen) for seen in images]
-
-
-def roll_steps(max_roll_deg: float) -> np.ndarray:
-    """Turns to try, rad: multiples of `ROLL_STEP` up to a largest one; 0 is among them."""
-    count = int(max_roll_deg / ROLL_STEP)
-    return np.deg2rad(ROLL_STEP * np.arange(-count, count + 1))
+    def best(
+        self,
+        cropper: Cropper,
+        images: Sequence[np.ndarray],
+        views: np.ndarray,
+        squares: np.ndarray,
+        row: int,
+    ) -> CropKeypoints:
+        """The keypoints of N squares (N, 3) at their views' best turns; row: of the frame."""
+        N, count = len(views), len(self.rolls)
+        if row % ROLL_EVERY and self.trust[views].any(1).all():
+            roll = self.rolls[self.trust[views].argmax(1)]
+            return cropper(images, views, np.column_stack([squares, roll]))
+        crops = np.column_stack([np.repeat(squares, count, 0), np.tile(self.rolls, N)])
+        keypoints = cropper(images, np.repeat(views, count), crops)
+        confidence = keypoints.confidence.mean(1).reshape(N, count)
+        for v in set(views):
+            self.trust[v] = ROLL_MEMORY * self.trust[v] + confidence[views == v].max(0)
+        return keypoints.rows(np.arange(N) * count + self.trust[views].argmax(1))
 
 
 def crop_of_box(box: np.ndarray, scale: float, camera: CameraEntry) -> np.ndarray:
@@ -190,119 +222,59 @@ def crop_of_box(box: np.ndarray, scale: float, camera: CameraEntry) -> np.ndarra
     return np.append(undistort(centre[None], camera.K, camera.dist)[0], side)
 
 
+def backgrounds(videos: Sequence[Video], frames: Sequence[int]) -> list[Motion]:
+    """What each camera sees when nothing moves."""
+    rows = np.unique(np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).round().astype(int))
+    reading = read_in_step(videos, [frames[row] for row in rows])
+    reading = tqdm(reading, "background", len(rows), False, unit="frame")
+    small_images = [[small(image) for image in images] for images in reading]
+    return [Motion(images) for images in zip(*small_images)]
+
+
+def _moving_squares(
+    boxes: Sequence[np.ndarray], camera: CameraEntry, previous: np.ndarray | None
+) -> list[np.ndarray]:
+    """Squares (3,) around what moves, and where the person was last unless that is among them."""
+    squares = [crop_of_box(box, MOTION_CROP, camera) for box in boxes]
+    if previous is not None and not any(
+        np.linalg.norm(previous[:2] - square[:2]) < SAME_CROP * previous[2]
+        and abs(np.log(previous[2] / square[2])) < SAME_CROP
+        for square in squares
+    ):
+        squares.append(previous[:3])
+    return squares
+
+
 def refine(
-    cropper: Cropper, images: Sequence[np.ndarray], places: Sequence[int], found: Found
-) -> Found:
+    cropper: Cropper, images: Sequence[np.ndarray], views: Sequence[int], first: CropKeypoints
+) -> CropKeypoints:
     """Detects again in crops fitted to the keypoints; keeps what the network is surer of."""
-    crops = np.array([fitted_crop(found, n, cropper.size) for n in range(len(places))])
-    again = cropper(images, places, crops)
-    better = again.confidence.mean(1) > found.confidence.mean(1)
-    return Found(*(np.where(_over(better, a), b, a) for a, b in zip(found, again)))
+    crops = np.array([_fitted_crop(first.rows(n), cropper.size) for n in range(len(views))])
+    second = cropper(images, views, crops)
+    better = second.confidence.mean(1) > first.confidence.mean(1)
+    result = CropKeypoints(*(part.copy() for part in first))
+    for part, again in zip(result, second):
+        part[better] = again[better]
+    return result
 
 
-def fitted_crop(found: Found, n: int, size: int) -> np.ndarray:
-    """The crop (4,) around the confident keypoints of crop n, turned as it is; or crop n itself."""
-    sure = found.confidence[n] >= SURE
-    x, y, side, roll = found.crops[n]
+def _fitted_crop(keypoints: CropKeypoints, size: int) -> np.ndarray:
+    """The crop (4,) around the confident keypoints of one crop, turned as it is; or that itself.
+
+    Args:
+        keypoints: without the dimension N. size: px of the network's image.
+    """
+    sure = keypoints.confidence >= SURE
     if sure.sum() < FEWEST:
-        return found.crops[n]
-    low, high = found.local[n][sure].min(0), found.local[n][sure].max(0)
+        return keypoints.crops
+    x, y, side, roll = keypoints.crops
+    low, high = keypoints.local[sure].min(0), keypoints.local[sure].max(0)
     scale = side / size  # full-image px per network px
     away = scale * ((low + high) / 2 - (size - 1) / 2)
     cos, sin = np.cos(roll), np.sin(roll)  # the crop shows the picture turned by +roll
-    length = KEYPOINT_CROP * scale * (high - low).max()
-    return np.array(
-        [
-            x + cos * away[0] + sin * away[1],
-            y - sin * away[0] + cos * away[1],
-            np.clip(length, side / LARGEST_STEP, side * LARGEST_STEP),
-            roll,
-        ]
-    )
-
-
-def _turned(cropper, images, places, squares, rolls, trust, row) -> Found:
-    """The keypoints of each candidate at its view's best turn; updates ``trust`` (V, rolls)."""
-    places = np.asarray(places)
-    if row % ROLL_EVERY and all(trust[v].any() for v in set(places)):
-        turn = rolls[trust[places].argmax(1)]
-        return cropper(images, places, np.column_stack([squares, turn]))
-    N, count = len(places), len(rolls)
-    crops = np.column_stack([np.repeat(squares, count, 0), np.tile(rolls, N)])
-    found = cropper(images, np.repeat(places, count), crops)
-    mean = found.confidence.mean(1).reshape(N, count)
-    for v in set(places):
-        trust[v] = ROLL_MEMORY * trust[v] + mean[places == v].max(0)
-    chosen = np.arange(N) * count + trust[places].argmax(1)
-    return Found(*(part[chosen] for part in found))
-
-
-def _followed(
-    found: list[list[list[Found]]], videos: Sequence[Video], numbers: Sequence[int]
-) -> np.ndarray:
-    """The candidate (T, V) that is the subject; -1 = none."""
-    step = np.diff(numbers).min() if len(numbers) > 1 else 0
-    seconds = step / (videos[0].fps or USUAL_FPS)
-    chosen = []
-    for v in range(len(videos)):
-        people = [
-            np.concatenate([np.append(c.xy, c.confidence[..., None], -1) for c in frame[v]])
-            if frame[v] else np.zeros((0, len(H36M17.joints), 3))
-            for frame in found
-        ]  # fmt: skip
-        chosen.append(subject_of(people, free_move=FREE_MOVE + SPEED * seconds))
-    return np.stack(chosen, 1)
-
-
-def _only(found: list[list[list[Found]]]) -> np.ndarray:
-    """The one candidate (T, V) of each given box; -1 = no box."""
-    return np.array([[len(candidates) - 1 for candidates in frame] for frame in found])
-
-
-def _gather(
-    found: list[list[list[Found]]],
-    chosen: np.ndarray,
-    cameras: Sequence[CameraEntry],
-    numbers: Sequence[int],
-) -> Detections:
-    """The chosen candidates (T, V) as arrays; what lies outside the picture is not seen."""
-    T, V = chosen.shape
-    J = len(H36M17.joints)
-    xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
-    confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
-    for row, v in np.argwhere(chosen >= 0):
-        one = found[row][v][chosen[row, v]]
-        xy[row, v], covariance[row, v] = one.xy[0], one.covariance[0]
-        confidence[row, v], crops[row, v] = one.confidence[0], one.crops[0]
-    for v, camera in enumerate(cameras):
-        unseen = ~_in_picture(xy[:, v], camera)
-        xy[:, v][unseen], covariance[:, v][unseen], confidence[:, v][unseen] = np.nan, np.nan, 0
-    return Detections(np.array(numbers, np.int64), xy, covariance, confidence, crops, 0.0)
-
-
-def _in_picture(xy: np.ndarray, camera: CameraEntry) -> np.ndarray:
-    """Whether points (..., 2), undistorted px, lie in the picture as recorded."""
-    points = distort(xy, camera.K, camera.dist)
-    return ((points >= -0.5) & (points <= np.array(camera.size) - 0.5)).all(-1)
-
-
-def _near(crop: np.ndarray, others: Sequence[np.ndarray]) -> bool:
-    """Whether one of other crops is about the same square."""
-    return any(
-        np.linalg.norm(crop[:2] - other[:2]) < SAME_CROP * crop[2]
-        and abs(np.log(crop[2] / other[2])) < SAME_CROP
-        for other in others
-    )
-
-
-def _worth(found: Found) -> float:
-    """Of a candidate: what `subject_of` follows, size times confidence."""
-    return float(found.crops[0, 2] * found.confidence.mean())
-
-
-def _over(flags: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Flags (N,) that broadcast over an array (N, ...)."""
-    return flags.reshape(-1, *[1] * (like.ndim - 1))
+    x, y = x + cos * away[0] + sin * away[1], y - sin * away[0] + cos * away[1]
+    fitted = KEYPOINT_CROP * scale * (high - low).max()
+    return np.array([x, y, np.clip(fitted, side / LARGEST_STEP, side * LARGEST_STEP), roll])
 
 
 def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
@@ -310,5 +282,51 @@ def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return image
     height, width = (side // factor for side in image.shape[:2])
-    whole = image[: height * factor, : width * factor]
-    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    blocks = image[: height * factor, : width * factor]
+    return cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA)
+
+
+# --- candidates ------------------------------------------------------------------------------
+
+
+def follow(candidates: Candidates, videos: Sequence[Video], frames: Sequence[int]) -> np.ndarray:
+    """The candidate (T, V) of each frame and view that is the subject; -1 = none."""
+    step = np.diff(frames).min() if len(frames) > 1 else 0
+    free_move = FREE_MOVE + SPEED * step / (videos[0].fps or USUAL_FPS)
+    nobody = np.zeros((0, len(H36M17.joints), 3))
+    chosen = []
+    for v in range(len(videos)):
+        people = [
+            np.concatenate([nobody, *(np.dstack([c.xy, c.confidence]) for c in views[v])])
+            for views in candidates
+        ]
+        chosen.append(follow_subject(people, free_move=free_move))
+    return np.stack(chosen, 1)
+
+
+def _gather(
+    candidates: Candidates,
+    subject: np.ndarray,
+    cameras: Sequence[CameraEntry],
+    frames: Sequence[int],
+) -> Detections:
+    """The chosen candidates (T, V) as arrays; what lies outside the picture is not seen."""
+    T, V = subject.shape
+    J = len(H36M17.joints)
+    xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
+    confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
+    for row, v in np.argwhere(subject >= 0):
+        person = candidates[row][v][subject[row, v]].rows(0)
+        xy[row, v], covariance[row, v] = person.xy, person.covariance
+        confidence[row, v], crops[row, v] = person.confidence, person.crops
+    for v, camera in enumerate(cameras):
+        points = distort(xy[:, v], camera.K, camera.dist)
+        inside = ((points >= -0.5) & (points <= np.array(camera.size) - 0.5)).all(-1)
+        for part, unseen in ((xy, np.nan), (covariance, np.nan), (confidence, 0.0)):
+            part[:, v][~inside] = unseen
+    return Detections(np.array(frames, np.int64), xy, covariance, confidence, crops)
+
+
+def _worth(candidate: CropKeypoints) -> float:
+    """What `follow_subject` goes by: size times confidence."""
+    return float(candidate.crops[0, 2] * candidate.confidence.mean())

@@ -49,7 +49,7 @@ def compare_halves(
     views = solution.views
     try:
         R = [
-            solve(model, rows(recording, views, part), config).R.double()
+            solve(model, recording.part(views, part), config).R.double()
             for part in (slice(0, T // 2), slice(T // 2, T))
         ]
     except UserError as error:
@@ -75,21 +75,3 @@ def compare_halves(
         posterior = solution.posterior._replace(accepted=rejected, reason=[reason])
         solution = solution._replace(posterior=posterior)
     return Halves(solution, difference, text)
-
-
-def rows(recording: Recording, views: list[int], part: slice) -> Recording:
-    """Some frames and views of a recording."""
-    at = np.array(views)
-    per_frame = ("xy", "confidence", "height", "covariance")
-    found = {
-        name: value[part][:, at]
-        for name in per_frame
-        if (value := getattr(recording, name)) is not None
-    }
-    found |= {
-        name: value[at]
-        for name in ("size", "K", "dist", "R", "t")
-        if (value := getattr(recording, name)) is not None
-    }
-    names = tuple(recording.names[v] for v in views)
-    return recording._replace(names=names, frames=recording.frames[part], **found)

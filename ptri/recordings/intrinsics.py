@@ -29,6 +29,7 @@ import cv2
 import numpy as np
 import yaml
 
+from ptri.config import RecordingConfig
 from ptri.errors import UserError
 
 if sys.version_info >= (3, 11):
@@ -63,8 +64,8 @@ def read_cameras(path: str | Path) -> list[CameraEntry]:
     path = Path(path)
     tree = _parse(path)
     entries = _entries(tree, path)
-    unit = _unit(tree, entries, path)
-    cameras = [_camera(name, entry, unit, path) for name, entry in entries]
+    millimetres = _unit(tree, entries, path)
+    cameras = [_camera(name, entry, millimetres, path) for name, entry in entries]
     names = [camera.name for camera in cameras]
     for name in names:
         if names.count(name) > 1:
@@ -72,18 +73,41 @@ def read_cameras(path: str | Path) -> list[CameraEntry]:
     return cameras
 
 
-def find_file(root: Path, setting: str) -> Path:
-    """The camera file of a recording: the one named by the setting, else the usual names."""
+def open_cameras(root: str | Path, options: RecordingConfig) -> list[CameraEntry]:
+    """The cameras of a recording that ``recording.intrinsics`` and ``recording.views`` choose.
+
+    Args:
+        root: the recording's folder.
+
+    Raises:
+        UserError: no such folder, no or a bad camera file, an unknown or repeated view, or fewer
+            than two views.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise UserError(f"data.root: {root} is not a folder")
+    path = _find_camera_file(root, options.intrinsics)
+    cameras = _select_views(read_cameras(path), options.views)
+    if len(cameras) < 2:
+        raise UserError(
+            f"{path}: {len(cameras)} view chosen ({', '.join(camera.name for camera in cameras)}); "
+            "at least two cameras are needed"
+        )
+    return cameras
+
+
+def _find_camera_file(root: Path, setting: str) -> Path:
+    """The camera file of a recording: the one named by the setting, else one of a usual name."""
     if setting != "auto":
-        for candidate in (Path(setting), root / setting):
-            if candidate.is_file():
-                return candidate
+        for path in (Path(setting), root / setting):
+            if path.is_file():
+                return path
         raise UserError(f"recording.intrinsics: {setting}: no such file (nor in {root})")
-    stems = ("calibration", "intrinsics", "cameras", "calib")
     for folder in (root, root / "calibration"):
-        for candidate in (folder / (stem + kind) for stem in stems for kind in FILE_TYPES):
-            if candidate.is_file():
-                return candidate
+        for stem in ("calibration", "intrinsics", "cameras", "calib"):
+            for suffix in FILE_TYPES:
+                if (folder / (stem + suffix)).is_file():
+                    return folder / (stem + suffix)
         tables = sorted(folder.glob("*.toml"))
         if len(tables) == 1:
             return tables[0]
@@ -93,32 +117,46 @@ def find_file(root: Path, setting: str) -> Path:
     )
 
 
-def write_toml(
-    path: str | Path,
-    names: Sequence[str],
-    size: np.ndarray,
-    K: np.ndarray,
-    dist: np.ndarray,
-    R: np.ndarray,
-    t: np.ndarray,
-) -> None:
+def _select_views(
+    cameras: list[CameraEntry], views: Sequence[str | int] | None
+) -> list[CameraEntry]:
+    """The chosen cameras, by name or index, in the given order."""
+    if views is None:
+        return cameras
+    names = [camera.name for camera in cameras]
+    chosen = []
+    for view in views:
+        if isinstance(view, int) and not isinstance(view, bool) and 0 <= view < len(cameras):
+            chosen.append(view)
+        elif str(view) in names:
+            chosen.append(names.index(str(view)))
+        else:
+            raise UserError(
+                f"recording.views: no camera {view!r}; expected an index from 0 to "
+                f"{len(cameras) - 1} or one of {', '.join(names)}"
+            )
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"recording.views: {list(views)} names a camera twice")
+    return [cameras[index] for index in chosen]
+
+
+def write_toml(path: str | Path, cameras: Sequence[CameraEntry]) -> None:
     """Writes a Pose2Sim calibration: Rodrigues rotations, translations in metres.
 
     Args:
-        names: V camera names. size: (V, 2) px. K: (V, 3, 3) px. dist: (V, 5). R: (V, 3, 3).
-        t: (V, 3) mm.
+        cameras: with R and t.
     """
     lines = []
-    for v, name in enumerate(names):
-        rotation = cv2.Rodrigues(np.asarray(R[v], np.float64))[0].ravel()
+    for v, camera in enumerate(cameras):
+        matrix = ", ".join(_numbers(row) for row in camera.K)
         lines += [
             f"[cam_{v + 1:02d}]",
-            f"name = {json.dumps(str(name))}",
-            f"size = {_numbers(size[v])}",
-            "matrix = [" + ", ".join(_numbers(row) for row in K[v]) + "]",
-            f"distortions = {_numbers(dist[v][:4])}",
-            f"rotation = {_numbers(rotation)}",
-            f"translation = {_numbers(np.asarray(t[v]) / 1000)}",
+            f"name = {json.dumps(camera.name)}",
+            f"size = {_numbers(camera.size)}",
+            f"matrix = [{matrix}]",
+            f"distortions = {_numbers(camera.dist[:4])}",
+            f"rotation = {_numbers(cv2.Rodrigues(np.float64(camera.R))[0].ravel())}",
+            f"translation = {_numbers(camera.t / 1000)}",
             "fisheye = false",
             "",
         ]
@@ -126,8 +164,11 @@ def write_toml(
     Path(path).write_text("\n".join(lines))
 
 
-def _numbers(values) -> str:
-    return "[" + ", ".join(repr(float(value)) for value in values) + "]"
+def _numbers(values: Sequence[float]) -> str:
+    return f"[{', '.join(repr(float(value)) for value in values)}]"
+
+
+# --- reading a file --------------------------------------------------------------------------
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -175,16 +216,15 @@ def _entries(tree: dict[str, Any], path: Path) -> list[tuple[str, dict]]:
 
 
 def _unit(tree: dict[str, Any], entries: list[tuple[str, dict]], path: Path) -> float:
-    """Millimetres in the file's unit of length."""
+    """Millimetres in the unit of the file's translations."""
     text = tree.get("units")
     if isinstance(tree.get("metadata"), dict):
         text = tree["metadata"].get("units", text)
     if text is not None:
-        words = re.findall(r"[a-z]+", str(text).lower())
-        found = [word for word in words if word in MILLIMETRES]
-        if not found:
-            raise UserError(f"{path}: units = {text!r}; expected mm, cm or m")
-        return MILLIMETRES[found[0]]
+        for word in re.findall(r"[a-z]+", str(text).lower()):
+            if word in MILLIMETRES:
+                return MILLIMETRES[word]
+        raise UserError(f"{path}: units = {text!r}; expected mm, cm or m")
     largest = 0.0
     for _, entry in entries:
         value = entry.get("t", entry.get("translation"))
@@ -192,11 +232,11 @@ def _unit(tree: dict[str, Any], entries: list[tuple[str, dict]], path: Path) -> 
             largest = max([largest, *map(abs, value)])
     if largest and largest < 50:  # cameras stand metres apart, and farther than 50 mm
         log.info("%s: no 'units'; its translations are taken as metres", path)
-        return 1000.0
-    return 1.0
+        return MILLIMETRES["m"]
+    return MILLIMETRES["mm"]
 
 
-def _camera(name: str, entry: dict[str, Any], unit: float, path: Path) -> CameraEntry:
+def _camera(name: str, entry: dict[str, Any], millimetres: float, path: Path) -> CameraEntry:
     where = f"{path}: camera {name!r}"
     if entry.get("fisheye") is True:
         raise UserError(f"{where}: fisheye lenses are not supported; undistort the keypoints first")
@@ -226,7 +266,7 @@ def _camera(name: str, entry: dict[str, Any], unit: float, path: Path) -> Camera
     R = t = None
     if "R" in entry or "rotation" in entry:
         R = _rotation(entry, where)
-        t = _array(entry, ("t", "translation"), (3,), where) * unit
+        t = _array(entry, ("t", "translation"), (3,), where) * millimetres
     return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t)
 
 

@@ -6,19 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tabulate import tabulate
 from torch import Tensor
 
 from ptri.config import Config
-from ptri.evaluation import draw as visualize
+from ptri.evaluation import draw as pictures
 from ptri.evaluation import metrics
 from ptri.evaluation.draw_rig import rig_picture
 from ptri.evaluation.evaluate import spread
 from ptri.evaluation.pictures import rig_of, up_direction
 from ptri.geometry.cameras import centres, normalised_to_pixel
 from ptri.geometry.robust import robust_triangulation
+from ptri.recordings.boxes import box_source
+from ptri.recordings.detect import Detections
 from ptri.recordings.keypoint_files import Recording, distort
-from ptri.recordings.solve import Solution, camera_spread, reference_cameras
-from ptri.recordings.video_files import read_frame, videos_by_camera
+from ptri.recordings.solve import Solution, camera_spread
+from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
@@ -27,7 +30,7 @@ CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection e
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
 
 
-def reprojection_error(recording: Recording, views: list[int], R: Tensor, t: Tensor) -> Tensor:
+def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
     """How far clear keypoints lie from their joints' projections, (T, V, J) px.
 
     The joints are triangulated from these keypoints with the given cameras, without any prior, so
@@ -36,13 +39,13 @@ def reprojection_error(recording: Recording, views: list[int], R: Tensor, t: Ten
     than `CLEAR`, or fewer than three views (of two: two) see its joint clearly.
 
     Args:
-        R, t: (V, 3, 3), (V, 3) mm of the views.
+        R, t: (V, 3, 3), (V, 3) mm.
     """
-    clear = torch.tensor(recording.confidence[:, views] >= CLEAR)
-    clear &= clear.sum(1, keepdim=True) >= min(3, len(views))
-    xy = torch.where(clear[..., None], torch.tensor(recording.xy[:, views]), torch.nan)
+    clear = torch.tensor(recording.confidence >= CLEAR)
+    clear &= clear.sum(1, keepdim=True) >= min(3, len(recording.cameras))
+    xy = torch.where(clear[..., None], torch.tensor(recording.xy), torch.nan)
     keypoints = Keypoints(xy, default_covariance(xy, HALVED_AT), torch.ones_like(xy[..., 0]))
-    K, R, t = torch.tensor(recording.K[views]), R.double(), t.double()
+    K, R, t = torch.tensor(recording.K), R.double(), t.double()
     rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
     batch = Keypoints(*(part[None] for part in keypoints))
     joints = robust_triangulation(batch, rig, cauchy=1.0)[0].joints3d[0]  # (T, J, 3)
@@ -50,110 +53,134 @@ def reprojection_error(recording: Recording, views: list[int], R: Tensor, t: Ten
     return (normalised_to_pixel(camera[..., :2] / camera[..., 2:], K) - xy).norm(dim=-1)
 
 
+# --- figures and text ------------------------------------------------------------------------
+
+
 def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
-    """The figures of metrics.json."""
-    views, posterior = solution.views, solution.posterior
-    error = reprojection_error(recording, views, solution.R, solution.t)
+    """The figures of metrics.json: differences from the reference where there is one."""
+    posterior, solved = solution.posterior, recording.part(solution.views)
+    error = reprojection_error(solved, solution.R, solution.t)
     figures: dict[str, object] = {
-        "views": len(views),
-        "frames": len(recording.frames),
+        "views": len(solved.cameras),
+        "frames": len(solved.frames),
         "frames_pooled": len(solution.pooled),
         "accepted": bool(posterior.accepted[0]),
         "verdict": posterior.reason[0],
         "scale": solution.scale_source,
         "effective_sample_size": float(posterior.ess[0]),
-        "reprojection_error_px_median": _median(error),
+        "reprojection_error_px_median": float(error.nanmedian()),
     }
-    for v, view in enumerate(views):
-        figures[f"reprojection_error_px_median/{recording.names[view]}"] = _median(error[:, v])
-    figures.update(_against_reference(recording, solution))
-    for stage, value in solution.seconds.items():
-        figures[f"seconds/{stage}"] = value
-    return figures
+    for v, name in enumerate(solved.names):
+        figures[f"reprojection_error_px_median/{name}"] = float(error[:, v].nanmedian())
+    if solved.reference is not None:
+        figures.update(_differences(solved, solution))
+    return figures | {f"seconds/{stage}": value for stage, value in solution.seconds.items()}
 
 
-def _against_reference(recording: Recording, solution: Solution) -> dict[str, object]:
-    reference = reference_cameras(recording, solution.views)
-    if reference is None:
-        return {}
-    R, t = solution.R.double(), solution.t.double()
-    rotation = metrics.rotation_error_deg(R, reference.R)
-    direction = metrics.translation_direction_error_deg(R, t, reference.R, reference.t)
-    error = reprojection_error(recording, solution.views, reference.R, reference.t)
-    level = metrics.rotation_level(solution.posterior, reference.R[None].double())[0]
-    ratio = centres(R, t)[1:].norm(dim=-1).sum() / centres(*reference[1:])[1:].norm(dim=-1).sum()
-    result: dict[str, object] = {
+def _differences(solved: Recording, solution: Solution) -> dict[str, object]:
+    """How the solved cameras differ from the reference calibration's."""
+    R, t, names = solution.R.double(), solution.t.double(), solved.names
+    _, R_reference, t_reference = solved.reference
+    rotation = metrics.rotation_error_deg(R, R_reference)
+    direction = metrics.translation_direction_error_deg(R, t, R_reference, t_reference)
+    baselines = [centres(*camera).norm(dim=-1).sum() for camera in ((R, t), solved.reference[1:])]
+    error = reprojection_error(solved, R_reference, t_reference)
+    figures: dict[str, object] = {
         "rotation_difference_deg_median": float(rotation.median()),
         "rotation_difference_deg_worst": float(rotation.max()),
         "translation_direction_difference_deg_median": float(direction.median()),
         "translation_direction_difference_deg_worst": float(direction.max()),
-        "scale_over_reference": float(ratio),
-        "reprojection_error_px_median/reference": _median(error),
+        "scale_over_reference": float(baselines[0] / baselines[1]),
+        "reprojection_error_px_median/reference": float(error.nanmedian()),
     }
-    names = [recording.names[v] for v in solution.views]
+    level = metrics.rotation_level(solution.posterior, R_reference[None].double())[0]
     for name, value in zip(names[1:], level):
-        result[f"reference_in_region/{name}"] = float(value)
-    for (i, j), a, b in zip(metrics.view_pairs(len(names)), rotation, direction):
-        result[f"rotation_difference_deg/{names[i]}-{names[j]}"] = float(a)
-        result[f"translation_direction_difference_deg/{names[i]}-{names[j]}"] = float(b)
-    return result
+        figures[f"reference_in_region/{name}"] = float(value)
+    for (i, j), angle, aside in zip(metrics.view_pairs(len(names)), rotation, direction):
+        figures[f"rotation_difference_deg/{names[i]}-{names[j]}"] = float(angle)
+        figures[f"translation_direction_difference_deg/{names[i]}-{names[j]}"] = float(aside)
+    return figures
 
 
 def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
     """The printed report."""
-    views = solution.views
-    names = [recording.names[v] for v in views]
-    pairs = metrics.view_pairs(len(names))
-    position = centres(solution.R, solution.t).numpy()
-    rotation_std, centre_std = camera_spread(solution)
+    solved = recording.part(solution.views)
     first, last = recording.frames[0], recording.frames[-1]
-    lines = [
-        f"{len(recording.frames)} frames ({first} to {last}), {len(names)} cameras, "
+    verdict = "accepted" if figures["accepted"] else f"REJECTED: {figures['verdict']}"
+    error = f"{figures['reprojection_error_px_median']:.1f} px"
+    if solved.reference is not None:
+        error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
+    seconds = solution.seconds
+    fusion_ms = 1000 * seconds["fusion"] / len(recording.frames)
+    parts = [
+        f"{len(recording.frames)} frames ({first} to {last}), {len(solved.cameras)} cameras, "
         f"{recording.skeleton.name} keypoints; the cameras come from {len(solution.pooled)} frames",
-        f"verdict: {'accepted' if figures['accepted'] else 'REJECTED: ' + figures['verdict']}",
+        f"verdict: {verdict}",
         f"scale: {solution.scale_source}",
         "",
-        f"{'camera':<12}{'centre x, y, z in the frame of ' + names[0] + ', mm':>48}"
-        f"{'+- mm':>8}{'rotation +- deg':>18}{'reprojection, px':>18}",
-    ]
-    for v, name in enumerate(names):
-        x, y, z = position[v]
-        error = figures[f"reprojection_error_px_median/{name}"]
-        lines.append(
-            f"{name:<12}{f'{x:.0f}, {y:.0f}, {z:.0f}':>48}{centre_std[v]:>8.0f}"
-            f"{rotation_std[v]:>18.2f}{error:>18.1f}"
-        )
-    left_out = [name for v, name in enumerate(recording.names) if v not in views]
-    lines += [f"{name:<12}{'not solved: too few keypoints':>48}" for name in left_out]
-    lines.append("")
-    reference = "rotation_difference_deg_median" in figures
-    if reference:
-        lines.append(f"{'difference from the reference, deg':<36}{'rotation':>12}{'direction':>12}")
-        for i, j in pairs:
-            pair = f"{names[i]}-{names[j]}"
-            rotation = figures[f"rotation_difference_deg/{pair}"]
-            direction = figures[f"translation_direction_difference_deg/{pair}"]
-            lines.append(f"  {names[i] + ' - ' + names[j]:<34}{rotation:>12.2f}{direction:>12.2f}")
-        for word in ("median", "worst"):
-            rotation = figures[f"rotation_difference_deg_{word}"]
-            direction = figures[f"translation_direction_difference_deg_{word}"]
-            lines.append(f"  {word:<34}{rotation:>12.2f}{direction:>12.2f}")
-        levels = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in names[1:]]
-        text = f"the reference's rotations lie in the stated regions of {', '.join(levels)}"
-        lines += [f"  {text} ({', '.join(names[1:])})"]
-        lines += [f"  scale over the reference: {figures['scale_over_reference']:.3f}", ""]
-    error = f"{figures['reprojection_error_px_median']:.1f} px"
-    if reference:
-        error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
-    lines += [
+        _camera_table(recording, solution, figures),
+        "",
+        *([_reference_text(solved, figures), ""] if solved.reference is not None else []),
         f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
         f"triangulation: {error}",
-        "",
+        f"time: rig posterior {seconds['posterior']:.2f} s, fusion {fusion_ms:.1f} ms a frame",
     ]
-    seconds = solution.seconds
-    each = 1000 * seconds["fusion"] / len(recording.frames)
-    lines.append(f"time: rig posterior {seconds['posterior']:.2f} s, fusion {each:.1f} ms a frame")
-    return "\n".join(lines)
+    return "\n".join(parts)
+
+
+def _camera_table(recording: Recording, solution: Solution, figures: dict) -> str:
+    solved = recording.part(solution.views)
+    rotation_std, centre_std = camera_spread(solution)
+    rows = []
+    for v, (x, y, z) in enumerate(centres(solution.R, solution.t).tolist()):
+        name = solved.names[v]
+        error = figures[f"reprojection_error_px_median/{name}"]
+        centre = f"{x:.0f}, {y:.0f}, {z:.0f}"
+        spread_text = f"{centre_std[v]:.0f}", f"{rotation_std[v]:.2f}"
+        rows.append([name, centre, *spread_text, f"{error:.1f}"])
+    for name in recording.names:
+        if name not in solved.names:
+            rows.append([name, "not solved: too few keypoints"])
+    where = f"centre x, y, z in the frame of {solved.names[0]}, mm"
+    return _table(rows, ["camera", where, "+- mm", "rotation +- deg", "reprojection, px"])
+
+
+def _reference_text(solved: Recording, figures: dict) -> str:
+    rows = []
+    for i, j in metrics.view_pairs(len(solved.names)):
+        key = f"{solved.names[i]}-{solved.names[j]}"
+        rows.append([f"{solved.names[i]} - {solved.names[j]}", f"/{key}"])
+    rows += [["median", "_median"], ["worst", "_worst"]]
+    kinds = ("rotation_difference_deg", "translation_direction_difference_deg")
+    rows = [[label, *(f"{figures[kind + key]:.2f}" for kind in kinds)] for label, key in rows]
+    others = solved.names[1:]
+    regions = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in others]
+    return "\n".join(
+        [
+            _table(rows, ["difference from the reference, deg", "rotation", "direction"]),
+            f"the reference's rotations lie in the stated regions of {', '.join(regions)} "
+            f"({', '.join(others)})",
+            f"scale over the reference: {figures['scale_over_reference']:.3f}",
+        ]
+    )
+
+
+def _table(rows: list[list[str]], headers: list[str]) -> str:
+    aligned = ("left", *["right"] * (len(headers) - 1))
+    return tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
+
+
+def detection_text(detections: Detections, recording: Recording, config: Config) -> str:
+    """A line on how the keypoints were found in videos."""
+    milliseconds, reuse = 1000 * detections.seconds, config.recording.reuse
+    if reuse is None:
+        text = f"2D: {milliseconds:.0f} ms a frame of all views, reading included"
+    else:
+        text = f"2D: detections of {reuse}, made in {milliseconds:.0f} ms a frame"
+    share = np.isfinite(detections.crops[..., 0]).mean(0)
+    seen = ", ".join(f"{name} {100 * s:.0f} %" for name, s in zip(recording.names, share))
+    source = f"boxes from {box_source(config)}"
+    return f"{text}; {source}; the person was followed in {seen} of the frames"
 
 
 # --- pictures --------------------------------------------------------------------------------
@@ -161,76 +188,74 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
 
 def draw(folder: Path, recording: Recording, solution: Solution, config: Config) -> None:
     """Draws the rig, and overlays and skeletons of evenly spread frames."""
-    names = [recording.names[v] for v in solution.views]
+    solved = recording.part(solution.views)
+    joints, covariance = (part.numpy() for part in solution.prediction[:2])
+    up = up_direction(solution.R.double().numpy())
+    seen = np.flatnonzero(np.isfinite(joints).all(-1).any(-1))
+    rows = seen[spread(len(seen), max(config.evaluate.pictures, 1))]
+    rig = _rig_picture(solved, solution, joints[rows[len(rows) // 2]], up)
+    pictures.save(rig, folder / "rig.png")
+    if not config.evaluate.pictures:
+        return
+    videos = videos_by_camera(recording.names, config.data.root, config.recording.videos)
+    for row in rows:
+        frame = int(recording.frames[row])
+        views = [_overlay(solved, solution, row, v, videos) for v in range(len(solved.cameras))]
+        pictures.save(pictures.beside(views), folder / f"frame_{frame:06d}_views.jpg")
+        side = pictures.skeleton_sides(
+            H36M17, joints[row], covariance[row], None, up, f"frame {frame}"
+        )
+        pictures.save(side, folder / f"frame_{frame:06d}_skeleton.png")
+
+
+def _rig_picture(
+    solved: Recording, solution: Solution, joints: np.ndarray, up: np.ndarray
+) -> np.ndarray:
+    """The cameras with one frame's joints (17, 3), beside the reference where there is one."""
     R, t = solution.R.double(), solution.t.double()
-    up = up_direction(R.numpy())
-    seen = torch.isfinite(solution.prediction.joints3d).all(-1).any(-1).nonzero()[:, 0].tolist()
-    chosen = [seen[i] for i in spread(len(seen), max(config.evaluate.pictures, 1))]
-    reference = reference_cameras(recording, solution.views)
     truth, title = (None, None), f"{len(solution.pooled)} frames pooled"
-    if reference is not None:
-        truth = (reference.R.numpy(), reference.t.numpy())
-        error = metrics.rotation_error_deg(R, reference.R)
+    if solved.reference is not None:
+        truth = tuple(part.numpy() for part in solved.reference[1:])
+        error = metrics.rotation_error_deg(R, solved.reference.R)
         title += (
             f": rotation differs from the reference by {error.median():.1f} deg (median), "
             f"{error.max():.1f} deg (worst)"
         )
     sample_R, sample_t, weights = rig_of(solution.posterior, 0)[1]
-    joints = solution.prediction.joints3d[chosen[len(chosen) // 2]].numpy()
-    picture = rig_picture(
-        R.numpy(),
-        t.numpy(),
-        sample_t,
-        sample_R,
-        weights,
-        *truth,
-        H36M17,
-        joints,
-        names,
-        up,
-        title,
-        "reference",
-    )
-    visualize.save(picture, folder / "rig.png")
-    if not config.evaluate.pictures:
-        return
-    videos = find_videos(recording, config)
-    for row in chosen:
-        frame = int(recording.frames[row])
-        views = [_overlay(recording, solution, row, v, videos) for v in range(len(solution.views))]
-        visualize.save(visualize.beside(views), folder / f"frame_{frame:06d}_views.jpg")
-        side = visualize.skeleton_sides(
-            H36M17, solution.prediction.joints3d[row].numpy(),
-            solution.prediction.covariance[row].numpy(), None, up, f"frame {frame}",
-        )  # fmt: skip
-        visualize.save(side, folder / f"frame_{frame:06d}_skeleton.png")
+    rig = (R.numpy(), t.numpy(), sample_t, sample_R, weights, *truth)
+    return rig_picture(*rig, H36M17, joints, solved.names, up, title, "reference")
 
 
-def _overlay(recording: Recording, solution: Solution, row: int, v: int, videos) -> np.ndarray:
+def _overlay(
+    solved: Recording, solution: Solution, row: int, v: int, videos: dict[str, Path]
+) -> np.ndarray:
     """One view: the video's frame, the detector's points, its joints' projection; cropped."""
-    view = solution.views[v]
-    name, K, dist = recording.names[view], recording.K[view], recording.dist[view]
-    size = recording.size[view]
-    frame = int(recording.frames[row])
-    image = read_frame(videos[name], frame) if name in videos else None
+    camera, frame = solved.cameras[v], int(solved.frames[row])
+    image = read_frame(videos[camera.name], frame) if camera.name in videos else None
     if image is None:
-        image = np.full((size[1], size[0], 3), 225, np.uint8)
+        width, height = camera.size
+        image = np.full((height, width, 3), 225, np.uint8)
     joints = solution.native.joints3d[row].double()
-    camera = joints @ solution.R[v].double().T + solution.t[v].double()
-    projected = distort((camera[:, :2] / camera[:, 2:]).numpy() @ K[:2, :2].T + K[:2, 2], K, dist)
-    points = distort(recording.xy[row, view], K, dist)
+    x, y, z = (joints @ solution.R[v].double().T + solution.t[v].double()).numpy().T
+    projected = np.stack([x / z, y / z], -1) @ camera.K[:2, :2].T + camera.K[:2, 2]
+    projected = distort(projected, camera.K, camera.dist)
+    points = distort(solved.xy[row, v], camera.K, camera.dist)
     error = np.linalg.norm(projected - points, axis=1)
-    error = error[np.isfinite(error)]
-    text = f"median {np.median(error):.1f} px" if len(error) else "not seen"
-    left, top, right, bottom = _crop(np.concatenate([projected, points]), image.shape)
-    return visualize.overlay(
+    seen = np.isfinite(error)
+    text = f"median {np.median(error[seen]):.1f} px" if seen.any() else "not seen"
+    left, top, right, bottom = _window(np.concatenate([projected, points]), image.shape)
+    return pictures.overlay(
         np.ascontiguousarray(image[top:bottom, left:right]),
-        recording.skeleton, points - [left, top], None, projected - [left, top],
-        f"{name}, frame {frame}: {text}", 620,
-    )  # fmt: skip
+        solved.skeleton,
+        points - [left, top],
+        None,
+        projected - [left, top],
+        f"{camera.name}, frame {frame}: {text}",
+        620,
+    )
 
 
-def _crop(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+def _window(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     """A 3:4 window around the points, inside the image: left, top, right, bottom."""
     points = points[np.isfinite(points).all(1)]
     height, width = shape[:2]
@@ -243,13 +268,3 @@ def _crop(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, in
     start = np.clip(middle - half, 0, [width - 2, height - 2]).astype(int)
     end = np.clip(middle + half, start + 2, [width, height]).astype(int)
     return start[0], start[1], end[0], end[1]
-
-
-def find_videos(recording: Recording, config: Config) -> dict[str, Path]:
-    """One video per camera, by name; cameras without one are missing."""
-    return videos_by_camera(recording.names, config.data.root, config.recording.videos)
-
-
-def _median(values: Tensor) -> float:
-    """Median of what is not NaN."""
-    return float(torch.nanmedian(values))

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from ptri.config import Config, RecordingConfig
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import FUSE_CHUNK
-from ptri.geometry.cameras import centres, to_reference
+from ptri.geometry.cameras import centres
 from ptri.posterior.sampling import rotation_covariance
 from ptri.recordings.keypoint_files import Recording
 from ptri.rig.check import RigInput, check_input, default_covariance, known_joints
 from ptri.rig.estimate import MIN_KEYPOINTS, solve_rig, summarise
 from ptri.rig.frames import MIN_JOINTS, usable_frames
 from ptri.rig.scale import known_length, refuse_unmeasured
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, to_device
+from ptri.structures import Keypoints, Prediction, RigPosterior, to_device
 
 log = logging.getLogger(__name__)
 
@@ -147,14 +147,6 @@ def _hide_unseen(prediction: Prediction, keypoints: Keypoints) -> Prediction:
         prediction.joints3d.masked_fill(lost, torch.nan),
         prediction.covariance.masked_fill(lost[..., None], torch.nan),
     )
-
-
-def reference_cameras(recording: Recording, views: list[int]) -> Cameras | None:
-    """The reference calibration of the solved views in the reference view's frame, or None."""
-    if recording.R is None:
-        return None
-    K, R, t = (torch.tensor(part[views]) for part in (recording.K, recording.R, recording.t))
-    return to_reference(Cameras(K, R, t))
 
 
 def camera_spread(solution: Solution) -> tuple[np.ndarray, np.ndarray]:

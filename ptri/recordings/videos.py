@@ -1,130 +1,221 @@
-"""A recording from videos: reads and checks them, detects (or reuses detections), and says how."""
+"""Videos of synchronised cameras: found by name, checked against the camera file, read in step.
+
+Frames are numbered from 0. OpenCV applies a rotation that a file's metadata asks for, as players
+do; K has to be for the picture as it is shown.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from torch import nn
 
 from ptri.config import Config
 from ptri.errors import UserError
-from ptri.recordings import cache as recording_cache
-from ptri.recordings.boxes import keypoint_boxes, read_box_files
-from ptri.recordings.detect import Detections, detect_videos
-from ptri.recordings.intrinsics import CameraEntry, find_file, read_cameras
-from ptri.recordings.keypoint_files import (
-    Recording,
-    read_recording,
-    recording_of,
-    select_views,
-)
-from ptri.recordings.video_files import Video, frame_numbers, open_videos
-from ptri.skeleton import H36M17
+from ptri.recordings.boxes import read_boxes
+from ptri.recordings.intrinsics import CameraEntry, open_cameras
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v"}
+RATE_TOLERANCE = 0.01  # relative difference of frame rates that is not a different rate
+_PIECE = 1 << 20  # bytes read at the start, the middle and the end to know a file again
 
 
-class Source(NamedTuple):
-    """Videos and what to read of them, checked before any weights are loaded."""
+class Video(NamedTuple):
+    """One camera's file, as its header describes it."""
+
+    name: str  # of the camera
+    path: Path
+    num_frames: int
+    fps: float  # 0 = not stated
+
+
+class VideoSet(NamedTuple):
+    """Videos of V cameras and what to look at in them, checked before any weights are loaded."""
 
     cameras: list[CameraEntry]
     videos: list[Video]
-    numbers: list[int]  # frames
-    boxes: np.ndarray | None  # (T, V, 4) px, NaN = not in view; None: motion
-    boxes_from: str  # in words
+    frames: list[int]  # T numbers, rising
+    boxes: np.ndarray | None  # (T, V, 4) px, NaN = not in view; None: look for motion
 
 
-class Detected(NamedTuple):
-    """A recording with what it was detected from."""
-
-    recording: Recording
-    detections: Detections
-    depends_on: dict[str, str]  # see `recording_cache.sources`
-    text: str  # a line for the report
-
-
-def open_source(config: Config) -> Source:
+def open_video_set(config: Config) -> VideoSet:
     """Opens the videos and boxes that a configuration names.
 
     Raises:
         UserError: a missing, unreadable or unfitting file, or too few views.
     """
     options, root = config.recording, Path(config.data.root)
-    if not root.is_dir():
-        raise UserError(f"data.root: {root} is not a folder")
-    camera_file = find_file(root, options.intrinsics)
-    cameras = select_views(read_cameras(camera_file), options.views)
-    if len(cameras) < 2:
-        raise UserError(
-            f"{camera_file}: {len(cameras)} view chosen ({', '.join(c.name for c in cameras)}); "
-            "at least two cameras are needed"
-        )
+    cameras = open_cameras(root, options)
     videos = open_videos(cameras, root, options.videos, options.last_frame)
-    numbers = frame_numbers(videos, options.first_frame, options.last_frame, options.every)
-    boxes, boxes_from = _boxes(config, cameras, numbers)
-    return Source(cameras, videos, numbers, boxes, boxes_from)
+    frames = frame_numbers(videos, options.first_frame, options.last_frame, options.every)
+    boxes = read_boxes(config, [camera.name for camera in cameras], frames)
+    return VideoSet(cameras, videos, frames, boxes)
 
 
-def detect(model: nn.Module, source: Source, config: Config) -> Detected:
-    """The recording that the 2D network sees; from ``recording.reuse`` where that is set.
+def videos_by_camera(
+    names: Sequence[str], root: str | Path, setting: str = "auto"
+) -> dict[str, Path]:
+    """One video per camera: of its name, else the first that starts with it; some may be missing.
 
     Args:
-        model: with ``detect`` of `ptri.models.pose_model.PoseModel`.
+        setting: a folder, also relative to root; "auto": root/videos.
+    """
+    folder = Path(root) / "videos" if setting == "auto" else Path(setting)
+    if not folder.is_dir():
+        folder = Path(root) / setting
+    if not folder.is_dir():
+        return {}
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    chosen = {}
+    for name in names:
+        fits = [path for path in paths if path.stem == name]
+        fits += [path for path in paths if path.stem.startswith(name)]
+        if fits:
+            chosen[name] = fits[0]
+    return chosen
+
+
+def open_videos(
+    cameras: Sequence[CameraEntry], root: str | Path, setting: str, last_frame: int | None = None
+) -> list[Video]:
+    """The cameras' videos, checked.
+
+    Args:
+        last_frame: the last one that will be read; with it, lengths may differ beyond it.
 
     Raises:
-        UserError: nobody was found, or detections to reuse are stale.
+        UserError: a missing or unreadable video, another picture size than K's, different frame
+            rates or lengths. The message names the files.
     """
-    options, cameras = config.recording, source.cameras
-    depends_on = recording_cache.sources(
-        model, source.videos, cameras, source.numbers, source.boxes, config
-    )
-    if options.reuse is not None:
-        found = recording_cache.read(options.reuse, depends_on)
-        text = f"2D: detections of {options.reuse}, made in {1000 * found.seconds:.0f} ms a frame"
-    else:
-        found = detect_videos(
-            model, source.videos, cameras, source.numbers, config.data.image_size, source.boxes,
-            config.data.crop_scale, options.max_roll_deg,
-        )  # fmt: skip
-        text = f"2D: {1000 * found.seconds:.0f} ms a frame of all views, reading included"
-    if not np.isfinite(found.xy[found.confidence >= options.min_confidence]).any():
+    paths = videos_by_camera([camera.name for camera in cameras], root, setting)
+    missing = [camera.name for camera in cameras if camera.name not in paths]
+    if missing:
+        folder = Path(root) / "videos" if setting == "auto" else setting
         raise UserError(
-            f"{config.data.root}: nobody was found in any video; the person has to move before a "
-            "still background, or give boxes (recording.boxes)"
+            f"{folder}: no video of camera {', '.join(missing)}; expected {missing[0]}.mp4 (or "
+            f"{', '.join(sorted(SUFFIXES - {'.mp4'}))}), or name the folder with recording.videos, "
+            "or leave the camera out with recording.views"
         )
-    share = np.isfinite(found.crops[..., 0]).mean(0)
-    seen = ", ".join(f"{c.name} {100 * s:.0f} %" for c, s in zip(cameras, share))
-    text += f"; boxes from {source.boxes_from}; the person was followed in {seen} of the frames"
-    unsure = ~(found.confidence >= options.min_confidence)
-    recording = recording_of(
-        cameras, found.frames, np.where(unsure[..., None], np.nan, found.xy),
-        np.where(unsure, 0.0, found.confidence), H36M17, found.covariance,
-    )  # fmt: skip
-    return Detected(recording, found, depends_on, text)
+    for path in paths.values():
+        names = [name for name in paths if paths[name] == path]
+        if len(names) > 1:
+            raise UserError(f"{path}: the only video for cameras {', '.join(names)}; name one each")
+    videos = [_open(camera, paths[camera.name]) for camera in cameras]
+    rates = [video.fps for video in videos if video.fps > 0]
+    if rates and max(rates) > (1 + RATE_TOLERANCE) * min(rates):
+        text = ", ".join(f"{video.path.name} {video.fps:g}" for video in videos)
+        raise UserError(f"{root}: frame rates differ ({text} per second); cameras must run in step")
+    lengths = {video.num_frames for video in videos}
+    if len(lengths) > 1 and (last_frame is None or last_frame >= min(lengths)):
+        text = ", ".join(f"{video.path.name} {video.num_frames}" for video in videos)
+        raise UserError(
+            f"{root}: videos of different lengths ({text} frames); cut them to the same moments, "
+            f"or, where they start together, set recording.last_frame={min(lengths) - 1}"
+        )
+    return videos
 
 
-def _boxes(
-    config: Config, cameras: Sequence[CameraEntry], numbers: Sequence[int]
-) -> tuple[np.ndarray | None, str]:
-    """Given boxes, or None for motion; and where they come from, in words."""
-    options, root = config.recording, Path(config.data.root)
-    names = [camera.name for camera in cameras]
-    if options.boxes == "motion" or (options.boxes == "auto" and not (root / "boxes").is_dir()):
-        return None, "motion"
-    if options.boxes == "keypoints":
-        recording = read_recording(
-            root, options.keypoints, options.intrinsics, options.joint_set, names,
-            options.first_frame, options.last_frame, options.min_confidence,
-        )  # fmt: skip
-        boxes = keypoint_boxes(recording, numbers)
-        if not np.isfinite(boxes).any():
-            raise UserError(f"{root}: no frame of the videos has keypoints; do file numbers agree?")
-        return boxes, "keypoint files"
-    folder = root / "boxes" if options.boxes == "auto" else Path(options.boxes)
-    if not folder.is_dir() and (root / folder).is_dir():
-        folder = root / folder
-    boxes = read_box_files(folder, names, numbers)
-    if not np.isfinite(boxes).any():
-        raise UserError(f"{folder}: no box in any frame from {numbers[0]} to {numbers[-1]}")
-    return boxes, "box files"
+def frame_numbers(videos: Sequence[Video], first: int, last: int | None, every: int) -> list[int]:
+    """The frames to read.
+
+    Raises:
+        UserError: there are none, or the last one is not in every video.
+    """
+    shortest = min(videos, key=lambda video: video.num_frames)
+    final = shortest.num_frames - 1
+    has = f"{shortest.path} has {shortest.num_frames} frames (0 to {final})"
+    if last is not None and last > final:
+        raise UserError(f"recording.last_frame: {last}, but {has}")
+    last = final if last is None else last
+    numbers = list(range(first, last + 1, every))
+    if not numbers:
+        raise UserError(f"recording.first_frame: no frame from {first} to {last}; {has}")
+    return numbers
+
+
+def read_in_step(videos: Sequence[Video], frames: Sequence[int]) -> Iterator[list[np.ndarray]]:
+    """Yields one (H, W, 3) uint8 BGR image per video for each of some rising frame numbers.
+
+    Raises:
+        UserError: a frame cannot be read.
+    """
+    readers = [_read(video.path, frames) for video in videos]
+    for number in frames:
+        images = [next(reader) for reader in readers]
+        for video, image in zip(videos, images):
+            if image is None:
+                raise UserError(
+                    f"{video.path}: frame {number} of {video.num_frames} cannot be read; the file "
+                    "is damaged or shorter than its header says: convert it again, or set "
+                    f"recording.last_frame below {number}"
+                )
+        yield images
+
+
+def read_frame(path: Path, number: int) -> np.ndarray | None:
+    """A frame of a video, (H, W, 3) uint8 RGB; None where it cannot be read."""
+    image = next(_read(path, [number]))
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _read(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray | None]:
+    """Yields the images of rising frame numbers, BGR; None where one cannot be read."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        position = 0
+        for number in frames:
+            # Seeking by number is not exact in every container.
+            there = all(capture.grab() for _ in range(number - position))
+            there, image = capture.read() if there else (False, None)
+            yield image if there else None
+            position = number + 1
+    finally:
+        capture.release()
+
+
+def fingerprint(path: str | Path) -> str:
+    """Tells files apart by their size and one MB each of start, middle and end."""
+    path = Path(path)
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+    with open(path, "rb") as file:
+        for start in (0, size // 2, max(0, size - _PIECE)):
+            file.seek(start)
+            digest.update(file.read(_PIECE))
+    return digest.hexdigest()
+
+
+def _open(camera: CameraEntry, path: Path) -> Video:
+    """A camera's video; its first frame is read and compared with the camera file."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        there, image = capture.read()
+        if not there:
+            raise UserError(
+                f"{path}: not a video that OpenCV can read; convert it, for instance to H.264 .mp4"
+            )
+        turn = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        fps = float(capture.get(cv2.CAP_PROP_FPS))
+    finally:
+        capture.release()
+    height, width = image.shape[:2]
+    if (width, height) != tuple(camera.size):
+        turned = f" as shown, rotated by {turn} deg by its metadata" if turn else ""
+        raise UserError(
+            f"{path}: {width} x {height} px{turned}, but camera {camera.name!r} has size and K for "
+            f"{camera.size[0]} x {camera.size[1]} px; calibrate at the video's own size, or, for a "
+            "video that was only resized, scale K and size in the camera file"
+        )
+    if turn:
+        log.warning("%s: rotated by %d deg by its metadata; K must be for it as shown", path, turn)
+    if count < 1:
+        raise UserError(f"{path}: the file does not say how many frames it has; convert it to .mp4")
+    return Video(camera.name, path, count, fps)
