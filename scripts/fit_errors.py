@@ -103,10 +103,13 @@ def detections(args: argparse.Namespace) -> Clips:
     layers = {
         "run": {"name": "fit_errors"},
         "data": {
-            "root": args.root, "test_subjects": args.subjects, "views": args.views,
-            "image_size": args.image_size or size, "workers": 0,
+            "root": args.root,
+            "test_subjects": args.subjects,
+            "views": args.views,
+            "image_size": args.image_size or size,
+            "workers": 0,
         },
-    }  # fmt: skip
+    }
     config = configuration.from_dicts([("command line: ", layers)])
     return detect(for_inference(network).to(device), config, args.length, args.frames)
 

@@ -73,9 +73,11 @@ def _triangulated(clips: Clips) -> dict[str, float]:
     """Robust triangulation with the true cameras; bones drawn over true ones."""
     cameras = clips.moving_cameras()
     joints = robust_triangulation(clips.keypoints, cameras)[0].joints3d.to(clips.joints)
-    found = {"triangulated, true cameras: MPJPE, mm": float(
-        metrics.mpjpe(joints, clips.joints, ROOT).double().nanmean()
-    )}  # fmt: skip
+    found = {
+        "triangulated, true cameras: MPJPE, mm": float(
+            metrics.mpjpe(joints, clips.joints, ROOT).double().nanmean()
+        )
+    }
     ratio = bone_ratio(clips.keypoints, cameras, clips.joints)
     for name in ("head", "left_shoulder", "left_hip", "left_knee", "left_elbow"):
         bone = [c for c, _ in H36M17.bones].index(NAMES.index(name))

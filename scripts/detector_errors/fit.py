@@ -232,9 +232,13 @@ def _opened(start: GeneratedConfig, measured: Statistics, fps: float) -> Generat
     }
     guess = {name: value for name, value in guess.items() if math.isfinite(values[name])}
     return dataclasses.replace(
-        start, **moved_into_range(start, guess), fps=fps, joint_noise=joint.tolist(),
-        joint_stated=stated.tolist(), definition_mean=measured.definition.tolist(),
-    )  # fmt: skip
+        start,
+        **moved_into_range(start, guess),
+        fps=fps,
+        joint_noise=joint.tolist(),
+        joint_stated=stated.tolist(),
+        definition_mean=measured.definition.tolist(),
+    )
 
 
 def moved_into_range(start: GeneratedConfig, guess: dict[str, float]) -> dict[str, float]:

@@ -48,9 +48,14 @@ def describe(clips: Clips) -> Scene:
     ]
     slope = move @ torch.stack(axes, -1).unsqueeze(2)  # (B, T, V, J, 2, 4)
     return Scene(
-        scale, truth, (truth[..., FLIP, :] - truth).norm(dim=-1), self_occluded(joints, cameras),
-        facing(joints, cameras), slope, clips.inside,
-    )  # fmt: skip
+        scale,
+        truth,
+        (truth[..., FLIP, :] - truth).norm(dim=-1),
+        self_occluded(joints, cameras),
+        facing(joints, cameras),
+        slope,
+        clips.inside,
+    )
 
 
 def median_of(value: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 
@@ -12,13 +11,14 @@ import torch
 from tqdm import tqdm
 
 from benchmark.heads import tables
-from benchmark.heads.unseen import Head, check_families, make_cells
+from benchmark.heads.unseen import Head, check_families, make_rig_sets
 from benchmark.heads.weights import describe, evaluate, load_head, make_solver
+from benchmark.results import write_results
 from ptri import checkpoint
 from ptri import config as configuration
 from ptri.config import Config, load
 from ptri.errors import UserError
-from ptri.evaluation.outputs import run_folder, write_json
+from ptri.evaluation.outputs import run_folder
 from ptri.training import engine
 from ptri.training.task3d import RigTask
 
@@ -72,17 +72,16 @@ def run(args: argparse.Namespace) -> str:
         if args.weights:
             _export(heads[-1], path, Path(args.weights))
     counts = {1: args.rigs, 27: args.clips}
-    found = evaluate(heads, make_cells(), counts, solver, config, args.seed, folder / "solved")
+    found = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, folder / "solved")
     rows = tables.targets(found, OURS)
-    text = _report(found, rows, args, seconds)
-    settings = {
-        **vars(args), "heads": describe(heads), "training_seconds": seconds,
-        "python": platform.python_version(), "torch": torch.__version__,
-        "seconds": time.perf_counter() - start,
-    }  # fmt: skip
-    (folder / "ablations.txt").write_text(text + "\n")
-    write_json(folder / "ablations.json", {"settings": settings, **tables.to_json(found, rows)})
-    return f"{text}\n\nwritten: ablations.txt, ablations.json in {folder}/"
+    times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    note = (
+        f"{args.steps} steps of every head, pool of {args.scenes} scenes; {args.rigs} rigs of each "
+        f"family at T = 1, {args.clips} at T = 27; minutes of training: {times}"
+    )
+    text = tables.report(found, rows, OURS, note)
+    chosen = {"heads": describe(heads), "training_seconds": seconds}
+    return write_results(args, "ablations", text, tables.to_json(found, rows), start, **chosen)
 
 
 def _files(names: list[str] | None) -> list[Path]:
@@ -100,10 +99,13 @@ def _settings(path: Path, args: argparse.Namespace, folder: Path) -> Config:
     if args.steps % epochs:
         raise UserError(f"--steps {args.steps}: must be a multiple of {EPOCHS}")
     budget = [
-        f"run.out={folder / 'runs'}", f"run.seed={args.seed}", f"run.threads={args.threads}",
-        f"train.epochs={epochs}", f"train.steps_per_epoch={args.steps // epochs}",
+        f"run.out={folder / 'runs'}",
+        f"run.seed={args.seed}",
+        f"run.threads={args.threads}",
+        f"train.epochs={epochs}",
+        f"train.steps_per_epoch={args.steps // epochs}",
         f"train.validate_every_epochs={epochs}",
-    ]  # fmt: skip
+    ]
     plan = load(path, budget)
     if plan.generated.pool is not None:
         pool = [f"generated.pool={folder / 'pool.pt'}", f"generated.pool_scenes={args.scenes}"]
@@ -155,13 +157,3 @@ def _export(head: Head, source: Path, folder: Path) -> None:
     checkpoint.save_weights(
         folder / f"{head.name}.pt", state, {**notes, **kept, "seed": made["run"]["seed"]}
     )
-
-
-def _report(found: dict, rows: list, args: argparse.Namespace, seconds: dict[str, float]) -> str:
-    times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
-    note = (
-        f"{args.steps} steps of every head, pool of {args.scenes} scenes; {args.rigs} rigs of each "
-        f"family at T = 1, {args.clips} at T = 27; minutes of training: {times}"
-    )
-    text = tables.targets_table(rows, OURS)
-    return "\n\n".join([tables.heads_tables(found), text, note])

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import time
 from pathlib import Path
 
 import torch
 
 from benchmark.heads import tables
-from benchmark.heads.unseen import VIEWS, check_families, make_cells
+from benchmark.heads.unseen import VIEWS, check_families, make_rig_sets
 from benchmark.heads.weights import describe, evaluate, load_head, make_solver, named_heads
+from benchmark.results import write_results
 from ptri.errors import UserError
-from ptri.evaluation.outputs import write_json
 
 WEIGHTS = "checkpoints/ptri_3d.pt"
 FOLDER = "checkpoints/ablations"
@@ -32,10 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--ours", metavar="FILE", default=WEIGHTS, help="weights of lifter and fusion")
     add("--heads", nargs="*", default=[], metavar="NAME=FILE", help=f"beside those of {FOLDER}")
-    add(
-        "--config", metavar="YAML", default=DETECTOR,
-        help=f"settings, such as the detections' ({DETECTOR}; '': errors at their defaults)",
-    )  # fmt: skip
+    errors = f"settings, such as the detections' ({DETECTOR}; '': errors at their defaults)"
+    add("--config", metavar="YAML", default=DETECTOR, help=errors)
     add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
     add("--quick", action="store_true", help="few rigs: a minute or two, wide intervals")
     add("--out", default="outputs/benchmark", help="folder for tables, JSON and solved rigs")
@@ -61,24 +58,10 @@ def run(args: argparse.Namespace) -> str:
     check_families(config)
     heads = [load_head(OURS, args.ours, config)]
     heads += named_heads(args.heads, Path(FOLDER), config)
-    folder = Path(args.out)
-    found = evaluate(
-        heads, make_cells(), counts, solver, config, args.seed, folder / "unseen_solved"
-    )
+    solved = Path(args.out) / "unseen_solved"
+    found = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, solved)
     rows = tables.targets(found, OURS)
-    text = report(found, rows, counts)
-    settings = {
-        **vars(args), "rigs": counts[1], "clips": counts[27], "views": VIEWS,
-        "heads": describe(heads), "python": platform.python_version(), "torch": torch.__version__,
-        "seconds": time.perf_counter() - start,
-    }  # fmt: skip
-    (folder / "unseen.txt").write_text(text + "\n")
-    write_json(folder / "unseen.json", {"settings": settings, **tables.to_json(found, rows)})
-    return f"{text}\n\nwritten: unseen.txt, unseen.json in {folder}/"
-
-
-def report(found: dict, rows: list, counts: dict[int, int]) -> str:
-    """The tables, then the targets."""
-    head = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
-    text = tables.targets_table(rows, OURS)
-    return "\n\n".join([tables.heads_tables(found), text, head])
+    note = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
+    text = tables.report(found, rows, OURS, note)
+    chosen = {"rigs": counts[1], "clips": counts[27], "views": VIEWS, "heads": describe(heads)}
+    return write_results(args, "unseen", text, tables.to_json(found, rows), start, **chosen)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.cache import make_key
 from benchmark.rigs import draw_rigs
 from ptri import config as configuration
 from ptri.checkpoint import read_tensors, write_tensors
@@ -31,7 +32,6 @@ from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take
 from ptri.training.solved_scenes import (
     Group,
-    digest,
     from_plain,
     join,
     to_plain,
@@ -50,7 +50,7 @@ FRAMES_AT_ONCE = 64
 ROOT = H36M17.root
 
 
-class Cell(NamedTuple):
+class RigSet(NamedTuple):
     """Rigs of one family."""
 
     family: str
@@ -74,23 +74,23 @@ class Head(NamedTuple):
 Scores = dict[str, np.ndarray]  # (B,) each, a value per rig
 
 
-def make_cells(frames: tuple[int, ...] = FRAMES, views: tuple[int, ...] = VIEWS) -> list[Cell]:
-    """Every cell of the tables; the rigs of different numbers of views are nested."""
-    cells = [Cell(family, T) for T in frames for family in (*UNSEEN, TRAINING)]
-    return cells + [Cell(family, 1, V, max(views)) for V in views for family in UNSEEN]
+def make_rig_sets(frames: tuple[int, ...] = FRAMES, views: tuple[int, ...] = VIEWS) -> list[RigSet]:
+    """All sets of the tables; the rigs of different numbers of views are nested."""
+    rig_sets = [RigSet(family, T) for T in frames for family in (*UNSEEN, TRAINING)]
+    return rig_sets + [RigSet(family, 1, V, max(views)) for V in views for family in UNSEEN]
 
 
-def make_scenes(cell: Cell, config: Config, seed: int, first: int, count: int) -> Scene:
-    """Scenes ``first`` to ``first + count - 1`` of a cell; scene i depends on (seed, family, i)."""
+def make_scenes(rig_set: RigSet, config: Config, seed: int, first: int, count: int) -> Scene:
+    """Scenes ``first`` to ``first + count - 1`` of a set; scene i depends on (seed, family, i)."""
     options = config.generated
-    family = zlib.crc32(cell.family.encode())
-    draws = Draws.from_seeds([(seed, family, first + i, cell.num_frames) for i in range(count)])
-    joints = people(draws, options, cell.num_frames, "held_out")
-    rig = draw_rigs(cell.family, draws, joints, cell.of_views)
+    family = zlib.crc32(rig_set.family.encode())
+    draws = Draws.from_seeds([(seed, family, first + i, rig_set.num_frames) for i in range(count)])
+    joints = people(draws, options, rig_set.num_frames, "held_out")
+    rig = draw_rigs(rig_set.family, draws, joints, rig_set.of_views)
     # Nested views are any of the rig's, not neighbours.
-    options = replace(config, generated__ordered_views=cell.of_views == NUM_VIEWS).generated
+    options = replace(config, generated__ordered_views=rig_set.of_views == NUM_VIEWS).generated
     scene = seen_by(draws, options, joints, rig, torch.full((count,), -1))
-    views = slice(cell.num_views)
+    views = slice(rig_set.num_views)
     return scene._replace(
         keypoints=Keypoints(*(value[:, :, views] for value in scene.keypoints)),
         K=scene.K[:, :, views],
@@ -100,19 +100,19 @@ def make_scenes(cell: Cell, config: Config, seed: int, first: int, count: int) -
 
 @torch.no_grad()
 def solve(
-    cell: Cell, count: int, model: PoseModel, config: Config, seed: int, folder: Path
+    rig_set: RigSet, count: int, model: PoseModel, config: Config, seed: int, folder: Path
 ) -> Group:
-    """The rigs of a cell with samples of their posteriors, from the folder where it holds them."""
-    path = folder / f"{cell.name}.pt"
-    key = _key(cell, count, model, config, seed)
+    """The rigs of a set with samples of their posteriors, from the folder if it holds them."""
+    path = folder / f"{rig_set.name}.pt"
+    key = _key(rig_set, count, model, config, seed)
     if path.is_file():
         content = read_tensors(path, KIND)
         if content["key"] == key:
             return from_plain(content["group"])
-    size = max(FRAMES_AT_ONCE // cell.num_frames, 1)
+    size = max(FRAMES_AT_ONCE // rig_set.num_frames, 1)
     groups = []
     for first in range(0, count, size):
-        scene = make_scenes(cell, config, seed, first, min(size, count - first))
+        scene = make_scenes(rig_set, config, seed, first, min(size, count - first))
         R, t, _ = resample(model.solve(scene.keypoints, scene.K, seed), model.fusion_samples)
         groups.append(Group(scene, R.float(), t.float()))
     group = join(groups)
@@ -120,16 +120,14 @@ def solve(
     return group
 
 
-def _key(cell: Cell, count: int, model: PoseModel, config: Config, seed: int) -> str:
+def _key(rig_set: RigSet, count: int, model: PoseModel, config: Config, seed: int) -> str:
     tree = configuration.to_dict(config)
-    parts = [cell, count, seed, tree["generated"], tree["posterior"], model.fusion_samples]
-    root = Path(__file__).resolve().parents[3] / "ptri"
-    sources = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
-    return digest(repr((*parts, weights_digest(model.lifter))).encode(), *sources)
+    parts = (rig_set, count, seed, tree["generated"], tree["posterior"], model.fusion_samples)
+    return make_key((parts, weights_digest(model.lifter)), filter(None, [config.generated.mocap]))
 
 
-def score(heads: list[Head], cell: Cell, group: Group) -> Iterator[tuple[str, Scores]]:
-    """Every head's scores of a cell, and those of robust triangulation with the true cameras.
+def score(heads: list[Head], rig_set: RigSet, group: Group) -> Iterator[tuple[str, Scores]]:
+    """Every head's scores of a set, and those of robust triangulation with the true cameras.
 
     Yields:
         ``mpjpe``, ``calibrated``: root-relative, mm, no alignment, with the rig's posterior and
@@ -137,7 +135,7 @@ def score(heads: list[Head], cell: Cell, group: Group) -> Iterator[tuple[str, Sc
         scale; ``coverage50`` and so on; ``answered``: ``mpjpe`` of the joints that triangulation
         answers. Of "triangulation": ``calibrated`` and ``answered``, which are equal.
     """
-    scene = _every(group.scene, SCORED_EVERY if cell.num_frames > 1 else 1)
+    scene = _every(group.scene, SCORED_EVERY if rig_set.num_frames > 1 else 1)
     truth = scene.joints3d
     plain, _ = robust_triangulation(scene.keypoints, Cameras(scene.K, *scene.cameras[1:]))
     plain = plain.joints3d.to(truth)
@@ -145,9 +143,9 @@ def score(heads: list[Head], cell: Cell, group: Group) -> Iterator[tuple[str, Sc
     error = _per_rig(metrics.mpjpe(plain, known, ROOT))
     yield "triangulation", {"calibrated": error, "answered": error}
     for head in heads:
-        fixed = getattr(head.model.fusion, "num_views", cell.num_views)
-        if fixed != cell.num_views or (
-            cell.of_views != NUM_VIEWS and not head.model.fusion.uses_cameras
+        fixed = getattr(head.model.fusion, "num_views", rig_set.num_views)
+        if fixed != rig_set.num_views or (
+            rig_set.of_views != NUM_VIEWS and not head.model.fusion.uses_cameras
         ):
             continue
         yield head.name, _head_scores(head.model, group, scene, known)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmark.heads.unseen import Cell, Head, Scores, score, solve
+from benchmark.heads.unseen import Head, RigSet, Scores, score, solve
 from ptri import checkpoint
 from ptri.config import Config, from_dicts, load
 from ptri.errors import UserError
@@ -49,26 +49,26 @@ def make_solver(weights: str, path: str | None, overrides: list[str]) -> tuple[P
 
 def evaluate(
     heads: list[Head],
-    cells: list[Cell],
+    rig_sets: list[RigSet],
     rigs: dict[int, int],
     solver: PoseModel,
     config: Config,
     seed: int,
     folder: Path,
-) -> dict[str, dict[Cell, Scores]]:
-    """Scores of every head on every cell; triangulation without learning among them.
+) -> dict[str, dict[RigSet, Scores]]:
+    """Scores of every head on every set of rigs; triangulation without learning among them.
 
     Args:
         rigs: their number by number of frames.
         folder: keeps the solved rigs for the next run with equal settings.
     """
-    found: dict[str, dict[Cell, Scores]] = {head.name: {} for head in heads}
-    with tqdm(total=len(cells), unit="cell", disable=None) as bar:
-        for cell in cells:
-            bar.set_postfix_str(cell.name)
-            group = solve(cell, rigs[cell.num_frames], solver, config, seed, folder)
-            for name, scores in score(heads, cell, group):
-                found.setdefault(name, {})[cell] = scores
+    found: dict[str, dict[RigSet, Scores]] = {head.name: {} for head in heads}
+    with tqdm(total=len(rig_sets), unit="set", disable=None) as bar:
+        for rig_set in rig_sets:
+            bar.set_postfix_str(rig_set.name)
+            group = solve(rig_set, rigs[rig_set.num_frames], solver, config, seed, folder)
+            for name, scores in score(heads, rig_set, group):
+                found.setdefault(name, {})[rig_set] = scores
             bar.update()
     return found
 

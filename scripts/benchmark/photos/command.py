@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import platform
 import re
+import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmark.photos import pictures
-from benchmark.photos import scores as scoring
+from benchmark.figures import targets_table
+from benchmark.photos import pictures, scores
 from benchmark.photos.peers import read_peer, write_crops
 from benchmark.photos.persons import Crops, Guess, crop_persons, load_network, load_persons, predict
+from benchmark.results import write_results
 from ptri.errors import UserError
-from ptri.evaluation import draw as visualize
+from ptri.evaluation import draw
 
 DEFAULT = "checkpoints/ptri_2d_s0.pt"
 
@@ -47,14 +45,15 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: unreadable input, or peers of other crops.
     """
+    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     if args.crop_scale <= 0 or any(size < 32 or size % 32 for size in args.size or ()):
         raise UserError("--size and --crop-scale: a multiple of 32 px, and a positive number")
     persons = load_persons(args.persons, args.min_keypoints)
     if args.write_crops:
         size = (args.size or [256])[0]
-        write_crops(crop_persons(persons, size, args.crop_scale), args.crop_scale,
-                    Path(args.write_crops))  # fmt: skip
+        crops = crop_persons(persons, size, args.crop_scale)
+        write_crops(crops, args.crop_scale, Path(args.write_crops))
         return f"{len(persons)} crops of {size} px written to {args.write_crops}/"
     own: dict[str, tuple[Crops, Guess]] = {}
     for path in args.checkpoint:
@@ -66,47 +65,25 @@ def run(args: argparse.Namespace) -> str:
                 name += "'"
             own[name] = (crops, predict(network, crops))
     crops = crop_persons(persons, 256, args.crop_scale)
-    peers = {name: (crops, guess) for name, guess in
-             (read_peer(path, crops, args.crop_scale) for path in args.peer)}  # fmt: skip
+    guesses = dict(read_peer(path, crops, args.crop_scale) for path in args.peer)
+    peers = {name: (crops, guess) for name, guess in guesses.items()}
     both = {**own, **peers}
-    scores = {name: scoring.score(*pair, args.seed) for name, pair in both.items()}
-    rows = scoring.check({n: scores[n] for n in own}, {n: scores[n] for n in peers})
-    count = next(iter(scores.values()))["count"]
+    figures = {name: scores.score(*pair, args.seed) for name, pair in both.items()}
+    rows = scores.check({n: figures[n] for n in own}, {n: figures[n] for n in peers})
+    count = next(iter(figures.values()))["count"]
     head = (
         f"{len(persons)} persons in {len(set(crops.photos))} photographs, {count} labelled joints; "
         f"crops of {args.crop_scale:g} x the box's longer side; percent"
     )
-    text = "\n".join([head, scoring.table(scores), "", scoring.target_lines(rows)])
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
+    text = "\n".join([head, scores.table(figures), "", targets_table("Targets", rows)])
     for name, pair in both.items():
-        plain = re.sub(r"[^\w.-]+", "_", name)
-        visualize.save(pictures.contact_sheet(*pair), folder / f"photos_{plain}_sheet.png")
-        visualize.save(pictures.worst(*pair), folder / f"photos_{plain}_worst.png")
-    (folder / "photos.txt").write_text(text + "\n")
-    settings = {**vars(args), "python": platform.python_version(), "torch": torch.__version__}
-    content = {
-        "settings": settings,
-        "persons": crops.names,
-        "targets": rows,
-        "methods": {
-            name: {
-                **figures,
-                "person_errors": dict(
-                    zip(crops.names, scoring.person_errors(*both[name]).round(4).tolist())
-                ),
-            }
-            for name, figures in scores.items()
-        },
-    }
-    (folder / "photos.json").write_text(json.dumps(_plain(content), indent=1))
-    return f"{text}\n\nwritten: photos.txt, photos.json, two pictures of each in {folder}/"
-
-
-def _plain(value: Any) -> Any:
-    """NaN and infinity become null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        plain = Path(args.out) / ("photos_" + re.sub(r"[^\w.-]+", "_", name))
+        draw.save(pictures.contact_sheet(*pair), Path(f"{plain}_sheet.png"))
+        draw.save(pictures.worst(*pair), Path(f"{plain}_worst.png"))
+    methods = {}
+    for name, pair in both.items():
+        person_errors = scores.person_errors(*pair).round(4).tolist()
+        methods[name] = {**figures[name], "person_errors": dict(zip(crops.names, person_errors))}
+    targets = [row.to_json() for row in rows]
+    content = {"persons": crops.names, "targets": targets, "methods": methods}
+    return write_results(args, "photos", text, content, start, "two pictures of each")

@@ -16,13 +16,13 @@ import numpy as np
 
 from benchmark.photos.persons import JOINTS, Crops, Guess
 from ptri.errors import UserError
-from ptri.evaluation import draw as visualize
+from ptri.evaluation import draw
 
 
 def write_crops(crops: Crops, scale: float, folder: Path) -> None:
     """PNG images and ``crops.json`` with their names; no truth."""
     for name, image in zip(crops.names, crops.images):
-        visualize.save(image, folder / f"{name}.png")
+        draw.save(image, folder / f"{name}.png")
     content = {"size": crops.size, "crop_scale": scale, "persons": crops.names}
     (folder / "crops.json").write_text(json.dumps(content, indent=1))
 

@@ -174,10 +174,10 @@ def crop_persons(persons: list[Person], size: int, scale: float = 1.0) -> Crops:
     flags = np.stack([person.keypoints[COCO_ROWS, 2] for person in persons])
     xy, box = np.stack(points), np.array(sides)
     source = np.array([person.box[2:].max() for person in persons])
-    return Crops(
-        [person.name for person in persons], [person.image.name for person in persons],
-        np.stack(images), xy, flags > 0, flags > 1, box, torso_length(xy, flags > 0, box), source,
-    )  # fmt: skip
+    names = [person.name for person in persons]
+    photos = [person.image.name for person in persons]
+    torso = torso_length(xy, flags > 0, box)
+    return Crops(names, photos, np.stack(images), xy, flags > 0, flags > 1, box, torso, source)
 
 
 def load_network(path: str | Path, flip: bool = False) -> tuple[Network2D, int]:

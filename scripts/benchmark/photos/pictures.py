@@ -7,7 +7,7 @@ import numpy as np
 
 from benchmark.photos.persons import JOINTS, OUR_ROWS, Crops, Guess
 from benchmark.photos.scores import errors, person_errors
-from ptri.evaluation import draw as visualize
+from ptri.evaluation import draw
 from ptri.skeleton import H36M17
 
 HEIGHT = 300  # px of one person
@@ -19,17 +19,17 @@ def contact_sheet(crops: Crops, guess: Guess, count: int = 24, columns: int = 6)
     Left is orange and right blue, of skeleton and crosses alike.
     """
     chosen = np.linspace(0, len(crops.names) - 1, min(count, len(crops.names))).round().astype(int)
-    return visualize.beside([_drawn(crops, guess, index) for index in chosen], columns)
+    return draw.beside([_drawn(crops, guess, index) for index in chosen], columns)
 
 
 def worst(crops: Crops, guess: Guess, count: int = 10, columns: int = 5) -> np.ndarray:
     """The persons with the largest errors, each above the same crop with the labelled joints."""
     order = np.argsort(-person_errors(crops, guess), kind="stable")[:count]
     pairs = [
-        visualize.beside([_drawn(crops, guess, index), _drawn(crops, _truth(crops), index)], 1)
+        draw.beside([_drawn(crops, guess, index), _drawn(crops, _truth(crops), index)], 1)
         for index in order
     ]
-    return visualize.beside(pairs, columns)
+    return draw.beside(pairs, columns)
 
 
 def _truth(crops: Crops) -> Guess:
@@ -49,7 +49,7 @@ def _drawn(crops: Crops, guess: Guess, index: int) -> np.ndarray:
         covariance[list(OUR_ROWS)] = guess.covariance[index]
     if np.isnan(full).all():
         title += ", nobody found"
-    picture = visualize.overlay(
+    picture = draw.overlay(
         crops.images[index], _without_middle(full, body), body, covariance, None, title, HEIGHT
     )
     scale = HEIGHT / crops.size
@@ -57,11 +57,9 @@ def _drawn(crops: Crops, guess: Guess, index: int) -> np.ndarray:
     for joint, name in enumerate(JOINTS):
         if crops.labelled[index, joint]:
             x, y = ((crops.xy[index, joint] + 0.5) * scale - 0.5).round().astype(int)
-            for colour, thick in (((0, 0, 0), 4), (visualize.joint_colour(name), 2)):
-                cv2.drawMarker(
-                    picture, (int(x), int(y) + top), colour, cv2.MARKER_TILTED_CROSS, 11, thick,
-                    cv2.LINE_AA,
-                )  # fmt: skip
+            for colour, thick in (((0, 0, 0), 4), (draw.joint_colour(name), 2)):
+                place, cross = (int(x), int(y) + top), cv2.MARKER_TILTED_CROSS
+                cv2.drawMarker(picture, place, colour, cross, 11, thick, cv2.LINE_AA)
     return picture
 
 
@@ -69,8 +67,8 @@ def _without_middle(full: np.ndarray, body: np.ndarray):
     """Human3.6M's bones; where only COCO's joints are known, thigh, shank and arms and no spine."""
     if body is not full:
         return H36M17
-    joined = {"left_hip": "left_shoulder", "right_hip": "right_shoulder",
-              "left_shoulder": "right_shoulder"}  # fmt: skip
+    joined = {f"{side}_hip": f"{side}_shoulder" for side in ("left", "right")}
+    joined["left_shoulder"] = "right_shoulder"
     parents = tuple(
         H36M17.joints.index(joined[name]) if name in joined else parent
         for name, parent in zip(H36M17.joints, H36M17.parents)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy.stats import chi2, rankdata
+from scipy.stats import chi2, mannwhitneyu
 
+from benchmark.figures import Figure, Judged, bootstrap, mean, median, text_table
 from benchmark.photos.persons import JOINTS, Crops, Guess
 
 MIRROR = [
@@ -19,15 +20,7 @@ SMALL = 128.0  # px of the photograph; longer side of the box
 _SIDES = ("left", "right")
 
 
-class Target(NamedTuple):
-    """A figure with the least it has to be."""
-
-    label: str
-    figure: str
-    low: float
-
-
-TARGETS = [Target("PCK@0.2 of the torso", "pck20_torso", 0.8)]
+TARGET = ("PCK@0.2 of the torso", "pck20_torso", 0.8)  # label, figure, at least
 
 
 def errors(crops: Crops, guess: Guess) -> np.ndarray:
@@ -35,11 +28,6 @@ def errors(crops: Crops, guess: Guess) -> np.ndarray:
     distance = np.linalg.norm(guess.xy - crops.xy, axis=-1)
     distance = np.where(np.isnan(distance), np.inf, distance)
     return np.where(crops.labelled, distance, np.nan)
-
-
-def right(crops: Crops, guess: Guess, level: float) -> np.ndarray:
-    """Joints (N, 12) within a share of the torso; False if not labelled."""
-    return errors(crops, guess) <= level * crops.torso[:, None]
 
 
 def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
@@ -73,7 +61,7 @@ def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
     figures["interval"] = _interval(good, labelled, crops.photos, seed)
     figures["pck20_visible"] = _share(good, crops.visible)
     figures["pck20_hidden"] = _share(good, labelled & ~crops.visible)
-    figures["median_box"] = float(np.median((distance / box)[labelled]))
+    figures["median_box"] = median((distance / box)[labelled])
     figures |= _sides(crops, guess, distance, good)
     share = (good & labelled).sum(1) / labelled.sum(1).clip(1)
     figures["persons_half"] = float((share > 0.5).mean())
@@ -95,7 +83,7 @@ def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
         name: {
             "pck10_torso": _share(right["pck10_torso"][:, j], labelled[:, j]),
             "pck20_torso": _share(good[:, j], labelled[:, j]),
-            "median_box": _median((distance / box)[:, j][labelled[:, j]]),
+            "median_box": median((distance / box)[:, j][labelled[:, j]]),
             "count": int(labelled[:, j].sum()),
         }
         for j, name in enumerate(JOINTS)
@@ -122,33 +110,23 @@ def _sides(crops: Crops, guess: Guess, distance: np.ndarray, good: np.ndarray) -
 
 
 def _share(hits: np.ndarray, of: np.ndarray) -> float:
-    return float((hits & of).sum() / of.sum()) if of.any() else float("nan")
+    return mean(hits[of])
 
 
 def _auc(confidence: np.ndarray, good: np.ndarray) -> float:
     if good.all() or not good.any():
         return float("nan")
-    ranks = rankdata(confidence)
-    count = good.sum()
-    above = ranks[good].sum() - count * (count + 1) / 2
-    return float(above / (count * (~good).sum()))
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values)) if len(values) else float("nan")
+    test = mannwhitneyu(confidence[good], confidence[~good], method="asymptotic")
+    return float(test.statistic / (good.sum() * (~good).sum()))
 
 
 def _interval(
-    hits: np.ndarray, of: np.ndarray, photos: list[str], seed: int, draws: int = 2000
+    hits: np.ndarray, of: np.ndarray, photos: list[str], seed: int
 ) -> tuple[float, float]:
     """5 % and 95 % of a share when whole photographs are drawn again: their persons are alike."""
     _, group = np.unique(photos, return_inverse=True)
-    counts = np.zeros((group.max() + 1, 2))
-    np.add.at(counts, group, np.stack([(hits & of).sum(1), of.sum(1)], 1))
-    rng = np.random.default_rng(seed)
-    drawn = counts[rng.integers(0, len(counts), (draws, len(counts)))].sum(1)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1].clip(1), (0.05, 0.95))
-    return float(low), float(high)
+    counts = tuple(np.bincount(group, part.sum(1)) for part in (hits & of, of))
+    return bootstrap([counts], seed, (0.05, 0.95), 2000)[1:]
 
 
 def person_errors(crops: Crops, guess: Guess) -> np.ndarray:
@@ -189,21 +167,22 @@ _BY_JOINT = (
 def table(results: dict[str, dict[str, Any]]) -> str:
     """Figures of all methods, in percent, a column each; the first lines name the columns."""
     letters = [chr(ord("A") + index) for index in range(len(results))]
-    lines = [f"{letter}: {name}" for letter, name in zip(letters, results)]
-    lines.append(_row("", letters))
-    for key, (head, form) in _COLUMNS.items():
-        lines.append(_row(head, [_cell(r.get(key), form) for r in results.values()]))
+    names = [f"{letter}: {name}" for letter, name in zip(letters, results)]
+    rows = [
+        [head, *(_cell(one.get(key), form) for one in results.values())]
+        for key, (head, form) in _COLUMNS.items()
+    ]
+    tables = [text_table(["", *letters], rows)]
     for key, head, form in _BY_JOINT:
-        lines.append(f"{head}, by joint (left, right):")
+        rows = []
         for part in PARTS:
-            pairs = [[r["joints"][f"{side}_{part}"] for side in _SIDES] for r in results.values()]
-            cells = [", ".join(_cell(one[key], form) for one in pair) for pair in pairs]
-            lines.append(_row(f"  {part} ({sum(one['count'] for one in pairs[0])})", cells))
-    return "\n".join(lines)
-
-
-def _row(head: str, cells: list[str]) -> str:
-    return f"{head:20s}" + "".join(f"{cell:>12s}" for cell in cells)
+            pairs = [
+                [one["joints"][f"{side}_{part}"] for side in _SIDES] for one in results.values()
+            ]
+            cells = [", ".join(_cell(side[key], form) for side in pair) for pair in pairs]
+            rows.append([f"{part} ({sum(side['count'] for side in pairs[0])})", *cells])
+        tables.append(text_table(["", *letters], rows, f"{head}, by joint (left, right)"))
+    return "\n".join(names) + "\n" + "\n\n".join(tables)
 
 
 def _cell(value: Any, form: str) -> str:
@@ -213,24 +192,12 @@ def _cell(value: Any, form: str) -> str:
     return "-" if any(v != v for v in values) else form.format(*values)
 
 
-def check(own: dict[str, dict], peers: dict[str, dict]) -> list[dict[str, Any]]:
-    """Each target, then each peer's figure, beside what our own networks reach."""
-    wanted = [(t.label, t.figure, t.low) for t in TARGETS]
-    wanted += [(f"{t.label}: {name}", t.figure, p[t.figure]) for name, p in peers.items()
-               for t in TARGETS]  # fmt: skip
+def check(own: dict[str, dict], peers: dict[str, dict]) -> list[Judged]:
+    """The target, then what each peer reaches, beside what our own networks reach."""
+    label, figure, least = TARGET
+    aims = {label: least, **{f"{label}: {name}": peer[figure] for name, peer in peers.items()}}
     return [
-        {"method": method, "target": label, "value": figures[figure], "low": low,
-         "met": figures[figure] >= low}
-        for method, figures in own.items() for label, figure, low in wanted
-    ]  # fmt: skip
-
-
-def target_lines(rows: list[dict[str, Any]]) -> str:
-    """The targets as text."""
-    lines = ["Targets (* = not met)"]
-    for row in rows:
-        mark = " " if row["met"] else "*"
-        value = f"{100 * row['value']:.1f} %{mark} (>= {100 * row['low']:.1f} %)"
-        lines.append(f"{row['target']:80s}{value:>22s}  {row['method']}")
-    lines.append(f"met: {sum(row['met'] for row in rows)} of {len(rows)}")
-    return "\n".join(lines)
+        Judged(aim, Figure(figures[figure]), least, column=method, form=".1f", unit=" %")
+        for method, figures in own.items()
+        for aim, least in aims.items()
+    ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from benchmark.rig.cases import Cases
-from benchmark.rig.peers import Peer, Solution, calibrated, five_point, library, triangulated
+from benchmark.rig.peers import Peer, PeerRig, calibrated, five_point, library, triangulated
 from ptri.structures import Cameras
 
 _UNIT = 1000.0  # px, focal length of the adjusted problem
@@ -30,7 +30,7 @@ def bundle_adjustment(loss: str, start: str = "five-point") -> Peer:
     lib = library("pycolmap")
     lib.logging.minloglevel = 2  # errors only
 
-    def solve(case: Cases, seed: int) -> Solution | None:
+    def solve(case: Cases, seed: int) -> PeerRig | None:
         begin = calibrated(case, seed) if start == "truth" else five_point(case, seed)
         if begin is None:
             return None
@@ -43,7 +43,7 @@ def bundle_adjustment(loss: str, start: str = "five-point") -> Peer:
 
 def adjust(
     lib, case: Cases, R: np.ndarray, t: np.ndarray, joints: np.ndarray, loss: str
-) -> Solution | None:
+) -> PeerRig | None:
     """Adjusts one case from cameras (V, 3, 3), (V, 3) and joints (T, J, 3), NaN = left out."""
     K = case.K[0].numpy()  # (T, V, 3, 3)
     focal = K[..., [0, 1], [0, 1]][:, :, None]
@@ -62,9 +62,11 @@ def adjust(
         problem.add_camera_with_trivial_rig(camera)
         own = [key for key in point if seen[key[0], view, key[1]]]
         image = lib.Image(
-            name=str(view), camera_id=view + 1, image_id=view + 1,
+            name=str(view),
+            camera_id=view + 1,
+            image_id=view + 1,
             keypoints=np.array([xy[frame, view, joint] for frame, joint in own]).reshape(-1, 2),
-        )  # fmt: skip
+        )
         pose = lib.Rigid3d(lib.Rotation3d(R[view]), scale * t[view])
         problem.add_image_with_trivial_frame(image, pose)
         for index, key in enumerate(own):
@@ -77,7 +79,7 @@ def adjust(
     if not (np.isfinite(new_R).all() and np.isfinite(new_t).all()):
         return None
     relative = new_R @ new_R[0].T
-    return Solution(relative, new_t - relative @ new_t[0])
+    return PeerRig(relative, new_t - relative @ new_t[0])
 
 
 def _solve(lib, problem, loss: str, noise: float) -> None:

@@ -87,9 +87,13 @@ class Cases(NamedTuple):
 
 
 def make_cases(
-    cell: Cell, count: int, seed: int = 0, people: People | None = None, first: int = 0,
+    cell: Cell,
+    count: int,
+    seed: int = 0,
+    people: People | None = None,
+    first: int = 0,
     stated: float | None = 3.0,
-) -> Cases:  # fmt: skip
+) -> Cases:
     """Cases ``first`` to ``first + count - 1`` of a cell; equal arguments give equal bits.
 
     Args:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import time
 from pathlib import Path
 
 import torch
 
+from benchmark.figures import targets_table
+from benchmark.results import write_results
 from benchmark.rig import plots, tables
 from benchmark.rig.cases import People
 from benchmark.rig.grid import FRAMES, GRIDS, METHODS, make_grid
@@ -24,6 +24,7 @@ _QUICK = {
     "cases": 16,
     "methods": ["ours", "ours-geometry", "opencv", "ba-fivepoint-cauchy", "calibrated"],
 }
+_TARGETS = "Targets; in brackets the worst family of those pooled"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: unknown names or bad settings.
     """
+    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     full = {"families": ["held-out"], "frames": FRAMES, "cases": 100, "methods": METHODS}
     default = _QUICK if args.quick else full
@@ -69,27 +71,17 @@ def run(args: argparse.Namespace) -> str:
     if count < 2 or min(frames) < 1:
         raise UserError(f"--cases {count}, --frames {frames}: at least 2 cases and 1 frame")
     grid = make_grid(families, frames, methods, args.grid, args.fps)
-    options = Options(
-        count, args.seed, People(args.mocap, bone_spread=args.bone_spread), args.stated or None,
-        tuple(args.set), args.config,
-    )  # fmt: skip
+    people = People(args.mocap, bone_spread=args.bone_spread)
+    options = Options(count, args.seed, people, args.stated or None, tuple(args.set), args.config)
     folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
     results = run_grid(grid, options, folder / "cells", args.fresh, args.jobs)
     order = {part.cell: index for index, part in enumerate(grid)}
     results.sort(key=lambda r: (order[r.cell], METHODS.index(r.method)))
     rows = check(results)
     parts = [tables.accuracy(results), tables.against_adjustment(results)]
-    parts += [tables.honesty(results), tables.targets(rows)]
+    parts += [tables.honesty(results), targets_table(_TARGETS, rows)]
     text = "\n\n".join(part for part in parts if part)
-    settings = {
-        **vars(args), "families": families, "frames": frames, "cases": count,
-        "python": platform.python_version(), "torch": torch.__version__,
-        "seconds": time.perf_counter() - start,
-    }  # fmt: skip
-    (folder / "rig.txt").write_text(text + "\n")
-    (folder / "rig.json").write_text(json.dumps(tables.to_json(results, rows, settings), indent=1))
     drawn = plots.error_against_frames(results, folder / "rig.png")
-    names = "rig.txt, rig.json" + (", rig.png" if drawn else "")
-    return f"{text}\n\nwritten: {names} in {folder}/"
+    content = {"targets": [row.to_json() for row in rows], "cells": tables.to_json(results)}
+    chosen = {"families": families, "frames": frames, "cases": count}
+    return write_results(args, "rig", text, content, start, "rig.png" * drawn, **chosen)

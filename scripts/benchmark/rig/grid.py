@@ -32,9 +32,12 @@ class Part(NamedTuple):
 
 
 def make_grid(
-    families: list[str], frames: tuple[int, ...], methods: tuple[str, ...], kind: str,
+    families: list[str],
+    frames: tuple[int, ...],
+    methods: tuple[str, ...],
+    kind: str,
     fps: float | None = None,
-) -> list[Part]:  # fmt: skip
+) -> list[Part]:
     """The cells of a run.
 
     "targets": the table of targets: 3 px and 5 % outliers with independent errors (all methods)

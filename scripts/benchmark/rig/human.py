@@ -18,7 +18,7 @@ import torch
 
 from benchmark.rig.cases import Cases
 from benchmark.rig.ours import make_model
-from benchmark.rig.peers import Peer, Solution, library
+from benchmark.rig.peers import Peer, PeerRig, library
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 
@@ -32,9 +32,7 @@ def human_calib() -> Peer:
     Raises:
         NotInstalledError: no humancalib, or one of its own needs.
     """
-    linear, adjust = (
-        library(f"humancalib.calibration.{name}") for name in ("calib_linear", "ba")
-    )  # fmt: skip
+    linear, adjust = (library(f"humancalib.calibration.{name}") for name in ("calib_linear", "ba"))
     least_squares = library("scipy.optimize").least_squares
     adjust.least_squares = lambda *args, **options: least_squares(
         *args, **{**options, "max_nfev": _EVALUATIONS}
@@ -44,7 +42,7 @@ def human_calib() -> Peer:
     bones = np.array(H36M17.bones)
 
     @torch.no_grad()
-    def solve(case: Cases, seed: int) -> Solution | None:
+    def solve(case: Cases, seed: int) -> PeerRig | None:
         keypoints = Keypoints(*(value.float() for value in case.keypoints))
         lifted = lifter(keypoints, case.K.float()).joints3d[0].double()
         xy = case.keypoints.xy[0].transpose(0, 1)  # (V, T, J, 2)
@@ -57,15 +55,26 @@ def human_calib() -> Peer:
                 R, t, _ = linear.calib_procrustes(poses, valid, K, points, valid, _THRESHOLD)
                 filled = np.nan_to_num(points)
                 R, t, _, _ = adjust.ba_main(
-                    np.arange(len(K)), K, R, t, filled, valid, poses, valid, 1.0, 1.0,
-                    _THRESHOLD, bones, jac_mode="analytic",
-                )  # fmt: skip
+                    np.arange(len(K)),
+                    K,
+                    R,
+                    t,
+                    filled,
+                    valid,
+                    poses,
+                    valid,
+                    1.0,
+                    1.0,
+                    _THRESHOLD,
+                    bones,
+                    jac_mode="analytic",
+                )
         except (ValueError, AssertionError, np.linalg.LinAlgError):
             return None
         R, t = np.asarray(R, float), np.asarray(t, float).reshape(-1, 3)
         if not (np.isfinite(R).all() and np.isfinite(t).all()):
             return None
         relative = R @ R[0].T
-        return Solution(relative, t - (relative @ t[0]))
+        return PeerRig(relative, t - (relative @ t[0]))
 
     return solve

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmark.rig.cases import Cases
-from benchmark.rig.scores import Estimate
+from benchmark.rig.scores import Answer
 from ptri.config import Config, load
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
@@ -39,7 +39,7 @@ def make_model(
 
 
 @torch.no_grad()
-def solve(model: PoseModel, cases: Cases, seed: int = 0) -> Estimate:
+def solve(model: PoseModel, cases: Cases, seed: int = 0) -> Answer:
     """Cameras, joints and their stated uncertainty of B cases at once."""
     start = time.perf_counter()
     solution = model.solve_full(cases.keypoints, cases.K, seed)
@@ -49,7 +49,7 @@ def solve(model: PoseModel, cases: Cases, seed: int = 0) -> Estimate:
     drawn_R, drawn_t, log_weights = resample(posterior, JOINT_SAMPLES)
     joints, covariance = triangulate_posterior(drawn_R, drawn_t, solution.evidence)
     mean, spread = mixture(joints, covariance, log_weights.exp(), H36M17.root)
-    return Estimate(R, t, mean, spread, posterior, posterior.accepted, True, seconds)
+    return Answer(R, t, mean, spread, posterior, posterior.accepted, True, seconds)
 
 
 def mixture(

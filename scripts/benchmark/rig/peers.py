@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmark.rig.cases import Cases, one
-from benchmark.rig.scores import Estimate
+from benchmark.rig.scores import Answer
 from ptri.geometry.epipolar import five_point_rigs
 from ptri.geometry.robust import robust_triangulation
 from ptri.structures import Cameras, Keypoints
@@ -27,7 +27,7 @@ from ptri.structures import Cameras, Keypoints
 THRESHOLD = 0.01
 
 
-class Solution(NamedTuple):
+class PeerRig(NamedTuple):
     """One case's rig, any scale, with joints or without: they are then triangulated robustly."""
 
     R: np.ndarray  # (V, 3, 3)
@@ -39,7 +39,7 @@ class NotInstalledError(Exception):
     """A peer's library is missing or does not work; the message says what and why."""
 
 
-Peer = Callable[[Cases, int], "Solution | None"]
+Peer = Callable[[Cases, int], "PeerRig | None"]
 
 
 def library(name: str):
@@ -54,7 +54,7 @@ def library(name: str):
         raise NotInstalledError(f"{name}: {type(error).__name__}: {error}") from None
 
 
-def run_peer(peer: Peer, cases: Cases, seed: int = 0) -> Estimate:
+def run_peer(peer: Peer, cases: Cases, seed: int = 0) -> Answer:
     """A peer's answers to B cases; NaN cameras where it has none."""
     truth = cases.cameras
     R, t = torch.full_like(truth.R, torch.nan), torch.full_like(truth.t, torch.nan)
@@ -73,7 +73,7 @@ def run_peer(peer: Peer, cases: Cases, seed: int = 0) -> Estimate:
             joints[index] = triangulated(case.keypoints, known)[0]
         else:
             joints[index] = torch.from_numpy(solution.joints)
-    return Estimate(R, t, joints, seconds=seconds)
+    return Answer(R, t, joints, seconds=seconds)
 
 
 def triangulated(keypoints: Keypoints, cameras: Cameras) -> torch.Tensor:
@@ -88,21 +88,26 @@ def triangulated(keypoints: Keypoints, cameras: Cameras) -> torch.Tensor:
 # --- the peers -------------------------------------------------------------------------------
 
 
-def calibrated(case: Cases, seed: int) -> Solution:
+def calibrated(case: Cases, seed: int) -> PeerRig:
     """The ceiling: robust triangulation with the true cameras."""
     known = Cameras(case.K, case.cameras.R, case.cameras.t)
     joints = robust_triangulation(case.keypoints, known)[0].joints3d
-    return Solution(case.cameras.R[0].numpy(), case.cameras.t[0].numpy(), joints[0].numpy())
+    return PeerRig(case.cameras.R[0].numpy(), case.cameras.t[0].numpy(), joints[0].numpy())
 
 
-def five_point(case: Cases, seed: int, relative=None, resect=None) -> Solution | None:
+def five_point(case: Cases, seed: int, relative=None, resect=None) -> PeerRig | None:
     """Five-point relative pose of pooled frames, then resection; the best of several seed pairs."""
     noise = float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median())
     rigs = five_point_rigs(
-        case.keypoints.xy[0].numpy(), case.K[0].numpy(), None, seed, max(THRESHOLD, 4 * noise),
-        relative=relative, resect=resect,
-    )  # fmt: skip
-    return Solution(rigs[0].R, rigs[0].t) if rigs else None
+        case.keypoints.xy[0].numpy(),
+        case.K[0].numpy(),
+        None,
+        seed,
+        max(THRESHOLD, 4 * noise),
+        relative=relative,
+        resect=resect,
+    )
+    return PeerRig(rigs[0].R, rigs[0].t) if rigs else None
 
 
 def opencv() -> Peer:

@@ -41,10 +41,11 @@ def error_against_frames(results: list[Result], path: Path) -> bool:
     for row, kind in zip(axes, kinds):
         for axis, family in zip(row, families):
             own = [
-                r for r in known
+                r
+                for r in known
                 if r.cell.family == family
                 and (r.cell.errors, r.cell.noise, r.cell.outliers) == kind
-            ]  # fmt: skip
+            ]
             _panel(axis, own)
             axis.set_title(f"{family}, {kind[0]}, {kind[1]:g} px, {100 * kind[2]:g} %", fontsize=8)
     for axis in axes[-1]:

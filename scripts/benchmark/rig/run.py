@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -15,15 +14,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmark.cache import make_key
 from benchmark.rig import adjust, ours, peers
 from benchmark.rig.bound import bound
 from benchmark.rig.cases import Cases, Cell, People, make_cases, select
 from benchmark.rig.correlated import bound_correlated
 from benchmark.rig.grid import OURS, Part, num_cases
-from benchmark.rig.scores import Estimate, flatten, joined, score
+from benchmark.rig.scores import Answer, flatten, joined, score
 from ptri.posterior.body import load_body_prior
 
-ROOT = Path(__file__).resolve().parents[3]
 _RIGID = 0.005  # relative, how far bones of generated people may change over frames
 _FRAMES_AT_ONCE = 64  # frames of one call of our own estimator
 
@@ -48,7 +47,7 @@ class Result(NamedTuple):
     note: str  # why it is empty
 
 
-Solve = Callable[[Cases], Estimate]
+Solve = Callable[[Cases], Answer]
 _METHODS: dict[Options, dict[str, Solve | str]] = {}
 
 
@@ -166,22 +165,11 @@ def _run(solve: Solve, cases: Cases, batched: bool) -> dict[str, np.ndarray]:
 
 
 def _key(cell: Cell, method: str, options: Options) -> str:
-    """Changes with everything a result depends on: settings, sources, weights."""
-    parts = [repr((cell, method, options)), _sources_digest()]
-    if method in OURS and options.config is not None:
-        parts.append(Path(options.config).read_text() if Path(options.config).is_file() else "")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-@functools.cache  # of the sources that this process runs, should they change meanwhile
-def _sources_digest() -> str:
-    """Of all that may change a figure: the library but its renderer, this package, the weights."""
-    paths = [*(ROOT / "ptri").rglob("*.py"), *(ROOT / "scripts/benchmark").rglob("*.py")]
-    paths = [path for path in paths if "render" not in path.parts]
-    digest = hashlib.sha256()
-    for path in [*sorted(paths), Path(ours.WEIGHTS)]:
-        digest.update(path.read_bytes() if path.is_file() else b"")
-    return digest.hexdigest()
+    """Changes with everything a result depends on."""
+    files = [options.people.mocap] if options.people.mocap else []
+    if method in OURS:
+        files += [ours.WEIGHTS, *filter(None, [options.config])]
+    return make_key((cell, method, options), files)
 
 
 def _read(path: Path, key: str) -> dict[str, np.ndarray] | None:

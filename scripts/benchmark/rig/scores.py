@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.figures import mean, median, rms
 from benchmark.rig.cases import Cases
 from ptri.evaluation import metrics
 from ptri.skeleton import H36M17
@@ -16,7 +17,7 @@ from ptri.structures import RigPosterior
 LEVELS = (0.5, 0.9)  # of the regions whose coverage is counted
 
 
-class Estimate(NamedTuple):
+class Answer(NamedTuple):
     """A method's answer to B cases; NaN where it has none. Any scale, unless it claims one."""
 
     R: Tensor  # (B, V, 3, 3)
@@ -29,7 +30,7 @@ class Estimate(NamedTuple):
     seconds: float = 0.0  # for all B
 
 
-def score(cases: Cases, estimate: Estimate) -> dict[str, np.ndarray]:
+def score(cases: Cases, answer: Answer) -> dict[str, np.ndarray]:
     """Errors and coverage of B cases, arrays with leading B.
 
     ``rotation_deg`` (B, P) of every pair; ``n_mpjpe`` (B,) mm, root-relative after one scale per
@@ -38,29 +39,29 @@ def score(cases: Cases, estimate: Estimate) -> dict[str, np.ndarray]:
     """
     truth = cases.cameras
     values = {
-        "rotation_deg": metrics.rotation_error_deg(estimate.R, truth.R),
+        "rotation_deg": metrics.rotation_error_deg(answer.R, truth.R),
         "direction_deg": metrics.translation_direction_error_deg(
-            estimate.R, estimate.t, truth.R, truth.t
+            answer.R, answer.t, truth.R, truth.t
         ),
     }
-    error, scale = _structure(cases, estimate.joints3d)
+    error, scale = _structure(cases, answer.joints3d)
     values["n_mpjpe"] = error
-    if estimate.metric:
+    if answer.metric:
         values["scale"] = (1 / scale - 1).abs()
-    if estimate.posterior is not None:
-        values["coverage_R"] = metrics.rotation_coverage(estimate.posterior, truth.R, LEVELS)
-        values["ess"] = estimate.posterior.ess
-    if estimate.covariance is not None:
+    if answer.posterior is not None:
+        values["coverage_R"] = metrics.rotation_coverage(answer.posterior, truth.R, LEVELS)
+        values["ess"] = answer.posterior.ess
+    if answer.covariance is not None:
         counted = _counted(cases)
         joints = torch.where(counted[..., None], cases.joints3d, torch.nan)
         share = metrics.joint_coverage(
-            estimate.joints3d, estimate.covariance, joints, H36M17.root, LEVELS
+            answer.joints3d, answer.covariance, joints, H36M17.root, LEVELS
         )  # (B, T, 2)
         values["coverage_x"] = share.nanmean(1)
-    if estimate.accepted is not None:
-        values["accepted"] = estimate.accepted.double()
+    if answer.accepted is not None:
+        values["accepted"] = answer.accepted.double()
     result = {name: value.detach().double().cpu().numpy() for name, value in values.items()}
-    result["seconds"] = np.full(len(truth.R), estimate.seconds / len(truth.R))
+    result["seconds"] = np.full(len(truth.R), answer.seconds / len(truth.R))
     return result
 
 
@@ -166,50 +167,31 @@ def summarise(flat: dict[str, np.ndarray]) -> dict[str, float]:
     """Figures of flat scores; NaN where there is nothing to count."""
     angle, failed = flat["angle"], flat["angle"] > metrics.FAILURE_DEG
     figures = {
-        "median_deg": _median(angle),
-        "rms_deg": _rms(angle),
-        "failures": _mean(failed),
-        "failed_rigs": _mean(flat["worst"] > metrics.FAILURE_DEG),
-        "n_mpjpe": _median(flat["n_mpjpe"]),
-        "ms": 1000 * _mean(flat["seconds"]),
+        "median_deg": median(angle),
+        "rms_deg": rms(angle),
+        "failures": mean(failed),
+        "failed_rigs": mean(flat["worst"] > metrics.FAILURE_DEG),
+        "n_mpjpe": median(flat["n_mpjpe"]),
+        "ms": 1000 * mean(flat["seconds"]),
         "cases": len(flat["worst"]),
     }
     if "bound" in flat:
         ratio = angle / flat["bound"]
-        figures["bound_deg"] = _rms(flat["bound"])
-        figures["over_bound"] = _rms(ratio)
+        figures["bound_deg"] = rms(flat["bound"])
+        figures["over_bound"] = rms(ratio)
         # Without the pairs that failed, which decide a mean square alone.
-        figures["over_bound_kept"] = _rms(ratio[~failed])
+        figures["over_bound_kept"] = rms(ratio[~failed])
     if "bound_body" in flat:
-        figures["bound_body_deg"] = _rms(flat["bound_body"])
+        figures["bound_body_deg"] = rms(flat["bound_body"])
     for name in ("over_ceiling", "scale", "ess"):
         if name in flat:
-            figures[name] = _median(flat[name])
+            figures[name] = median(flat[name])
     for name in flat:
         if name.startswith("coverage"):
-            figures[name] = _mean(flat[name])
+            figures[name] = mean(flat[name])
     if "accepted" in flat:
         bad, rejected = flat["worst"] > metrics.FAILURE_DEG, flat["accepted"] < 0.5
         figures["bad_rigs"] = int(bad.sum())
-        figures["flagged"] = _mean(rejected[bad])
-        figures["rejected_good"] = _mean(rejected[~bad])
+        figures["flagged"] = mean(rejected[bad])
+        figures["rejected_good"] = mean(rejected[~bad])
     return figures
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    values = np.asarray(values, float)
-    return values[~np.isnan(values)]
-
-
-def _mean(values: np.ndarray) -> float:
-    values = _finite(values)
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _median(values: np.ndarray) -> float:
-    values = _finite(values)
-    return float(np.median(values)) if len(values) else float("nan")
-
-
-def _rms(values: np.ndarray) -> float:
-    return float(np.sqrt(_mean(np.asarray(values, float) ** 2)))

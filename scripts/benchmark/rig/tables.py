@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
+from benchmark.figures import text_table
 from benchmark.rig.cases import Cell
 from benchmark.rig.run import Result
 from benchmark.rig.scores import pool, summarise
-from benchmark.rig.targets import FRAMES, Row
 from benchmark.rigs import trained
 
 # figure -> heading, format
@@ -37,6 +37,7 @@ _HONESTY = {
     "scale": ("scale err", "{:.1%}"),
     "ess": ("ESS", "{:.0f}"),
 }
+_COMPARED = {"median_deg": "median deg", "failures": "failures", "n_mpjpe": "MPJPE mm"}
 
 
 def accuracy(results: list[Result]) -> str:
@@ -62,11 +63,10 @@ def against_adjustment(results: list[Result]) -> str:
         cells += 1
         worse = []
         for name in rivals:
-            for key, label in (("median_deg", "median deg"), ("failures", "failures"),
-                               ("n_mpjpe", "MPJPE mm")):  # fmt: skip
-                own, other = figures["ours"][key], figures[name][key]
-                if own > other:
-                    worse.append(f"{label} {own:.3g} against {other:.3g} of {name}")
+            for key, label in _COMPARED.items():
+                ours, rival = figures["ours"][key], figures[name][key]
+                if ours > rival:
+                    worse.append(f"{label} {ours:.3g} against {rival:.3g} of {name}")
         if worse:
             lines.append(f"  {cell.name}: {'; '.join(worse)}")
     head = f"Ours is worse than adjustment after five-point in {len(lines)} of {cells} cells"
@@ -74,48 +74,19 @@ def against_adjustment(results: list[Result]) -> str:
 
 
 def honesty(results: list[Result]) -> str:
-    """Stated uncertainty and verdict of our own estimator, by kind of errors and T."""
-    own = [r for r in results if r.method == "ours" and r.flat]
+    """Stated uncertainty and verdict of our own estimator, by T, kind of errors and family."""
+    groups: dict[tuple[int, bool, str], list[dict]] = {}
+    for result in results:
+        if result.method == "ours" and result.flat:
+            cell = result.cell
+            for family in (cell.family, "~all"):  # sorts behind the families
+                key = (cell.num_frames, cell.errors == "detector", family)
+                groups.setdefault(key, []).append(result.flat)
     rows = []
-    for T in sorted({r.cell.num_frames for r in own}):
-        for errors in ("gaussian", "detector"):
-            chosen = [
-                r for r in own if r.cell.num_frames == T and r.cell.errors == errors
-            ]  # fmt: skip
-            for family in sorted({r.cell.family for r in chosen}):
-                flat = [r.flat for r in chosen if r.cell.family == family]
-                rows.append((f"T={T} {errors} {family}", summarise(pool(flat)), ""))
-            if chosen:
-                rows.append((f"T={T} {errors} all", summarise(pool([r.flat for r in chosen])), ""))
+    for (T, detector, family), parts in sorted(groups.items()):
+        label = f"T={T} {'detector' if detector else 'gaussian'} {family.removeprefix('~')}"
+        rows.append((label, summarise(pool(parts)), ""))
     return _block("Ours: coverage of its regions, verdict, metric scale", rows, _HONESTY)
-
-
-def targets(rows: list[Row]) -> str:
-    """Each target beside what was measured."""
-    lines = ["Targets (value; * = not met; worst family of those pooled in brackets)"]
-    lines.append(f"{'':44s}" + "".join(f"{f'T = {T}':>34s}" for T in FRAMES))
-    for label, group in groupby(rows, key=lambda row: row.target.label):
-        by_frames = {row.num_frames: row for row in group}
-        cells = [_target_cell(by_frames.get(T)) for T in FRAMES]
-        lines.append(f"{label:44s}" + "".join(f"{cell:>34s}" for cell in cells))
-    judged = [row.met for row in rows if row.met is not None]
-    lines.append(f"met: {sum(judged)} of {len(judged)}")
-    return "\n".join(lines)
-
-
-def _target_cell(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    scale, unit = row.target.scale, row.target.unit
-    low, high = (scale * limit for limit in row.limit)
-    limit = f"<= {high:g}" if math.isinf(low) else f"{low:g}-{high:g}"
-    if low > -math.inf and high == scale:
-        limit = f">= {low:g}"
-    if math.isnan(row.value):
-        return f"none to count ({limit}{unit})"
-    worst = f" [{row.worst}]" if row.worst else ""
-    mark = " " if row.met else "*"
-    return f"{scale * row.value:.3g}{unit}{mark} ({limit}){worst}"
 
 
 def describe(cell: Cell) -> str:
@@ -136,24 +107,21 @@ def _block(
     rows: Iterable[tuple[str, dict[str, float], str]],
     columns: dict[str, tuple[str, str]],
 ) -> str:
-    rows = list(rows)
-    width = max([len(name) for name, _, _ in rows] + [20])
-    lines = [title, " " * width + "".join(f"{head:>14s}" for head, _ in columns.values())]
+    """A row for each name with figures; a note stands in place of figures that there are not."""
+    lines, notes = [], []
     for name, figures, note in rows:
         if note:
-            lines.append(f"{name:{width}s}  {note}")
+            notes.append(f"{name}: {note}")
             continue
-        text = ""
-        for key, (_, form) in columns.items():
-            value = figures.get(key, math.nan)
-            text += f"{'' if math.isnan(value) else form.format(value):>14s}"
-        lines.append(f"{name:{width}s}{text}")
-    return "\n".join(lines)
+        values = [(figures.get(key, math.nan), form) for key, (_, form) in columns.items()]
+        lines.append([name, *("" if math.isnan(x) else form.format(x) for x, form in values)])
+    header = ["", *(heading for heading, _ in columns.values())]
+    return "\n".join([text_table(header, lines, title), *notes])
 
 
-def to_json(results: list[Result], rows: list[Row], settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything printed, as plain values; NaN and infinity become null."""
-    cells = [
+def to_json(results: list[Result]) -> list[dict[str, Any]]:
+    """What is printed of every method on every cell, as plain values."""
+    return [
         {
             **result.cell._asdict(),
             "fps": result.cell.frames_per_second,
@@ -164,27 +132,3 @@ def to_json(results: list[Result], rows: list[Row], settings: dict[str, Any]) ->
         }
         for result in results
     ]
-    met = [
-        {
-            "target": row.target.label,
-            "method": row.target.method,
-            "num_frames": row.num_frames,
-            "value": row.value,
-            "low": row.limit[0],
-            "high": row.limit[1],
-            "met": row.met,
-            "worst": row.worst,
-        }
-        for row in rows
-    ]
-    return _plain({"settings": settings, "targets": met, "cells": cells})
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

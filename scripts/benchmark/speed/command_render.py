@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 
+from benchmark.figures import Figure, Judged
 from ptri.errors import UserError
 from ptri.render.settings import RenderSettings, read_settings, settings_from
 
@@ -59,11 +60,12 @@ def run(args: argparse.Namespace) -> str:
     driver = studio.driver
     studio.close()
     rate = args.images / used
-    mark = "" if rate >= TARGET else "*"
+    unit = " images per second of processor time"
+    judged = Judged("", Figure(rate), least=TARGET, form=".1f", unit=unit)
     return (
-        f"{args.images} single images of {settings.size} px, one process, {driver}:\n"
-        f"{rate:.1f} images per second of processor time{mark} (>= {TARGET:g}; * = not met), "
-        f"{1000 * used / args.images:.1f} ms each; {args.images / wall:.1f} per second of the clock"
+        f"{args.images} single images of {settings.size} px, one process, {driver}; * = not met:\n"
+        f"{judged.text()}, {1000 * used / args.images:.1f} ms each; {args.images / wall:.1f} per "
+        "second of the clock"
     )
 
 

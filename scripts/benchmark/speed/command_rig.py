@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
+import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from benchmark.figures import Figure, Judged, targets_table
+from benchmark.results import write_results
 from benchmark.rig.ours import make_model
-from benchmark.speed.rig import Size, Timing, exponent, measure
+from benchmark.speed.rig import Size, exponent, make_call
+from benchmark.timing import Timing, time_calls
 
 BATCH = 32
-# label, size, limit, unit of the printed figure, its factor from seconds a call
+FRAME, RIG = " ms a frame", " s a rig"
+# label, size, at most, unit
 TARGETS = [
-    ("T = 1, batches of 32, 512 samples in all", Size(BATCH), 10.0, "ms a frame", 1000 / BATCH),
-    ("T = 1, batches of 32, 512 samples x 4", Size(BATCH, num_samples=2048), 10.0, "ms a frame",
-     1000 / BATCH),
-    ("T = 50, one rig, 512 samples in all", Size(1, 50), 0.3, "s a rig", 1.0),
-    ("T = 50, one rig, 512 samples x 4", Size(1, 50, num_samples=2048), 0.3, "s a rig", 1.0),
-]  # fmt: skip
+    ("T = 1, batches of 32, 512 samples in all", Size(BATCH), 10.0, FRAME),
+    ("T = 1, batches of 32, 512 samples x 4", Size(BATCH, num_samples=2048), 10.0, FRAME),
+    ("T = 50, one rig, 512 samples in all", Size(1, 50), 0.3, RIG),
+    ("T = 50, one rig, 512 samples x 4", Size(1, 50, num_samples=2048), 0.3, RIG),
+]
 GROWTH = {
     "num_views": (Size(8, 4), (2, 3, 4, 6, 8)),
     "num_frames": (Size(1, 1), (1, 2, 5, 10, 20, 50, 100)),
@@ -48,72 +50,54 @@ def run(args: argparse.Namespace) -> str:
     Returns:
         The text to print.
     """
+    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     model = make_model(tuple(args.set), args.config)
     growth = {} if args.quick else GROWTH
     total = len(TARGETS) + sum(len(values) for _, values in growth.values())
     with tqdm(total=total, unit="size", disable=None) as bar:
 
-        def timed(size: Size) -> Timing:
-            result = measure(model, size, args.repeats)
+        def timed(name: str, size: Size) -> Timing:
+            (timing,) = time_calls({name: make_call(model, size)}, args.repeats)
             bar.update()
-            return result
+            return timing
 
-        aimed = [(target, timed(target[1])) for target in TARGETS]
+        rows, targets = [], []
+        for label, size, limit, unit in TARGETS:
+            timing = timed(label, size)
+            factor = 1000 / BATCH if unit == FRAME else 1.0
+            note = (
+                f"fastest {factor * timing.fastest:.3g}, processor {factor * timing.processor:.3g}"
+            )
+            figure = Figure(factor * timing.median)
+            rows.append(Judged(label, figure, most=limit, unit=unit, note=note))
+            targets.append({**size._asdict(), **timing._asdict(), **rows[-1].to_json()})
         curves = {
-            name: [timed(base._replace(**{name: value})) for value in values]
+            name: {value: timed(name, base._replace(**{name: value})) for value in values}
             for name, (base, values) in growth.items()
         }
-    text = _table(aimed, curves, args.threads)
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "speed.txt").write_text(text + "\n")
-    (folder / "speed.json").write_text(json.dumps(_to_json(aimed, curves, vars(args)), indent=1))
-    if curves:
-        draw(curves, folder / "speed.png")
-    return f"{text}\n\nwritten: speed.txt, speed.json{', speed.png' * bool(curves)} in {folder}/"
-
-
-def _table(aimed: list, curves: dict[str, list[Timing]], threads: int) -> str:
-    lines = [f"Time of the rig posterior, {threads} thread(s), 4 views, 17 joints; * = not met"]
-    for (label, _, limit, unit, factor), timing in aimed:
-        value, best, used = (factor * x for x in timing[1:])
-        mark = " " if value <= limit else "*"
-        rest = f"fastest {best:.3g}, processor time {used:.3g}"
-        lines.append(f"{label:44s}{value:9.3g} {unit}{mark} (<= {limit:g}; {rest})")
-    lines.append(f"{'':44s}{PUBLISHED}")
+    head = f"Time of the rig posterior, {args.threads} thread(s), 4 views, 17 joints"
+    lines = [targets_table(head, rows), PUBLISHED]
     for name, timings in curves.items():
-        sizes, seconds = _curve(name, timings)
-        points = ", ".join(f"{int(x)}: {1000 * y:.0f}" for x, y in zip(sizes, seconds))
-        lines.append(f"{name:12s} time ~ size^{exponent(sizes, seconds):.2f}   ms: {points}")
-    return "\n".join(lines)
+        points = ", ".join(f"{size}: {1000 * one.median:.0f}" for size, one in timings.items())
+        lines.append(f"{name:12s} time ~ size^{exponent(*_curve(timings)):.2f}   ms: {points}")
+    if curves:
+        draw(curves, Path(args.out) / "speed.png")
+    slopes = {name: exponent(*_curve(timings)) for name, timings in curves.items()}
+    points = {
+        name: {size: timing._asdict() for size, timing in timings.items()}
+        for name, timings in curves.items()
+    }
+    content = {"targets": targets, "exponents": slopes, "growth": points}
+    text = "\n".join(lines)
+    return write_results(args, "speed", text, content, start, "speed.png" * bool(curves))
 
 
-def _curve(name: str, timings: list[Timing]) -> tuple[list[float], list[float]]:
-    return [getattr(t.size, name) for t in timings], [t.median for t in timings]
+def _curve(timings: dict[int, Timing]) -> tuple[list[int], list[float]]:
+    return list(timings), [timing.median for timing in timings.values()]
 
 
-def _to_json(aimed: list, curves: dict[str, list[Timing]], settings: dict) -> dict:
-    def plain(timing: Timing) -> dict:
-        seconds = {f"{name}_s": getattr(timing, name) for name in Timing._fields[1:]}
-        return {**timing.size._asdict(), **seconds}
-
-    def growth(name: str, timings: list[Timing]) -> dict:
-        slope = exponent(*_curve(name, timings))
-        return {"exponent": slope, "points": [plain(timing) for timing in timings]}
-
-    return {
-        "settings": {**settings, "python": platform.python_version(), "torch": torch.__version__},
-        "targets": [
-            {"label": label, "limit": limit, "unit": unit, "value": factor * timing.median,
-             "met": factor * timing.median <= limit, **plain(timing)}
-            for (label, _, limit, unit, factor), timing in aimed
-        ],
-        "growth": {name: growth(name, timings) for name, timings in curves.items()},
-    }  # fmt: skip
-
-
-def draw(curves: dict[str, list[Timing]], path: Path) -> None:
+def draw(curves: dict[str, dict[int, Timing]], path: Path) -> None:
     """Time against each size, with the line of linear growth through the largest."""
     from matplotlib.figure import Figure
 
@@ -121,11 +105,11 @@ def draw(curves: dict[str, list[Timing]], path: Path) -> None:
     for axis, (name, timings) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items()
     ):
-        sizes, seconds = _curve(name, timings)
+        sizes, seconds = _curve(timings)
         axis.plot(sizes, seconds, "o-", label=f"measured, exponent {exponent(sizes, seconds):.2f}")
         linear = [seconds[-1] * size / sizes[-1] for size in sizes]
         axis.plot(sizes, linear, "k:", label="linear")
-        base = timings[0].size
+        base = GROWTH[name][0]
         rest = {"batch": "B", "num_frames": "T", "num_views": "V", "num_joints": "J"}
         title = ", ".join(f"{s} = {getattr(base, k)}" for k, s in rest.items() if k != name)
         axis.set_title(title, fontsize=8)
@@ -137,4 +121,5 @@ def draw(curves: dict[str, list[Timing]], path: Path) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3, which="both", lw=0.4)
         axis.legend(fontsize=7)
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,22 +10,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark.timing import time_calls
 from ptri.config import ModelConfig
 from ptri.models.export import Exported, export, open_session
 from ptri.models.heatmap import heatmap_moments
 from ptri.models.mobileone import fuse
 from ptri.models.network2d import Network2D
-
-
-class Timing(NamedTuple):
-    """Milliseconds of one call."""
-
-    name: str
-    threads: int
-    fastest: float
-    median: float
-    processor: float  # least processor time: other processes add to the clock's time, not to this
-    repeats: int
 
 
 class Work(NamedTuple):
@@ -60,11 +49,13 @@ def matrix_rate(threads: int, size: int = 1024, repeats: int = 20) -> float:
     """G multiply-adds a second of a square float32 matrix product: what this machine can do."""
     torch.set_num_threads(threads)
     matrix = torch.ones(size, size)
-    timing = measure({"product": lambda: matrix @ matrix}, threads, repeats)[0]
-    return size**3 / 1e6 / timing.fastest
+    (timing,) = time_calls({"product": lambda: matrix @ matrix}, repeats)
+    return size**3 / 1e9 / timing.fastest
 
 
-def variants(network: Network2D, images: Tensor, folder: Path | None, threads: int):
+def variants(
+    network: Network2D, images: Tensor, folder: Path | None, threads: int
+) -> dict[str, Callable[[], object]]:
     """What can be timed: name -> a call; ONNX Runtime's where a folder for the graph is given."""
     last = network.to(memory_format=torch.channels_last)
     calls: dict[str, Callable[[], object]] = {
@@ -97,35 +88,3 @@ def parts(network: Network2D, images: Tensor) -> dict[str, Callable[[], object]]
         "decoding, softmax included": lambda: heatmap_moments(logits, network.window),
         "covariance and confidence": lambda: network.reliability(moments, features),
     }
-
-
-@torch.no_grad()
-def measure(
-    calls: dict[str, Callable[[], object]], threads: int, repeats: int, seconds: float = 60.0
-) -> list[Timing]:
-    """Times all calls in turn, round after round, so that a disturbance does not meet one alone.
-
-    Args:
-        seconds: no round starts after this much time.
-    """
-    torch.set_num_threads(threads)
-    wall: dict[str, list[float]] = {name: [] for name in calls}
-    used: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call(), call()
-    end = time.perf_counter() + seconds
-    for _ in range(repeats):
-        for name, call in calls.items():
-            start, before = time.perf_counter(), time.process_time()
-            call()
-            wall[name].append(1000 * (time.perf_counter() - start))
-            used[name].append(1000 * (time.process_time() - before))
-        if time.perf_counter() > end:
-            break
-    return [
-        Timing(
-            name, threads, min(values), sorted(values)[len(values) // 2], min(used[name]),
-            len(values),
-        )
-        for name, values in wall.items()
-    ]  # fmt: skip

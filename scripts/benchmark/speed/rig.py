@@ -1,13 +1,11 @@
-"""Time of our own estimator for given sizes, on generated cases."""
+"""Calls of our own estimator to be timed, on generated cases of given sizes."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
-from statistics import median
+from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from benchmark.rig.cases import Cases, Cell, make_cases
@@ -27,30 +25,14 @@ class Size(NamedTuple):
     num_iterations: int = 4
 
 
-class Timing(NamedTuple):
-    """Seconds of one call; processor time tells what a shared machine adds to the clock's."""
-
-    size: Size
-    median: float
-    fastest: float
-    processor: float  # median
-
-
-def measure(model: PoseModel, size: Size, repeats: int = 3, seed: int = 0) -> Timing:
-    """Times one call of ``solve_full``; the first, which warms up, does not count."""
+def make_call(model: PoseModel, size: Size, seed: int = 0) -> Callable[[], object]:
+    """A call of the estimator on rigs of a size."""
     cell = Cell("ring", size.num_frames, views=size.num_views)
     cases = with_joints(make_cases(cell, size.batch, seed), size.num_joints, seed)
-    settings = dataclasses.replace(
-        model.settings, num_samples=size.num_samples, num_iterations=size.num_iterations
+    settings = model.settings._replace(
+        num_samples=size.num_samples, num_iterations=size.num_iterations
     )
-    wall, processor = [], []
-    for _ in range(repeats + 1):
-        start, used = time.perf_counter(), time.process_time()
-        with torch.no_grad():
-            model.solve_full(cases.keypoints, cases.K, seed, settings)
-        wall.append(time.perf_counter() - start)
-        processor.append(time.process_time() - used)
-    return Timing(size, median(wall[1:]), min(wall[1:]), median(processor[1:]))
+    return lambda: model.solve_full(cases.keypoints, cases.K, seed, settings)
 
 
 def with_joints(cases: Cases, num_joints: int, seed: int = 0) -> Cases:
@@ -91,8 +73,4 @@ def exponent(sizes: list[float], seconds: list[float]) -> float:
     1 is linear growth; below 1, fixed costs still count.
     """
     half = len(sizes) // 2 if len(sizes) > 3 else 0
-    x = [math.log(value) for value in sizes[half:]]
-    y = [math.log(value) for value in seconds[half:]]
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y))
-    return above / sum((a - mean_x) ** 2 for a in x)
+    return float(np.polyfit(np.log(sizes[half:]), np.log(seconds[half:]), 1)[0])

@@ -1,0 +1,48 @@
+"""What a command leaves behind: its text, and everything it printed as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptri.evaluation.outputs import write_json
+
+
+def write_results(
+    args: argparse.Namespace,
+    name: str,
+    text: str,
+    content: dict[str, Any],
+    start: float,
+    pictures: str = "",
+    **settings: Any,
+) -> str:
+    """Writes ``name.txt`` and ``name.json`` into the folder ``args.out``.
+
+    Args:
+        content: what the JSON holds beside the settings.
+        start: of the command, by `time.perf_counter`.
+        pictures: what else was written, in words.
+        settings: to be written beside or instead of the arguments.
+
+    Returns:
+        The text to print.
+    """
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {
+        **vars(args),
+        **settings,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "seconds": time.perf_counter() - start,
+    }
+    (folder / f"{name}.txt").write_text(text + "\n")
+    write_json(folder / f"{name}.json", {"settings": settings, **content})
+    files = f"{name}.txt, {name}.json" + f", {pictures}" * bool(pictures)
+    return f"{text}\n\nwritten: {files} in {folder}/"
