@@ -1,49 +1,8 @@
-"""Measures the rig posterior and the 2D network against other methods, bounds and targets.
+"""The benchmark's commands: python scripts/benchmark.py --help, and `scripts/benchmark/`."""
 
-python scripts/benchmark.py rig --families held-out       # the tables of docs/rig_posterior.md
-python scripts/benchmark.py rig --quick                   # a minute or two
-python scripts/benchmark.py speed
-python scripts/benchmark.py photos PATH/persons.json      # the 2D network on photographs
-python scripts/benchmark.py speed2d                       # its time and multiply-adds
-python scripts/benchmark.py render                        # images per second and core
-python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
-python scripts/benchmark.py ablations                     # trains all heads before that
-"""
-
-from __future__ import annotations
-
-import argparse
 import sys
 
-from benchmark.heads import command_ablations, command_unseen
-from benchmark.photos import command as command_photos
-from benchmark.rig import command as command_rig
-from benchmark.speed import command_network, command_render
-from benchmark.speed import command_rig as command_speed
-
-from ptri.errors import exit_status
-
-COMMANDS = {
-    "rig": command_rig,
-    "speed": command_speed,
-    "photos": command_photos,
-    "speed2d": command_network,
-    "render": command_render,
-    "unseen-rigs": command_unseen,
-    "ablations": command_ablations,
-}
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0]))
-    args = parser.parse_args(arguments)
-    return exit_status(lambda: print(COMMANDS[args.command].run(args)))
-
+from benchmark.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

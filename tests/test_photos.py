@@ -1,18 +1,18 @@
 """The benchmark on photographs: crops, scores, peers, the command; time and work; ONNX."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import cv2
+import export_onnx
 import numpy as np
 import pytest
 import torch
-from benchmark.photos import peers as photos_peers
-from benchmark.photos import persons as photos
-from benchmark.photos import scores as photos_scores
+from benchmark.commands import main
+from benchmark.photos import peers, persons, scores
 from benchmark.photos.persons import JOINTS, Crops, Guess
-from benchmark.speed import network as speed2d
+from benchmark.speed import network
+from benchmark.timing import time_calls
 
 from ptri.errors import UserError
 from ptri.skeleton import COCO17
@@ -20,13 +20,6 @@ from ptri.skeleton import COCO17
 ROOT = Path(__file__).resolve().parents[1]
 REAL = ROOT.parent / "shared/data/coco_mini/persons.json"
 WEIGHTS = ROOT / "checkpoints/ptri_2d_s0.pt"
-
-
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def write_photos(folder, count=3, size=(200, 150), seed=0):
@@ -41,9 +34,7 @@ def write_photos(folder, count=3, size=(200, 150), seed=0):
         image[y - 1 : y + 2, x - 1 : x + 2] = 255
         cv2.imwrite(str(folder / f"{number}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 98])
         box = [20.25, 10.5, 100.5, 120.0]
-        entries.append(
-            {"image": f"{number}.jpg", "bbox": box, "keypoints": points.tolist()}
-        )  # fmt: skip
+        entries.append({"image": f"{number}.jpg", "bbox": box, "keypoints": points.tolist()})
     path = folder / "persons.json"
     path.write_text(json.dumps(entries))
     return path
@@ -57,10 +48,16 @@ def made(count=40, seed=0, labelled=0.8):
     flags[:, 0] = True
     box = np.full(count, 256.0)
     return Crops(
-        [f"{i}" for i in range(count)], [f"{i // 2}.jpg" for i in range(count)],
-        np.zeros((count, 8, 8, 3), np.uint8), xy, flags, flags & (rng.random((count, 12)) < 0.7),
-        box, photos.torso_length(xy, flags, box), box,
-    )  # fmt: skip
+        [f"{i}" for i in range(count)],
+        [f"{i // 2}.jpg" for i in range(count)],
+        np.zeros((count, 8, 8, 3), np.uint8),
+        xy,
+        flags,
+        flags & (rng.random((count, 12)) < 0.7),
+        box,
+        persons.torso_length(xy, flags, box),
+        box,
+    )
 
 
 def shifted(crops, torsos):
@@ -76,7 +73,7 @@ def shifted(crops, torsos):
 @pytest.mark.parametrize("size, scale", [(64, 1.0), (128, 1.25), (256, 1.0)])
 def test_truth_lies_where_the_crop_shows_it(tmp_path, size, scale):
     """Also where the decoder halves the photograph first (size 64)."""
-    crops = photos.crop_persons(photos.load_persons(write_photos(tmp_path)), size, scale)
+    crops = persons.crop_persons(persons.load_persons(write_photos(tmp_path)), size, scale)
     wrist = JOINTS.index("left_wrist")
     for image, xy in zip(crops.images, crops.xy[:, wrist]):
         bright = np.clip(image.astype(float).mean(-1) - 120, 0, None)
@@ -92,8 +89,8 @@ def test_torso_is_the_longest_labelled_pair_or_a_share_of_the_box():
     flags[0, [JOINTS.index(f"{s}_hip") for s in ("left", "right")]] = False
     flags[1, [JOINTS.index(n) for n in ("left_hip", "right_shoulder")]] = False
     flags[1, [JOINTS.index(n) for n in ("right_hip", "left_shoulder")]] = True
-    torso = photos.torso_length(crops.xy, flags, crops.box)
-    assert torso[0] == photos.TORSO_SHARE * 256
+    torso = persons.torso_length(crops.xy, flags, crops.box)
+    assert torso[0] == persons.TORSO_SHARE * 256
     ends = [crops.xy[1, JOINTS.index(n)] for n in ("right_hip", "left_shoulder")]
     assert np.isclose(torso[1], np.linalg.norm(ends[0] - ends[1]))
 
@@ -102,9 +99,9 @@ def test_bad_files_are_named(tmp_path):
     path = write_photos(tmp_path)
     entries = json.loads(path.read_text())
     with pytest.raises(UserError, match="cannot be read"):
-        photos.load_persons(tmp_path / "none.json")
+        persons.load_persons(tmp_path / "none.json")
     with pytest.raises(UserError, match="none of 3 persons has 18"):
-        photos.load_persons(path, 18)
+        persons.load_persons(path, 18)
     for change, message in (
         ({"bbox": [0, 0, 0, 5]}, "person 1: bbox"),
         ({"keypoints": [[1, 2, 2]]}, "1 keypoints, expected 17"),
@@ -112,25 +109,31 @@ def test_bad_files_are_named(tmp_path):
     ):
         path.write_text(json.dumps([entries[0], {**entries[1], **change}]))
         with pytest.raises(UserError, match=message):
-            photos.load_persons(path)
+            persons.load_persons(path)
     path.write_text('{"annotations": []}')
     with pytest.raises(UserError, match="COCO's images"):
-        photos.load_persons(path)
+        persons.load_persons(path)
 
 
 def test_coco_files_are_read(tmp_path):
     path = write_photos(tmp_path)
-    plain = photos.load_persons(path)
+    plain = persons.load_persons(path)
     entries = json.loads(path.read_text())
     content = {
         "images": [{"id": 7 + i, "file_name": e["image"]} for i, e in enumerate(entries)],
         "annotations": [
-            {"image_id": 7 + i, "bbox": e["bbox"], "keypoints": np.ravel(e["keypoints"]).tolist(),
-             "category_id": 1} for i, e in enumerate(entries)
-        ] + [{"image_id": 7, "iscrowd": 1, "bbox": [0, 0, 9, 9], "keypoints": [0] * 51}],
-    }  # fmt: skip
+            {
+                "image_id": 7 + i,
+                "bbox": e["bbox"],
+                "keypoints": np.ravel(e["keypoints"]).tolist(),
+                "category_id": 1,
+            }
+            for i, e in enumerate(entries)
+        ]
+        + [{"image_id": 7, "iscrowd": 1, "bbox": [0, 0, 9, 9], "keypoints": [0] * 51}],
+    }
     path.write_text(json.dumps(content))
-    for a, b in zip(plain, photos.load_persons(path), strict=True):
+    for a, b in zip(plain, persons.load_persons(path), strict=True):
         assert a.image == b.image and np.array_equal(a.keypoints, b.keypoints)
 
 
@@ -139,18 +142,18 @@ def test_coco_files_are_read(tmp_path):
 
 def test_perfect_and_shifted_guesses():
     crops = made()
-    perfect = photos_scores.score(crops, Guess(crops.xy))
+    perfect = scores.score(crops, Guess(crops.xy))
     assert perfect["pck10_torso"] == perfect["pck20_sides"] == perfect["found"] == 1
     assert perfect["median_box"] == perfect["nearer_mirror"] == perfect["swapped"] == 0
-    off = photos_scores.score(crops, shifted(crops, 0.15))
+    off = scores.score(crops, shifted(crops, 0.15))
     assert (off["pck10_torso"], off["pck20_torso"]) == (0, 1)
-    assert photos_scores.score(crops, shifted(crops, 0.21))["pck20_torso"] == 0
+    assert scores.score(crops, shifted(crops, 0.21))["pck20_torso"] == 0
 
 
 def test_shares_agree_with_a_plain_count():
     crops = made()
     guess = Guess(crops.xy + np.random.default_rng(2).normal(0, 15, crops.xy.shape))
-    figures = photos_scores.score(crops, guess)
+    figures = scores.score(crops, guess)
     hits = total = mirrored = pairs = 0
     for n in range(len(crops.names)):
         for j, name in enumerate(JOINTS):
@@ -172,10 +175,10 @@ def test_shares_agree_with_a_plain_count():
 
 def test_exchanged_sides_are_told_from_wrong_places():
     crops = made(labelled=1.1)
-    figures = photos_scores.score(crops, Guess(crops.xy[:, photos_scores.MIRROR]))
+    figures = scores.score(crops, Guess(crops.xy[:, scores.MIRROR]))
     assert figures["nearer_mirror"] == figures["pck20_sides"] == 1
     assert figures["pck20_torso"] < 0.2 and figures["swapped"] > 0.8
-    wrong = photos_scores.score(crops, Guess(crops.xy + 500))
+    wrong = scores.score(crops, Guess(crops.xy + 500))
     assert wrong["pck20_sides"] == wrong["swapped"] == 0
 
 
@@ -184,9 +187,9 @@ def test_ellipses_hold_what_they_state():
     spread = np.array([[40.0, 25.0], [25.0, 30.0]])
     noise = np.random.default_rng(3).multivariate_normal([0, 0], spread, crops.xy.shape[:2])
     matrices = np.broadcast_to(spread, (*crops.xy.shape, 2))
-    share = photos_scores.score(crops, Guess(crops.xy + noise, matrices))["coverage90"]
+    share = scores.score(crops, Guess(crops.xy + noise, matrices))["coverage90"]
     assert abs(share - 0.9) < 0.015  # 4800 joints: three standard deviations
-    share = photos_scores.score(crops, Guess(crops.xy + noise, matrices / 4))["coverage90"]
+    share = scores.score(crops, Guess(crops.xy + noise, matrices / 4))["coverage90"]
     assert share < 0.6
 
 
@@ -194,7 +197,7 @@ def test_a_person_not_found_counts_as_missed():
     crops = made()
     xy = crops.xy.copy()
     xy[::2] = np.nan
-    figures = photos_scores.score(crops, Guess(xy))
+    figures = scores.score(crops, Guess(xy))
     expected = crops.labelled[1::2].sum() / crops.labelled.sum()
     assert np.isclose(figures["pck20_torso"], expected)
     assert figures["found"] == 0.5 and figures["pck20_found"] == 1
@@ -204,9 +207,9 @@ def test_a_person_not_found_counts_as_missed():
 
 
 def test_a_peer_answers_for_the_crops_it_saw(tmp_path):
-    persons = photos.load_persons(write_photos(tmp_path))
-    small, large = (photos.crop_persons(persons, size, 1.1) for size in (64, 128))
-    photos_peers.write_crops(small, 1.1, tmp_path / "crops")
+    people = persons.load_persons(write_photos(tmp_path))
+    small, large = (persons.crop_persons(people, size, 1.1) for size in (64, 128))
+    peers.write_crops(small, 1.1, tmp_path / "crops")
     content = json.loads((tmp_path / "crops/crops.json").read_text())
     picture = cv2.imread(str(tmp_path / "crops" / f"{content['persons'][0]}.png"))
     assert np.array_equal(picture[..., ::-1], small.images[0])
@@ -215,14 +218,14 @@ def test_a_peer_answers_for_the_crops_it_saw(tmp_path):
     answer["persons"][small.names[2]] = None
     path = tmp_path / "peer.json"
     path.write_text(json.dumps(answer))
-    name, guess = photos_peers.read_peer(path, large, 1.1)
+    name, guess = peers.read_peer(path, large, 1.1)
     assert name == "truth" and np.allclose(guess.xy[:2], large.xy[:2])
     assert np.isnan(guess.xy[2]).all()
     with pytest.raises(UserError, match=r"crops of 1\.1 times the box, these are 1;"):
-        photos_peers.read_peer(path, large, 1.0)
+        peers.read_peer(path, large, 1.0)
     path.write_text(json.dumps({**answer, "joints": list(JOINTS[:-1])}))
     with pytest.raises(UserError, match="lacks right_ankle"):
-        photos_peers.read_peer(path, large, 1.1)
+        peers.read_peer(path, large, 1.1)
 
 
 def test_the_command_repeats_itself(tmp_path, capsys):
@@ -230,26 +233,26 @@ def test_the_command_repeats_itself(tmp_path, capsys):
     found = []
     for folder in ("a", "b"):
         arguments = ["photos", str(path), "--checkpoint", str(WEIGHTS), "--size", "64"]
-        assert script("benchmark").main([*arguments, "--out", str(tmp_path / folder)]) == 0
+        assert main([*arguments, "--out", str(tmp_path / folder)]) == 0
         content = json.loads((tmp_path / folder / "photos.json").read_text())
         found.append((content["methods"], content["targets"]))
         assert len(list((tmp_path / folder).glob("*.png"))) == 2
     assert found[0] == found[1]
     assert "PCK@0.2 of the torso" in capsys.readouterr().out
-    assert script("benchmark").main(["photos", str(path), "--size", "100"]) == 2
+    assert main(["photos", str(path), "--size", "100"]) == 2
     assert "multiple of 32" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the shared photographs are not here")
 def test_shipped_weights_on_real_photographs():
     """Fails where crops, colours or the order of joints go wrong, or the network gets worse."""
-    crops = photos.crop_persons(photos.load_persons(REAL), 256)
-    network, _ = photos.load_network(WEIGHTS)
+    crops = persons.crop_persons(persons.load_persons(REAL), 256)
+    loaded, _ = persons.load_network(WEIGHTS)
     assert len(crops.names) == 50 and crops.labelled.sum() == 490
-    figures = photos_scores.score(crops, photos.predict(network, crops))
+    figures = scores.score(crops, persons.predict(loaded, crops))
     assert figures["pck20_torso"] > 0.4  # weights of 2026-11-23: 0.447
     upside_down = crops._replace(images=crops.images[:, ::-1])
-    wrong = photos_scores.score(crops, photos.predict(network, upside_down))
+    wrong = scores.score(crops, persons.predict(loaded, upside_down))
     assert wrong["pck20_torso"] < 0.5 * figures["pck20_torso"]
 
 
@@ -258,7 +261,7 @@ def test_shipped_weights_on_real_photographs():
 
 def test_multiply_adds_of_the_head_are_a_third_of_the_backbone_at_most():
     small, large = (
-        speed2d.multiply_adds(speed2d.random_network("mobileone_s0"), size) for size in (128, 256)
+        network.multiply_adds(network.random_network("mobileone_s0"), size) for size in (128, 256)
     )
     assert large.head + large.rest < large.backbone / 3
     assert np.isclose(large.backbone, 4 * small.backbone)
@@ -267,7 +270,7 @@ def test_multiply_adds_of_the_head_are_a_third_of_the_backbone_at_most():
 
 
 def test_timings_are_of_the_calls():
-    timings = speed2d.measure({"a": lambda: sum(range(200_000)), "b": lambda: None}, 1, 5)
+    timings = time_calls({"a": lambda: sum(range(200_000)), "b": lambda: None}, 5)
     assert [t.name for t in timings] == ["a", "b"]
     assert timings[0].fastest > 20 * timings[1].fastest
     assert timings[0].fastest <= timings[0].median
@@ -279,12 +282,12 @@ def test_onnx_graph_equals_the_network(tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     target = tmp_path / "network.onnx"
     arguments = [str(WEIGHTS), str(target), "--size", "64"]
-    assert script("export_onnx").main(arguments) == 0
+    assert export_onnx.main(arguments) == 0
     assert "largest differences" in capsys.readouterr().out
-    assert script("export_onnx").main(arguments) == 2  # exists
+    assert export_onnx.main(arguments) == 2  # exists
     # The control: another network's graph does not pass for this one.
     from ptri.models.export import compare
 
-    other = speed2d.random_network("mobileone_s0")
+    other = network.random_network("mobileone_s0")
     images = 255 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert compare(other, target, images)["xy"] > 1

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmark.heads import tables as unseen_tables
-from benchmark.heads import unseen
-from benchmark.heads.tables import figure, mean_of
-from benchmark.heads.unseen import TRAINING, UNSEEN, Cell, Head
+from benchmark.commands import main
+from benchmark.figures import bootstrap
+from benchmark.heads import tables, unseen
+from benchmark.heads.tables import mean_of
+from benchmark.heads.unseen import TRAINING, UNSEEN, Head, RigSet
 from benchmark.heads.weights import load_head, named_heads
-from test_benchmark import benchmark_main
 
 from ptri import checkpoint, config
 from ptri.errors import UserError
@@ -50,7 +50,7 @@ def solved(cell, count=5):
 
 
 def test_scenes_do_not_depend_on_the_batch_and_views_are_nested():
-    few, more = Cell("wall", 1, 2, 8), Cell("wall", 1, 4, 8)
+    few, more = RigSet("wall", 1, 2, 8), RigSet("wall", 1, 4, 8)
     a, b = (unseen.make_scenes(cell, CONFIG, 3, 0, 4) for cell in (few, more))
     assert a.K.shape[2] == 2 and b.K.shape[2] == 4
     assert torch.equal(a.cameras.R, b.cameras.R[:, :2])
@@ -72,7 +72,7 @@ def test_no_family_called_unseen_is_trained_on():
 
 @pytest.mark.parametrize("frames", [1, 7])
 def test_scores_are_the_errors_of_each_rig(frames):
-    cell = Cell("wall", frames)
+    cell = RigSet("wall", frames)
     group = solved(cell)
     offs = {"near": 10.0, "far": 40.0}
     heads = [Head(name, Oracle(group.scene, off), "") for name, off in offs.items()]
@@ -90,7 +90,7 @@ def test_scores_are_the_errors_of_each_rig(frames):
 
 
 def test_a_head_without_cameras_answers_its_own_views_only():
-    for cell, answers in ((Cell("wall"), True), (Cell("wall", 1, 4, 8), False)):
+    for cell, answers in ((RigSet("wall"), True), (RigSet("wall", 1, 4, 8), False)):
         group = solved(cell, 2)
         blind = Head("blind", Oracle(group.scene, 10.0, uses_cameras=False), "")
         found = dict(unseen.score([blind], cell, group))
@@ -105,9 +105,9 @@ def test_intervals_hold_the_mean_and_narrow_with_rigs():
     rng = np.random.default_rng(0)
     inside = widths = 0.0
     for seed in range(60):
-        few = figure([(rng.exponential(50.0, 40),)], seed)
+        few = bootstrap([(rng.exponential(50.0, 40),)], seed)
         inside += few.low <= 50.0 <= few.high
-        many = figure([(rng.exponential(50.0, 640),)], seed)
+        many = bootstrap([(rng.exponential(50.0, 640),)], seed)
         widths += (few.high - few.low) / (many.high - many.low)
     assert 0.8 < inside / 60 < 1.0  # nominal 0.95, less for 40 skewed values
     assert 3.2 < widths / 60 < 4.8  # 4 by the square root of 16
@@ -116,14 +116,14 @@ def test_intervals_hold_the_mean_and_narrow_with_rigs():
 def test_ratios_are_paired_and_families_weigh_alike():
     rng = np.random.default_rng(1)
     size = rng.uniform(10.0, 100.0, 200)
-    paired = figure([(1.2 * size, size)])
+    paired = bootstrap([(1.2 * size, size)])
     assert abs(paired.value - 1.2) < 1e-9 and paired.high - paired.low < 1e-9
-    shuffled = figure([(1.2 * size, rng.permutation(size))])
+    shuffled = bootstrap([(1.2 * size, rng.permutation(size))])
     assert shuffled.high - shuffled.low > 0.1  # the control
-    assert figure([(np.full(4, 10.0),), (np.full(400, 20.0),)]).value == 15.0
-    holes = figure([(np.array([1.0, np.nan, 3.0]), np.array([1.0, 1.0, np.nan]))])
+    assert bootstrap([(np.full(4, 10.0),), (np.full(400, 20.0),)]).value == 15.0
+    holes = bootstrap([(np.array([1.0, np.nan, 3.0]), np.array([1.0, 1.0, np.nan]))])
     assert holes.value == 1.0
-    assert np.isnan(figure([(np.array([np.nan]),)]).value)
+    assert np.isnan(bootstrap([(np.array([np.nan]),)]).value)
 
 
 def found_with(**scores):
@@ -131,7 +131,7 @@ def found_with(**scores):
     rng = np.random.default_rng(2)
     own = {"mpjpe": 50.0, "calibrated": 49.0, "answered": 45.0, "coverage50": 0.5}
     own |= {"coverage90": 0.9, **scores}
-    cells = unseen.make_cells()
+    cells = unseen.make_rig_sets()
     spread = rng.uniform(0.9, 1.1, 50)
     spread /= spread.mean()
     ours = {
@@ -152,33 +152,34 @@ def found_with(**scores):
 
 
 def test_targets_are_judged_by_their_figures():
-    rows = unseen_tables.targets(found_with(), "ours")
-    missed = [(row.label, row.num_frames) for row in rows if not row.met]
-    assert missed == [("unseen families, 4 views: MPJPE over calibrated", 27)]  # 50 / 49 > 1.01
+    rows = tables.targets(found_with(), "ours")
+    missed = [(row.label, row.column) for row in rows if not row.met]
+    assert missed == [
+        ("unseen families, 4 views: MPJPE over calibrated", "T = 27")
+    ]  # 50 / 49 > 1.01
     for change, label in (
         ({"calibrated": 40.0}, "MPJPE over calibrated"),
         ({"answered": 90.0}, "over triangulation"),
         ({"coverage50": 0.6}, "50 % joint regions"),
         ({"coverage90": 0.85}, "90 % joint regions"),
     ):
-        rows = unseen_tables.targets(found_with(**change), "ours")
+        rows = tables.targets(found_with(**change), "ours")
         assert all(row.met is False for row in rows if label in row.label), label
     found = found_with()
-    for cell in unseen_tables.view_cells(8, 8):
+    for cell in tables.view_sets(8, 8):
         found["ours"][cell]["mpjpe"] += 60.0
-    rows = unseen_tables.targets(found, "ours")
+    rows = tables.targets(found, "ours")
     assert [row.met for row in rows if "views over" in row.label] == [True, True, False]
     del found["fixed_views_mlp"]
-    rows = unseen_tables.targets(found, "ours")
+    rows = tables.targets(found, "ours")
     assert [row.met for row in rows if "fixed_views_mlp" in row.label] == [None, None]
-    text = unseen_tables.targets_table(rows, "ours")
-    assert "not measured (>= 3)" in text and "* (< 1)" in text
-    assert "ours" in unseen_tables.heads_tables(found)
+    text = tables.report(found, rows, "ours", "a note")
+    assert "not measured (>= 3)" in text and "* (< 1)" in text and text.endswith("a note")
 
 
 def test_ratio_to_another_head():
     found = found_with()
-    cells = [Cell("wall"), Cell("wall5")]
+    cells = [RigSet("wall"), RigSet("wall5")]
     ratio = mean_of(found, "fixed_views_mlp", cells, "mpjpe", "ours:mpjpe")
     assert abs(ratio.value - 4.0) < 1e-9
     assert np.isnan(mean_of(found, "nobody", cells, "mpjpe").value)
@@ -228,21 +229,21 @@ def test_unseen_rigs_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("benchmark.heads.unseen.SCORED_EVERY", 13)
     words = ["unseen-rigs", "--quick", "--rigs", "2", "--out", str(tmp_path), "--set", *SOLVED]
-    assert benchmark_main(words) == 0
+    assert main(words) == 0
     first = capsys.readouterr().out
     assert "Targets, of ours" in first and "T = 27" in first and "triangulation" in first
     tree = json.loads((tmp_path / "unseen.json").read_text())
     assert tree["settings"]["heads"]["ours"]["uses_cameras"]
-    ratio = tree["targets"][0]
+    ratio = tree["targets"][0]["figure"]
     assert ratio["low"] <= ratio["value"] <= ratio["high"]
 
     def never(*_):
         raise AssertionError("solved again")
 
     monkeypatch.setattr(PoseModel, "solve", never)
-    assert benchmark_main(words) == 0
+    assert main(words) == 0
     assert capsys.readouterr().out == first  # equal figures from the rigs that were kept
-    assert benchmark_main(["unseen-rigs", "--ours", "none.pt"]) == 2
+    assert main(["unseen-rigs", "--ours", "none.pt"]) == 2
 
 
 @pytest.mark.slow
@@ -255,7 +256,7 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
     out = str(tmp_path / "out")
     words = ["ablations", "--steps", "4", "--scenes", "16", "--rigs", "2", "--clips", "1"]
     words += ["--out", out, "--weights", str(tmp_path / "weights"), "--set", *small]
-    assert benchmark_main(words) == 0
+    assert main(words) == 0
     first = capsys.readouterr().out
     tree = json.loads((tmp_path / "out" / "ablations.json").read_text())
     assert set(tree["settings"]["training_seconds"]) == {
@@ -268,10 +269,10 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
         raise AssertionError("trained again")
 
     monkeypatch.setattr("ptri.training.engine.fit", never)
-    assert benchmark_main(words) == 0  # all heads are there
+    assert main(words) == 0  # all heads are there
     table = first.split("minutes of training")[0]
     assert capsys.readouterr().out.split("minutes of training")[0] == table
-    assert benchmark_main([*words, "train.lr=0.1"]) == 2
+    assert main([*words, "train.lr=0.1"]) == 2
     assert "train.lr" in capsys.readouterr().err
-    assert benchmark_main(["ablations", "--heads", "none"]) == 2
+    assert main(["ablations", "--heads", "none"]) == 2
     assert "none.yaml" in capsys.readouterr().err

@@ -51,11 +51,8 @@ class Judged(NamedTuple):
     @property
     def aim(self) -> str:
         """The target in words."""
-        least, most, equal = (
-            self.scale * self.least,
-            self.scale * self.most,
-            "=" * (not self.strict),
-        )
+        least, most = (_factor(self.unit) * limit for limit in (self.least, self.most))
+        equal = "" if self.strict else "="
         if math.isinf(least):
             return f"<{equal} {most:g}"
         return f">{equal} {least:g}" if math.isinf(most) else f"{least:g} to {most:g}"
@@ -96,7 +93,8 @@ def targets_table(title: str, rows: Sequence[Judged], columns: Sequence[str] = (
         for label in dict.fromkeys(row.label for row in rows)
     ]
     judged = [row.met for row in rows if row.met is not None]
-    table = text_table(["", *columns], lines, f"{title}; * = not met")
+    headings = [column or "measured (target)" for column in columns]
+    table = text_table(["", *headings], lines, f"{title}; * = not met")
     return f"{table}\nmet: {sum(judged)} of {len(judged)}"
 
 

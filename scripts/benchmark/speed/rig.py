@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ def make_call(model: PoseModel, size: Size, seed: int = 0) -> Callable[[], objec
     """A call of the estimator on rigs of a size."""
     cell = Cell("ring", size.num_frames, views=size.num_views)
     cases = with_joints(make_cases(cell, size.batch, seed), size.num_joints, seed)
-    settings = model.settings._replace(
-        num_samples=size.num_samples, num_iterations=size.num_iterations
+    settings = dataclasses.replace(
+        model.settings, num_samples=size.num_samples, num_iterations=size.num_iterations
     )
     return lambda: model.solve_full(cases.keypoints, cases.K, seed, settings)
 
