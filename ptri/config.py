@@ -1,20 +1,17 @@
-"""Typed configuration: dataclass defaults < YAML file < ``section.key=value`` on the command line.
+"""Typed configuration: dataclass defaults < YAML files < ``section.key=value``, later ones winning.
 
-The settings themselves are in `ptri/config_sections.py` and `ptri/render_config.py`.
+The settings themselves are in `ptri/config_sections.py`; how one is declared, in `ptri/fields.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ptri.config_sections import (
     AugmentConfig,
@@ -29,7 +26,7 @@ from ptri.config_sections import (
     TrainConfig,
 )
 from ptri.errors import UserError
-from ptri.render_config import RenderConfig
+from ptri.fields import MISSING, Table, convert, kinds_of, nearest, parse_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -44,45 +41,31 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     init: InitConfig = field(default_factory=InitConfig)
     recording: RecordingConfig = field(default_factory=RecordingConfig)
-    render: RenderConfig = field(default_factory=RenderConfig)
+    render: Table = field(default_factory=dict)  # see ptri/render/settings.py
 
 
-# Settings of earlier versions, and what to do instead.
-_OF_DETECTOR = (
-    "what is known of a 2D network is kept in its weights' metadata and comes with "
-    "init.checkpoint_2d (ptri.models.weights.write_detector); leave it out"
-)
-_OF_2D_LOSSES = (
-    "the weights of the 2D losses are constants of ptri/training/task2d.py; leave it out"
-)
-_OF_3D_LOSSES = (
-    "the weights of the 3D losses are constants of ptri/training/losses3d.py; leave it out"
-)
-RETIRED = {
-    "posterior.bone_ratio": _OF_DETECTOR,
-    "posterior.overstated": _OF_DETECTOR,
-    "posterior.frame_worth": _OF_DETECTOR,
-    "train.weight_decay": "a constant of ptri/training/optimizer.py; leave it out",
-    "train.weight_lift": _OF_3D_LOSSES,
-    "train.weight_pose": _OF_3D_LOSSES,
-    "train.weight_x3d": _OF_3D_LOSSES,
-    "train.weight_joint": _OF_3D_LOSSES,
-    "train.weight_x2d": _OF_2D_LOSSES,
-    "train.weight_covariance": _OF_2D_LOSSES,
-    "train.weight_coverage": _OF_2D_LOSSES,
-    "train.weight_confidence": _OF_2D_LOSSES,
-    "train.weight_imitation": _OF_2D_LOSSES,
+SECTIONS = {item.name: item.default_factory for item in fields(Config) if item.name != "render"}
+_KINDS = {name: kinds_of(section) for name, section in SECTIONS.items()}
+# Settings of earlier versions, and what became of them.
+_GONE = {
+    "a constant of the code, since nobody set it; leave it out": (
+        *("posterior.adjust_iterations", "posterior.random_starts", "posterior.df"),
+        *("posterior.inflation", "posterior.outlier_chi2", "posterior.frame_correlation"),
+        *("posterior.bone_spread", "train.weight_decay"),
+    ),
+    "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "
+    "(ptri.models.weights.write_detector); leave it out": (
+        *("posterior.bone_ratio", "posterior.overstated", "posterior.frame_worth"),
+    ),
+    "a constant of ptri/training/losses3d.py; leave it out": (
+        *("train.weight_lift", "train.weight_pose", "train.weight_x3d", "train.weight_joint"),
+    ),
+    "a constant of ptri/training/task2d.py; leave it out": (
+        *("train.weight_x2d", "train.weight_covariance", "train.weight_coverage"),
+        *("train.weight_confidence", "train.weight_imitation"),
+    ),
 }
-
-_SECTIONS = {item.name: item.default_factory for item in fields(Config)}
-_KEYS = {name: [item.name for item in fields(section)] for name, section in _SECTIONS.items()}
-# Choices with the word "off", which YAML 1.1 reads as false.
-_OFF = {
-    (name, item.name)
-    for name, section in _SECTIONS.items()
-    for item in fields(section)
-    if "Literal[" in item.type and "off" in item.type
-}
+RETIRED = {name: what for what, names in _GONE.items() for name in names}
 
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -97,20 +80,13 @@ def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Confi
         UserError: an unreadable file; an unknown key (the nearest one is suggested); a value of the
             wrong type or out of range; a missing value.
     """
-    layers = [] if path is None else [(f"{path}: ", _read(path))]
+    layers = [] if path is None else [(f"{path}: ", read_yaml(path))]
     for text in overrides:
         if "=" not in text and text.endswith((".yaml", ".yml")):
-            layers.append((f"{text}: ", _read(text)))
+            layers.append((f"{text}: ", read_yaml(text)))
         else:
             layers.append(("command line: ", _override(text)))
     return from_dicts(layers)
-
-
-def read_section(path: str | Path, name: str) -> dict[str, Any]:
-    """What a YAML file sets in one section, checked as `load` does."""
-    tree = _read(path)
-    whole = from_dicts([("", {"run": {"name": name}}), (f"{path}: ", tree)])  # a run needs a name
-    return {key: getattr(getattr(whole, name), key) for key in tree.get(name) or {}}
 
 
 def from_dicts(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
@@ -119,28 +95,27 @@ def from_dicts(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
     Raises:
         UserError: as `load`; the message starts with the source's text.
     """
-    merged = OmegaConf.structured(Config)
-    asked: dict[tuple[str, str], bool] = {}  # "???": OmegaConf would keep the default below it
+    merged: dict[str, dict[str, Any]] = {name: {} for name in (*SECTIONS, "render")}
+    source: dict[str, str] = {}  # of every value that is given
     for where, tree in layers:
-        _check_keys(tree, where)
-        asked |= {(name, k): v == MISSING for name, part in tree.items() for k, v in part.items()}
+        for name, part in tree.items():
+            for key, value in _checked_part(name, part, where).items():
+                merged[name][key] = _merge(merged[name].get(key), value)
+                source[f"{name}.{key}"] = where
+    first = layers[0][0] if layers else ""
+    result: dict[str, Any] = {"render": merged.pop("render")}
+    for name, part in merged.items():
+        needed = {f.name: MISSING for f in fields(SECTIONS[name]) if f.default == MISSING}
+        values = {}
+        for key, value in {**needed, **part}.items():
+            where = source.get(f"{name}.{key}", first)
+            values[key] = convert(value, _KINDS[name][key], f"{where}{name}.{key}")
         try:
-            merged = OmegaConf.merge(merged, tree)
-        except OmegaConfBaseException as error:
-            raise _mendable(error, where) from None
-    for name, keys in _KEYS.items():
-        for key in keys:
-            if OmegaConf.is_missing(merged[name], key) or asked.get((name, key)):
-                raise UserError(
-                    f"{_source(layers, f'{name}.{key}')}{name}.{key}: no value; set it in the YAML "
-                    f"file or with {name}.{key}=... on the command line"
-                )
-    try:
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
-    except UserError as error:  # a value out of range
-        raise UserError(f"{_source(layers, str(error).partition(':')[0])}{error}") from None
-    except OmegaConfBaseException as error:
-        raise _mendable(error, _source(layers, str(error.full_key))) from None
+            result[name] = SECTIONS[name](**values)
+        except UserError as error:  # a value out of range
+            where = source.get(str(error).partition(":")[0], first)
+            raise UserError(f"{where}{error}") from None
+    return Config(**result)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -162,79 +137,52 @@ def replace(config: Config, **changes: Any) -> Config:
     return config
 
 
-def _read(path: str | Path) -> dict[str, Any]:
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(path))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if tree is None or tree == {}:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: expected sections such as 'run:' and 'data:', found a list")
+def _override(text: str) -> dict[str, Any]:
+    path, equals, value = text.partition("=")
+    *sections, key = path.split(".")
+    if not equals or not all(path.split(".")) or not (sections or key == "render"):
+        raise UserError(f"command line: {text!r} is neither section.key=value nor a YAML file")
+    tree = {key: parse_yaml(value, f"command line: {text!r}")}
+    for name in reversed(sections):
+        tree = {name: tree}
     return tree
 
 
-def _override(text: str) -> dict[str, Any]:
-    key, equals, _ = text.partition("=")
-    if not equals or key.count(".") != 1 or not all(key.split(".")):
-        raise UserError(f"command line: {text!r} is neither section.key=value nor a YAML file")
-    try:
-        return OmegaConf.to_container(OmegaConf.from_dotlist([text]))  # type: ignore[return-value]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"command line: {text!r}: {' '.join(str(error).split())}") from None
+def _checked_part(name: str, part: Any, where: str) -> dict[str, Any]:
+    """The keys and values of a section in one source; UserError for keys that do not exist."""
+    if part is None and (name in _KINDS or name == "render"):
+        return {}  # a section left empty
+    if name == "render" and isinstance(part, str):
+        return read_yaml(part)
+    if name not in _KINDS and name != "render":
+        raise UserError(f"{where}unknown key '{name}'{_suggestion(str(name), None)}")
+    if not isinstance(part, dict):
+        raise UserError(f"{where}{name}: expected a section of keys, found {part!r}")
+    for key in part:
+        why = RETIRED.get(f"{name}.{key}")
+        if why is not None:
+            raise UserError(f"{where}{name}.{key}: no longer a setting but {why}")
+        if name != "render" and key not in _KINDS[name]:
+            raise UserError(f"{where}unknown key '{name}.{key}'{_suggestion(str(key), name)}")
+    return part
 
 
-def _check_keys(tree: dict[str, Any], where: str) -> None:
-    """Raises for keys that do not exist; mends what YAML makes of empty sections and of off."""
-    for name in [name for name, part in tree.items() if part is None and name in _KEYS]:
-        del tree[name]  # a section left empty
-    for name, key in _OFF:
-        if isinstance(tree.get(name), dict) and tree[name].get(key) is False:
-            tree[name][key] = "off"
-    for name, part in tree.items():
-        if name not in _KEYS:
-            raise UserError(f"{where}unknown key '{name}'{_nearest(str(name), None)}")
-        if not isinstance(part, dict):
-            raise UserError(f"{where}{name}: expected a section of keys, found {part!r}")
-        for key in part:
-            why = RETIRED.get(f"{name}.{key}")
-            if why is not None:
-                raise UserError(f"{where}{name}.{key}: no longer a setting: {why}")
-            if key not in _KEYS[name]:
-                raise UserError(f"{where}unknown key '{name}.{key}'{_nearest(str(key), name)}")
+def _merge(old: Any, new: Any) -> Any:
+    """Keys of a `Table` go over those that are there; anything else takes the old one's place."""
+    if not isinstance(new, dict):
+        return new
+    old = read_yaml(old) if isinstance(old, str) else old or {}
+    return {**old, **new}
 
 
-def _nearest(word: str, section: str | None) -> str:
-    """A suggestion: the same key elsewhere, else the nearest in the section, else anywhere."""
-    elsewhere = [f"{name}.{word}" for name, keys in _KEYS.items() if word in keys]
+def _suggestion(word: str, section: str | None) -> str:
+    """The same key elsewhere, else the nearest in the section, else anywhere."""
+    elsewhere = [f"{name}.{word}" for name, keys in _KINDS.items() if word in keys]
     if elsewhere:
         return f"; did you mean {' or '.join(map(repr, elsewhere))}?"
-    own = {key: f"{section}.{key}" for key in _KEYS[section]} if section else {}
-    names = {} if section else {name: name for name in _KEYS}
-    every = {key: f"{name}.{key}" for name, keys in _KEYS.items() for key in keys}
-    for candidates in (own, names, every):
-        close = difflib.get_close_matches(word, candidates, n=1, cutoff=0.6)
-        if close:
-            return f"; did you mean {candidates[close[0]]!r}?"
-    return ""
-
-
-def _source(layers: Sequence[tuple[str, dict[str, Any]]], full_key: str) -> str:
-    """The text of the last layer that sets the key, else of the first layer."""
-    name, _, key = full_key.partition(".")
-    for where, tree in reversed(layers):
-        if key.partition("[")[0] in (tree.get(name) or {}):
-            return where
-    return layers[0][0] if layers else ""
-
-
-def _mendable(error: OmegaConfBaseException, where: str) -> UserError:
-    reason = str(error.msg or error).splitlines()[0]
-    name, _, key = str(error.full_key).partition("[")[0].partition(".")
-    annotations = {f.name: f.type for f in fields(_SECTIONS[name])} if name in _SECTIONS else {}
-    expected = f"; expected {annotations[key]}" if key in annotations else ""
-    return UserError(f"{where}{error.full_key}: {reason}{expected}")
+    inside = nearest(word, _KINDS[section] if section else _KINDS)
+    if inside:
+        return f"; did you mean '{section}.{inside}'?" if section else f"; did you mean '{inside}'?"
+    anywhere = {key: f"{name}.{key}" for name, keys in _KINDS.items() for key in keys}
+    close = nearest(word, anywhere)
+    return f"; did you mean '{anywhere[close]}'?" if close else ""

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from omegaconf import MISSING
-
+from ptri.fields import MISSING
 from ptri.fields import Section as _Section
 from ptri.fields import number as _number
 from ptri.skeleton import check_definition, check_joint_factors

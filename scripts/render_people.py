@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 from ptri.errors import UserError
+from ptri.fields import read_yaml
 
 
 def main() -> int:
     """Command line; returns the exit status."""
     try:
-        from ptri.render.settings import RenderSettings, read_settings, settings_from
+        from ptri.render.settings import RenderSettings, settings_from
     except ImportError as error:
         return _fail(f"{error}; install the render extra: pip install -e .[render]")
     parser = argparse.ArgumentParser(
@@ -44,9 +45,9 @@ def main() -> int:
             return _write_statistics(arguments["bodies"])
         arguments.pop("bodies")
         path = arguments.pop("config")
-        settings = settings_from({} if path is None else read_settings(path))
+        settings = settings_from({} if path is None else read_yaml(path), where=f"{path}: ")
         given = {key: value for key, value in arguments.items() if value is not None}
-        settings = settings_from(given, settings)
+        settings = settings_from(given, settings, "command line: ")
         from ptri.render.layout import render_dataset
 
         labels = render_dataset(settings)

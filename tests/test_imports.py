@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ["errors", "structures"],
     ["skeleton", "checkpoint", "system", "fields"],
-    ["render_config", "config_sections"],
+    ["config_sections"],
     ["config"],
     ["geometry"],
     ["posterior"],

@@ -14,14 +14,12 @@ from ptri import config
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
 from ptri.recordings.intrinsics import read_cameras
-from ptri.render.settings import RenderSettings, settings_from
+from ptri.render.settings import RenderConfig, RenderSettings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-KEYS = {
-    section.name: {key.name for key in fields(section.default_factory)}
-    for section in fields(config.Config)
-}
+SECTIONS = {**config.SECTIONS, "render": RenderConfig}
+KEYS = {name: {key.name for key in fields(section)} for name, section in SECTIONS.items()}
 PARSERS = {"json": json.loads, "yaml": yaml.safe_load, "python": ast.parse}
 # Made by the reader, or by the commands of the README.
 MADE = ("data/human36m", "data/rendered", "runs/", "outputs/", "recording/", "path/to/")

@@ -27,8 +27,7 @@ from ptri.render.gl import FAR, Renderer
 from ptri.render.people import make_rng, sample_person
 from ptri.render.posing import part_rotations, pose, skin
 from ptri.render.room import sample_room
-from ptri.render.settings import RenderSettings
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig, RenderSettings
 from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"

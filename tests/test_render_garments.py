@@ -19,9 +19,8 @@ from ptri.render.garments import LOWER, UPPER, fit, layer_masks, load_garment
 from ptri.render.gl import FAR, Renderer
 from ptri.render.people import make_rng, sample_person
 from ptri.render.room import sample_room
-from ptri.render.settings import settings_from
+from ptri.render.settings import RenderConfig, settings_from
 from ptri.render.smooth import smooth_edges
-from ptri.render_config import RenderConfig
 
 FOLDER = Path(__file__).resolve().parents[1] / "../shared/data/makehuman_cc0"
 GARMENTS = RenderConfig(garments=str(FOLDER), garment_share=1.0, faces=9000)

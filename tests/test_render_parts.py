@@ -16,9 +16,8 @@ from ptri.render.clips import sample_rig
 from ptri.render.decimate import decimate, vertex_normals
 from ptri.render.gl import view_projection
 from ptri.render.people import make_rng
-from ptri.render.settings import settings_from
+from ptri.render.settings import RenderConfig, settings_from
 from ptri.render.wardrobe import sample_colours, sample_outfit
-from ptri.render_config import RenderConfig
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"
 
@@ -183,8 +182,8 @@ def test_pictures_of_a_folder(tmp_path):
         ({"actions": "Flying-1"}, "--actions Flying-1: unknown"),
         ({"rig": "ringg"}, "--rig"),
         ({"rig": "dome+ring", "cameras": 3}, "not a multiple"),
-        ({"variety": "none"}, "--variety none"),
-        ({"mode": "both"}, "--mode both"),
+        ({"variety": "none"}, "render.variety: 'none'"),
+        ({"mode": "both"}, "render.mode: 'both'"),
         ({"near": 5, "far": 2}, "render.near: 5.0 is above"),
         ({"tight": "maybe"}, "tight: 'maybe'"),
     ],

@@ -25,10 +25,9 @@ from ptri.render.people import make_rng
 from ptri.render.poses import KIND_NAMES, MOCAP
 from ptri.render.posing import part_rotations, pose, skin
 from ptri.render.room import sample_room
-from ptri.render.settings import settings_from
+from ptri.render.settings import RenderConfig, settings_from
 from ptri.render.single import Studio
 from ptri.render.stream import Rendered
-from ptri.render_config import RenderConfig
 from ptri.skeleton import COCO17, H36M17
 
 SPEC = importlib.util.spec_from_file_location(

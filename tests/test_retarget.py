@@ -12,7 +12,7 @@ from ptri.people.bvh import read_bvh
 from ptri.people.mocap import load_mocap
 from ptri.people.retarget import load_part_motion, retarget
 from ptri.render.poses import MOCAP, sample_poses
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig
 from ptri.skeleton import H36M17
 
 CMU = Path(__file__).resolve().parents[2] / "shared" / "data" / "cmu_mocap.npz"

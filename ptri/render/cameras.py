@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig
 
 _PERSON = 1.7  # m, and the share of the image that it takes at the lens's own distance:
 _SHARE = 0.7

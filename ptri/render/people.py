@@ -9,9 +9,9 @@ import numpy as np
 from ptri.render.body import BodyShape, build_shapes, grow_down, sample_phenotypes
 from ptri.render.garment_files import open_folder
 from ptri.render.posing import RiggedBody, bind
+from ptri.render.settings import RenderConfig
 from ptri.render.tailor import dress_in_garments, recolour
 from ptri.render.wardrobe import Dressed, dress
-from ptri.render_config import RenderConfig
 
 
 class Person(NamedTuple):

@@ -15,7 +15,7 @@ from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.motions import KINDS
 from ptri.people.retarget import load_part_motion
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig
 
 MOCAP = "mocap"  # the kind of a captured pose
 # How often each kind is drawn where none is named: what people in photographs do.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ptri.render import backdrops
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig
 
 MAX_MATERIALS = 16
 SEATED = ("sit", "sit_crossed")  # motions that want a seat

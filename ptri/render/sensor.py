@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig
 
 
 class Sensor(NamedTuple):

@@ -1,18 +1,15 @@
-"""What scripts/render_people.py writes: its flags, which are the keys of its YAML too."""
+"""What rendered people look like, and what scripts/render_people.py writes: its flags and YAML."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
-
-import yaml
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_origin
 
 from ptri.errors import UserError
-from ptri.fields import number
+from ptri.fields import Section, build, kinds_of, number
 from ptri.people.rigs import family_indices
-from ptri.render_config import RenderConfig
 
 H36M_CAMERAS = ("54138969", "55011271", "58860488", "60457274")
 # What people do in Human3.6M's actions, as motion kinds of ptri.people.motions.
@@ -37,8 +34,82 @@ ACTION_KINDS = {
 
 
 @dataclass(frozen=True)
+class RenderConfig(Section):
+    """What rendered people look like: the section ``render`` of a configuration.
+
+    "Share" and "chance" are of the images. Single images (`ptri/render/single.py`) use all of it;
+    the rigs of several cameras use what is not about a single image's camera.
+    """
+
+    # Training on the fly (data.kind: rendered)
+    pass_images: int = number(16384, 1)  # images of a pass; every pass has new ones
+    test_images: int = number(512, 1)  # always the same, of people who are not trained on
+    # People
+    size: int = number(256, 32)  # px, square images; on the fly data.image_size takes its place
+    faces: int = number(6000, 300)  # triangles of a body
+    people: int = number(256, 1)  # dressed bodies that single images draw from; colours are new
+    # in every image
+    children: float = number(0.12, 0, 1)  # share of those bodies younger than adults
+    garments: str = ""  # folder of garments bound to MakeHuman's base mesh; "": procedural only
+    garment_share: float = number(0.7, 0, 1)  # of the people who wear them; the others wear
+    # procedural clothes
+    clothed: float = number(1.0, 0, 1)  # share of people in clothes; the others in tight shorts
+    # Poses
+    motions: list[str] = field(default_factory=list)  # kinds, see ptri/people/motions.py; []: all,
+    # in the proportions of ptri/render/poses.py
+    mocap: list[str] = field(default_factory=list)  # motion capture: .npz (ptri/people/mocap.py) or
+    # .bvh files, or folders of .bvh files
+    mocap_share: float = number(0.4, 0, 1)  # of the poses, where there is motion capture
+    mocap_split: Literal["train", "held_out", "all"] = "train"  # trials of the .npz that are used
+    # Cameras of single images
+    near: float = number(1.3, 0.5)  # m, nearest distance a lens is made for ...
+    far: float = number(12.0, 0.5)  # ... and the farthest; log-uniform between them
+    high_share: float = number(0.2, 0, 1)  # cameras 30 to 75 degrees above the person
+    low_share: float = number(0.08, 0, 1)  # cameras near the floor
+    roll_deg: float = number(5.0, 0)  # standard deviation
+    on_side: float = number(0.02, 0, 1)  # cameras that lie on their side
+    off_axis: float = number(0.25, 0)  # principal point off the image's middle, share of its side
+    fill_low: float = number(0.6, 0.05)  # the person's longer side takes from this share of the
+    fill_high: float = number(0.95, 0.05)  # image to this one
+    truncated: float = number(0.25, 0, 1)  # share cut by the frame: half figures, missing limbs
+    # Places
+    backgrounds: str | None = None  # folder of panoramas (2:1) or photographs
+    background_share: float = number(0.4, 0, 1)  # share before one of those
+    collages: float = number(0.2, 0, 1)  # share of the rest before a random collage, not in a room
+    clutter: int = number(8, 0)  # most pieces of furniture in a room
+    # Light
+    shadows: float = number(0.8, 0, 1)  # chance that the main light casts them
+    lamps: float = number(0.5, 0, 1)  # chance of a second, near light
+    exposure: float = number(0.25, 0)  # log of the factor, standard deviation
+    white_balance: float = number(0.06, 0)  # log of red over blue, standard deviation
+    # What is in the way
+    occluders: float = number(0.3, 0, 1)  # chance of something between camera and person
+    held: float = number(0.15, 0, 1)  # chance of something in a hand
+    second_person: float = number(0.25, 0, 1)  # chance of somebody else beside, behind or before
+    # Sensor
+    metering: float = number(0.7, 0, 1)  # how far the exposure follows the picture's brightness
+    samples: int = number(-1, -1, 16)  # multisampling; -1: 4 on a GPU, and in software, where it
+    # would double the time, a filter of the finished picture
+    sensor: float = number(0.6, 0)  # strength of colour response, noise and blur
+    motion_blur: float = number(0.05, 0, 1)  # chance of a limb's motion seen (3 times the time)
+    shake: float = number(0.06, 0, 1)  # chance of a shaken camera
+    jpeg: float = number(0.5, 0, 1)  # chance of visible compression (quality 25 to 90)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for low, high in (("near", "far"), ("fill_low", "fill_high")):
+            if getattr(self, low) > getattr(self, high):
+                raise UserError(
+                    f"render.{low}: {getattr(self, low)} is above render.{high}, "
+                    f"{getattr(self, high)}; exchange them"
+                )
+
+
+@dataclass(frozen=True)
 class RenderSettings(RenderConfig):
     """What to write. The factors of the images are those of `RenderConfig`."""
+
+    NAME = "render"
 
     out: str = "data/rendered"  # root of the Human3.6M layout, or folder of the shards
     mode: Literal["rig", "single"] = "rig"  # rigs of cameras around people who move, or images
@@ -74,16 +145,6 @@ class RenderSettings(RenderConfig):
         parts = family_indices(self.rig.split("+"), "--rig")
         if self.cameras % len(parts):
             raise UserError(f"--cameras {self.cameras}: not a multiple of the parts of {self.rig}")
-        for name, choices in (
-            ("variety", ("subject", "action")),
-            ("mode", ("rig", "single")),
-            ("mocap_split", ("train", "held_out", "all")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UserError(
-                    f"--{name.replace('_', '-')} {getattr(self, name)}: expected "
-                    f"{' or '.join(choices)}"
-                )
 
     @property
     def camera_names(self) -> tuple[str, ...]:
@@ -93,47 +154,18 @@ class RenderSettings(RenderConfig):
         return (H36M_CAMERAS + extra)[:count]
 
 
-def read_settings(path: str | Path) -> dict:
-    """The keys and values of a YAML file, for `settings_from`.
-
-    Raises:
-        UserError: unreadable, or something else than keys and values.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected keys and values")
-    return values
-
-
-def settings_from(values: dict, base: RenderSettings | None = None) -> RenderSettings:
-    """Settings from a dict of fields.
+def settings_from(
+    values: Mapping[str, Any], base: RenderSettings | None = None, where: str = ""
+) -> RenderSettings:
+    """Settings from a dict of them over others, see `ptri.fields.build`; lists also as "a,b".
 
     A section ``render`` holds factors, as in a training configuration, whose other sections are
     not looked at.
-
-    Raises:
-        UserError: an unknown key or a value of the wrong type.
     """
-    base = base or RenderSettings()
     if isinstance(values.get("render"), dict):
         values = values["render"]
-    known = {field.name: field for field in dataclasses.fields(RenderSettings)}
-    changes = {}
+    given = {} if base is None else dataclasses.asdict(base)
     for key, value in values.items():
-        if key not in known:
-            raise UserError(f"{key}: unknown key; expected one of {', '.join(known)}")
-        kind = type(getattr(base, key))
-        try:
-            if kind is bool and isinstance(value, str):
-                value = {"true": True, "false": False}[value.lower()]
-            elif kind in (tuple, list):
-                value = kind(value.split(",") if isinstance(value, str) else map(str, value))
-            elif value is not None and kind in (int, float, str):
-                value = kind(value)
-        except (TypeError, ValueError, KeyError):
-            raise UserError(f"{key}: {value!r} is not of type {kind.__name__}") from None
-        changes[key] = value
-    return dataclasses.replace(base, **changes)
+        many = get_origin(kinds_of(RenderSettings).get(key)) in (list, tuple)
+        given[key] = value.split(",") if many and isinstance(value, str) else value
+    return build(RenderSettings, given, where)

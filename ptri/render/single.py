@@ -21,7 +21,7 @@ from ptri.render.people import Person, make_rng, sample_person
 from ptri.render.poses import Pose, sample_poses
 from ptri.render.posing import pose, skin
 from ptri.render.room import SEATED, Room, sample_place, with_seat
-from ptri.render_config import RenderConfig
+from ptri.render.settings import RenderConfig
 
 _MIN_VISIBLE = 6  # joints; an image that hides more is made again without what hides them
 _POINT_STEP = 16  # every so many vertices frame a person

@@ -22,13 +22,14 @@ from ptri.config import Config
 from ptri.data import augmentation, transforms
 from ptri.data.h36m import SampleKey
 from ptri.errors import UserError
+from ptri.fields import build
 from ptri.people.retarget import load_part_motion
 from ptri.render import backdrops
 from ptri.render.garment_files import open_folder
+from ptri.render.settings import RenderConfig
 from ptri.render.single import Crop, Shot, Studio
 from ptri.render.truth import coco_weights
 from ptri.render.wardrobe import body_faces
-from ptri.render_config import RenderConfig
 from ptri.structures import Cameras, Sample
 
 _TRAIN_CROWD, _TEST_CROWD = 0, 1
@@ -54,13 +55,13 @@ class Rendered(Dataset):
         scale, shift = (self.augment.scale, self.augment.shift) if self.augment else (0.0, 0.0)
         crop = config.data.crop_scale
         self.crop = (crop * (1 - scale), crop * (1 + scale), shift)
-        self.render = dataclasses.replace(config.render, size=config.data.image_size)
+        self.render = build(RenderConfig, {**config.render, "size": config.data.image_size})
         if split != "train":  # .bvh files have no held-out trials
             captured = [name for name in self.render.mocap if name.endswith(".npz")]
             self.render = dataclasses.replace(self.render, mocap=captured, mocap_split="held_out")
         self._studio, self._owner = None, 0
         _prepare(self.render)
-        count = config.render.pass_images if split == "train" else config.render.test_images
+        count = self.render.pass_images if split == "train" else self.render.test_images
         self.num_views = np.ones(count, np.int64)
         self._shots = None if split == "train" else self._make_all(config.data.workers)
 

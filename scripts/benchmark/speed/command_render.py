@@ -8,7 +8,8 @@ import time
 
 from benchmark.figures import Figure, Judged
 from ptri.errors import UserError
-from ptri.render.settings import RenderSettings, read_settings, settings_from
+from ptri.fields import read_yaml
+from ptri.render.settings import RenderSettings, settings_from
 
 TARGET = 60.0  # images per second of processor time, 256 px, software OpenGL
 _CHUNK = 32
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> str:
     cv2.setNumThreads(1)
     settings = RenderSettings(size=256, people=32)
     if args.config:
-        settings = settings_from(read_settings(args.config), settings)
+        settings = settings_from(read_yaml(args.config), settings)
     wrong = [text for text in args.set if "=" not in text]
     if wrong or args.images < 1:
         raise UserError(f"--set {' '.join(wrong)}: expected key=value; --images: at least 1")
