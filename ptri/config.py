@@ -57,6 +57,13 @@ _GONE = {
     "(ptri.models.weights.write_detector); leave it out": (
         *("posterior.bone_ratio", "posterior.overstated", "posterior.frame_worth"),
     ),
+    "no longer a choice: imageSequence-undistorted is read where it exists; leave it out": (
+        "data.images",
+    ),
+    "a check of `scripts/prepare_h36m.py check --read`; leave it out": ("data.check_images",),
+    "no longer a choice: training shuffles views, and leaves channels as they are; leave it out": (
+        *("augment.shuffle_views", "augment.channels"),
+    ),
     "a constant of ptri/training/losses3d.py; leave it out": (
         *("train.weight_lift", "train.weight_pose", "train.weight_x3d", "train.weight_joint"),
     ),

@@ -45,8 +45,6 @@ class DataConfig(_Section):
     views: list[int] | None = None  # camera indices (or names) in this order; null: all
     min_views: int = _number(2, 1)  # training draws so many views per batch, up to max_views
     max_views: int = _number(0, 0)  # 0: all views; tests always use every chosen view
-    images: Literal["auto", "undistorted", "plain"] = "auto"  # imageSequence-undistorted or not
-    check_images: Literal["exist", "read"] = "exist"  # read: also look for truncated files first
     crop_scale: float = _number(1.0, above=0)  # side of the square crop / longer side of the box
     workers: int = _number(2, 0)  # loader processes per rank; 0 loads in the main process
 
@@ -58,7 +56,6 @@ class AugmentConfig(_Section):
     hue: float = _number(0.05, 0, 0.5)  # largest change, 1 is the whole circle
     gamma: float = _number(0.0, 0, 2)  # values to a power of e^-this to e^this
     grey: float = _number(0.0, 0, 1)  # chance of a grey image
-    channels: float = _number(0.0, 0, 1)  # chance of exchanging colour channels
     scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
     shift: float = _number(0.05, 0, 0.5)  # crop centre moves by up to this share of its side
     half_body: float = _number(0.0, 0, 1)  # chance of a crop around upper body or legs only
@@ -70,7 +67,6 @@ class AugmentConfig(_Section):
     low_resolution: float = _number(0.0, 0, 1)  # chance of 1.3 to 5 times fewer pixels a side
     occluder: float = _number(0.2, 0, 1)  # chance of one to three patches covering parts
     border: float = _number(0.0, 0, 1)  # chance of blackening a side, up to 40 % of the image
-    shuffle_views: bool = True  # any view becomes the reference (3D training)
 
 
 @dataclass(frozen=True)

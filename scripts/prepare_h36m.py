@@ -33,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="what is there and what is missing")
-    check.add_argument("--images", choices=("auto", "undistorted", "plain"), default="auto")
     check.add_argument("--read", action="store_true", help="look for truncated images too")
     check.add_argument("--out", default="runs/check_h36m", help="folder of the overlays")
     convert = commands.add_parser("convert", help="labels .npy -> .h5")
@@ -113,7 +112,7 @@ def run_check(args: argparse.Namespace) -> int:
 
 def _everything(args: argparse.Namespace) -> Index:
     """An index of all subjects and frames."""
-    data = DataConfig(root=args.root, images=args.images, image_size=384, crop_scale=1.2)
+    data = DataConfig(root=args.root, image_size=384, crop_scale=1.2)
     return h36m_index.choose_frames(data, "all", min_views=1)
 
 

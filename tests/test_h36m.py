@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +99,9 @@ def test_folder_choice(tmp_path):
     make_tiny_h36m(tmp_path, num_frames=1)
     make_tiny_h36m(tmp_path, num_frames=1, folder="imageSequence")
     assert build_index(_data(tmp_path), "test").undistorted
-    assert not build_index(_data(tmp_path, images="plain"), "test").undistorted
+    for folder in tmp_path.glob("processed/*/*/imageSequence-undistorted"):
+        shutil.rmtree(folder)
+    assert not build_index(_data(tmp_path), "test").undistorted
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -157,11 +160,6 @@ def test_training_shuffles_views_and_draws_subsets(tiny):
     }
     assert len(references) >= 3
     assert dataset[SampleKey(0, 0, 2)].images.shape[0] == 2
-    kept = H36M(dataset.index, data, AugmentConfig(shuffle_views=False, rotation_deg=0), seed=1)
-    references = {
-        tuple(kept[SampleKey(0, epoch)].joints3d[0].round().tolist()) for epoch in range(6)
-    }
-    assert len(references) == 1
 
 
 def test_samples_depend_on_seed_epoch_and_index_only(tiny):
@@ -307,8 +305,6 @@ def test_truncated_images(tmp_path):
     dataset = H36M(build_index(data, "test"), data)
     with pytest.raises(UserError, match=r"img_000006\.jpg: truncated JPEG"):
         dataset[4]
-    with pytest.raises(UserError, match=r"1 damaged images: .*img_000006\.jpg: truncated"):
-        build_index(_data(tmp_path, check_images="read"), "test")
 
 
 def test_absurd_labels(tmp_path):

@@ -88,8 +88,8 @@ def augment_image(
 def color_matrix(augment: AugmentConfig, mean: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """An affine change of RGB values 0 to 255 as a matrix (3, 4).
 
-    Gains per channel (white balance), hue, saturation, contrast and brightness, now and then
-    exchanged channels or grey; one matrix, because six passes over the image cost six times more.
+    Gains per channel (white balance), hue, saturation, contrast and brightness, now and then grey;
+    one matrix, because six passes over the image cost six times more.
 
     Args:
         mean: (3,) of the image, about which contrast turns.
@@ -104,8 +104,6 @@ def color_matrix(augment: AugmentConfig, mean: np.ndarray, rng: np.random.Genera
     matrix = _hue_rotation(2 * np.pi * rng.uniform(-augment.hue, augment.hue)) @ matrix
     matrix = (grey + factor(strength) * (np.eye(3) - grey)) @ matrix
     matrix = factor(strength) * matrix
-    if rng.random() < augment.channels:
-        matrix = matrix[rng.permutation(3)]
     if rng.random() < augment.grey:
         matrix = grey @ matrix
     contrast = factor(strength)
@@ -128,7 +126,7 @@ def _change_color(
         exponent = np.exp(rng.uniform(-augment.gamma, augment.gamma))
         curve = 255 * (np.arange(256) / 255) ** exponent
         image = cv2.LUT(image, curve.round().astype(np.uint8))
-    if max(augment.color, augment.hue, augment.channels, augment.grey) > 0:
+    if max(augment.color, augment.hue, augment.grey) > 0:
         matrix = color_matrix(augment, np.array(cv2.mean(image)[:3]), rng)
         image = cv2.transform(image, matrix)
     return image

@@ -100,7 +100,7 @@ class H36M(Dataset):
         rng = np.random.default_rng((self.seed, key.epoch, key.index))
         position, view = self.items[key.index]
         views = np.flatnonzero(self.index.seen[position]) if view < 0 else np.array([view])
-        if self.augment is not None and self.augment.shuffle_views:
+        if self.augment is not None:  # any view may be the reference
             views = rng.permutation(views)
         views = views[: key.num_views or None]
         return self._sample(int(self.index.rows[position]), views, rng)

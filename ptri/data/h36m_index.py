@@ -86,10 +86,6 @@ def build_index(data: DataConfig, split: str, min_views: int = 2) -> Index:
             f"{', '.join(map(str, missing[:3]))}; list them with: python scripts/prepare_h36m.py "
             f"check {index.root}"
         )
-    if data.check_images == "read":
-        damaged = damaged_images(index)
-        if damaged:
-            raise UserError(f"{len(damaged)} damaged images: {'; '.join(damaged[:3])}")
     return index
 
 
@@ -124,7 +120,8 @@ def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
             raise UserError(f"{message}; choose other data.views")
         log.warning("%s and are left out", message)
     index = Index(root, source, labels, True, cameras, rows[enough], seen[enough])
-    return index._replace(undistorted=_use_undistorted(index, data.images))
+    first = index.image_path(index.rows[0], cameras[int(np.argmax(index.seen[0]))])
+    return index._replace(undistorted=first.parent.is_dir())
 
 
 def frame_name(labels: Labels, row: int) -> str:
@@ -171,16 +168,11 @@ def _choose_cameras(views: list[int] | None, labels: Labels) -> tuple[int, ...]:
 
 def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np.ndarray:
     """Rows of the split, thinned: every n-th labelled frame of each scene, from its first on."""
-    if split == "all":
-        names, every = list(labels.subject_names), 1
-    elif split == "train":
-        names, every = [f"S{number}" for number in data.train_subjects], data.train_every
-    elif split == "test":
-        names, every = [f"S{number}" for number in data.test_subjects], data.test_every
-    else:
-        raise ValueError(f"split: {split!r}; expected 'train', 'test' or 'all'")
-    subjects = [i for i, name in enumerate(labels.subject_names) if name in names]
-    rows = np.flatnonzero(np.isin(labels.subject, subjects))
+    names, step = labels.subject_names, 1
+    if split != "all":
+        names = [f"S{number}" for number in getattr(data, f"{split}_subjects")]
+        step = getattr(data, f"{split}_every")
+    rows = np.flatnonzero(np.isin(np.array(labels.subject_names), names)[labels.subject])
     if not data.include_damaged:
         rows = rows[~is_damaged(labels)[rows]]
     rows = _choose_actions(data, labels, rows, path)
@@ -191,10 +183,9 @@ def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np
         )
     scene = labels.subject[rows].astype(np.int64) * len(labels.action_names) + labels.action[rows]
     order = np.lexsort((labels.frame[rows], scene))
-    rows, scene = rows[order], scene[order]
-    starts = np.flatnonzero(np.append(True, scene[1:] != scene[:-1]))
-    position = np.arange(len(rows)) - np.repeat(starts, np.diff(np.append(starts, len(rows))))
-    return rows[position % every == 0]
+    _, starts, counts = np.unique(scene[order], return_index=True, return_counts=True)
+    position = np.arange(len(rows)) - np.repeat(starts, counts)  # in its scene
+    return rows[order][position % step == 0]
 
 
 def _choose_actions(data: DataConfig, labels: Labels, rows: np.ndarray, path: Path) -> np.ndarray:
@@ -211,13 +202,6 @@ def _choose_actions(data: DataConfig, labels: Labels, rows: np.ndarray, path: Pa
     return rows[np.isin(kinds[labels.action[rows]], data.actions)]
 
 
-def _use_undistorted(index: Index, images: str) -> bool:
-    if images != "auto":
-        return images == "undistorted"
-    row, camera = index.rows[0], index.cameras[int(np.argmax(index.seen[0]))]
-    return index.image_path(row, camera).parent.is_dir()
-
-
 # --- checks ----------------------------------------------------------------------------------
 
 
@@ -228,11 +212,10 @@ def check_labels(index: Index) -> None:
         UserError: absurd cameras or joints; cameras, joints and boxes that do not fit together.
     """
     labels = index.labels
-    subjects = labels.subject[index.rows]
-    for subject in np.unique(subjects):
-        used = index.seen[subjects == subject].any(0)
-        for view in np.flatnonzero(used):
-            check_camera(labels, subject, index.cameras[view], index.source)
+    position, view = np.nonzero(index.seen)
+    subject, camera = labels.subject[index.rows[position]], np.array(index.cameras)[view]
+    for pair in np.unique(np.stack([subject, camera], 1), axis=0):
+        check_camera(labels, *pair, index.source)
     finite = np.isfinite(labels.joints[index.rows]).all((1, 2))
     if not finite.all():
         name = frame_name(labels, index.rows[~finite][0])
@@ -250,12 +233,12 @@ def check_labels(index: Index) -> None:
 def joints_in_boxes(index: Index, num_frames: int = 100) -> float:
     """Share of the joints that project into 1.5 times their box, over some frames of the index."""
     inside: list[np.ndarray] = []
-    num_frames = min(num_frames, len(index.rows))
-    for position in np.linspace(0, len(index.rows) - 1, num_frames).astype(int):
+    last = len(index.rows) - 1
+    for position in np.linspace(0, last, min(num_frames, last + 1)).astype(int):
         row = index.rows[position]
-        joints = index.labels.joints[row].astype(float)
         for view in np.flatnonzero(index.seen[position]):
             camera = index.cameras[view]
+            joints = index.labels.joints[row].astype(float)
             projected = transforms.project(joints, *index.camera_of(row, camera))
             centre, side = transforms.square_crop(index.labels.boxes[row, camera], 1.5)
             near = abs(projected[:, :2] - centre).max(1) <= side / 2
@@ -267,12 +250,8 @@ def missing_images(index: Index) -> list[Path]:
     """The images in use that do not exist; lists each folder once."""
     missing = []
     for folder, frames in image_folders(index):
-        try:
-            there = set(os.listdir(folder))
-        except OSError:
-            there = set()
-        names = map(image_name, frames)
-        missing += [folder / name for name in names if name not in there]
+        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        missing += [folder / name for name in map(image_name, frames) if name not in present]
     return missing
 
 
@@ -291,12 +270,10 @@ def damaged_images(index: Index) -> list[str]:
 
 def image_folders(index: Index) -> Iterator[tuple[Path, np.ndarray]]:
     """Yields every image folder in use with its frames (n,)."""
-    labels = index.labels
-    subjects, actions = labels.subject[index.rows], labels.action[index.rows]
-    scenes = np.stack([subjects, actions], 1)
-    for subject, action in np.unique(scenes, axis=0):
-        mine = (subjects == subject) & (actions == action)
+    subjects, actions = index.labels.subject[index.rows], index.labels.action[index.rows]
+    for subject, action in np.unique(np.stack([subjects, actions], 1), axis=0):
+        scene = (subjects == subject) & (actions == action)
         for view, camera in enumerate(index.cameras):
-            frames = labels.frame[index.rows[mine & index.seen[:, view]]]
+            frames = index.labels.frame[index.rows[scene & index.seen[:, view]]]
             if len(frames):
                 yield index.folder(subject, action, camera), frames
