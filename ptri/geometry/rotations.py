@@ -73,9 +73,9 @@ def log_haar_density(angle: Tensor) -> Tensor:
 
 
 def rotation_mean(R: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean rotation (chordal), safe against q and -q.
+    """Weighted mean rotation: the one nearest to the mean matrix.
 
-    The leading eigenvector of sum w q q^T (Markley et al., Averaging Quaternions, 2007).
+    It maximises sum w trace(mean^T R), as the mean quaternion of Markley et al. (2007) does.
 
     Args:
         R: (M, ..., 3, 3) rotations; the mean is over the first dimension.
@@ -84,9 +84,7 @@ def rotation_mean(R: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (..., 3, 3) rotations.
     """
-    q = roma.rotmat_to_unitquat(R)  # (M, ..., 4)
-    moment = torch.einsum("m...,m...i,m...j->...ij", weights, q, q)
-    return roma.unitquat_to_rotmat(torch.linalg.eigh(moment)[1][..., -1])
+    return procrustes_rotation(torch.einsum("m...,m...ij->...ij", weights, R))
 
 
 def procrustes_rotation(covariance: Tensor) -> Tensor:

@@ -42,12 +42,20 @@ WIDE_SHIFT = 2000.0
 WIDE_SIZE = 0.5  # of the log size
 
 
+class Poses(NamedTuple):
+    """What a lifter makes of each view alone: the posture, which geometry knows nothing of."""
+
+    joints: Tensor  # (B, T, V, J', 3) mm, camera frames; the first J' joints
+    sigma: Tensor  # (B, T, V, J') mm, standard deviation a coordinate; infinite = not seen
+
+
 class Evidence(NamedTuple):
     """What the target needs beside the cameras: observations, and expansions at the modes."""
 
     observations: Observations  # (B, T, V, J, ...)
     body: BodyPrior
     expansions: tuple[Expansion, ...]  # K, best first
+    log_pose: Tensor  # (B, K) log density of the single views' poses at the modes
     # With every keypoint and bone, for the joints given the cameras; None: it is the same.
     whole: Evidence | None = None
 
@@ -72,13 +80,6 @@ class Evidence(NamedTuple):
         return self.errors.scale2
 
 
-class Poses(NamedTuple):
-    """What a lifter makes of each view alone: the posture, which geometry knows nothing of."""
-
-    joints: Tensor  # (B, T, V, J', 3) mm, camera frames; the first J' joints
-    sigma: Tensor  # (B, T, V, J') mm, standard deviation a coordinate; infinite = not seen
-
-
 class Modes(NamedTuple):
     """The K best local optima of each of B rigs, best first, and the law around each.
 
@@ -91,7 +92,6 @@ class Modes(NamedTuple):
     mean: Tensor  # (B, K, D + 1)
     chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
-    log_pose: Tensor  # (B, K) log density of the single views' poses at the mode
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
 
 
@@ -101,12 +101,17 @@ def num_newton_steps(num_frames: int) -> int:
 
 
 def density_under(
-    R: Tensor, t: Tensor, log_scale: Tensor, at: Expansion, evidence: Evidence
+    R: Tensor,
+    t: Tensor,
+    log_scale: Tensor,
+    at: Expansion,
+    observations: Observations,
+    body: BodyPrior,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Density, joints and their covariance under one expansion."""
-    steps = num_newton_steps(evidence.observations.xy.shape[1])
+    """Log density (M, B) of keypoints and bones, joints and their covariance under an expansion."""
+    steps = num_newton_steps(observations.xy.shape[1])
     shape, size, _ = coordinates_of(R, t, at)
-    found = log_density(shape, size, log_scale, at, evidence.observations, evidence.body, steps)
+    found = log_density(shape, size, log_scale, at, observations, body, steps)
     factor = 2 * (found.growth + log_scale[..., None, None])
     return found.log_density, found.joints, at.covariance * factor.exp()[..., None, None]
 
@@ -175,19 +180,18 @@ def find_modes(
     errors = errors._replace(scale2=common(expand(repeated, flat, errors, body).scale2))
     every = expand(repeated, flat, errors, body)
     chol, failed = _laplace(every)
-    R, t, mean, value = _polish(every, chol, Evidence(repeated, body, (every,)))
+    R, t, mean, value = _polish(every, chol, repeated, body)
     pose = -_strangeness(flat, poses, own // K)
     mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
     mass = mass.masked_fill(copy, -torch.inf)
-    modes = Modes(
-        R[source], t[source], mean[source], chol[source], mass, pose[source], failed[source[:, 0]]
-    )
+    modes = Modes(R[source], t[source], mean[source], chol[source], mass, failed[source[:, 0]])
     expansions = tuple(take(every, source[:, k]) for k in range(K))
     repeated = take(every_keypoint, own // K)
     flat, _ = settle(repeated, flat, body, errors)
     every = expand(repeated, flat, errors, body)
-    whole = Evidence(every_keypoint, body, tuple(take(every, source[:, k]) for k in range(K)))
-    return modes, Evidence(observations, body, expansions, whole)
+    pose = pose[source]
+    whole = Evidence(every_keypoint, body, tuple(take(every, source[:, k]) for k in range(K)), pose)
+    return modes, Evidence(observations, body, expansions, pose, whole)
 
 
 def adjust_starts(
@@ -266,7 +270,9 @@ def evidence_at(
     observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, count: int = 1
 ) -> Evidence:
     """The evidence of rigs (B, ...) with known cameras and joints, as ``count`` equal modes."""
-    return Evidence(observations, body, (expand(observations, bundle, errors, body),) * count)
+    expansion = expand(observations, bundle, errors, body)
+    log_pose = bundle.t.new_zeros(len(bundle.t), count)
+    return Evidence(observations, body, (expansion,) * count, log_pose)
 
 
 def _masked(observations: Observations, weight: Tensor) -> Observations:
@@ -298,13 +304,17 @@ def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     failed = failed | broken
     full = eye.new_zeros(N, D + 1, D + 1)
     full[:, :D, :D] = chol
-    count = at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT
-    full[:, D, D] = (2 * count).rsqrt()
+    full[:, D, D] = noise_scale_sigma(at)
     return full * math.sqrt(INFLATION), failed
 
 
+def noise_scale_sigma(at: Expansion) -> Tensor:
+    """Standard deviation (B,) of the log noise scale, given the cameras."""
+    return (2 * (at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT)).rsqrt()
+
+
 def _polish(
-    at: Expansion, chol: Tensor, evidence: Evidence, num_steps: int = 5
+    at: Expansion, chol: Tensor, observations: Observations, body: BodyPrior, num_steps: int = 5
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Moves a mode from the optimum of the joint density to that of the marginal.
 
@@ -321,7 +331,7 @@ def _polish(
         with torch.enable_grad():
             trial = trial.detach().requires_grad_()
             R, t = cameras_of(trial, at)
-            new = density_under(R[None], t[None], trial[None, :, -1], at, evidence)[0][0]
+            new = density_under(R[None], t[None], trial[None, :, -1], at, observations, body)[0][0]
             new = new + coordinates_of(R[None], t[None], at)[2][0]
             new = new + (trial.shape[-1] - 2) * trial[:, -1]
             (gradient,) = torch.autograd.grad(new.sum(), trial)

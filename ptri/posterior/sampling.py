@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from ptri.posterior.modes import (
     cameras_of,
     density_under,
     find_modes,
+    noise_scale_sigma,
     num_newton_steps,
 )
 from ptri.structures import (
@@ -46,6 +48,9 @@ from ptri.structures import (
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
 NEGLIGIBLE = 12.0
 DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
+NUM_NODES = 7  # at which the density of the noise's scale is evaluated
+NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at most each
+MAX_SCALE_STEP = 8.0
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
@@ -98,13 +103,15 @@ def log_target(
             most, since the structure given the cameras is the most probable one.
 
     Returns:
-        (M, B) log density up to a constant per rig; joints (M, B, T, J, 3) mm with their
+        (M, B) log density up to a constant per rig, of keypoints, bones and the single views' poses
+        (these as at the mode); joints (M, B, T, J, 3) mm with their
         covariance (M, B, T, J, 3, 3) mm^2 given the cameras. Differentiable in the observations.
     """
     log_scale = R.new_zeros(R.shape[:2]) if log_scale is None else log_scale
     best: tuple[Tensor, Tensor, Tensor] | None = None
     for k, at in enumerate(evidence.expansions):
-        found = density_under(R, t, log_scale, at, evidence)
+        found = density_under(R, t, log_scale, at, evidence.observations, evidence.body)
+        found = found[0] + evidence.log_pose[:, k], *found[1:]
         if best is None:
             best = found
             continue
@@ -146,7 +153,6 @@ def sample(
         owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
         step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
         R, t, target = _evaluate(step, owner, evidence, rough)
-        target = target + modes.log_pose.T.gather(0, owner)
         proposals.append((proposal, shares))
         drawn.append((R, t, step[..., -1], owner, target))
         places.append(_coordinates(R, t, step[..., -1], evidence))
@@ -190,7 +196,7 @@ def _rough(evidence: Evidence) -> Evidence:
     observations, expansions = tree_map(
         lambda value: value.detach().float(), (evidence.observations, evidence.expansions)
     )
-    return Evidence(observations, body, expansions)
+    return Evidence(observations, body, expansions, evidence.log_pose)
 
 
 def _evaluate(
@@ -211,7 +217,7 @@ def _evaluate(
         shape, size = part[..., :-2] * part[..., -1:].exp(), part[..., -2]
         numbers = (value.float() for value in (shape, size, part[..., -1]))
         value = log_density(*numbers, rough.expansions[k], rough.observations, rough.body, steps)
-        value = value.log_density.to(step)
+        value = value.log_density.to(step) + evidence.log_pose[:, k]
         if k == 0:
             (R, t), target = moved, value
             continue
@@ -262,7 +268,6 @@ def rig_posterior(
     R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(R, t, evidence, log_scale, owner)[0]
-        target = target + modes.log_pose.T.gather(0, owner)
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = torch.log_softmax(ratio, dim=0)
@@ -328,10 +333,34 @@ def triangulate_posterior(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Ten
 
 
 def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
-    """Monte-Carlo pose loss (B,): negative log posterior density at the true cameras.
+    """Monte-Carlo pose loss (B,): negative log posterior density at the true cameras, nats.
 
-    ``-log p(theta*) + log (1/M) sum p(theta_m) / q(theta_m)`` (EPro-PnP, eq. 7).
+    ``-log p(theta*) + log (1/M) sum p(theta_m) / q(theta_m)`` (EPro-PnP, eq. 7), over Haar and mm.
+    The noise's scale is integrated out: Gauss-Hermite quadrature about the most probable one.
     """
     R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
-    truth, _, _ = log_target(R, t, solution.evidence)
-    return solution.log_evidence - truth[0]
+    nodes, weights = (torch.as_tensor(v).to(t) for v in np.polynomial.hermite.hermgauss(NUM_NODES))
+    place, width = _noise_scale_at(R, t, solution)
+    log_scale = place + width * 2**0.5 * nodes[:, None]  # (nodes, B)
+    many = (value.expand(NUM_NODES, *value.shape[1:]) for value in (R, t))
+    target = log_target(*many, solution.evidence, log_scale)[0]
+    share = nodes.square() + weights.log() + 0.5 * math.log(2)
+    truth = torch.logsumexp(target + share[:, None], dim=0) + width.log()
+    return solution.log_evidence - truth
+
+
+@torch.no_grad()
+def _noise_scale_at(R: Tensor, t: Tensor, solution: RigSolution) -> tuple[Tensor, Tensor]:
+    """The most probable log noise scale (B,) of cameras (1, B, ...), over the best mode's, and its
+    standard deviation (B,): Newton steps with differences for derivatives."""
+    at = solution.evidence.expansions[0]
+    step = noise_scale_sigma(at)  # (B,)
+    place, width = torch.zeros_like(step), step
+    three = step.new_tensor([-1.0, 0.0, 1.0])[:, None]
+    R, t = (value.expand(3, *value.shape[1:]) for value in (R, t))
+    for _ in range(NUM_SCALE_STEPS):
+        low, middle, high = log_target(R, t, solution.evidence, place + three * step)[0]
+        slope, bend = (high - low) / 2, (low + high - 2 * middle).clamp_max(-0.1)
+        place = place + step * (-slope / bend).clamp(-MAX_SCALE_STEP, MAX_SCALE_STEP)
+        width = step * (-bend).rsqrt()
+    return place, width
