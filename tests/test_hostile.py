@@ -55,19 +55,11 @@ def right_where_accepted(result, truth, limit=4.0):
 # --- rigs and people that geometry dislikes ------------------------------------------------------
 
 
-def test_coincident_cameras(good):
-    """All cameras at one place, looking the same way: no depth, but known to be the same."""
-    R = torch.eye(3, dtype=torch.float64).repeat(3, 1, 1)
-    t = torch.zeros(3, 3, dtype=torch.float64)
-    truth = observe(good.joints, R, t, good.K[:3])
-    result = estimate(truth)
-    assert is_lawful(result) and not result.accepted
-    assert "do the cameras stand at one place?" in result.reason
-
-
-def test_pure_rotation(good):
-    """Cameras at one place that look past the person on different sides, and are rolled."""
-    R = torch.stack([rotvec(0, 0, 0), rotvec(0, 8, 0), rotvec(5, -6, 40.0)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_cameras_at_one_place(good, turned):
+    """No depth; turned, they look past the person on different sides, and are rolled."""
+    angles = [(0, 0, 0), (0, 8, 0), (5, -6, 40.0)] if turned else [(0, 0, 0)] * 3
+    R = torch.stack([rotvec(*angle) for angle in angles])
     truth = observe(good.joints, R, torch.zeros(3, 3, dtype=torch.float64), good.K[:3])
     result = estimate(truth)
     assert is_lawful(result) and not result.accepted
@@ -84,37 +76,33 @@ def test_opposite_cameras(good):
     right_where_accepted(estimate(truth), truth)
 
 
-def test_a_camera_that_looks_away_sees_noise(good):
-    """Its keypoints are false detections all over the image."""
+def random_places(good, xy):
+    """False detections all over the images, in place of keypoints (T, V, 17, 2)."""
     generator = torch.Generator().manual_seed(0)
-    xy = good.xy.clone()
-    size = 2 * good.K[2, :2, 2]
-    xy[:, 2] = torch.rand(xy[:, 2].shape, generator=generator, dtype=xy.dtype) * size
-    result = estimate(good._replace(xy=xy))
-    assert is_lawful(result)
-    assert not result.accepted
+    size = 2 * good.K[: xy.shape[1], None, :2, 2]
+    return torch.rand(xy.shape, generator=generator, dtype=torch.float64) * size
 
 
-def test_a_camera_that_looks_away_sees_nothing(good):
+@pytest.mark.parametrize("sees", ["noise", "nothing"])
+def test_a_camera_that_looks_away(good, sees):
     xy = good.xy.clone()
-    xy[:, 2] = NAN
+    xy[:, 2] = random_places(good, xy)[:, 2] if sees == "noise" else NAN
     result = estimate(good._replace(xy=xy))
     assert is_lawful(result) and not result.accepted
-    assert "view 2 has 0 keypoints" in result.reason
+    assert sees == "noise" or "view 2 has 0 keypoints" in result.reason
 
 
 def test_a_person_who_stands_still(good):
     """Ten equal frames, noise and all, are no more certain than one of them."""
-    one = Truth(*(part[:1] if part.shape[0] == 3 else part for part in good))
-    still = Truth(
-        *(part[:1].expand(10, *part.shape[1:]) if part.shape[0] == 3 else part for part in good)
-    )
+    T = len(good.xy)
+    one = Truth(*(part[:1] if len(part) == T else part for part in good))
+    still = Truth(*(p.expand(10, *p.shape[1:]) if len(p) == 1 else p for p in one))
     single, ten = estimate(one), estimate(still)
     right_where_accepted(ten, still)
-    assert (
-        ten.rotation_cov.diagonal(dim1=-2, dim2=-1).sum()
-        > 0.25 * single.rotation_cov.diagonal(dim1=-2, dim2=-1).sum()
+    spread_one, spread_ten = (
+        estimate.rotation_cov.diagonal(dim1=-2, dim2=-1).sum() for estimate in (single, ten)
     )
+    assert spread_ten > 0.25 * spread_one
 
 
 @pytest.mark.parametrize("direction", [(0.0, 1.0, 0.0), (0.3, 0.8, 0.5), (0.0, 0.0, 1.0)])
@@ -140,17 +128,10 @@ def test_all_joints_at_one_point(good):
     assert is_lawful(result) and not result.accepted
 
 
-def test_keypoints_that_are_noise(good):
-    generator = torch.Generator().manual_seed(0)
-    size = 2 * good.K[:, None, :2, 2]
-    xy = torch.rand(good.xy.shape, generator=generator, dtype=torch.float64) * size
-    result = estimate(good._replace(xy=xy))
-    assert is_lawful(result) and not result.accepted
-
-
-def test_equal_keypoints_in_all_views(good):
-    """A detector that ran on one video for all cameras: an exact but useless agreement."""
-    xy = good.xy[:, :1].expand_as(good.xy)
+@pytest.mark.parametrize("useless", ["noise", "equal in all views"])
+def test_keypoints_that_say_nothing(good, useless):
+    """Equal ones: a detector that ran on one video for all cameras; an exact agreement."""
+    xy = random_places(good, good.xy) if useless == "noise" else good.xy[:, :1].expand_as(good.xy)
     result = estimate(good._replace(xy=xy))
     assert is_lawful(result) and not result.accepted
 
@@ -222,120 +203,79 @@ def test_covariances_of_a_wrong_size(good, scale2):
     right_where_accepted(estimate(good._replace(covariance=scale2 * good.covariance)), good, 6.0)
 
 
-def with_entry(array, place, value):
-    array = array.clone()
-    array[place] = value
-    return array
+def put(place, value):
+    """A change of one entry of an array."""
+
+    def change(array):
+        array = array.clone()
+        array[place] = value
+        return array
+
+    return change
 
 
-BAD_VALUES = {
-    "xy infinite": (
-        lambda g: {"xy": with_entry(g.xy, (1, 2, 3, 0), INF)},
-        r"xy: infinite at frame 1, view 2, joint 3 \(1 of 204\); write NaN",
-    ),
-    "xy huge": (
-        lambda g: {"xy": with_entry(g.xy, (1, 2, 3, 0), 1e30)},
-        "more than 87 deg off the optical axis at frame 1, view 2, joint 3",
-    ),
-    "K NaN": (lambda g: {"K": with_entry(g.K, (1, 0, 0), NAN)}, "K: NaN or infinite at view 1"),
-    "K infinite": (lambda g: {"K": with_entry(g.K, (1, 0, 2), INF)}, "K: NaN or inf.* view 1"),
-    "K zero": (lambda g: {"K": with_entry(g.K, 2, 0.0)}, "K: not an intrinsic matrix at view 2"),
-    "K transposed": (lambda g: {"K": g.K.mT}, r"K: not an intrinsic matrix.*\[\[fx, s, cx\]"),
-    "K negative": (
-        lambda g: {"K": with_entry(g.K, (3, 0, 0), -1000.0)},
-        "K: a focal length is zero or negative at view 3",
-    ),
-    "K zero focal": (
-        lambda g: {"K": with_entry(g.K, (0, 1, 1), 0.0)},
-        "zero or negative at view 0",
-    ),
-    "K skewed": (lambda g: {"K": with_entry(g.K, (0, 0, 1), 1e4)}, "K: skew beyond half of fy"),
-    "K huge": (lambda g: {"K": with_entry(g.K, (0, 0, 0), 1e12)}, "K: beyond any camera"),
-    "confidence high": (
-        lambda g: {"confidence": 100 * g.confidence},
-        r"confidence: outside \[0, 1\] at frame 0.*divide by the largest",
-    ),
-    "confidence negative": (
-        lambda g: {"confidence": -g.confidence},
-        r"confidence: outside \[0, 1\]",
-    ),
-    "confidence NaN": (
-        lambda g: {"xy": g.xy.nan_to_num(500.0), "confidence": g.confidence * NAN},
-        r"confidence: outside \[0, 1\]",
-    ),
-    "covariance NaN": (lambda g: {"covariance": NAN * g.covariance}, "covariance: NaN or infinite"),
-    "covariance zero": (lambda g: {"covariance": 0 * g.covariance}, "not positive definite"),
-    "covariance negative": (lambda g: {"covariance": -g.covariance}, "not positive definite"),
-    "covariance singular": (
-        lambda g: {"covariance": torch.ones_like(g.covariance)},
-        "not positive definite.*add a small multiple of I",
-    ),
-    "covariance lopsided": (
-        lambda g: {"covariance": g.covariance + torch.tensor([[0.0, 0.5], [0.0, 0.0]])},
-        "covariance: not symmetric",
-    ),
-    "covariance huge": (lambda g: {"covariance": 1e15 * g.covariance}, "beyond any keypoint"),
-    "covariance tiny": (lambda g: {"covariance": 1e-15 * g.covariance}, "beyond any keypoint"),
-    "no frames": (lambda g: {"xy": g.xy[:0]}, "xy: no frames; give at least one"),
-    "one view": (lambda g: {"xy": g.xy[:, :1], "K": g.K[:1]}, "xy: 1 view; at least two"),
-    "no views": (lambda g: {"xy": g.xy[:, :0], "K": g.K[:0]}, "xy: 0 view"),
-    "one frame without its dimension": (lambda g: {"xy": g.xy[0]}, r"got \(4, 17, 2\).*xy\[None\]"),
-    "three coordinates": (
-        lambda g: {"xy": torch.cat([g.xy, g.xy[..., :1]], -1)},
-        r"expected shape \(frames, views, joints, 2\), got \(3, 4, 17, 3\)",
-    ),
-    "another skeleton": (lambda g: {"xy": g.xy[:, :, :16]}, "xy: 16 joints, but skeleton 'h36m17'"),
-    "K of other views": (lambda g: {"K": g.K[:3]}, r"K: expected shape \(4, 3, 3\)"),
-    "one K": (lambda g: {"K": g.K[0]}, "repeat it for every view"),
-    "confidence's shape": (
-        lambda g: {"confidence": g.confidence[0]},
-        r"\(3, 4, 17\).*got \(4, 17\)",
-    ),
-    "covariance's shape": (
-        lambda g: {"covariance": g.covariance[..., 0]},
-        r"covariance: expected shape \(3, 4, 17, 2, 2\)",
-    ),
-    "words": (lambda g: {"xy": np.array([["a"]])}, "xy: not an array of numbers"),
-    "ragged": (lambda g: {"xy": [[1.0], [1.0, 2.0]]}, "xy: not an array of numbers"),
-    "None": (lambda g: {"xy": None}, "xy: not an array of numbers"),
-    "bool": (lambda g: {"xy": g.xy > 0}, "xy: expected real numbers"),
-    "complex": (lambda g: {"K": g.K.to(torch.complex128)}, "K: expected real numbers"),
-    "skeleton": (lambda g: {"skeleton": "coco"}, "skeleton: no joint set 'coco'"),
-    "num_samples": (lambda g: {"num_samples": 0}, "num_samples: 0; expected a whole number >= 8"),
-    "num_iterations": (lambda g: {"num_iterations": 2.5}, "num_iterations: 2.5; expected a whole"),
-    "more iterations than samples": (
-        lambda g: {"num_samples": 8, "num_iterations": 9},
-        "num_iterations: 9 for 8 samples",
-    ),
-    "max_frames": (lambda g: {"max_frames": 0}, "max_frames: 0"),
-    "seed": (lambda g: {"seed": -1}, "seed: -1"),
-    "device": (lambda g: {"device": "abacus"}, "device: 'abacus'"),
-    "scale's form": (lambda g: {"scale": 1780}, 'scale: 1780; expected {"subject_height"'),
-    "scale's key": (lambda g: {"scale": {"height": 1}}, "scale: {'height': 1}"),
-    "scale empty": (lambda g: {"scale": {}}, "scale: empty"),
-    "scale twice": (
-        lambda g: {"scale": {"subject_height": 1780, "camera_distance": (0, 1, 3000)}},
-        "give one of them",
-    ),
-    "height in metres": (lambda g: {"scale": {"subject_height": 1.78}}, "1.78 mm.*not m or cm"),
-    "height NaN": (lambda g: {"scale": {"subject_height": NAN}}, "nan; expected a length"),
-    "distance of one camera": (
-        lambda g: {"scale": {"camera_distance": (1, 1, 3000)}},
-        "two different views from 0 to 3",
-    ),
-    "distance without views": (
-        lambda g: {"scale": {"camera_distance": 3000}},
-        "camera_distance 3000",
-    ),
-}
+HUGE_RAY = "more than 87 deg off the optical axis at frame 1, view 2, joint 3"
+NOT_POSITIVE = "not positive definite.*add a small multiple of I"
+# Argument, its value or what becomes of a good one, and words of the message.
+BAD_VALUES = [
+    ("xy", put((1, 2, 3, 0), INF), r"infinite at frame 1, view 2, joint 3 \(1 of 204\); write NaN"),
+    ("xy", put((1, 2, 3, 0), 1e30), HUGE_RAY),
+    ("xy", lambda xy: xy[:0], "xy: no frames; give at least one"),
+    ("xy", lambda xy: xy[:, :0], "xy: 0 view"),
+    ("xy", lambda xy: xy[:, :1], "xy: 1 view; at least two"),
+    ("xy", lambda xy: xy[0], r"got \(4, 17, 2\).*xy\[None\]"),
+    ("xy", lambda xy: xy.expand(2, 3, 4, 17, 2), r"expected shape \(frames, views, joints, 2\)"),
+    ("xy", lambda xy: xy[:, :, :16], "xy: 16 joints, but skeleton 'h36m17'"),
+    ("xy", lambda xy: xy > 0, "xy: expected real numbers"),
+    ("xy", np.array([["a"]]), "xy: not an array of numbers"),
+    ("xy", [[1.0], [1.0, 2.0]], "xy: not an array of numbers"),
+    ("xy", None, "xy: not an array of numbers"),
+    ("K", put((1, 0, 0), NAN), "K: NaN or infinite at view 1"),
+    ("K", put((1, 0, 2), INF), "K: NaN or infinite at view 1"),
+    ("K", put(2, 0.0), "K: not an intrinsic matrix at view 2"),
+    ("K", lambda K: K.mT, r"K: not an intrinsic matrix.*\[\[fx, s, cx\]"),
+    ("K", put((3, 0, 0), -1000.0), "K: a focal length is zero or negative at view 3"),
+    ("K", put((0, 1, 1), 0.0), "zero or negative at view 0"),
+    ("K", put((0, 0, 1), 1e4), "K: skew beyond half of fy"),
+    ("K", put((0, 0, 0), 1e12), "K: beyond any camera"),
+    ("K", lambda K: K[:3], r"K: expected shape \(4, 3, 3\)"),
+    ("K", lambda K: K[0], "repeat it for every view"),
+    ("K", lambda K: K.to(torch.complex128), "K: expected real numbers"),
+    ("confidence", lambda c: 100 * c, r"outside \[0, 1\] at frame 0.*divide by the largest"),
+    ("confidence", lambda c: -c, r"confidence: outside \[0, 1\]"),
+    ("confidence", lambda c: NAN * c, r"confidence: outside \[0, 1\]"),
+    ("confidence", lambda c: c[0], r"\(3, 4, 17\).*got \(4, 17\)"),
+    ("covariance", lambda c: NAN * c, "covariance: NaN or infinite"),
+    ("covariance", lambda c: 0 * c, NOT_POSITIVE),
+    ("covariance", lambda c: -c, NOT_POSITIVE),
+    ("covariance", torch.ones_like, NOT_POSITIVE),
+    ("covariance", put((..., 0, 1), 0.5), "covariance: not symmetric"),
+    ("covariance", lambda c: 1e15 * c, "beyond any keypoint"),
+    ("covariance", lambda c: 1e-15 * c, "beyond any keypoint"),
+    ("covariance", lambda c: c[..., 0], r"covariance: expected shape \(3, 4, 17, 2, 2\)"),
+    ("skeleton", "coco", "skeleton: no joint set 'coco'"),
+    ("num_samples", 0, "num_samples: 0; expected a whole number >= 8"),
+    ("num_iterations", 2.5, "num_iterations: 2.5; expected a whole"),
+    ("num_iterations", 999, "num_iterations: 999 for 512 samples"),
+    ("max_frames", 0, "max_frames: 0"),
+    ("seed", -1, "seed: -1"),
+    ("device", "abacus", "device: 'abacus'"),
+    ("scale", 1780, 'scale: 1780; expected {"subject_height"'),
+    ("scale", {"height": 1}, "scale: {'height': 1}"),
+    ("scale", {}, "scale: empty"),
+    ("scale", {"subject_height": 1, "camera_distance": (0, 1, 1)}, "give one of them"),
+    ("scale", {"subject_height": 1.78}, "1.78 mm.*not m or cm"),
+    ("scale", {"subject_height": NAN}, "nan; expected a length"),
+    ("scale", {"camera_distance": (1, 1, 3000)}, "two different views from 0 to 3"),
+    ("scale", {"camera_distance": 3000}, "camera_distance 3000"),
+]
 
 
-@pytest.mark.parametrize("name", BAD_VALUES)
-def test_bad_values_are_named(good, name):
-    change, message = BAD_VALUES[name]
-    given = {"xy": good.xy, "K": good.K} | change(good)
-    if "xy" in given and "confidence" not in given and "covariance" not in given:
-        given.pop("confidence", None)
+@pytest.mark.parametrize(("argument", "change", "message"), BAD_VALUES)
+def test_bad_values_are_named(good, argument, change, message):
+    given = {name: getattr(good, name) for name in ("xy", "K", "confidence", "covariance")}
+    given["xy"] = given["xy"].nan_to_num(500.0)  # so that all of confidence is looked at
+    given[argument] = change(given[argument]) if callable(change) else change
     with pytest.raises(ValueError, match=message) as caught:
         ptri.estimate_rig(**given)
     assert "\n" not in str(caught.value)
