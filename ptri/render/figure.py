@@ -22,7 +22,7 @@ class Figure:
         self._context, self._textures, self._person = context, textures, person
         self._program, self._garment, self._hair, depth_only = programs
         self._posed = context.buffer(reserve=len(person.vertices) * 24, dynamic=True)
-        fixed = [person.pattern, person.layers, person.eyes, person.surface]
+        fixed = [person.vertices, person.layers, person.eyes, person.surface]
         fixed = np.column_stack(fixed).astype(np.float32)
         static = context.buffer(np.ascontiguousarray(fixed).tobytes())
         index = context.buffer(np.ascontiguousarray(person.faces, np.int32).tobytes())

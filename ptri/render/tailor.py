@@ -16,7 +16,7 @@ import numpy as np
 
 from ptri.render.body import BodyShape, base_vertices, load_base_mesh, load_body_model
 from ptri.render.decimate import vertex_normals
-from ptri.render.garment_files import GarmentFolder, read_eye_map
+from ptri.render.garment_files import NUM_BASE, GarmentFolder, read_eye_map
 from ptri.render.garments import (
     LOWER,
     UPPER,
@@ -33,10 +33,10 @@ from ptri.render.wardrobe import (
     SHOE,
     TOP,
     Dressed,
-    Part,
+    Mesh,
+    assemble,
     body_faces,
     bone_share,
-    face_marks,
     hair_region,
     sample_colours,
 )
@@ -62,69 +62,36 @@ def dress_in_garments(
         UserError: a damaged garment file or picture.
     """
     colours, styles = sample_colours(rng)
-    model, base = load_body_model(), load_base_mesh()
-    rest = base_vertices(shape)
+    base, rest = load_base_mesh(), base_vertices(shape)
     worn = choose(folder, shape, rest, rng)
     coarse = body_faces(num_faces)
     bare, masks = layer_masks(coarse, base.body, worn)
-    surface = vertex_normals(shape.vertices.astype(float), model.faces)
-    eye_index, eye_uv = read_eye_map(folder.folder) if folder.eyes else (np.zeros(0, int), None)
-    is_eye = np.zeros(len(rest), bool)
-    is_eye[eye_index] = True
-    is_eye = is_eye[base.body]
-    bare &= ~is_eye[coarse].all(1)
+    normals = vertex_normals(shape.vertices.astype(float), load_body_model().faces)
+    eye_uv = _eye_coordinates(folder, base.body)
+    bare &= ~np.isfinite(eye_uv).all(1)[coarse].all(1)
     used, faces = np.unique(coarse[bare], return_inverse=True)
-    # One entry per mesh: points, normals, weights, faces, surface
-    meshes = [
-        (
-            shape.vertices[used],
-            surface[used],
-            rig.weights[used],
-            faces.reshape(-1, 3),
-            np.zeros((len(used), 3)),
-        )
-    ]
+    layers = np.full((len(used), 4), _NOTHING)
+    if any(garment.category == "hair" for garment, _ in worn):
+        # Hair is strips and thin shells: paint the scalp below.
+        layers[:, 3] = hair_region(shape, _SCALP_LINE)[used]
+    skin = shape.vertices[used], normals[used], rig.weights[used], faces.reshape(-1, 3)
+    meshes = [Mesh(*skin, layers, np.zeros((len(used), 3)))]
     looks = []
     for (garment, _), mask in zip(worn, masks):
         meshes.append(_mesh(garment, mask, rest))
         looks.append((garment.texture, garment.category in ("hair", "eyebrows")))
         looks[-1] += _recolour(garment, colours, styles, rng)
     if folder.eyes:
-        meshes.append(_eyes(shape, rig, base.body, surface, eye_index, eye_uv))
+        meshes.append(_eyes(shape, rig, normals, eye_uv))
         picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
         # Most eyes are brown; the pictures are mostly blue.
         turn = _BROWN if rng.random() < 0.75 else np.eye(3)
         look = np.zeros((1, 2, 3)), turn[None], np.array([[0, 10, 0.5, 0]])
         looks.append((picture, False, *look))
-    starts = np.cumsum([0] + [len(mesh[0]) for mesh in meshes])
-    first_face = np.cumsum([0] + [len(mesh[3]) for mesh in meshes])
-    points, normals, weights, _, around = (np.concatenate(part) for part in zip(*meshes))
-    eyeballs = (bone_share("eye") > 0.5).astype(np.float32)
-    layers = np.full((len(points), 4), _NOTHING)
-    if any(garment.category == "hair" for garment, _ in worn):
-        # Hair is strips and thin shells: paint the scalp below.
-        layers[: len(used), 3] = hair_region(shape, _SCALP_LINE)[used]
-    return Dressed(
-        vertices=points.astype(np.float32),
-        normals=normals.astype(np.float32),
-        weights=weights.astype(np.float32),
-        faces=np.concatenate([m[3] + s for m, s in zip(meshes, starts)]).astype(np.int32),
-        num_closed=int(first_face[1]),
-        num_shaded=int(first_face[1]),
-        pattern=points.astype(np.float32),
-        layers=layers.astype(np.float32),
-        eyes=np.concatenate([eyeballs[used], np.zeros(len(points) - len(used))]),
-        colours=colours,
-        styles=styles,
-        face=face_marks(shape),
-        tucked=False,
-        painted_brows=not any(garment.category == "eyebrows" for garment, _ in worn),
-        surface=around.astype(np.float32),
-        parts=tuple(
-            Part(int(first_face[i + 1]), len(meshes[i + 1][3]), *look)
-            for i, look in enumerate(looks)
-        ),
-    )
+    eyeballs = bone_share("eye")[used] > 0.5
+    dressed = assemble(meshes, looks, shape, eyeballs, colours, styles)
+    brows = any(garment.category == "eyebrows" for garment, _ in worn)
+    return dressed._replace(painted_brows=not brows)
 
 
 def choose(
@@ -166,8 +133,8 @@ def choose(
     return worn
 
 
-def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The drawn faces of a fitted garment: points, normals, weights, faces, surface."""
+def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> Mesh:
+    """The drawn faces of a fitted garment."""
     fitted = fit(garment, rest)
     normals = vertex_normals(fitted, garment.faces)
     if garment.category == "eyebrows":
@@ -177,19 +144,27 @@ def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> tuple[np.ndar
     used, faces = np.unique(garment.drawn[mask], return_inverse=True)
     vertex = garment.corners[used]
     surface = np.column_stack([garment.uv[used], garment.pieces[used]])
-    return fitted[vertex], normals[vertex], garment.drivers[used], faces.reshape(-1, 3), surface
+    skinned = fitted[vertex], normals[vertex], garment.drivers[used], faces.reshape(-1, 3)
+    return Mesh(*skinned, np.full((len(used), 4), _NOTHING), surface)
 
 
-def _eyes(shape, rig, body_to_base, surface, eye_index, eye_uv) -> tuple[np.ndarray, ...]:
-    """The eyeballs as a textured mesh."""
-    uv = np.full((body_to_base.max() + 1, 2), np.nan)
-    uv[eye_index] = eye_uv
-    uv = uv[body_to_base]
+def _eye_coordinates(folder: GarmentFolder, body_to_base: np.ndarray) -> np.ndarray:
+    """Texture coordinates (P, 2) of the body's vertices on the eyeballs, NaN elsewhere."""
+    uv = np.full((NUM_BASE, 2), np.nan)
+    if folder.eyes:
+        vertices, around = read_eye_map(folder.folder)
+        uv[vertices] = around
+    return uv[body_to_base]
+
+
+def _eyes(shape: BodyShape, rig: RiggedBody, normals: np.ndarray, uv: np.ndarray) -> Mesh:
+    """The eyeballs as a textured mesh; uv (P, 2) from `_eye_coordinates`."""
     faces = load_body_model().faces
     whole = faces[np.isfinite(uv[faces]).all((1, 2))]
     used, faces = np.unique(whole, return_inverse=True)
-    around = np.column_stack([uv[used], np.zeros(len(used))])
-    return shape.vertices[used], surface[used], rig.weights[used], faces.reshape(-1, 3), around
+    surface = np.column_stack([uv[used], np.zeros(len(used))])
+    skinned = shape.vertices[used], normals[used], rig.weights[used], faces.reshape(-1, 3)
+    return Mesh(*skinned, np.full((len(used), 4), _NOTHING), surface)
 
 
 def _recolour(

@@ -57,7 +57,6 @@ class Dressed(NamedTuple):
     weights: np.ndarray  # (Q, D)
     faces: np.ndarray  # (G, 3) int32, the body's first
     num_closed: int  # the body's faces; those behind are seen from both sides
-    pattern: np.ndarray  # (Q, 3) where the shader evaluates patterns, m
     layers: np.ndarray  # (Q, 4) distances: bottom, top, shoe, hair
     eyes: np.ndarray  # (Q,) 1 on the eyeballs
     colours: np.ndarray  # (6, 2, 3) linear RGB, two per layer
@@ -68,6 +67,17 @@ class Dressed(NamedTuple):
     num_shaded: int  # faces of body and shells
     surface: np.ndarray  # (Q, 3) texture coordinates and piece; 0 on the body and its shells
     parts: tuple[Part, ...]
+
+
+class Mesh(NamedTuple):
+    """One of the meshes that a dressed person consists of, n vertices."""
+
+    points: np.ndarray  # (n, 3) rest positions, m
+    normals: np.ndarray  # (n, 3)
+    weights: np.ndarray  # (n, D)
+    faces: np.ndarray  # (k, 3)
+    layers: np.ndarray  # (n, 4) as in `Dressed`
+    surface: np.ndarray  # (n, 3) as in `Dressed`
 
 
 class Outfit(NamedTuple):
@@ -164,35 +174,67 @@ def dress(
         offset = np.maximum(offset, amount * inside * (2 - inside))
     waves = np.sin(vertices @ rng.normal(0, 60, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
     offset *= 1 + 0.25 * waves
-    surface = vertex_normals(vertices + offset[:, None] * normals, model.faces)
+    points = vertices + offset[:, None] * normals
     coarse = body_faces(num_faces)
     used, faces = np.unique(coarse, return_inverse=True)
-    points = (vertices + offset[:, None] * normals)[used]
-    parts = [(points, rig.weights[used], faces.reshape(-1, 3), layers[used])]
+    body = Mesh(
+        points=points[used],
+        normals=vertex_normals(points, model.faces)[used],
+        weights=rig.weights[used],
+        faces=faces.reshape(-1, 3),
+        layers=layers[used],
+        surface=np.zeros((len(used), 3)),
+    )
+    meshes = [body]
     if outfit.skirt:
-        parts.append(_skirt(shape, rig, outfit))
+        meshes.append(_skirt(shape, rig, outfit))
     if outfit.long_hair and outfit.hair:
-        parts.append(_hair_fall(shape, rig, outfit))
-    points, weights, faces, layers = _join(parts)
-    extra = len(points) - len(used)
-    shell_normals = vertex_normals(points, faces)[len(used) :]
+        meshes.append(_hair_fall(shape, rig, outfit))
+    dressed = assemble(meshes, [], shape, eyes[used], colours, styles)
+    return dressed._replace(tucked=outfit.tucked)
+
+
+def assemble(
+    meshes: list[Mesh],
+    looks: list[tuple],
+    shape: BodyShape,
+    eyes: np.ndarray,
+    colours: np.ndarray,
+    styles: np.ndarray,
+) -> Dressed:
+    """A dressed person of meshes: the body, shells of procedural clothes, textured parts.
+
+    Args:
+        looks: of the textured parts, which are the last meshes: `Part`'s fields from texture on.
+        eyes: of the body's vertices; colours, styles: of the layers (as in `Dressed`).
+    """
+    points, normals, weights, _, layers, surface = (
+        np.concatenate(values).astype(np.float32) for values in zip(*meshes)
+    )
+    first = np.cumsum([0] + [len(mesh.points) for mesh in meshes])
+    faces = [mesh.faces + start for mesh, start in zip(meshes, first)]
+    first_face = np.cumsum([0] + [len(mesh.faces) for mesh in meshes]).tolist()
+    shaded = len(meshes) - len(looks)
+    parts = [
+        Part(start, end - start, *look)
+        for start, end, look in zip(first_face[shaded:], first_face[shaded + 1 :], looks)
+    ]
     return Dressed(
-        vertices=points.astype(np.float32),
-        normals=np.concatenate([surface[used], shell_normals]).astype(np.float32),
-        weights=weights.astype(np.float32),
-        faces=faces.astype(np.int32),
-        num_closed=len(coarse),
-        pattern=points.astype(np.float32),
-        layers=layers.astype(np.float32),
-        eyes=np.concatenate([eyes[used], np.zeros(extra)]).astype(np.float32),
+        vertices=points,
+        normals=normals,
+        weights=weights,
+        faces=np.concatenate(faces).astype(np.int32),
+        num_closed=first_face[1],
+        layers=layers,
+        eyes=np.concatenate([eyes, np.zeros(len(points) - len(eyes))]).astype(np.float32),
         colours=colours,
         styles=styles,
         face=face_marks(shape),
-        tucked=outfit.tucked,
+        tucked=False,
         painted_brows=True,
-        num_shaded=len(faces),
-        surface=np.zeros((len(points), 3), np.float32),
-        parts=(),
+        num_shaded=first_face[shaded],
+        surface=surface,
+        parts=tuple(parts),
     )
 
 
@@ -271,7 +313,7 @@ def _along(v: np.ndarray, shoulder: np.ndarray, elbow: np.ndarray, wrist: np.nda
     return np.where(fore > 0, 1 + fore, np.minimum(upper, 1))
 
 
-def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.ndarray, ...]:
+def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> Mesh:
     """A tube from the waist around both thighs, skinned to pelvis and thighs."""
     v, joints = shape.vertices.astype(float), shape.joints
     hip, knee, ankle = joints[6, 2], joints[1, 2], joints[0, 2]
@@ -296,11 +338,11 @@ def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.ndarra
     weights[:, rig.drivers.index("root")] = 1 - depth
     weights[:, rig.drivers.index("upperleg01.L")] = depth * left
     weights[:, rig.drivers.index("upperleg01.R")] = depth * (1 - left)
-    layers = np.tile([1.0, -_FAR, -_FAR, -_FAR], (len(points), 1))
-    return points, weights, _tube(len(levels), closed=True), layers
+    faces = _tube(len(levels), closed=True)
+    return _shell(points, weights, faces, [1.0, -_FAR, -_FAR, -_FAR])
 
 
-def _hair_fall(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.ndarray, ...]:
+def _hair_fall(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> Mesh:
     """Hair behind the head and over the nape, skinned to the head and, lower down, the chest."""
     head = dict(zip(load_body_model().bones, shape.bone_heads))
     scale = shape.stature / 1.7
@@ -321,8 +363,8 @@ def _hair_fall(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> tuple[np.nd
     weights = np.zeros((len(points), len(rig.drivers)))
     weights[:, rig.drivers.index("head")] = 1 - low
     weights[:, rig.drivers.index("spine01")] = low
-    layers = np.tile([-_FAR, -_FAR, -_FAR, 1.0], (len(points), 1))
-    return points, weights, _tube(len(rows), closed=False), layers
+    faces = _tube(len(rows), closed=False)
+    return _shell(points, weights, faces, [-_FAR, -_FAR, -_FAR, 1.0])
 
 
 def _tube(num_rows: int, closed: bool) -> np.ndarray:
@@ -336,18 +378,11 @@ def _tube(num_rows: int, closed: bool) -> np.ndarray:
     return np.concatenate([np.stack([a, b, d], -1), np.stack([a, d, c], -1)]).reshape(-1, 3)
 
 
-def _join(parts: list[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
-    first, faces = 0, []
-    for points, _, triangles, _ in parts:
-        faces.append(triangles + first)
-        first += len(points)
-    points, weights, _, layers = zip(*parts)
-    return (
-        np.concatenate(points),
-        np.concatenate(weights),
-        np.concatenate(faces),
-        np.concatenate(layers),
-    )
+def _shell(points: np.ndarray, weights: np.ndarray, faces: np.ndarray, layer: list[float]) -> Mesh:
+    """A mesh that is of one layer everywhere."""
+    layers = np.tile(layer, (len(points), 1))
+    normals = vertex_normals(points, faces)
+    return Mesh(points, normals, weights, faces, layers, np.zeros((len(points), 3)))
 
 
 def _between(tones: np.ndarray, rng: np.random.Generator) -> np.ndarray:
