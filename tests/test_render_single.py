@@ -1,16 +1,15 @@
 """Single rendered images: determinism, framing, keypoints, visibility, masks, files, loaders."""
 
+import functools
 import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from render_fixture import empty_room, level_camera, person, pose_of, renderer, skinned
 from test_retarget import write_bvh
-
-pytest.importorskip("anny")
-pytest.importorskip("moderngl")
+from torch import equal
 
 from ptri import config as configs
 from ptri.data import transforms
@@ -18,15 +17,12 @@ from ptri.data.h36m import SampleKey, cut_view, make_sample, open_split
 from ptri.data.loaders import TrainLoader
 from ptri.data.shards import Shards
 from ptri.errors import UserError
-from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
 from ptri.render import layout, occluders, truth
 from ptri.render.cameras import Camera, place_camera, sample_lens
 from ptri.render.people import make_rng
 from ptri.render.poses import KIND_NAMES, MOCAP
-from ptri.render.posing import part_rotations, pose, skin
-from ptri.render.room import sample_room
 from ptri.render.settings import RenderConfig, settings_from
-from ptri.render.single import Studio
+from ptri.render.single import Shot, Studio
 from ptri.render.stream import Rendered
 from ptri.skeleton import COCO17, H36M17
 
@@ -37,70 +33,66 @@ benchmark = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
 
 SMALL = RenderConfig(size=96, people=3, faces=2000, motion_blur=0.3)
+SINGLE = {"mode": "single", "faces": 2000, "people": 2}
 COCO = {name: i for i, name in enumerate(COCO17.joints)}
 H36M = {name: i for i, name in enumerate(H36M17.joints)}
 
 
-@pytest.fixture(scope="module")
-def studio():
-    try:
-        studio = Studio(SMALL, masks=True)
-    except RuntimeError as error:
-        pytest.skip(str(error))
-    yield studio
-    studio.close()
+@functools.cache
+def studio() -> Studio:
+    renderer()  # skips without EGL
+    return Studio(SMALL, masks=True)
 
 
-@pytest.fixture(scope="module")
-def shots(studio):
-    return studio.shoot([(5, 0, i) for i in range(24)])
+@functools.cache
+def shots() -> list[Shot]:
+    return studio().shoot([(5, 0, i) for i in range(24)])
 
 
-@pytest.fixture(scope="module")
-def standing(studio):
-    """A person who stands and faces -y: (person, transforms, joints, COCO's keypoints), m."""
-    person, surface = studio._person(5, 0, 0)
-    angles = torch.zeros(1, len(ANGLES))
-    for side in ("left", "right"):
-        angles[0, INDEX[f"{side}_arm_abd"]] = 0.3
-    parts = part_rotations(*angles_to_rotations(angles))
-    transforms, joints = pose(person.rig, parts, np.array([[0, 0, 1.0]]))
-    return person, transforms[0], joints[0], surface.coco(transforms[0])
+def standing() -> tuple[np.ndarray, ...]:
+    """Points, normals, joints and COCO's keypoints, m, of a person who stands and faces -y."""
+    transforms, joints = pose_of(person(), left_arm_abd=17, right_arm_abd=17)
+    points, normals = skinned(person(), transforms)
+    coco = truth.Surface(person().shape, person().rig).coco(transforms)
+    shift = -np.array([*joints[6, :2], points[:, 2].min()])
+    return points + shift, normals, joints + shift, coco + shift
 
 
-def camera_from(side: np.ndarray, size: int = 96) -> Camera:
-    centre = 4 * np.asarray(side, float) + [0, 0, 1.0]
-    forward = -np.asarray(side, float)
-    right = np.cross(forward, [0, 0, 1])
-    R = np.stack([right, np.cross(forward, right), forward])
-    K = np.array([[1.4 * size, 0, size / 2], [0, 1.4 * size, size / 2], [0, 0, 1]])
-    return Camera(K, R, -R @ centre)
+def picture_depth(points, normals, room, camera: Camera) -> np.ndarray:
+    """Depth (h, w) m of a picture of the person."""
+    renderer().set_picture(None)
+    renderer().set_person(person().dressed)
+    renderer().pose({0: (points, normals)}, room)
+    renderer().draw(*camera)
+    depth = renderer().depth()
+    renderer().end_pose()
+    return depth
 
 
-def test_an_image_depends_on_its_key_only(studio, shots):
+def test_an_image_depends_on_its_key_only():
     other = Studio(SMALL, masks=True)
     again = other.shoot([(5, 0, 7), (5, 0, 2)])
     other.close()
-    for first, second in zip((shots[7], shots[2]), again):
+    for first, second in zip((shots()[7], shots()[2]), again):
         for a, b in zip(first, second):
             np.testing.assert_array_equal(a, b)
-    different = studio.shoot([(6, 0, 7)])[0]
-    assert np.abs(different.joints - shots[7].joints).max() > 1
+    different = studio().shoot([(6, 0, 7)])[0]
+    assert np.abs(different.joints - shots()[7].joints).max() > 1
 
 
-def test_images_are_as_varied_as_asked(shots):
-    images = np.stack([shot.image for shot in shots]).astype(float)
+def test_images_are_as_varied_as_asked():
+    images = np.stack([shot.image for shot in shots()]).astype(float)
     assert images.shape[1:] == (96, 96, 3)
     assert images.mean((1, 2, 3)).std() > 8 and images.std((1, 2, 3)).min() > 8
-    assert len({shot.kind for shot in shots}) >= 8
-    headings = [np.arctan2(*(shot.joints[13] - shot.joints[12])[:2]) for shot in shots]
+    assert len({shot.kind for shot in shots()}) >= 8
+    headings = [np.arctan2(*(shot.joints[13] - shot.joints[12])[:2]) for shot in shots()]
     assert np.abs(np.mean(np.exp(1j * np.array(headings)))) < 0.6
-    heights = [-(shot.R.T @ shot.t)[2] for shot in shots]
+    heights = [-(shot.R.T @ shot.t)[2] for shot in shots()]
     assert min(heights) > 100 and np.ptp(heights) > 1000  # mm, above the floor
 
 
-def test_joints_boxes_and_masks_agree(shots):
-    for shot in shots:
+def test_joints_boxes_and_masks_agree():
+    for shot in shots():
         pixels = Camera(shot.K, shot.R, shot.t).project(shot.joints)
         inside = (pixels[:, :2] >= 0).all(1) & (pixels[:, :2] <= 95).all(1)
         top, left, bottom, right = shot.box
@@ -153,8 +145,8 @@ def test_cameras_frame_people_as_asked():
     assert np.mean(outside) > 0.15 and np.mean(np.array(outside) > 0.05) > 0.7
 
 
-def test_coco_keypoints_lie_where_annotators_put_them(standing):
-    _, _, joints, coco = standing
+def test_coco_keypoints_lie_where_annotators_put_them():
+    _, _, joints, coco = standing()
     for name in ("shoulder", "elbow", "wrist", "hip", "knee"):
         for side in ("left", "right"):
             gap = coco[COCO[f"{side}_{name}"]] - joints[H36M[f"{side}_{name}"]]
@@ -168,51 +160,34 @@ def test_coco_keypoints_lie_where_annotators_put_them(standing):
     assert nose[2] < coco[COCO["left_eye"], 2] < joints[H36M["head"], 2]
 
 
-def test_visibility_comes_from_depth(studio, standing):
-    person, transforms, joints, coco = standing
-    renderer = studio._renderer
-    renderer.set_person(person.dressed)
-    points, normals = skin(transforms, *person.skin_data)
-    shift = -np.array([*joints[6, :2], points[:, 2].min()])
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0))
+def test_visibility_comes_from_depth():
+    points, normals, joints, coco = standing()
     seen = {}
-    for name, side in (("front", [0, -1, 0]), ("back", [0, 1, 0]), ("left", [1, 0, 0])):
-        camera = camera_from(side)
-        renderer.pose({0: (points + shift, normals)}, room)
-        renderer.draw(*camera)
-        depth = renderer.depth()
-        renderer.end_pose()
-        seen[name] = truth.find_visible(coco + shift, truth.radii("coco17"), camera, depth)
+    for name, azimuth in (("front", -np.pi / 2), ("back", np.pi / 2), ("left", 0.0)):
+        camera = level_camera(azimuth)
+        depth = picture_depth(points, normals, empty_room(), camera)
+        label = truth.label(points, joints, coco, camera, depth)
+        seen[name] = label.coco_visible
         if name == "front":
-            body = truth.find_visible(joints + shift, truth.radii("h36m17"), camera, depth)
-            assert body.all()
+            assert label.visible.all()
             near = np.full_like(depth, 1.0)  # a wall before the camera hides everything
-            assert not truth.find_visible(joints, truth.radii("h36m17"), camera, near).any()
+            assert not truth.label(points, joints, coco, camera, near).visible.any()
     face = [COCO["nose"], COCO["left_eye"], COCO["right_eye"]]
     assert seen["front"][face].all() and not seen["back"][face].any()
     assert seen["left"][COCO["left_ear"]] and not seen["left"][COCO["right_ear"]]
     assert seen["left"][COCO["left_shoulder"]] and not seen["left"][COCO["right_shoulder"]]
 
 
-def test_occluders_hide_a_part_of_the_person(studio, standing):
-    person, transforms, joints, _ = standing
-    renderer = studio._renderer
-    renderer.set_person(person.dressed)
-    points, normals = skin(transforms, *person.skin_data)
-    shift = -np.array([*joints[6, :2], points[:, 2].min()])
-    joints = joints + shift
-    camera = camera_from([0, -1, 0])
-    room = sample_room(make_rng(0), np.array([[4.0, 0, 1]]), RenderConfig(clutter=0))
+def test_occluders_hide_a_part_of_the_person():
+    points, normals, joints, coco = standing()
+    camera, room = level_camera(-np.pi / 2), empty_room()
     hidden = []
     for seed in range(25):
-        scene = occluders.add_occluder(make_rng(seed), room, camera, joints)
-        assert len(scene.mesh) > len(room.mesh) and len(scene.colours) == len(room.colours) + 1
-        renderer.pose({0: (points + shift, normals)}, scene)
-        renderer.draw(*camera)
-        depth = renderer.depth()
-        renderer.end_pose()
-        visible = truth.find_visible(joints, truth.radii("h36m17"), camera, depth)
-        hidden.append(1 - visible.mean())
+        blocked = occluders.add_occluder(make_rng(seed), room, camera, joints)
+        assert len(blocked.mesh) > len(room.mesh)
+        assert len(blocked.colours) == len(room.colours) + 1
+        depth = picture_depth(points, normals, blocked, camera)
+        hidden.append(1 - truth.label(points, joints, coco, camera, depth).visible.mean())
         held = occluders.add_held(make_rng(seed), room, joints)
         added = held.mesh[len(room.mesh) :, :3]
         wrists = joints[[10, 15]]
@@ -223,11 +198,10 @@ def test_occluders_hide_a_part_of_the_person(studio, standing):
 
 def test_single_images_are_files_the_reader_takes(tmp_path):
     settings = settings_from(
-        {
-            "mode": "single", "out": str(tmp_path / "set"), "subjects": "S1,S9", "images": 70,
-            "size": 80, "faces": 2000, "people": 2, "lenses": 3, "masks": "true",
-        }
-    )  # fmt: skip
+        SINGLE
+        | {"out": str(tmp_path / "set"), "subjects": "S1,S9", "images": 70, "size": 80}
+        | {"lenses": 3, "masks": "true"}
+    )
     labels = layout.render_dataset(settings, progress=False)
     assert len(labels.frame) == 140 and labels.K.shape == (2, 3, 3, 3)
     assert ((labels.boxes != 0).any(-1).sum(1) == 1).all()  # each row is one camera's
@@ -260,11 +234,10 @@ def test_single_images_are_files_the_reader_takes(tmp_path):
 def test_shards_are_read_back(tmp_path):
     webdataset = pytest.importorskip("webdataset")
     settings = settings_from(
-        {
-            "mode": "single", "out": str(tmp_path), "subjects": "S1", "images": 6, "size": 64,
-            "faces": 2000, "people": 2, "lenses": 2, "shard_size": 4,
-        }
-    )  # fmt: skip
+        SINGLE
+        | {"out": str(tmp_path), "subjects": "S1", "images": 6, "size": 64}
+        | {"lenses": 2, "shard_size": 4}
+    )
     assert layout.render_dataset(settings, progress=False) is None
     names = sorted(str(path) for path in tmp_path.glob("*.tar"))
     assert len(names) == 2
@@ -273,26 +246,33 @@ def test_shards_are_read_back(tmp_path):
     first = json.loads(samples[0]["json"])
     assert np.array(first["coco17"]).shape == (17, 3) and samples[0]["jpg"][:2] == b"\xff\xd8"
 
-    made = configs.load(None, [
-        "run.name=x", "data.kind=shards", f"data.root={tmp_path}", "data.train_subjects=[1]",
-        "data.test_subjects=[1]", "data.image_size=64", "data.workers=0", "augment.flip=0.5",
-    ])  # fmt: skip
+    made = configs.replace(
+        configs.load(None, ["run.name=x", f"data.root={tmp_path}", "data.kind=shards"]),
+        data__train_subjects=[1],
+        data__test_subjects=[1],
+        data__image_size=64,
+        data__workers=0,
+        augment__flip=0.5,
+    )
     data, test = Shards(made, "train"), Shards(made, "test")
     assert len(data) == len(test) == 6
     whole = list(TrainLoader(data, 2, seed=1).epoch(1))
     late = list(TrainLoader(Shards(made, "train"), 2, seed=1).epoch(1, start_step=2))
-    assert len(whole) == 3 and torch.equal(whole[2].images, late[0].images)
+    assert len(whole) == 3 and equal(whole[2].images, late[0].images)
     # The same sample as the tar's own reader gives: the joints lie in the crop of the box.
     sample = test[0]
-    crop = make_sample(
-        [cut_view(
-            lambda reduction: transforms.decode_jpeg(samples[0]["jpg"], "x", reduction),
-            tuple(np.array(first[name], float) for name in ("K", "R", "t")),
-            np.array(first["box"]), np.array(first["h36m17"], float), made.data, None, None,
-        )],
-        np.array(first["h36m17"], float), False, 64, (1, 0, 0),
-    )  # fmt: skip
-    assert torch.equal(sample.images, crop.images) and torch.equal(sample.joints2d, crop.joints2d)
+    joints = np.array(first["h36m17"], float)
+    view = cut_view(
+        lambda reduction: transforms.decode_jpeg(samples[0]["jpg"], "x", reduction),
+        tuple(np.array(first[name], float) for name in ("K", "R", "t")),
+        np.array(first["box"]),
+        joints,
+        made.data,
+        None,
+        None,
+    )
+    crop = make_sample([view], joints, False, 64, (1, 0, 0))
+    assert equal(sample.images, crop.images) and equal(sample.joints2d, crop.joints2d)
     assert int(sample.subject) == 1 and sample.visible.any()
     with pytest.raises(UserError, match=r"S9-\*\.tar"):
         Shards(configs.replace(made, data__test_subjects=[9]), "test")
@@ -302,16 +282,14 @@ def test_shards_are_read_back(tmp_path):
         [Shards(made, "test")[i] for i in range(6)]
 
 
-def fly_config(**changes):
-    values = {
-        "run__name": "x", "data__kind": "rendered", "data__image_size": 64, "data__workers": 0,
-        "render__people": 2, "render__faces": 2000, "render__pass_images": 12,
-        "render__test_images": 4,
-    }  # fmt: skip
-    return configs.replace(configs.load(None, ["run.name=x"]), **values, **changes)
+def fly_config(**render):
+    small = {"people": 2, "faces": 2000, "pass_images": 12, "test_images": 4} | render
+    given = {"run": {"name": "x"}, "render": small}
+    given["data"] = {"kind": "rendered", "image_size": 64, "workers": 0}
+    return configs.from_dicts([("", given)])
 
 
-def test_training_on_the_fly_is_deterministic_and_resumes(studio):
+def test_training_on_the_fly_is_deterministic_and_resumes():
     data = Rendered(fly_config(), "train")
     whole = list(TrainLoader(data, 4, seed=1).epoch(2))
     late = list(TrainLoader(Rendered(fly_config(), "train"), 4, seed=1).epoch(2, start_step=1))
@@ -327,7 +305,7 @@ def test_training_on_the_fly_is_deterministic_and_resumes(studio):
     assert (first.joints3d - second.joints3d).abs().max() > 1
 
 
-def test_test_images_on_the_fly_stay_the_same(studio):
+def test_test_images_on_the_fly_stay_the_same():
     first, second = (Rendered(fly_config(), "test") for _ in range(2))
     assert len(first) == 4
     for item in range(4):
@@ -342,32 +320,26 @@ def test_missing_folders_are_reported():
     with pytest.raises(UserError, match=r"train2d\.py only"):
         open_split(fly_config(), "train")
     with pytest.raises(UserError, match="not a folder"):
-        Rendered(fly_config(render__backgrounds="/no/such"), "train")
+        Rendered(fly_config(backgrounds="/no/such"), "train")
     with pytest.raises(UserError, match=r"render\.garments: /no/such: not a folder"):
-        Rendered(fly_config(render__garments="/no/such"), "train")
+        Rendered(fly_config(garments="/no/such"), "train")
     with pytest.raises(UserError, match="cannot be read"):
-        Rendered(fly_config(render__mocap=["/no/such.bvh"]), "train")
+        Rendered(fly_config(mocap=["/no/such.bvh"]), "train")
 
 
-def test_files_without_held_out_trials_are_for_training_only(studio, tmp_path):
+def test_files_without_held_out_trials_are_for_training_only(tmp_path):
     write_bvh(tmp_path / "a.bvh", [{}] * 2)
-    config = fly_config(render__mocap=[str(tmp_path)], render__mocap_share=1.0)
+    config = fly_config(mocap=[str(tmp_path)], mocap_share=1.0)
     kinds = {shot.kind for shot in Rendered(config, "test")._shots}
     assert len(kinds) > 1 and MOCAP not in kinds
     assert Rendered(config, "train").render.mocap == [str(tmp_path)]
 
 
-def test_the_speed_benchmark_counts_its_images(studio, tmp_path, capsys):
+def test_the_speed_benchmark_counts_its_images(tmp_path, capsys):
     (tmp_path / "small.yaml").write_text("render: {people: 2, faces: 2000}\n")
     config = ["--config", str(tmp_path / "small.yaml")]
     assert benchmark.main(["render", "--images", "2", *config, "--set", "size=64"]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("2 single images of 64 px") and "processor time" in printed
-    for arguments, message in (
-        (["--config", "/no/such.yaml"], "No such file"),
-        (["--set", "size"], "key=value"),
-        (["--set", "sise=64"], "sise: unknown key"),
-        (["--images", "0"], "at least 1"),
-    ):
-        assert benchmark.main(["render", *arguments]) == 2
-        assert message in capsys.readouterr().err
+    assert benchmark.main(["render", "--set", "size"]) == 2
+    assert "key=value" in capsys.readouterr().err

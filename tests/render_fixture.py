@@ -1,0 +1,67 @@
+"""What the renderer's tests share: an OpenGL context, a dressed person, cameras about them.
+
+A module that imports this is skipped without the `render` extra; a test that draws, without EGL.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("anny")
+pytest.importorskip("moderngl")
+
+from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
+from ptri.render.cameras import Camera
+from ptri.render.gl import Renderer
+from ptri.render.people import Person, make_rng, sample_person
+from ptri.render.posing import part_rotations, pose, skin
+from ptri.render.room import Room, sample_room
+from ptri.render.settings import RenderConfig
+
+SIZE, FACES = 160, 2000
+LOOKS = RenderConfig(clutter=0, faces=FACES, lamps=0)
+GARMENTS = Path(__file__).resolve().parents[1] / "../shared/data/makehuman_cc0"
+
+
+@functools.cache
+def renderer() -> Renderer:
+    try:
+        return Renderer(SIZE, SIZE, samples=0)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@functools.cache
+def person(seed: int = 11, **changes) -> Person:
+    return sample_person(make_rng(seed), RenderConfig(**{"faces": FACES, **changes}))
+
+
+def pose_of(person: Person, **degrees: float) -> tuple[np.ndarray, np.ndarray]:
+    """Driver transforms and joints of a standing body that faces -y, some joint angles set."""
+    angles = torch.zeros(1, len(ANGLES))
+    for name, value in degrees.items():
+        angles[0, INDEX[name]] = np.radians(value)
+    parts = part_rotations(*angles_to_rotations(angles))
+    transforms, joints = pose(person.rig, parts, np.array([[0, 0, person.shape.joints[6, 2]]]))
+    return transforms[0], joints[0]
+
+
+def skinned(person: Person, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return skin(transforms, *person.skin_data)
+
+
+def empty_room(bare: bool = False) -> Room:
+    return sample_room(make_rng(0), np.array([[4.0, 0, 1]]), LOOKS, bare=bare)
+
+
+def level_camera(azimuth: float) -> Camera:
+    """A level camera 4 m away that sees a standing person."""
+    centre = np.array([4 * np.cos(azimuth), 4 * np.sin(azimuth), 1.0])
+    forward = -np.array([np.cos(azimuth), np.sin(azimuth), 0])
+    right = np.cross(forward, [0, 0, 1])
+    R = np.stack([right, np.cross(forward, right), forward])
+    K = np.array([[1.4 * SIZE, 0, SIZE / 2], [0, 1.4 * SIZE, SIZE / 2], [0, 0, 1]])
+    return Camera(K, R, -R @ centre)
