@@ -159,8 +159,8 @@ def test_pictures_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"framez": 3}, "framez: unknown key"),
-        ({"frames": "many"}, "frames: 'many' is not of type int"),
+        ({"framez": 3}, "unknown key 'render.framez'; did you mean 'render.frames'"),
+        ({"frames": "many"}, "render.frames: 'many'; expected a whole number"),
         ({"frames": 0}, "render.frames: 0"),
         ({"fps": 0}, "render.fps"),
         ({"actions": "Flying-1"}, "--actions Flying-1: unknown"),
@@ -190,8 +190,8 @@ def test_the_script_fails_in_one_line(monkeypatch, capsys):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     for arguments, message in (
-        (["--cameras", "x"], "cameras: 'x' is not of type int"),
-        (["--config", "/no/such.yaml"], "--config /no/such.yaml"),
+        (["--cameras", "x"], "render.cameras: 'x'; expected a whole number"),
+        (["--config", "/no/such.yaml"], "/no/such.yaml: no such"),
     ):
         monkeypatch.setattr(sys, "argv", ["render_people.py", *arguments])
         assert script.main() == 2
