@@ -44,12 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=0, help="at most so many in every view; 0: all")
     add("--rounds", type=int, default=8, help="of the fit (8)")
     add("--repeats", type=int, default=2, help="simulations of a statistic (2)")
-    add(
-        "--frame-worth",
-        type=float,
-        default=0.25,
-        help="what a frame is worth, 0 to 1 (0.25)",
-    )
+    add("--frame-worth", type=float, default=0.25, help="what a frame is worth, 0 to 1 (0.25)")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
@@ -75,10 +70,8 @@ def run(args: argparse.Namespace) -> str:
     clips = detections(args)
     found = fit(clips, GeneratedConfig(), args.seed, args.rounds, args.repeats)
     write_detector(args.weights, detector_of(found, clips, args.frame_worth))
-    settings = {
-        "generated": settings_of(found, clips),
-        "init": {"checkpoint_2d": args.weights},
-    }
+    init = {"checkpoint_2d": args.weights}
+    settings = {"generated": settings_of(found, clips), "init": init}
     B, T, V = clips.keypoints.xy.shape[:3]
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (
@@ -100,16 +93,9 @@ def detections(args: argparse.Namespace) -> Clips:
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    layers = {
-        "run": {"name": "fit_errors"},
-        "data": {
-            "root": args.root,
-            "test_subjects": args.subjects,
-            "views": args.views,
-            "image_size": args.image_size or size,
-            "workers": 0,
-        },
-    }
+    data = {"root": args.root, "test_subjects": args.subjects, "views": args.views, "workers": 0}
+    data["image_size"] = args.image_size or size
+    layers = {"run": {"name": "fit_errors"}, "data": data}
     config = configuration.from_dicts([("command line: ", layers)])
     return detect(for_inference(network).to(device), config, args.length, args.frames)
 

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from tabulate import tabulate
 
 from ptri.config import DataConfig
 from ptri.data import h36m_index
@@ -131,9 +132,8 @@ def count_table(index: Index, missing: list[Path]) -> str:
         rows.append([action, *cells, str(sum(counts[(s, a)] for s in present))])
     totals = [sum(n for key, n in counts.items() if key[0] == s) for s in present]
     rows.append(["all", *map(str, totals), str(sum(totals))])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:])) for row in rows]
-    return "\n".join(f"{row[0]:<{widths[0]}}  {line}" for row, line in zip(rows, lines))
+    sides = ("left", *["right"] * (len(present) + 1))
+    return tabulate(rows, "firstrow", disable_numparse=True, colalign=sides)
 
 
 def write_overlays(index: Index, missing: set[Path], out: Path, number: int = 3) -> list[Path]:

@@ -12,7 +12,7 @@ from detector_errors import report
 from detector_errors.clips import Clips, simulate, static_cameras
 from detector_errors.fit import fit
 from detector_errors.moments import LABELS, measure
-from detector_errors.scene import describe
+from detector_errors.truth import true_views
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config
@@ -35,12 +35,27 @@ FLIP = list(H36M17.flip)
 WRIST, FOOT = (H36M17.joints.index(name) for name in ("left_wrist", "left_foot"))
 # Unlike the defaults in everything that is looked at below.
 PLANTED = {
-    "noise": 0.015, "clip_spread": 0.2, "noise_spread": 0.4, "steady_spread": 0.6,
-    "overstate": 1.3, "definition_mm": 40.0, "view_bias": 0.004, "bias_follows": 0.5,
-    "correlated_share": 0.8, "correlation_s": 0.6, "misreport": 0.1, "outlier_rate": 0.02,
-    "body_swap_rate": 0.12, "limb_swap_rate": 0.04, "limb_copy_rate": 0.12, "profile_copies": 2.0,
-    "confident_swaps": 0.5, "fault_s": 1.0, "confidence_logit": 2.2, "confidence_slope": 2.2,
-}  # fmt: skip
+    "noise": 0.015,
+    "clip_spread": 0.2,
+    "noise_spread": 0.4,
+    "steady_spread": 0.6,
+    "overstate": 1.3,
+    "definition_mm": 40.0,
+    "view_bias": 0.004,
+    "bias_follows": 0.5,
+    "correlated_share": 0.8,
+    "correlation_s": 0.6,
+    "misreport": 0.1,
+    "outlier_rate": 0.02,
+    "body_swap_rate": 0.12,
+    "limb_swap_rate": 0.04,
+    "limb_copy_rate": 0.12,
+    "profile_copies": 2.0,
+    "confident_swaps": 0.5,
+    "fault_s": 1.0,
+    "confidence_logit": 2.2,
+    "confidence_slope": 2.2,
+}
 
 
 def people(num: int = 40, frames: int = 6, views: int = 4, seed: int = 0) -> Clips:
@@ -67,7 +82,7 @@ def test_planted_systematic_errors_are_measured():
     offset[..., WRIST, 2], offset[..., FLIP[WRIST], 2] = 15.0, 15.0
     moved = clips.joints + body_fixed(clips.joints, offset[..., :1], offset[..., 1:])
     xy = project(moved, Cameras(*(part.unsqueeze(1) for part in clips.cameras)))
-    found = measure(describe(clips), with_xy(clips, xy))
+    found = measure(true_views(clips), with_xy(clips, xy))
     mean = found.definition
     # The ridge shares an offset among directions that the clips hardly tell apart.
     again = clips.joints + body_fixed(
@@ -81,20 +96,23 @@ def test_planted_systematic_errors_are_measured():
 
 def test_planted_exchanges_are_counted():
     clips = people()
-    scene, xy = describe(clips), clips.keypoints.xy
-    assert measure(scene, clips.keypoints).values["body_swap_rate"] == 0
-    swapped = torch.where((torch.rand(40, 1, 4, generator=torch.Generator().manual_seed(0)) < 0.25)
-                          [..., None, None], xy[..., FLIP, :], xy)  # fmt: skip
+    truth, xy = true_views(clips), clips.keypoints.xy
+    assert measure(truth, clips.keypoints).values["body_swap_rate"] == 0
+    swapped = torch.where(
+        (torch.rand(40, 1, 4, generator=torch.Generator().manual_seed(0)) < 0.25)[..., None, None],
+        xy[..., FLIP, :],
+        xy,
+    )
     share = float((swapped != xy).flatten(3).any(-1).double().mean())
-    values = measure(scene, with_xy(clips, swapped)).values
+    values = measure(truth, with_xy(clips, swapped)).values
     assert values["body_swap_rate"] == pytest.approx(share, abs=0.02)
     assert values["limb_swap_rate"] == 0 and values["limb_copy_rate"] == 0
     assert values["fault_s"] > 0.99  # whole clips
     assert values["noise"] < 1e-4  # errors are to the mirror joint
     copied = xy.clone()
     copied[..., WRIST, :] = xy[..., FLIP[WRIST], :]
-    values = measure(scene, with_xy(clips, copied)).values
-    wrists, feet = ((scene.apart[..., joint] > 0.12).sum() for joint in (WRIST, FOOT))
+    values = measure(truth, with_xy(clips, copied)).values
+    wrists, feet = ((truth.apart[..., joint] > 0.12).sum() for joint in (WRIST, FOOT))
     assert values["limb_copy_rate"] == pytest.approx(float(wrists / (wrists + feet)), abs=1e-6)
     assert values["body_swap_rate"] == 0
 
@@ -103,10 +121,18 @@ def test_new_factors_of_the_error_model():
     clips = people(num=60)
     size = torch.zeros(60, 4, 2)
     quiet = GeneratedConfig(
-        noise=1e-5, definition_mm=0, view_bias=0, outlier_rate=0, body_swap_rate=0,
-        limb_swap_rate=0, missing_rate=0, missing_hidden_rate=0, missing_view_rate=0,
-        truncate=False, fps=5.0,
-    )  # fmt: skip
+        noise=1e-5,
+        definition_mm=0,
+        view_bias=0,
+        outlier_rate=0,
+        body_swap_rate=0,
+        limb_swap_rate=0,
+        missing_rate=0,
+        missing_hidden_rate=0,
+        missing_view_rate=0,
+        truncate=False,
+        fps=5.0,
+    )
 
     def seen(**changes):
         draws = Draws.from_seeds([(7, row) for row in range(60)])
@@ -140,9 +166,9 @@ def test_new_factors_of_the_error_model():
 
     steady = seen(noise=0.01, steady_spread=1.0, noise_spread=0.5).covariance
     held = steady.double().det() / steady[:, :1].double().det()
-    scale = describe(clips).scale.double()[..., None]
+    scale = true_views(clips).scale.double()[..., None]
     held = held * (scale[:, :1] / scale) ** 4  # the person comes nearer and goes
-    hidden = describe(clips).hidden.any(1, keepdim=True)
+    hidden = true_views(clips).hidden.any(1, keepdim=True)
     assert float(held.log().abs().masked_fill(hidden, 0).max()) < 1e-2
     twice = seen(noise=0.01, overstate=2.0)
     once = seen(noise=0.01)
@@ -153,15 +179,21 @@ def test_new_factors_of_the_error_model():
 def test_systematic_errors_grow_with_the_noise():
     clips = people(num=60)
     options = GeneratedConfig(
-        noise=1e-5, definition_mm=40.0, view_bias=0, outlier_rate=0, body_swap_rate=0,
-        limb_swap_rate=0, noise_spread=0.6, steady_spread=1.0,
-    )  # fmt: skip
+        noise=1e-5,
+        definition_mm=40.0,
+        view_bias=0,
+        outlier_rate=0,
+        body_swap_rate=0,
+        limb_swap_rate=0,
+        noise_spread=0.6,
+        steady_spread=1.0,
+    )
 
     def slope(**changes):
         found = simulate(clips, dataclasses.replace(options, **changes), 3)
         # Statistics that need a sensible stated sigma: noise of nothing is stated 1000 times wider.
         wide = found.keypoints.covariance * 1e6
-        return measure(describe(clips), found.keypoints._replace(covariance=wide)).values
+        return measure(true_views(clips), found.keypoints._replace(covariance=wide)).values
 
     assert slope(bias_follows=1.0)["bias_follows"] == pytest.approx(1.0, abs=0.15)
     assert abs(slope(bias_follows=0.0)["bias_follows"]) < 0.3
@@ -177,10 +209,15 @@ def test_known_parameters_are_recovered():
     clips = clips._replace(keypoints=simulate(clips, truth, 99).keypoints)
     found = fit(clips, GeneratedConfig(), seed=0, rounds=5, repeats=1)
     relative = {
-        "noise": 0.15, "overstate": 0.15, "correlation_s": 0.4, "outlier_rate": 0.4,
-        "body_swap_rate": 0.6, "limb_copy_rate": 0.3, "confidence_slope": 0.15,
+        "noise": 0.15,
+        "overstate": 0.15,
+        "correlation_s": 0.4,
+        "outlier_rate": 0.4,
+        "body_swap_rate": 0.6,
+        "limb_copy_rate": 0.3,
+        "confidence_slope": 0.15,
         "confidence_logit": 0.15,
-    }  # fmt: skip
+    }
     for name, limit in relative.items():
         ratio = getattr(found.options, name) / PLANTED[name]
         assert abs(math.log(ratio)) < math.log1p(limit), (name, ratio)
@@ -250,8 +287,12 @@ def test_settings_for_each_joint_are_checked():
 @pytest.mark.slow
 def test_the_script_fits_the_shipped_network(tmp_path, capsys):
     """On dots instead of people: what matters is that it runs through and can be read."""
-    make_tiny_h36m(tmp_path, subjects=("S8",), actions=tuple(f"Walking-{i}" for i in range(1, 11)),
-                   num_frames=4)  # fmt: skip
+    make_tiny_h36m(
+        tmp_path,
+        subjects=("S8",),
+        actions=tuple(f"Walking-{i}" for i in range(1, 11)),
+        num_frames=4,
+    )
     out, weights = tmp_path / "errors.yaml", tmp_path / "weights.pt"
     shutil.copy("checkpoints/ptri_2d_s0.pt", weights)
     write_detector(weights, Detector())

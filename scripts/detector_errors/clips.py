@@ -61,9 +61,9 @@ def cut_clips(index: Index, length: int) -> tuple[np.ndarray, float]:
         UserError: too few clips of that length.
     """
     labels, rows = index.labels, index.rows
-    scene = labels.subject[rows].astype(np.int64) * len(labels.action_names) + labels.action[rows]
+    truth = labels.subject[rows].astype(np.int64) * len(labels.action_names) + labels.action[rows]
     step = np.diff(labels.frame[rows].astype(np.int64))
-    same = (np.diff(scene) == 0) & index.seen.all(1)[1:] & index.seen.all(1)[:-1]
+    same = (np.diff(truth) == 0) & index.seen.all(1)[1:] & index.seen.all(1)[:-1]
     usual = int(np.median(step[same])) if same.any() else 0
     ends = np.flatnonzero(~(same & (step == usual))) + 1
     runs = np.split(np.arange(len(rows)), ends)

@@ -7,29 +7,29 @@ import math
 import torch
 from torch import Tensor
 
-from detector_errors.scene import APART, FEW, FLIP, NAMES, Scene, mean_of
+from detector_errors.truth import APART, FEW, FLIP, NAMES, Truth, mean_of
 
 _GROUPS = {"trunk": ("hip", "shoulder"), "arms": ("elbow", "wrist"), "legs": ("knee", "foot")}
 _ENDS = ("wrist", "foot")
 
 
-def exchanges(scene: Scene, xy: Tensor, used: Tensor) -> dict[str, float]:
+def exchanges(truth: Truth, xy: Tensor, used: Tensor) -> dict[str, float]:
     """Shares of exchanged trunks and limbs, of ends in one place, and how long that lasts."""
     known, votes = {}, {}
     for name, parts in _GROUPS.items():
-        known[name], votes[name] = _vote(scene, xy, used, parts)
+        known[name], votes[name] = _vote(truth, xy, used, parts)
     found = [(known["trunk"], votes["trunk"])]
     for limb in ("arms", "legs"):
         found.append((known["trunk"] & known[limb], votes["trunk"] ^ votes[limb]))
     ends = []
     for name in _ENDS:
         left, right = (NAMES.index(f"{side}_{name}") for side in ("left", "right"))
-        apart = scene.apart[..., left]
+        apart = truth.apart[..., left]
         known_end = (apart > 1.5 * APART) & used[..., left] & used[..., right]
         ends.append((known_end, (xy[..., left, :] - xy[..., right, :]).norm(dim=-1) < 0.35 * apart))
     known_end, one_place = (torch.stack(part, -1) for part in zip(*ends))
-    profile = known_end & (scene.facing.abs() < 0.4).unsqueeze(-1)
-    facing_ = known_end & (scene.facing.abs() > 0.8).unsqueeze(-1)
+    profile = known_end & (truth.facing.abs() < 0.4).unsqueeze(-1)
+    facing_ = known_end & (truth.facing.abs() > 0.8).unsqueeze(-1)
     shares = [mean_of(one_place[chosen].float()) for chosen in (profile, facing_)]
     lasting = [_autocorrelation(*event) for event in (*found, *ends)]
     lasting = [value for value in lasting if not math.isnan(value)]
@@ -44,12 +44,12 @@ def exchanges(scene: Scene, xy: Tensor, used: Tensor) -> dict[str, float]:
     }
 
 
-def _vote(scene: Scene, xy: Tensor, used: Tensor, parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+def _vote(truth: Truth, xy: Tensor, used: Tensor, parts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """(B, T, V) bool: whether a group's sides can be told, and whether they are exchanged."""
     group = [i for i, name in enumerate(NAMES) if "_" in name and name.split("_")[1] in parts]
-    told = (scene.apart > APART)[..., group] & used[..., group]
-    own = (xy - scene.truth).norm(dim=-1)[..., group].clamp_max(0.3) * told
-    other = (xy - scene.truth[..., FLIP, :]).norm(dim=-1)[..., group].clamp_max(0.3) * told
+    told = (truth.apart > APART)[..., group] & used[..., group]
+    own = (xy - truth.xy).norm(dim=-1)[..., group].clamp_max(0.3) * told
+    other = (xy - truth.xy[..., FLIP, :]).norm(dim=-1)[..., group].clamp_max(0.3) * told
     return told.any(-1), other.sum(-1) < own.sum(-1)
 
 

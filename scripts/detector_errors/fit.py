@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from detector_errors.clips import Clips, simulate
 from detector_errors.moments import LABELS, Statistics, measure
-from detector_errors.scene import Scene, describe
+from detector_errors.truth import Truth, true_views
 from ptri.config import GeneratedConfig
 from ptri.errors import UserError
 from ptri.structures import Keypoints
@@ -66,8 +66,8 @@ def fit(
     Raises:
         UserError: the clips say too little.
     """
-    scene = describe(clips)
-    measured, error = measure(scene, clips.keypoints), standard_errors(scene, clips.keypoints)
+    truth = true_views(clips)
+    measured, error = measure(truth, clips.keypoints), standard_errors(truth, clips.keypoints)
     told = [name for name in LABELS if math.isfinite(measured.values[name])]
     if "noise" not in told or not measured.joint.isfinite().all():
         raise UserError(
@@ -78,7 +78,7 @@ def fit(
 
     def simulated(options: GeneratedConfig, first: int = 0, count: int = repeats) -> Statistics:
         runs = [
-            measure(scene, simulate(clips, options, seed + first + run).keypoints)
+            measure(truth, simulate(clips, options, seed + first + run).keypoints)
             for run in range(count)
         ]
         return average(runs)
@@ -185,12 +185,12 @@ def _relative(factors: Tensor) -> Tensor:
     return factors / factors.log().mean().exp()
 
 
-def standard_errors(scene: Scene, keypoints: Keypoints) -> dict[str, float]:
+def standard_errors(truth: Truth, keypoints: Keypoints) -> dict[str, float]:
     """Of each number, from groups of clips."""
-    count = len(scene.scale)  # a spread over clips needs two in a group
+    count = len(truth.scale)  # a spread over clips needs two in a group
     groups = torch.arange(count).tensor_split(min(_GROUPS, count // 2))
     parts = [
-        measure(Scene(*(v[rows] for v in scene)), Keypoints(*(v[rows] for v in keypoints))).values
+        measure(Truth(*(v[rows] for v in truth)), Keypoints(*(v[rows] for v in keypoints))).values
         for rows in groups
     ]
     found = {}

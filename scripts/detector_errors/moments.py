@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detector_errors.exchanges import exchanges
-from detector_errors.scene import APART, FEW, FLIP, NAMES, Scene, mean_of, median_of
+from detector_errors.truth import APART, FEW, FLIP, NAMES, Truth, mean_of, median_of
 from ptri.structures import Keypoints
 
 LARGE = 0.1  # of the person: a resolved error beyond this is an outlier
@@ -65,29 +65,29 @@ LABELS = {
 }
 
 
-def resolved(scene: Scene, xy: Tensor) -> tuple[Tensor, Tensor]:
+def resolved(truth: Truth, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Errors (..., J, 2) to the joint or, where far nearer, its mirror joint; and which were."""
-    own, other = xy - scene.truth, xy - scene.truth[..., FLIP, :]
-    mirrored = (other.norm(dim=-1) < 0.5 * own.norm(dim=-1)) & (scene.apart > APART)
+    own, other = xy - truth.xy, xy - truth.xy[..., FLIP, :]
+    mirrored = (other.norm(dim=-1) < 0.5 * own.norm(dim=-1)) & (truth.apart > APART)
     return torch.where(mirrored.unsqueeze(-1), other, own), mirrored
 
 
-def measure(scene: Scene, keypoints: Keypoints) -> Statistics:
+def measure(truth: Truth, keypoints: Keypoints) -> Statistics:
     """Every statistic of keypoints (B, T, V, J, ...) px. NaN where there is too little to say."""
-    xy = keypoints.xy / scene.scale[..., None, None]
-    used = scene.inside & ~xy.isnan().any(-1)
-    xy = torch.where(used.unsqueeze(-1), xy, scene.truth)
-    covariance = keypoints.covariance / scene.scale[..., None, None, None] ** 2
+    xy = keypoints.xy / truth.scale[..., None, None]
+    used = truth.inside & ~xy.isnan().any(-1)
+    xy = torch.where(used.unsqueeze(-1), xy, truth.xy)
+    covariance = keypoints.covariance / truth.scale[..., None, None, None] ** 2
     sigma = torch.linalg.det(covariance.double()).clamp_min(1e-20).pow(0.25).float()
-    error, mirrored = resolved(scene, xy)
+    error, mirrored = resolved(truth, xy)
     size = error.norm(dim=-1)
     middle = _joint_median(size, used)
     values = {"noise": float(middle.log().mean().exp())}
     values |= _stated(sigma, used)
     values |= _ellipses(covariance, error, used & (size < TRIM * sigma))
-    values |= _sizes(error, sigma, used, scene.hidden, middle)
-    systematic, definition = _systematic(scene, error, sigma, used & (size < TRIM * sigma))
-    values |= systematic | exchanges(scene, xy, used)
+    values |= _sizes(error, sigma, used, truth.hidden, middle)
+    systematic, definition = _systematic(truth, error, sigma, used & (size < TRIM * sigma))
+    values |= systematic | exchanges(truth, xy, used)
     ratio = (sigma / _joint_median(sigma, used)).log()
     values["confident_swaps"] = mean_of(ratio[mirrored & used]) - mean_of(ratio[~mirrored & used])
     values |= _confidence(keypoints.confidence, ratio, used)
@@ -145,16 +145,16 @@ def _sizes(
 
 
 def _systematic(
-    scene: Scene, error: Tensor, sigma: Tensor, used: Tensor
+    truth: Truth, error: Tensor, sigma: Tensor, used: Tensor
 ) -> tuple[dict[str, float], Tensor]:
     """Errors fixed to the body, of all people and of each clip, and correlation of the rest."""
     weight = used / sigma.square()
-    slope, weighted = scene.slope, scene.slope * weight[..., None, None]
+    slope, weighted = truth.slope, truth.slope * weight[..., None, None]
     left = torch.einsum("btvjik,btvjil->bvjkl", weighted, slope)
     # 1 / sigma, not its square: uncertain keypoints lie farther off, and draw the bones too.
-    plain = scene.slope * (used / sigma)[..., None, None]
+    plain = truth.slope * (used / sigma)[..., None, None]
     mean = _solve(
-        torch.einsum("btvjik,btvjil->jkl", plain, scene.slope),
+        torch.einsum("btvjik,btvjil->jkl", plain, truth.slope),
         torch.einsum("btvjik,btvji->jk", plain, error),
     )
     mean = 0.5 * (mean + mean[FLIP] * torch.tensor([1.0, -1.0, 1.0, 1.0]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 
+import yaml
+from tabulate import tabulate
+
 from detector_errors.bones import bone_ratio
 from detector_errors.checks import check
 from detector_errors.clips import Clips, simulate
 from detector_errors.fit import Fit
 from detector_errors.moments import LABELS, measure
-from detector_errors.scene import describe
+from detector_errors.truth import true_views
 from ptri.config import GeneratedConfig
 from ptri.structures import Detector
 
@@ -40,12 +43,12 @@ def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
 
 def missing_rates(clips: Clips) -> dict[str, float]:
     """Shares of the joints inside the images that the detector leaves out."""
-    scene = describe(clips)
+    truth = true_views(clips)
     gone = clips.keypoints.xy.isnan().any(-1) & clips.inside
     lost = (gone | ~clips.inside).all(-1) & clips.inside.any(-1)  # (B, T, V)
     seen = clips.inside & ~lost.unsqueeze(-1)
-    single = float(gone[seen & ~scene.hidden].double().mean())
-    hidden = seen & scene.hidden
+    single = float(gone[seen & ~truth.hidden].double().mean())
+    hidden = seen & truth.hidden
     behind = float(gone[hidden].double().mean()) if hidden.any() else 0.0
     return {
         "missing_rate": _rounded(single),
@@ -55,46 +58,38 @@ def missing_rates(clips: Clips) -> dict[str, float]:
 
 
 def to_yaml(settings: dict[str, dict[str, object]], comment: str) -> str:
-    """A file of these settings alone, each on a line."""
-    lines = [f"# {line}" for line in comment.splitlines()]
-    for section, values in settings.items():
-        lines.append(f"{section}:")
-        for name, value in values.items():
-            if name == "definition_mean":
-                lines += [f"  {name}:"] + [f"    - {row}" for row in value]
-            else:
-                lines.append(f"  {name}: {value}")
-    return "\n".join(lines) + "\n"
+    """A file of these settings alone."""
+    lines = "".join(f"# {line}\n" for line in comment.splitlines())
+    return lines + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=1000)
 
 
 def table(fit: Fit, clips: Clips, start: GeneratedConfig, seed: int) -> str:
     """Measured beside simulated, before and after the fit; then what was not fitted."""
-    scene = describe(clips)
+    truth = true_views(clips)
     before = simulate(clips, start, seed + _FRESH)
     after = simulate(clips, fit.options, seed + _FRESH)
-    known = measure(scene, before.keypoints).values
-    rows = [_HEAD]
+    known = measure(truth, before.keypoints).values
+    rows = []
     for name, label in LABELS.items():
-        value, error = fit.measured.values[name], fit.error[name]
-        off = abs(fit.simulated.values[name] - value) / error
-        mark = "*" if off > UNLIKE else " "
-        setting = _number(getattr(fit.options, name)) if name in fit.told else "not told"
-        rows.append(
-            f"{label:54}{_number(value):>9} +-{_number(error):>8}{_number(known[name]):>10}"
-            f"{_number(fit.simulated.values[name]):>9}{mark}  {name}: {setting}"
+        value, error, fitted = (
+            fit.measured.values[name],
+            fit.error[name],
+            fit.simulated.values[name],
         )
-    rows += ["", f"{'not fitted':54}{'measured':>9}{'':10}{'start':>10}{'fitted':>9}"]
-    parts = [check(scene, each) for each in (clips, before, after)]
-    for label in parts[0]:
-        first, *others = (_number(part[label]) for part in parts)
-        rows.append(f"{label:54}{first:>9}{'':10}{others[0]:>10}{others[1]:>9}")
-    return "\n".join(rows)
+        mark = "*" if abs(fitted - value) / error > UNLIKE else ""
+        setting = _number(getattr(fit.options, name)) if name in fit.told else "not told"
+        numbers = (f"{_number(x)}" for x in (value, error, known[name]))
+        rows.append([label, *numbers, f"{_number(fitted)}{mark}", f"{name}: {setting}"])
+    parts = [check(truth, each) for each in (clips, before, after)]
+    others = [[label, *(_number(part[label]) for part in parts)] for label in parts[0]]
+    note = f"2D lengths over the apparent 1.7 m; * = more than {UNLIKE:g} standard errors off"
+    header = ["statistic", "measured", "+-", "start", "fitted", "setting"]
+    unfitted = _aligned(["not fitted", "measured", "start", "fitted"], others)
+    return "\n\n".join([note, _aligned(header, rows), unfitted])
 
 
-_HEAD = (
-    f"{'statistic (2D lengths over the apparent 1.7 m)':54}{'measured':>9} +-{'':8}{'start':>10}"
-    f"{'fitted':>9}   setting; * = more than {UNLIKE:g} standard errors off"
-)
+def _aligned(header: list[str], rows: list[list[str]]) -> str:
+    return tabulate(rows, header, disable_numparse=True, colalign=("left", *["right"] * 3))
 
 
 def _number(value: float) -> str:

@@ -24,42 +24,27 @@ _METRE = 1e-3  # lengths are in metres here, so that angles and lengths have lik
 _WIDE = 1e-4  # 1 / m^2, prior of joints under a body: 100 m
 
 
-class Bound(NamedTuple):
-    """Of B rigs."""
-
-    rotation: Tensor  # (B, P) deg, RMS angle of each pair's relative rotation
-    views: Tensor  # (B, V-1) deg, the same of each view relative to view 0
-    structure: Tensor  # (B,) mm, RMS root-relative joint error after one scale; NaN with a body
-    calibrated: Tensor  # (B,) mm, the same with known cameras
-
-
 class _Blocks(NamedTuple):
     cameras: Tensor  # (B, G, G), G = 6 (V - 1)
     cross: Tensor  # (B, T, J, G, 3)
     joints: Tensor  # (B, T, J, 3, 3)
 
 
-def bound(cases: Cases, body: BodyPrior | None = None, root: int = 6) -> Bound:
-    """Least RMS errors that an unbiased estimator can have.
+def bound(cases: Cases, body: BodyPrior | None = None) -> Tensor:
+    """Least RMS angle (B, P) deg of each pair's relative rotation, of an unbiased estimator.
 
     Args:
         cases: true cameras, joints, noise and clean points.
         body: prior on bones; None: geometry alone.
-        root: joint that the structure is relative to.
     """
     if body is None:
         used = cases.clean.sum(2) >= 2  # (B, T, J); what one view sees alone says nothing
-        blocks = _blocks(cases, cases.clean & used.unsqueeze(2))
-        information, gain, spread = _without_body(blocks, used)
+        information = _without_body(_blocks(cases, cases.clean & used.unsqueeze(2)), used)
         covariance = invert(information, cases.cameras.t)
-        structure, calibrated = _structure(covariance, gain, spread, used, cases.joints3d, root)
     else:
         blocks = _blocks(cases, cases.clean)
         covariance = torch.linalg.inv(_with_body(blocks, cases.joints3d, body))
-        structure = calibrated = torch.full_like(covariance[:, 0, 0], torch.nan)
-    pairs = pair_angles(covariance, cases.cameras.R)
-    views = cases.cameras.R.shape[1] - 1
-    return Bound(pairs, pairs[:, :views], structure, calibrated)
+    return pair_angles(covariance, cases.cameras.R)
 
 
 def jacobians(cases: Cases) -> tuple[Tensor, Tensor]:
@@ -97,13 +82,12 @@ def _blocks(cases: Cases, clean: Tensor) -> _Blocks:
     return _Blocks(cameras.reshape(B, G, G), cross.reshape(B, T, J, G, 3), structure)
 
 
-def _without_body(blocks: _Blocks, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Information of the cameras (B, G, G); the joints' response to them and own covariance."""
+def _without_body(blocks: _Blocks, used: Tensor) -> Tensor:
+    """Information of the cameras (B, G, G) with the joints eliminated; ``used`` (B, T, J)."""
     eye = torch.eye(3, dtype=blocks.joints.dtype)
-    own = torch.where(used[..., None, None], blocks.joints, eye)
-    spread = torch.linalg.inv(own) * used[..., None, None]
-    gain = blocks.cross @ spread  # (B, T, J, G, 3)
-    return blocks.cameras - torch.einsum("btjgi,btjhi->bgh", gain, blocks.cross), gain, spread
+    joints = torch.where(used[..., None, None], blocks.joints, eye)
+    gain = blocks.cross @ (torch.linalg.inv(joints) * used[..., None, None])  # (B, T, J, G, 3)
+    return blocks.cameras - torch.einsum("btjgi,btjhi->bgh", gain, blocks.cross)
 
 
 def _with_body(blocks: _Blocks, truth: Tensor, body: BodyPrior) -> Tensor:
@@ -170,28 +154,3 @@ def pair_angles(covariance: Tensor, R: Tensor) -> Tensor:
         )
         result.append(spread.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(0).sqrt())
     return torch.rad2deg(torch.stack(result, dim=-1))
-
-
-def _structure(
-    covariance: Tensor, gain: Tensor, spread: Tensor, used: Tensor, joints: Tensor, root: int
-) -> tuple[Tensor, Tensor]:
-    """RMS root-relative errors (B,), (B,) mm after one scale, with unknown and known cameras."""
-    counted = used & used[..., root : root + 1]
-    counted[..., root] = False
-    keep = counted[..., None].to(joints)
-    shape = (joints - joints[..., root : root + 1, :]) * keep  # (B, T, J, 3)
-    shape = shape / shape.square().sum((1, 2, 3), keepdim=True).sqrt()
-    response = (gain - gain[..., root : root + 1, :, :]) * keep.unsqueeze(-1)  # (B, T, J, G, 3)
-    own = spread.diagonal(dim1=-2, dim2=-1).sum(-1)
-    known = ((own + own[..., root : root + 1]) * keep[..., 0]).sum((1, 2))
-    moment = torch.einsum("btjgi,btjhi->bgh", response, response)
-    along = torch.einsum("btji,btjgi->bg", shape, response)
-    moment = moment - along.unsqueeze(-1) * along.unsqueeze(-2)
-    # What one scale takes from the joints' own errors.
-    apart = torch.einsum("btji,btjik,btjk->b", shape, spread, shape)
-    total = shape.sum(2)
-    apart = apart + torch.einsum("bti,btik,btk->b", total, spread[:, :, root], total)
-    known = known - apart
-    unknown = known + (covariance * moment).sum((-1, -2))
-    count = counted.sum((1, 2))
-    return (unknown / count).sqrt() / _METRE, (known / count).sqrt() / _METRE

@@ -112,11 +112,11 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
     count = num_cases(options.count, part.cell.num_frames)
     cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
     independent = part.cell.errors == "gaussian"
-    limit = bound(cases).rotation if independent else bound_correlated(cases, part.cell)
+    limit = bound(cases) if independent else bound_correlated(cases, part.cell)
     body = None
     if independent:  # the law that the bodies were drawn from, whose bones are rigid
         prior = load_body_prior(slack=_RIGID, spread=options.people.bone_spread)
-        body = bound(cases, prior).rotation.numpy()
+        body = bound(cases, prior).numpy()
     results, ceiling = [], None
     for name in sorted(part.methods, key=lambda name: name != "calibrated"):
         path = folder / part.cell.name / f"{name}.npz"

@@ -1,4 +1,4 @@
-"""What the statistics share: people before cameras, in units of the person's apparent size."""
+"""What is true of the people in each view, in units of their apparent size."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from detector_errors.clips import FOCAL, Clips
+from ptri.geometry.cameras import transform
 from ptri.people.detections import body_fixed, facing, self_occluded
 from ptri.skeleton import H36M17
 
@@ -17,11 +18,11 @@ FEW = 30  # a statistic of fewer keypoints is NaN
 NAMES, FLIP, ROOT = H36M17.joints, list(H36M17.flip), H36M17.root
 
 
-class Scene(NamedTuple):
+class Truth(NamedTuple):
     """What does not depend on the keypoints; units of the person where a length is 2D."""
 
     scale: Tensor  # (B, T, V) px, apparent size of the person
-    truth: Tensor  # (B, T, V, J, 2)
+    xy: Tensor  # (B, T, V, J, 2)
     apart: Tensor  # (B, T, V, J), distance to the mirror joint
     hidden: Tensor  # (B, T, V, J) bool, behind the trunk
     facing: Tensor  # (B, T, V), see `ptri.people.detections.facing`
@@ -29,15 +30,15 @@ class Scene(NamedTuple):
     inside: Tensor  # (B, T, V, J) bool
 
 
-def describe(clips: Clips) -> Scene:
+def true_views(clips: Clips) -> Truth:
     """The part of the statistics that clips and their simulations share."""
     joints, cameras = clips.joints, clips.cameras
-    view = joints.unsqueeze(2) @ cameras.R.transpose(-1, -2).unsqueeze(1)
-    view = view + cameras.t[:, None, :, None]  # (B, T, V, J, 3)
+    # (B, T, V, J, 3) mm
+    view = transform(joints.unsqueeze(2), cameras.R.unsqueeze(1), cameras.t.unsqueeze(1))
     depth = view[..., 2:]
     ray = view[..., :2] / depth
     scale = FOCAL * 1700.0 / view[..., ROOT, 2]
-    truth = FOCAL * ray / scale[..., None, None]
+    xy = FOCAL * ray / scale[..., None, None]
     R = cameras.R[:, None, :, None]  # (B, 1, V, 1, 3, 3)
     move = (R[..., :2, :] - ray.unsqueeze(-1) * R[..., 2:, :]) / depth.unsqueeze(-1)
     move = move * (FOCAL / scale)[..., None, None, None]  # (B, T, V, J, 2, 3)
@@ -47,15 +48,9 @@ def describe(clips: Clips) -> Scene:
         for row in unit
     ]
     slope = move @ torch.stack(axes, -1).unsqueeze(2)  # (B, T, V, J, 2, 4)
-    return Scene(
-        scale,
-        truth,
-        (truth[..., FLIP, :] - truth).norm(dim=-1),
-        self_occluded(joints, cameras),
-        facing(joints, cameras),
-        slope,
-        clips.inside,
-    )
+    apart = (xy[..., FLIP, :] - xy).norm(dim=-1)
+    hidden, front = self_occluded(joints, cameras), facing(joints, cameras)
+    return Truth(scale, xy, apart, hidden, front, slope, clips.inside)
 
 
 def median_of(value: Tensor) -> Tensor:
