@@ -8,6 +8,7 @@ with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an i
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -29,11 +30,16 @@ _MIRRORED_JOINTS = list(H36M17.flip)
 
 
 class SampleKey(NamedTuple):
-    """What a loader asks of a data set; a plain index means epoch 0 and all views."""
+    """What a loader asks of a data set."""
 
     index: int
     epoch: int = 0
     num_views: int = 0  # 0: all
+
+    @classmethod
+    def of(cls, key: int | SampleKey) -> SampleKey:
+        """The key itself; a plain index means epoch 0 and all views."""
+        return key if isinstance(key, cls) else cls(int(key))
 
 
 def open_split(config: Config, split: str, single_view: bool = False) -> H36M:
@@ -96,7 +102,7 @@ class H36M(Dataset):
         return int(self.index.rows[self.items[item, 0]])
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
-        key = key if isinstance(key, SampleKey) else SampleKey(int(key))
+        key = SampleKey.of(key)
         rng = np.random.default_rng((self.seed, key.epoch, key.index))
         position, view = self.items[key.index]
         views = np.flatnonzero(self.index.seen[position]) if view < 0 else np.array([view])
@@ -117,12 +123,8 @@ class H36M(Dataset):
         self, row: int, camera: int, joints: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         index = self.index
-        path = index.image_path(row, camera)
+        read = functools.partial(transforms.read_jpeg, index.image_path(row, camera))
         dist = None if index.undistorted else index.labels.dist[index.labels.subject[row], camera]
-
-        def read(reduction: int) -> np.ndarray:
-            return transforms.read_jpeg(path, reduction)
-
         pose, box = index.camera_of(row, camera), index.labels.boxes[row, camera]
         return cut_view(read, pose, box, joints, self.data, self.augment, rng, dist)
 

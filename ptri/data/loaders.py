@@ -50,8 +50,8 @@ class _TrainBatches(Sampler):
         for step in range(self.start_step, len(order)):
             batch = order[step]
             count = self._draw_views(step, int(self.views[batch].min()))
-            mine = batch[self.rank * share : (self.rank + 1) * share]
-            yield [SampleKey(int(item), self.epoch, count) for item in mine]
+            items = batch[self.rank * share : (self.rank + 1) * share]
+            yield [SampleKey(int(item), self.epoch, count) for item in items]
 
     def _draw_views(self, step: int, available: int) -> int:
         """How many views every sample of a step has: a batch is one tensor."""

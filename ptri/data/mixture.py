@@ -27,9 +27,9 @@ class Mixture(Dataset):
         return int(self._ends[-1])
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
-        key = key if isinstance(key, SampleKey) else SampleKey(int(key))
+        key = SampleKey.of(key)
         if not 0 <= key.index < len(self):
             raise IndexError(key.index)
-        which = int(np.searchsorted(self._ends, key.index, side="right"))
-        start = self._ends[which] - len(self.parts[which])
-        return self.parts[which][key._replace(index=int(key.index - start))]
+        number = int(np.searchsorted(self._ends, key.index, side="right"))
+        part = self.parts[number]
+        return part[key._replace(index=int(key.index - self._ends[number] + len(part)))]

@@ -7,6 +7,7 @@ where it was, which a stream could not.
 
 from __future__ import annotations
 
+import functools
 import json
 import tarfile
 from pathlib import Path
@@ -59,18 +60,14 @@ class Shards(Dataset):
         return len(self._items)
 
     def __getitem__(self, key: int | SampleKey) -> Sample:
-        key = key if isinstance(key, SampleKey) else SampleKey(int(key))
+        key = SampleKey.of(key)
         rng = np.random.default_rng((self.seed, key.epoch, key.index))
         image, text = (_Place(*place.tolist()) for place in self._items[key.index])
         path = self.paths[image.shard]
         truth = self._truth(path, self._read(text))
         joints = np.array(truth["h36m17"], np.float64)
         camera = tuple(np.array(truth[name], np.float64) for name in ("K", "R", "t"))
-        encoded = self._read(image)
-
-        def read(reduction: int) -> np.ndarray:
-            return transforms.decode_jpeg(encoded, path, reduction)
-
+        read = functools.partial(transforms.decode_jpeg, self._read(image), path)
         flip = self.augment is not None and rng.random() < self.augment.flip
         box = np.array(truth["box"])
         part = cut_view(read, camera, box, joints, self.data, self.augment, rng)
@@ -79,19 +76,19 @@ class Shards(Dataset):
 
     def _members(self, shard: int) -> list[tuple[_Place, _Place]]:
         """The places of the image and the truth of a shard's samples."""
-        path, found = self.paths[shard], {}
+        path, samples = self.paths[shard], {}
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     key, _, kind = member.name.partition(".")
                     place = _Place(shard, member.offset_data, member.size)
-                    found.setdefault(key, {})[kind] = place
+                    samples.setdefault(key, {})[kind] = place
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"{path}: not a whole shard ({error}); copy or make it again") from None
-        for key, parts in found.items():
+        for key, parts in samples.items():
             if not {"jpg", "json"} <= parts.keys():
                 raise UserError(f"{path}: sample {key} lacks its jpg or json; make the shard again")
-        return [(parts["jpg"], parts["json"]) for parts in found.values()]
+        return [(parts["jpg"], parts["json"]) for parts in samples.values()]
 
     def _read(self, place: _Place) -> bytes:
         with open(self.paths[place.shard], "rb") as file:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from ptri.config import Config
 from ptri.data import augmentation, transforms
-from ptri.data.h36m import SampleKey
+from ptri.data.h36m import SampleKey, make_sample
 from ptri.errors import UserError
 from ptri.fields import build
 from ptri.people.retarget import load_part_motion
@@ -30,7 +30,7 @@ from ptri.render.settings import RenderConfig
 from ptri.render.single import Crop, Shot, Studio
 from ptri.render.truth import coco_weights
 from ptri.render.wardrobe import body_faces
-from ptri.structures import Cameras, Sample
+from ptri.structures import Sample
 
 _TRAIN_CROWD, _TEST_CROWD = 0, 1
 _CHUNK = 16  # test images made at once
@@ -72,7 +72,7 @@ class Rendered(Dataset):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[Sample]:
-        keys = [key if isinstance(key, SampleKey) else SampleKey(int(key)) for key in keys]
+        keys = [SampleKey.of(key) for key in keys]
         if self._shots is not None:
             return [self._sample(self._shots[key.index], key) for key in keys]
         numbers = [key.epoch * len(self) + key.index for key in keys]
@@ -101,31 +101,15 @@ class Rendered(Dataset):
         return [shot for part in parts for shot in part]
 
     def _sample(self, shot: Shot, key: SampleKey) -> Sample:
-        size = self.data.image_size
         image, K = shot.image, shot.K
         rng = np.random.default_rng((self.seed, key.epoch, key.index, 0x51))
         if not shot.cropped:
             image, K = self._crop(shot, rng)
         if self.augment is not None:
             image = augmentation.augment_image(np.ascontiguousarray(image), self.augment, rng)
-        joints = shot.joints @ shot.R.T + shot.t
-        projected = transforms.project(joints, K, np.eye(3), np.zeros(3))
-        xy, depth = projected[:, :2], projected[:, 2]
-        inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1) & (depth > 0)
-
-        def tensor(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(array, np.float32))
-
-        return Sample(
-            images=transforms.normalise(image)[None],
-            cameras=Cameras(tensor(K[None]), tensor(np.eye(3)[None]), tensor(np.zeros((1, 3)))),
-            joints3d=tensor(joints),
-            joints2d=tensor(xy[None]),
-            visible=torch.from_numpy(inside[None]),
-            subject=torch.tensor(_TRAIN_CROWD if self._shots is None else _TEST_CROWD),
-            action=torch.tensor(0),
-            frame=torch.tensor(key.index),
-        )
+        crowd = _TRAIN_CROWD if self._shots is None else _TEST_CROWD
+        view, numbers = (image, K, shot.R, shot.t), (crowd, 0, key.index)
+        return make_sample([view], shot.joints, False, self.data.image_size, numbers)
 
     def _crop(self, shot: Shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The square around a person whom the frame cuts off, black outside, as a box gives it."""
