@@ -48,31 +48,46 @@ SECTIONS = {item.name: item.default_factory for item in fields(Config) if item.n
 _KINDS = {name: kinds_of(section) for name, section in SECTIONS.items()}
 # Settings of earlier versions, and what became of them.
 _GONE = {
-    "a constant of the code, since nobody set it; leave it out": (
-        *("posterior.adjust_iterations", "posterior.random_starts", "posterior.df"),
-        *("posterior.inflation", "posterior.outlier_chi2", "posterior.frame_correlation"),
-        *("posterior.bone_spread", "train.weight_decay"),
-    ),
+    "a constant of the code, since nobody set it; leave it out": """
+        posterior.adjust_iterations posterior.random_starts posterior.df posterior.inflation
+        posterior.outlier_chi2 posterior.frame_correlation posterior.bone_spread
+        train.weight_decay
+    """,
     "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "
-    "(ptri.models.weights.write_detector); leave it out": (
-        *("posterior.bone_ratio", "posterior.overstated", "posterior.frame_worth"),
-    ),
-    "no longer a choice: imageSequence-undistorted is read where it exists; leave it out": (
-        "data.images",
-    ),
-    "a check of `scripts/prepare_h36m.py check --read`; leave it out": ("data.check_images",),
-    "no longer a choice: training shuffles views, and leaves channels as they are; leave it out": (
-        *("augment.shuffle_views", "augment.channels"),
-    ),
-    "a constant of ptri/training/losses3d.py; leave it out": (
-        *("train.weight_lift", "train.weight_pose", "train.weight_x3d", "train.weight_joint"),
-    ),
-    "a constant of ptri/training/task2d.py; leave it out": (
-        *("train.weight_x2d", "train.weight_covariance", "train.weight_coverage"),
-        *("train.weight_confidence", "train.weight_imitation"),
-    ),
+    "(ptri.models.weights.write_detector); leave it out": """
+        posterior.bone_ratio posterior.overstated posterior.frame_worth
+    """,
+    "no longer a choice: imageSequence-undistorted is read where it exists; leave it out": """
+        data.images
+    """,
+    "a check of `scripts/prepare_h36m.py check --read`; leave it out": """
+        data.check_images
+    """,
+    "no longer a choice: training shuffles views, and leaves channels as they are; leave it out": """
+        augment.shuffle_views augment.channels
+    """,
+    "a constant of ptri/training/losses3d.py; leave it out": """
+        train.weight_lift train.weight_pose train.weight_x3d train.weight_joint
+    """,
+    "a constant of ptri/training/task2d.py; leave it out": """
+        train.weight_x2d train.weight_covariance train.weight_coverage train.weight_confidence
+        train.weight_imitation
+    """,
 }
-RETIRED = {name: what for what, names in _GONE.items() for name in names}
+_ERRORS = """
+        truncate noise joint_noise clip_spread view_spread noise_spread
+        steady_spread anisotropy hidden_noise correlated_share correlation_s
+        definition_mm definition_mean view_bias bias_follows misreport overstate
+        joint_stated rounding outlier_rate outlier_size confident_outliers
+        gross_rate drop_rate flat_views body_swap_rate limb_swap_rate
+        limb_copy_rate profile_copies confident_swaps fault_s missing_rate
+        missing_hidden_rate missing_view_rate confidence_noise confidence_logit
+        confidence_slope independent
+"""
+RETIRED = {name: what for what, names in _GONE.items() for name in names.split()}
+RETIRED |= {
+    f"generated.{k}": f"generated.errors.{k}, or a key of its file" for k in _ERRORS.split()
+}
 
 
 def load(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
@@ -168,7 +183,7 @@ def _checked_part(name: str, part: Any, where: str) -> dict[str, Any]:
     for key in part:
         why = RETIRED.get(f"{name}.{key}")
         if why is not None:
-            raise UserError(f"{where}{name}.{key}: no longer a setting but {why}")
+            raise UserError(f"{where}{name}.{key}: now {why}")
         if name != "render" and key not in _KINDS[name]:
             raise UserError(f"{where}unknown key '{name}.{key}'{_suggestion(str(key), name)}")
     return part

@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ptri.fields import MISSING
+from ptri.fields import MISSING, Table
 from ptri.fields import Section as _Section
 from ptri.fields import number as _number
-from ptri.skeleton import check_definition, check_joint_factors
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,7 @@ class AugmentConfig(_Section):
 
 @dataclass(frozen=True)
 class GeneratedConfig(_Section):
-    """Generated people, rigs and detections (ptri/people/scenes.py).
-
-    Sizes "of the person" are relative to the height in px at which 1.7 m appears at the hip's
-    depth: 435 px for Human3.6M's cameras. Rates are shares of the detections.
-    """
+    """Generated people, rigs and detections (ptri/people/scenes.py)."""
 
     families: list[str] = field(  # rig families to train on, drawn with equal chance
         default_factory=lambda: [
@@ -100,61 +95,9 @@ class GeneratedConfig(_Section):
     area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
     bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
     children: float = _number(0.0, 0, 1)  # share of people who are 4 to 14 years old
-    independent: bool = False  # exact Gaussian noise of the stated covariance, nothing else wrong
-    truncate: bool = True  # joints outside the image are missing
-    noise: float = _number(0.007, 0)  # of the person: standard deviation of an average joint
-    joint_noise: list[float] = field(
-        default_factory=list
-    )  # how hard the 17 joints are, factors on it; []: those of ptri/people/detections.py
-    clip_spread: float = _number(0.35, 0)  # log-normal factor of the noise per clip
-    view_spread: float = _number(0.2, 0)  # the same per view
-    noise_spread: float = _number(0.4, 0)  # and per joint and frame, known to the detector
-    steady_spread: float = _number(0.0, 0, 1)  # share of that spread's variance that a joint keeps
-    # in a view for the whole clip
-    anisotropy: float = _number(0.3, 0)  # log of the noise ellipse's axis over its mean radius
-    hidden_noise: float = _number(2.5, 1)  # factor on the noise of joints behind the trunk
-    correlated_share: float = _number(0.7, 0, 1)  # of the noise variance that is AR(1) over frames
-    correlation_s: float = _number(0.4, 0)  # its correlation time, s: rho = e^(-1 / (fps * this))
-    # Systematic errors; each clip draws its own strength between 0 and these.
-    definition_mm: float = _number(20.0, 0)  # the detector's joints lie off ours, fixed to the body
-    definition_mean: list[list[float]] = field(
-        default_factory=list
-    )  # mm, the same in everybody: along the bone, left, up, forwards for each of the 17 joints
-    view_bias: float = _number(0.006, 0)  # of the person: constant error per view and joint
-    bias_follows: float = _number(0.0, 0, 2)  # both times the noise's log-normal factors to this
-    misreport: float = _number(0.25, 0)  # log-normal factor, reported over true noise
-    overstate: float = _number(1.0, above=0)  # reported over true standard deviation
-    joint_stated: list[float] = field(default_factory=list)  # factors on it, a joint each; []: 1
-    rounding: float = _number(0.4, 0, 1)  # 1: reported covariances are circular
-    outlier_rate: float = _number(0.03, 0, 0.5)  # joints somewhere else altogether
-    outlier_size: float = _number(0.12, 0)  # of the person: standard deviation of those errors
-    confident_outliers: float = _number(0.3, 0, 1)  # share of outliers the detector is sure of
-    # Faults of whole views; each view of a clip draws its own rate between 0 and these.
-    gross_rate: float = _number(0.0, 0, 0.9)  # joints anywhere in the box, as sure as good ones
-    drop_rate: float = _number(0.0, 0, 0.9)  # joints not detected, beside missing_rate
-    flat_views: float = _number(0.0, 0, 1)  # share of views with one confidence for all joints
-    body_swap_rate: float = _number(0.01, 0, 0.5)  # left and right exchanged in a view
-    limb_swap_rate: float = _number(0.015, 0, 0.5)  # the same of both arms, or both legs
-    limb_copy_rate: float = _number(0.0, 0, 0.5)  # an arm's or leg's end put on the other one's
-    profile_copies: float = _number(1.0, above=0)  # factor on that rate for people in profile
-    confident_swaps: float = _number(1.0, 0, 1)  # share of exchanged or copied joints it is sure of
-    fault_s: float = _number(0.25, 0)  # s, time over which outliers, swaps, losses come and go
-    missing_rate: float = _number(0.04, 0, 0.9)  # single joints not detected
-    missing_hidden_rate: float = _number(0.3, 0, 1)  # joints behind the trunk not detected
-    missing_view_rate: float = _number(
-        0.01, 0, 0.9
-    )  # whole person lost in a view; two views always stay
-    confidence_noise: float = _number(0.6, 0)  # on the confidence's logit
-    confidence_logit: float = _number(1.8)  # confidence's logit at an error of generated.noise ...
-    confidence_slope: float = _number(1.5, 0)  # ... and its fall for each e-fold of the error
-    more_errors: list[str] = field(default_factory=list)  # YAML files as scripts/fit_errors.py
-    # writes them; batches take turns between the settings above and theirs
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_joint_factors("generated.joint_noise", self.joint_noise)
-        check_joint_factors("generated.joint_stated", self.joint_stated)
-        check_definition(self.definition_mean)
+    errors: Table = field(default_factory=dict)  # of the detections: numbers of
+    # ptri/people/errors.py, or the YAML file that holds them, as scripts/fit_errors.py writes it
+    more_errors: list[Table] = field(default_factory=list)  # others; batches take turns
 
 
 @dataclass(frozen=True)

@@ -347,35 +347,6 @@ def check_bone_ratio(ratio: Sequence[float]) -> None:
         )
 
 
-def check_joint_factors(key: str, factors: Sequence[float]) -> None:
-    """Refuses what is not one positive, finite number for each of H36M17's joints, or none.
-
-    Raises:
-        UserError: naming the key.
-    """
-    count = len(H36M17.joints)
-    if len(factors) not in (0, count) or not all(0 < value < np.inf for value in factors):
-        raise UserError(
-            f"{key}: expected {count} positive numbers, one a joint of h36m17, got "
-            f"{list(factors)}; scripts/fit_errors.py prints them"
-        )
-
-
-def check_definition(rows: Sequence[Sequence[float]]) -> None:
-    """Refuses what is not four finite numbers for each of H36M17's joints, or none.
-
-    Raises:
-        UserError: naming ``generated.definition_mean``.
-    """
-    count = len(H36M17.joints)
-    right = len(rows) in (0, count) and all(len(row) == 4 for row in rows)
-    if not right or not np.isfinite(np.array(rows, float)).all():
-        raise UserError(
-            f"generated.definition_mean: expected {count} rows of four numbers, one a joint of "
-            "h36m17 (mm along the bone, left, up, forwards); scripts/fit_errors.py prints them"
-        )
-
-
 def to_h36m17(
     xy: np.ndarray, confidence: np.ndarray, source: Skeleton
 ) -> tuple[np.ndarray, np.ndarray]:

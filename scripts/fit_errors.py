@@ -1,11 +1,11 @@
-"""Fits the error model of generated keypoints (section `generated`) to a 2D network's errors.
+"""Fits the error model of generated keypoints (`generated.errors`) to a 2D network's errors.
 
 What the posterior needs to know of the network is written into the metadata of its weights: how it
 draws bones, how much it overstates its noise, and how far a frame's errors go together. The last is
 given: docs/rig_posterior.md, "Errors that go together", tells how to measure it.
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
-python scripts/fit_errors.py data/rendered --subjects 8 --out configs/detector_s0.yaml
+python scripts/fit_errors.py data/rendered --subjects 8 --out configs/errors_s0.yaml
 python scripts/benchmark.py unseen-rigs
 
 The people must not be those that the network was trained on, nor those that results are reported
@@ -25,9 +25,9 @@ from detector_errors.fit import fit
 from detector_errors.report import detector_of, settings_of, table, to_yaml
 
 from ptri import config as configuration
-from ptri.config import GeneratedConfig
 from ptri.errors import UserError, exit_status
 from ptri.models.weights import for_inference, read_network2d, write_detector
+from ptri.people.errors import ErrorModel
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,18 +68,17 @@ def run(args: argparse.Namespace) -> str:
     if args.length < 4:
         raise UserError(f"--length: {args.length}; at least 4 frames tell bias from noise")
     clips = detections(args)
-    found = fit(clips, GeneratedConfig(), args.seed, args.rounds, args.repeats)
+    found = fit(clips, ErrorModel(), args.seed, args.rounds, args.repeats)
     write_detector(args.weights, detector_of(found, clips, args.frame_worth))
-    init = {"checkpoint_2d": args.weights}
-    settings = {"generated": settings_of(found, clips), "init": init}
+    settings = settings_of(found, clips)
     B, T, V = clips.keypoints.xy.shape[:3]
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (
         f"Errors of {args.weights} on {people} of rendered people: {B} clips of {T} frames, "
-        f"{V} views.\nscripts/fit_errors.py wrote it; to be given after another configuration."
+        f"{V} views.\nscripts/fit_errors.py wrote it, for generated.errors."
         "\nLike the detector or not: the table beside this file."
     )
-    text = table(found, clips, GeneratedConfig(), args.seed)
+    text = table(found, clips, ErrorModel(), args.seed)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(to_yaml(settings, comment))

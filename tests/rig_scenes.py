@@ -29,10 +29,10 @@ def scene(frames=4, views=4, seed=0, family="ring", fps=2.0, noise=0.004, missin
     settings = config.load(
         None,
         [
-            "run.name=test", "generated.independent=true", f"generated.noise={noise}",
-            f"generated.families=[{family}]", f"generated.missing_rate={missing}",
+            "run.name=test", "generated.errors.independent=true", f"generated.errors.noise={noise}",
+            f"generated.families=[{family}]", f"generated.errors.missing_rate={missing}",
             "generated.held_out_families=[]", "generated.max_truncated=0.0",
-            f"generated.fps={fps}", "generated.definition_mm=0",
+            f"generated.fps={fps}", "generated.errors.definition_mm=0",
         ],
     )  # fmt: skip
     made = generate_batch(settings, seed, 0, 1, views, frames)

@@ -17,9 +17,9 @@ def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05
     settings = config.load(
         None,
         [
-            "run.name=test", "generated.independent=true", f"generated.noise={noise}",
+            "run.name=test", "generated.errors.independent=true", f"generated.errors.noise={noise}",
             "generated.families=[ring]",
-            f"generated.missing_rate={missing}", "generated.held_out_families=[]",
+            f"generated.errors.missing_rate={missing}", "generated.held_out_families=[]",
             "generated.max_truncated=0.0", f"generated.fps={fps}",
         ],
     )  # fmt: skip

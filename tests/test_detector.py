@@ -16,14 +16,15 @@ from detector_errors.truth import true_views
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config
-from ptri.config import GeneratedConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.models.weights import read_detector, write_detector
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import body_fixed, facing, simulate_detections
 from ptri.people.draws import Draws
+from ptri.people.errors import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
+from ptri.people.scenes import errors_of
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Detector, Keypoints
 
@@ -120,7 +121,7 @@ def test_planted_exchanges_are_counted():
 def test_new_factors_of_the_error_model():
     clips = people(num=60)
     size = torch.zeros(60, 4, 2)
-    quiet = GeneratedConfig(
+    quiet = ErrorModel(
         noise=1e-5,
         definition_mm=0,
         view_bias=0,
@@ -178,7 +179,7 @@ def test_new_factors_of_the_error_model():
 
 def test_systematic_errors_grow_with_the_noise():
     clips = people(num=60)
-    options = GeneratedConfig(
+    options = ErrorModel(
         noise=1e-5,
         definition_mm=40.0,
         view_bias=0,
@@ -205,9 +206,9 @@ def test_known_parameters_are_recovered():
     Clips too few for spreads over clips and for what lasts: clip_spread, definition_mm, fault_s.
     """
     clips = people()
-    truth = GeneratedConfig(**PLANTED, definition_mean=[[0.0, 0, 12, 0]] * 17)
+    truth = ErrorModel(**PLANTED, definition_mean=[[0.0, 0, 12, 0]] * 17)
     clips = clips._replace(keypoints=simulate(clips, truth, 99).keypoints)
-    found = fit(clips, GeneratedConfig(), seed=0, rounds=5, repeats=1)
+    found = fit(clips, ErrorModel(), seed=0, rounds=5, repeats=1)
     relative = {
         "noise": 0.15,
         "overstate": 0.15,
@@ -221,7 +222,7 @@ def test_known_parameters_are_recovered():
     for name, limit in relative.items():
         ratio = getattr(found.options, name) / PLANTED[name]
         assert abs(math.log(ratio)) < math.log1p(limit), (name, ratio)
-        start = getattr(GeneratedConfig(), name) / PLANTED[name]  # the control
+        start = getattr(ErrorModel(), name) / PLANTED[name]  # the control
         assert start == 0 or abs(math.log(start)) > math.log1p(limit), name
     for name in ("steady_spread", "correlated_share", "confident_swaps"):
         assert getattr(found.options, name) == pytest.approx(PLANTED[name], abs=0.15), name
@@ -232,18 +233,20 @@ def test_known_parameters_are_recovered():
 
 def test_the_settings_are_written_as_they_are_read(tmp_path):
     clips = people(num=16)
-    clips = clips._replace(keypoints=simulate(clips, GeneratedConfig(**PLANTED), 1).keypoints)
-    found = fit(clips, GeneratedConfig(), rounds=1, repeats=1)
+    clips = clips._replace(keypoints=simulate(clips, ErrorModel(**PLANTED), 1).keypoints)
+    found = fit(clips, ErrorModel(), rounds=1, repeats=1)
     settings = report.settings_of(found, clips)
     path = tmp_path / "errors.yaml"
-    path.write_text(report.to_yaml({"generated": settings}, "two\nlines"))
-    read = config.load("configs/fusion.yaml", [str(path), "train.epochs=1"])
-    assert {name: getattr(read.generated, name) for name in settings} == settings
+    path.write_text(report.to_yaml(settings, "two\nlines"))
+    read = config.load("configs/fusion.yaml", [f"generated.errors={path}", "train.epochs=1"])
+    assert read.generated.errors == settings
+    errors = errors_of(read.generated)
+    assert {name: getattr(errors, name) for name in settings} == settings
     detector = report.detector_of(found, clips, 0.5)
     assert detector.bone_ratio[8] == pytest.approx(1, abs=0.1) and detector.frame_worth == 0.5
     assert detector.overstated[0] == pytest.approx(PLANTED["overstate"], rel=0.5)
     assert read.run.name == "fusion" and read.train.epochs == 1
-    text = report.table(found, clips, GeneratedConfig(), 0)
+    text = report.table(found, clips, ErrorModel(), 0)
     assert all(label in text for label in LABELS.values())
     assert "triangulated, true cameras" in text and "nan" not in text
 
@@ -277,11 +280,11 @@ def test_bad_data_is_refused(tmp_path, capsys):
 
 def test_settings_for_each_joint_are_checked():
     for key, value in (("joint_noise", [1.0] * 16), ("joint_stated", [1.0] * 16 + [0.0])):
-        with pytest.raises(UserError, match=rf"generated\.{key}: expected 17"):
-            GeneratedConfig(**{key: value})
+        with pytest.raises(UserError, match=rf"generated\.errors\.{key}: expected 17"):
+            ErrorModel(**{key: value})
     for rows in ([[0.0] * 4] * 16, [[0.0] * 3] * 17, [[0.0, 0, 0, math.nan]] * 17):
-        with pytest.raises(UserError, match=r"generated\.definition_mean: expected 17 rows"):
-            GeneratedConfig(definition_mean=rows)
+        with pytest.raises(UserError, match=r"errors\.definition_mean: expected 17 rows"):
+            ErrorModel(definition_mean=rows)
 
 
 @pytest.mark.slow
@@ -299,7 +302,7 @@ def test_the_script_fits_the_shipped_network(tmp_path, capsys):
     words = [str(tmp_path), "--length", "4", "--rounds", "1", "--repeats", "1", "--out", str(out)]
     assert script.main([*words, "--weights", str(weights), "--frame-worth", "0.5"]) == 0
     assert "not fitted" in capsys.readouterr().out
-    settings = config.load(out, ["run.name=x"])
-    assert settings.generated.noise > 0.01 and settings.init.checkpoint_2d == str(weights)
+    settings = config.load(None, ["run.name=x", f"generated.errors={out}"])
+    assert errors_of(settings.generated).noise > 0.01
     known = read_detector(weights)
     assert known.frame_worth == 0.5 and len(known.bone_ratio) == 16 and len(known.overstated) == 17

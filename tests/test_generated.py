@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ptri.config import Config, RunConfig, replace
+from ptri.config import Config, RunConfig, load, replace
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.people.rigs import FAMILY_NAMES
@@ -71,9 +71,7 @@ def test_keypoints_are_projections_of_the_joints(crop_size):
     """With hardly any noise, K, cameras and joints3d reproduce the keypoints."""
     config = replace(
         CONFIG,
-        generated__independent=True,
-        generated__noise=1e-5,
-        generated__missing_rate=0.0,
+        generated__errors={"independent": True, "noise": 1e-5, "missing_rate": 0.0},
         generated__crop_size=crop_size,
     )
     scene = generate_batch(config, 0, 0, 20, 4, 3)
@@ -132,12 +130,12 @@ def test_bad_options_are_named():
 
 
 def test_batches_take_turns_between_kinds_of_errors(tmp_path):
-    (tmp_path / "a.yaml").write_text("generated: {noise: 0.05}")
-    (tmp_path / "b.yaml").write_text("generated:\n  missing_view_rate: 0.0\n  missing_rate: 0.9")
-    files = [str(tmp_path / name) for name in ("a.yaml", "b.yaml")]
-    mixed = replace(CONFIG, generated__more_errors=files)
-    noisy = replace(CONFIG, generated__noise=0.05)
-    few = replace(CONFIG, generated__missing_rate=0.9, generated__missing_view_rate=0.0)
+    (tmp_path / "a.yaml").write_text("noise: 0.05")
+    (tmp_path / "b.yaml").write_text("missing_view_rate: 0.0\nmissing_rate: 0.9")
+    files = f"generated.more_errors=[{tmp_path / 'a.yaml'}, {tmp_path / 'b.yaml'}]"
+    mixed = load(None, ["run.name=test", files])
+    noisy = load(None, ["run.name=test", f"generated.errors={tmp_path / 'a.yaml'}"])
+    few = load(None, ["run.name=test", f"generated.errors={tmp_path / 'b.yaml'}"])
     for step, alone in enumerate((CONFIG, noisy, few, CONFIG, noisy, few)):
         scenes = [generate_batch(config, 1, step, 3, 2) for config in (mixed, alone)]
         assert same(*scenes)
@@ -145,16 +143,14 @@ def test_batches_take_turns_between_kinds_of_errors(tmp_path):
 
 
 def test_files_of_errors_that_cannot_be_used_are_named(tmp_path):
-    (tmp_path / "typo.yaml").write_text("generated: {noize: 0.05}")
-    (tmp_path / "range.yaml").write_text("generated: {noise: -1}")
-    for name, message in (
-        ("none.yaml", "none.yaml: no such configuration file"),
-        ("typo.yaml", "typo.yaml: unknown key 'generated.noize'.*generated.noise"),
-        ("range.yaml", "range.yaml: generated.noise"),
+    with pytest.raises(UserError, match="none.yaml: no such configuration file"):
+        load(None, ["run.name=test", "generated.more_errors=[none.yaml]"])
+    for values, message in (
+        ({"noize": 0.05}, "unknown key 'generated.errors.noize'.*generated.errors.noise"),
+        ({"noise": -1}, "generated.errors.noise: -1.0 is out of range"),
     ):
-        config = replace(CONFIG, generated__more_errors=[str(tmp_path / name)])
         with pytest.raises(UserError, match=message):
-            generate_batch(config, 0, 1, 1, 2)
+            generate_batch(replace(CONFIG, generated__more_errors=[values]), 0, 1, 1, 2)
 
 
 def test_number_of_views_is_drawn_per_batch():

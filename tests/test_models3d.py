@@ -81,7 +81,7 @@ def test_lifter_learns_and_turns_with_the_camera():
 
 
 def test_shipped_lifter_spots_gross_outliers():
-    faults = ["generated.gross_rate=0.2", "generated.outlier_rate=0"]
+    faults = ["generated.errors.gross_rate=0.2", "generated.errors.outlier_rate=0"]
     settings = config.load(None, [*NAME, *faults, "init.checkpoint_3d=checkpoints/ptri_3d.pt"])
     lifter = build_model(settings, with_images=False).lifter.eval()
     scene = generate_batch(settings, 5, 0, 64, 4, split="held_out")

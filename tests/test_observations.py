@@ -6,7 +6,6 @@ import pytest
 import torch
 from scipy import stats
 
-from ptri.config import GeneratedConfig
 from ptri.geometry.rotations import so3_exp
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import (
@@ -17,6 +16,7 @@ from ptri.people.detections import (
     simulate_detections,
 )
 from ptri.people.draws import Draws
+from ptri.people.errors import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
@@ -40,7 +40,7 @@ def scene(num: int = 30, frames: int = 4, views: int = 3, seed: int = 0, kinds=(
 
 def see(seed: int = 0, num: int = 30, frames: int = 4, **options) -> SimulatedDetections:
     draws, joints, rig = scene(num, frames, seed=seed)
-    return simulate_detections(draws, GeneratedConfig(**options), joints, rig.cameras, rig.size)
+    return simulate_detections(draws, ErrorModel(**options), joints, rig.cameras, rig.size)
 
 
 def whitened(error: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -204,7 +204,7 @@ def test_confidence_means_something():
 def test_truncated_joints_are_missing():
     draws, joints, rig = scene()
     narrow = rig.size * 0.6
-    config = GeneratedConfig(**(QUIET | {"truncate": True}))
+    config = ErrorModel(**(QUIET | {"truncate": True}))
     result = simulate_detections(draws, config, joints, rig.cameras, narrow)
     inside = (result.clean >= -0.5) & (result.clean <= narrow[:, None, :, None] - 0.5)
     assert torch.equal(result.keypoints.xy.isnan().any(-1), ~inside.all(-1))

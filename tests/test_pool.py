@@ -41,6 +41,10 @@ def settings(path, lifter, *more):
     return config.load(None, [*POOLED, *named, *more])
 
 
+def name_of(change):
+    return change.partition("=")[0].replace("errors.", "")
+
+
 def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
     path = tmp_path / "pools" / "pool.pt"
     task, plan = RigTask(), settings(path, lifter)
@@ -61,20 +65,20 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
     # What the content does not depend on may change; anything else is refused by name.
     pool.open_pool(model, settings(path, lifter, "train.lr=0.1", "model.fusion_samples=2"))
     for change in (
-        "generated.noise=0.02",
+        "generated.errors.noise=0.02",
         "posterior.children=0.5",
         "run.seed=3",
         "train.max_frames=4",
     ):
-        with pytest.raises(UserError, match=rf"other settings: .*{change.partition('=')[0]}"):
+        with pytest.raises(UserError, match=rf"other settings: .*{name_of(change)}"):
             pool.open_pool(model, settings(path, lifter, change))
     # A file from before there was an option was made with its default.
     content = checkpoint.read_tensors(path, pool.KIND)
     del content["settings"]["generated.limb_copy_rate"], content["settings"]["posterior.children"]
     checkpoint.write_tensors(path, pool.KIND, content)
     pool.open_pool(model, plan)
-    for change in ("generated.limb_copy_rate=0.1", "posterior.children=0.5"):
-        with pytest.raises(UserError, match=rf"other settings: .*{change.partition('=')[0]}"):
+    for change in ("generated.errors.limb_copy_rate=0.1", "posterior.children=0.5"):
+        with pytest.raises(UserError, match=rf"other settings: .*{name_of(change)}"):
             pool.open_pool(model, settings(path, lifter, change))
     model.lifter.requires_grad_(True)
     with torch.no_grad():
@@ -85,7 +89,7 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
 
 def test_pools_of_other_settings_are_used_beside_it(tmp_path, lifter):
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"
-    other = settings(first, lifter, "generated.noise=0.05")
+    other = settings(first, lifter, "generated.errors.noise=0.05")
     model = RigTask().build_model(other)
     alone = pool.open_pool(model, other)
     both = settings(second, lifter, f"generated.more_pools=[{first}]")

@@ -325,7 +325,7 @@ def test_the_model_is_loaded_once_and_can_be_given(ring, plain, tmp_path):
 def test_a_child_is_smaller_when_children_are_expected(ring):
     """A ring seen by a person of a child's proportions, of unknown size."""
     options = ["run.name=child", "generated.children=1", "generated.families=[ring]"]
-    options += ["generated.bone_spread=0", "generated.definition_mm=0"]
+    options += ["generated.bone_spread=0", "generated.errors.definition_mm=0"]
     scene = generate_batch(configuration.load(None, options), 5, 0, 3, 4, 6)
     size = torch.zeros(2, 3)  # estimated over true, of three children
     for row, children in enumerate((0.0, 1.0)):

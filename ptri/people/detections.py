@@ -1,7 +1,7 @@
 """Simulates what a 2D detector would report of people: noise, outliers, swaps, missing joints.
 
 Sizes are relative to the person: the height in px at which a 1.7 m tall object appears at the hip's
-depth. Every factor is a field of `config.generated`.
+depth. Every factor is a field of `ptri.people.errors.ErrorModel`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ptri.config import GeneratedConfig
 from ptri.geometry.cameras import project, project_normalised, transform
 from ptri.geometry.rotations import upright_axes
 from ptri.people.draws import Draws, ar1_factor
+from ptri.people.errors import ErrorModel
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -44,7 +44,7 @@ class SimulatedDetections(NamedTuple):
 
 
 def simulate_detections(
-    draws: Draws, config: GeneratedConfig, joints: Tensor, cameras: Cameras, size: Tensor
+    draws: Draws, config: ErrorModel, joints: Tensor, cameras: Cameras, size: Tensor
 ) -> SimulatedDetections:
     """Draws what a detector reports of B people.
 
@@ -176,7 +176,7 @@ def frame_correlation(seconds: float, fps: float) -> float:
 
 def _systematic(
     draws: Draws,
-    config: GeneratedConfig,
+    config: ErrorModel,
     joints: Tensor,
     cameras: Cameras,
     clean: Tensor,
@@ -212,7 +212,7 @@ def _ar1(draws: Draws, num_frames: int, shape: tuple[int, ...], rho: float) -> T
 
 
 def _coloured(
-    draws: Draws, config: GeneratedConfig, num_frames: int, shape: tuple[int, ...], share: float
+    draws: Draws, config: ErrorModel, num_frames: int, shape: tuple[int, ...], share: float
 ) -> Tensor:
     """(B, T, *shape) unit-variance noise of which a share of the variance is AR(1)."""
     white = draws.normal(num_frames, *shape)
@@ -225,7 +225,7 @@ def _coloured(
 
 def _rare(
     draws: Draws,
-    config: GeneratedConfig,
+    config: ErrorModel,
     num_frames: int,
     shape: tuple[int, ...],
     rate: float | Tensor,
@@ -249,7 +249,7 @@ def _swap_groups() -> tuple[Tensor, Tensor]:
     return torch.stack([torch.ones_like(arms), arms, legs]), torch.tensor(H36M17.flip)
 
 
-def _swap(draws: Draws, config: GeneratedConfig, xy: Tensor) -> tuple[Tensor, Tensor]:
+def _swap(draws: Draws, config: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Exchanges left and right of whole bodies, arms or legs; returns xy and which joints."""
     _, T, V, _, _ = xy.shape
     groups, flip = _swap_groups()
@@ -264,7 +264,7 @@ def _swap(draws: Draws, config: GeneratedConfig, xy: Tensor) -> tuple[Tensor, Te
 
 
 def _copy(
-    draws: Draws, config: GeneratedConfig, xy: Tensor, swapped: Tensor, front: Tensor
+    draws: Draws, config: ErrorModel, xy: Tensor, swapped: Tensor, front: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Puts the end of an arm or leg, half the time with its middle, onto the other side's.
 
@@ -286,7 +286,7 @@ def _copy(
 
 
 def _noise_covariance(
-    draws: Draws, config: GeneratedConfig, scale: Tensor, hidden: Tensor
+    draws: Draws, config: ErrorModel, scale: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Covariances (B, T, V, J, 2, 2) px^2 of the noise, and the logarithm of its spreads' factor.
 
@@ -319,7 +319,7 @@ def _noise_covariance(
 
 def _report(
     draws: Draws,
-    config: GeneratedConfig,
+    config: ErrorModel,
     covariance: Tensor,
     error: Tensor,
     scale: Tensor,
@@ -351,7 +351,7 @@ def _report(
 
 def _doubt_swaps(
     draws: Draws,
-    config: GeneratedConfig,
+    config: ErrorModel,
     swapped: Tensor,
     apart: Tensor,
     covariance: Tensor,
@@ -390,7 +390,7 @@ def _in_box(draws: Draws, xy: Tensor) -> Tensor:
     return (low + high) / 2 + _BOX * (high - low) * place
 
 
-def _missing(draws: Draws, config: GeneratedConfig, hidden: Tensor, exact: bool) -> Tensor:
+def _missing(draws: Draws, config: ErrorModel, hidden: Tensor, exact: bool) -> Tensor:
     """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
     T, V, J = hidden.shape[1:]
     joints = _rare(draws, config, T, (V, J), config.missing_rate)

@@ -6,22 +6,21 @@ beside any other samples. Ranks therefore ask for their share with ``first``.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ptri import config as configuration
 from ptri.config import Config, GeneratedConfig
 from ptri.errors import UserError
+from ptri.fields import build
 from ptri.geometry.cameras import to_reference
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
+from ptri.people.errors import ErrorModel
 from ptri.people.mocap import load_mocap, sample_mocap
 from ptri.people.motions import KINDS
 from ptri.people.rigs import Rig, family_indices, in_order, sample_rigs
@@ -76,22 +75,15 @@ def draw_num_views(config: Config, seed: int, step: int) -> int:
     return int(rng.integers(low, high, endpoint=True))
 
 
-def errors_of(config: Config, step: int) -> GeneratedConfig:
-    """The section `generated` of a step: as it is, or with one of generated.more_errors, in turn.
+def errors_of(options: GeneratedConfig, step: int = 0) -> ErrorModel:
+    """The errors of a step's detections: ``errors``, changed by one of ``more_errors`` in turn.
 
     Raises:
-        UserError: that file cannot be read, or sets what is no setting.
+        UserError: they set what is no setting, or to an impossible value.
     """
-    options = config.generated
     turn = step % (1 + len(options.more_errors))
-    if turn == 0:
-        return options
-    return dataclasses.replace(options, **_section(options.more_errors[turn - 1]))
-
-
-@functools.cache
-def _section(path: str) -> dict[str, Any]:
-    return configuration.read_section(path, "generated")
+    more = options.more_errors[turn - 1] if turn else {}
+    return build(ErrorModel, {**options.errors, **more, "fps": options.fps})
 
 
 def generate_batch(
@@ -120,10 +112,11 @@ def generate_batch(
 
     Raises:
         UserError: as `check`; no held-out family for that split; unreadable motion capture, or
-            files of generated.more_errors.
+            impossible numbers of errors.
     """
-    options = errors_of(config, step)
+    options = config.generated
     check(options)
+    errors = errors_of(options, step)
     held_out = split == "held_out"
     key = "generated.held_out_families" if held_out else "generated.families"
     families = family_indices(options.held_out_families if held_out else options.families, key)
@@ -132,16 +125,21 @@ def generate_batch(
     joints = people(draws, options, num_frames, split)
     family = families[draws.choice(len(families))]
     rig = sample_rigs(draws, family, joints, num_views, options.max_truncated)
-    return seen_by(draws, options, joints, rig, family)
+    return seen_by(draws, options, errors, joints, rig, family)
 
 
 def seen_by(
-    draws: Draws, options: GeneratedConfig, joints: Tensor, rig: Rig, family: Tensor
+    draws: Draws,
+    options: GeneratedConfig,
+    errors: ErrorModel,
+    joints: Tensor,
+    rig: Rig,
+    family: Tensor,
 ) -> Scene:
     """People (B, T, 17, 3) mm, world, before given rigs: the rest of `generate_batch`."""
     if options.ordered_views:
         rig = in_order(rig)
-    keypoints = simulate_detections(draws, options, joints, rig.cameras, rig.size).keypoints
+    keypoints = simulate_detections(draws, errors, joints, rig.cameras, rig.size).keypoints
     K = rig.cameras.K.unsqueeze(1).expand(-1, joints.shape[1], -1, -1, -1)
     if options.crop_size:
         keypoints, K = crop(keypoints, K, rig.size, options.crop_size)

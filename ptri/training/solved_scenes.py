@@ -25,7 +25,8 @@ from ptri.config import Config, GeneratedConfig, PosteriorConfig
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import detector_to_meta
-from ptri.people.scenes import Scene, generate_batch
+from ptri.people.errors import ErrorModel
+from ptri.people.scenes import Scene, errors_of, generate_batch
 from ptri.posterior.sampling import resample
 from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
 
@@ -34,7 +35,7 @@ CHUNK = 64  # frames solved at once
 SAMPLES = 16  # of each rig's posterior, of equal weight
 POSTERIOR_SAMPLES = 128  # that they are resampled from
 _STREAM = 3  # keeps the pool's random numbers apart from the training's
-_FREE = ("pool", "more_pools")  # of the section generated: no influence on the content
+_FREE = ("pool", "more_pools", "errors")  # of the section generated: no influence on the content
 
 
 class Group(NamedTuple):
@@ -145,24 +146,26 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
     """Everything that the content depends on but the code, by dotted names."""
     tree = configuration.to_dict(config)
     kept = {f"generated.{k}": v for k, v in tree["generated"].items() if k not in _FREE}
+    kept |= {f"generated.{k}": v for k, v in vars(errors_of(config.generated)).items()}
     kept |= {f"posterior.{k}": v for k, v in tree["posterior"].items()}
     kept |= {"run.seed": config.run.seed, "train.max_frames": config.train.max_frames}
     mocap = config.generated.mocap
     if mocap is not None and Path(mocap).is_file():
         kept["generated.mocap"] = digest(Path(mocap).read_bytes())
-    kept["generated.more_errors"] = [
-        digest(Path(path).read_bytes()) for path in config.generated.more_errors
-    ]
     kept["detector"] = detector_to_meta(model.detector)
     kept["lifter"] = weights_digest(model.lifter)
     return kept
 
 
 def _settings_before() -> dict[str, Any]:
-    sections = {"generated": GeneratedConfig(), "posterior": PosteriorConfig()}
+    sections = (
+        ("generated", GeneratedConfig()),
+        ("generated", ErrorModel()),
+        ("posterior", PosteriorConfig()),
+    )
     return {
         f"{name}.{key}": value
-        for name, section in sections.items()
+        for name, section in sections
         for key, value in vars(section).items()
         if key not in _FREE
     }

@@ -27,7 +27,7 @@ NUM_FRAMES = 8  # that cameras are looked for in
 ROUNDS = 2  # adjusting and reading, from every start
 STEPS = 3  # Levenberg-Marquardt in each
 # Prior probability of a reading of a view's arms, or of its legs. The shipped network's are more
-# (0.06 and 0.17, configs/detector_s0.yaml), a better one's less; from 0.02 and 0.005 to 0.06 and
+# (0.06 and 0.17, configs/errors_s0.yaml), a better one's less; from 0.02 and 0.005 to 0.06 and
 # 0.04 cameras are equally good (docs/decisions.md).
 SWAPPED = 0.02
 COPIED = 0.02  # each of four ways: of left or right, the end alone or with its middle

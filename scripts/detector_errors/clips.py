@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ptri.config import Config, GeneratedConfig
+from ptri.config import Config
 from ptri.data.h36m import H36M
 from ptri.data.h36m_index import Index, build_index
 from ptri.data.loaders import EvaluationLoader
@@ -19,6 +19,7 @@ from ptri.errors import UserError
 from ptri.models.network2d import Network2D
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
+from ptri.people.errors import ErrorModel
 from ptri.structures import Cameras, Keypoints
 
 log = logging.getLogger(__name__)
@@ -128,12 +129,12 @@ def static_cameras(R: Tensor, t: Tensor) -> Cameras:
     return Cameras(K, R, t)
 
 
-def error_options(options: GeneratedConfig, fps: float) -> GeneratedConfig:
+def error_options(options: ErrorModel, fps: float) -> ErrorModel:
     """The settings with which `simulate` observes: every joint answered for."""
     return dataclasses.replace(options, independent=False, truncate=False, fps=fps, **PRESENT)
 
 
-def simulate(clips: Clips, options: GeneratedConfig, seed: int) -> Clips:
+def simulate(clips: Clips, options: ErrorModel, seed: int) -> Clips:
     """The same people and cameras with keypoints from the error model, missing where they were."""
     B, V = clips.cameras.t.shape[:2]
     draws = Draws.from_seeds([(seed, row) for row in range(B)])

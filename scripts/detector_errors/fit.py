@@ -22,8 +22,8 @@ from tqdm import tqdm
 from detector_errors.clips import Clips, simulate
 from detector_errors.moments import LABELS, Statistics, measure
 from detector_errors.truth import Truth, true_views
-from ptri.config import GeneratedConfig
 from ptri.errors import UserError
+from ptri.people.errors import ErrorModel
 from ptri.structures import Keypoints
 
 SHARES = ("steady_spread", "rounding", "correlated_share", "confident_outliers", "confident_swaps")
@@ -41,7 +41,7 @@ _STALE = 2  # accepted steps after which the derivatives are computed anew
 class Fit(NamedTuple):
     """Fitted settings, and what they were fitted to."""
 
-    options: GeneratedConfig
+    options: ErrorModel
     measured: Statistics
     simulated: Statistics  # at the options, with other random numbers
     error: dict[str, float]  # standard error of each measured number
@@ -50,7 +50,7 @@ class Fit(NamedTuple):
 
 def fit(
     clips: Clips,
-    start: GeneratedConfig,
+    start: ErrorModel,
     seed: int = 0,
     rounds: int = 8,
     repeats: int = 2,
@@ -76,19 +76,19 @@ def fit(
     options = _opened(start, measured, clips.fps)
     origin = to_numbers(options, told)
 
-    def simulated(options: GeneratedConfig, first: int = 0, count: int = repeats) -> Statistics:
+    def simulated(options: ErrorModel, first: int = 0, count: int = repeats) -> Statistics:
         runs = [
             measure(truth, simulate(clips, options, seed + first + run).keypoints)
             for run in range(count)
         ]
         return average(runs)
 
-    def residual(found: Statistics, options: GeneratedConfig) -> np.ndarray:
+    def residual(found: Statistics, options: ErrorModel) -> np.ndarray:
         off = [(found.values[k] - measured.values[k]) / error[k] for k in told]
         held = (to_numbers(options, told) - origin) / _PRIOR
         return np.nan_to_num(np.concatenate([off, held]), nan=0.0)  # a share of nothing
 
-    def once(options: GeneratedConfig) -> np.ndarray:
+    def once(options: ErrorModel) -> np.ndarray:
         return residual(simulated(options, count=1), options)
 
     damping, age, slope = 1.0, _STALE, None
@@ -122,9 +122,9 @@ def _step(slope: np.ndarray, residual: np.ndarray, damping: float) -> np.ndarray
 
 
 def derivatives(
-    options: GeneratedConfig,
+    options: ErrorModel,
     names: list[str],
-    residual: Callable[[GeneratedConfig], np.ndarray],
+    residual: Callable[[ErrorModel], np.ndarray],
 ) -> np.ndarray:
     """Forward differences (residuals, parameters) with the same random numbers."""
     now, columns = residual(options), []
@@ -140,7 +140,7 @@ def derivatives(
     return np.stack(columns, 1)
 
 
-def to_numbers(options: GeneratedConfig, names: list[str]) -> np.ndarray:
+def to_numbers(options: ErrorModel, names: list[str]) -> np.ndarray:
     """Parameters as unbounded numbers."""
     values = []
     for name in names:
@@ -153,7 +153,7 @@ def to_numbers(options: GeneratedConfig, names: list[str]) -> np.ndarray:
     return np.array(values)
 
 
-def moved(options: GeneratedConfig, names: list[str], step: np.ndarray) -> GeneratedConfig:
+def moved(options: ErrorModel, names: list[str], step: np.ndarray) -> ErrorModel:
     """The options a step (of `to_numbers`) away, within their ranges."""
     numbers, changes = to_numbers(options, names) + step, {}
     limits = {item.name: item.metadata for item in dataclasses.fields(options)}
@@ -167,7 +167,7 @@ def moved(options: GeneratedConfig, names: list[str], step: np.ndarray) -> Gener
     return dataclasses.replace(options, **changes)
 
 
-def corrected(options: GeneratedConfig, measured: Statistics, found: Statistics) -> GeneratedConfig:
+def corrected(options: ErrorModel, measured: Statistics, found: Statistics) -> ErrorModel:
     """How hard the joints are, and are said to be, by what simulations of both miss."""
     noise = _relative(torch.tensor(options.joint_noise) * _missed(measured.joint, found.joint))
     # The true noise's share of what is stated changes with it.
@@ -209,7 +209,7 @@ def average(runs: list[Statistics]) -> Statistics:
     return Statistics(values, *(torch.stack(parts).mean(0) for parts in list(zip(*runs))[1:]))
 
 
-def _opened(start: GeneratedConfig, measured: Statistics, fps: float) -> GeneratedConfig:
+def _opened(start: ErrorModel, measured: Statistics, fps: float) -> ErrorModel:
     """The start with every factor at work, and first guesses that need no simulation."""
     values = measured.values
     joint, stated = _relative(measured.joint), _relative(measured.stated / measured.joint)
@@ -241,7 +241,7 @@ def _opened(start: GeneratedConfig, measured: Statistics, fps: float) -> Generat
     )
 
 
-def moved_into_range(start: GeneratedConfig, guess: dict[str, float]) -> dict[str, float]:
+def moved_into_range(start: ErrorModel, guess: dict[str, float]) -> dict[str, float]:
     """The guesses, within what the settings allow and above nothing at all."""
     limits = {item.name: item.metadata for item in dataclasses.fields(start)}
     return {

@@ -13,7 +13,7 @@ from detector_errors.clips import Clips, simulate
 from detector_errors.fit import Fit
 from detector_errors.moments import LABELS, measure
 from detector_errors.truth import true_views
-from ptri.config import GeneratedConfig
+from ptri.people.errors import ErrorModel
 from ptri.structures import Detector
 
 UNLIKE = 3.0  # standard errors: beyond it a row is marked
@@ -21,7 +21,7 @@ _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted w
 
 
 def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
-    """The settings of the section ``generated``: errors as fitted; rounded."""
+    """The numbers of ``generated.errors``: errors as fitted; rounded."""
     options = fit.options
     found: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.told}
     found["joint_noise"] = [round(value, 3) for value in options.joint_noise]
@@ -57,13 +57,13 @@ def missing_rates(clips: Clips) -> dict[str, float]:
     }
 
 
-def to_yaml(settings: dict[str, dict[str, object]], comment: str) -> str:
-    """A file of these settings alone."""
+def to_yaml(settings: dict[str, object], comment: str) -> str:
+    """A file of these settings."""
     lines = "".join(f"# {line}\n" for line in comment.splitlines())
     return lines + yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=1000)
 
 
-def table(fit: Fit, clips: Clips, start: GeneratedConfig, seed: int) -> str:
+def table(fit: Fit, clips: Clips, start: ErrorModel, seed: int) -> str:
     """Measured beside simulated, before and after the fit; then what was not fitted."""
     truth = true_views(clips)
     before = simulate(clips, start, seed + _FRESH)

@@ -26,7 +26,7 @@ from ptri.evaluation import metrics
 from ptri.geometry.robust import robust_triangulation
 from ptri.models.pose_model import PoseModel
 from ptri.people.draws import Draws
-from ptri.people.scenes import Scene, people, seen_by
+from ptri.people.scenes import Scene, errors_of, people, seen_by
 from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take
@@ -89,7 +89,7 @@ def make_scenes(rig_set: RigSet, config: Config, seed: int, first: int, count: i
     rig = draw_rigs(rig_set.family, draws, joints, rig_set.of_views)
     # Nested views are any of the rig's, not neighbours.
     options = replace(config, generated__ordered_views=rig_set.of_views == NUM_VIEWS).generated
-    scene = seen_by(draws, options, joints, rig, torch.full((count,), -1))
+    scene = seen_by(draws, options, errors_of(options), joints, rig, torch.full((count,), -1))
     views = slice(rig_set.num_views)
     return scene._replace(
         keypoints=Keypoints(*(value[:, :, views] for value in scene.keypoints)),
