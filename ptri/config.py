@@ -63,7 +63,7 @@ _GONE = {
     "a check of `scripts/prepare_h36m.py check --read`; leave it out": """
         data.check_images
     """,
-    "no longer a choice: training shuffles views, and leaves channels as they are; leave it out": """
+    "no longer a choice: training shuffles views and leaves channels alone; leave it out": """
         augment.shuffle_views augment.channels
     """,
     "a constant of ptri/training/losses3d.py; leave it out": """

@@ -143,7 +143,7 @@ def test_batches_take_turns_between_kinds_of_errors(tmp_path):
 
 
 def test_files_of_errors_that_cannot_be_used_are_named(tmp_path):
-    with pytest.raises(UserError, match="none.yaml: no such configuration file"):
+    with pytest.raises(UserError, match=r"none\.yaml: no such configuration file"):
         load(None, ["run.name=test", "generated.more_errors=[none.yaml]"])
     for values, message in (
         ({"noize": 0.05}, "unknown key 'generated.errors.noize'.*generated.errors.noise"),
