@@ -18,6 +18,8 @@ from ptri import config as configuration
 from ptri.errors import UserError
 from ptri.training import engine
 from ptri.training.optimizer import amp_type, learning_rate_factor, update_ema
+from ptri.training.state import check_batch
+from ptri.training.system import World
 
 RANKS_RTOL = 1e-5  # two processes against one; measured: 2e-7 losses, 5e-7 weights
 
@@ -288,7 +290,7 @@ class Overflowing(ToyTask):
 
 def test_fp16_skips_steps_that_overflow(tmp_path, monkeypatch):
     """On the CPU, which has a gradient scaler too: the engine asks for a GPU only for speed."""
-    monkeypatch.setattr(engine, "amp_type", lambda choice, device: torch.float16)
+    monkeypatch.setattr("ptri.training.state.amp_type", lambda choice, device: torch.float16)
     engine.fit(Overflowing(steps=2), toy_config(tmp_path))
     norms = [line["grad_norm"] for line in lines(tmp_path)]
     skipped = [step for step, norm in enumerate(norms) if norm is None]
@@ -397,8 +399,6 @@ def test_one_process_with_a_loss_that_is_not_finite_stops_both(tmp_path):
     assert said.count("UserError: ") == 2 and said.count("frame 7;") >= 2  # both name the sample
 
 
-def test_the_batch_must_divide(tmp_path, monkeypatch):
-    from ptri.training.system import World
-
+def test_the_batch_must_divide(tmp_path):
     with pytest.raises(UserError, match=r"train\.batch_size: 12 is not a multiple of the 5"):
-        engine._check_batch(toy_config(tmp_path), World(0, 5, torch.device("cpu")))
+        check_batch(toy_config(tmp_path), World(0, 5, torch.device("cpu")))

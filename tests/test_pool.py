@@ -72,14 +72,6 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
     ):
         with pytest.raises(UserError, match=rf"other settings: .*{name_of(change)}"):
             pool.open_pool(model, settings(path, lifter, change))
-    # A file from before there was an option was made with its default.
-    content = checkpoint.read_tensors(path, pool.KIND)
-    del content["settings"]["generated.limb_copy_rate"], content["settings"]["posterior.children"]
-    checkpoint.write_tensors(path, pool.KIND, content)
-    pool.open_pool(model, plan)
-    for change in ("generated.errors.limb_copy_rate=0.1", "posterior.children=0.5"):
-        with pytest.raises(UserError, match=rf"other settings: .*{name_of(change)}"):
-            pool.open_pool(model, settings(path, lifter, change))
     model.lifter.requires_grad_(True)
     with torch.no_grad():
         next(model.lifter.parameters()).add_(0.1)

@@ -131,18 +131,16 @@ def test_two_processes_follow_one(uninterrupted, tmp_path):
         assert two["loss"] == pytest.approx(one["loss"], rel=tolerance), one["step"]
 
 
-@pytest.mark.parametrize("run", ["train2d", "train3d"])
 @pytest.mark.parametrize(
-    "arguments, named",
+    "run, arguments, named",
     [
-        (["train.epocs=3"], "train.epochs"),
-        (["train.lr=quick"], "train.lr"),
-        (["data.root=nowhere"], "nowhere"),
-        (["--resume"], "nothing to resume"),
-        (["init.checkpoint_2d=README.md"], "README.md"),
-        (["--overwrite", "--resume"], "exclude"),
-        (["run.name=mine"], "the run folder exists"),
-        (["run.name=mine", "--overwrite", "data.root=nowhere"], "nowhere"),
+        ("train2d", ["train.epocs=3"], "train.epochs"),
+        ("train2d", ["data.root=nowhere"], "nowhere"),
+        ("train2d", ["init.checkpoint_2d=README.md"], "README.md"),
+        ("train2d", ["run.name=mine"], "the run folder exists"),
+        ("train3d", ["--resume"], "nothing to resume"),
+        ("train3d", ["--overwrite", "--resume"], "exclude"),
+        ("train3d", ["run.name=mine", "--overwrite", "data.root=nowhere"], "nowhere"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(

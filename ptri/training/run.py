@@ -7,7 +7,7 @@ import argparse
 from ptri import config
 from ptri.errors import exit_status
 from ptri.training import engine
-from ptri.training.engine import Task
+from ptri.training.state import Task
 
 
 def main(task: Task, description: str) -> int:

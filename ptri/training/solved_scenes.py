@@ -21,11 +21,10 @@ from tqdm import tqdm
 
 from ptri import config as configuration
 from ptri.checkpoint import read_tensors, write_tensors
-from ptri.config import Config, GeneratedConfig, PosteriorConfig
+from ptri.config import Config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import detector_to_meta
-from ptri.people.errors import ErrorModel
 from ptri.people.scenes import Scene, errors_of, generate_batch
 from ptri.posterior.sampling import resample
 from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
@@ -66,8 +65,7 @@ def open_pool(model: PoseModel, config: Config) -> Pool:
     path, settings = Path(str(config.generated.pool)), _settings(model, config)
     if path.exists():
         content = read_tensors(path, KIND)
-        # A pool from before there was an option was made with its default.
-        check_settings(path, _settings_before() | content["settings"], settings)
+        check_settings(path, content["settings"], settings)
     else:
         content = {"settings": settings, "groups": _solve(model, config)}
         write_tensors(path, KIND, content)
@@ -155,20 +153,6 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
     kept["detector"] = detector_to_meta(model.detector)
     kept["lifter"] = weights_digest(model.lifter)
     return kept
-
-
-def _settings_before() -> dict[str, Any]:
-    sections = (
-        ("generated", GeneratedConfig()),
-        ("generated", ErrorModel()),
-        ("posterior", PosteriorConfig()),
-    )
-    return {
-        f"{name}.{key}": value
-        for name, section in sections
-        for key, value in vars(section).items()
-        if key not in _FREE
-    }
 
 
 def digest(*parts: bytes) -> str:
