@@ -87,8 +87,10 @@ def source_of(script):
     text = script.read_text(encoding="utf-8")
     if script.name == "render_people.py":
         text += "".join(f'"--{key.name.replace("_", "-")}"' for key in fields(RenderSettings))
+    if script.name in ("train2d.py", "train3d.py"):
+        text += (ROOT / "ptri" / "training" / "run.py").read_text(encoding="utf-8")
     if script.name == "benchmark.py":
-        commands = sorted((ROOT / "ptri" / "benchmark").glob("command_*.py"))
+        commands = sorted((ROOT / "scripts" / "benchmark").rglob("command_*.py"))
         text += "".join(path.read_text(encoding="utf-8") for path in commands)
     return text
 
