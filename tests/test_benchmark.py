@@ -10,16 +10,14 @@ from benchmark import cache, rigs
 from benchmark.commands import main
 from benchmark.figures import targets_table
 from benchmark.rig import adjust, peers, tables
-from benchmark.rig.bound import bound
-from benchmark.rig.cases import BIAS, Cell, make_cases, select
-from benchmark.rig.correlated import bound_correlated
+from benchmark.rig.bound import bound, bound_with_body
+from benchmark.rig.cases import BIAS, Cell, make_cases
 from benchmark.rig.grid import METHODS, Part, make_grid
 from benchmark.rig.human import human_calib
 from benchmark.rig.ours import make_model, mixture
 from benchmark.rig.run import Options, Result, run_grid
 from benchmark.rig.scores import Answer, flatten, pool, score, summarise
 from benchmark.rig.targets import check
-from benchmark.speed.command_rig import draw
 from benchmark.speed.rig import Size, exponent, make_call
 from benchmark.timing import time_calls
 
@@ -29,7 +27,7 @@ from ptri.geometry.cameras import project
 from ptri.geometry.rotations import so3_exp
 from ptri.posterior.body import load_body_prior
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Keypoints, take
 
 
 def residuals(cases):
@@ -49,7 +47,7 @@ def test_cases_repeat_and_do_not_depend_on_the_batch():
     for name in ("K", "joints3d", "sigma", "clean"):
         assert torch.equal(getattr(all_, name), getattr(again, name))
         assert torch.equal(getattr(all_, name)[3:], getattr(part, name))
-    for a, b in zip(select(all_, slice(3, 5)).keypoints, part.keypoints):
+    for a, b in zip(take(all_, slice(3, 5)).keypoints, part.keypoints):
         assert torch.equal(a.nan_to_num(-1), b.nan_to_num(-1))
     other = make_cases(cell, 5, seed=8)
     assert not torch.equal(all_.joints3d, other.joints3d)
@@ -112,8 +110,10 @@ def test_bound_repeats_stated_figures():
     views 60 deg apart 24 deg, with bones 5.8; 20 deg: 28 and 4.3."""
 
     def angle(family, frames, count=32, body=None):
-        cases = make_cases(Cell(family, frames), count)
-        views = bound(cases, body)[:, : cases.K.shape[2] - 1]  # pairs with view 0
+        cell = Cell(family, frames)
+        cases = make_cases(cell, count)
+        limit = bound(cases, cell) if body is None else bound_with_body(cases, body)
+        views = limit[:, : cases.K.shape[2] - 1]  # pairs with view 0
         return float(views.square().mean(-1).sqrt().median())
 
     body = body_of_the_stated_bound()
@@ -125,7 +125,8 @@ def test_bound_repeats_stated_figures():
 
 def test_bound_agrees_with_dense_algebra():
     """The whole information matrix, scale fixed by one coordinate, inverted by brute force."""
-    cases = make_cases(Cell("wall", 2, missing=0.3), 1)
+    cell = Cell("wall", 2, missing=0.3)
+    cases = make_cases(cell, 1)
     parts = [cases.cameras.R[0, 1:], cases.cameras.t[0, 1:], cases.joints3d[0]]
     used = cases.clean.sum(2, keepdim=True) >= 2
     weight = (cases.clean & used)[0].double().unsqueeze(-1) / cases.sigma[0, :, None, None]
@@ -152,7 +153,7 @@ def test_bound_agrees_with_dense_algebra():
     keep[3 + int(parts[1][0].abs().argmax())] = False  # the scale: one coordinate of view 1
     dense = torch.linalg.inv(information[keep][:, keep])
     order = torch.cumsum(keep, 0) - 1
-    mine = bound(cases)[0]
+    mine = bound(cases, cell)[0]
     for view in range(3):
         index = order[6 * view : 6 * view + 3]
         brute = torch.rad2deg(dense[index][:, index].trace().sqrt())
@@ -160,24 +161,23 @@ def test_bound_agrees_with_dense_algebra():
 
 
 def test_bound_follows_noise_and_body():
-    one, three = (bound(make_cases(Cell("ring4", 2, noise=n), 3)) for n in (1.0, 3.0))
+    cells = [Cell("ring4", 2, noise=noise) for noise in (1.0, 3.0)]
+    one, three = (bound(make_cases(cell, 3), cell) for cell in cells)
     torch.testing.assert_close(3 * one, three)
-    cases = make_cases(Cell("wall", 2), 3)
-    assert (bound(cases, load_body_prior()) < bound(cases)).all()
+    cell = Cell("wall", 2)
+    cases = make_cases(cell, 3)
+    assert (bound_with_body(cases, load_body_prior()) < bound(cases, cell)).all()
 
 
-def test_correlated_bound():
-    """Equal to the plain one where errors are independent; by hand where T = 1; larger else."""
-    cell = Cell("wall", 3, missing=0.3)
-    cases = make_cases(cell, 2)
-    torch.testing.assert_close(bound_correlated(cases, cell), bound(cases))
-    one = Cell("ring4", 1, errors="detector")
+def test_bound_of_errors_that_last():
+    """By hand where T = 1; larger than that of independent errors else."""
+    plain, one = Cell("ring4", 1), Cell("ring4", 1, errors="detector")
+    many = Cell("ring4", 8, errors="detector")
     cases = make_cases(one, 2)
     wider = cases._replace(sigma=cases.sigma * (9 + BIAS**2) ** 0.5 / 3)
-    torch.testing.assert_close(bound_correlated(cases, one), bound(wider))
-    many = Cell("ring4", 8, errors="detector")
+    torch.testing.assert_close(bound(cases, one), bound(wider, plain))
     cases = make_cases(many, 2)
-    assert (bound_correlated(cases, many) > 1.3 * bound(cases)).all()
+    assert (bound(cases, many) > 1.3 * bound(cases, plain)).all()
 
 
 # --- scores ----------------------------------------------------------------------------------
@@ -272,13 +272,14 @@ def test_poselib_peer():
 def test_bundle_adjustment_reaches_the_bound(loss):
     """Started from the truth on Gaussian noise; the control starts with views exchanged."""
     pytest.importorskip("pycolmap")
-    cases = make_cases(Cell("ring4", 10, outliers=0.0), 3)
-    limit = bound(cases).numpy()
+    cell = Cell("ring4", 10, outliers=0.0)
+    cases = make_cases(cell, 3)
+    limit = bound(cases, cell).numpy()
     answers = peers.run_peer(adjust.bundle_adjustment(loss, "truth"), cases)
     figures = summarise(flatten(score(cases, answers), limit))
     # 18 pairs; measured over 5 seeds: 0.8 to 1.5.
     assert 0.5 < figures["over_bound"] < 2.0
-    cases = select(cases, slice(0, 1))
+    cases = take(cases, slice(0, 1))
     moved = cases._replace(keypoints=Keypoints(*(v.roll(1, 2) for v in cases.keypoints)))
     assert figures_of(adjust.bundle_adjustment(loss, "truth"), moved)["failures"] > 0.3
 
@@ -374,15 +375,12 @@ def test_command_line(tmp_path, capsys):
     assert "unknown rig family 'rang'" in capsys.readouterr().err
 
 
-def test_speed(tmp_path):
+def test_speed():
     model = make_model(("posterior.num_samples=64",))
     size = Size(2, 1, 3, 20, num_samples=32)
     (timing,) = time_calls({"small": make_call(model, size)}, repeats=1)
     assert 0 < timing.fastest <= timing.median
-    curve = {T: timing._replace(median=0.1 * T) for T in (1, 2, 4)}
-    assert abs(exponent([1, 2, 4], [t.median for t in curve.values()]) - 1) < 1e-9
-    draw({"num_frames": curve}, tmp_path / "speed.png")
-    assert (tmp_path / "speed.png").stat().st_size > 1000
+    assert abs(exponent([1, 2, 4], [0.1, 0.2, 0.4]) - 1) < 1e-9
 
 
 # --- the key of kept results -----------------------------------------------------------------

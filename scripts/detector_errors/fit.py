@@ -24,7 +24,7 @@ from detector_errors.moments import LABELS, Statistics, measure
 from detector_errors.truth import Truth, true_views
 from ptri.errors import UserError
 from ptri.people.errors import ErrorModel
-from ptri.structures import Keypoints
+from ptri.structures import Keypoints, take
 
 SHARES = ("steady_spread", "rounding", "correlated_share", "confident_outliers", "confident_swaps")
 PLAIN = ("confidence_logit",)  # fitted as they are; shares by their logit, all others by their log
@@ -189,10 +189,7 @@ def standard_errors(truth: Truth, keypoints: Keypoints) -> dict[str, float]:
     """Of each number, from groups of clips."""
     count = len(truth.scale)  # a spread over clips needs two in a group
     groups = torch.arange(count).tensor_split(min(_GROUPS, count // 2))
-    parts = [
-        measure(Truth(*(v[rows] for v in truth)), Keypoints(*(v[rows] for v in keypoints))).values
-        for rows in groups
-    ]
+    parts = [measure(take(truth, rows), take(keypoints, rows)).values for rows in groups]
     found = {}
     for name in LABELS:
         values = np.array([part[name] for part in parts])

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmark.cache import make_key
+from benchmark.rig.scores import pool
 from benchmark.rigs import draw_rigs
 from ptri import config as configuration
 from ptri.checkpoint import read_tensors, write_tensors
@@ -174,7 +175,7 @@ def _head_scores(model: PoseModel, group: Group, scene: Scene, known: Tensor) ->
             values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d, ROOT)
             values |= _coverage(fused, few.joints3d, "calibrated_coverage")
         parts.append({name: _per_rig(value) for name, value in values.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return pool(parts)
 
 
 def _coverage(prediction: Prediction, truth: Tensor, name: str) -> dict[str, Tensor]:

@@ -1,11 +1,15 @@
 """Cramer-Rao bound of a rig from 2D keypoints, with the joints marginalised.
 
-Information at the truth, of the clean points only, for independent Gaussian noise of known size.
-Parameters are the cameras of views 1 to V-1 (turned and shifted about the person's middle) and
-every joint of every frame; the joints are eliminated (Schur complement). Without a body the scale
-is free: it has no information, and rotations do not depend on how it is fixed. With a body, bone
-lengths are shared by all frames and Gaussian in the logarithm, which gives the Bayesian bound
-(Van Trees, 1968) with its expectation taken at the truth.
+Information at the truth, of the clean points only, for Gaussian errors of known size. Parameters
+are the cameras of views 1 to V-1 (turned and shifted about the person's middle) and every joint of
+every frame; the joints are eliminated (Schur complement).
+
+`bound`: without a body the scale is free: it has no information, and rotations do not depend on how
+it is fixed. The errors of one joint in one view form a Gaussian vector over the frames with
+covariance ``sigma^2 AR(1) + bias^2``, so each joint is eliminated with all its frames at once.
+
+`bound_with_body`: bone lengths are shared by all frames and Gaussian in the logarithm, errors are
+independent: the Bayesian bound (Van Trees, 1968) with its expectation taken at the truth.
 """
 
 from __future__ import annotations
@@ -15,10 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmark.rig.cases import Cases
+from benchmark.rig.cases import BIAS, Cases, Cell, correlation
 from ptri.evaluation.metrics import view_pairs
 from ptri.geometry.rotations import skew
 from ptri.posterior.body import BodyPrior, bone_vectors
+from ptri.structures import take
 
 _METRE = 1e-3  # lengths are in metres here, so that angles and lengths have like sizes
 _WIDE = 1e-4  # 1 / m^2, prior of joints under a body: 100 m
@@ -30,20 +35,19 @@ class _Blocks(NamedTuple):
     joints: Tensor  # (B, T, J, 3, 3)
 
 
-def bound(cases: Cases, body: BodyPrior | None = None) -> Tensor:
-    """Least RMS angle (B, P) deg of each pair's relative rotation, of an unbiased estimator.
+def bound(cases: Cases, cell: Cell) -> Tensor:
+    """Least RMS angle (B, P) deg of each pair's rotation under the cell's kind of errors."""
+    rho, bias = (correlation(cell), BIAS) if cell.errors == "detector" else (0.0, 0.0)
+    parts = [
+        _covariance(take(cases, slice(i, i + 1)), cell.noise, rho, bias)
+        for i in range(len(cases.K))
+    ]
+    return pair_angles(torch.cat(parts), cases.cameras.R)
 
-    Args:
-        cases: true cameras, joints, noise and clean points.
-        body: prior on bones; None: geometry alone.
-    """
-    if body is None:
-        used = cases.clean.sum(2) >= 2  # (B, T, J); what one view sees alone says nothing
-        information = _without_body(_blocks(cases, cases.clean & used.unsqueeze(2)), used)
-        covariance = invert(information, cases.cameras.t)
-    else:
-        blocks = _blocks(cases, cases.clean)
-        covariance = torch.linalg.inv(_with_body(blocks, cases.joints3d, body))
+
+def bound_with_body(cases: Cases, body: BodyPrior) -> Tensor:
+    """The same for independent errors, of one who knows the law of bone lengths."""
+    covariance = torch.linalg.inv(_with_body(_blocks(cases), cases.joints3d, body))
     return pair_angles(covariance, cases.cameras.R)
 
 
@@ -66,10 +70,46 @@ def jacobians(cases: Cases) -> tuple[Tensor, Tensor]:
     return P @ R[:, None, :, None], torch.cat([P @ turn, P], dim=-1)[:, :, 1:]
 
 
-def _blocks(cases: Cases, clean: Tensor) -> _Blocks:
+def _covariance(case: Cases, noise: float, rho: float, bias: float) -> Tensor:
+    """Covariance (1, G, G) of one case's cameras."""
+    used = case.clean.sum(2) >= 2  # (1, T, J)
+    clean = case.clean & used.unsqueeze(2)
+    P = error_precision(case, clean, noise, rho, bias)[0]  # (V, J, T, T)
+    A, C = (slope[0] for slope in jacobians(case))  # (T, V, J, 2, 3), (T, V-1, J, 2, 6)
+    T, V, J = A.shape[:3]
+    joints = torch.einsum("vjts,tvjri,svjrk->jtisk", P, A, A).reshape(J, 3 * T, 3 * T)
+    alone = (~used[0]).T.double().repeat_interleave(3, dim=1)  # (J, 3 T)
+    joints = joints + torch.diag_embed(alone)
+    cross = torch.einsum("vjts,tvjra,svjrk->vajsk", P[1:], C, A[:, 1:])
+    cross = cross.permute(2, 0, 1, 3, 4).reshape(J, 6 * (V - 1), 3 * T)
+    own = torch.einsum("vjts,tvjra,svjrc->vac", P[1:], C, C)
+    cameras = torch.block_diag(*own)
+    told = cross @ torch.linalg.solve(joints, cross.transpose(-1, -2))
+    return invert((cameras - told.sum(0))[None], case.cameras.t)
+
+
+def error_precision(cases: Cases, clean: Tensor, noise: float, rho: float, bias: float) -> Tensor:
+    """Inverse covariances (B, V, J, T, T) of the errors, 1 / px^2; 0 in frames without the point.
+
+    Args:
+        clean: (B, T, V, J) points that count. noise: px at 1000 px, of which ``cases.sigma`` is
+            the image's own. rho: correlation of neighbouring frames. bias: px at 1000 px.
+    """
+    T = clean.shape[1]
+    lag = (torch.arange(T)[:, None] - torch.arange(T)[None]).abs()
+    law = rho ** lag.double() + (bias / noise) ** 2  # (T, T), over sigma^2
+    seen = clean.permute(0, 2, 3, 1).double()  # (B, V, J, T)
+    both = seen.unsqueeze(-1) * seen.unsqueeze(-2)
+    # Frames without the point get variance one, apart from the others, and are then cleared.
+    covariance = both * law + torch.diag_embed(1 - seen)
+    precision = torch.linalg.inv(covariance) * both
+    return precision / cases.sigma[:, :, None, None, None].square()
+
+
+def _blocks(cases: Cases) -> _Blocks:
     """Information of cameras and joints, joints not yet eliminated."""
     to_joint, to_camera = jacobians(cases)
-    weight = (clean / cases.sigma[:, None, :, None])[..., None, None]
+    weight = (cases.clean / cases.sigma[:, None, :, None])[..., None, None]
     to_joint, to_camera = weight * to_joint, weight[:, :, 1:] * to_camera
     B, T, views, J = to_camera.shape[:4]
     G = 6 * views
@@ -80,14 +120,6 @@ def _blocks(cases: Cases, clean: Tensor) -> _Blocks:
     cross = torch.einsum("btvjra,btvjri->btjvai", to_camera, to_joint[:, :, 1:])
     structure = torch.einsum("btvjri,btvjrk->btjik", to_joint, to_joint)
     return _Blocks(cameras.reshape(B, G, G), cross.reshape(B, T, J, G, 3), structure)
-
-
-def _without_body(blocks: _Blocks, used: Tensor) -> Tensor:
-    """Information of the cameras (B, G, G) with the joints eliminated; ``used`` (B, T, J)."""
-    eye = torch.eye(3, dtype=blocks.joints.dtype)
-    joints = torch.where(used[..., None, None], blocks.joints, eye)
-    gain = blocks.cross @ (torch.linalg.inv(joints) * used[..., None, None])  # (B, T, J, G, 3)
-    return blocks.cameras - torch.einsum("btjgi,btjhi->bgh", gain, blocks.cross)
 
 
 def _with_body(blocks: _Blocks, truth: Tensor, body: BodyPrior) -> Tensor:

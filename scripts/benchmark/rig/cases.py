@@ -137,24 +137,6 @@ def make_cases(
     return Cases(keypoints, K, reference, joints, sigma, seen & ~wild)
 
 
-def one(cases: Cases, index: int) -> Cases:
-    """A single case, as a batch of one."""
-    part = slice(index, index + 1)
-    return select(cases, part)
-
-
-def select(cases: Cases, part: slice) -> Cases:
-    """Some of the cases."""
-    return Cases(
-        Keypoints(*(value[part] for value in cases.keypoints)),
-        cases.K[part],
-        Cameras(*(value[part] for value in cases.cameras)),
-        cases.joints3d[part],
-        cases.sigma[part],
-        cases.clean[part],
-    )
-
-
 def _people(draws: Draws, seeds: list[tuple[int, ...]], cell: Cell, people: People) -> Tensor:
     """Joints (B, T, 17, 3) mm, world."""
     B, T, fps = draws.batch, cell.num_frames, cell.frames_per_second

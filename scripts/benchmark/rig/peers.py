@@ -16,11 +16,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from benchmark.rig.cases import Cases, one
+from benchmark.rig.cases import Cases
 from benchmark.rig.scores import Answer
 from ptri.geometry.epipolar import five_point_rigs
 from ptri.geometry.robust import robust_triangulation
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Keypoints, take
 
 # Reprojection error of an inlier over the focal length: four standard deviations of the true noise,
 # but no less than this (of 0.004, 0.007, 0.01, 0.015 at 3 px the one that served both peers best).
@@ -61,7 +61,7 @@ def run_peer(peer: Peer, cases: Cases, seed: int = 0) -> Answer:
     joints = torch.full_like(cases.joints3d, torch.nan)
     seconds = 0.0
     for index in range(len(R)):
-        case = one(cases, index)
+        case = take(cases, slice(index, index + 1))
         start = time.perf_counter()
         solution = peer(case, seed)
         seconds += time.perf_counter() - start

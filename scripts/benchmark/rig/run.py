@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from benchmark.cache import make_key
 from benchmark.rig import adjust, ours, peers
-from benchmark.rig.bound import bound
-from benchmark.rig.cases import Cases, Cell, People, make_cases, select
-from benchmark.rig.correlated import bound_correlated
+from benchmark.rig.bound import bound, bound_with_body
+from benchmark.rig.cases import Cases, Cell, People, make_cases
 from benchmark.rig.grid import OURS, Part, num_cases
-from benchmark.rig.scores import Answer, flatten, joined, score
+from benchmark.rig.scores import Answer, flatten, pool, score
 from ptri.posterior.body import load_body_prior
+from ptri.structures import take
 
 _RIGID = 0.005  # relative, how far bones of generated people may change over frames
 _FRAMES_AT_ONCE = 64  # frames of one call of our own estimator
@@ -112,11 +112,11 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
     count = num_cases(options.count, part.cell.num_frames)
     cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
     independent = part.cell.errors == "gaussian"
-    limit = bound(cases) if independent else bound_correlated(cases, part.cell)
+    limit = bound(cases, part.cell)
     body = None
     if independent:  # the law that the bodies were drawn from, whose bones are rigid
         prior = load_body_prior(slack=_RIGID, spread=options.people.bone_spread)
-        body = bound(cases, prior).numpy()
+        body = bound_with_body(cases, prior).numpy()
     results, ceiling = [], None
     for name in sorted(part.methods, key=lambda name: name != "calibrated"):
         path = folder / part.cell.name / f"{name}.npz"
@@ -156,9 +156,9 @@ def _run(solve: Solve, cases: Cases, batched: bool) -> dict[str, np.ndarray]:
     size = max(_FRAMES_AT_ONCE // T, 1) if batched else B
     parts = []
     for first in range(0, B, size):
-        chunk = select(cases, slice(first, first + size))
+        chunk = take(cases, slice(first, first + size))
         parts.append(score(chunk, solve(chunk)))
-    return joined(parts)
+    return pool(parts)
 
 
 # --- results on disk -------------------------------------------------------------------------

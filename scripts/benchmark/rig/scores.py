@@ -113,11 +113,6 @@ def _best_scale(e: Tensor, g: Tensor, keep: Tensor) -> Tensor:
     return scale
 
 
-def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Scores of consecutive cases as one."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
 # --- summaries -------------------------------------------------------------------------------
 
 
@@ -158,7 +153,7 @@ def flatten(
 
 
 def pool(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Several cells' flat scores as one; fields that all of them have."""
+    """Scores of several parts or cells as one; fields that all of them have."""
     names = set.intersection(*(set(part) for part in parts)) if parts else set()
     return {name: np.concatenate([part[name] for part in parts]) for name in sorted(names)}
 

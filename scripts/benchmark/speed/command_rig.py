@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 import torch
 from tqdm import tqdm
@@ -41,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--config", metavar="YAML", help="settings of the estimator")
     add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
     add("--quick", action="store_true", help="the targets only, no growth")
-    add("--out", default="outputs/benchmark", help="folder for results and the picture")
+    add("--out", default="outputs/benchmark", help="folder for results")
 
 
 def run(args: argparse.Namespace) -> str:
-    """Times every size; writes JSON and a picture.
+    """Times every size; writes text and JSON.
 
     Returns:
         The text to print.
@@ -81,8 +80,6 @@ def run(args: argparse.Namespace) -> str:
     for name, timings in curves.items():
         points = ", ".join(f"{size}: {1000 * one.median:.0f}" for size, one in timings.items())
         lines.append(f"{name:12s} time ~ size^{exponent(*_curve(timings)):.2f}   ms: {points}")
-    if curves:
-        draw(curves, Path(args.out) / "speed.png")
     slopes = {name: exponent(*_curve(timings)) for name, timings in curves.items()}
     points = {
         name: {size: timing._asdict() for size, timing in timings.items()}
@@ -90,36 +87,8 @@ def run(args: argparse.Namespace) -> str:
     }
     content = {"targets": targets, "exponents": slopes, "growth": points}
     text = "\n".join(lines)
-    return write_results(args, "speed", text, content, start, "speed.png" * bool(curves))
+    return write_results(args, "speed", text, content, start)
 
 
 def _curve(timings: dict[int, Timing]) -> tuple[list[int], list[float]]:
     return list(timings), [timing.median for timing in timings.values()]
-
-
-def draw(curves: dict[str, dict[int, Timing]], path: Path) -> None:
-    """Time against each size, with the line of linear growth through the largest."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.2 * len(curves), 3.0), layout="constrained")
-    for axis, (name, timings) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves.items()
-    ):
-        sizes, seconds = _curve(timings)
-        axis.plot(sizes, seconds, "o-", label=f"measured, exponent {exponent(sizes, seconds):.2f}")
-        linear = [seconds[-1] * size / sizes[-1] for size in sizes]
-        axis.plot(sizes, linear, "k:", label="linear")
-        base = GROWTH[name][0]
-        rest = {"batch": "B", "num_frames": "T", "num_views": "V", "num_joints": "J"}
-        title = ", ".join(f"{s} = {getattr(base, k)}" for k, s in rest.items() if k != name)
-        axis.set_title(title, fontsize=8)
-        axis.set_xlabel(name.replace("num_", ""))
-        axis.set_ylabel("s")
-        axis.set_xscale("log")
-        axis.set_yscale("log")
-        axis.set_xticks(sizes, [f"{size:g}" for size in sizes], fontsize=7)
-        axis.minorticks_off()
-        axis.grid(alpha=0.3, which="both", lw=0.4)
-        axis.legend(fontsize=7)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
