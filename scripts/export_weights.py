@@ -43,8 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     return exit_status(work)
 
 
-def export(source: Path, target: Path, overwrite: bool = False) -> None:
+def export(source: Path, target: Path, overwrite: bool = False, prefix: str = "") -> None:
     """Writes the evaluated weights of a checkpoint and how they were made, without any path.
+
+    Args:
+        prefix: of the weights that are kept.
 
     Raises:
         UserError: no checkpoint, the target exists, or a weight does not fit fp16.
@@ -52,6 +55,7 @@ def export(source: Path, target: Path, overwrite: bool = False) -> None:
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; choose another name or give --overwrite")
     weights, meta = checkpoint.load_weights(source)
+    weights = {name: value for name, value in weights.items() if name.startswith(prefix)}
     made = meta.get("config") or {}
     kept = {name: made[name] for name in ("model", "augment", "posterior", "train") if name in made}
     kept["image_size"] = made.get("data", {}).get("image_size")

@@ -15,68 +15,66 @@ import json
 import sys
 from pathlib import Path
 
-from ptri.errors import UserError
+from ptri.errors import UserError, exit_status
 from ptri.fields import read_yaml
 
+STATISTICS = Path(__file__).resolve().parents[1] / "ptri/posterior/body_statistics.json"
 
-def main() -> int:
+
+def main(arguments: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
-    try:
-        from ptri.render.settings import RenderSettings, settings_from
-    except ImportError as error:
-        return _fail(f"{error}; install the render extra: pip install -e .[render]")
+
+    def work() -> None:
+        try:
+            run(arguments)
+        except ImportError as error:
+            message = f"{error}; install the render extra: pip install -e .[render]"
+            raise UserError(message) from None
+        except KeyboardInterrupt:
+            message = "interrupted; start again with the same settings to go on"
+            raise UserError(message) from None
+
+    return exit_status(work)
+
+
+def run(arguments: list[str] | None) -> None:
+    """Renders, or measures bodies.
+
+    Raises:
+        UserError: bad settings, or a folder made with others.
+    """
+    from ptri.render.settings import RenderSettings, settings_from
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", help="YAML file with any of the settings below")
-    parser.add_argument(
-        "--body-statistics",
-        action="store_true",
-        help="only write ptri/posterior/body_statistics.json (bone lengths of Anny's adults)",
-    )
+    text = "only write ptri/posterior/body_statistics.json (bone lengths of Anny's adults)"
+    parser.add_argument("--body-statistics", action="store_true", help=text)
     parser.add_argument("--bodies", type=int, default=2000, help="people drawn for it")
     for field in dataclasses.fields(RenderSettings):
         default = [] if field.default is dataclasses.MISSING else field.default
         shown = ",".join(default) if isinstance(default, (tuple, list)) else default
         parser.add_argument("--" + field.name.replace("_", "-"), help=f"default {shown}")
-    arguments = vars(parser.parse_args())
-    try:
-        if arguments.pop("body_statistics"):
-            return _write_statistics(arguments["bodies"])
-        arguments.pop("bodies")
-        path = arguments.pop("config")
-        settings = settings_from({} if path is None else read_yaml(path), where=f"{path}: ")
-        given = {key: value for key, value in arguments.items() if value is not None}
-        settings = settings_from(given, settings, "command line: ")
-        from ptri.render.layout import render_dataset
+    given = vars(parser.parse_args(arguments))
+    measure, bodies, path = (given.pop(name) for name in ("body_statistics", "bodies", "config"))
+    if measure:
+        from ptri.render.body import body_statistics
 
-        labels = render_dataset(settings)
-    except UserError as error:
-        return _fail(str(error))
-    except ImportError as error:
-        return _fail(f"{error}; install the render extra: pip install -e .[render]")
-    except KeyboardInterrupt:
-        return _fail("interrupted; start again with the same settings to go on")
+        STATISTICS.write_text(json.dumps(body_statistics(bodies), indent=1))
+        print(f"{STATISTICS}: {bodies} bodies")
+        return
+    settings = settings_from({} if path is None else read_yaml(path), where=f"{path}: ")
+    given = {key: value for key, value in given.items() if value is not None}
+    settings = settings_from(given, settings, "command line: ")
+    from ptri.render.layout import render_dataset
+
+    labels = render_dataset(settings)
     if labels is None:
         print(f"{settings.out}: shards of {settings.images * len(settings.subjects)} images")
-        return 0
-    num_images = int((labels.boxes != 0).any(-1).sum())
-    print(f"{settings.out}: {num_images} images of {len(labels.frame)} frames")
-    return 0
-
-
-def _write_statistics(num_bodies: int) -> int:
-    from ptri.render.body import body_statistics
-
-    path = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"
-    path.write_text(json.dumps(body_statistics(num_bodies), indent=1))
-    print(f"{path}: {num_bodies} bodies")
-    return 0
-
-
-def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+    else:
+        num_images = int((labels.boxes != 0).any(-1).sum())
+        print(f"{settings.out}: {num_images} images of {len(labels.frame)} frames")
 
 
 if __name__ == "__main__":

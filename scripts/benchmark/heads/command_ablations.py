@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 import torch
+from export_weights import export
 from tqdm import tqdm
 
 from benchmark.heads import tables
-from benchmark.heads.unseen import Head, check_families, make_rig_sets
+from benchmark.heads.unseen import check_families, make_rig_sets
 from benchmark.heads.weights import describe, evaluate, load_head, make_solver
 from benchmark.results import write_results
 from ptri import checkpoint
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
         path = run_folder(plan) / "last.pt"
         heads.append(load_head(plan.run.name, path, config))
         if args.weights:
-            _export(heads[-1], path, Path(args.weights))
+            export(path, Path(args.weights) / f"{plan.run.name}.pt", True, "fusion.")
     counts = {1: args.rigs, 27: args.clips}
     found = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, folder / "solved")
     rows = tables.targets(found, OURS)
@@ -145,15 +146,3 @@ def _check_same(run: Path, old: dict, new: dict) -> None:
                     f"{run}: begun with {section}.{key}={before!r}, now {value!r}; use the same "
                     "settings, another --out, or --fresh to train again"
                 )
-
-
-def _export(head: Head, source: Path, folder: Path) -> None:
-    """Writes a head alone, in fp16, with how it was made."""
-    _, meta = checkpoint.load_weights(source)
-    made = meta["config"]
-    kept = {name: made[name] for name in ("model", "train", "posterior")}
-    notes = {name: meta.get(name) for name in ("epoch", "step", "commit")}
-    state = {f"fusion.{name}": value for name, value in head.model.fusion.state_dict().items()}
-    checkpoint.save_weights(
-        folder / f"{head.name}.pt", state, {**notes, **kept, "seed": made["run"]["seed"]}
-    )
