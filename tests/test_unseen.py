@@ -249,8 +249,8 @@ def test_unseen_rigs_command(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_ablations_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    for name, value in (("pool.CHUNK", 8), ("task3d.VALIDATION_SCENES", 8)):
-        monkeypatch.setattr(f"ptri.{name}", value)
+    for name, value in (("solved_scenes.CHUNK", 8), ("validation3d.NUM_SCENES", 8)):
+        monkeypatch.setattr(f"ptri.training.{name}", value)
     monkeypatch.setattr("benchmark.heads.unseen.SCORED_EVERY", 13)
     small = [*SOLVED, "model.volume_size=8", "train.max_frames=2", "model.fixed_width=32"]
     out = str(tmp_path / "out")
