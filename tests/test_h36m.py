@@ -33,6 +33,15 @@ def _data(root, **changes) -> DataConfig:
     return DataConfig(root=str(root), **(options | changes))
 
 
+def _index(root, split="test", **changes):
+    return build_index(_data(root, **changes), split)
+
+
+def _config(root, **changes) -> configuration.Config:
+    run = configuration.RunConfig(name="x")
+    return configuration.Config(run=run, data=_data(root, **changes), augment=PLAIN)
+
+
 HEAD = H36M17.joints.index("head")
 PLAIN = AugmentConfig(color=0, hue=0, blur=0, noise=0, jpeg=0, occluder=0)
 
@@ -60,12 +69,9 @@ def _consistent(sample) -> None:
     cameras = sample.cameras
     assert torch.equal(cameras.R[0], torch.eye(3)) and not cameras.t[0].any()
     # float32 at 4 m: 0.01 px
-    torch.testing.assert_close(
-        project(sample.joints3d, cameras), sample.joints2d, atol=0.02, rtol=0
-    )
-    torch.testing.assert_close(
-        cameras.R @ cameras.R.mT, torch.eye(3).expand_as(cameras.R), atol=1e-5, rtol=0
-    )
+    projected, eye = project(sample.joints3d, cameras), torch.eye(3).expand_as(cameras.R)
+    torch.testing.assert_close(projected, sample.joints2d, atol=0.02, rtol=0)
+    torch.testing.assert_close(cameras.R @ cameras.R.mT, eye, atol=1e-5, rtol=0)
     assert (torch.linalg.det(cameras.R) > 0).all()
 
 
@@ -73,8 +79,7 @@ def _consistent(sample) -> None:
 def test_joints_lie_on_their_dots(tmp_path, size):
     make_tiny_h36m(tmp_path, num_frames=2, size=size)
     data = _data(tmp_path)
-    dataset = H36M(build_index(data, "test"), data)
-    for sample in dataset:
+    for sample in H36M(build_index(data, "test"), data):
         _consistent(sample)
         # Nearer joints hide others: in side views up to 5 of 17.
         assert _hits(sample) > 0.75
@@ -93,15 +98,8 @@ def test_plain_images_are_undistorted(tmp_path):
     assert _hits(sample) > 0.75 and _hits(sample, joints=[HEAD]) == 1
     ignored = index._replace(labels=index.labels._replace(dist=0 * index.labels.dist))
     assert _hits(H36M(ignored, data)[0], joints=[HEAD]) == 0  # the control
-
-
-def test_folder_choice(tmp_path):
     make_tiny_h36m(tmp_path, num_frames=1)
-    make_tiny_h36m(tmp_path, num_frames=1, folder="imageSequence")
-    assert build_index(_data(tmp_path), "test").undistorted
-    for folder in tmp_path.glob("processed/*/*/imageSequence-undistorted"):
-        shutil.rmtree(folder)
-    assert not build_index(_data(tmp_path), "test").undistorted
+    assert build_index(data, "test").undistorted  # where there are both
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -155,36 +153,26 @@ def test_types_and_bookkeeping(tiny):
 def test_training_shuffles_views_and_draws_subsets(tiny):
     data = _data(tiny[0])
     dataset = H36M(build_index(data, "train"), data, AugmentConfig(scale=0, shift=0), seed=1)
-    references = {
-        tuple(dataset[SampleKey(0, epoch)].joints3d[0].round().tolist()) for epoch in range(12)
-    }
-    assert len(references) >= 3
+    samples = [dataset[SampleKey(0, epoch)] for epoch in range(12)]
+    assert len({tuple(sample.joints3d[0].round().tolist()) for sample in samples}) >= 3
     assert dataset[SampleKey(0, 0, 2)].images.shape[0] == 2
 
 
 def test_samples_depend_on_seed_epoch_and_index_only(tiny):
     data = _data(tiny[0])
     index = build_index(data, "train")
-    a = H36M(index, data, AugmentConfig(), seed=5)
-    b = H36M(index, data, AugmentConfig(), seed=5)
+    a, b, other = (H36M(index, data, AugmentConfig(), seed=seed) for seed in (5, 5, 6))
     for _ in range(3):
         b[0]  # earlier draws leave no trace
     for key in (SampleKey(1, 2), SampleKey(3, 0, 3)):
         assert torch.equal(a[key].images, b[key].images)
         assert torch.equal(a[key].joints3d, b[key].joints3d)
     assert not torch.equal(a[SampleKey(1, 2)].images, a[SampleKey(1, 3)].images)
-    other = H36M(index, data, AugmentConfig(), seed=6)
     assert not torch.equal(a[SampleKey(1, 2)].images, other[SampleKey(1, 2)].images)
 
 
 def test_single_views(tiny):
-    config = configuration.replace(
-        configuration.load(None, ["run.name=x"]),
-        data__root=str(tiny[0]),
-        data__train_subjects=[1],
-        data__test_subjects=[9],
-        data__image_size=64,
-    )
+    config = _config(tiny[0], image_size=64)
     dataset = open_split(config, "test", single_view=True)
     assert len(dataset) == 24 and set(dataset.num_views) == {1}
     sample = dataset[5]
@@ -193,15 +181,14 @@ def test_single_views(tiny):
     assert dataset.row(5) == dataset.row(4) == open_split(config, "test").row(1)
     train = open_split(config, "train", single_view=True)
     assert train.augment is config.augment and dataset.augment is None
-    one = configuration.replace(config, data__views=[1])
-    assert len(open_split(one, "test", single_view=True)) == 6
+    assert len(open_split(_config(tiny[0], views=[1]), "test", single_view=True)) == 6
 
 
 def test_thinning_takes_every_nth_frame_of_each_scene(tmp_path):
     make_tiny_h36m(tmp_path, num_frames=5, size=64)
     kept = {1: [0, 5, 10, 15, 20], 2: [0, 10, 20], 3: [0, 15], 64: [0]}
     for split, (every, frames) in itertools.product(("train", "test"), kept.items()):
-        index = build_index(_data(tmp_path, **{f"{split}_every": every}), split)
+        index = _index(tmp_path, split, **{f"{split}_every": every})
         labels = index.labels
         for action in range(2):
             chosen = index.rows[labels.action[index.rows] == action]
@@ -213,21 +200,21 @@ def test_thinning_takes_every_nth_frame_of_each_scene(tmp_path):
 def test_damaged_scenes(tiny):
     root, labels = tiny
     assert h36m_index.is_damaged(labels).sum() == 3  # S9 Greeting-2, not S1 Greeting-2
-    assert len(build_index(_data(root), "test").rows) == 6
-    index = build_index(_data(root, include_damaged=False), "test")
+    assert len(_index(root).rows) == 6
+    index = _index(root, include_damaged=False)
     assert len(index.rows) == 3
     assert {labels.action_names[a] for a in labels.action[index.rows]} == {"Walking-1"}
-    assert len(build_index(_data(root, include_damaged=False), "train").rows) == 6
+    assert len(_index(root, "train", include_damaged=False).rows) == 6
 
 
 def test_views_by_index_and_by_name(tiny):
-    assert build_index(_data(tiny[0], views=[3, 1]), "test").cameras == (3, 1)
-    assert build_index(_data(tiny[0], views=[60457274, 54138969]), "test").cameras == (3, 0)
+    assert _index(tiny[0], views=[3, 1]).cameras == (3, 1)
+    assert _index(tiny[0], views=[60457274, 54138969]).cameras == (3, 0)
     for views, message in (([4, 0], "no camera 4"), ([-1, 0], "no camera"), ([0, 0], "twice")):
         with pytest.raises(UserError, match=f"data.views: .*{message}"):
-            build_index(_data(tiny[0], views=views), "test")
+            _index(tiny[0], views=views)
     with pytest.raises(UserError, match=r"data\.views: 1 view only; at least 2"):
-        build_index(_data(tiny[0], views=[2]), "test")
+        _index(tiny[0], views=[2])
 
 
 def _relabel(root: Path, labels, **changes) -> None:
@@ -241,7 +228,7 @@ def test_missing_views(tmp_path, caplog):
     boxes[8, 1:] = 0
     _relabel(tmp_path, labels, boxes=boxes)
     with caplog.at_level(logging.WARNING):
-        index = build_index(_data(tmp_path), "test")
+        index = _index(tmp_path)
     assert "1 of 6 test frames have fewer than 2 views (such as S9/Greeting-2 frame 10)" in (
         caplog.text
     )
@@ -253,58 +240,50 @@ def test_missing_views(tmp_path, caplog):
     with pytest.raises(UserError, match=r"fewer than 2 views.*choose other data\.views"):
         boxes[:, 1] = 0
         _relabel(tmp_path, labels, boxes=boxes)
-        build_index(_data(tmp_path, views=[0, 1]), "test")
+        _index(tmp_path, views=[0, 1])
 
 
 def test_chosen_actions(tmp_path):
     labels = make_tiny_h36m(tmp_path, size=64)
     kinds = sorted({name.rpartition("-")[0] for name in labels.action_names})
-    index = build_index(_data(tmp_path, actions=kinds[:1]), "test")
+    index = _index(tmp_path, actions=kinds[:1])
     chosen = {labels.action_names[i] for i in labels.action[index.rows]}
     assert {name.rpartition("-")[0] for name in chosen} == {kinds[0]}
-    assert 0 < len(index.rows) < len(build_index(_data(tmp_path), "test").rows)
+    assert 0 < len(index.rows) < len(_index(tmp_path).rows)
     with pytest.raises(UserError, match=r"data\.actions: .*no action Juggling; it holds"):
-        build_index(_data(tmp_path, actions=["Juggling"]), "test")
+        _index(tmp_path, actions=["Juggling"])
 
 
 def test_wrong_roots(tmp_path):
     with pytest.raises(UserError, match=r"data.root: .*nowhere is not a folder"):
-        build_index(_data(tmp_path / "nowhere"), "test")
+        _index(tmp_path / "nowhere")
     with pytest.raises(UserError, match="labels are missing"):
-        build_index(_data(tmp_path), "test")
+        _index(tmp_path)
     make_tiny_h36m(tmp_path, num_frames=1, size=64)
     (tmp_path / "processed").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="processed: no such folder"):
-        build_index(_data(tmp_path), "test")
+        _index(tmp_path)
     (tmp_path / "elsewhere").rename(tmp_path / "processed")
     with pytest.raises(UserError, match=r"data\.test_subjects: .*no frame of S11; it holds"):
-        build_index(_data(tmp_path, test_subjects=[11]), "test")
+        _index(tmp_path, test_subjects=[11])
 
 
-def test_missing_images(tmp_path):
+def test_missing_and_truncated_images(tmp_path):
     make_tiny_h36m(tmp_path, size=64)
     folder = tmp_path / "processed/S9/Walking-1/imageSequence-undistorted/55011271"
     (folder / "img_000006.jpg").unlink()
     with pytest.raises(UserError, match=r"1 of 24 images are missing, such as .*img_000006\.jpg"):
-        build_index(_data(tmp_path), "test")
-    build_index(_data(tmp_path), "train")  # not needed there
-    build_index(_data(tmp_path, views=[0, 2]), "test")
-    for path in folder.iterdir():
-        path.unlink()
-    folder.rmdir()
+        _index(tmp_path)
+    _index(tmp_path, "train")  # not needed there
+    _index(tmp_path, views=[0, 2])
+    shutil.rmtree(folder)
     with pytest.raises(UserError, match="3 of 24 images are missing") as caught:
-        build_index(_data(tmp_path), "test")
+        _index(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_truncated_images(tmp_path):
-    make_tiny_h36m(tmp_path, size=64)
-    path = tmp_path / "processed/S9/Walking-1/imageSequence-undistorted/55011271/img_000006.jpg"
+    path = tmp_path / "processed/S1/Walking-1/imageSequence-undistorted/55011271/img_000006.jpg"
     path.write_bytes(path.read_bytes()[:-300])
-    data = _data(tmp_path)
-    dataset = H36M(build_index(data, "test"), data)
     with pytest.raises(UserError, match=r"img_000006\.jpg: truncated JPEG"):
-        dataset[4]
+        H36M(_index(tmp_path, "train"), _data(tmp_path))[4]
 
 
 def test_absurd_labels(tmp_path):
@@ -313,25 +292,21 @@ def test_absurd_labels(tmp_path):
     K[1, 2, 0, 0] = np.nan
     _relabel(tmp_path, labels, K=K)
     with pytest.raises(UserError, match="camera 58860488 of S9: K holds NaN"):
-        build_index(_data(tmp_path), "test")
-    build_index(_data(tmp_path), "train")  # another subject's cameras
-    build_index(_data(tmp_path, views=[0, 1]), "test")
+        _index(tmp_path)
+    _index(tmp_path, "train")  # another subject's cameras
+    _index(tmp_path, views=[0, 1])
     joints = labels.joints.copy()
     joints[2, 5] = np.nan
     _relabel(tmp_path, labels, joints=joints)
     with pytest.raises(UserError, match=r"1 frames have NaN .* joints, such as S9/Greeting-2"):
-        build_index(_data(tmp_path), "test")
+        _index(tmp_path)
     _relabel(tmp_path, labels, t=labels.t / 1000)  # metres
     with pytest.raises(UserError, match="joints project into their boxes"):
-        build_index(_data(tmp_path), "test")
+        _index(tmp_path)
 
 
 def test_mixture_holds_every_part_once(tiny):
-    root, _ = tiny
-    config = configuration.Config(
-        run=configuration.RunConfig(name="mixture"), data=_data(root), augment=PLAIN
-    )
-    part = open_split(config, "train", single_view=True)
+    part = open_split(_config(tiny[0]), "train", single_view=True)
     mixture = Mixture([part, part])
     assert len(mixture) == 2 * len(part) == len(mixture.num_views)
     for index in (0, len(part) - 1):
@@ -344,13 +319,9 @@ def test_mixture_holds_every_part_once(tiny):
 
 
 def test_test_subjects_may_lie_elsewhere(tiny, tmp_path):
-    root, _ = tiny
-    run = configuration.RunConfig(name="elsewhere")
-    data = _data(tmp_path / "nothing", test_root=str(root))
-    config = configuration.Config(run=run, data=data)
-    expected = open_split(configuration.Config(run=run, data=_data(root)), "test")
-    found = open_split(config, "test")
-    assert len(found) == len(expected)
-    torch.testing.assert_close(found[0].images, expected[0].images)
+    config = _config(tmp_path / "nothing", test_root=str(tiny[0]))
+    expected, opened = open_split(_config(tiny[0]), "test"), open_split(config, "test")
+    assert len(opened) == len(expected)
+    torch.testing.assert_close(opened[0].images, expected[0].images)
     with pytest.raises(UserError, match="nothing"):
         open_split(config, "train")
