@@ -65,9 +65,8 @@ def pa_mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
     """
     valid = _valid(estimate, truth)
     source, target = _zeroed(estimate, valid), _zeroed(truth, valid)
-    R, t, scale = roma.rigid_points_registration(
-        source, target, weights=valid.to(source), compute_scaling=True
-    )
+    weights = (valid | ~valid.any(-1, keepdim=True)).to(source)  # no NaN for the SVD
+    R, t, scale = roma.rigid_points_registration(source, target, weights, compute_scaling=True)
     aligned = scale[..., None, None] * estimate @ R.mT + t.unsqueeze(-2)
     return joint_l2(aligned, truth)
 
