@@ -59,7 +59,7 @@ def run(arguments: list[str] | None) -> None:
     given = vars(parser.parse_args(arguments))
     measure, bodies, path = (given.pop(name) for name in ("body_statistics", "bodies", "config"))
     if measure:
-        from ptri.render.body import body_statistics
+        from ptri.render.people.body import body_statistics
 
         STATISTICS.write_text(json.dumps(body_statistics(bodies), indent=1))
         print(f"{STATISTICS}: {bodies} bodies")
@@ -67,7 +67,7 @@ def run(arguments: list[str] | None) -> None:
     settings = settings_from({} if path is None else read_yaml(path), where=f"{path}: ")
     given = {key: value for key, value in given.items() if value is not None}
     settings = settings_from(given, settings, "command line: ")
-    from ptri.render.layout import render_dataset
+    from ptri.render.write.layout import render_dataset
 
     labels = render_dataset(settings)
     if labels is None:

@@ -14,12 +14,12 @@ pytest.importorskip("anny")
 pytest.importorskip("moderngl")
 
 from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
-from ptri.render.cameras import Camera
-from ptri.render.gl import Renderer
-from ptri.render.people import Person, make_rng, sample_person
-from ptri.render.posing import part_rotations, pose, skin
-from ptri.render.room import Room, sample_room
+from ptri.render.draw.gl import Renderer
+from ptri.render.people.person import Person, make_rng, sample_person
+from ptri.render.people.posing import part_rotations, pose, skin
 from ptri.render.settings import RenderConfig
+from ptri.render.stage.cameras import Camera
+from ptri.render.stage.room import Room, sample_room
 
 SIZE, FACES = 160, 2000
 LOOKS = RenderConfig(clutter=0, faces=FACES, lamps=0)

@@ -12,13 +12,13 @@ from scipy.spatial import cKDTree
 
 from ptri.data.labels import labels_path, read_labels
 from ptri.errors import UserError
-from ptri.render import layout
-from ptri.render.body import body_statistics, build_shapes, sample_phenotypes
-from ptri.render.cameras import Camera
 from ptri.render.clips import sample_clip, sample_rig
-from ptri.render.gl import FAR
-from ptri.render.people import make_rng
+from ptri.render.draw.gl import FAR
+from ptri.render.people.body import body_statistics, build_shapes, sample_phenotypes
+from ptri.render.people.person import make_rng
 from ptri.render.settings import RenderSettings
+from ptri.render.stage.cameras import Camera
+from ptri.render.write import layout
 from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"

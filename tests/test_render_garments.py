@@ -8,11 +8,11 @@ import pytest
 from render_fixture import GARMENTS, empty_room, person, renderer
 
 from ptri.errors import UserError
-from ptri.render.body import base_vertices, load_base_mesh, load_body_model
-from ptri.render.garment_files import open_folder, read_arrays
-from ptri.render.garments import LOWER, UPPER, fit, layer_masks, load_garment
-from ptri.render.gl import FAR
-from ptri.render.smooth import smooth_edges
+from ptri.render.draw.gl import FAR
+from ptri.render.draw.smooth import smooth_edges
+from ptri.render.people.body import base_vertices, load_base_mesh, load_body_model
+from ptri.render.people.garment_files import open_folder, read_arrays
+from ptri.render.people.garments import LOWER, UPPER, fit, layer_masks, load_garment
 
 needs_garments = pytest.mark.skipif(not GARMENTS.exists(), reason="no shared garments here")
 WORN = {"garments": str(GARMENTS), "garment_share": 1.0}

@@ -10,15 +10,15 @@ import pytest
 from scipy.spatial import ConvexHull
 
 from ptri.errors import UserError
-from ptri.render import backdrops
-from ptri.render import room as rooms
-from ptri.render import sensor as sensors
 from ptri.render.clips import sample_rig
-from ptri.render.decimate import decimate, vertex_normals
-from ptri.render.gl import view_projection
-from ptri.render.people import make_rng
+from ptri.render.draw import sensor as sensors
+from ptri.render.draw.gl import view_projection
+from ptri.render.people.decimate import decimate, vertex_normals
+from ptri.render.people.person import make_rng
+from ptri.render.people.wardrobe import sample_colours, sample_outfit
 from ptri.render.settings import RenderConfig, settings_from
-from ptri.render.wardrobe import sample_colours, sample_outfit
+from ptri.render.stage import backdrops
+from ptri.render.stage import room as rooms
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"
 

@@ -17,13 +17,15 @@ from ptri.data.h36m import SampleKey, cut_view, make_sample, open_split
 from ptri.data.loaders import TrainLoader
 from ptri.data.shards import Shards
 from ptri.errors import UserError
-from ptri.render import layout, occluders, truth
-from ptri.render.cameras import Camera, place_camera, sample_lens
-from ptri.render.people import make_rng
-from ptri.render.poses import KIND_NAMES, MOCAP
+from ptri.render import truth
+from ptri.render.people.person import make_rng
+from ptri.render.people.poses import KIND_NAMES, MOCAP
 from ptri.render.settings import RenderConfig, settings_from
 from ptri.render.single import Shot, Studio
+from ptri.render.stage import occluders
+from ptri.render.stage.cameras import Camera, place_camera, sample_lens
 from ptri.render.stream import Rendered
+from ptri.render.write import layout
 from ptri.skeleton import COCO17, H36M17
 
 SPEC = importlib.util.spec_from_file_location(

@@ -11,7 +11,7 @@ from ptri.people.articulation import PARTS, bone_parts, rest_directions
 from ptri.people.bvh import read_bvh
 from ptri.people.mocap import load_mocap
 from ptri.people.retarget import load_part_motion, retarget
-from ptri.render.poses import MOCAP, sample_poses
+from ptri.render.people.poses import MOCAP, sample_poses
 from ptri.render.settings import RenderConfig
 from ptri.skeleton import H36M17
 

@@ -16,13 +16,15 @@ import torch
 from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.rigs import family_indices, sample_rigs
-from ptri.render import backdrops, sensor, truth
-from ptri.render.cameras import Camera
-from ptri.render.gl import Renderer
-from ptri.render.people import Person, make_rng, sample_person
-from ptri.render.posing import part_rotations, pose, skin
-from ptri.render.room import SEATED, sample_place, with_seat
+from ptri.render import truth
+from ptri.render.draw import sensor
+from ptri.render.draw.gl import Renderer
+from ptri.render.people.person import Person, make_rng, sample_person
+from ptri.render.people.posing import part_rotations, pose, skin
 from ptri.render.settings import ACTION_KINDS, RenderSettings
+from ptri.render.stage import backdrops
+from ptri.render.stage.cameras import Camera
+from ptri.render.stage.room import SEATED, sample_place, with_seat
 from ptri.skeleton import H36M17
 
 

@@ -56,7 +56,7 @@ class RenderConfig(Section):
     clothed: float = number(1.0, 0, 1)  # share of people in clothes; the others in tight shorts
     # Poses
     motions: list[str] = field(default_factory=list)  # kinds, see ptri/people/motions.py; []: all,
-    # in the proportions of ptri/render/poses.py
+    # in the proportions of ptri/render/people/poses.py
     mocap: list[str] = field(default_factory=list)  # motion capture: .npz (ptri/people/mocap.py) or
     # .bvh files, or folders of .bvh files
     mocap_share: float = number(0.4, 0, 1)  # of the poses, where there is motion capture

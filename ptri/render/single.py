@@ -14,14 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ptri.data import transforms
-from ptri.render import backdrops, cameras, occluders, sensor, truth
-from ptri.render.cameras import Camera
-from ptri.render.gl import FAR, Renderer
-from ptri.render.people import Person, make_rng, sample_person
-from ptri.render.poses import Pose, sample_poses
-from ptri.render.posing import pose, skin
-from ptri.render.room import SEATED, Room, sample_place, with_seat
+from ptri.render import truth
+from ptri.render.draw import sensor
+from ptri.render.draw.gl import FAR, Renderer
+from ptri.render.people.person import Person, make_rng, sample_person
+from ptri.render.people.poses import Pose, sample_poses
+from ptri.render.people.posing import pose, skin
 from ptri.render.settings import RenderConfig
+from ptri.render.stage import backdrops, cameras, occluders
+from ptri.render.stage.cameras import Camera
+from ptri.render.stage.room import SEATED, Room, sample_place, with_seat
 
 _MIN_VISIBLE = 6  # joints; an image that hides more is made again without what hides them
 _POINT_STEP = 16  # every so many vertices frame a person

@@ -3,7 +3,7 @@
 COCO's 17 keypoints are weighted means of vertices of the naked body, with the weights that Anny
 carries (its COCO regressor): the eyes and ears lie on the head's surface, the nose is its tip, and
 shoulders, elbows, wrists, hips, knees and ankles lie inside the limbs where annotators put them.
-They move with the skin. Human3.6M's 17 are defined in `ptri.render.body`.
+They move with the skin. Human3.6M's 17 are defined in `ptri.render.people.body`.
 
 A joint is visible if it lies inside the image and no surface stands in front of it but the flesh
 and clothes around the joint itself: the picture's depth there, at the least favourable but one
@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render.body import BodyShape, load_body_model
-from ptri.render.cameras import Camera
-from ptri.render.posing import RiggedBody
+from ptri.render.people.body import BodyShape, load_body_model
+from ptri.render.people.posing import RiggedBody
+from ptri.render.stage.cameras import Camera
 from ptri.skeleton import COCO17, H36M17
 
 # m from a joint to the clothed surface around it, generous; other names: _RADIUS.

@@ -1,14 +1,14 @@
 """Things between camera and person: furniture, rails, posts, plants, and objects held in a hand.
 
-Meshes are those of `ptri.render.room.Room`, (N, 9) float32. World: z up, metres.
+Meshes are those of `ptri.render.stage.room.Room`, (N, 9) float32. World: z up, metres.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ptri.render.cameras import Camera
-from ptri.render.room import (
+from ptri.render.stage.cameras import Camera
+from ptri.render.stage.room import (
     MAX_MATERIALS,
     Room,
     box_mesh,

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ptri.render.body import BodyShape, base_vertices, load_base_mesh, load_body_model
-from ptri.render.decimate import vertex_normals
-from ptri.render.garment_files import NUM_BASE, GarmentFolder, read_eye_map
-from ptri.render.garments import (
+from ptri.render.people.body import BodyShape, base_vertices, load_base_mesh, load_body_model
+from ptri.render.people.decimate import vertex_normals
+from ptri.render.people.dressed import BOTTOM, HAIR, SHOE, TOP, Dressed, Mesh, assemble
+from ptri.render.people.garment_files import NUM_BASE, GarmentFolder, read_eye_map
+from ptri.render.people.garments import (
     LOWER,
     UPPER,
     Garment,
@@ -25,21 +26,9 @@ from ptri.render.garments import (
     layer_masks,
     load_garment,
 )
-from ptri.render.posing import RiggedBody
-from ptri.render.textures import read_eye
-from ptri.render.wardrobe import (
-    BOTTOM,
-    HAIR,
-    SHOE,
-    TOP,
-    Dressed,
-    Mesh,
-    assemble,
-    body_faces,
-    bone_share,
-    hair_region,
-    sample_colours,
-)
+from ptri.render.people.posing import RiggedBody
+from ptri.render.people.textures import read_eye
+from ptri.render.people.wardrobe import body_faces, bone_share, hair_region, sample_colours
 
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _BROWN = np.array([[0, 0, 1], [0, 0.75, 0], [0.55, 0, 0]]) * 0.75  # blue becomes red

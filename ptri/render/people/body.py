@@ -283,7 +283,7 @@ def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> d
     return {
         "source": f"Anny adults, {drawn} {SAMPLING_RULE}",
         "command": "scripts/render_people.py --body-statistics",
-        "joint_definition": "ptri/render/body.py",
+        "joint_definition": "ptri/render/people/body.py",
         "bones": names,
         **adults,
         "children": {"source": f"Anny children, {drawn} {CHILDREN_RULE}", **children},

@@ -13,11 +13,11 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from ptri.render.figure import Figure, padded
-from ptri.render.room import Room
-from ptri.render.smooth import smooth_edges
-from ptri.render.textures import Texture
-from ptri.render.wardrobe import Dressed
+from ptri.render.draw.figure import Figure, padded
+from ptri.render.draw.smooth import smooth_edges
+from ptri.render.people.dressed import Dressed
+from ptri.render.people.textures import Texture
+from ptri.render.stage.room import Room
 
 _NEAR, FAR = 0.15, 60.0  # m
 _SHADOW_SIZE = 512  # px
@@ -317,7 +317,7 @@ def _noise_texture() -> np.ndarray:
 
 
 def _source(name: str, define: str | None = None) -> str:
-    folder = resources.files("ptri.render")
+    folder = resources.files("ptri.render.draw")
     text = folder.joinpath(f"{name}.glsl").read_text()
     for shared in ("light.glsl", "light.vert.glsl", "pattern.glsl"):
         text = text.replace(f"//#include {shared}", folder.joinpath(shared).read_text())

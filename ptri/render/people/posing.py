@@ -17,7 +17,7 @@ import torch
 
 from ptri.people.articulation import PARTS, global_rotations
 from ptri.people.retarget import shortest_rotation
-from ptri.render.body import JOINT_CARRIERS, BodyShape, load_body_model
+from ptri.render.people.body import JOINT_CARRIERS, BodyShape, load_body_model
 
 # Trunk drivers: (Anny bone, part below, part above, share of the one above), base to top.
 _TRUNK = (

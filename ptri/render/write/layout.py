@@ -25,14 +25,14 @@ import numpy as np
 
 from ptri.data.labels import NPY_NAME, Labels, write_npy
 from ptri.errors import UserError
-from ptri.render import shards
-from ptri.render.cameras import Camera, sample_lens
 from ptri.render.clips import render_action, sample_rig
-from ptri.render.gl import Renderer
-from ptri.render.people import make_rng
-from ptri.render.poses import KIND_NAMES
+from ptri.render.draw.gl import Renderer
+from ptri.render.people.person import make_rng
+from ptri.render.people.poses import KIND_NAMES
 from ptri.render.settings import RenderSettings
 from ptri.render.single import Shot, Studio
+from ptri.render.stage.cameras import Camera, sample_lens
+from ptri.render.write import shards
 
 TRUTH_NAME = "rendered_truth.npz"
 _CHUNK = 64  # single images of a job

@@ -37,7 +37,7 @@ class Pose(NamedTuple):
     kind: str
 
     def parts(self, moments: slice = slice(1, 2)) -> dict[str, np.ndarray]:
-        """Part -> (T, 3, 3), as `ptri.render.posing.pose` takes them."""
+        """Part -> (T, 3, 3), as `ptri.render.people.posing.pose` takes them."""
         return {part: self.rotations[moments, i] for i, part in enumerate((*PARTS, "root"))}
 
 

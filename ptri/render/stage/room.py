@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render import backdrops
 from ptri.render.settings import RenderConfig
+from ptri.render.stage import backdrops
 
 MAX_MATERIALS = 16
 SEATED = ("sit", "sit_crossed")  # motions that want a seat

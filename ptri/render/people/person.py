@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render.body import BodyShape, build_shapes, grow_down, sample_phenotypes
-from ptri.render.garment_files import open_folder
-from ptri.render.posing import RiggedBody, bind
+from ptri.render.people.body import BodyShape, build_shapes, grow_down, sample_phenotypes
+from ptri.render.people.dressed import Dressed
+from ptri.render.people.garment_files import open_folder
+from ptri.render.people.posing import RiggedBody, bind
+from ptri.render.people.tailor import dress_in_garments, recolour
+from ptri.render.people.wardrobe import dress
 from ptri.render.settings import RenderConfig
-from ptri.render.tailor import dress_in_garments, recolour
-from ptri.render.wardrobe import Dressed, dress
 
 
 class Person(NamedTuple):
@@ -23,7 +24,7 @@ class Person(NamedTuple):
 
     @property
     def skin_data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights, rest vertices and normals, as `ptri.render.posing.skin` takes them."""
+        """Weights, rest vertices and normals, as `ptri.render.people.posing.skin` takes them."""
         return self.dressed.weights, self.dressed.vertices, self.dressed.normals
 
     def recoloured(self, rng: np.random.Generator) -> Person:

@@ -3,7 +3,7 @@
 The folder holds ``outfits/ shoes/ hair/ hats/ eyebrows/`` with ``NAME.npz`` (arrays: `_ARRAYS`)
 and, beside it, ``NAME_diffuse.jpg`` or ``.png`` (hair and eyebrows with alpha) and ``NAME_ao.jpg``
 (ambient occlusion); optionally ``eyes/*.jpg`` with ``anny_base_map.npz`` (eye_base, eye_uv).
-Vertices are bound to MakeHuman's base mesh "hm08" (`ptri.render.garments.fit`).
+Vertices are bound to MakeHuman's base mesh "hm08" (`ptri.render.people.garments.fit`).
 """
 
 from __future__ import annotations

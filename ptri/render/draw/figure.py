@@ -1,11 +1,11 @@
-"""The buffers and drawing of one dressed person, for `ptri.render.gl.Renderer`."""
+"""The buffers and drawing of one dressed person, for `ptri.render.draw.gl.Renderer`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ptri.render.garments import MAX_PIECES
-from ptri.render.wardrobe import Dressed, Part
+from ptri.render.people.dressed import Dressed, Part
+from ptri.render.people.garments import MAX_PIECES
 
 
 class Figure:

@@ -18,11 +18,11 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ptri.errors import UserError
-from ptri.render.body import load_base_mesh, load_body_model
-from ptri.render.decimate import decimate, find_border, vertex_normals
-from ptri.render.garment_files import NUM_BASE, read_arrays
-from ptri.render.posing import driver_weights
-from ptri.render.textures import Texture, read_texture, sample_texels
+from ptri.render.people.body import load_base_mesh, load_body_model
+from ptri.render.people.decimate import decimate, find_border, vertex_normals
+from ptri.render.people.garment_files import NUM_BASE, read_arrays
+from ptri.render.people.posing import driver_weights
+from ptri.render.people.textures import Texture, read_texture, sample_texels
 
 LOWER, UPPER = 0, 1  # classes of pieces
 MAX_PIECES = 6

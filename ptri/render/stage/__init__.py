@@ -1,0 +1,1 @@
+"""Where people stand: `room` (furniture, light, backdrop), `backdrops`, `cameras`, `occluders`."""
