@@ -1,4 +1,5 @@
 import importlib.util
+import itertools
 import shutil
 from pathlib import Path
 
@@ -47,58 +48,58 @@ def _joints32(joints: np.ndarray, rng) -> np.ndarray:
     return full
 
 
+def _scenes(labels):
+    """(subject, its number, action, rows (N,) bool) of each scene."""
+    names = itertools.product(enumerate(labels.subject_names), enumerate(labels.action_names))
+    for (s, subject), (a, action) in names:
+        yield subject, s, action, (labels.subject == s) & (labels.action == a)
+
+
 def _write_una(folder: Path, labels) -> None:
     """cameras.h5 and 3D_positions as the una-dinosauria archive holds them."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
     with h5py.File(folder / "cameras.h5", "w") as file:
-        for s, subject in enumerate(labels.subject_names):
-            for c, name in enumerate(CAMERA_NAMES):
-                group = file.create_group(f"{subject.replace('S', 'subject')}/camera{c + 1}")
-                K, dist, R, t = (getattr(labels, key)[s, c] for key in ("K", "dist", "R", "t"))
-                group["R"] = R.T
-                group["T"] = (-R.T @ t)[:, None]
-                group["f"] = np.diag(K)[:2, None]
-                group["c"] = K[:2, 2:]
-                group["k"] = dist[[0, 1, 4], None]
-                group["p"] = dist[2:4, None]
-                group["Name"] = np.array([[ord(letter)] for letter in name], np.uint16)
-    for s, subject in enumerate(labels.subject_names):
-        positions = folder / subject / "MyPoses" / "3D_positions"
-        positions.mkdir(parents=True)
-        for a, action in enumerate(labels.action_names):
-            mine = (labels.subject == s) & (labels.action == a)
-            every = np.zeros((labels.frame[mine].max() + 20, 17, 3))  # all frames of the video
-            every[labels.frame[mine]] = labels.joints[mine]
-            with h5py.File(positions / f"{sequence_name(subject, action)}.h5", "w") as file:
-                file["3D_positions"] = _joints32(every, rng).reshape(len(every), 96).T
+        for (s, subject), (c, name) in itertools.product(
+            enumerate(labels.subject_names), enumerate(CAMERA_NAMES)
+        ):
+            group = file.create_group(f"{subject.replace('S', 'subject')}/camera{c + 1}")
+            K, dist, R, t = (getattr(labels, key)[s, c] for key in ("K", "dist", "R", "t"))
+            group["R"] = R.T
+            group["T"] = (-R.T @ t)[:, None]
+            group["f"] = np.diag(K)[:2, None]
+            group["c"] = K[:2, 2:]
+            group["k"] = dist[[0, 1, 4], None]
+            group["p"] = dist[2:4, None]
+            group["Name"] = np.array([[ord(letter)] for letter in name], np.uint16)
+    for subject, _, action, rows in _scenes(labels):
+        path = folder / subject / f"MyPoses/3D_positions/{sequence_name(subject, action)}.h5"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video = np.zeros((labels.frame[rows].max() + 20, 17, 3))  # all frames of it
+        video[labels.frame[rows]] = labels.joints[rows]
+        with h5py.File(path, "w") as file:
+            file["3D_positions"] = _joints32(video, rng).reshape(len(video), 96).T
 
 
 def _write_annotations(root: Path, labels) -> None:
     """annot.h5 of every scene as h36m-fetch writes them."""
     rng = np.random.default_rng(0)
-    for s, subject in enumerate(labels.subject_names):
-        for a, action in enumerate(labels.action_names):
-            mine = (labels.subject == s) & (labels.action == a)
-            joints = labels.joints[mine].astype(float)
-            xy, xyz = [], []
-            for c in range(4):
-                K, dist, R, t = (getattr(labels, key)[s, c] for key in ("K", "dist", "R", "t"))
-                xyz.append(joints @ R.T + t)
-                flat = xyz[-1].reshape(-1, 3)
-                projected = cv2.projectPoints(flat, np.zeros(3), np.zeros(3), K, dist)[0]
-                xy.append(projected.reshape(*joints.shape[:2], 2))
-            with h5py.File(root / "processed" / subject / action / "annot.h5", "w") as file:
-                file["pose/2d"] = _joints32(np.concatenate(xy), rng)
-                file["pose/3d"] = _joints32(np.concatenate(xyz), rng)
-                file["frame"] = np.tile(labels.frame[mine] + 1, 4)
-                file["camera"] = np.repeat([int(name) for name in CAMERA_NAMES], mine.sum())
-                for key in ("subject", "action", "subaction"):
-                    file[key] = np.zeros(4 * mine.sum(), int)
-
-
-def _relative(R, t):
-    return R @ R[:, :1].swapaxes(-1, -2), np.einsum("scij,scj->sci", R.swapaxes(-1, -2), t)
+    for subject, s, action, rows in _scenes(labels):
+        joints = labels.joints[rows].astype(float)
+        xy, xyz = [], []
+        for c in range(4):
+            K, dist, R, t = (getattr(labels, key)[s, c] for key in ("K", "dist", "R", "t"))
+            xyz.append(joints @ R.T + t)
+            flat = xyz[-1].reshape(-1, 3)
+            projected = cv2.projectPoints(flat, np.zeros(3), np.zeros(3), K, dist)[0]
+            xy.append(projected.reshape(*joints.shape[:2], 2))
+        with h5py.File(root / "processed" / subject / action / "annot.h5", "w") as file:
+            file["pose/2d"] = _joints32(np.concatenate(xy), rng)
+            file["pose/3d"] = _joints32(np.concatenate(xyz), rng)
+            file["frame"] = np.tile(labels.frame[rows] + 1, 4)
+            file["camera"] = np.repeat([int(name) for name in CAMERA_NAMES], rows.sum())
+            for key in ("subject", "action", "subaction"):
+                file[key] = np.zeros(4 * rows.sum(), int)
 
 
 def test_build_from_una(tiny):
@@ -117,10 +118,7 @@ def test_build_from_una(tiny):
 
 def _check_boxes(built, labels) -> None:
     """Square, around all joints, not much larger."""
-    height, width = (
-        built.boxes[..., 2] - built.boxes[..., 0],
-        built.boxes[..., 3] - built.boxes[..., 1],
-    )
+    height, width = np.moveaxis(built.boxes[..., 2:] - built.boxes[..., :2], -1, 0)
     assert abs(height - width).max() <= 1
     drawn = labels.boxes.astype(float)  # the joints' extent and 16 px more on each side
     assert (built.boxes[..., :2] <= drawn[..., :2] + 16).all()
@@ -135,12 +133,12 @@ def test_build_from_annotations_alone(tiny):
     built = build_labels(root)
     np.testing.assert_allclose(built.K, labels.K, atol=0.05)  # px; joints are float32
     # World is another one: compare what cameras say of each other, and of the joints.
-    R, _ = _relative(labels.R, labels.t)
-    np.testing.assert_allclose(_relative(built.R, built.t)[0], R, atol=1e-5)
+    R, R_built = (each.R @ each.R[:, :1].swapaxes(-1, -2) for each in (labels, built))
+    np.testing.assert_allclose(R_built, R, atol=1e-5)
     for s, c in np.ndindex(2, 4):
-        mine = labels.subject == s
-        expected = labels.joints[mine] @ labels.R[s, c].T + labels.t[s, c]
-        found = built.joints[mine] @ built.R[s, c].T + built.t[s, c]
+        rows = labels.subject == s
+        expected = labels.joints[rows] @ labels.R[s, c].T + labels.t[s, c]
+        found = built.joints[rows] @ built.R[s, c].T + built.t[s, c]
         np.testing.assert_allclose(found, expected, atol=0.05)  # mm
     _check_boxes(built, labels)
 
@@ -153,10 +151,10 @@ def test_a_missing_camera_folder_is_a_missing_view(tiny):
     (scene / CAMERA_NAMES[2] / "img_000004.jpg").unlink()
     built = build_labels(root)
     assert len(built.frame) == len(labels.frame)
-    mine = (built.subject == 1) & (built.action == 1)
-    assert (built.boxes[mine, 0] == 0).all()
-    assert (built.boxes[mine, 2] == 0).all(-1).tolist() == [False, True, False, False]
-    assert (built.boxes[~mine] != 0).any(-1).all()
+    rows = (built.subject == 1) & (built.action == 1)
+    assert (built.boxes[rows, 0] == 0).all()
+    assert (built.boxes[rows, 2] == 0).all(-1).tolist() == [False, True, False, False]
+    assert (built.boxes[~rows] != 0).any(-1).all()
 
 
 def test_fit_intrinsics():
