@@ -22,15 +22,13 @@ from torch import Tensor, nn
 from ptri.errors import UserError
 
 CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
-TRAINING_ONLY = (
-    "imitation.",
-    "orientation.",
-)  # names of weights that serve only while a network is trained
+# Names of weights that serve only while a network is trained.
+TRAINING_ONLY = ("imitation.", "orientation.")
 _FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "rng", "best")
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint; a crash at any moment leaves the old file or the new one, whole."""
+    """Writes a checkpoint; a crash at any moment leaves the old file or the new one."""
     _write(path, {"kind": CHECKPOINT, "commit": git_commit(), **state})
 
 
@@ -128,18 +126,20 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
     Raises:
         UserError: one line that counts and names what differs.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    surplus = [name for name in state if name not in own]
+    expected = module.state_dict()
     shapes = [
-        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
+        f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
     ]
-    found = [("missing", missing), ("unexpected", surplus), ("of another shape", shapes)]
+    differences = {
+        "missing": [name for name in expected if name not in state],
+        "unexpected": [name for name in state if name not in expected],
+        "of another shape": shapes,
+    }
     problems = [
         f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for what, names in found
+        for what, names in differences.items()
         if names
     ]
     if problems:
@@ -208,7 +208,7 @@ def _read(path: str | Path, kinds: tuple[str, ...] = (CHECKPOINT, WEIGHTS)) -> d
             f"use another file or train again"
         ) from None
     if not isinstance(state, dict) or state.get("kind") not in kinds:
-        found = state.get("kind") if isinstance(state, dict) else None
+        kind = state.get("kind") if isinstance(state, dict) else None
         what = "checkpoint of this project" if CHECKPOINT in kinds else kinds[0]
-        raise UserError(f"{path}: not a {what} (kind: {found})")
+        raise UserError(f"{path}: not a {what} (kind: {kind})")
     return state

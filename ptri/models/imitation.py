@@ -31,7 +31,7 @@ class Imitation(nn.Module):
         self._teacher = [fixed.to(memory_format=torch.channels_last)]
         targets = teacher.backbone.channels[FIRST:]
         self.maps = nn.ModuleList(
-            nn.Conv2d(own, target, 1) for own, target in zip(channels[FIRST:], targets)
+            nn.Conv2d(student, target, 1) for student, target in zip(channels[FIRST:], targets)
         )
         self.register_buffer("seen", torch.zeros(()))  # batches
         for level, count in enumerate(targets):
@@ -50,12 +50,12 @@ class Imitation(nn.Module):
             self.seen += 1
             rate = max(1 / float(self.seen), 1 - MEMORY)
         left = []
-        for level, (own, target) in enumerate(zip(detection.maps[FIRST:], targets)):
+        for level, (student, target) in enumerate(zip(detection.maps[FIRST:], targets)):
             mean, variance = getattr(self, f"mean{level}"), getattr(self, f"variance{level}")
             with torch.no_grad():
                 target = target.float()
                 mean.lerp_(target.mean((0, 2, 3)), rate)
                 variance.lerp_(target.var((0, 2, 3)), rate)
                 target = (target - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
-            left.append((self.maps[level](own).float() - target).square().mean((1, 2, 3)))
+            left.append((self.maps[level](student).float() - target).square().mean((1, 2, 3)))
         return torch.stack(left).mean(0)

@@ -215,8 +215,6 @@ def to_plain(group: Group) -> dict[str, Any]:
 
 def from_plain(plain: dict[str, Any]) -> Group:
     """What `to_plain` made of a group."""
-    scene = Scene(
-        Keypoints(**plain["keypoints"]), plain["K"], Cameras(**plain["cameras"]),
-        plain["joints3d"], plain["family"],
-    )  # fmt: skip
+    keypoints, cameras = Keypoints(**plain["keypoints"]), Cameras(**plain["cameras"])
+    scene = Scene(keypoints, plain["K"], cameras, plain["joints3d"], plain["family"])
     return Group(scene, plain["R"], plain["t"])

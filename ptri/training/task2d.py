@@ -63,8 +63,8 @@ class HeatmapTask:
         if config.init.checkpoint_2d is not None:
             weights, _ = checkpoint.load_weights(config.init.checkpoint_2d)
             if not any(name.startswith(CONTEXT) for name in weights):
-                own = model.state_dict()
-                weights |= {name: own[name] for name in own if name.startswith(CONTEXT)}
+                new = model.state_dict()
+                weights |= {name: new[name] for name in new if name.startswith(CONTEXT)}
             checkpoint.load_state(model, weights, config.init.checkpoint_2d)
         if config.train.weight_orientation > 0:
             model.orientation = Orientation(model.backbone.channels)
@@ -150,7 +150,7 @@ class HeatmapTask:
         """Heatmaps over images and skeletons with error ellipses, of evenly spread test views."""
         data = self._open_test(config)
         count = min(config.evaluate.pictures, len(data))
-        found = {}
+        pictures = {}
         device = next(model.parameters()).device
         for number, index in enumerate(np.linspace(0, len(data) - 1, count).round().astype(int)):
             sample = data[int(index)]
@@ -160,11 +160,11 @@ class HeatmapTask:
             xy, covariance = (part[0].cpu().numpy() for part in keypoints[:2])
             heatmaps = detection.logits[0].flatten(1).softmax(-1).view_as(detection.logits[0])
             truth = sample.joints2d[0].numpy()
-            found[f"heatmaps/{number}"] = visualize.heatmap_overlay(
+            pictures[f"heatmaps/{number}"] = visualize.heatmap_overlay(
                 image, heatmaps.cpu().numpy(), truth
             )
-            found[f"skeleton/{number}"] = visualize.overlay(image, H36M17, xy, covariance)
-        return found
+            pictures[f"skeleton/{number}"] = visualize.overlay(image, H36M17, xy, covariance)
+        return pictures
 
     def _open_train(self, config: Config, rank: int, world: int, size: int) -> TrainLoader:
         if self._train is None or (rank, world, size) != self._kind:
@@ -172,9 +172,14 @@ class HeatmapTask:
             data = _open_data(replace(config, data__image_size=size), "train")
             self._kind = (rank, world, size)
             self._train = TrainLoader(
-                data, config.train.batch_size, config.run.seed, rank, world, config.data.workers,
+                data,
+                config.train.batch_size,
+                config.run.seed,
+                rank,
+                world,
+                config.data.workers,
                 num_views=(1, 1),
-            )  # fmt: skip
+            )
         return self._train
 
     def _open_test(self, config: Config) -> Dataset:
