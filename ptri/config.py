@@ -51,7 +51,8 @@ _GONE = {
     "a constant of the code, since nobody set it; leave it out": """
         posterior.adjust_iterations posterior.random_starts posterior.df posterior.inflation
         posterior.outlier_chi2 posterior.frame_correlation posterior.bone_spread
-        train.weight_decay
+        train.weight_decay data.max_views model.freeze_norm model.heatmap_window
+        model.confidence_radius model.volume_side model.volume_features
     """,
     "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "
     "(ptri.models.weights.write_detector); leave it out": """
@@ -74,7 +75,9 @@ _GONE = {
         train.weight_imitation
     """,
 }
-_ERRORS = """
+# Those that moved into tables of their own.
+_MOVED = {
+    "generated.errors": """
         truncate noise joint_noise clip_spread view_spread noise_spread
         steady_spread anisotropy hidden_noise correlated_share correlation_s
         definition_mm definition_mean view_bias bias_follows misreport overstate
@@ -83,10 +86,17 @@ _ERRORS = """
         limb_copy_rate profile_copies confident_swaps fault_s missing_rate
         missing_hidden_rate missing_view_rate confidence_noise confidence_logit
         confidence_slope independent
-"""
+""",
+    "model.sizes": """
+        head_channels context lifter_width lifter_blocks fusion_width fusion_layers fusion_frames
+        volume_size volume_width fixed_views fixed_width
+    """,
+}
 RETIRED = {name: what for what, names in _GONE.items() for name in names.split()}
 RETIRED |= {
-    f"generated.{k}": f"generated.errors.{k}, or a key of its file" for k in _ERRORS.split()
+    f"{table.partition('.')[0]}.{key}": f"{table}.{key}, or a key of its file"
+    for table, keys in _MOVED.items()
+    for key in keys.split()
 }
 
 

@@ -42,8 +42,7 @@ class DataConfig(_Section):
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
     image_size: int = _number(256, 32)  # px, square network image
     views: list[int] | None = None  # camera indices (or names) in this order; null: all
-    min_views: int = _number(2, 1)  # training draws so many views per batch, up to max_views
-    max_views: int = _number(0, 0)  # 0: all views; tests always use every chosen view
+    min_views: int = _number(2, 1)  # 3D training draws so many views a batch or more
     crop_scale: float = _number(1.0, above=0)  # side of the square crop / longer side of the box
     workers: int = _number(2, 0)  # loader processes per rank; 0 loads in the main process
 
@@ -106,27 +105,12 @@ class ModelConfig(_Section):
     pretrained: bool = False  # ImageNet weights through timm (downloads) ...
     pretrained_file: str | None = None  # ... or from this file of a timm state dict
     plain_convolutions: bool = True  # one convolution + BatchNorm per block: 3 x faster on CPU
-    freeze_norm: bool = False  # backbone's BatchNorm keeps its statistics (always if pretrained)
-    head_channels: int = _number(64, 8)  # of the up-sampling head and of the feature map
-    context: bool = True  # attention over the map at stride 32 in the head
-    heatmap_window: float = _number(4.0, 1)  # heatmap px; half width of the sub-pixel window
-    confidence_radius: float = _number(0.05, above=0)  # share of image side that counts as found
-    lifter_width: int = _number(128, 8)  # of the transformer that lifts one view; a multiple of 4
-    lifter_blocks: int = _number(4, 1)  # attention over joints and a perceptron in each
     head: Literal["fusion", "algebraic", "volumetric", "fixed_views_mlp"] = (
         "fusion"  # what makes joints of keypoints and cameras; the others are for ablation
     )
-    fusion_width: int = _number(96, 8)  # of the fusion transformer; a multiple of 4
-    fusion_layers: int = _number(3, 1)  # attention over views, then over joints, in each
-    fusion_frames: int = _number(27, 0)  # odd; of a clip, that a frame's joints are fused from;
-    # 0: each frame alone
     fusion_samples: int = _number(8, 1)  # posterior samples the joints are fused under
-    volume_size: int = _number(20, 4)  # voxels a side of the volumetric head; a multiple of 2
-    volume_side: float = _number(2500.0, above=0)  # mm, of its cube around the pelvis
-    volume_width: int = _number(16, 4)  # channels of its convolutions; a multiple of 4
-    volume_features: int = _number(8, 0)  # channels of backbone features in its volume
-    fixed_views: int = _number(4, 1)  # views of the fixed_views_mlp head, no more and no fewer
-    fixed_width: int = _number(512, 8)  # of its hidden layers
+    sizes: Table = field(default_factory=dict)  # of the networks, where they are not the usual
+    # ones: see ptri/models/sizes.py
     flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time
 
 

@@ -14,7 +14,7 @@ from ptri import checkpoint, config
 from ptri.models.pose_model import PoseModel
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = ["model.lifter_width=16", "model.lifter_blocks=1", "model.fusion_width=8"]
+SMALL = ["model.sizes.lifter_width=16", "model.sizes.lifter_blocks=1", "model.sizes.fusion_width=8"]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_bad_weights_and_cameras(refused, recording, tmp_path):
         arguments = (f"data.root={recording}", f"init.checkpoint_3d={path}", *SMALL)
         return refused("infer3d.py", "recording.yaml", *arguments)
 
-    other = weights(tmp_path / "other.pt", "model.fusion_width=12")
+    other = weights(tmp_path / "other.pt", "model.sizes.fusion_width=12")
     assert str(other) in error(other) and "model." in error(other)
     path = weights(tmp_path / "weights.pt")
     content = bytearray(path.read_bytes())

@@ -1,16 +1,24 @@
 """Which files the 3D model's weights come from, and what comes with them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import load_model
-from ptri.models.mobileone import fuse
-from ptri.models.weights import build_model, holds_2d, read_detector, write_detector
+from ptri.models.mobileone import merge_batchnorm
+from ptri.models.weights import (
+    build_model,
+    holds_2d,
+    model_settings,
+    read_detector,
+    read_network2d,
+    write_detector,
+)
 from ptri.posterior.body import load_body_prior
 from ptri.structures import Detector
-from ptri.training.engine import _detector_meta
 from ptri.training.task3d import RigTask
 
 SHIPPED = "checkpoints/ptri_2d_s0.pt"
@@ -18,8 +26,12 @@ KNOWN = Detector((0.9,) * 16, (1.5,) * 17, 0.5)
 
 
 def settings(**init):
-    sizes = ["model.lifter_width=16", "model.lifter_blocks=1", "model.fusion_width=8"]
-    sizes += ["model.fusion_layers=1", "model.head_channels=8", "run.device=cpu"]
+    sizes = [
+        "model.sizes.lifter_width=16",
+        "model.sizes.lifter_blocks=1",
+        "model.sizes.fusion_width=8",
+    ]
+    sizes += ["model.sizes.fusion_layers=1", "model.sizes.head_channels=8", "run.device=cpu"]
     files = [f"init.{name}={path}" for name, path in init.items()]
     return config.load(None, ["run.name=test", *sizes, *files])
 
@@ -41,7 +53,7 @@ def test_a_whole_model_needs_no_2d_file_and_lifter_and_fusion_alone_do(tmp_path)
     assert holds_2d(tmp_path / "whole.pt") and not holds_2d(tmp_path / "parts.pt")
 
     loaded = load_model(settings(checkpoint_3d=tmp_path / "whole.pt"), images=True)
-    ours, theirs = (detected(fuse(model.network2d), image) for model in (whole, other))
+    ours, theirs = (detected(merge_batchnorm(model.network2d), image) for model in (whole, other))
     assert (detected(loaded.network2d, image) - ours).abs().max() < 0.1 * ours.std()  # fp16 file
     assert (theirs - ours).abs().max() > ours.std()  # the control
     named = {"checkpoint_3d": tmp_path / "whole.pt", "checkpoint_2d": tmp_path / "other_2d.pt"}
@@ -110,10 +122,6 @@ def test_training_a_detector_on_forgets_what_was_known_of_it(tmp_path):
     frozen = RigTask().build_model(config.replace(made, train__freeze_2d=True))
     trained = RigTask().build_model(made)
     assert frozen.detector == KNOWN and trained.detector == Detector()
-    # What their checkpoints say; the 2D task's own say nothing.
-    assert _detector_meta(trained) == {"bone_ratio": [], "overstated": [], "frame_worth": 1.0}
-    assert _detector_meta(frozen)["overstated"] == [1.5] * 17
-    assert _detector_meta(frozen.network2d) is None
 
 
 def test_only_the_metadata_are_written(tmp_path):
@@ -145,3 +153,20 @@ def test_impossible_numbers_of_a_detector_are_refused(tmp_path, stored, message)
     if set(stored) <= set(Detector._fields):
         with pytest.raises(UserError, match=message):
             write_detector(path, Detector(**stored))
+
+
+def test_weights_of_earlier_versions_are_read():
+    """Their metadata hold settings that are gone or stand elsewhere now."""
+    network, size = read_network2d(SHIPPED)
+    assert size == 256 and network.head.context is not None
+    for path in Path("checkpoints/ablations").glob("*.pt"):
+        made = model_settings(path, checkpoint.load_weights(path)[1])
+        assert made["head"] == path.stem and "freeze_norm" not in made
+        config.from_dicts([("", {"run": {"name": "x"}, "model": made})])
+        if path.stem == "fixed_views_mlp":
+            assert made["sizes"]["fixed_width"] == 448
+    assert model_settings("x", {"config": {"model": {"sizes": {"context": False}}}}) == {
+        "sizes": {"context": False}
+    }
+    with pytest.raises(UserError, match=r"old\.pt: made with model\.heatmap_window of 3"):
+        model_settings("old.pt", {"model": {"heatmap_window": 3}})

@@ -18,7 +18,7 @@ from ptri.training.batches3d import generated_batch
 from ptri.training.task3d import RigTask
 
 HEADS = ("fusion", "algebraic", "volumetric", "fixed_views_mlp")
-SIZES = ["model.volume_size=8", "model.volume_width=4", "model.fixed_width=16"]
+SIZES = ["model.sizes.volume_size=8", "model.sizes.volume_width=4", "model.sizes.fixed_width=16"]
 ROOT = H36M17.root
 
 
@@ -163,15 +163,15 @@ def test_algebraic_weights_follow_what_the_detector_says():
 
 
 def test_fixed_views_head_says_how_many_views_it_takes():
-    model = head_model("fixed_views_mlp", "model.fixed_views=3")
+    model = head_model("fixed_views_mlp", "model.sizes.fixed_views=3")
     with pytest.raises(UserError, match=r"takes 3 views.*given 4.*data\.views"):
         fused(model, spoiled_scene(), [0, 1, 2, 3])
     assert fused(model, spoiled_scene(), [0, 1, 2]).joints3d.shape == (3, 1, 17, 3)
 
 
 def test_volumes_that_cannot_be_halved_are_refused():
-    with pytest.raises(UserError, match=r"model\.volume_size.*multiple of 2"):
-        head_model("volumetric", "model.volume_size=9")
+    with pytest.raises(UserError, match=r"model\.sizes\.volume_size.*multiple of 2"):
+        head_model("volumetric", "model.sizes.volume_size=9")
 
 
 def test_weights_of_another_head_are_refused(tmp_path):
@@ -197,7 +197,7 @@ def test_a_new_head_keeps_the_lifter(tmp_path):
     old = head_model("fusion")
     checkpoint.save_weights(path, old.state_dict(), {})
     named = [*SMALL, *SIZES, "data.kind=generated", "model.head=fixed_views_mlp"]
-    named += ["train.new_head=true", "train.batch_size=4", "model.fixed_views=3"]
+    named += ["train.new_head=true", "train.batch_size=4", "model.sizes.fixed_views=3"]
     named += ["generated.min_views=3", "generated.max_views=3", f"init.checkpoint_3d={path}"]
     task, settings = RigTask(), config.load(None, named)
     model = task.build_model(settings).train()

@@ -12,7 +12,7 @@ from ptri.errors import UserError
 from ptri.evaluation.metrics import mahalanobis_square
 from ptri.models import heatmap, losses
 from ptri.models.heatmap import Reliability, heatmap_moments
-from ptri.models.mobileone import fuse
+from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 from ptri.skeleton import H36M17
 
@@ -192,7 +192,7 @@ def test_fused_network_equals_unfused():
         for _ in range(5):
             network.train()(images)  # statistics
         network.eval()
-        before, after = network(images), fuse(network)(images)
+        before, after = network(images), merge_batchnorm(network)(images)
     torch.testing.assert_close(before.logits, after.logits, rtol=1e-4, atol=1e-3)
     torch.testing.assert_close(before.keypoints.xy, after.keypoints.xy, rtol=0, atol=0.02)
 
@@ -225,14 +225,14 @@ def test_context_starts_as_nothing_and_then_reaches_everywhere():
     coarse = maps[-1].detach().requires_grad_()
     context(coarse)[0, :, 0, 0].square().sum().backward()
     assert (coarse.grad.abs().amax(1) > 0).all()  # of all 4 x 4 pixels
-    before, after = network(images), fuse(network)(images)
+    before, after = network(images), merge_batchnorm(network)(images)
     torch.testing.assert_close(before.logits, after.logits, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name, expected", [("mobileone_s0", 358e6), ("mobileone_s4", 3960e6)])
 def test_head_is_light(name, expected):
     """The head spends under a third of its backbone's multiply-adds at 256 px."""
-    network = fuse(small_network(backbone=name, context=True))
+    network = merge_batchnorm(small_network(backbone=name))
     macs = {}
 
     def count(name):

@@ -6,7 +6,7 @@ from torch import nn
 
 from ptri.errors import UserError
 from ptri.models import mobileone
-from ptri.models.mobileone import STRIDES, Backbone, fuse, has_branches
+from ptri.models.mobileone import STRIDES, Backbone, has_branches, merge_batchnorm
 
 
 def random_statistics(model, seed=0):
@@ -29,7 +29,7 @@ def test_fused_equals_unfused(name, plain):
     model = random_statistics(Backbone(name, plain=plain)).eval()
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        before, fused = model(images), fuse(model)
+        before, fused = model(images), merge_batchnorm(model)
         after = fused(images)
     assert [tuple(x.shape) for x in before] == [
         (1, count, 64 // stride, 96 // stride) for count, stride in zip(model.channels, STRIDES)
@@ -45,7 +45,10 @@ def test_fused_equals_unfused(name, plain):
 
 def test_plain_and_branches_fuse_to_the_same_network():
     shapes = [
-        {name: tuple(p.shape) for name, p in fuse(Backbone(plain=plain)).named_parameters()}
+        {
+            name: tuple(p.shape)
+            for name, p in merge_batchnorm(Backbone(plain=plain)).named_parameters()
+        }
         for plain in (True, False)
     ]
     assert shapes[0] == shapes[1] and len(shapes[0]) == 2 * 43

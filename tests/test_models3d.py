@@ -15,8 +15,8 @@ from ptri.structures import Keypoints
 
 NAME = ["run.name=test"]
 SMALL = [
-    *NAME, "model.lifter_width=64", "model.lifter_blocks=1", "model.fusion_width=16",
-    "model.fusion_layers=1", "model.fusion_samples=4", "posterior.num_samples=64",
+    *NAME, "model.sizes={lifter_width: 64, lifter_blocks: 1, fusion_width: 16}",
+    "model.sizes.fusion_layers=1", "model.fusion_samples=4", "posterior.num_samples=64",
 ]  # fmt: skip
 
 

@@ -27,8 +27,8 @@ from ptri.structures import Cameras
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
 SMALL = [
-    "run.device=cpu", "run.threads=1", "model.lifter_width=64", "model.lifter_blocks=2",
-    "model.fusion_width=32", "model.fusion_layers=1", "model.fusion_samples=4",
+    "run.device=cpu", "run.threads=1", "model.sizes.lifter_width=64", "model.sizes.lifter_blocks=2",
+    "model.sizes.fusion_width=32", "model.sizes.fusion_layers=1", "model.fusion_samples=4",
     "evaluate.pictures=0", "train.log_every_steps=10", "train.validate_every_epochs=100",
     "train.ema_decay=0.95", "train.lr=3.0e-3",
 ]  # fmt: skip

@@ -129,7 +129,7 @@ def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
 
 
 def test_starts_from_a_checkpoint(root, tmp_path):
-    made = config.replace(settings(root, tmp_path), model__context=False)
+    made = config.replace(settings(root, tmp_path), model__sizes={"context": False})
     torch.manual_seed(1)
     model = HeatmapTask().build_model(made)
     checkpoint.save_weights(tmp_path / "w.pt", model.state_dict(), {})
@@ -137,7 +137,7 @@ def test_starts_from_a_checkpoint(root, tmp_path):
     again = HeatmapTask().build_model(other)
     for old, new in zip(model.parameters(), again.parameters()):
         torch.testing.assert_close(old, new, rtol=1e-3, atol=1e-4)  # fp16
-    more = HeatmapTask().build_model(config.replace(other, model__context=True)).eval()
+    more = HeatmapTask().build_model(config.replace(other, model__sizes={"context": True})).eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(more(images).logits, again.eval()(images).logits)
@@ -146,7 +146,7 @@ def test_starts_from_a_checkpoint(root, tmp_path):
         HeatmapTask().build_model(
             config.replace(other, init__checkpoint_2d=str(tmp_path / "more.pt"))
         )
-    wider = config.replace(other, model__head_channels=32)
+    wider = config.replace(other, model__sizes={"context": False, "head_channels": 32})
     with pytest.raises(UserError, match=r"w\.pt"):
         HeatmapTask().build_model(wider)
 

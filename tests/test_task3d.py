@@ -69,7 +69,7 @@ def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
     torch.manual_seed(0)
     old = PoseModel(config.load(None, alone), with_images=False)
     checkpoint.save_weights(tmp_path / "old.pt", old.state_dict(), {})
-    new = ["train.new_lifter=true", "model.lifter_blocks=2"]
+    new = ["train.new_lifter=true", "model.sizes.lifter_blocks=2"]
     with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
         RigTask().build_model(config.load(None, [*alone, *new]))
     settings = config.load(None, [*alone, *new, f"init.checkpoint_3d={tmp_path / 'old.pt'}"])

@@ -218,7 +218,9 @@ def test_ablation_configurations_share_their_budget():
     assert len({plan.generated.pool for plan in plans if plan.generated.pool}) == 1
     fixed = next(plan for plan in plans if plan.model.head == "fixed_views_mlp")
     assert fixed.generated.families == [TRAINING]  # the published code learns one rig
-    assert {fixed.generated.min_views, fixed.generated.max_views} == {fixed.model.fixed_views}
+    assert {fixed.generated.min_views, fixed.generated.max_views} == {
+        fixed.model.sizes["fixed_views"]
+    }
 
 
 SOLVED = ["posterior.num_samples=64", "posterior.num_modes=1"]
@@ -252,7 +254,12 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
     for name, value in (("solved_scenes.CHUNK", 8), ("validation3d.NUM_SCENES", 8)):
         monkeypatch.setattr(f"ptri.training.{name}", value)
     monkeypatch.setattr("benchmark.heads.unseen.SCORED_EVERY", 13)
-    small = [*SOLVED, "model.volume_size=8", "train.max_frames=2", "model.fixed_width=32"]
+    small = [
+        *SOLVED,
+        "model.sizes.volume_size=8",
+        "train.max_frames=2",
+        "model.sizes.fixed_width=32",
+    ]
     out = str(tmp_path / "out")
     words = ["ablations", "--steps", "4", "--scenes", "16", "--rigs", "2", "--clips", "1"]
     words += ["--out", out, "--weights", str(tmp_path / "weights"), "--set", *small]

@@ -246,7 +246,7 @@ def joint_metrics(
     Returns:
         "x2d/l1" and "x2d/l2", the mean of ``absolute`` and ``error`` (px); "x2d/median" (px);
         "x2d/pck", the share found; "x2d/swapped", the share of joints nearer to the mirror joint's
-        truth, of those more than two `confidence_radius` away from it; "coverage_50",
+        truth, of those more than two `CONFIDENCE_RADIUS` away from it; "coverage_50",
         "coverage_90" of the error ellipses; "confidence/gap", the expected calibration error of the
         confidence over all joints; "confidence/auc", how often a found joint is more confident than
         a lost one.

@@ -44,10 +44,10 @@ class Exported(nn.Module):
 
 
 def export(network: Network2D, path: str | Path, size: int, raw: bool = True) -> None:
-    """Writes a fused network for square images of ``size`` px, any number of them at once.
+    """Writes a network with merged BatchNorms, for any number of square images of ``size`` px.
 
     Raises:
-        UserError: onnx is not installed, or the network is not fused.
+        UserError: onnx is not installed, or BatchNorms are not merged.
     """
     try:
         import onnx
@@ -55,7 +55,7 @@ def export(network: Network2D, path: str | Path, size: int, raw: bool = True) ->
     except ImportError as error:
         raise UserError(f"{error.name} is missing; {_INSTALL}") from None
     if has_branches(network):
-        raise UserError("the network is not fused; use ptri.models.mobileone.fuse first")
+        raise UserError("BatchNorm is not merged; use ptri.models.mobileone.merge_batchnorm first")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     module = Exported(network, raw).eval()

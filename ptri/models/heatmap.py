@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from ptri.models.mobileone import ConvNorm
 
 STRIDE = 4  # network-image px per heatmap px
+WINDOW = 4.0  # heatmap px, half width of the window around the mode
 MAX_ANISOTROPY = 0.95  # (a - b) / (a + b) of the covariance's eigenvalues a > b stays below
 MIN_VARIANCE = 1e-4  # heatmap px^2; guards the logarithm and division for a one-pixel peak
 
 
 class Moments(NamedTuple):
-    """What a window of +-`window` px around a heatmap's mode says; heatmap px."""
+    """What a window of +-`WINDOW` px around a heatmap's mode says; heatmap px."""
 
     probability: Tensor  # (N, J, h, w), sums to 1 over pixels
     mean: Tensor  # (N, J, 2) as x, y
@@ -35,7 +36,7 @@ class HeatmapHead(nn.Module):
     """Top-down pyramid of depthwise-separable convolutions to heatmaps at stride 4."""
 
     def __init__(
-        self, channels: list[int], width: int, num_joints: int, context: bool = False
+        self, channels: list[int], width: int, num_joints: int, context: bool = True
     ) -> None:
         """
         Args:
@@ -139,7 +140,7 @@ class Reliability(nn.Module):
         return size[..., None, None] * (eye + deviation / scale[..., None, None]), confidence
 
 
-def heatmap_moments(logits: Tensor, window: float) -> Moments:
+def heatmap_moments(logits: Tensor, window: float = WINDOW) -> Moments:
     """Mode, window mean and second moments of heatmaps.
 
     The window is first set on the mode, then, with soft edges, on the mean found there: so a

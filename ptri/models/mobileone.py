@@ -3,8 +3,8 @@
 - *branches*: timm's training form, several branches with a BatchNorm each; most accurate, slow.
 - *plain*: one convolution and one BatchNorm per block, a MobileNet-v1-like network; trains three
   times faster on a CPU. Where the branch form has an identity branch, the kernel starts with a unit
-  impulse. From published weights the fused kernels go in and BatchNorm keeps fixed statistics.
-- *fused*: the same convolutions without BatchNorm, for inference; `fuse` makes it from the others.
+  impulse. From published weights the merged kernels go in and BatchNorm keeps fixed statistics.
+- *merged*: the same convolutions without BatchNorm, for inference; by `merge_batchnorm`.
 
 Other networks of timm's serve in its place, as they are: to compare with, or to teach it.
 """
@@ -29,7 +29,7 @@ STRIDES = (4, 8, 16, 32)  # of the maps that `Backbone` returns
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, then BatchNorm; `fuse` merges the two."""
+    """Convolution without bias, then BatchNorm; `merge_batchnorm` merges the two."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
@@ -50,16 +50,14 @@ class Backbone(nn.Module):
         name: str = "mobileone_s0",
         pretrained: bool = False,
         plain: bool = True,
-        freeze_norm: bool = False,
         weights: str | None = None,
     ) -> None:
         """
         Args:
             name: mobileone_s0 to mobileone_s4, or any network of timm's with maps at all strides.
             pretrained: start from ImageNet weights: timm's (a download), or those of `weights`.
-            plain: train one convolution per block of MobileOne instead of branches.
-            freeze_norm: BatchNorm keeps its statistics; always so for pretrained plain blocks,
-                whose fused kernels have no statistics of their own.
+            plain: train one convolution per block of MobileOne instead of branches. Pretrained,
+                its BatchNorm keeps its statistics: the merged kernels have none of their own.
             weights: file of the network's timm state dict, in place of the download.
 
         Raises:
@@ -73,7 +71,7 @@ class Backbone(nn.Module):
             )
         self.channels: list[int] = self.body.feature_info.channels()
         self.plain = plain and bool(_blocks(self.body))
-        self.freeze_norm = freeze_norm or (pretrained and self.plain)
+        self.freeze_norm = pretrained and self.plain
         if plain:
             for block in _blocks(self.body):
                 _make_plain(block, keep_weights=pretrained)
@@ -96,7 +94,7 @@ class Backbone(nn.Module):
         return self
 
 
-def fuse(model: nn.Module) -> nn.Module:
+def merge_batchnorm(model: nn.Module) -> nn.Module:
     """A copy for inference whose branches and BatchNorms are merged into single convolutions.
 
     Works on a backbone or any module that contains one and `ConvNorm`; equal outputs in evaluation

@@ -18,6 +18,7 @@ from ptri.models.heatmap import (
     heatmap_to_image,
 )
 from ptri.models.mobileone import STRIDES, Backbone, has_branches
+from ptri.models.sizes import sizes_of
 from ptri.skeleton import H36M17, Skeleton
 from ptri.structures import Keypoints
 
@@ -37,14 +38,13 @@ class Network2D(nn.Module):
     def __init__(self, config: ModelConfig, skeleton: Skeleton = H36M17) -> None:
         super().__init__()
         num_joints = len(skeleton.joints)
-        width = config.head_channels
+        sizes = sizes_of(config)
+        width = sizes.head_channels
         self.backbone = Backbone(
-            config.backbone, config.pretrained, config.plain_convolutions, config.freeze_norm,
-            config.pretrained_file,
-        )  # fmt: skip
-        self.head = HeatmapHead(self.backbone.channels, width, num_joints, config.context)
+            config.backbone, config.pretrained, config.plain_convolutions, config.pretrained_file
+        )
+        self.head = HeatmapHead(self.backbone.channels, width, num_joints, sizes.context)
         self.reliability = Reliability(width, num_joints)
-        self.window = config.heatmap_window
         self.flip_test = config.flip_test
         self.mirrored_joints = list(skeleton.flip)
 
@@ -69,7 +69,7 @@ class Network2D(nn.Module):
             logits = 0.5 * (logits + mirrored[:, self.mirrored_joints])
         with torch.autocast(images.device.type, enabled=False):
             logits = logits.float()
-            moments = heatmap_moments(logits, self.window)
+            moments = heatmap_moments(logits)
             xy = heatmap_to_image(moments.mean)
             source = features.float()
             if isolate_uncertainty:

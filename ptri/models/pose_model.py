@@ -14,6 +14,7 @@ from ptri.models.heads import make_head
 from ptri.models.heatmap import sample_features
 from ptri.models.lifter import NUM_JOINTS, Lifted, Lifter
 from ptri.models.network2d import Detection, Network2D
+from ptri.models.sizes import sizes_of
 from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior, load_body_prior
 from ptri.posterior.sampling import (
@@ -72,8 +73,9 @@ class PoseModel(nn.Module):
         """
         super().__init__()
         model = config.model
+        sizes = sizes_of(model)
         self.network2d = Network2D(model) if with_images else None
-        self.lifter = Lifter(model.lifter_width, model.lifter_blocks)
+        self.lifter = Lifter(sizes.lifter_width, sizes.lifter_blocks)
         self.fusion = make_head(model)  # a fusion transformer, or a head for ablation
         self.fusion_samples = model.fusion_samples
         options = config.posterior

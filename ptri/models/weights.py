@@ -13,13 +13,18 @@ from torch import nn
 from ptri import checkpoint
 from ptri.config import Config, ModelConfig, from_dicts
 from ptri.errors import UserError
-from ptri.models.mobileone import fuse
+from ptri.models.heads.volumetric import FEATURES, SIDE
+from ptri.models.heatmap import WINDOW
+from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 from ptri.models.pose_model import PoseModel
+from ptri.models.sizes import Sizes
 from ptri.skeleton import H36M17
 from ptri.structures import UNKNOWN_DETECTOR, Detector
 
 _PREFIX_2D = "network2d."
+# What earlier versions could choose, and what it always is now.
+_NO_LONGER_CHOSEN = {"heatmap_window": WINDOW, "volume_side": SIDE, "volume_features": FEATURES}
 
 
 def build_model(config: Config, with_images: bool = True) -> PoseModel:
@@ -66,10 +71,24 @@ def build_around(config: Config, part: str, with_images: bool = True) -> PoseMod
     return model
 
 
-def head_of(meta: dict[str, Any]) -> str:
-    """The ``model.head`` of a file's metadata; files from before there was a choice: fusion."""
-    model = meta.get("model") or (meta.get("config") or {}).get("model") or {}
-    return model.get("head", "fusion")
+def model_settings(path: str | Path, meta: dict[str, Any]) -> dict[str, Any]:
+    """The section ``model`` that a file's metadata say it was made with; {} where they do not.
+
+    Raises:
+        UserError: what earlier versions could choose was chosen otherwise than it is now.
+    """
+    stored = meta.get("model") or (meta.get("config") or {}).get("model") or {}
+    for name, only in _NO_LONGER_CHOSEN.items():
+        if stored.get(name, only) != only:
+            raise UserError(
+                f"{path}: made with model.{name} of {stored[name]}, which is {only} in this "
+                f"version; use the version that made it (commit {meta.get('commit')})"
+            )
+    sizes = {f.name for f in dataclasses.fields(Sizes)}
+    kept = {f.name for f in dataclasses.fields(ModelConfig)} - {"sizes"}
+    moved = {name: value for name, value in stored.items() if name in sizes}
+    kept = {name: value for name, value in stored.items() if name in kept}
+    return {**kept, "sizes": {**moved, **stored.get("sizes", {})}} if stored else {}
 
 
 def check_head(config: Config, meta: dict[str, Any], path: str | Path) -> None:
@@ -78,7 +97,7 @@ def check_head(config: Config, meta: dict[str, Any], path: str | Path) -> None:
     Raises:
         UserError: they are of another one.
     """
-    head = head_of(meta)
+    head = model_settings(path, meta).get("head", "fusion")  # once there was no choice
     if head != config.model.head:
         raise UserError(
             f"{path}: holds the head {head}, the configuration asks for {config.model.head}; set "
@@ -167,8 +186,8 @@ def _positive(values: object) -> bool:
 
 
 def for_inference(model: PoseModel) -> PoseModel:
-    """A copy in evaluation mode with its convolutions fused; cannot be trained further."""
-    return fuse(model)
+    """A copy in evaluation mode with BatchNorm merged; cannot be trained further."""
+    return merge_batchnorm(model)
 
 
 def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]:
@@ -186,10 +205,7 @@ def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]
     size = made.get("data", {}).get("image_size") or meta.get("image_size")
     if "model" not in made or size is None:
         raise UserError(f"{path}: does not say how it was built (model, image_size)")
-    # Settings that other versions had do not matter to the 2D network.
-    model = {**made["model"], "pretrained": False, **changes}
-    known = {field.name for field in dataclasses.fields(ModelConfig)}
-    model = {key: value for key, value in model.items() if key in known}
+    model = {**model_settings(path, meta), "pretrained": False, **changes}
     config = from_dicts([(f"{path}: ", {"run": {"name": "read"}, "model": model})])
     network = Network2D(config.model)
     checkpoint.load_state(network, weights, path)

@@ -17,6 +17,7 @@ from torch import nn
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import PredictionFile
+from ptri.models.heatmap import WINDOW
 from ptri.recordings.detect import Detections, detect
 from ptri.recordings.videos import VideoSet, fingerprint
 from ptri.skeleton import H36M17
@@ -48,7 +49,7 @@ def ingredients(model: nn.Module, video_set: VideoSet, config: Config) -> dict[s
     settings = {
         "data.image_size": config.data.image_size,
         "data.crop_scale": config.data.crop_scale,
-        "model.heatmap_window": config.model.heatmap_window,
+        "model.heatmap_window": WINDOW,
         "model.flip_test": config.model.flip_test,
         "recording.max_roll_deg": config.recording.max_roll_deg,
     }

@@ -22,7 +22,7 @@ from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.imitation import Imitation
-from ptri.models.mobileone import STRIDES, fuse
+from ptri.models.mobileone import STRIDES, merge_batchnorm
 from ptri.models.network2d import Detection, Network2D
 from ptri.models.orientation import Orientation
 from ptri.models.weights import read_network2d
@@ -36,6 +36,7 @@ WEIGHT_COVARIANCE = 0.02  # of the errors' negative log likelihood (nats)
 WEIGHT_COVERAGE = 0.6  # of the pinball loss of the 90 % error ellipse
 WEIGHT_CONFIDENCE = 0.2  # of the confidence's cross-entropy (nats)
 WEIGHT_IMITATION = 1.0  # of the share of a teacher's features that is not told
+CONFIDENCE_RADIUS = 0.05  # of the image's side: a keypoint within it counts as found
 CONTEXT = "head.context."  # names of the weights of the head's `Context`
 
 
@@ -125,7 +126,7 @@ class HeatmapTask:
         loader = EvaluationLoader(
             self._open_test(config), config.evaluate.batch_size, config.data.workers
         )
-        network = fuse(model)
+        network = merge_batchnorm(model)
         device = next(model.parameters()).device
         sums: dict[str, float] = {}
         images, parts = 0, []
@@ -253,7 +254,7 @@ def detection_losses(
     keypoints, logits = detection.keypoints, detection.logits
     xy = keypoints.xy.detach()
     error = (xy - truth).norm(dim=-1)
-    found = (error < config.model.confidence_radius * width) & visible
+    found = (error < CONFIDENCE_RADIUS * width) & visible
     parts = {
         "loss/hm": losses.heatmap_divergence(
             logits, image_to_heatmap(truth), visible, train.heatmap_sigma
@@ -280,6 +281,6 @@ def detection_losses(
         "confidence": keypoints.confidence.detach(),
         "found": found,
         "visible": visible,
-        **mirrored(xy, truth, visible, 2 * config.model.confidence_radius * width),
+        **mirrored(xy, truth, visible, 2 * CONFIDENCE_RADIUS * width),
     }
     return {"loss": total, **parts}, {name: value.flatten() for name, value in joints.items()}

@@ -120,7 +120,7 @@ class RigTask:
             self._share = (rank, world)
             data = open_split(config, "train")
             low = config.data.min_views
-            high = config.data.max_views or len(data.index.cameras)
+            high = len(data.index.cameras)
             self._train = TrainLoader(
                 data,
                 config.train.batch_size,

@@ -12,6 +12,7 @@ from ptri.data.loaders import EvaluationLoader
 from ptri.evaluation import draw, metrics
 from ptri.geometry.cameras import transform
 from ptri.models.pose_model import PoseModel
+from ptri.models.sizes import sizes_of
 from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.skeleton import H36M17
@@ -108,7 +109,7 @@ def held_out_scenes(config: Config, num_frames: int, step: int) -> Scene:
     """Scenes of the families that training leaves out; without any, further ones of the others."""
     split = "held_out" if config.generated.held_out_families else "train"
     fixed = config.model.head == "fixed_views_mlp"
-    views = config.model.fixed_views if fixed else NUM_VIEWS
+    views = sizes_of(config.model).fixed_views if fixed else NUM_VIEWS
     return generate_batch(
         config, config.run.seed + 1, step, SCENES_AT_ONCE, views, num_frames, split=split
     )

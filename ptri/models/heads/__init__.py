@@ -14,6 +14,7 @@ from ptri.models.fusion import FusionTransformer
 from ptri.models.heads.algebraic import AlgebraicHead
 from ptri.models.heads.fixed_views import FixedViewsMLP
 from ptri.models.heads.volumetric import VolumetricHead
+from ptri.models.sizes import sizes_of
 
 
 def make_head(model: ModelConfig) -> nn.Module:
@@ -24,19 +25,17 @@ def make_head(model: ModelConfig) -> nn.Module:
     Raises:
         UserError: sizes that do not fit.
     """
-    channels = model.head_channels
+    sizes = sizes_of(model)
+    channels = sizes.head_channels
     if model.head == "algebraic":
         return AlgebraicHead(num_features=channels)
     if model.head == "volumetric":
-        return VolumetricHead(
-            model.volume_size, model.volume_side, model.volume_width, channels,
-            model.volume_features,
-        )  # fmt: skip
+        return VolumetricHead(sizes.volume_size, sizes.volume_width, channels)
     if model.head == "fixed_views_mlp":
-        return FixedViewsMLP(model.fixed_views, model.fixed_width, channels)
+        return FixedViewsMLP(sizes.fixed_views, sizes.fixed_width, channels)
     return FusionTransformer(
-        model.fusion_width,
-        model.fusion_layers,
+        sizes.fusion_width,
+        sizes.fusion_layers,
         num_features=channels,
-        frames=model.fusion_frames,
+        frames=sizes.fusion_frames,
     )

@@ -29,6 +29,8 @@ from ptri.posterior.sampling import normalise
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, Prediction
 
+SIDE = 2500.0  # mm, of the cube around the pelvis
+FEATURES = 8  # channels of backbone features in it
 CUBES_AT_ONCE = 32  # bounds the memory
 BLUR = 0.8  # voxels, least standard deviation of an unprojected Gaussian
 NOTHING = -30.0  # log of a map's value where there is nothing
@@ -59,15 +61,13 @@ class VolumetricHead(nn.Module):
     def __init__(
         self,
         size: int = 20,
-        side: float = 2500.0,
         width: int = 16,
         num_features: int = 64,
-        volume_features: int = 8,
     ) -> None:
         """
         Args:
-            size: voxels a side, even. side: mm. width: channels, a multiple of 4.
-            num_features: channels of ``joint_features``; volume_features: of them in the cube.
+            size: voxels a side, even. width: channels, a multiple of 4.
+            num_features: channels of ``joint_features``.
 
         Raises:
             UserError: sizes that the convolutions cannot halve or group.
@@ -75,16 +75,16 @@ class VolumetricHead(nn.Module):
         super().__init__()
         if size % 2 or width % 4:
             raise UserError(
-                f"model.volume_size, model.volume_width: {size} voxels and {width} channels; the "
+                f"model.sizes.volume_size, volume_width: {size} voxels and {width} channels; the "
                 "voxels must be a multiple of 2, the channels of 4"
             )
-        self.size, self.voxel = size, side / size
+        self.size, self.voxel = size, SIDE / size
         axis = self.voxel * (torch.arange(size) - (size - 1) / 2)
         grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
         self.register_buffer("grid", grid.reshape(-1, 3), persistent=False)  # mm, body frame
         self.stem = _convolution(NUM_JOINTS, width)
-        self.features = nn.Linear(num_features, volume_features, bias=False)
-        self.feature_stem = nn.Conv3d(volume_features, width, 1, bias=False)
+        self.features = nn.Linear(num_features, FEATURES, bias=False)
+        self.feature_stem = nn.Conv3d(FEATURES, width, 1, bias=False)
         nn.init.zeros_(self.feature_stem.weight)  # pre-training without images changes nothing
         self.coarse = nn.Sequential(
             nn.Conv3d(width, 2 * width, 2, 2), nn.GroupNorm(4, 2 * width), nn.ReLU(),

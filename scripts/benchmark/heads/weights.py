@@ -13,7 +13,7 @@ from ptri import checkpoint
 from ptri.config import Config, from_dicts, load
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
-from ptri.models.weights import build_around
+from ptri.models.weights import build_around, model_settings
 
 
 def load_head(name: str, path: str | Path, config: Config) -> Head:
@@ -27,9 +27,9 @@ def load_head(name: str, path: str | Path, config: Config) -> Head:
         UserError: a missing or corrupt file, or weights that do not fit their metadata.
     """
     _, meta = checkpoint.load_weights(path)
-    made = meta.get("model") or (meta.get("config") or {}).get("model")
-    if made is not None:
-        layers = [("", {"run": {"name": "benchmark"}}), (f"{path}: ", {"model": dict(made)})]
+    made = model_settings(path, meta)
+    if made:
+        layers = [("", {"run": {"name": "benchmark"}}), (f"{path}: ", {"model": made})]
         config = dataclasses.replace(config, model=from_dicts(layers).model)
     model = PoseModel(config, with_images=False)
     checkpoint.initialise(model.fusion, path, "fusion.")

@@ -15,7 +15,7 @@ import torch
 
 from ptri.data import transforms
 from ptri.errors import UserError
-from ptri.models.mobileone import fuse
+from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 from ptri.models.weights import read_network2d
 from ptri.skeleton import COCO17, H36M17
@@ -187,7 +187,7 @@ def load_network(path: str | Path, flip: bool = False) -> tuple[Network2D, int]:
         UserError: see `read_network2d`.
     """
     network, size = read_network2d(path, flip_test=flip)
-    return fuse(network), size
+    return merge_batchnorm(network), size
 
 
 @torch.no_grad()

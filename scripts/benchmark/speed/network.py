@@ -14,7 +14,7 @@ from benchmark.timing import time_calls
 from ptri.config import ModelConfig
 from ptri.models.export import Exported, export, open_session
 from ptri.models.heatmap import heatmap_moments
-from ptri.models.mobileone import fuse
+from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 
 
@@ -29,7 +29,7 @@ class Work(NamedTuple):
 def random_network(backbone: str) -> Network2D:
     """A fused network with random weights: time and work do not depend on them."""
     torch.manual_seed(0)
-    return fuse(Network2D(ModelConfig(backbone=backbone, plain_convolutions=True)))
+    return merge_batchnorm(Network2D(ModelConfig(backbone=backbone, plain_convolutions=True)))
 
 
 @torch.no_grad()
