@@ -216,7 +216,7 @@ def test_image_size_must_fit():
 
 def test_context_starts_as_nothing_and_then_reaches_everywhere():
     images = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    network = small_network(context=True).eval()
+    network = small_network().eval()
     context = network.head.context
     maps = network.backbone(images)
     assert float(context(maps[-1]).detach().abs().max()) == 0

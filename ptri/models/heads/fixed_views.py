@@ -74,7 +74,7 @@ class FixedViewsMLP(nn.Module):
         V = K.shape[1]
         if self.num_views != V:
             raise UserError(
-                f"model.sizes.fixed_views: the fixed_views_mlp head takes {self.num_views} views, in "
+                f"model.sizes.fixed_views: fixed_views_mlp takes {self.num_views} views, in "
                 f"the order of its training; given {V}. Choose so many (data.views; of generated "
                 "people generated.min_views and max_views), or train it with another number"
             )
