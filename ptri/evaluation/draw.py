@@ -11,11 +11,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 
 from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
+from ptri.geometry.rotations import upright_axes
 from ptri.skeleton import Skeleton
 
 LEFT, RIGHT, MIDDLE, TRUTH = (235, 110, 40), (40, 125, 215), (95, 95, 105), (150, 150, 158)
@@ -283,15 +285,12 @@ def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> N
 
 def _body_axes(skeleton: Skeleton, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Rows: image-right when facing the person (the person's left), up, towards the viewer."""
-    up = up / np.linalg.norm(up)
     across = np.zeros(3)
     for part in ("hip", "shoulder"):
         pair = (f"left_{part}", f"right_{part}")
         if all(name in skeleton.joints for name in pair):
             left, right = (joints[skeleton.joints.index(name)] for name in pair)
             across = across + np.nan_to_num(left - right)
-    across = across - (across @ up) * up
-    if np.linalg.norm(across) < 1e-6:
+    if np.linalg.norm(np.cross(across, up)) < 1e-6:  # neither hips nor shoulders
         across = np.cross(up, [0.0, 0.0, 1.0]) + 1e-9
-    across = across / np.linalg.norm(across)
-    return np.stack([across, up, np.cross(across, up)])
+    return upright_axes(torch.from_numpy(across), torch.from_numpy(up)).numpy()

@@ -41,7 +41,7 @@ def rig_picture(
         truth_name: what the grey cameras are called.
     """
     axes = _level_axes(np.asarray(up, np.float64), R)
-    centre = -np.einsum("vij,vi->vj", R, t)
+    centre = _centres(R, t)
     names = list(names) if names is not None else [f"view {v}" for v in range(len(R))]
     size = 0.09 * max(np.linalg.norm(centre - centre.mean(0), axis=1).max(), 300.0)
     figure = Figure(figsize=(10.6, 5.4), dpi=100, facecolor="white")
@@ -56,7 +56,7 @@ def rig_picture(
         _samples(*plots, samples_R[chosen], samples_t[chosen], 2.5 * size)
     if R_true is not None:
         notes.append(f"grey: {truth_name}, view 0 and scale aligned")
-        centre_true = -np.einsum("vij,vi->vj", R_true, t_true)
+        centre_true = _centres(R_true, t_true)
         baseline = np.linalg.norm(centre_true, axis=1).sum()
         # 1e-9 mm guards true cameras that all stand in one place.
         centre_true *= np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
@@ -82,19 +82,23 @@ def rig_picture(
     return finish(figure, title)
 
 
+def _centres(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+    return -np.einsum("...ij,...i->...j", R, t)
+
+
 def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
     """Rows: right, up, away from the reference camera along the floor."""
     up = up / np.linalg.norm(up)
-    forward = R[0, 2] - (R[0, 2] @ up) * up
-    if np.linalg.norm(forward) < 1e-3:  # it looks straight down
-        forward = -R[0, 1] + (R[0, 1] @ up) * up
-    forward = forward / np.linalg.norm(forward)
-    return np.stack([np.cross(up, forward) * -1, up, forward])
+    right = np.cross(R[0, 2], up)
+    if np.linalg.norm(right) < 1e-3:  # it looks straight down
+        right = np.cross(-R[0, 1], up)
+    right = right / np.linalg.norm(right)
+    return np.stack([right, up, np.cross(up, right)])
 
 
 def _samples(space, plan, axes, R: np.ndarray, t: np.ndarray, length: float) -> None:
     """Where the cameras' samples (M, V, ...) stand, and a line of that length where they look."""
-    centre = -np.einsum("mvij,mvi->mvj", R, t)
+    centre = _centres(R, t)
     ends = np.stack([centre, centre + length * R[:, :, 2]], 2) @ axes.T  # (M, V, 2, 3)
     for v in range(1, R.shape[1]):  # view 0 is the reference: its samples are equal
         colour, line = rgb(CAMERA_COLOURS[v % len(CAMERA_COLOURS)]), ends[:, v]
