@@ -75,14 +75,22 @@ class Observations(NamedTuple):
 
 
 class RigPosterior(NamedTuple):
-    """Weighted samples of the cameras of B rigs, and the verdict on each."""
+    """Weighted samples of the cameras of B rigs."""
 
     R: Tensor  # (M, B, V, 3, 3)
     t: Tensor  # (M, B, V, 3) mm
     log_weights: Tensor  # (M, B), normalised: logsumexp over M is 0
     ess: Tensor  # (B,) effective sample size, 1 to M
-    accepted: Tensor  # (B,) bool
-    reason: list[str]  # B verdicts in words
+
+    def rigs(self, rows: Tensor | slice) -> RigPosterior:
+        """The posteriors of some of the rigs."""
+        samples = (value[:, rows] for value in (self.R, self.t, self.log_weights))
+        return RigPosterior(*samples, self.ess[rows])
+
+    def with_rigs(self, rows: Tensor, other: RigPosterior) -> RigPosterior:
+        """The same with some rigs' posteriors from another."""
+        samples = (old.index_copy(1, rows, new.to(old)) for old, new in zip(self[:3], other))
+        return RigPosterior(*samples, self.ess.index_copy(0, rows, other.ess.to(self.ess)))
 
 
 class Prediction(NamedTuple):

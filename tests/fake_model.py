@@ -8,11 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ptri.config_sections import PosteriorConfig
+from ptri.evaluation import evaluate
 from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import so3_exp
 from ptri.posterior.sampling import posterior_mean
-from ptri.structures import Cameras, Keypoints, RigPosterior
+from ptri.rig import estimate
+from ptri.structures import UNKNOWN_DETECTOR, Cameras, Keypoints, RigPosterior
+from ptri.verdict.verdict import Code, Verdict
 
 
 class FakeDetection(NamedTuple):
@@ -28,7 +30,8 @@ class FakeModel(nn.Module):
     ``spread_deg``, or share the truth's law where ``honest`` is set.
     """
 
-    settings = PosteriorConfig()
+    detector = UNKNOWN_DETECTOR
+    fusion = SimpleNamespace(uses_cameras=False)
 
     def __init__(self, dataset=None, noise=1.0, error_deg=2.0, spread_deg=2.0, cameras=None):
         super().__init__()
@@ -73,12 +76,6 @@ class FakeModel(nn.Module):
                 raise AssertionError("the intrinsics belong to no frame")
         return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
 
-    def solve_full(self, keypoints, K, seed=0, settings=None, start=None, frames=None):
-        """What `ptri.rig.estimate` reads of a solution."""
-        posterior = self.solve(keypoints, K, seed)
-        evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
-        return SimpleNamespace(posterior=posterior, evidence=evidence)
-
     def solve(self, keypoints: Keypoints, K: Tensor, seed: int = 0) -> RigPosterior:
         B, T, V = K.shape[:3]
         self.solved.append((B, T, V))
@@ -96,9 +93,24 @@ class FakeModel(nn.Module):
         samples_t = -(samples @ centre).squeeze(-1)
         log_weights = torch.full((64, B), 1 / 64).log()
         ones = torch.ones(B)
-        return RigPosterior(samples, samples_t, log_weights, 64 * ones, ones > 0, ["accepted"] * B)
+        return RigPosterior(samples, samples_t, log_weights, 64 * ones)
 
     def fuse(self, keypoints: Keypoints, K: Tensor, posterior: RigPosterior, joint_features=None):
         R, t = posterior_mean(posterior)
         prediction, _ = robust_triangulation(keypoints, Cameras(K, R, t))
         return type(prediction)(*(part.float() for part in prediction))
+
+
+real_solve = estimate.solve
+
+
+def solve(model, keypoints, K, options, seed=0, **more):
+    """`ptri.rig.estimate.solve`, but a `FakeModel` answers itself, and is accepted."""
+    if not isinstance(model, FakeModel):
+        return real_solve(model, keypoints, K, options, seed, **more)
+    evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
+    rig = SimpleNamespace(posterior=model.solve(keypoints, K, seed), evidence=evidence)
+    return estimate.Solution(rig, [Verdict(Code.ACCEPTED)] * len(K), None)
+
+
+estimate.solve = evaluate.solve = solve

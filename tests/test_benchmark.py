@@ -376,9 +376,9 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_speed():
-    model = make_model(("posterior.num_samples=64",))
+    model, options = make_model(("posterior.num_samples=64",))
     size = Size(2, 1, 3, 20, num_samples=32)
-    (timing,) = time_calls({"small": make_call(model, size)}, repeats=1)
+    (timing,) = time_calls({"small": make_call(model, options, size)}, repeats=1)
     assert 0 < timing.fastest <= timing.median
     assert abs(exponent([1, 2, 4], [0.1, 0.2, 0.4]) - 1) < 1e-9
 

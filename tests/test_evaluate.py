@@ -15,7 +15,8 @@ from ptri.data.h36m import H36M, open_split
 from ptri.data.h36m_index import build_index
 from ptri.errors import UserError
 from ptri.evaluation import outputs
-from ptri.evaluation.evaluate import evaluate, spread
+from ptri.evaluation.evaluate import evaluate
+from ptri.evaluation.pictures import spread
 
 KEYS = [
     "loss", "loss/hm", "loss/x3d", "x2d/l1", "x2d/l2", "x3d/l1", "x3d/l2", "mpjpe", "n_mpjpe",

@@ -150,7 +150,7 @@ def gaussian_posterior(generator, samples, rigs, views, spread, spread_stated):
     log_weights = torch.full((samples, rigs), -np.log(samples), dtype=torch.float64)
     ones = torch.ones(rigs)
     t = torch.zeros(samples, rigs, views, 3, dtype=torch.float64)
-    return RigPosterior(R, t, log_weights, ones * samples, ones.bool(), [""] * rigs), truth
+    return RigPosterior(R, t, log_weights, ones * samples), truth
 
 
 def test_rotation_coverage_is_nominal_when_the_posterior_is_right(generator):

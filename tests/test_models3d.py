@@ -3,6 +3,7 @@ import torch
 from rigs_fixture import gaussian_scene
 
 from ptri import config
+from ptri.config import PosteriorConfig
 from ptri.geometry.cameras import transform
 from ptri.geometry.rotations import so3_exp
 from ptri.models.fusion import FusionTransformer, body_frame, robust_joints
@@ -11,6 +12,7 @@ from ptri.models.pose_model import IMAGES_AT_ONCE, PoseModel
 from ptri.models.weights import build_model
 from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
+from ptri.rig.estimate import solve
 from ptri.structures import Keypoints
 
 NAME = ["run.name=test"]
@@ -240,5 +242,5 @@ def test_solving_takes_joints_the_lifter_does_not_know():
     scene = generate_batch(config.load(None, SMALL), 0, 0, 2, 3, 1)
     extra = Keypoints(*(torch.cat([v, v[:, :, :, :2]], 3) for v in scene.keypoints))
     with torch.no_grad():
-        posterior = model.solve(extra, scene.K)
+        posterior = solve(model, extra, scene.K, PosteriorConfig()).posterior
     assert bool(torch.isfinite(posterior.log_weights).all())

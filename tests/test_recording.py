@@ -102,8 +102,8 @@ def test_other_orders_and_fewer_views_run(made, views):
     chosen = read(options)
     solution = solve(model_for(chosen, error_deg=0.0, spread_deg=0.1), chosen, options)
     assert list(chosen.names) == [v if isinstance(v, str) else NAMES[v] for v in views]
-    assert solution.R.shape == (len(views), 3, 3)
-    assert torch.isfinite(solution.native.joints3d).all()
+    assert solution.estimate.R.shape == (len(views), 3, 3)
+    assert torch.isfinite(solution.estimate.joints3d).all()
 
 
 def test_a_camera_that_saw_nobody_is_left_out(tmp_path):
@@ -138,12 +138,12 @@ def test_scale_from_the_user(made):
     distance, height = "recording.camera_distance=5000", "recording.subject_height=1800"
     model = model_for(recording, error_deg=0, spread_deg=0.1)
     by_distance = solve(model, recording, settings(root, distance))
-    assert float(by_distance.t[1].norm()) == pytest.approx(5000, rel=1e-3)
+    assert float(by_distance.estimate.t[1].norm()) == pytest.approx(5000, rel=1e-3)
     by_height = solve(model, recording, settings(root, height))
     # The height is measured on the triangulated joints, here on the fused ones: 1800.9 mm.
-    measured = float(body_height(by_height.prediction.joints3d))
+    measured = float(body_height(by_height.estimate.body.joints3d))
     assert measured == pytest.approx(1800, rel=5e-3)
-    assert "5000" in by_distance.scale_source and "1800" in by_height.scale_source
+    assert "5000" in by_distance.estimate.scale_source and "1800" in by_height.estimate.scale_source
     with pytest.raises(UserError, match="give one of them"):
         solve(model, recording, settings(root, distance, height))
 

@@ -98,19 +98,19 @@ def test_equal_frames_bring_nothing():
     """A still picture: copies of a frame are solved a few times, then left alone."""
     truth = scene(1, seed=0)
     solved = []
-    original = rig_filter.solve_rig
+    original = rig_filter.solve_cameras
 
     def counting(*args, **kwargs):
         solved.append(args[1].keypoints.xy.shape[0])
         return original(*args, **kwargs)
 
-    rig_filter.solve_rig = counting
+    rig_filter.solve_cameras = counting
     try:
         stream = ptri.RigFilter(truth.K, max_frames=KEPT, num_samples=64)
         for _ in range(50):
             last = stream.update(*frame(truth, 0))
     finally:
-        rig_filter.solve_rig = original
+        rig_filter.solve_cameras = original
     assert max(solved) <= KEPT and len(solved) < 15  # found: 7
     assert is_lawful(last)
 

@@ -12,10 +12,14 @@ from ptri.geometry.robust import robust_triangulation, triangulate_observations
 from ptri.models.pose_model import PoseModel
 from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import normalise, posterior_from_cameras, posterior_mean
+from ptri.rig import estimate
+from ptri.rig.detector import observe
+from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
 from ptri.structures import UNKNOWN_DETECTOR, Cameras, Detector, Keypoints
 from ptri.verdict import readings as sides
 
+OPTIONS = config.PosteriorConfig(num_samples=64)
 WEIGHTS = Path(__file__).resolve().parent.parent / "checkpoints/ptri_3d.pt"
 FLIP = torch.tensor(H36M17.flip)
 KEEP = torch.arange(17)
@@ -151,8 +155,8 @@ def test_applied_readings_keep_further_joints_and_gradients():
     assert keypoints.xy.grad.nonzero().tolist() == [[0, 0, 1, int(FLIP[foot]), 0]]
 
 
-def model(*settings, detector=UNKNOWN_DETECTOR):
-    made = PoseModel(config.load(None, ["run.name=test", *settings]), False, detector)
+def model(detector=UNKNOWN_DETECTOR):
+    made = PoseModel(config.load(None, ["run.name=test"]), False, detector)
     initialise(made, WEIGHTS)
     return made.eval()
 
@@ -164,14 +168,25 @@ def pair_errors(solution, scene):
     return rotation_error_deg(found, truth)
 
 
+def blindly(solver, keypoints, K):
+    """Solves with left and right as they are labelled."""
+
+    def lift_only(model, keypoints, K, options):
+        return keypoints, model.lift(keypoints, K), None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "lift_and_read", lift_only)
+        return estimate.solve(solver, keypoints, K, OPTIONS)
+
+
 @torch.no_grad()
 def test_a_view_that_a_detector_exchanged_does_not_turn_its_camera():
     scene = scenes(24, 1, 4, 3)
-    solver = model("posterior.num_samples=64")
-    good = pair_errors(solver.solve_full(scene.keypoints, scene.K), scene)
+    solver = model()
+    good = pair_errors(estimate.solve(solver, scene.keypoints, scene.K, OPTIONS), scene)
     keypoints = exchanged(scene.keypoints, 1)
-    read = pair_errors(solver.solve_full(keypoints, scene.K), scene)
-    blind = pair_errors(solver.solve_full(keypoints, scene.K, judged=False, read=False), scene)
+    read = pair_errors(estimate.solve(solver, keypoints, scene.K, OPTIONS), scene)
+    blind = pair_errors(blindly(solver, keypoints, scene.K), scene)
     assert (good > 20).double().mean() < 0.05
     assert (blind > 20).double().mean() > 0.25  # the fault is one
     assert (read > 20).double().mean() < 0.1
@@ -183,9 +198,9 @@ def test_fused_joints_under_true_cameras_do_not_mind_exchanged_arms():
     scene = scenes(24)
     solver = model()
     posterior = posterior_from_cameras(scene.cameras)
-    good = solver.fuse(scene.keypoints, scene.K, posterior).joints3d
+    good = fuse_body(solver, scene.keypoints, scene.K, posterior).joints3d
     bad = exchanged(scene.keypoints, 3, ("shoulder", "elbow", "wrist"))
-    away = (solver.fuse(bad, scene.K, posterior).joints3d - good).norm(dim=-1)
+    away = (fuse_body(solver, bad, scene.K, posterior).joints3d - good).norm(dim=-1)
     clear = apart(scene, 3, ("shoulder", "elbow", "wrist"))
     assert clear.sum() >= 5 and away[clear].mean() < 1.0  # mm
 
@@ -196,17 +211,16 @@ def test_overstated_covariances_are_taken_for_what_they_are():
     scene = scenes(4, 4)
     wide = torch.tensor(factor).square()[:, None, None]
     stated = scene.keypoints._replace(covariance=scene.keypoints.covariance * wide)
-    plain = model("posterior.num_samples=64").solve_full(scene.keypoints, scene.K)
     detector = Detector(overstated=tuple(factor))
-    told = model("posterior.num_samples=64", detector=detector)
-    told = told.solve_full(stated, scene.K)
-    expected = plain.evidence.whole.observations.information
-    assert torch.allclose(told.evidence.whole.observations.information, expected, rtol=1e-5)
+    plain = estimate.solve(model(), scene.keypoints, scene.K, OPTIONS)
+    told = estimate.solve(model(detector), stated, scene.K, OPTIONS)
+    expected = observe(scene.keypoints, scene.K, UNKNOWN_DETECTOR).information
+    assert torch.allclose(observe(stated, scene.K, detector).information, expected, rtol=1e-5)
     errors = [pair_errors(each, scene).mean() for each in (plain, told)]
     assert abs(errors[0] - errors[1]) < 1.0  # deg; the lifter is told the stated ones
     frame = Keypoints(*(value[:, :1] for value in stated))  # of a few frames it says nothing
     found = (
-        model("posterior.num_samples=64", detector=each).solve_full(frame, scene.K[:, :1])
+        estimate.solve(model(each), frame, scene.K[:, :1], OPTIONS)
         for each in (Detector(), detector)
     )
     assert torch.equal(*(each.posterior.R for each in found))
@@ -214,16 +228,16 @@ def test_overstated_covariances_are_taken_for_what_they_are():
 
 def test_the_posterior_takes_one_thread_and_gives_the_others_back():
     scene = scenes(1)
-    solver, before, during = model("posterior.num_samples=16"), torch.get_num_threads(), []
+    solver, before, during = model(), torch.get_num_threads(), []
     solver.lifter.register_forward_hook(lambda *_: during.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
         with torch.no_grad():
-            solver.solve_full(scene.keypoints, scene.K)
+            estimate.solve(solver, scene.keypoints, scene.K, OPTIONS)
             assert set(during) == {1} and torch.get_num_threads() == 2
             broken = scene.keypoints._replace(covariance=0 * scene.keypoints.covariance)
             with pytest.raises(ValueError, match="not positive definite"):
-                solver.solve_full(broken, scene.K)
+                estimate.solve(solver, broken, scene.K, OPTIONS)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

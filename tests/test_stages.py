@@ -21,6 +21,8 @@ from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
 from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
+from ptri.rig.estimate import solve
+from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 
@@ -79,13 +81,13 @@ def generated_errors(model: PoseModel, settings: config.Config) -> Errors:
     found = []
     for step in range(4):
         scene = generate_batch(settings, 12345, step, 8, 4, split="held_out")
-        posterior = model.solve(scene.keypoints, scene.K)
+        solution = solve(model, scene.keypoints, scene.K, settings.posterior)
         truth = posterior_from_cameras(scene.cameras)
         cameras = Cameras(scene.K, scene.cameras.R, scene.cameras.t)
         plain, _ = robust_triangulation(scene.keypoints, cameras)
         estimates = [
-            model.fuse(scene.keypoints, scene.K, posterior).joints3d,
-            model.fuse(scene.keypoints, scene.K, truth).joints3d,
+            fuse_body(model, scene.keypoints, scene.K, solution.posterior, solution.sides).joints3d,
+            fuse_body(model, scene.keypoints, scene.K, truth).joints3d,
             plain.joints3d.float(),
         ]
         found.append([metrics.mpjpe(e, scene.joints3d, H36M17.root).mean() for e in estimates])

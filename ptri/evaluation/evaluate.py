@@ -29,20 +29,30 @@ from ptri.evaluation import metrics, outputs
 from ptri.evaluation import predictions as scenes
 from ptri.evaluation import table as report
 from ptri.evaluation.pictures import Painter
-from ptri.evaluation.predictions import Detected, Estimate
+from ptri.evaluation.predictions import SceneEstimate, SceneFrames
 from ptri.geometry.robust import robust_triangulation
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.weights import build_model, for_inference, holds_2d
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
+from ptri.rig.check import RigInput
+from ptri.rig.estimate import solve, solve_cameras
+from ptri.rig.joints import fuse_body, fuse_rig
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, Sample, to_device
+from ptri.structures import (
+    Cameras,
+    Keypoints,
+    Prediction,
+    Sample,
+    take,
+    to_device,
+    tree_map,
+)
 from ptri.system import choose_device
 
 log = logging.getLogger(__name__)
 
 LEVELS = (0.5, 0.9)
-FUSE_CHUNK = 64  # frames fused at once with a pooled posterior
 
 
 class Timer:
@@ -106,10 +116,10 @@ def evaluate(
             views = scenes.views(dataset, scene)
             pooled = _solve_pooled(model, scene, config, timer) if config.evaluate.pooled else None
             if pooled is not None:
-                truth = Cameras(scene.cameras.K, scene.cameras.R[:1], scene.cameras.t[:1])
+                truth = take(scene.cameras, slice(0, 1))
                 scores.add("pooled", _joint_scores(pooled.prediction, scene.joints3d))
-                scores.add("pooled", _rig_scores(pooled.posterior, truth, views, dataset))
-                known = _fuse_pooled(model, scene, posterior_from_cameras(truth))
+                scores.add("pooled", _rig_scores(pooled, truth, views, dataset))
+                known = _fuse_scene(model, scene, posterior_from_cameras(truth))
                 error = metrics.mpjpe(known.joints3d, scene.joints3d, H36M17.root)
                 scores.add("pooled", _numpy({"mpjpe_calibrated": error}))
             predictions.append(scenes.rows(scene, singles, pooled, views, dataset))
@@ -150,7 +160,9 @@ def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[st
 # --- frames alone ----------------------------------------------------------------------------
 
 
-def _scenes(model, dataset, config, scores, timer, painter) -> Iterator[tuple[Detected, Estimate]]:
+def _scenes(
+    model, dataset, config, scores, timer, painter
+) -> Iterator[tuple[SceneFrames, SceneEstimate]]:
     """Detects and solves every frame alone; yields the scenes, seen by the same views each."""
     loader = EvaluationLoader(dataset, config.evaluate.batch_size, config.data.workers)
     with tqdm(total=len(dataset), desc="evaluate", unit="frame", leave=False) as progress:
@@ -166,7 +178,7 @@ def _scenes(model, dataset, config, scores, timer, painter) -> Iterator[tuple[De
             yield scenes.join(parts)
 
 
-def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter) -> Detected:
+def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter) -> SceneFrames:
     device = timer.device
     painter.keep_images(batch, items)
     batch = to_device(batch, device)
@@ -195,35 +207,41 @@ def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter)
         "x2d/visible": batch.visible.sum((1, 2)),
     }
     scores.add("", _numpy(values))
-    return Detected(
+    return SceneFrames(
         keypoints, features, batch.cameras, batch.joints3d, batch.joints2d, batch.visible,
         batch.subject, batch.action, batch.frame, items,
     )  # fmt: skip
 
 
-def _solve_single(model, detected: Detected, config: Config, timer: Timer) -> Estimate:
-    keypoints, K = scenes.with_time(detected)
-    B = len(detected.frame)
+def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
+    keypoints, K = scenes.with_time(frames)
+    B = len(frames.frame)
     with timer("posterior", B):
-        posterior = model.solve(keypoints, K, seed=config.run.seed)
+        solution = solve(model, keypoints, K, config.posterior, config.run.seed)
     with timer("fusion", B):
-        prediction = model.fuse(keypoints, K, posterior, detected.features[:, None])
-    return Estimate(Prediction(*(part[:, 0] for part in prediction)), posterior)
+        features = frames.features[:, None]
+        posterior = solution.posterior
+        prediction = fuse_body(model, keypoints, K, posterior, solution.sides, features)
+    accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
+    return SceneEstimate(take(prediction, (slice(None), 0)), posterior, accepted)
 
 
-def _score_frames(model, detected: Detected, single: Estimate, dataset, config, scores) -> None:
+def _score_frames(
+    model, detected: SceneFrames, single: SceneEstimate, dataset, config, scores
+) -> None:
     keypoints, K = scenes.with_time(detected)
     cameras = detected.cameras
     true_rigs = posterior_from_cameras(cameras)
-    calibrated = model.fuse(keypoints, K, true_rigs, detected.features[:, None])
-    calibrated = Prediction(*(part[:, 0] for part in calibrated))
+    features = detected.features[:, None]
+    calibrated = fuse_body(model, keypoints, K, true_rigs, features=features)
+    calibrated = take(calibrated, (slice(None), 0))
     plain, _ = robust_triangulation(keypoints, Cameras(K, cameras.R, cameras.t))
     plain = Prediction(*(part[:, 0].to(K) for part in plain))
     root = H36M17.root  # errors of triangulated joints are independent, so those about the root add
     plain = plain._replace(covariance=plain.covariance + plain.covariance[:, root : root + 1])
     scores.add("single", _joint_scores(single.prediction, detected.joints3d))
     views = scenes.views(dataset, detected)
-    scores.add("single", _rig_scores(single.posterior, cameras, views, dataset))
+    scores.add("single", _rig_scores(single, cameras, views, dataset))
     scores.add("calibrated", _joint_scores(calibrated, detected.joints3d))
     scores.add("plain", _joint_scores(plain, detected.joints3d))
     estimate, truth = single.prediction.joints3d, detected.joints3d
@@ -240,35 +258,25 @@ def _score_frames(model, detected: Detected, single: Estimate, dataset, config, 
 # --- frames of a scene pooled ----------------------------------------------------------------
 
 
-def _solve_pooled(model, scene: Detected, config: Config, timer: Timer) -> Estimate:
-    """One rig posterior from at most ``evaluate.pool_frames`` frames; all frames fused with it."""
+def _solve_pooled(model, scene: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
+    """One rig posterior from the frames that say most; all frames of the scene fused with it."""
     T = len(scene.frame)
-    chosen = spread(T, config.evaluate.pool_frames)
-    keypoints = Keypoints(*(part[None] for part in scene.keypoints))  # (1, T, V, J, ...)
-    K = scene.cameras.K[None]
+    keypoints = tree_map(Tensor.double, scene.keypoints)
+    given = RigInput(keypoints, scene.cameras.K.double(), H36M17)
     with timer("pooled/posterior", T):
-        posterior = model.solve(
-            Keypoints(*(part[:, chosen] for part in keypoints)), K[:, chosen], seed=config.run.seed
+        solved = solve_cameras(
+            model, given, config.posterior, config.run.seed, config.evaluate.pool_frames
         )
     with timer("pooled/fusion", T):
-        prediction = _fuse_pooled(model, scene, posterior)
-    return Estimate(prediction, posterior)
+        prediction = _fuse_scene(model, scene, solved.posterior, solved.sides, solved.frames)
+    accepted = torch.tensor([solved.verdict.accepted])
+    return SceneEstimate(prediction, solved.posterior, accepted)
 
 
-def _fuse_pooled(model, scene: Detected, posterior: RigPosterior) -> Prediction:
+def _fuse_scene(model, scene: SceneFrames, posterior, sides=None, frames=()) -> Prediction:
     """Joints of a scene's frames, which lie in order of time, under one posterior."""
-    parts = []
-    for start in range(0, len(scene.frame), FUSE_CHUNK):
-        piece = slice(start, start + FUSE_CHUNK)
-        part = Keypoints(*(value[None, piece] for value in scene.keypoints))
-        K = scene.cameras.K[None, piece]
-        parts.append(model.fuse(part, K, posterior, scene.features[None, piece]))
-    return Prediction(*(torch.cat([part[i][0] for part in parts]) for i in range(2)))
-
-
-def spread(total: int, count: int) -> list[int]:
-    """At most ``count`` of ``total`` indices, evenly spread, the first and the last included."""
-    return np.unique(np.linspace(0, total - 1, min(total, count)).round().astype(int)).tolist()
+    keypoints, K = scene.keypoints, scene.cameras.K
+    return fuse_rig(model, keypoints, K, posterior, sides, frames, scene.features)
 
 
 # --- scores ----------------------------------------------------------------------------------
@@ -289,13 +297,14 @@ def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, np.ndarray
 
 
 def _rig_scores(
-    posterior: RigPosterior, truth: Cameras, views: np.ndarray, dataset: H36M
+    estimate: SceneEstimate, truth: Cameras, views: np.ndarray, dataset: H36M
 ) -> dict[str, np.ndarray]:
     """Errors of B rigs, by pair of the data set's cameras; NaN where a rig lacks a view.
 
     Args:
         views: (B, V) places of each rig's views among the chosen cameras.
     """
+    posterior = estimate.posterior
     R, t = posterior_mean(posterior)
     truth = Cameras(truth.K, truth.R.to(R), truth.t.to(t))
     rotation = metrics.rotation_error_deg(R, truth.R)
@@ -306,7 +315,7 @@ def _rig_scores(
     own = metrics.view_pairs(views.shape[1])
     place = np.array([[number[(row[i], row[j])] for i, j in own] for row in views])
     rows = np.arange(B)[:, None]
-    values = {"ess": posterior.ess, "accepted": posterior.accepted.float()}
+    values = {"ess": posterior.ess, "accepted": estimate.accepted.float()}
     result = _numpy(values)
     for name, value in (("rotation_deg", rotation), ("direction_deg", direction)):
         result[name] = np.full((B, len(number)), np.nan)

@@ -13,7 +13,7 @@ from ptri.data.h36m import H36M
 from ptri.evaluation import draw as visualize
 from ptri.evaluation import metrics
 from ptri.evaluation.draw_rig import rig_picture
-from ptri.evaluation.predictions import Detected, Estimate
+from ptri.evaluation.predictions import SceneEstimate, SceneFrames
 from ptri.geometry.cameras import project
 from ptri.posterior.sampling import posterior_mean
 from ptri.skeleton import H36M17
@@ -29,13 +29,17 @@ def up_direction(R: np.ndarray) -> np.ndarray:
     return -R[:, 1].mean(0)
 
 
+def spread(total: int, count: int) -> list[int]:
+    """At most ``count`` of ``total`` indices, evenly spread, the first and the last included."""
+    return np.unique(np.linspace(0, total - 1, min(total, count)).round().astype(int)).tolist()
+
+
 class Painter:
     """Keeps the images of evenly spread frames and draws them once their scene is solved."""
 
     def __init__(self, folder: Path, dataset: H36M, count: int) -> None:
         self.folder, self.dataset = folder, dataset
-        spread = np.linspace(0, len(dataset) - 1, min(count, len(dataset)))
-        self.wanted = set(spread.round().astype(int).tolist())
+        self.wanted = set(spread(len(dataset), count))
         self._images: dict[int, np.ndarray] = {}
         self._heatmaps: dict[int, np.ndarray] = {}
 
@@ -52,7 +56,9 @@ class Painter:
                 flat = logits[row].float().flatten(2).softmax(-1)
                 self._heatmaps[item] = flat.view_as(logits[row]).cpu().numpy()
 
-    def scene(self, scene: Detected, single: Estimate, pooled: Estimate | None) -> None:
+    def scene(
+        self, scene: SceneFrames, single: SceneEstimate, pooled: SceneEstimate | None
+    ) -> None:
         """Draws the scene's chosen frames and forgets their images."""
         for row, item in enumerate(scene.item.tolist()):
             if item not in self._images:
@@ -66,13 +72,13 @@ class Painter:
                 visualize.save(picture, self.folder / f"{plain}_{part}.png")
             del self._images[item], self._heatmaps[item]
 
-    def _name(self, scene: Detected, row: int) -> str:
+    def _name(self, scene: SceneFrames, row: int) -> str:
         labels = self.dataset.index.labels
         subject = labels.subject_names[int(scene.subject[row])]
         action = labels.action_names[int(scene.action[row])]
         return f"{subject} {action} frame {int(scene.frame[row])}"
 
-    def _camera_names(self, scene: Detected, row: int) -> list[str]:
+    def _camera_names(self, scene: SceneFrames, row: int) -> list[str]:
         index = self.dataset.index
         seen = np.flatnonzero(index.seen[int(scene.item[row])])
         return [index.labels.camera_names[index.cameras[view]] for view in seen]
@@ -119,7 +125,7 @@ class Painter:
             "overview": visualize.beside(rows, 1),
         }
 
-    def _skeleton(self, scene, row, estimate: Estimate, R: Tensor, title: str) -> np.ndarray:
+    def _skeleton(self, scene, row, estimate: SceneEstimate, R: Tensor, title: str) -> np.ndarray:
         joints = estimate.prediction.joints3d[row].float().cpu()
         truth = scene.joints3d[row].float().cpu()
         error = float(metrics.mpjpe(joints, truth, H36M17.root))
@@ -143,10 +149,7 @@ class Painter:
 
 def rig_of(posterior: RigPosterior, b: int) -> tuple[tuple[Tensor, Tensor], tuple]:
     """Mean cameras (V, 3, 3), (V, 3) of one rig, and its samples with their weights, on the CPU."""
-    one = RigPosterior(
-        posterior.R[:, b : b + 1], posterior.t[:, b : b + 1], posterior.log_weights[:, b : b + 1],
-        posterior.ess[b : b + 1], posterior.accepted[b : b + 1], [],
-    )  # fmt: skip
+    one = posterior.rigs(slice(b, b + 1))
     R, t = posterior_mean(one)
     weights = one.log_weights[:, 0].double().exp()
     samples = (one.R[:, 0], one.t[:, 0], weights / weights.sum())

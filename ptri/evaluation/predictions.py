@@ -12,19 +12,20 @@ from ptri.data.h36m import H36M
 from ptri.evaluation.outputs import PredictionFile
 from ptri.posterior.sampling import posterior_mean, resample
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, cat
 
 SAVED_SAMPLES = 32  # posterior samples per rig in predictions.h5, of equal weight
 
 
-class Estimate(NamedTuple):
+class SceneEstimate(NamedTuple):
     """Joints of T frames and the rig posterior they came from (B = T, or 1 when pooled)."""
 
     prediction: Prediction  # (T, J, 3) mm, (T, J, 3, 3) mm^2
     posterior: RigPosterior
+    accepted: Tensor  # (B,) bool, the verdicts
 
 
-class Detected(NamedTuple):
+class SceneFrames(NamedTuple):
     """One batch, or one scene, after the 2D network; tensors have T frames first."""
 
     keypoints: Keypoints  # (T, V, J, ...)
@@ -39,49 +40,40 @@ class Detected(NamedTuple):
     item: Tensor  # (T,) place in the data set
 
 
-def with_time(detected: Detected) -> tuple[Keypoints, Tensor]:
+def with_time(detected: SceneFrames) -> tuple[Keypoints, Tensor]:
     """Keypoints (B, 1, V, J, ...) and K (B, 1, V, 3, 3): frames as rigs of one frame each."""
     return Keypoints(*(part[:, None] for part in detected.keypoints)), detected.cameras.K[:, None]
 
 
-def views(dataset: H36M, detected: Detected) -> np.ndarray:
+def views(dataset: H36M, detected: SceneFrames) -> np.ndarray:
     """(T, V) places of each frame's views among the data set's chosen cameras."""
     seen = dataset.index.seen[detected.item.numpy()]
     return np.stack([np.flatnonzero(row) for row in seen])
 
 
-def thin(estimate: Estimate) -> Estimate:
+def thin(estimate: SceneEstimate) -> SceneEstimate:
     """Keeps `SAVED_SAMPLES` samples of equal weight of each rig: a scene may be long."""
     R, t, log_weights = resample(estimate.posterior, SAVED_SAMPLES)
-    return estimate._replace(
-        posterior=estimate.posterior._replace(R=R, t=t, log_weights=log_weights)
-    )
+    posterior = RigPosterior(R, t, log_weights, estimate.posterior.ess)
+    return estimate._replace(posterior=posterior)
 
 
-def join(parts: list[tuple[Detected, Estimate]]) -> tuple[Detected, Estimate]:
+def join(
+    parts: list[tuple[SceneFrames, SceneEstimate]],
+) -> tuple[SceneFrames, SceneEstimate]:
     """One scene of the batches it was read in."""
-    detected = _concatenate([part[0] for part in parts])
-    prediction = _concatenate([part[1].prediction for part in parts])
-    posteriors = [part[1].posterior for part in parts]
-    posterior = RigPosterior(
-        *(
-            torch.cat([getattr(p, name) for p in posteriors], 1)
-            for name in ("R", "t", "log_weights")
-        ),
-        torch.cat([p.ess for p in posteriors]),
-        torch.cat([p.accepted for p in posteriors]),
-        [reason for p in posteriors for reason in p.reason],
-    )
-    return detected, Estimate(prediction, posterior)
+    frames, estimates = (list(values) for values in zip(*parts))
+    posteriors = [estimate.posterior for estimate in estimates]
+    samples = (torch.cat(values, 1) for values in zip(*(part[:3] for part in posteriors)))
+    posterior = RigPosterior(*samples, torch.cat([part.ess for part in posteriors]))
+    prediction = cat([estimate.prediction for estimate in estimates])
+    accepted = torch.cat([estimate.accepted for estimate in estimates])
+    return cat(frames), SceneEstimate(prediction, posterior, accepted)
 
 
-def _concatenate(values):
-    if isinstance(values[0], Tensor):
-        return torch.cat(values)
-    return type(values[0])(*(_concatenate(list(parts)) for parts in zip(*values)))
-
-
-def rows(scene: Detected, single: Estimate, pooled: Estimate | None, views, dataset) -> dict:
+def rows(
+    scene: SceneFrames, single: SceneEstimate, pooled: SceneEstimate | None, views, dataset
+) -> dict:
     """A scene's rows of predictions.h5; views stand at their camera's place, NaN if absent."""
     place, C = views[0], len(dataset.index.cameras)
 
@@ -116,7 +108,7 @@ def rows(scene: Detected, single: Estimate, pooled: Estimate | None, views, data
             "t": spread_views(t, 1),
             "samples_R": spread_views(sample_R.transpose(0, 1), 2),
             "samples_t": spread_views(sample_t.transpose(0, 1), 2),
-            "accepted": posterior.accepted.cpu().numpy(),
+            "accepted": estimate.accepted.cpu().numpy(),
             "ess": posterior.ess.float().cpu().numpy(),
         }
         for name, value in values.items():  # one rig of a scene stands at each of its frames

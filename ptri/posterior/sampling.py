@@ -230,7 +230,7 @@ def _evaluate(
 class RigSolution(NamedTuple):
     """The posterior of B rigs and what it was computed from."""
 
-    posterior: RigPosterior  # not judged yet: see `ptri.verdict.judge`
+    posterior: RigPosterior
     modes: Modes
     evidence: Evidence
     log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
@@ -273,7 +273,7 @@ def rig_posterior(
     log_weights = torch.log_softmax(ratio, dim=0)
     with torch.no_grad():
         ess = 1 / log_weights.exp().square().sum(0)
-        posterior = RigPosterior(R, t, log_weights, ess, ess > 0, ["not judged"] * len(ess))
+        posterior = RigPosterior(R, t, log_weights, ess)
     return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
 
 
@@ -295,9 +295,7 @@ def posterior_from_cameras(cameras: Cameras) -> RigPosterior:
     """The posterior of known cameras: one sample of weight one. Extrinsics (B, V, ...)."""
     B = cameras.R.shape[0]
     one = cameras.R.new_ones(B)
-    return RigPosterior(
-        cameras.R[None], cameras.t[None], one[None] * 0, one, one > 0, ["calibrated"] * B
-    )
+    return RigPosterior(cameras.R[None], cameras.t[None], one[None] * 0, one)
 
 
 def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tensor]:

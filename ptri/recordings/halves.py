@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
+from ptri.posterior.sampling import posterior_mean
 from ptri.recordings.keypoint_files import Recording
-from ptri.recordings.solve import Solution, camera_spread, solve
+from ptri.recordings.solve import Solution, camera_spread, cameras_of, usable_views
+from ptri.verdict.verdict import Code, Verdict
 
 LEAST_FRAMES = 16  # of a recording; fewer are not halved
 TELLING = 2.0  # times the stated deviation: so large a half of the difference is pointed out
@@ -47,16 +49,16 @@ def compare_halves(
     if T < LEAST_FRAMES:
         return Halves(solution, None, f"{name}not compared, fewer than {LEAST_FRAMES} frames")
     views = solution.views
+    halves = slice(0, T // 2), slice(T // 2, T)
+    parts = [recording.part(views, part) for part in halves]
     try:
-        R = [
-            solve(model, recording.part(views, part), config).R.double()
-            for part in (slice(0, T // 2), slice(T // 2, T))
-        ]
+        if any(len(usable_views(part)) < len(views) for part in parts):
+            return Halves(solution, None, f"{name}not compared, a camera saw too little in one")
+        solved = [cameras_of(model, part, list(range(len(views))), config)[0] for part in parts]
     except UserError as error:
         return Halves(solution, None, f"{name}not compared ({error})")
-    if R[0].shape != R[1].shape or len(R[0]) != len(views):
-        return Halves(solution, None, f"{name}not compared, a camera saw too little in one of them")
-    difference = torch.rad2deg(rotation_angle(R[0].mT @ R[1]))
+    first, second = (posterior_mean(half.posterior)[0][0].cpu() for half in solved)
+    difference = torch.rad2deg(rotation_angle(first.mT @ second))
     names = [recording.names[v] for v in views]
     parts = [f"{n} {d:.1f}" for n, d in zip(names[1:], difference[1:])]
     text = f"{name}rotations differ by {', '.join(parts)} deg"
@@ -65,13 +67,10 @@ def compare_halves(
         text += "; half of it says more of the cameras' errors than the +- above"
     worst = int(difference.nan_to_num(180.0).argmax())
     limit = config.posterior.max_rotation_std_deg
-    if float(difference.nan_to_num(180.0)[worst]) > 2 * limit and solution.posterior.accepted[0]:
-        reason = (
-            f"the two halves of the recording disagree: camera {names[worst]} differs by "
-            f"{difference[worst]:.0f} deg between them, so the keypoints err in ways that last"
-            "; look at the pictures"
-        )
-        rejected = torch.zeros_like(solution.posterior.accepted)
-        posterior = solution.posterior._replace(accepted=rejected, reason=[reason])
-        solution = solution._replace(posterior=posterior)
+    if float(difference.nan_to_num(180.0)[worst]) > 2 * limit and solution.estimate.accepted:
+        verdict = Verdict(
+            Code.HALVES, worst, value=float(difference[worst]), limit=2 * limit,
+            figures=solution.estimate.verdict.figures,
+        )  # fmt: skip
+        solution = solution._replace(estimate=solution.estimate._replace(verdict=verdict))
     return Halves(solution, difference, text)

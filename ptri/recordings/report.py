@@ -13,8 +13,7 @@ from ptri.config import Config
 from ptri.evaluation import draw as pictures
 from ptri.evaluation import metrics
 from ptri.evaluation.draw_rig import rig_picture
-from ptri.evaluation.evaluate import spread
-from ptri.evaluation.pictures import rig_of, up_direction
+from ptri.evaluation.pictures import rig_of, spread, up_direction
 from ptri.geometry.cameras import centres, normalised_to_pixel
 from ptri.geometry.robust import robust_triangulation
 from ptri.recordings.boxes import box_source
@@ -58,16 +57,16 @@ def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
 
 def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
     """The figures of metrics.json: differences from the reference where there is one."""
-    posterior, solved = solution.posterior, recording.part(solution.views)
-    error = reprojection_error(solved, solution.R, solution.t)
+    estimate, solved = solution.estimate, recording.part(solution.views)
+    error = reprojection_error(solved, estimate.R, estimate.t)
     figures: dict[str, object] = {
         "views": len(solved.cameras),
         "frames": len(solved.frames),
-        "frames_pooled": len(solution.pooled),
-        "accepted": bool(posterior.accepted[0]),
-        "verdict": posterior.reason[0],
-        "scale": solution.scale_source,
-        "effective_sample_size": float(posterior.ess[0]),
+        "frames_pooled": len(solution.estimate.frames),
+        "accepted": estimate.accepted,
+        "verdict": estimate.verdict.words(solved.names),
+        "scale": estimate.scale.words(solved.names),
+        "effective_sample_size": estimate.ess,
         "reprojection_error_px_median": float(error.nanmedian()),
     }
     for v, name in enumerate(solved.names):
@@ -79,7 +78,7 @@ def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
 
 def _differences(solved: Recording, solution: Solution) -> dict[str, object]:
     """How the solved cameras differ from the reference calibration's."""
-    R, t, names = solution.R.double(), solution.t.double(), solved.names
+    R, t, names = solution.estimate.R, solution.estimate.t, solved.names
     _, R_reference, t_reference = solved.reference
     rotation = metrics.rotation_error_deg(R, R_reference)
     direction = metrics.translation_direction_error_deg(R, t, R_reference, t_reference)
@@ -93,7 +92,7 @@ def _differences(solved: Recording, solution: Solution) -> dict[str, object]:
         "scale_over_reference": float(baselines[0] / baselines[1]),
         "reprojection_error_px_median/reference": float(error.nanmedian()),
     }
-    level = metrics.rotation_level(solution.posterior, R_reference[None].double())[0]
+    level = metrics.rotation_level(solution.estimate.posterior, R_reference[None].double())[0]
     for name, value in zip(names[1:], level):
         figures[f"reference_in_region/{name}"] = float(value)
     for (i, j), angle, aside in zip(metrics.view_pairs(len(names)), rotation, direction):
@@ -111,19 +110,20 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
     if solved.reference is not None:
         error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
     seconds = solution.seconds
-    fusion_ms = 1000 * seconds["fusion"] / len(recording.frames)
+    joints_ms = 1000 * seconds["joints"] / len(recording.frames)
     parts = [
         f"{len(recording.frames)} frames ({first} to {last}), {len(solved.cameras)} cameras, "
-        f"{recording.skeleton.name} keypoints; the cameras come from {len(solution.pooled)} frames",
+        f"{recording.skeleton.name} keypoints; the cameras come from "
+        f"{len(solution.estimate.frames)} frames",
         f"verdict: {verdict}",
-        f"scale: {solution.scale_source}",
+        f"scale: {figures['scale']}",
         "",
         _camera_table(recording, solution, figures),
         "",
         *([_reference_text(solved, figures), ""] if solved.reference is not None else []),
         f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
         f"triangulation: {error}",
-        f"time: rig posterior {seconds['posterior']:.2f} s, fusion {fusion_ms:.1f} ms a frame",
+        f"time: rig posterior {seconds['posterior']:.2f} s, joints {joints_ms:.1f} ms a frame",
     ]
     return "\n".join(parts)
 
@@ -132,7 +132,7 @@ def _camera_table(recording: Recording, solution: Solution, figures: dict) -> st
     solved = recording.part(solution.views)
     rotation_std, centre_std = camera_spread(solution)
     rows = []
-    for v, (x, y, z) in enumerate(centres(solution.R, solution.t).tolist()):
+    for v, (x, y, z) in enumerate(centres(solution.estimate.R, solution.estimate.t).tolist()):
         name = solved.names[v]
         error = figures[f"reprojection_error_px_median/{name}"]
         centre = f"{x:.0f}, {y:.0f}, {z:.0f}"
@@ -189,8 +189,8 @@ def detection_text(detections: Detections, recording: Recording, config: Config)
 def draw(folder: Path, recording: Recording, solution: Solution, config: Config) -> None:
     """Draws the rig, and overlays and skeletons of evenly spread frames."""
     solved = recording.part(solution.views)
-    joints, covariance = (part.numpy() for part in solution.prediction[:2])
-    up = up_direction(solution.R.double().numpy())
+    joints, covariance = (part.numpy() for part in solution.estimate.body)
+    up = up_direction(solution.estimate.R.numpy())
     seen = np.flatnonzero(np.isfinite(joints).all(-1).any(-1))
     rows = seen[spread(len(seen), max(config.evaluate.pictures, 1))]
     rig = _rig_picture(solved, solution, joints[rows[len(rows) // 2]], up)
@@ -212,8 +212,8 @@ def _rig_picture(
     solved: Recording, solution: Solution, joints: np.ndarray, up: np.ndarray
 ) -> np.ndarray:
     """The cameras with one frame's joints (17, 3), beside the reference where there is one."""
-    R, t = solution.R.double(), solution.t.double()
-    truth, title = (None, None), f"{len(solution.pooled)} frames pooled"
+    R, t = solution.estimate.R, solution.estimate.t
+    truth, title = (None, None), f"{len(solution.estimate.frames)} frames pooled"
     if solved.reference is not None:
         truth = tuple(part.numpy() for part in solved.reference[1:])
         error = metrics.rotation_error_deg(R, solved.reference.R)
@@ -221,7 +221,7 @@ def _rig_picture(
             f": rotation differs from the reference by {error.median():.1f} deg (median), "
             f"{error.max():.1f} deg (worst)"
         )
-    sample_R, sample_t, weights = rig_of(solution.posterior, 0)[1]
+    sample_R, sample_t, weights = rig_of(solution.estimate.posterior, 0)[1]
     rig = (R.numpy(), t.numpy(), sample_t, sample_R, weights, *truth)
     return rig_picture(*rig, H36M17, joints, solved.names, up, title, "reference")
 
@@ -235,8 +235,8 @@ def _overlay(
     if image is None:
         width, height = camera.size
         image = np.full((height, width, 3), 225, np.uint8)
-    joints = solution.native.joints3d[row].double()
-    x, y, z = (joints @ solution.R[v].double().T + solution.t[v].double()).numpy().T
+    joints = solution.estimate.joints3d[row]
+    x, y, z = (joints @ solution.estimate.R[v].T + solution.estimate.t[v]).numpy().T
     projected = np.stack([x / z, y / z], -1) @ camera.K[:2, :2].T + camera.K[:2, 2]
     projected = distort(projected, camera.K, camera.dist)
     points = distort(solved.xy[row, v], camera.K, camera.dist)

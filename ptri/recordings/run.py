@@ -92,7 +92,8 @@ def process(
 
 
 def _write_cameras(folder: Path, recording: Recording, solution: Solution) -> None:
-    R, t = solution.R.double().numpy(), solution.t.double().numpy()
+    estimate = solution.estimate
+    R, t = estimate.R.numpy(), estimate.t.numpy()
     rotation_std, centre_std = camera_spread(solution)
     solved = recording.part(solution.views)
     cameras = [camera._replace(R=R[v], t=t[v]) for v, camera in enumerate(solved.cameras)]
@@ -100,9 +101,9 @@ def _write_cameras(folder: Path, recording: Recording, solution: Solution) -> No
     tree = {
         "units": "mm, px",
         "convention": f"x_cam = R x + t; x in {frame}",
-        "scale": solution.scale_source,
-        "accepted": bool(solution.posterior.accepted[0]),
-        "verdict": solution.posterior.reason[0],
+        "scale": estimate.scale.words(solved.names),
+        "accepted": estimate.accepted,
+        "verdict": estimate.verdict.words(solved.names),
         "cameras": [
             {
                 **camera._asdict(),
@@ -118,22 +119,22 @@ def _write_cameras(folder: Path, recording: Recording, solution: Solution) -> No
 
 def _write_predictions(path: Path, recording: Recording, solution: Solution) -> None:
     """Joints, keypoints, cameras and posterior samples of the solved views."""
-    solved = recording.part(solution.views)
-    sample_R, sample_t, _ = resample(solution.posterior, SAVED_SAMPLES)
+    estimate, solved = solution.estimate, recording.part(solution.views)
+    sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
     arrays = {
         "frame": recording.frames,
-        "joints3d": solution.prediction.joints3d.numpy(),
-        "covariance": solution.prediction.covariance.numpy(),
-        "native/joints3d": solution.native.joints3d.numpy(),
-        "native/covariance": solution.native.covariance.numpy(),
+        "joints3d": estimate.body.joints3d.numpy(),
+        "covariance": estimate.body.covariance.numpy(),
+        "native/joints3d": estimate.joints3d.numpy(),
+        "native/covariance": estimate.joints3d_covariance.numpy(),
         "keypoints/xy": solved.xy,
         "keypoints/confidence": solved.confidence,
-        "cameras/R": solution.R.numpy(),
-        "cameras/t": solution.t.numpy(),
+        "cameras/R": estimate.R.numpy(),
+        "cameras/t": estimate.t.numpy(),
         "cameras/K": solved.K,
         "samples_R": sample_R[:, 0].numpy(),
         "samples_t": sample_t[:, 0].numpy(),
-        "pooled_frames": recording.frames[solution.pooled],
+        "pooled_frames": recording.frames[estimate.frames],
     }
     if solved.covariance is not None:
         arrays["keypoints/covariance"] = solved.covariance

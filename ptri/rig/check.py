@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.skeleton import H36M17, Skeleton, find_skeleton, linear_map, map_joints, to_h36m17
 from ptri.structures import Keypoints
@@ -26,8 +28,18 @@ class RigInput(NamedTuple):
     """One person in T frames of V static views."""
 
     keypoints: Keypoints  # (T, V, J, ...) px, float64, J of the skeleton; NaN xy = not seen
-    K: Tensor  # (V, 3, 3) px, float64, zero skew
+    K: Tensor  # (V, 3, 3) px, float64, zero skew; (T, V, 3, 3) where each frame has its own
     skeleton: Skeleton
+
+    def of_views(self, views: list[int]) -> RigInput:
+        """The same of some views."""
+        keypoints = Keypoints(*(value[:, views] for value in self.keypoints))
+        return self._replace(keypoints=keypoints, K=self.K[..., views, :, :])
+
+    def of_frames(self, frames: list[int]) -> RigInput:
+        """The same of some frames."""
+        keypoints = Keypoints(*(value[frames] for value in self.keypoints))
+        return self._replace(keypoints=keypoints, K=self.K if self.K.ndim == 3 else self.K[frames])
 
 
 def check_input(
@@ -124,6 +136,8 @@ def default_covariance(xy: Tensor, noise: float, least: Tensor | float = 0.0) ->
 def known_joints(given: RigInput) -> Keypoints:
     """Human3.6M's 17 joints (T, V, 17, ...) of the keypoints, NaN where there is no such joint."""
     keypoints, skeleton = given.keypoints, given.skeleton
+    if skeleton is H36M17:
+        return keypoints
     xy, confidence = (part.detach().cpu().numpy() for part in (keypoints.xy, keypoints.confidence))
     parts = (torch.as_tensor(part).to(keypoints.xy) for part in to_h36m17(xy, confidence, skeleton))
     share = torch.as_tensor(np.nan_to_num(linear_map(skeleton, H36M17))).to(keypoints.xy)
@@ -143,6 +157,8 @@ def for_model(given: RigInput) -> Keypoints:
     keypoints already, so that their variance is inflated by `DERIVED_VARIANCE`.
     """
     known = known_joints(given)
+    if given.skeleton is H36M17:
+        return known
     sources = (np.nan_to_num(linear_map(given.skeleton, H36M17)) > 0).sum(1)
     factor = np.where(sources > 1, DERIVED_VARIANCE, 1.0)
     factor = torch.as_tensor(factor).to(known.covariance)
@@ -166,6 +182,35 @@ def joints_to_h36m17(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 # --- checks ------------------------------------------------------------------------------------
+
+
+def check_numbers(
+    num_samples: int, num_iterations: int, children: float, max_frames: int, seed: int
+) -> tuple[PosteriorConfig, int, int]:
+    """The posterior's options, and max_frames and seed as Python's own integers.
+
+    Raises:
+        UserError: one of them is out of range.
+    """
+    for name, value, least in (
+        ("num_samples", num_samples, 8),
+        ("num_iterations", num_iterations, 1),
+        ("max_frames", max_frames, 1),
+        ("seed", seed, 0),
+    ):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            raise UserError(f"{name}: {value!r}; expected a whole number >= {least}")
+    if num_iterations > num_samples:
+        raise UserError(
+            f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
+            "num_samples, which is the number of samples of all iterations together"
+        )
+    if isinstance(children, bool) or not isinstance(children, Real) or not 0 <= children <= 1:
+        raise UserError(f"children: {children!r:.80}; expected a chance from 0 to 1")
+    options = PosteriorConfig(
+        num_samples=int(num_samples), num_iterations=int(num_iterations), children=float(children)
+    )
+    return options, int(max_frames), int(seed)
 
 
 def _tensor(value, name: str, device: torch.device) -> Tensor:

@@ -1,76 +1,120 @@
-"""The public function: from 2D keypoints and intrinsics to a posterior over cameras and joints.
+"""The one way from 2D keypoints and intrinsics to cameras and joints, in eight steps:
 
-    estimate = ptri.estimate_rig(xy, K)
+1 check the input, 2 choose the frames that say most, 3 lift each view, 4 read left and right anew
+where a detector exchanged them, 5 gather starts, 6 the posterior, 7 the verdict, 8 the joints.
 
-Recordings (`ptri.recordings.solve`) and streams (`ptri.rig.stream`) are solved by the same code.
+`estimate_rig` is what users call. `estimate` takes one rig through all steps and `solve` takes many
+rigs through 3 to 7: data sets, recordings, streams, training and the benchmark call these.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
-import roma
 import torch
 from torch import Tensor, nn
 
 from ptri import config as configuration
 from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
-from ptri.geometry.cameras import to_reference
+from ptri.models.lifter import Lifted
+from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
-from ptri.posterior.sampling import posterior_mean, rotation_covariance
-from ptri.rig.check import RigInput, check_input, for_model, joints_to_h36m17
+from ptri.posterior.sampling import (
+    Poses,
+    RigSolution,
+    posterior_mean,
+    rig_posterior,
+    rotation_covariance,
+)
+from ptri.rig.check import RigInput, check_input, check_numbers, for_model, known_joints
+from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
-from ptri.rig.joints import joint_samples, joints_under
-from ptri.rig.objections import check_numbers, objection
-from ptri.rig.scale import KnownLength, describe, known_length, refuse_unmeasured, scale_factors
+from ptri.rig.joints import fuse_rig, joints_under
+from ptri.rig.left_out import without_misfits
+from ptri.rig.scale import KnownLength, Scale, known_length, rescale
+from ptri.rig.starts import gather_starts, lift_and_read
+from ptri.rig.unknown import with_unknown
 from ptri.skeleton import Skeleton
-from ptri.structures import Cameras, Keypoints, RigPosterior
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, tree_map
+from ptri.system import one_thread
+from ptri.verdict.judge import MIN_KEYPOINTS, judge
+from ptri.verdict.readings import Sides
+from ptri.verdict.verdict import Code, Verdict
 
-MIN_KEYPOINTS = 6  # a view with fewer in all frames is not solved
 WEIGHTS = "checkpoints/ptri_3d.pt"
-# Of a camera that nothing is known about: its rotation is anything, its place this far (mm,
-# standard deviation a coordinate) from the reference.
-UNKNOWN_SIGMA = 5000.0
-SCALE_FRAMES = 50  # frames that measure the subject's height
 
 
 class RigEstimate(NamedTuple):
-    """Cameras and joints of one rig of V views and T frames, as tensors in float64.
+    """Cameras and joints of one rig of V views and T frames, as tensors.
 
     x_cam = R x + t; view 0 is the reference (R = I, t = 0), joints are in its camera's frame.
     """
 
     R: Tensor  # (V, 3, 3) posterior mean
     t: Tensor  # (V, 3) mm, posterior mean
-    joints3d: Tensor  # (T, J, 3) mm, joints of the skeleton that was given
+    # Joints of the skeleton that was given, triangulated from their own keypoints: what a detector
+    # means by a joint stays so, and each joint says by itself how well it is known. For
+    # measurements, and for joints that Human3.6M does not have.
+    joints3d: Tensor  # (T, J, 3) mm
     joints3d_covariance: Tensor  # (T, J, 3, 3) mm^2, the cameras' uncertainty included
+    # Human3.6M's 17 joints from the fusion network, which knows bodies and the frames around: a
+    # whole person in every frame, nearer to the truth where keypoints are poor. For animation, and
+    # wherever all joints are needed. Its covariances are those of a joint about the root.
+    body: Prediction  # (T, 17, 3) mm, (T, 17, 3, 3) mm^2; float32
     posterior: RigPosterior  # samples R (M, 1, V, 3, 3), t (M, 1, V, 3), log_weights (M, 1)
     rotation_cov: Tensor  # (V, 3, 3) rad^2, tangent space at the mean: R = mean exp(w)
     t_cov: Tensor  # (V, 3, 3) mm^2
     ess: float  # effective number of the posterior's samples, 1 to M
-    accepted: bool  # whether the cameras may be used
-    reason: str  # "accepted", or why not
-    scale_source: str  # in words
-    units: str  # of every length: "mm"
+    verdict: Verdict  # whether the cameras may be used, and why not
+    scale: Scale  # where the millimetres come from
     frames: list[int]  # that the cameras were estimated from, of T
 
+    @property
+    def accepted(self) -> bool:
+        """Whether the cameras may be used."""
+        return self.verdict.accepted
 
-class RigSolved(NamedTuple):
-    """A rig's posterior (B = 1) with what is needed to go on."""
+    @property
+    def reason(self) -> str:
+        """The verdict in words: "accepted", or why not."""
+        return self.verdict.words()
 
-    posterior: RigPosterior
-    frames: list[int]
+    @property
+    def scale_source(self) -> str:
+        """Where the millimetres come from, in words."""
+        return self.scale.words()
+
+    @property
+    def units(self) -> str:
+        """Of every length."""
+        return "mm"
+
+
+class Solution(NamedTuple):
+    """B rigs, solved from T frames each."""
+
+    rig: RigSolution  # the posterior, and what it was computed from
+    verdicts: list[Verdict]  # B; empty where nothing was judged
+    sides: Sides | None  # how left and right were read; None: as labelled
+
+    @property
+    def posterior(self) -> RigPosterior:
+        return self.rig.posterior
+
+
+class Solved(NamedTuple):
+    """The cameras of one rig, with what is needed to go on to its joints."""
+
+    posterior: RigPosterior  # B = 1, at the known scale
+    verdict: Verdict
+    frames: list[int]  # that it was solved from
+    sides: Sides | None  # (1, frames, V, 17) how left and right were read in them
     noise2: Tensor  # () squared factor on the stated standard deviations, as the residuals say
-    scale: float  # mean factor by which a known length changed the model's own scale; NaN: a
-    # height was given that could not be measured
-    scale_source: str
+    scale: Scale
 
 
 def estimate_rig(
@@ -119,212 +163,205 @@ def estimate_rig(
         ValueError: input of a wrong shape or type, or impossible values; the message says what,
             where, what was expected and how to mend it.
     """
+    # 1 check the input
     given = check_input(xy, K, confidence, covariance, skeleton, device)
-    known = known_length(scale, len(given.K))
-    num_samples, num_iterations, max_frames, seed = check_numbers(
-        num_samples, num_iterations, max_frames, seed
+    known = known_length(scale, given.K.shape[-3])
+    options, max_frames, seed = check_numbers(
+        num_samples, num_iterations, children, max_frames, seed
     )
-    network = find_model(model, given.K.device, children)
-    settings = dataclasses.replace(
-        network.settings, num_samples=num_samples, num_iterations=num_iterations
-    )
-    solved = solve_rig(network, given, settings, seed, max_frames, known)
-    if math.isnan(solved.scale):
-        refuse_unmeasured()
-    return summarise(solved, given)
+    return estimate(find_model(model, given.K.device), given, options, seed, max_frames, known)
 
 
-def summarise(solved: RigSolved, given: RigInput) -> RigEstimate:
-    """The estimate for some frames, which may be others than those that the rig was solved from."""
+@torch.no_grad()
+def estimate(
+    model: PoseModel,
+    given: RigInput,
+    options: PosteriorConfig,
+    seed: int = 0,
+    max_frames: int = 50,
+    known: KnownLength | None = None,
+) -> RigEstimate:
+    """One rig through steps 2 to 8; arguments as of `solve_cameras`.
+
+    Raises:
+        UserError: the subject's height was given, but no frame shows enough to measure it by.
+    """
+    solved = solve_cameras(model, given, options, seed, max_frames, known)
+    solved.scale.refuse_unmeasured()
+    return with_joints(model, solved, given)
+
+
+@torch.no_grad()
+def solve_cameras(
+    model: PoseModel,
+    given: RigInput,
+    options: PosteriorConfig,
+    seed: int = 0,
+    max_frames: int = 50,
+    known: KnownLength | None = None,
+    *,
+    start: tuple[Cameras, Tensor] | None = None,
+    times: Tensor | None = None,
+) -> Solved:
+    """The cameras of one rig from the frames that say most about it: steps 2 to 7.
+
+    A view that saw next to nothing is left out, gets cameras drawn from the prior, and the rig is
+    rejected with its number.
+
+    Args:
+        model: in evaluation mode.
+        max_frames: that the cameras are solved from, at most.
+        known: a length that fixes the scale; None: the lengths of human bones.
+        start: cameras (1, V, ...) and joints (1, frames, 17, 3) to start from besides the lifted
+            ones; ``given`` then holds just the frames to solve from.
+        times: (T,) int64 the frames' places in time; None: one after the other.
+    """
+    # 2 choose frames
+    V = given.K.shape[-3]
+    counts = torch.isfinite(given.keypoints.xy).all(-1).sum((0, 2)).tolist()  # V
+    views = [view for view, count in enumerate(counts) if count >= MIN_KEYPOINTS]
+    inside = given.of_views(views)
+    frames = choose_frames(inside.keypoints, inside.K, max_frames) if len(views) >= 2 else []
+    if not frames:
+        posterior = with_unknown(None, [], V, options.num_samples, seed, given.K)
+        verdict = Verdict(Code.FEW_FRAMES, limit=MIN_JOINTS)
+        if len(views) < 2:
+            verdict = _too_few(counts, None)
+        return Solved(posterior, verdict, [], None, given.K.new_ones(()), Scale(known))
+    chosen = inside.of_frames(frames)
+    keypoints = Keypoints(*(value[None] for value in for_model(chosen)))
+    times = torch.tensor(frames) if times is None else times[frames]
+
+    # 3 to 7
+    solution = solve(
+        model, keypoints, chosen.K.expand(1, len(frames), -1, -1, -1), options, seed,
+        start=start if len(views) == V else None, times=times.to(given.K.device),
+    )  # fmt: skip
+    verdict = solution.verdicts[0].of_views(views)
+    posterior = tree_map(Tensor.double, solution.posterior)
+    noise2 = solution.rig.evidence.scale2[0].double()
+    if len(views) < V:
+        posterior = with_unknown(posterior, views, V, options.num_samples, seed, given.K)
+        verdict = _too_few(counts, verdict)
+    posterior, scale = rescale(posterior, inside, views, frames, known)
+    sides = solution.sides if len(views) == V else None
+    return Solved(posterior, verdict, frames, sides, noise2, scale)
+
+
+def _too_few(counts: list[int], rest: Verdict | None) -> Verdict:
+    """The verdict on a rig with a view that saw next to nothing."""
+    view = counts.index(min(counts))
+    return Verdict(
+        Code.FEW_KEYPOINTS, view, value=counts[view], limit=MIN_KEYPOINTS, rest=rest
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def with_joints(
+    model: PoseModel, solved: Solved, given: RigInput, same_frames: bool = True
+) -> RigEstimate:
+    """The estimate with the joints of some frames: step 8.
+
+    Args:
+        same_frames: whether ``given`` holds the frames that the cameras were chosen from.
+    """
+    # 8 joints: of the given skeleton, triangulated; and Human3.6M's, fused
     posterior = solved.posterior
     R, t = (part[0] for part in posterior_mean(posterior))
     weights = posterior.log_weights[:, 0].exp()
     away = posterior.t[:, 0] - t  # (M, V, 3)
     joints, covariance = joints_under(given.keypoints, given.K, posterior, solved.noise2)
+    sides = solved.sides if same_frames else None
+    body = fuse_rig(model, known_joints(given), given.K, posterior, sides, solved.frames)
     return RigEstimate(
         R=R,
         t=t,
         joints3d=joints,
         joints3d_covariance=covariance,
+        body=body,
         posterior=posterior,
         rotation_cov=rotation_covariance(posterior)[0],
         t_cov=torch.einsum("m,mvi,mvj->vij", weights, away, away),
         ess=float(posterior.ess[0]),
-        accepted=bool(posterior.accepted[0]),
-        reason=posterior.reason[0],
-        scale_source=solved.scale_source,
-        units="mm",
+        verdict=solved.verdict,
+        scale=solved.scale,
         frames=solved.frames,
     )
 
 
-@torch.no_grad()
-def solve_rig(
-    model: nn.Module,
-    given: RigInput,
-    settings: PosteriorConfig,
+@one_thread()
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
+def solve(
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    options: PosteriorConfig,
     seed: int = 0,
-    max_frames: int = 50,
-    known: KnownLength | None = None,
+    *,
+    thorough: bool = True,
+    lifted: Lifted | None = None,
     start: tuple[Cameras, Tensor] | None = None,
-    names: list[str] | None = None,
-    when: Tensor | None = None,
-) -> RigSolved:
-    """The posterior of a rig from the frames that say most about it.
-
-    A view that saw next to nothing is left out, gets cameras drawn from the prior, and the rig is
-    rejected with its name.
+    times: Tensor | None = None,
+) -> Solution:
+    """The posterior of each rig's cameras from the keypoints of its frames, and its verdict.
 
     Args:
-        model: with ``solve_full`` of `ptri.models.pose_model.PoseModel`, in evaluation mode.
-        start: see ``solve_full``: cameras (1, V, ...) and joints (1, frames, 17, 3) to start from
-            besides the lifted ones; ``given`` then holds just the frames to solve from.
-        names: of the views, for the verdict; None: "view 0" and so on.
-        when: (T,) int64 the frames' places in time; None: one after the other.
+        keypoints: (B, T, V, J, ...) px. The first 17 joints are Human3.6M's; further ones take
+            part in the geometry.
+        K: (B, T, V, 3, 3) px of the images the keypoints are in.
+        seed: of the Monte-Carlo noise.
+        thorough: False: few starts, left and right as labelled, no verdict; for training steps.
+        lifted: skeletons of the views, where they are known already (not where thorough).
+        start: cameras (B, V, ...) and joints (B, T, 17, 3) mm to start from besides the lifted
+            ones.
+        times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
+
+    Returns:
+        Samples (M, B, V, ...) in mm, view 0's frame; float64. Their log-weights are differentiable
+        in the keypoints, covariances and confidences.
     """
-    V = len(given.K)
-    counts = torch.isfinite(given.keypoints.xy).all(-1).sum((0, 2))  # (V,)
-    views = [v for v in range(V) if int(counts[v]) >= MIN_KEYPOINTS]
-    part = Keypoints(*(value[:, views] for value in given.keypoints))
-    frames = choose_frames(part, given.K[views], max_frames) if len(views) >= 2 else []
-    if not frames:
-        reason = (
-            f"no frame in which two views see {MIN_JOINTS} joints each"
-            if len(views) >= 2
-            else _too_few(counts, views)
-        )
-        return _nothing_known(given, settings.num_samples, seed, known, counts, reason)
-    inside = RigInput(part, given.K[views], given.skeleton)
-    chosen = Keypoints(*(value[frames][None] for value in for_model(inside)))
-    K = inside.K.expand(1, len(frames), -1, -1, -1)
-    if start is not None and len(views) < V:
-        start = None  # the cameras of other views
-    times = torch.tensor(frames) if when is None else when[frames]
-    times = times.to(K.device)
-    solution = model.solve_full(chosen, K, seed, settings, start=start, frames=times)
-    accepted, reason = solution.posterior.accepted, solution.posterior.reason[0]
-    R = posterior_mean(solution.posterior)[0][0].double()
-    part = Keypoints(*(value[frames] for value in part))
-    noise2 = solution.evidence.scale2.reshape(-1)[0].double()
-    problem = objection(part, inside.K, R)
-    if problem is None and bool(accepted[0]):  # the residuals may show more noise than was stated
-        problem = objection(part, inside.K, R, float(noise2))
-    if problem is not None:
-        accepted, reason = torch.zeros_like(accepted), problem
-    posterior = RigPosterior(
-        *(value.double() for value in solution.posterior[:4]),
-        accepted,
-        [_named(reason, views, names)],
-    )
-    posterior = _with_unknown(posterior, views, V, seed, counts)
-    posterior, factor, source = _rescale(posterior, inside, views, frames, known, names)
-    return RigSolved(posterior, frames, noise2, factor, source)
+    detector = model.detector
+    T, J = keypoints.xy.shape[1], keypoints.xy.shape[-2]
+    sides = None
+    if thorough:
+        # 3 lift each view, and 4 read left and right
+        keypoints, lifted, sides = lift_and_read(model, keypoints, K, options)
+    elif lifted is None:
+        with torch.no_grad():
+            lifted = model.lift(keypoints, K)
 
+    # 5 start
+    K = K.double()
+    observations = observe(keypoints, K, detector)
+    body = body_prior(options, detector, J, T, K)
+    starts = gather_starts(keypoints, K, observations, lifted, body, seed, thorough, start)
+    unseen = observations.inlier[..., :NUM_JOINTS].detach() <= 0
+    sigma = lifted.sigma.detach().double().masked_fill(unseen, torch.inf)
+    poses = Poses(lifted.joints3d.detach().double(), sigma)
 
-def _rescale(posterior, inside, views, frames, known, names) -> tuple[RigPosterior, float, str]:
-    """Every sample at the scale of the known length."""
-    if known is None:
-        return posterior, 1.0, describe(None, 0.0)
-    M = len(posterior.R)
-    joints = posterior.t.new_zeros(M, 1, 17, 3)
-    if known.views is None:
-        some = frames[:: -(-len(frames) // SCALE_FRAMES)]
-        part = Keypoints(*(value[some] for value in inside.keypoints))
-        own = posterior._replace(R=posterior.R[:, :, views], t=posterior.t[:, :, views])
-        joints = joint_samples(part, inside.K, own)
-        seen = torch.isfinite(part.xy).all(-1).sum(1) >= 2  # (T, J)
-        joints = torch.where(seen[..., None], joints, torch.nan)
-        joints = joints_to_h36m17(joints, inside.skeleton)
-    factor, measured = scale_factors(known, joints, posterior.R[:, 0], posterior.t[:, 0])
-    if not bool(torch.isfinite(factor).all()):
-        return posterior, math.nan, describe(None, 0.0)
-    weights = posterior.log_weights[:, 0].exp()
-    source = describe(known, float((weights * measured).sum()), names)
-    posterior = posterior._replace(t=posterior.t * factor[:, None, None, None])
-    return posterior, float((weights * factor).sum()), source
-
-
-# --- views of which nothing is known -----------------------------------------------------------
-
-
-def _too_few(counts: Tensor, views: list[int]) -> str:
-    blind = [v for v in range(len(counts)) if v not in views]
-    seen = ", ".join(f"view {v} has {int(counts[v])}" for v in blind)
-    return f"{seen} keypoints, {MIN_KEYPOINTS} are needed"
-
-
-def _named(reason: str, views: list[int], names: list[str] | None) -> str:
-    """A verdict on the solved views with the numbers, or the names, of the given ones."""
-    for i in reversed(range(len(views))):
-        new = f"view\0{views[i]}" if names is None else f"camera {names[views[i]]}"
-        reason = reason.replace(f"view {i}", new)
-    return reason.replace("\0", " ")
-
-
-def _unknown_cameras(num_samples: int, count: int, like: Tensor, seed: int) -> Cameras:
-    """Draws (M, count, ...) of cameras that nothing is known about."""
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(num_samples, count, 4, generator=generator, dtype=torch.float64)
-    t = UNKNOWN_SIGMA * torch.randn(num_samples, count, 3, generator=generator, dtype=torch.float64)
-    R = roma.unitquat_to_rotmat(q / q.norm(dim=-1, keepdim=True))
-    return Cameras(torch.empty(0), R.to(like), t.to(like))
-
-
-def _with_unknown(
-    posterior: RigPosterior, views: list[int], num_views: int, seed: int, counts: Tensor
-) -> RigPosterior:
-    """The posterior of some views with all of the rig's, in view 0's frame exactly."""
-    unknown = _unknown_cameras(len(posterior.R), num_views, posterior.t, seed)
-    R, t = unknown.R, unknown.t
-    R[:, views], t[:, views] = posterior.R[:, 0], posterior.t[:, 0]
-    cameras = to_reference(Cameras(unknown.K, R, t))
-    R, t = cameras.R.clone(), cameras.t.clone()
-    R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0
-    posterior = posterior._replace(R=R[:, None], t=t[:, None])
-    if len(views) == num_views:
-        return posterior
-    others = f"; the others: {posterior.reason[0]}" if views else ""
-    return posterior._replace(
-        accepted=torch.zeros_like(posterior.accepted),
-        reason=[f"too little evidence: {_too_few(counts, views)}{others}"],
-    )
-
-
-def _nothing_known(given: RigInput, M: int, seed: int, known, counts, reason: str) -> RigSolved:
-    like = given.K
-    empty = RigPosterior(
-        like.new_zeros(M, 1, 0, 3, 3), like.new_zeros(M, 1, 0, 3),
-        like.new_full((M, 1), 1 / M).log(), like.new_ones(1),
-        torch.zeros(1, dtype=torch.bool, device=like.device), ["none"],
+    # 6 posterior
+    rig = rig_posterior(
+        observations, starts, body, options, seed, poses,
+        correlated=thorough, frame_worth=detector.frame_worth,
     )  # fmt: skip
-    posterior = _with_unknown(empty, [], len(given.K), seed, counts)
-    posterior = posterior._replace(reason=[f"too little evidence: {reason}"])
-    source = "none: nothing was estimated" if known is None else "the known length was not used"
-    return RigSolved(posterior, [], like.new_ones(()), 1.0, source)
+    if not thorough:
+        return Solution(rig, [], sides)
+
+    # 7 verdict
+    verdicts = judge(rig, options.max_rotation_std_deg, times)
+    return Solution(
+        without_misfits(rig, verdicts, options, seed, detector.frame_worth), verdicts, sides
+    )
 
 
-# --- the model ---------------------------------------------------------------------------------
-
-
-def find_model(
-    model: nn.Module | str | Path | None, device: torch.device, children: float = 0.0
-) -> nn.Module:
+def find_model(model: nn.Module | str | Path | None, device: torch.device) -> PoseModel:
     """A model in evaluation mode on a device: the one given, or that of a file of weights.
-
-    Args:
-        children: as in `estimate_rig`; a model that is given has its own.
 
     Raises:
         UserError: no such file, or one of another architecture.
     """
-    if isinstance(children, bool) or not isinstance(children, Real) or not 0 <= children <= 1:
-        raise UserError(f"children: {children!r:.80}; expected a chance from 0 to 1")
     if isinstance(model, nn.Module):
-        if children not in (0, getattr(model, "children_share", children)):
-            raise UserError(
-                f"children: {children:g}, but the model was built with posterior.children of "
-                f"{model.children_share:g}; build it with {children:g}, or give its file"
-            )
         place = next(model.parameters()).device
         if place != device:
             raise UserError(f"model: on {place}, but the keypoints are on {device}; move one")
@@ -333,7 +370,7 @@ def find_model(
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise UserError(f"model: {type(model).__name__}; expected a PoseModel or a file of weights")
-    return _load(str(model or _shipped_weights()), str(device), float(children))
+    return _load(str(model or _shipped_weights()), str(device))
 
 
 def _shipped_weights() -> Path:
@@ -348,7 +385,7 @@ def _shipped_weights() -> Path:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(weights: str, device: str, children: float) -> nn.Module:
-    options = ["run.name=rig", f"init.checkpoint_3d={weights!r}", f"posterior.children={children}"]
+def _load(weights: str, device: str) -> PoseModel:
+    options = ["run.name=rig", f"init.checkpoint_3d={weights!r}"]
     model = build_model(configuration.load(None, options), with_images=False)
     return model.eval().to(device)

@@ -51,12 +51,13 @@ def coordinates(keypoints: Keypoints, K: Tensor) -> Coordinates:
     """The usual place of the person in each view, and each pair's rough epipolar geometry.
 
     Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) px.
+        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
     """
-    T = keypoints.xy.shape[0]
+    T, V = keypoints.xy.shape[:2]
+    K = K.expand(T, V, 3, 3)
     if T > ROUGH_FRAMES:
         some = torch.linspace(0, T - 1, ROUGH_FRAMES).round().long()
-        keypoints = Keypoints(*(value[some] for value in keypoints))
+        keypoints, K = Keypoints(*(value[some] for value in keypoints)), K[some]
     x = _rays(keypoints, K).transpose(0, 1).flatten(1, 2)  # (V, T J, 2)
     middle = x.nanmedian(dim=1).values.nan_to_num(0.0)
     away = (x - middle[:, None]).abs().amax(-1)  # NaN where not seen
@@ -83,13 +84,14 @@ def information(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> Tensor:
     that the best frames would be those with the strangest keypoints.
 
     Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) px.
+        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
 
     Returns:
         (T, P, 9, 9); zero where fewer than ``MIN_JOINTS`` joints are seen by both views.
     """
-    parts = zip(*(value.split(CHUNK) for value in keypoints))
-    return torch.cat([_information(Keypoints(*part), K, frame) for part in parts])
+    K = K.expand(*keypoints.xy.shape[:2], 3, 3)
+    parts = zip(*(value.split(CHUNK) for value in (*keypoints, K)))
+    return torch.cat([_information(Keypoints(*part[:3]), part[3], frame) for part in parts])
 
 
 def _information(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> Tensor:
@@ -109,9 +111,9 @@ def _rows(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> tuple[Tensor, 
     size = (x - own).norm(dim=-1).nanmedian(dim=2, keepdim=True).values
     near = (x - own).norm(dim=-1) <= MAX_SPREADS * size
     seen = near & torch.isfinite(x).all(-1)  # (T, V, J)
-    focal = K.double().diagonal(dim1=-2, dim2=-1)[..., :2].mean(-1)  # (V,)
+    focal = K.double().diagonal(dim1=-2, dim2=-1)[..., :2].mean(-1)  # (T, V)
     variance = 0.5 * keypoints.covariance.double().diagonal(dim1=-2, dim2=-1).sum(-1)
-    variance = variance / (focal * frame.spread)[:, None].square()
+    variance = variance / (focal * frame.spread).unsqueeze(-1).square()
     zero = torch.zeros_like(variance)
     variance = torch.where(seen, variance, zero)
     confidence = torch.where(seen, keypoints.confidence.double(), zero)
@@ -146,7 +148,8 @@ def choose_frames(keypoints: Keypoints, K: Tensor, count: int) -> list[int]:
     """At most ``count`` frames that say most about the cameras, in order of time.
 
     Args:
-        keypoints: (T, V, J, ...) px, frames in order of time. K: (V, 3, 3) px.
+        keypoints: (T, V, J, ...) px, frames in order of time. K: (V, 3, 3) or (T, V, 3, 3)
+            px.
 
     Returns:
         Indices of frames in which two views see at least ``MIN_JOINTS`` joints each; all of them
@@ -156,6 +159,7 @@ def choose_frames(keypoints: Keypoints, K: Tensor, count: int) -> list[int]:
     if len(good) <= count:
         return good.tolist()
     part = Keypoints(*(value[good] for value in keypoints))
+    K = K.expand(*keypoints.xy.shape[:2], 3, 3)[good]
     each = information(part, K, coordinates(part, K))  # (N, P, 9, 9)
     return sorted(good[greedy(each, good, count)].tolist())
 

@@ -1,6 +1,8 @@
-"""Joints of any skeleton under a rig posterior: triangulated, with the cameras' uncertainty."""
+"""Joints under a rig posterior: of any skeleton, triangulated; and Human3.6M's 17, fused."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,11 +10,15 @@ from torch import Tensor
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.robust import START_DEPTH, chi_square, log_mixture, robust_triangulation
 from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
+from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import normalise, posterior_mean, resample
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior
+from ptri.rig.detector import observe
+from ptri.structures import Cameras, Detector, Keypoints, Prediction, RigPosterior
+from ptri.verdict.readings import Sides, apply_sides, in_order, read_under
 
 NUM_SAMPLES = 64  # of the posterior that joints are triangulated under
 CHUNK = 128  # frames at once: bounds the memory
+FUSE_CHUNK = 64  # frames fused at once
 # A joint that the views do not fix lies this near the middle of the person (mm, standard deviation
 # a coordinate), so that its place stays finite and its covariance says how little is known.
 PERSON_SIGMA = 600.0
@@ -31,7 +37,7 @@ def joints_under(
     given the cameras plus the spread of the joint over the cameras.
 
     Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) px.
+        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
         posterior: of one rig (B = 1).
         noise2: () squared factor on the keypoints' stated standard deviations.
 
@@ -41,33 +47,49 @@ def joints_under(
     """
     R, t, log_weights = resample(posterior, num_samples)
     weights = log_weights[:, 0].exp()
-    given = _given_cameras(keypoints, Cameras(K, *posterior_mean(posterior)), R, t, noise2)
-    means, covariances = [], []
-    for points, spread in given:
+    parts = []
+    for points, spread in _given_cameras(keypoints, K, posterior, R, t, noise2):
         mean = torch.einsum("m,mtja->tja", weights, points)
         away = points - mean
         between = torch.einsum("m,mtja,mtjb->tjab", weights, away, away)
-        within = torch.einsum("m,mtjab->tjab", weights, spread)
-        means.append(mean)
-        covariances.append(between + within)
-    return Prediction(torch.cat(means), torch.cat(covariances))
+        parts.append((mean, between + torch.einsum("m,mtjab->tjab", weights, spread)))
+    return Prediction(*(torch.cat(values) for values in zip(*parts)))
 
 
 def joint_samples(keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Tensor:
     """Joints (M, T, J, 3) mm under each of the posterior's M samples, in their order."""
-    mean = Cameras(K, *posterior_mean(posterior))
-    given = _given_cameras(keypoints, mean, posterior.R, posterior.t, 1.0)
-    return torch.cat([points for points, _ in given], dim=1)
+    return joints_given(keypoints, K, posterior, posterior.R, posterior.t)[0]
 
 
-def _given_cameras(keypoints, mean, R, t, noise2):
-    """Yields, a chunk of frames at a time, joints (M, T, J, 3) mm under M cameras and their
-    covariances (M, T, J, 3, 3) mm^2; `mean` decides which keypoints are outliers."""
-    mean = mean._replace(K=mean.K.double())
-    noise2 = torch.as_tensor(noise2).to(mean.R)
+def joints_given(
+    keypoints: Keypoints,
+    K: Tensor,
+    posterior: RigPosterior,
+    R: Tensor,
+    t: Tensor,
+    noise2: Tensor | float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Joints (M, T, J, 3) mm under each of M cameras, and their covariances (M, T, J, 3, 3) mm^2.
+
+    Args:
+        keypoints, K, posterior, noise2: as in `joints_under`; the posterior's mean decides which
+            keypoints are outliers.
+        R, t: (M, 1, V, 3, 3), (M, 1, V, 3) mm.
+    """
+    parts = zip(*_given_cameras(keypoints, K, posterior, R, t, noise2))
+    points, spread = (torch.cat(values, dim=1) for values in parts)
+    return points, spread
+
+
+def _given_cameras(keypoints, K, posterior, R, t, noise2) -> Iterator[tuple[Tensor, Tensor]]:
+    """`joints_given`, a chunk of frames at a time."""
+    mean_R, mean_t = posterior_mean(posterior)
+    K = K.double().expand(*keypoints.xy.shape[:2], 3, 3)
+    noise2 = torch.as_tensor(noise2).to(mean_R)
     for first in range(0, keypoints.xy.shape[0], CHUNK):
-        part = Keypoints(*(value[first : first + CHUNK][None].double() for value in keypoints))
-        yield _triangulate(part, mean, R, t, noise2)
+        some = slice(first, first + CHUNK)
+        part = Keypoints(*(value[some][None].double() for value in keypoints))
+        yield _triangulate(part, Cameras(K[None, some], mean_R, mean_t), R, t, noise2)
 
 
 def _triangulate(
@@ -75,7 +97,7 @@ def _triangulate(
 ) -> tuple[Tensor, Tensor]:
     """Joints (M, T, J, 3) and covariances (M, T, J, 3, 3) of keypoints (1, T, V, J, ...)."""
     _, T, V, J, _ = keypoints.xy.shape
-    K = mean.K.expand(1, T, V, 3, 3)
+    K = mean.K
     observations = normalise(keypoints, K)
     information = observations.information / noise2
     points = robust_triangulation(keypoints, Cameras(K, mean.R, mean.t))[0].joints3d  # (1, T, J, 3)
@@ -117,3 +139,88 @@ def _person(points: Tensor) -> tuple[Tensor, Tensor]:
     missing = torch.isnan(middle).any(-1)
     variance = PERSON_SIGMA**2 + torch.where(missing, moves, torch.zeros_like(moves))
     return torch.where(torch.isnan(middle), usual, middle), 1 / variance
+
+
+@torch.no_grad()
+def read_again(
+    keypoints: Keypoints,
+    K: Tensor,
+    posterior: RigPosterior,
+    detector: Detector,
+    sides: Sides | None = None,
+    features: Tensor | None = None,
+) -> tuple[Keypoints, Tensor | None]:
+    """Keypoints with left and right read under the posterior's mean cameras, and their features.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
+        sides: how they were read before the cameras were known; None: as labelled.
+        features: (B, T, V, 17, C).
+    """
+    R, t = (value.double() for value in posterior_mean(posterior))
+    if sides is not None:
+        keypoints = apply_sides(keypoints, sides)
+        features = None if features is None else in_order(features, sides.order)
+    under = read_under(observe(keypoints, K, detector), R, t)
+    features = None if features is None else in_order(features, under.order)
+    return apply_sides(keypoints, under), features
+
+
+def fuse_body(
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    posterior: RigPosterior,
+    sides: Sides | None = None,
+    features: Tensor | None = None,
+) -> Prediction:
+    """Human3.6M's 17 joints of T successive frames of B rigs, by the fusion network.
+
+    Heads that look at cameras are given the keypoints with left and right read: as the solver read
+    them, and then once more under the cameras (see `ptri.verdict.readings`).
+
+    Args:
+        keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
+        posterior: of the B rigs, from these frames or from others; true cameras are one, too.
+        sides: (B, T, V, 17) of the solver; None: it read nothing in these frames.
+        features: (B, T, V, 17, C) of the 2D network at the keypoints.
+
+    Returns:
+        (B, T, 17, 3) mm in view 0's frame and (B, T, 17, 3, 3) mm^2, root-relative; float32.
+    """
+    if model.fusion.uses_cameras:
+        keypoints, features = read_again(keypoints, K, posterior, model.detector, sides, features)
+    return model.fuse(keypoints, K, posterior, features)
+
+
+def fuse_rig(
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    posterior: RigPosterior,
+    sides: Sides | None = None,
+    frames: Sequence[int] = (),
+    features: Tensor | None = None,
+) -> Prediction:
+    """`fuse_body` of the T frames of one rig, a chunk at a time: (T, 17, 3) and (T, 17, 3, 3).
+
+    Args:
+        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
+        sides: (1, frames, V, 17) of the solver in ``frames``.
+    """
+    T, V = keypoints.xy.shape[:2]
+    K = K.expand(T, V, 3, 3)
+    if sides is not None:
+        joints = torch.arange(sides.order.shape[-1], device=sides.order.device)
+        order = joints.repeat(1, T, V, 1)
+        keep = torch.ones_like(order, dtype=torch.bool)
+        order[:, frames], keep[:, frames] = sides
+        sides = Sides(order, keep)
+    parts = []
+    for first in range(0, T, FUSE_CHUNK):
+        some = slice(first, first + FUSE_CHUNK)
+        part = Keypoints(*(value[None, some] for value in keypoints))
+        read = None if sides is None else Sides(*(value[:, some] for value in sides))
+        feature = None if features is None else features[None, some]
+        parts.append(fuse_body(model, part, K[None, some], posterior, read, feature))
+    return Prediction(*(torch.cat(values, dim=1)[0] for values in zip(*parts)))

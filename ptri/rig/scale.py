@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ptri.errors import UserError
 from ptri.geometry.cameras import centres
+from ptri.rig.check import RigInput, joints_to_h36m17
+from ptri.rig.joints import joint_samples
 from ptri.skeleton import H36M17
+from ptri.structures import RigPosterior
 
 # Standing height over the distance from the middle of the shoulders to the middle of the ankles,
 # measured along the body: 0.818 - 0.039 of the height (Drillis and Contini 1966).
 HEIGHT_OVER_SEGMENTS = 1 / 0.779
+SCALE_FRAMES = 50  # frames that measure the subject's height
 FROM_BONES = "lengths of human bones (give subject_height or camera_distance for better)"
 
 
@@ -89,22 +94,63 @@ def scale_factors(
     return known.length / measured.clamp_min(1.0), measured
 
 
-def refuse_unmeasured() -> None:
-    """Raises: the subject's height was given, but nothing to measure it by was seen."""
-    raise UserError(
-        "scale: subject_height needs a frame in which both legs, the hips and the shoulders are "
-        "seen by two views; give camera_distance instead"
-    )
+class Scale(NamedTuple):
+    """Where an estimate's millimetres come from."""
+
+    known: KnownLength | None = None  # None: the lengths of human bones
+    factor: float = 1.0  # mean factor from the bones' scale to that of the known length
+    measured: float = math.nan  # mm, of that length at the bones' scale; NaN: it was not measured
+
+    def words(self, names: Sequence[str] | None = None) -> str:
+        """The source in words; ``names`` of the views, None: "view 0" and so on."""
+        if self.known is None:
+            return FROM_BONES
+        if math.isnan(self.measured):
+            return "the known length was not used"
+        before = f"{self.known.length:g} mm (before: {self.measured:.0f} mm)"
+        if self.known.views is None:
+            return f"subject's height of {before}"
+        first, second = (f"view {v}" if names is None else names[v] for v in self.known.views)
+        return f"distance of {first} and {second}, {before}"
+
+    def refuse_unmeasured(self) -> None:
+        """Raises UserError where the subject's height was given, but could not be measured."""
+        if self.known is not None and math.isnan(self.factor):
+            raise UserError(
+                "scale: subject_height needs a frame in which both legs, the hips and the "
+                "shoulders are seen by two views; give camera_distance instead"
+            )
 
 
-def describe(known: KnownLength | None, measured: float, names: list[str] | None = None) -> str:
-    """The source of the scale in words."""
+def rescale(
+    posterior: RigPosterior,
+    given: RigInput,
+    views: list[int],
+    frames: list[int],
+    known: KnownLength | None,
+) -> tuple[RigPosterior, Scale]:
+    """Every sample (B = 1) at the scale of the known length.
+
+    Args:
+        given: keypoints of the views that were solved, which are ``views`` of the rig.
+        frames: that the subject is measured in, at most `SCALE_FRAMES` of them.
+    """
     if known is None:
-        return FROM_BONES
+        return posterior, Scale()
+    joints = posterior.t.new_zeros(len(posterior.R), 1, 17, 3)
     if known.views is None:
-        return f"subject's height of {known.length:g} mm (before: {measured:.0f} mm)"
-    first, second = (f"view {v}" if names is None else names[v] for v in known.views)
-    return f"distance of {first} and {second}, {known.length:g} mm (before: {measured:.0f} mm)"
+        part = given.of_frames(frames[:: -(-len(frames) // SCALE_FRAMES)])
+        solved = posterior._replace(R=posterior.R[:, :, views], t=posterior.t[:, :, views])
+        joints = joint_samples(part.keypoints, part.K, solved)
+        seen = torch.isfinite(part.keypoints.xy).all(-1).sum(1) >= 2  # (T, J)
+        joints = torch.where(seen[..., None], joints, torch.nan)
+        joints = joints_to_h36m17(joints, given.skeleton)
+    factor, measured = scale_factors(known, joints, posterior.R[:, 0], posterior.t[:, 0])
+    if not bool(torch.isfinite(factor).all()):
+        return posterior, Scale(known, math.nan)
+    weights = posterior.log_weights[:, 0].exp()
+    posterior = posterior._replace(t=posterior.t * factor[:, None, None, None])
+    return posterior, Scale(known, float(weights @ factor), float(weights @ measured))
 
 
 def body_height(joints: Tensor) -> Tensor:

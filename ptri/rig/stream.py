@@ -8,7 +8,6 @@ frame counts twice, and a stream ends where `ptri.estimate_rig` ends on the same
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +17,8 @@ from torch import Tensor, nn
 
 from ptri.geometry.robust import robust_triangulation
 from ptri.posterior.sampling import posterior_mean
-from ptri.rig.check import RigInput, check_input, known_joints
-from ptri.rig.estimate import RigEstimate, RigSolved, find_model, solve_rig, summarise
+from ptri.rig.check import RigInput, check_input, check_numbers, known_joints
+from ptri.rig.estimate import RigEstimate, Solved, find_model, solve_cameras, with_joints
 from ptri.rig.frames import (
     coordinates,
     greedy,
@@ -28,8 +27,7 @@ from ptri.rig.frames import (
     total_log_det,
     usable_frames,
 )
-from ptri.rig.objections import check_numbers
-from ptri.rig.scale import known_length
+from ptri.rig.scale import KnownLength, known_length
 from ptri.skeleton import Skeleton, find_skeleton
 from ptri.structures import Cameras, Keypoints
 
@@ -70,15 +68,15 @@ class RigFilter:
         Raises:
             ValueError: as `ptri.estimate_rig`.
         """
-        numbers = check_numbers(num_samples, num_iterations, max_frames, seed)
-        self._num_samples, self._num_iterations, self._max_frames, self._seed = numbers
+        self._options, self._max_frames, self._seed = check_numbers(
+            num_samples, num_iterations, children, max_frames, seed
+        )
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
-        self._model, self._children = model, children
-        self._settings = None
-        self._known = None
+        self._model = model
+        self._known: KnownLength | None = None
         self._kept: Keypoints | None = None  # (N, V, J, ...) the frames that say most
         self._when = torch.zeros(0, dtype=torch.int64)  # (N,) their numbers
-        self._solved: RigSolved | None = None
+        self._solved: Solved | None = None
         self._solved_from: tuple[Keypoints, Tensor] | None = None
         self._count = 0  # frames seen
 
@@ -106,7 +104,7 @@ class RigFilter:
         if self._is_news(given.K):
             self._solve(given.K)
         solved = self._solved._replace(frames=self._solved_from[1].tolist())
-        return summarise(solved, given)
+        return with_joints(self._model, solved, given, same_frames=False)
 
     def _check(self, xy, confidence, covariance) -> RigInput:
         single = getattr(xy, "ndim", 0) == 3
@@ -115,14 +113,9 @@ class RigFilter:
             parts = (None if part is None else part[None] for part in parts)
         xy, confidence, covariance = parts
         given = check_input(xy, self._K, confidence, covariance, self._skeleton, self._device)
-        if self._settings is None:
+        if self._solved is None:
             self._known = known_length(self._scale, len(given.K))
-            self._model = find_model(self._model, given.K.device, self._children)
-            self._settings = dataclasses.replace(
-                self._model.settings,
-                num_samples=self._num_samples,
-                num_iterations=self._num_iterations,
-            )
+            self._model = find_model(self._model, given.K.device)
         return given
 
     def _keep(self, given: RigInput) -> None:
@@ -165,19 +158,20 @@ class RigFilter:
     def _solve(self, K: Tensor) -> None:
         kept = RigInput(self._kept, K, find_skeleton(self._skeleton))
         start = None if self._solved is None else _start(kept, self._solved)
-        self._solved = solve_rig(
-            self._model, kept, self._settings, self._seed, self._max_frames, self._known, start,
-            when=self._when,
+        self._solved = solve_cameras(
+            self._model, kept, self._options, self._seed, self._max_frames, self._known,
+            start=start, times=self._when,
         )  # fmt: skip
         self._solved_from = (self._kept, self._when)
 
 
-def _start(kept: RigInput, solved: RigSolved) -> tuple[Cameras, Tensor] | None:
+def _start(kept: RigInput, solved: Solved) -> tuple[Cameras, Tensor] | None:
     """The last cameras (1, V, ...) and the 17 joints (1, N, 17, 3) under them, to start from."""
     if not solved.frames or not len(kept.keypoints.xy):
         return None
     R, t = posterior_mean(solved.posterior)
-    t = t / (1.0 if math.isnan(solved.scale) else solved.scale)  # the model's own scale
+    factor = solved.scale.factor
+    t = t / (1.0 if math.isnan(factor) else factor)  # the scale of the bones
     known = Keypoints(*(part[None] for part in known_joints(kept)))
     rig = Cameras(kept.K.expand(1, len(kept.keypoints.xy), -1, -1, -1), R, t)
     joints = robust_triangulation(known, rig)[0].joints3d

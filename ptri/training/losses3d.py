@@ -16,6 +16,8 @@ from ptri.models.lifter import Lifted, lifting_loss
 from ptri.models.network2d import Detection
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import RigSolution, pose_loss, posterior_from_cameras
+from ptri.rig import estimate
+from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, Sample, tree_map
 from ptri.training.batches3d import Batch
@@ -34,7 +36,7 @@ def generated_losses(
     """Losses (B,) of generated keypoints; "loss" is the weighted sum."""
     scene = batch.scene
     if batch.posterior is not None:  # solved before: the head alone learns
-        prediction = model.fuse(scene.keypoints, scene.K, batch.posterior)
+        prediction = fuse_body(model, scene.keypoints, scene.K, batch.posterior)
         return joint_losses(prediction, scene.joints3d, config)
     # 1. Lift each view.
     lifted = model.lifter(scene.keypoints, scene.K)
@@ -48,7 +50,7 @@ def generated_losses(
         truth = scene.cameras, scene.joints3d
         posterior = solve(model, scene.keypoints, scene.K, lifted, truth, step, config).posterior
     # 3. Fuse.
-    prediction = model.fuse(scene.keypoints, scene.K, posterior)
+    prediction = fuse_body(model, scene.keypoints, scene.K, posterior)
     values = joint_losses(prediction, scene.joints3d, config)
     return {**values, "loss": values["loss"] + lift, "loss/lift": lift}
 
@@ -68,7 +70,7 @@ def image_losses(model: PoseModel, batch: Sample, step: int, config: Config) -> 
     # 3. Solve the rig.
     solution = solve(model, keypoints, K, lifted, (batch.cameras, joints3d), step, config)
     # 4. Fuse.
-    prediction = model.fuse(keypoints, K, solution.posterior, features)
+    prediction = fuse_body(model, keypoints, K, solution.posterior, features=features)
     # 5. Compare.
     values = joint_losses(prediction, joints3d, config)
     lift = lift_loss(lifted, fixed, K, joints3d, batch.cameras)
@@ -113,9 +115,12 @@ def solve(
         truth: cameras and joints, where the adjustment starts too if ``train.true_start``.
         step: seeds the Monte-Carlo noise.
     """
-    settings = dataclasses.replace(model.settings, num_samples=config.train.posterior_samples)
+    options = dataclasses.replace(config.posterior, num_samples=config.train.posterior_samples)
     start = truth if config.train.true_start else None
-    return model.solve_full(keypoints, K, step, settings, lifted=lifted, start=start)
+    solution = estimate.solve(
+        model, keypoints, K, options, step, thorough=False, lifted=lifted, start=start
+    )
+    return solution.rig
 
 
 def lift_loss(

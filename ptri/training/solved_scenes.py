@@ -27,6 +27,7 @@ from ptri.models.pose_model import PoseModel
 from ptri.models.weights import detector_to_meta
 from ptri.people.scenes import Scene, errors_of, generate_batch
 from ptri.posterior.sampling import resample
+from ptri.rig.estimate import solve
 from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
 
 KIND = "ptri-pool"
@@ -137,7 +138,7 @@ def draw(
         R, t, count = scene.cameras.R[None], scene.cameras.t[None], 1
     one = torch.ones(len(rows))
     weights = torch.full((count, len(rows)), -math.log(count))
-    return scene, RigPosterior(R, t, weights, count * one, one > 0, ["pool"] * len(rows))
+    return scene, RigPosterior(R, t, weights, count * one)
 
 
 def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
@@ -184,14 +185,14 @@ def _solve(model: PoseModel, config: Config) -> list[dict[str, Any]]:
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    settings = dataclasses.replace(model.settings, num_samples=POSTERIOR_SAMPLES)
+    options = dataclasses.replace(config.posterior, num_samples=POSTERIOR_SAMPLES)
     by_shape: dict[tuple[int, int], list[Group]] = {}
     plan = list(_plan(config))
     for step, (views, frames) in enumerate(tqdm(plan, desc="pool", unit="chunk", disable=None)):
         size = max(CHUNK // frames, 1)
         scene = generate_batch(config, config.run.seed, step, size, views, frames, split="pool")
         keypoints, K = to_device((scene.keypoints, scene.K), device)
-        solution = model.solve_full(keypoints, K, step, settings, judged=False)
+        solution = solve(model, keypoints, K, options, step)
         R, t, _ = resample(solution.posterior, SAMPLES)
         group = Group(scene, R.float().cpu(), t.float().cpu())
         by_shape.setdefault((views, frames), []).append(group)

@@ -15,6 +15,8 @@ from ptri.models.pose_model import PoseModel
 from ptri.models.sizes import sizes_of
 from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
+from ptri.rig.estimate import solve
+from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, to_device
 from ptri.training.losses3d import detect
@@ -84,8 +86,8 @@ def rig_errors(
         keypoints, K, features: (B, T, V, ...), as `PoseModel.fuse` takes them.
         joints3d: (B, T, J, 3) mm, reference frame. cameras: (B, V, ...), the true ones.
     """
-    posterior, prediction = estimate(model, keypoints, K, features, config.run.seed)
-    calibrated = model.fuse(keypoints, K, posterior_from_cameras(cameras), features)
+    posterior, prediction = estimate(model, keypoints, K, features, config)
+    calibrated = fuse_body(model, keypoints, K, posterior_from_cameras(cameras), features=features)
     R, _ = posterior_mean(posterior)
     stated = prediction.joints3d, prediction.covariance, joints3d, ROOT
     return {
@@ -98,11 +100,12 @@ def rig_errors(
 
 
 def estimate(
-    model: PoseModel, keypoints: Keypoints, K: Tensor, features: Tensor | None, seed: int
+    model: PoseModel, keypoints: Keypoints, K: Tensor, features: Tensor | None, config: Config
 ) -> tuple[RigPosterior, Prediction]:
     """Cameras and joints of B rigs, from keypoints (B, T, V, J, ...)."""
-    posterior = model.solve(keypoints, K, seed=seed)
-    return posterior, model.fuse(keypoints, K, posterior, features)
+    solution = solve(model, keypoints, K, config.posterior, config.run.seed)
+    posterior = solution.posterior
+    return posterior, fuse_body(model, keypoints, K, posterior, solution.sides, features)
 
 
 def held_out_scenes(config: Config, num_frames: int, step: int) -> Scene:
@@ -118,7 +121,7 @@ def held_out_scenes(config: Config, num_frames: int, step: int) -> Scene:
 def draw_generated(model: PoseModel, config: Config) -> dict[str, np.ndarray]:
     """Skeletons of held-out scenes, estimate and truth."""
     scene = to_device(held_out_scenes(config, 1, 0), next(model.parameters()).device)
-    _, prediction = estimate(model, scene.keypoints, scene.K, None, config.run.seed)
+    _, prediction = estimate(model, scene.keypoints, scene.K, None, config)
     count = min(config.evaluate.pictures, len(scene.K))
     return {f"skeleton/{b}": _skeletons(prediction, b, scene.joints3d[b, 0]) for b in range(count)}
 
@@ -132,7 +135,7 @@ def draw_images(model: PoseModel, data: H36M, config: Config) -> dict[str, np.nd
         sample = to_device(data[int(index)], device)
         detection, keypoints, features = detect(model, sample.images[None])
         K = sample.cameras.K[None, None]
-        _, prediction = estimate(model, keypoints, K, features, config.run.seed)
+        _, prediction = estimate(model, keypoints, K, features, config)
         pictures[f"skeleton/{number}"] = _skeletons(prediction, 0, sample.joints3d)
         logits = detection.logits[0]  # of the first view
         pictures[f"heatmaps/{number}"] = draw.heatmap_overlay(

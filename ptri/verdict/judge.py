@@ -1,31 +1,31 @@
-"""Whether an estimated rig can be trusted, and if not, why.
+"""The rules of the verdict: from what was measured to whether a rig can be trusted.
 
-Three kinds of evidence, from the posterior and the keypoints alone:
+Four kinds of evidence, from the posterior and the keypoints alone:
 
-* too little: a view without keypoints, or a posterior so wide (or of several modes) that some pair
-  of cameras may be turned against each other by more than the posterior's mean says;
-* one bad view: `ptri.verdict.leave_one_out` resects each view on what the others say of the joints,
-  and finds views that fit them better with left and right exchanged, mirrored or shifted in
-  time, views that would fit as well from elsewhere, and views that fit nowhere;
-* keypoints that disagree as a whole: most are outliers, or many times as far off as they state.
+* too little: a view without keypoints, keypoints on a line, rays that hardly cross, or a posterior
+  so wide (or of several modes) that some pair of cameras may be turned against each other by more
+  than the limit;
+* one bad view: each view is held against what the others say of the joints
+  (`ptri.verdict.leave_one_out`); it may fit them better with left and right exchanged, mirrored or
+  at another time, or fit nowhere;
+* keypoints that disagree as a whole: most are outliers, or many times as far off as they state;
+* of a recording, two halves that give other cameras (`ptri.recordings.halves`).
 
-A view that is blamed can be read anew, or left out, and the rig solved again: see `mend`.
+The verdict reports. It does not repair: solving again with a view read anew did more harm than good
+on detectors that nobody had tuned to (docs/decisions.md).
 """
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from ptri.config_sections import PosteriorConfig
-from ptri.geometry.rotations import procrustes_rotation
 from ptri.posterior.sampling import RigSolution
-from ptri.structures import MANY_FRAMES, RigPosterior
-from ptri.verdict import leave_one_out as diagnosis
-from ptri.verdict.leave_one_out import Examination, Reading
+from ptri.structures import MANY_FRAMES
+from ptri.verdict.figures import Figures, Suspect, measure
+from ptri.verdict.leave_one_out import Examination
+from ptri.verdict.readings import Reading
+from ptri.verdict.verdict import Code, Verdict
 
 MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
 # Nats by which another reading of one view must fit better than the view's own. Of a moment: the
@@ -43,229 +43,133 @@ SHIFT_LEAST = 0.75  # frames; less is the clock's, not the file's
 FITS_NATS = 2.6  # a point; a reading that leaves more does not explain the view
 MISFIT_NATS = 3.0  # a point; a view that leaves more under every reading fits nowhere
 MISFIT_RATIO = 1.6  # and that much more than the median of the views
-# Share of the angle between a view's camera and the one that the others' joints give it. It is
-# added (squared) to the posterior's spread, which cannot know what its model leaves out.
-JACKKNIFE = 0.5
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
 MIN_USED = 0.4  # share of a view's keypoints that are no outliers
 USUAL_USED = 0.6  # the same of the views beside one that is odd
-# Samples so far from the best, so many of them, few half as far, and many nearer: several modes.
-FAR_DEG, FAR_SHARE, BETWEEN_SHARE, NEAR_SHARE = 20.0, 0.05, 0.25, 0.15
-NOBODY, SHIFTED, UNREADABLE = -1, -1, -2
-
-
-class Verdict(NamedTuple):
-    """What is thought of B rigs."""
-
-    accepted: Tensor  # (B,) bool
-    reason: list[str]
-    readings: tuple[Reading, ...]  # that were tried
-    view: Tensor  # (B,) int64, the one view to blame, or NOBODY
-    reading: Tensor  # (B,) int64, under which of the readings it fits, or SHIFTED, UNREADABLE
-    lag: Tensor  # (B,) frames by which what that view shows comes too late
 
 
 def judge(
-    solution: RigSolution,
-    settings: PosteriorConfig,
-    frames: Tensor | None = None,
-    views: bool = True,
-) -> RigSolution:
-    """The solution with its posterior's ``accepted`` and ``reason`` filled in; see `verdict`."""
-    found = verdict(solution, settings, frames, views)
-    return with_verdict(solution, found.accepted, found.reason)
-
-
-def with_verdict(solution: RigSolution, accepted: Tensor, reason: list[str]) -> RigSolution:
-    """The solution with another verdict."""
-    posterior = solution.posterior._replace(accepted=accepted, reason=reason)
-    return solution._replace(posterior=posterior)
-
-
-@torch.no_grad()
-def verdict(
-    solution: RigSolution,
-    settings: PosteriorConfig,
-    frames: Tensor | None = None,
-    views: bool = True,
-) -> Verdict:
-    """Whether each rig can be trusted, and if not, why.
+    solution: RigSolution, max_rotation_std_deg: float, times: Tensor | None = None
+) -> list[Verdict]:
+    """Whether each of B rigs can be trusted, and if not, why.
 
     Args:
-        frames: (T,) numbers of the frames, in which time shifts are told; default 0 to T - 1.
-        views: also examine the single views, which costs most of the time.
+        max_rotation_std_deg: a pair of cameras that may be turned against each other by more
+            (root mean square of the angle) is too uncertain.
+        times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
     """
-    posterior, finite = _finite(solution.posterior)
-    evidence = solution.evidence
-    observations = evidence.observations
-    seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
-    used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
-    spread, several = spread_deg(posterior)
-    doubt, suspect, readings = spread, _nobody(seen), ()
-    if views:
-        t = torch.einsum("mb,mbvi->bvi", posterior.log_weights.exp(), posterior.t)
-        R = mean_rotation(posterior)
-        found = diagnosis.examine(
-            observations, R, t, evidence.joints.nan_to_num(), evidence.weight, frames
-        )
-        suspect, readings = blame(found, observations.inlier.shape[1]), found.readings
-        if seen.shape[1] > 3:  # two other views say too little
-            turned = JACKKNIFE * torch.rad2deg(found.turned[..., 0])
-            either = torch.maximum(turned[:, :, None], turned[:, None])
-            doubt = (spread.square() + either.square()).sqrt()
-    unseen = seen.amin(1) < MIN_KEYPOINTS
-    odd = (used.amin(1) < MIN_USED) & (used.median(1).values > USUAL_USED)
-    odd = odd & (suspect.view == NOBODY)
-    view = torch.where(unseen, seen.argmin(1), torch.where(odd, used.argmin(1), suspect.view))
-    reading = torch.where(unseen | odd, UNREADABLE, suspect.reading)
-    suspect = Suspect(view, reading, suspect.lag)
-    limit = settings.max_rotation_std_deg
-    columns = seen, used, evidence.scale2.sqrt(), doubt, several, finite, *suspect
-    reasons = [
-        _reason(readings, limit, *row) for row in zip(*(value.tolist() for value in columns))
+    figures, examination = measure(solution, times)
+    suspects = blame(examination, solution.evidence.observations.xy.shape[1])
+    return [
+        decide(one._replace(suspect=suspect), max_rotation_std_deg)
+        for one, suspect in zip(figures, suspects)
     ]
-    accepted = torch.tensor([not reason for reason in reasons], device=seen.device)
-    return Verdict(accepted, [reason or "accepted" for reason in reasons], readings, *suspect)
 
 
-def _reason(
-    readings: tuple[Reading, ...],
-    limit: float,
-    seen: list[int],
-    used: list[float],
-    noise: float,
-    doubt: list[list[float]],
-    several: bool,
-    finite: bool,
-    view: int,
-    reading: int,
-    lag: float,
-) -> str:
-    """Why one rig is not accepted; empty where it is. Numbers as in `verdict`."""
-    if min(seen) < MIN_KEYPOINTS:
-        return f"too little evidence: view {view} has {seen[view]} keypoints"
-    if not finite:
-        return "no sample explains the keypoints"
-    if reading == SHIFTED:
-        return f"bad camera: view {view} seems shifted by {lag:+.0f} frames"
-    if reading == UNREADABLE:
-        return f"bad camera: view {view} disagrees with the others"
-    if view != NOBODY:
-        return "bad camera: " + readings[reading].words.format(view=f"view {view}")
-    if noise > MAX_NOISE:
-        return f"the keypoints disagree: residuals are {noise:.1f} times their stated uncertainty"
-    if sum(used) / len(used) < MIN_USED:
-        return "the keypoints disagree: most of them are outliers"
-    worst = max(map(max, doubt))
-    if worst > limit:
-        if several:
-            return "several modes explain the keypoints"
-        first = next(i for i, row in enumerate(doubt) if worst in row)
-        second = max(range(len(doubt)), key=lambda j: (doubt[first][j], j != first))
-        return (
-            f"too little evidence: rotation between view {first} and view {second} uncertain by "
-            f"{worst:.1f} deg"
-        )
-    return ""
+def decide(figures: Figures, limit: float) -> Verdict:
+    """The verdict on one rig: the first rule that objects.
 
-
-def _finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
-    """The posterior with something finite where it is not, and whether it is, (B,) bool."""
-    R, t, log_weights = posterior[:3]
-    finite = torch.isfinite(R).all(-1).all(-1).all(-1) & torch.isfinite(t).all(-1).all(-1)
-    finite = finite.all(0) & torch.isfinite(log_weights).any(0) & ~log_weights.isnan().any(0)
-    if bool(finite.all()):
-        return posterior, finite
-    eye = torch.eye(3, dtype=R.dtype, device=R.device)
-    R = torch.where(finite[:, None, None, None], R, eye)
-    t = torch.where(finite[:, None, None], t, 0.0)
-    log_weights = torch.where(finite, log_weights, -math.log(len(log_weights)))
-    return posterior._replace(R=R, t=t, log_weights=log_weights), finite
-
-
-def spread_deg(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
-    """How far the cameras of each pair may be turned against each other.
-
-    Returns:
-        (B, V, V) deg, root mean square of the angle between the samples' relative rotation and
-        the mean's; and whether samples of some pair lie far from the best with few between, (B,).
+    Args:
+        limit: deg, as in `judge`.
     """
-    weights = posterior.log_weights.exp().float()
-    R = posterior.R.float()
-    mean = mean_rotation(posterior).float()
-    # 2 sin(angle) axis of mean^T R is the sum of the rows' cross products; its trace is <mean, R>.
-    axis = torch.linalg.cross(R, mean.expand_as(R), dim=-1).sum(-2)  # (M, B, V, 3)
-    sine = axis.norm(dim=-1)
-    angle = torch.atan2(sine, (R * mean).sum((-1, -2)) - 1)
-    # 1e-12 guards samples that are the mean.
-    w = torch.rad2deg(angle / sine.clamp_min(1e-12)).unsqueeze(-1) * axis
-    # exp(w_i) exp(-w_j) turns by |w_i - w_j|, to first order.
-    pair = w.unsqueeze(3) - w.unsqueeze(2)  # (M, B, V, V, 3)
-    spread = torch.einsum("mb,mbij->bij", weights, pair.square().sum(-1)).sqrt()
-    # Modes are told apart from the best sample: the mean of two may belong to neither.
-    best = weights.argmax(0)
-    rig = torch.arange(len(best), device=best.device)
-    away = (pair - pair[best, rig]).square().sum(-1)
-    far, off = (
-        torch.einsum("mb,mbij->bij", weights, (away > limit**2).to(weights))
-        for limit in (FAR_DEG, FAR_DEG / 2)
+    verdict = (
+        _too_few(figures)
+        or _shape(figures, as_stated=True)
+        or _one_view(figures)
+        or _all_keypoints(figures)
+        or _spread(figures, limit)
+        or _shape(figures, as_stated=False)
+        or Verdict(Code.ACCEPTED)
     )
-    several = (far > FAR_SHARE) & (off - far < BETWEEN_SHARE * far) & (off < 1 - NEAR_SHARE)
-    return spread, several.flatten(1).any(1)
+    return verdict._replace(figures=figures)
 
 
-def mean_rotation(posterior: RigPosterior) -> Tensor:
-    """The samples' mean rotation (B, V, 3, 3); that of `posterior_mean`, faster.
+def _too_few(figures: Figures) -> Verdict | None:
+    least = min(figures.seen)
+    if least < MIN_KEYPOINTS:
+        view = figures.seen.index(least)
+        return Verdict(Code.FEW_KEYPOINTS, view, value=least, limit=MIN_KEYPOINTS)
+    return None if figures.finite else Verdict(Code.NO_SAMPLE)
 
-    The mean of Markley et al. maximises sum w trace(R^T R_m), so it is the rotation nearest to
-    the mean matrix.
+
+def _shape(figures: Figures, as_stated: bool) -> Verdict | None:
+    """Keypoints on a line and rays that hardly cross, at the stated noise or at the residuals'."""
+    which = 0 if as_stated else 1
+    if figures.on_a_line[which]:
+        return Verdict(Code.ON_A_LINE)
+    angle, needed = figures.parallax_deg, figures.parallax_needed_deg[which]
+    return Verdict(Code.PARALLAX, value=angle, limit=needed) if angle < needed else None
+
+
+def _one_view(figures: Figures) -> Verdict | None:
+    used, suspect = figures.used, figures.suspect
+    if suspect is None:
+        odd = min(used) < MIN_USED and sorted(used)[(len(used) - 1) // 2] > USUAL_USED
+        return Verdict(Code.MISFIT, used.index(min(used))) if odd else None
+    if suspect.reading is not None:
+        return Verdict(Code.MISREAD, suspect.view, reading=suspect.reading)
+    code = Code.SHIFTED if suspect.lag else Code.MISFIT
+    return Verdict(code, suspect.view, lag=suspect.lag)
+
+
+def _all_keypoints(figures: Figures) -> Verdict | None:
+    if figures.noise > MAX_NOISE:
+        return Verdict(Code.NOISE, value=figures.noise, limit=MAX_NOISE)
+    used = sum(figures.used) / len(figures.used)
+    return Verdict(Code.OUTLIERS, value=used, limit=MIN_USED) if used < MIN_USED else None
+
+
+def _spread(figures: Figures, limit: float) -> Verdict | None:
+    worst = max(map(max, figures.doubt_deg))
+    if worst <= limit:
+        return None
+    if figures.several:
+        return Verdict(Code.SEVERAL_MODES)
+    view = next(i for i, row in enumerate(figures.doubt_deg) if worst in row)
+    other = figures.doubt_deg[view].index(worst)
+    return Verdict(Code.UNCERTAIN, view, other, value=worst, limit=limit)
+
+
+def blame(examination: Examination, num_frames: int) -> list[Suspect | None]:
+    """Of each rig the view that fits the others best under another reading, or worst under all.
+
+    Args:
+        num_frames: that the rigs were solved from.
     """
-    weights = posterior.log_weights.exp()
-    return procrustes_rotation(torch.einsum("mb,mbvij->bvij", weights, posterior.R))
-
-
-class Suspect(NamedTuple):
-    """The one view that is to blame, of each of B rigs."""
-
-    view: Tensor  # (B,) int64; NOBODY
-    reading: Tensor  # (B,) int64, of the examination's readings; or SHIFTED, UNREADABLE
-    lag: Tensor  # (B,) frames by which what that view shows comes too late
-
-
-def _nobody(seen: Tensor) -> Suspect:
-    none = torch.zeros_like(seen[:, 0])
-    return Suspect(none + NOBODY, none, none.to(torch.float32))
-
-
-def blame(found: Examination, num_frames: int) -> Suspect:
-    """The view that fits the others best under another reading, or worst under all."""
-    own = found.cost[..., 0]
-    gain = own[..., None] - found.cost  # (B, V, H) nats a point
-    turned = torch.rad2deg(found.turned) > MOVED_DEG
-    count = found.points[..., None].clamp_min(1)
+    as_is = examination.cost[..., 0]  # (B, V) nats a point
+    gain = as_is[..., None] - examination.cost  # (B, V, H)
+    turned = torch.rad2deg(examination.turned) > MOVED_DEG
+    count = examination.points[..., None].clamp_min(1)
     if num_frames >= MANY_FRAMES:
         turned = turned | (gain > PLAIN_NATS)
-        plain = gain.new_tensor([one.words == diagnosis.MIRRORED.words for one in found.readings])
-        least = torch.where(plain > 0, MIRRORED_NATS / count, EXCHANGED_NATS)
+        mirrored = [reading is Reading.MIRRORED for reading in examination.readings]
+        mirrored = torch.tensor(mirrored, device=gain.device)
+        least = torch.where(mirrored, MIRRORED_NATS / count, EXCHANGED_NATS)
     else:
         least = MOMENTARY_NATS / count
-    gain = torch.where(turned & (found.cost < FITS_NATS) & (gain > least), gain, 0.0)
-    shift = own - found.lag_cost
-    fits = (found.lag_cost < FITS_NATS) & (found.lag.abs() > found.spacing * SHIFT_LEAST)
-    fits = fits & (found.lag_cost < found.cost.amin(-1)) & (shift > SHIFT_NATS)
+    fits = turned & (examination.cost < FITS_NATS) & (gain > least)
+    gain = torch.where(fits, gain, 0.0)
+    shift = as_is - examination.lag_cost
+    fits = examination.lag.abs() > examination.spacing * SHIFT_LEAST
+    fits = fits & (examination.lag_cost < FITS_NATS) & (shift > SHIFT_NATS)
+    fits = fits & (examination.lag_cost < examination.cost.amin(-1))
     shift = torch.where(fits, shift, 0.0)
     # Costs of views that cannot be examined are infinite, their gains NaN.
     gain = torch.cat([gain, shift[..., None]], -1).nan_to_num(0.0)  # (B, V, H + 1)
     best, which = gain.flatten(1).max(1)
-    H = gain.shape[-1]
-    view, reading = which // H, which % H
-    reading = torch.where(reading == H - 1, SHIFTED, reading)
-    lag = found.lag.gather(1, view[:, None]).squeeze(1)
     # A view that fits nowhere, next to others that fit each other.
-    least = torch.where(torch.isfinite(own), found.cost.amin(-1), torch.nan)
-    worst, odd = least.nan_to_num(0.0).max(1)
+    least = torch.where(torch.isfinite(as_is), examination.cost.amin(-1), torch.nan)
+    worst, misfit = least.nan_to_num(0.0).max(1)
     usual = least.nanmedian(1).values
-    misfit = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
-    view = torch.where(best > 0, view, torch.where(misfit, odd, NOBODY))
-    reading = torch.where(best > 0, reading, torch.where(misfit, UNREADABLE, 0))
-    return Suspect(view, reading, torch.where(reading == SHIFTED, lag, 0.0))
+    odd = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
+    suspects: list[Suspect | None] = []
+    num_readings = len(examination.readings)
+    for rig in range(len(best)):
+        view, reading = divmod(int(which[rig]), num_readings + 1)
+        if best[rig] <= 0:
+            suspects.append(Suspect(int(misfit[rig])) if odd[rig] else None)
+        elif reading == num_readings:
+            suspects.append(Suspect(view, lag=float(examination.lag[rig, view])))
+        else:
+            suspects.append(Suspect(view, examination.readings[reading]))
+    return suspects

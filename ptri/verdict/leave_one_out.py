@@ -18,10 +18,9 @@ from ptri.geometry.resection import Points, Pose, orthographic_starts, resect, s
 from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
 from ptri.geometry.rotations import rotation_angle
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
-from ptri.skeleton import H36M17
 from ptri.structures import MANY_FRAMES, Observations, cat, put, take, tree_map, where
+from ptri.verdict.readings import NUM_JOINTS, Reading
 
-NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
 NUM_FRAMES = 12  # frames looked at; labels and mirrors do not need more
 SHIFT_FRAMES = 8  # from so many frames on, shifts in time are looked for
 MAX_SIGMA = 150.0  # mm; joints that the other views leave less certain take no part
@@ -36,37 +35,13 @@ OWN_STEPS, FIRST_STEPS, LAST_STEPS = 4, 2, 5
 PROMISING = 1.5  # nats a point over the view's own cost at which a reading is given up early
 LATE_COST = 1.9  # nats a point; a view that fits better in its own time is not tried in others
 
-_FLIP = torch.tensor(H36M17.flip)
-_KEEP = torch.arange(NUM_JOINTS)
-_ARMS = torch.tensor([j.endswith(("shoulder", "elbow", "wrist")) for j in H36M17.joints])
-_LEGS = torch.tensor([j.endswith(("_hip", "knee", "foot")) for j in H36M17.joints])
-
-
-class Reading(NamedTuple):
-    """A way to read a view's keypoints."""
-
-    order: Tensor  # (17,) int64; joint j's keypoint is the one labelled order[j]
-    mirrored: bool  # the image is
-    words: str
-
-
-AS_IS = Reading(_KEEP, False, "{view} fits as it is")
-EXCHANGED = Reading(_FLIP, False, "left and right of {view} seem exchanged")
-ARMS = Reading(
-    torch.where(_ARMS, _FLIP, _KEEP), False, "left and right arm of {view} seem exchanged"
-)
-LEGS = Reading(
-    torch.where(_LEGS, _FLIP, _KEEP), False, "left and right leg of {view} seem exchanged"
-)
-MIRRORED = Reading(_KEEP, True, "{view} seems mirrored")
-MIRRORED_EXCHANGED = Reading(_FLIP, True, "{view} seems mirrored, its labels with it")
 # Detectors exchange sides for moments; files and cameras do it for good.
-MOMENTARY = (AS_IS, EXCHANGED, ARMS, LEGS)
-LASTING = (AS_IS, EXCHANGED, MIRRORED, MIRRORED_EXCHANGED)
+MOMENTARY = (Reading.AS_IS, Reading.EXCHANGED, Reading.ARMS, Reading.LEGS)
+LASTING = (Reading.AS_IS, Reading.EXCHANGED, Reading.MIRRORED, Reading.MIRRORED_EXCHANGED)
 
 
 class Examination(NamedTuple):
-    """How well each view fits the others under each of H readings, the first AS_IS."""
+    """How well each view fits the others under each of H readings, the first as it is."""
 
     readings: tuple[Reading, ...]  # H
     cost: Tensor  # (B, V, H) nats a point; inf where a view cannot be examined
@@ -125,7 +100,7 @@ def examine(
     points = (known.inlier > 0).sum((2, 3))
     count = points.flatten().clamp_min(1)
     start = R.flatten(0, 1), t.flatten(0, 1)
-    own = resect(_points(known, AS_IS, R, t), *start, OWN_STEPS)
+    own = resect(_points(known, Reading.AS_IS, R, t), *start, OWN_STEPS)
     problems = cat([_points(known, reading, R, t) for reading in readings[1:]])
     best = _both_starts(problems, *orthographic_starts(problems))
     promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
@@ -303,7 +278,7 @@ def _shifts(
         inlier,
     )
     poses = [value[:, rig, view, None].expand(-1, -1, L, *value.shape[3:]) for value in (R, t)]
-    points = _points(moved, AS_IS, *(value[0] for value in poses))
+    points = _points(moved, Reading.AS_IS, *(value[0] for value in poses))
     first = _both_starts(points, *(value.flatten(1, 2) for value in poses))
     result = resect(points, first.R, first.t, LAST_STEPS)
     count = (inlier > 0).sum((2, 3))

@@ -1,14 +1,18 @@
-"""Left and right read anew: which limb of which view the 2D network took for the other side's.
+"""Ways to read a view's keypoints, and which of them the keypoints ask for.
 
 A 2D network errs in whole limbs: it exchanges the sides of a body, of both arms or of both legs,
 or puts the end of an arm or leg onto the other one's. A likelihood of single joints pays for each
 of them, and sooner turns a camera to the far side of the person, from where sides look exchanged.
 Here the arms and the legs of every view have a reading, with a prior, and take the most probable
 one under given cameras and joints. Cameras that are still unknown are tried from several starts.
+
+A whole view may be read wrongly too: its file mirrored, its labels exchanged. That is for the
+verdict to say (`ptri.verdict.leave_one_out`), by the `Reading` under which the view fits.
 """
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -37,11 +41,43 @@ _GROUPS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "foot"))  # base, mid
 _EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
 
 
+class Reading(Enum):
+    """A way to read all keypoints of a view."""
+
+    AS_IS = "as it is"
+    EXCHANGED = "left and right exchanged"
+    ARMS = "left and right arm exchanged"
+    LEGS = "left and right leg exchanged"
+    MIRRORED = "the image mirrored"
+    MIRRORED_EXCHANGED = "the image mirrored, its labels with it"
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the image is."""
+        return self in (Reading.MIRRORED, Reading.MIRRORED_EXCHANGED)
+
+    @property
+    def order(self) -> Tensor:
+        """(17,) int64: joint j's keypoint is the one labelled order[j]."""
+        joints = torch.arange(NUM_JOINTS)
+        if self in (Reading.EXCHANGED, Reading.MIRRORED_EXCHANGED):
+            return _FLIP
+        if self in (Reading.ARMS, Reading.LEGS):
+            limbs = _LIMBS[0 if self is Reading.ARMS else 1, _EXCHANGED]
+            return torch.where(limbs, _FLIP, joints)
+        return joints
+
+
 class Sides(NamedTuple):
     """How the keypoints of B rigs are read."""
 
     order: Tensor  # (B, T, V, 17) int64; joint j's keypoint is the one labelled order[j]
     keep: Tensor  # (B, T, V, 17) bool; False: the other side's, put there twice
+
+    def changed(self) -> Tensor:
+        """Views (B, T, V) bool that are not read as they are labelled."""
+        joints = torch.arange(NUM_JOINTS, device=self.order.device)
+        return ((self.order != joints) | ~self.keep).any(-1)
 
 
 def _readings() -> tuple[Tensor, Tensor]:
@@ -65,20 +101,43 @@ _LOG_PRIOR = torch.tensor([1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4]).lo
 def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
     """The most probable readings under given cameras R (B, V, 3, 3), t (B, V, 3) mm.
 
-    Joints are triangulated robustly: three views hold where a fourth one's keypoint belongs.
+    Every frame is read from several starts: all views as they are, and each of them exchanged. The
+    joints are triangulated robustly, the views read under these joints, and so once more; the most
+    probable start's readings are taken.
 
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
     """
     named = _named(observations)
-    joints = triangulate_observations(named, R, t)
-    known = torch.isfinite(joints).all(-1)
-    known = known & known[..., _FLIP.to(known.device)]
-    bundle = Bundle(R, t, joints.nan_to_num(0.0), joints[:, 0, :, 0])
-    errors = adjustment.plain_errors(named)
-    sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
-    scale2 = adjustment.median_scale2(bundle, sure, errors).clamp_min(1.0)
-    return _sides(_momentary(_gains(bundle, sure, errors._replace(scale2=scale2)).argmax(-1)))
+    B, T, V, _ = named.inlier.shape
+    flip = _FLIP.to(R.device)
+    swapped = torch.cat([torch.zeros(1, V), torch.eye(V)]).to(R.device)  # (C, V), 1: exchanged
+    C = len(swapped)
+    labelled = tree_map(lambda value: value.repeat_interleave(C, 0), named)  # (B C, T, V, 17, ...)
+    R, t = R.repeat_interleave(C, 0), t.repeat_interleave(C, 0)
+    known = (named.inlier > 0).sum(2) >= 2  # (B, T, 17)
+    known = (known & known[..., flip]).repeat_interleave(C, 0)
+    labelled = labelled._replace(inlier=labelled.inlier * known.unsqueeze(2))
+    reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
+    for _ in range(ROUNDS):
+        joints = triangulate_observations(_read(labelled, _sides(reading)), R, t).nan_to_num(0.0)
+        bundle = Bundle(R, t, joints, joints[:, 0, :, 0])
+        errors = adjustment.plain_errors(labelled)
+        read = _read(labelled, _sides(reading))
+        scale2 = adjustment.median_scale2(bundle, read, errors).clamp_min(1.0)
+        scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
+        gain, log_density = _gains(bundle, labelled, errors._replace(scale2=scale2))
+        gain, reading = gain.max(-1)
+    log_density = log_density.sum((2, 3)) + gain.sum((2, 3))  # (B C, T)
+    best = log_density.unflatten(0, (B, C)).argmax(1)  # (B, T)
+    rows, frames = torch.arange(B)[:, None], torch.arange(T)
+    reading = reading.unflatten(0, (B, C))[rows, best.cpu(), frames]
+    return _sides(_momentary(reading))
+
+
+def frames_to_read(num_frames: int) -> Tensor:
+    """Numbers of the frames, evenly spread, that cameras are looked for in by `read_rigs`."""
+    return torch.linspace(0, num_frames - 1, min(num_frames, NUM_FRAMES)).round().long()
 
 
 @torch.no_grad()
@@ -94,14 +153,15 @@ def read_rigs(
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
         lifted: (B, T, V, 17, 3) mm, each view's skeleton in its camera's frame.
-        exchanged: the same of the views with left and right exchanged.
+        exchanged: (B, T', V, 17, 3) the same of the views with left and right exchanged, in the
+            frames of `frames_to_read`.
         trust: (B, T, V, 17) in the lifted joints, 1/mm^2; 0 = not seen.
         body: prior of the 17 joints' bones.
     """
     every = _named(observations)
     T = lifted.shape[1]
-    chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=lifted.device).round().long()
-    lifted, exchanged, trust = (value[:, chosen] for value in (lifted, exchanged, trust))
+    chosen = frames_to_read(T).to(lifted.device)
+    lifted, trust = lifted[:, chosen], trust[:, chosen]
     named = take(every, (slice(None), chosen))
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
@@ -125,7 +185,7 @@ def read_rigs(
         scale2 = adjustment.median_scale2(bundle, read, errors).clamp_min(1.0)
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
         errors = errors._replace(scale2=scale2)
-        gain, reading = _gains(bundle, stated, errors).max(-1)
+        gain, reading = _gains(bundle, stated, errors)[0].max(-1)
     cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
     best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
     rows = torch.arange(B, device=best.device)
@@ -180,19 +240,24 @@ def _read(observations: Observations, sides: Sides) -> Observations:
     )
 
 
-def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
-    """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
+def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> tuple[Tensor, Tensor]:
+    """How probable the readings of arms and legs are, given cameras and joints.
+
+    Returns:
+        Log probability (N, T, V, 2, 6) of each reading over that of none, and the log density
+        (N, T, V, 17) of the keypoints as they are labelled.
+    """
     flip = _FLIP.to(bundle.R.device)
-    other = bundle._replace(joints=bundle.joints[..., flip, :])
-    found = []
-    for each in (bundle, other):
-        _, residual = adjustment.reprojection(each, observations.xy)
+    log_density = []
+    for joints in (bundle.joints, bundle.joints[..., flip, :]):
+        _, residual = adjustment.reprojection(bundle._replace(joints=joints), observations.xy)
         chi2 = chi_square(residual, observations.information)
         chi2 = chi2 / errors.scale2[:, None, None, None]
-        found.append(log_mixture(chi2, observations.inlier)[0])
-    taken = (_LIMBS | _COPIES).to(found[0])
-    gain = torch.einsum("gaj,ntvj->ntvga", taken, found[1] - found[0])
-    return gain + _LOG_PRIOR.to(gain)
+        log_density.append(log_mixture(chi2, observations.inlier)[0])
+    labelled, exchanged = log_density
+    taken = (_LIMBS | _COPIES).to(labelled)
+    gain = torch.einsum("gaj,ntvj->ntvga", taken, exchanged - labelled)
+    return gain + _LOG_PRIOR.to(gain), labelled
 
 
 def _sides(reading: Tensor) -> Sides:

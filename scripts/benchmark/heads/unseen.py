@@ -29,6 +29,8 @@ from ptri.models.pose_model import PoseModel
 from ptri.people.draws import Draws
 from ptri.people.scenes import Scene, errors_of, people, seen_by
 from ptri.posterior.sampling import posterior_from_cameras, resample
+from ptri.rig import estimate
+from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take
 from ptri.training.solved_scenes import (
@@ -114,7 +116,8 @@ def solve(
     groups = []
     for first in range(0, count, size):
         scene = make_scenes(rig_set, config, seed, first, min(size, count - first))
-        R, t, _ = resample(model.solve(scene.keypoints, scene.K, seed), model.fusion_samples)
+        solution = estimate.solve(model, scene.keypoints, scene.K, config.posterior, seed)
+        R, t, _ = resample(solution.posterior, model.fusion_samples)
         groups.append(Group(scene, R.float(), t.float()))
     group = join(groups)
     write_tensors(path, KIND, {"key": key, "group": to_plain(group)})
@@ -163,14 +166,14 @@ def _head_scores(model: PoseModel, group: Group, scene: Scene, known: Tensor) ->
         R, t = group.R[:, part], group.t[:, part]
         one = torch.ones(len(few.K))
         level = torch.full(R.shape[:2], -float(np.log(len(R))))
-        solved = RigPosterior(R, t, level, one, one > 0, [])
-        unknown = model.fuse(few.keypoints, few.K, solved)
+        solved = RigPosterior(R, t, level, one)
+        unknown = fuse_body(model, few.keypoints, few.K, solved)
         values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d, ROOT)}
         values["answered"] = metrics.mpjpe(unknown.joints3d, answered, ROOT)
         values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d, ROOT)
         values |= _coverage(unknown, few.joints3d, "coverage")
         if model.fusion.uses_cameras:
-            fused = model.fuse(few.keypoints, few.K, posterior_from_cameras(few.cameras))
+            fused = fuse_body(model, few.keypoints, few.K, posterior_from_cameras(few.cameras))
             values["calibrated"] = metrics.mpjpe(fused.joints3d, few.joints3d, ROOT)
             values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d, ROOT)
             values |= _coverage(fused, few.joints3d, "calibrated_coverage")

@@ -38,7 +38,7 @@ def human_calib() -> Peer:
         *args, **{**options, "max_nfev": _EVALUATIONS}
     )
     logging.getLogger("humancalib").setLevel(logging.CRITICAL)
-    lifter = make_model().lifter
+    lifter = make_model()[0].lifter
     bones = np.array(H36M17.bones)
 
     @torch.no_grad()

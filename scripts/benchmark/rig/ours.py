@@ -9,11 +9,14 @@ from torch import Tensor
 
 from benchmark.rig.cases import Cases
 from benchmark.rig.scores import Answer
-from ptri.config import Config, load
+from ptri.config import Config, PosteriorConfig, load
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
-from ptri.posterior.sampling import posterior_mean, resample, triangulate_posterior
+from ptri.posterior.sampling import posterior_mean, resample
+from ptri.rig import estimate
+from ptri.rig.joints import joints_given
 from ptri.skeleton import H36M17
+from ptri.structures import take
 
 JOINT_SAMPLES = 64  # posterior samples that the joints are averaged over
 GEOMETRY_ONLY = ("posterior.bone_slack=0.5", "posterior.bone_definition=200")  # nearly no body
@@ -22,8 +25,8 @@ WEIGHTS = "checkpoints/ptri_3d.pt"
 
 def make_model(
     overrides: tuple[str, ...] = (), path: str | None = None, geometry_only: bool = False
-) -> PoseModel:
-    """The 3D model without its 2D network, with the shipped lifter unless the settings differ.
+) -> tuple[PoseModel, PosteriorConfig]:
+    """The 3D model without its 2D network, with the shipped lifter, and the posterior's settings.
 
     Args:
         overrides: ``section.key=value``. path: YAML file to start from.
@@ -35,21 +38,29 @@ def make_model(
     fixed = ["run.name=benchmark", f"init.checkpoint_3d={WEIGHTS}"]
     own = list(GEOMETRY_ONLY) if geometry_only else []
     settings: Config = load(path, [*fixed, *own, *overrides])
-    return build_model(settings, with_images=False).eval()
+    return build_model(settings, with_images=False).eval(), settings.posterior
 
 
 @torch.no_grad()
-def solve(model: PoseModel, cases: Cases, seed: int = 0) -> Answer:
+def solve(model: PoseModel, options: PosteriorConfig, cases: Cases, seed: int = 0) -> Answer:
     """Cameras, joints and their stated uncertainty of B cases at once."""
     start = time.perf_counter()
-    solution = model.solve_full(cases.keypoints, cases.K, seed)
+    solution = estimate.solve(model, cases.keypoints, cases.K, options, seed)
     seconds = time.perf_counter() - start
     posterior = solution.posterior
     R, t = posterior_mean(posterior)
-    drawn_R, drawn_t, log_weights = resample(posterior, JOINT_SAMPLES)
-    joints, covariance = triangulate_posterior(drawn_R, drawn_t, solution.evidence)
-    mean, spread = mixture(joints, covariance, log_weights.exp(), H36M17.root)
-    return Answer(R, t, mean, spread, posterior, posterior.accepted, True, seconds)
+    parts = []
+    for rig in range(len(R)):  # as users get them, but for the covariance: of joints about the root
+        one = posterior.rigs(slice(rig, rig + 1))
+        drawn_R, drawn_t, log_weights = resample(one, JOINT_SAMPLES)
+        keypoints, K = take((cases.keypoints, cases.K), rig)
+        noise2 = solution.rig.evidence.scale2[rig]
+        joints, covariance = joints_given(keypoints, K, one, drawn_R, drawn_t, noise2)
+        weights = log_weights.exp()
+        parts.append(mixture(joints[:, None], covariance[:, None], weights, H36M17.root))
+    mean, spread = (torch.cat(values) for values in zip(*parts))
+    accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
+    return Answer(R, t, mean, spread, posterior, accepted, True, seconds)
 
 
 def mixture(

@@ -60,8 +60,8 @@ def make_method(name: str, options: Options) -> Solve:
     """
     if name in OURS:
         geometry = name == "ours-geometry"
-        model = ours.make_model(options.overrides, options.config, geometry)
-        return lambda cases: ours.solve(model, cases, options.seed)
+        model, settings = ours.make_model(options.overrides, options.config, geometry)
+        return lambda cases: ours.solve(model, settings, cases, options.seed)
     if name.startswith("ba-"):
         _, start, loss = name.split("-")
         loss = {"softl1": "soft_l1", "cauchy": "cauchy"}[loss]

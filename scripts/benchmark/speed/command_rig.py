@@ -51,13 +51,13 @@ def run(args: argparse.Namespace) -> str:
     """
     start = time.perf_counter()
     torch.set_num_threads(args.threads)
-    model = make_model(tuple(args.set), args.config)
+    model, options = make_model(tuple(args.set), args.config)
     growth = {} if args.quick else GROWTH
     total = len(TARGETS) + sum(len(values) for _, values in growth.values())
     with tqdm(total=total, unit="size", disable=None) as bar:
 
         def timed(name: str, size: Size) -> Timing:
-            (timing,) = time_calls({name: make_call(model, size)}, args.repeats)
+            (timing,) = time_calls({name: make_call(model, options, size)}, args.repeats)
             bar.update()
             return timing
 

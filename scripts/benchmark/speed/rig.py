@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from benchmark.rig.cases import Cases, Cell, make_cases
+from ptri.config import PosteriorConfig
 from ptri.geometry.cameras import project
 from ptri.models.pose_model import PoseModel
+from ptri.rig.estimate import solve
 from ptri.structures import Cameras, Keypoints
 
 
@@ -26,14 +28,16 @@ class Size(NamedTuple):
     num_iterations: int = 4
 
 
-def make_call(model: PoseModel, size: Size, seed: int = 0) -> Callable[[], object]:
+def make_call(
+    model: PoseModel, options: PosteriorConfig, size: Size, seed: int = 0
+) -> Callable[[], object]:
     """A call of the estimator on rigs of a size."""
     cell = Cell("ring", size.num_frames, views=size.num_views)
     cases = with_joints(make_cases(cell, size.batch, seed), size.num_joints, seed)
-    settings = dataclasses.replace(
-        model.settings, num_samples=size.num_samples, num_iterations=size.num_iterations
+    options = dataclasses.replace(
+        options, num_samples=size.num_samples, num_iterations=size.num_iterations
     )
-    return lambda: model.solve_full(cases.keypoints, cases.K, seed, settings)
+    return lambda: solve(model, cases.keypoints, cases.K, options, seed)
 
 
 def with_joints(cases: Cases, num_joints: int, seed: int = 0) -> Cases:

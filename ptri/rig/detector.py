@@ -1,0 +1,52 @@
+"""What is known of a 2D detector, put to use: its precision, and the bones that it draws."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ptri.config_sections import PosteriorConfig
+from ptri.posterior.body import BodyPrior, load_body_prior
+from ptri.posterior.sampling import normalise
+from ptri.skeleton import H36M17
+from ptri.structures import MANY_FRAMES, Detector, Keypoints, Observations
+
+NUM_JOINTS = len(H36M17.joints)
+SLACK_GROWTH = 1 / 3  # of a bone's slack with the number of frames
+
+
+def observe(keypoints: Keypoints, K: Tensor, detector: Detector) -> Observations:
+    """Keypoints (B, T, V, J, ...) px, normalised, in float64, no less precise than is known.
+
+    A network that is trained to cover its own gross errors reports more than the noise of its good
+    keypoints; gross errors have their own part in the posterior's likelihood. In a few frames they
+    cannot be told from noise: there what it reports stands.
+
+    Args:
+        K: (B, T, V, 3, 3) px.
+    """
+    keypoints = Keypoints(*(value.double() for value in keypoints))
+    if detector.overstated and keypoints.xy.shape[1] >= MANY_FRAMES:
+        factor = keypoints.covariance.new_ones(keypoints.covariance.shape[-3])
+        factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(detector.overstated) ** -2
+        covariance = keypoints.covariance * factor[:, None, None]
+        keypoints = keypoints._replace(covariance=covariance)
+    return normalise(keypoints, K.double())
+
+
+def body_prior(
+    options: PosteriorConfig, detector: Detector, num_joints: int, num_frames: int, like: Tensor
+) -> BodyPrior:
+    """The prior on bones as the detector draws them, of the type and on the device of a tensor.
+
+    Bones bend the posterior of a limb's direction, and what Laplace's approximation makes of that
+    adds up over frames, while the cameras' uncertainty shrinks with them. So the more frames, the
+    less a bone is held to its length.
+    """
+    prior = load_body_prior(
+        num_joints,
+        slack=options.bone_slack * num_frames**SLACK_GROWTH,
+        definition=options.bone_definition,
+        ratio=detector.bone_ratio,
+        children=options.children,
+    )
+    return prior.to(like.device, like.dtype)

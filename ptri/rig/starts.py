@@ -1,0 +1,108 @@
+"""Steps 3 to 5 of `ptri.rig.estimate`: views lifted, left and right read, starts gathered."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptri.config_sections import PosteriorConfig
+from ptri.geometry.triangulation import ray_moments, triangulate
+from ptri.models.lifter import Lifted
+from ptri.models.pose_model import PoseModel
+from ptri.posterior.adjust import Bundle
+from ptri.posterior.body import BodyPrior
+from ptri.posterior.starts import pooled_starts, rig_starts
+from ptri.rig.detector import NUM_JOINTS, body_prior, observe
+from ptri.skeleton import H36M17
+from ptri.structures import MANY_FRAMES, Cameras, Keypoints, Observations
+from ptri.verdict.readings import Sides, apply_sides, frames_to_read, read_rigs
+
+PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
+
+
+@torch.no_grad()
+def lift_and_read(
+    model: PoseModel, keypoints: Keypoints, K: Tensor, options: PosteriorConfig
+) -> tuple[Keypoints, Lifted, Sides]:
+    """Lifts every view, reads left and right anew, and lifts the views that are read otherwise.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
+
+    Returns:
+        The keypoints as read, the views' skeletons (B, T, V, 17, ...), and how they were read.
+    """
+    T = keypoints.xy.shape[1]
+    named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
+    some = frames_to_read(T).to(K.device)
+    flip = torch.tensor(H36M17.flip, device=K.device)
+    exchanged = Keypoints(*(value[:, some].index_select(3, flip) for value in named))
+    both = Keypoints(*(torch.cat(pair, dim=1) for pair in zip(named, exchanged)))
+    lifted = model.lift(both, torch.cat([K, K[:, some]], dim=1))
+    exchanged_joints = lifted.joints3d[:, T:].double()
+    lifted = Lifted(*(value[:, :T] for value in lifted))
+    observations = observe(named, K, model.detector)
+    trust = observations.inlier / lifted.sigma.double().square()
+    body = body_prior(options, model.detector, NUM_JOINTS, T, observations.xy)
+    sides = read_rigs(observations, lifted.joints3d.double(), exchanged_joints, trust, body)
+    keypoints = apply_sides(keypoints, sides)
+    changed = sides.changed()  # (B, T, V)
+    if bool(changed.any()):
+        again = model.lift(Keypoints(*(value[changed] for value in keypoints)), K[changed])
+        for value, new in zip(lifted, again):
+            value[changed] = new
+    return keypoints, lifted, sides
+
+
+@torch.no_grad()
+def gather_starts(
+    keypoints: Keypoints,
+    K: Tensor,
+    observations: Observations,
+    lifted: Lifted,
+    body: BodyPrior,
+    seed: int,
+    thorough: bool,
+    start: tuple[Cameras, Tensor] | None = None,
+) -> Bundle:
+    """Candidate rigs (B, C, ...) to start from: lifted, given, and of many frames the classical.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px as read, K: (B, T, V, 3, 3) px, and the same normalised.
+        thorough, start: as in `ptri.rig.estimate.solve`.
+    """
+    trust = observations.inlier[..., :NUM_JOINTS] / lifted.sigma.double().square()
+    starts = rig_starts(lifted.joints3d.double(), trust, body, mirrored=thorough)
+    if start is not None:
+        cameras, joints = start
+        one = Bundle(cameras.R, cameras.t, joints, starts.log_lengths[:, 0])
+        starts = _both(starts, Bundle(*(value[:, None] for value in one)))
+    if thorough and keypoints.xy.shape[1] >= MANY_FRAMES:
+        starts = _both(starts, pooled_starts(keypoints, K, starts, body, seed=seed))
+    return _with_further_joints(starts, observations)
+
+
+def _both(starts: Bundle, others: Bundle) -> Bundle:
+    """All candidates of both."""
+    return Bundle(*(torch.cat([a, b.to(a)], dim=1) for a, b in zip(starts, others)))
+
+
+def _with_further_joints(starts: Bundle, observations: Observations) -> Bundle:
+    """Adds the joints that the lifter does not know, triangulated under each start's cameras."""
+    B, T, V, J, _ = observations.xy.shape
+    extra = J - NUM_JOINTS
+    if not extra:
+        return starts
+    root = starts.joints[..., H36M17.root, :]  # (B, C, T, 3)
+    distance = root.norm(dim=-1).mean((1, 2))[:, None, None, None]
+    weight = observations.inlier[..., NUM_JOINTS:] / distance.square()
+    moments = ray_moments(
+        observations.xy[..., NUM_JOINTS:, :],
+        observations.information[..., NUM_JOINTS:, :, :] * weight[..., None, None],
+    )
+    moments = moments.permute(0, 1, 3, 2, 4).reshape(B, T * extra, V, 6)
+    anchor = root.mean(1)[:, :, None].expand(B, T, extra, 3).reshape(B, T * extra, 3)
+    R, t = starts.R.transpose(0, 1).to(moments), starts.t.transpose(0, 1).to(moments)
+    points, _, _ = triangulate(moments, R, t, anchor.to(moments), PERSON_SIGMA**-2)
+    points = points.transpose(0, 1).unflatten(2, (T, extra)).to(starts.joints)
+    return starts._replace(joints=torch.cat([starts.joints, points], dim=-2))
