@@ -67,6 +67,12 @@ _GONE = {
     "no longer a choice: training shuffles views and leaves channels alone; leave it out": """
         augment.shuffle_views augment.channels
     """,
+    "an argument of ptri.people.detections.simulate_detections; leave it out": """
+        generated.independent generated.truncate
+    """,
+    "a constant of the renderer, since nobody set it; leave it out": """
+        render.high_share render.low_share render.off_axis render.shadows render.white_balance
+    """,
     "a constant of ptri/training/losses3d.py; leave it out": """
         train.weight_lift train.weight_pose train.weight_x3d train.weight_joint
     """,
@@ -78,14 +84,14 @@ _GONE = {
 # Those that moved into tables of their own.
 _MOVED = {
     "generated.errors": """
-        truncate noise joint_noise clip_spread view_spread noise_spread
+        noise joint_noise clip_spread view_spread noise_spread
         steady_spread anisotropy hidden_noise correlated_share correlation_s
         definition_mm definition_mean view_bias bias_follows misreport overstate
         joint_stated rounding outlier_rate outlier_size confident_outliers
         gross_rate drop_rate flat_views body_swap_rate limb_swap_rate
         limb_copy_rate profile_copies confident_swaps fault_s missing_rate
         missing_hidden_rate missing_view_rate confidence_noise confidence_logit
-        confidence_slope independent
+        confidence_slope
 """,
     "model.sizes": """
         head_channels context lifter_width lifter_blocks fusion_width fusion_layers fusion_frames

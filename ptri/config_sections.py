@@ -94,8 +94,8 @@ class GeneratedConfig(_Section):
     area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
     bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
     children: float = _number(0.0, 0, 1)  # share of people who are 4 to 14 years old
-    errors: Table = field(default_factory=dict)  # of the detections: numbers of
-    # ptri/people/errors.py, or the YAML file that holds them, as scripts/fit_errors.py writes it
+    errors: Table = field(default_factory=dict)  # of the detections: numbers of ErrorModel in
+    # ptri/people/error_model.py, or the YAML file of them that scripts/fit_errors.py writes
     more_errors: list[Table] = field(default_factory=list)  # others; batches take turns
 
 

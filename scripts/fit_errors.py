@@ -27,7 +27,7 @@ from detector_errors.report import detector_of, settings_of, table, to_yaml
 from ptri import config as configuration
 from ptri.errors import UserError, exit_status
 from ptri.models.weights import for_inference, read_network2d, write_detector
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 
 
 def main(arguments: list[str] | None = None) -> int:

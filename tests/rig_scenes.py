@@ -29,13 +29,13 @@ def scene(frames=4, views=4, seed=0, family="ring", fps=2.0, noise=0.004, missin
     settings = config.load(
         None,
         [
-            "run.name=test", "generated.errors.independent=true", f"generated.errors.noise={noise}",
+            "run.name=test", f"generated.errors.noise={noise}",
             f"generated.families=[{family}]", f"generated.errors.missing_rate={missing}",
             "generated.held_out_families=[]", "generated.max_truncated=0.0",
             f"generated.fps={fps}", "generated.errors.definition_mm=0",
         ],
     )  # fmt: skip
-    made = generate_batch(settings, seed, 0, 1, views, frames)
+    made = generate_batch(settings, seed, 0, 1, views, frames, exact=True)
     parts = (*made.keypoints, made.K[:, 0], made.cameras.R, made.cameras.t, made.joints3d)
     xy, covariance, confidence, K, R, t, joints = (part[0].double() for part in parts)
     return Truth(xy, K, confidence, covariance, R, t, joints)

@@ -17,13 +17,13 @@ def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05
     settings = config.load(
         None,
         [
-            "run.name=test", "generated.errors.independent=true", f"generated.errors.noise={noise}",
+            "run.name=test", f"generated.errors.noise={noise}",
             "generated.families=[ring]",
             f"generated.errors.missing_rate={missing}", "generated.held_out_families=[]",
             "generated.max_truncated=0.0", f"generated.fps={fps}",
         ],
     )  # fmt: skip
-    scene = generate_batch(settings, seed, 0, batch, views, frames)
+    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True)
     keypoints = Keypoints(*(value.double() for value in scene.keypoints))
     cameras = type(scene.cameras)(*(value.double() for value in scene.cameras))
     return keypoints, scene.K.double(), cameras, scene.joints3d.double()

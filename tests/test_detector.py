@@ -22,7 +22,7 @@ from ptri.models.weights import read_detector, write_detector
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import body_fixed, facing, simulate_detections
 from ptri.people.draws import Draws
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.people.scenes import errors_of
 from ptri.skeleton import H36M17
@@ -120,7 +120,6 @@ def test_planted_exchanges_are_counted():
 
 def test_new_factors_of_the_error_model():
     clips = people(num=60)
-    size = torch.zeros(60, 4, 2)
     quiet = ErrorModel(
         noise=1e-5,
         definition_mm=0,
@@ -131,14 +130,13 @@ def test_new_factors_of_the_error_model():
         missing_rate=0,
         missing_hidden_rate=0,
         missing_view_rate=0,
-        truncate=False,
         fps=5.0,
     )
 
     def seen(**changes):
         draws = Draws.from_seeds([(7, row) for row in range(60)])
         options = dataclasses.replace(quiet, **changes)
-        return simulate_detections(draws, options, clips.joints, clips.cameras, size)
+        return simulate_detections(draws, options, clips.joints, clips.cameras)
 
     copies = seen(limb_copy_rate=0.2, profile_copies=3.0)
     pair = copies.swapped[..., WRIST] | copies.swapped[..., FLIP[WRIST]]

@@ -19,13 +19,13 @@ def scenes(family, views, frames=12, batch=4, noise=0.002, missing=0.1, seed=0):
     settings = config.load(
         None,
         [
-            "run.name=test", "generated.errors.independent=true", f"generated.errors.noise={noise}",
+            "run.name=test", f"generated.errors.noise={noise}",
             f"generated.families=[{family}]", f"generated.held_out_families=[{other}]",
             f"generated.errors.missing_rate={missing}", "generated.max_truncated=0.0",
             "generated.fps=1.0",
         ],
     )  # fmt: skip
-    scene = generate_batch(settings, seed, 0, batch, views, frames)
+    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True)
     for i in range(batch):
         yield (
             scene.keypoints.xy[i].double().numpy(),

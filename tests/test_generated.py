@@ -71,10 +71,10 @@ def test_keypoints_are_projections_of_the_joints(crop_size):
     """With hardly any noise, K, cameras and joints3d reproduce the keypoints."""
     config = replace(
         CONFIG,
-        generated__errors={"independent": True, "noise": 1e-5, "missing_rate": 0.0},
+        generated__errors={"noise": 1e-5, "missing_rate": 0.0},
         generated__crop_size=crop_size,
     )
-    scene = generate_batch(config, 0, 0, 20, 4, 3)
+    scene = generate_batch(config, 0, 0, 20, 4, 3, exact=True)
     cameras = Cameras(
         scene.K, scene.cameras.R.unsqueeze(1).expand(-1, 3, -1, -1, -1), scene.cameras.t[:, None]
     )

@@ -16,7 +16,7 @@ from ptri.people.detections import (
     simulate_detections,
 )
 from ptri.people.draws import Draws
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
@@ -28,7 +28,7 @@ QUIET = dict.fromkeys(
         *("missing_view_rate", "correlated_share"),
     ),
     0.0,
-) | {"hidden_noise": 1.0, "truncate": False}
+) | {"hidden_noise": 1.0}
 
 
 def scene(num: int = 30, frames: int = 4, views: int = 3, seed: int = 0, kinds=("gesture", "walk")):
@@ -38,9 +38,11 @@ def scene(num: int = 30, frames: int = 4, views: int = 3, seed: int = 0, kinds=(
     return draws, joints, sample_rigs(draws, family, joints, views, 0.0)
 
 
-def see(seed: int = 0, num: int = 30, frames: int = 4, **options) -> SimulatedDetections:
+def see(
+    seed: int = 0, num: int = 30, frames: int = 4, exact: bool = False, **options
+) -> SimulatedDetections:
     draws, joints, rig = scene(num, frames, seed=seed)
-    return simulate_detections(draws, ErrorModel(**options), joints, rig.cameras, rig.size)
+    return simulate_detections(draws, ErrorModel(**options), joints, rig.cameras, exact=exact)
 
 
 def whitened(error: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
@@ -53,8 +55,8 @@ def scale_of(result: SimulatedDetections) -> float:
     return float((result.clean[..., 1].amax(-1) - result.clean[..., 1].amin(-1)).median())
 
 
-def test_independent_mode_is_gaussian_with_the_stated_covariance():
-    result = see(num=60, independent=True, truncate=False, missing_rate=0.0)
+def test_exact_detections_are_gaussian_with_the_stated_covariance():
+    result = see(num=60, exact=True, missing_rate=0.0)
     keypoints = result.keypoints
     assert torch.equal(keypoints.covariance, result.covariance)
     assert (keypoints.confidence == 1).all()
@@ -148,7 +150,7 @@ def test_outliers_swaps_and_losses_have_their_rates():
 
 def test_gross_outliers_lie_anywhere_in_the_box_and_look_like_good_points():
     present = {"missing_rate": 0.0, "missing_hidden_rate": 0.0, "missing_view_rate": 0.0}
-    present |= {"truncate": False, "outlier_rate": 0.0}
+    present |= {"outlier_rate": 0.0}
     plain, result = see(num=200, **present), see(num=200, gross_rate=0.4, **present)
     rate = result.outlier.float().mean((1, 3))  # of each view
     assert float(rate.mean()) == pytest.approx(0.2, abs=0.02)
@@ -177,7 +179,7 @@ def test_views_lose_joints_and_report_flat_confidences_at_rates_of_their_own():
 
 
 def test_covariances_and_confidences_are_always_finite():
-    for options in ({}, {"noise": 0.0}, {"missing_view_rate": 0.9}, {"independent": True}):
+    for options in ({}, {"noise": 0.0}, {"missing_view_rate": 0.9}, {"exact": True}):
         keypoints = see(**options).keypoints
         assert keypoints.covariance.isfinite().all()
         assert torch.linalg.eigvalsh(keypoints.covariance.double()).min() > 0
@@ -204,7 +206,7 @@ def test_confidence_means_something():
 def test_truncated_joints_are_missing():
     draws, joints, rig = scene()
     narrow = rig.size * 0.6
-    config = ErrorModel(**(QUIET | {"truncate": True}))
+    config = ErrorModel(**QUIET)
     result = simulate_detections(draws, config, joints, rig.cameras, narrow)
     inside = (result.clean >= -0.5) & (result.clean <= narrow[:, None, :, None] - 0.5)
     assert torch.equal(result.keypoints.xy.isnan().any(-1), ~inside.all(-1))

@@ -31,12 +31,12 @@ def scenes(num=12, frames=1, views=4, seed=0, noise=0.006, *settings):
     chosen = config.load(
         None,
         [
-            "run.name=test", "generated.errors.independent=true", f"generated.errors.noise={noise}",
+            "run.name=test", f"generated.errors.noise={noise}",
             "generated.families=[ring]", "generated.held_out_families=[]", "generated.fps=5",
             "generated.max_truncated=0.0", "generated.errors.missing_rate=0.0", *settings,
         ],
     )  # fmt: skip
-    return generate_batch(chosen, seed, 0, num, views, frames)
+    return generate_batch(chosen, seed, 0, num, views, frames, exact=True)
 
 
 def doubled(keypoints):

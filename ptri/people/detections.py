@@ -1,7 +1,7 @@
 """Simulates what a 2D detector would report of people: noise, outliers, swaps, missing joints.
 
 Sizes are relative to the person: the height in px at which a 1.7 m tall object appears at the hip's
-depth. Every factor is a field of `ptri.people.errors.ErrorModel`.
+depth. Every factor is a field of `ptri.people.error_model.ErrorModel`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from ptri.geometry.cameras import project, project_normalised, transform
 from ptri.geometry.rotations import upright_axes
 from ptri.people.draws import Draws, ar1_factor
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -44,21 +44,26 @@ class SimulatedDetections(NamedTuple):
 
 
 def simulate_detections(
-    draws: Draws, config: ErrorModel, joints: Tensor, cameras: Cameras, size: Tensor
+    draws: Draws,
+    errors: ErrorModel,
+    joints: Tensor,
+    cameras: Cameras,
+    size: Tensor | None = None,
+    exact: bool = False,
 ) -> SimulatedDetections:
     """Draws what a detector reports of B people.
 
     Args:
         draws: B streams.
-        config: noise model; ``config.independent`` reduces it to independent Gaussian noise with
-            exactly the stated covariance and confidence 1.
+        errors: how the detector errs.
         joints: (B, T, J, 3) mm, world.
         cameras: (B, V, ...), world, static.
-        size: (B, V, 2) px, image width and height.
+        size: (B, V, 2) px, width and height of the images, outside of which joints are missing;
+            None: joints are seen everywhere.
+        exact: independent Gaussian noise with exactly the stated covariance and confidence 1, and
+            joints missing at random; no other errors.
     """
-    _, T, J, _ = joints.shape
-    V = size.shape[1]
-    exact = config.independent
+    T, V, J = joints.shape[1], cameras.t.shape[1], joints.shape[2]
     # 1 What is there to be seen
     clean, depth = _project(joints, cameras), _in_cameras(joints, cameras)[..., 2]
     focal = cameras.K[..., 0, 0].unsqueeze(1)  # (B, 1, V)
@@ -67,41 +72,41 @@ def simulate_detections(
     target, hidden = clean, torch.zeros(clean.shape[:-1], dtype=torch.bool)
     swapped = hidden
     if not exact:
-        aimed, systematic = _systematic(draws, config, joints, cameras, clean, scale)
+        aimed, systematic = _systematic(draws, errors, joints, cameras, clean, scale)
         hidden = self_occluded(joints, cameras)
-        target, swapped = _swap(draws, config, aimed)
-        if config.limb_copy_rate > 0:
-            target, swapped = _copy(draws, config, target, swapped, facing(joints, cameras))
+        target, swapped = _swap(draws, errors, aimed)
+        if errors.limb_copy_rate > 0:
+            target, swapped = _copy(draws, errors, target, swapped, facing(joints, cameras))
     # 3 Noise
-    covariance, log_factor = _noise_covariance(draws, config, scale, hidden)
-    if not exact and config.bias_follows > 0:
-        grown = torch.expm1(config.bias_follows * log_factor)
+    covariance, log_factor = _noise_covariance(draws, errors, scale, hidden)
+    if not exact and errors.bias_follows > 0:
+        grown = torch.expm1(errors.bias_follows * log_factor)
         target = target + grown.unsqueeze(-1) * systematic
-    white = _coloured(draws, config, T, (V, J, 2), 0.0 if exact else config.correlated_share)
+    white = _coloured(draws, errors, T, (V, J, 2), 0.0 if exact else errors.correlated_share)
     xy = target + (torch.linalg.cholesky(covariance) @ white.unsqueeze(-1)).squeeze(-1)
     # 4 Outliers, and what the detector says of all that
     outlier, reported = torch.zeros_like(hidden), covariance
     confidence = torch.ones(outlier.shape)
     if not exact:
-        outlier = _rare(draws, config, T, (V, J), config.outlier_rate)
-        wrong = _coloured(draws, config, T, (V, J, 2), 0.8) * config.outlier_size
+        outlier = _rare(draws, errors, T, (V, J), errors.outlier_rate)
+        wrong = _coloured(draws, errors, T, (V, J, 2), 0.8) * errors.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
-        reported, confidence = _report(draws, config, covariance, xy - target, scale, outlier)
-        if config.confident_swaps < 1:
+        reported, confidence = _report(draws, errors, covariance, xy - target, scale, outlier)
+        if errors.confident_swaps < 1:
             apart = (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)
             reported, confidence = _doubt_swaps(
-                draws, config, swapped, apart, covariance, reported, confidence
+                draws, errors, swapped, apart, covariance, reported, confidence
             )
-        if config.gross_rate > 0:
-            gross = _drawn_rate(draws, config.gross_rate, T, V, J)
+        if errors.gross_rate > 0:
+            gross = _drawn_rate(draws, errors.gross_rate, T, V, J)
             xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
             outlier = outlier | gross
-        if config.flat_views > 0:
-            flat = draws.uniform(1, V, 1) < config.flat_views
+        if errors.flat_views > 0:
+            flat = draws.uniform(1, V, 1) < errors.flat_views
             confidence = torch.where(flat, draws.uniform(1, V, 1, low=0.5), confidence)
     # 5 What is missing
-    missing = _missing(draws, config, hidden, exact) | (depth < 1.0)
-    if config.truncate:
+    missing = _missing(draws, errors, hidden, exact) | (depth < 1.0)
+    if size is not None:
         inside = (clean >= -0.5) & (clean <= size[:, None, :, None] - 0.5)
         missing = missing | ~inside.all(-1)
     xy = torch.where(missing.unsqueeze(-1), torch.nan, xy)
@@ -176,7 +181,7 @@ def frame_correlation(seconds: float, fps: float) -> float:
 
 def _systematic(
     draws: Draws,
-    config: ErrorModel,
+    errors: ErrorModel,
     joints: Tensor,
     cameras: Cameras,
     clean: Tensor,
@@ -190,15 +195,15 @@ def _systematic(
     V, J = clean.shape[2:4]
     along, trunk = draws.normal(1, J, 1), draws.normal(1, J, 3)
     strength = draws.uniform(2, 1, 1, 1)
-    offset = math.sqrt(0.5) * config.definition_mm * strength[:, 0]
+    offset = math.sqrt(0.5) * errors.definition_mm * strength[:, 0]
     offset = offset * body_fixed(joints, along, trunk)
     common = clean
-    if config.definition_mean:
-        mean = torch.tensor(config.definition_mean).expand(1, 1, J, 4)
+    if errors.definition_mean:
+        mean = torch.tensor(errors.definition_mean).expand(1, 1, J, 4)
         mean = body_fixed(joints, mean[..., :1], mean[..., 1:])
         offset, common = offset + mean, _project(joints + mean, cameras)
     target = _project(joints + offset, cameras)
-    bias = config.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
+    bias = errors.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
     target = target + bias * scale[..., None, None]
     return target, target - common
 
@@ -212,26 +217,26 @@ def _ar1(draws: Draws, num_frames: int, shape: tuple[int, ...], rho: float) -> T
 
 
 def _coloured(
-    draws: Draws, config: ErrorModel, num_frames: int, shape: tuple[int, ...], share: float
+    draws: Draws, errors: ErrorModel, num_frames: int, shape: tuple[int, ...], share: float
 ) -> Tensor:
     """(B, T, *shape) unit-variance noise of which a share of the variance is AR(1)."""
     white = draws.normal(num_frames, *shape)
     if share == 0:
         return white
-    rho = frame_correlation(config.correlation_s, config.fps)
+    rho = frame_correlation(errors.correlation_s, errors.fps)
     slow = _ar1(draws, num_frames, shape, rho)
     return math.sqrt(share) * slow + math.sqrt(1 - share) * white
 
 
 def _rare(
     draws: Draws,
-    config: ErrorModel,
+    errors: ErrorModel,
     num_frames: int,
     shape: tuple[int, ...],
     rate: float | Tensor,
 ) -> Tensor:
     """(B, T, *shape) bool events of a given rate, or rates, that last some frames."""
-    latent = _ar1(draws, num_frames, shape, frame_correlation(config.fault_s, config.fps))
+    latent = _ar1(draws, num_frames, shape, frame_correlation(errors.fault_s, errors.fps))
     if not torch.is_tensor(rate):
         if rate <= 0:
             return torch.zeros_like(latent, dtype=torch.bool)
@@ -249,13 +254,13 @@ def _swap_groups() -> tuple[Tensor, Tensor]:
     return torch.stack([torch.ones_like(arms), arms, legs]), torch.tensor(H36M17.flip)
 
 
-def _swap(draws: Draws, config: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]:
+def _swap(draws: Draws, errors: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Exchanges left and right of whole bodies, arms or legs; returns xy and which joints."""
     _, T, V, _, _ = xy.shape
     groups, flip = _swap_groups()
-    body = _rare(draws, config, T, (V,), config.body_swap_rate)
-    arms = _rare(draws, config, T, (V,), config.limb_swap_rate)
-    legs = _rare(draws, config, T, (V,), config.limb_swap_rate)
+    body = _rare(draws, errors, T, (V,), errors.body_swap_rate)
+    arms = _rare(draws, errors, T, (V,), errors.limb_swap_rate)
+    legs = _rare(draws, errors, T, (V,), errors.limb_swap_rate)
     swap = torch.zeros(xy.shape[:-1], dtype=torch.bool)
     for happens, group in zip((body, arms, legs), groups):
         swap = swap ^ (happens.unsqueeze(-1) & group)
@@ -264,7 +269,7 @@ def _swap(draws: Draws, config: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _copy(
-    draws: Draws, config: ErrorModel, xy: Tensor, swapped: Tensor, front: Tensor
+    draws: Draws, errors: ErrorModel, xy: Tensor, swapped: Tensor, front: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Puts the end of an arm or leg, half the time with its middle, onto the other side's.
 
@@ -273,8 +278,8 @@ def _copy(
     """
     names, flip = H36M17.joints, list(H36M17.flip)
     T, V = xy.shape[1:3]
-    rate = config.limb_copy_rate * config.profile_copies ** (1 - front.abs())
-    happens = _rare(draws, config, T, (V, 2), rate.unsqueeze(-1).clamp_max(_MOST_COPIES))
+    rate = errors.limb_copy_rate * errors.profile_copies ** (1 - front.abs())
+    happens = _rare(draws, errors, T, (V, 2), rate.unsqueeze(-1).clamp_max(_MOST_COPIES))
     left, both = draws.uniform(1, V, 2) < 0.5, draws.uniform(1, V, 2) < 0.5
     moved = torch.zeros_like(swapped)
     for limb, (middle, end) in enumerate(_LIMBS):
@@ -286,7 +291,7 @@ def _copy(
 
 
 def _noise_covariance(
-    draws: Draws, config: ErrorModel, scale: Tensor, hidden: Tensor
+    draws: Draws, errors: ErrorModel, scale: Tensor, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Covariances (B, T, V, J, 2, 2) px^2 of the noise, and the logarithm of its spreads' factor.
 
@@ -295,19 +300,19 @@ def _noise_covariance(
     """
     _, T, V, J = hidden.shape
     joint = [_JOINT_NOISE[name.split("_")[-1]] for name in H36M17.joints]
-    joint = torch.tensor(config.joint_noise or joint)
-    log_sigma = config.clip_spread * draws.normal(1, 1, 1) + config.view_spread * draws.normal(
+    joint = torch.tensor(errors.joint_noise or joint)
+    log_sigma = errors.clip_spread * draws.normal(1, 1, 1) + errors.view_spread * draws.normal(
         1, V, 1
     )
     own = draws.normal(T, V, J)
-    if config.steady_spread > 0:
-        share = config.steady_spread
+    if errors.steady_spread > 0:
+        share = errors.steady_spread
         own = math.sqrt(1 - share) * own + math.sqrt(share) * draws.normal(1, V, J)
-    log_sigma = log_sigma + config.noise_spread * own
-    sigma = config.noise * joint * torch.exp(log_sigma) * scale.unsqueeze(-1)
-    sigma = torch.where(hidden, config.hidden_noise * sigma, sigma)
+    log_sigma = log_sigma + errors.noise_spread * own
+    sigma = errors.noise * joint * torch.exp(log_sigma) * scale.unsqueeze(-1)
+    sigma = torch.where(hidden, errors.hidden_noise * sigma, sigma)
     # The axes' ratio e^(2a) with the area sigma^2 kept, in any direction.
-    stretch = torch.exp(config.anisotropy * draws.normal(T, V, J))
+    stretch = torch.exp(errors.anisotropy * draws.normal(T, V, J))
     angle = draws.uniform(T, V, J, high=math.pi)
     cos, sin = angle.cos(), angle.sin()
     axes = torch.stack([cos, -sin, sin, cos], dim=-1).unflatten(-1, (2, 2))
@@ -319,7 +324,7 @@ def _noise_covariance(
 
 def _report(
     draws: Draws,
-    config: ErrorModel,
+    errors: ErrorModel,
     covariance: Tensor,
     error: Tensor,
     scale: Tensor,
@@ -331,27 +336,27 @@ def _report(
     noise and half-knowingly with the error itself; some outliers are made with full confidence.
     """
     _, T, V, J = outlier.shape
-    noticed = outlier & (draws.uniform(T, V, J) >= config.confident_outliers)
+    noticed = outlier & (draws.uniform(T, V, J) >= errors.confident_outliers)
     mean = _mean_variance(covariance)
     isotropic = mean[..., None, None] * torch.eye(2)
-    stated = config.overstate * torch.tensor(config.joint_stated or [1.0] * J)
-    factor = stated**2 * torch.exp(2 * config.misreport * draws.normal(T, V, J))
+    stated = errors.overstate * torch.tensor(errors.joint_stated or [1.0] * J)
+    factor = stated**2 * torch.exp(2 * errors.misreport * draws.normal(T, V, J))
     # A noticed outlier shows as a wide or double-peaked heatmap.
-    doubt = (0.3 * config.outlier_size * scale.unsqueeze(-1)) ** 2 * draws.uniform(T, V, J)
-    reported = factor[..., None, None] * torch.lerp(covariance, isotropic, config.rounding)
+    doubt = (0.3 * errors.outlier_size * scale.unsqueeze(-1)) ** 2 * draws.uniform(T, V, J)
+    reported = factor[..., None, None] * torch.lerp(covariance, isotropic, errors.rounding)
     reported = reported + torch.where(noticed, doubt, 0.0)[..., None, None] * torch.eye(2)
 
     known = torch.where(outlier & ~noticed, 0.0, error.square().mean(-1))
-    unit = config.noise * scale.unsqueeze(-1)
+    unit = errors.noise * scale.unsqueeze(-1)
     # 1e-3 px guards the logarithm where the noise is configured away.
     spread = torch.sqrt((mean + 0.5 * known) / 1.5) / unit.clamp_min(1e-3)
-    logit = config.confidence_logit - config.confidence_slope * torch.log(spread.clamp_min(1e-3))
-    return reported, torch.sigmoid(logit + config.confidence_noise * draws.normal(T, V, J))
+    logit = errors.confidence_logit - errors.confidence_slope * torch.log(spread.clamp_min(1e-3))
+    return reported, torch.sigmoid(logit + errors.confidence_noise * draws.normal(T, V, J))
 
 
 def _doubt_swaps(
     draws: Draws,
-    config: ErrorModel,
+    errors: ErrorModel,
     swapped: Tensor,
     apart: Tensor,
     covariance: Tensor,
@@ -364,12 +369,12 @@ def _doubt_swaps(
         swapped: (B, T, V, J) bool. apart: (B, T, V, J) px to the joint's mirror image.
     """
     shape = swapped.shape[1:]
-    noticed = swapped & (draws.uniform(*shape) >= config.confident_swaps)
+    noticed = swapped & (draws.uniform(*shape) >= errors.confident_swaps)
     doubt = noticed * draws.uniform(*shape) * (_MIRROR_DOUBT * apart) ** 2
     reported = reported + doubt[..., None, None] * torch.eye(2)
     # The same loss as of a wider noise, see `_report`; 1e-6 px^2 guards no noise at all.
     ratio = doubt / _mean_variance(covariance).clamp_min(1e-6)
-    loss = 0.5 * config.confidence_slope * torch.log1p(ratio)
+    loss = 0.5 * errors.confidence_slope * torch.log1p(ratio)
     return reported, torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
 
 
@@ -390,14 +395,14 @@ def _in_box(draws: Draws, xy: Tensor) -> Tensor:
     return (low + high) / 2 + _BOX * (high - low) * place
 
 
-def _missing(draws: Draws, config: ErrorModel, hidden: Tensor, exact: bool) -> Tensor:
+def _missing(draws: Draws, errors: ErrorModel, hidden: Tensor, exact: bool) -> Tensor:
     """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
     T, V, J = hidden.shape[1:]
-    joints = _rare(draws, config, T, (V, J), config.missing_rate)
+    joints = _rare(draws, errors, T, (V, J), errors.missing_rate)
     # Two views of a scene always keep the person; nothing could be learnt from one.
     sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2
-    view = _rare(draws, config, T, (V,), config.missing_view_rate) & sparable.unsqueeze(1)
-    behind = hidden & _rare(draws, config, T, (V, J), config.missing_hidden_rate)
-    if config.drop_rate > 0:
-        joints = joints | _drawn_rate(draws, config.drop_rate, T, V, J)
+    view = _rare(draws, errors, T, (V,), errors.missing_view_rate) & sparable.unsqueeze(1)
+    behind = hidden & _rare(draws, errors, T, (V, J), errors.missing_hidden_rate)
+    if errors.drop_rate > 0:
+        joints = joints | _drawn_rate(draws, errors.drop_rate, T, V, J)
     return joints if exact else joints | view.unsqueeze(-1) | behind

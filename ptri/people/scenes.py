@@ -20,7 +20,7 @@ from ptri.geometry.cameras import to_reference
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.people.mocap import load_mocap, sample_mocap
 from ptri.people.motions import KINDS
 from ptri.people.rigs import Rig, family_indices, in_order, sample_rigs
@@ -95,6 +95,7 @@ def generate_batch(
     num_frames: int = 1,
     first: int = 0,
     split: Split = "train",
+    exact: bool = False,
 ) -> Scene:
     """Generates samples ``first`` to ``first + batch_size - 1`` of a step's batch.
 
@@ -106,6 +107,8 @@ def generate_batch(
         split: "train" draws from generated.families (and the training trials of the motion
             capture), "held_out" from generated.held_out_families (and the held-out trials); "pool"
             as "train", other scenes.
+        exact: errors are what the covariances say and nothing else, for tests
+            (`simulate_detections`).
 
     Returns:
         A `Scene` with leading B, float32.
@@ -125,7 +128,7 @@ def generate_batch(
     joints = people(draws, options, num_frames, split)
     family = families[draws.choice(len(families))]
     rig = sample_rigs(draws, family, joints, num_views, options.max_truncated)
-    return seen_by(draws, options, errors, joints, rig, family)
+    return seen_by(draws, options, errors, joints, rig, family, exact)
 
 
 def seen_by(
@@ -135,11 +138,13 @@ def seen_by(
     joints: Tensor,
     rig: Rig,
     family: Tensor,
+    exact: bool = False,
 ) -> Scene:
     """People (B, T, 17, 3) mm, world, before given rigs: the rest of `generate_batch`."""
     if options.ordered_views:
         rig = in_order(rig)
-    keypoints = simulate_detections(draws, errors, joints, rig.cameras, rig.size).keypoints
+    simulated = simulate_detections(draws, errors, joints, rig.cameras, rig.size, exact)
+    keypoints = simulated.keypoints
     K = rig.cameras.K.unsqueeze(1).expand(-1, joints.shape[1], -1, -1, -1)
     if options.crop_size:
         keypoints, K = crop(keypoints, K, rig.size, options.crop_size)

@@ -64,11 +64,8 @@ class RenderConfig(Section):
     # Cameras of single images
     near: float = number(1.3, 0.5)  # m, nearest distance a lens is made for ...
     far: float = number(12.0, 0.5)  # ... and the farthest; log-uniform between them
-    high_share: float = number(0.2, 0, 1)  # cameras 30 to 75 degrees above the person
-    low_share: float = number(0.08, 0, 1)  # cameras near the floor
     roll_deg: float = number(5.0, 0)  # standard deviation
     on_side: float = number(0.02, 0, 1)  # cameras that lie on their side
-    off_axis: float = number(0.25, 0)  # principal point off the image's middle, share of its side
     fill_low: float = number(0.6, 0.05)  # the person's longer side takes from this share of the
     fill_high: float = number(0.95, 0.05)  # image to this one
     truncated: float = number(0.25, 0, 1)  # share cut by the frame: half figures, missing limbs
@@ -78,10 +75,8 @@ class RenderConfig(Section):
     collages: float = number(0.2, 0, 1)  # share of the rest before a random collage, not in a room
     clutter: int = number(8, 0)  # most pieces of furniture in a room
     # Light
-    shadows: float = number(0.8, 0, 1)  # chance that the main light casts them
     lamps: float = number(0.5, 0, 1)  # chance of a second, near light
     exposure: float = number(0.25, 0)  # log of the factor, standard deviation
-    white_balance: float = number(0.06, 0)  # log of red over blue, standard deviation
     # What is in the way
     occluders: float = number(0.3, 0, 1)  # chance of something between camera and person
     held: float = number(0.15, 0, 1)  # chance of something in a hand

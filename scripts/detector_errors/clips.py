@@ -19,7 +19,7 @@ from ptri.errors import UserError
 from ptri.models.network2d import Network2D
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.structures import Cameras, Keypoints
 
 log = logging.getLogger(__name__)
@@ -131,16 +131,13 @@ def static_cameras(R: Tensor, t: Tensor) -> Cameras:
 
 def error_options(options: ErrorModel, fps: float) -> ErrorModel:
     """The settings with which `simulate` observes: every joint answered for."""
-    return dataclasses.replace(options, independent=False, truncate=False, fps=fps, **PRESENT)
+    return dataclasses.replace(options, fps=fps, **PRESENT)
 
 
 def simulate(clips: Clips, options: ErrorModel, seed: int) -> Clips:
     """The same people and cameras with keypoints from the error model, missing where they were."""
-    B, V = clips.cameras.t.shape[:2]
-    draws = Draws.from_seeds([(seed, row) for row in range(B)])
-    size = torch.zeros(B, V, 2)
-    found = simulate_detections(
-        draws, error_options(options, clips.fps), clips.joints, clips.cameras, size
-    ).keypoints
+    draws = Draws.from_seeds([(seed, row) for row in range(len(clips.joints))])
+    errors = error_options(options, clips.fps)
+    found = simulate_detections(draws, errors, clips.joints, clips.cameras).keypoints
     missing = clips.keypoints.xy.isnan()
     return clips._replace(keypoints=found._replace(xy=found.xy.masked_fill(missing, torch.nan)))

@@ -23,7 +23,7 @@ from detector_errors.clips import Clips, simulate
 from detector_errors.moments import LABELS, Statistics, measure
 from detector_errors.truth import Truth, true_views
 from ptri.errors import UserError
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.structures import Keypoints, take
 
 SHARES = ("steady_spread", "rounding", "correlated_share", "confident_outliers", "confident_swaps")

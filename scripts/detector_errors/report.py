@@ -13,7 +13,7 @@ from detector_errors.clips import Clips, simulate
 from detector_errors.fit import Fit
 from detector_errors.moments import LABELS, measure
 from detector_errors.truth import true_views
-from ptri.people.errors import ErrorModel
+from ptri.people.error_model import ErrorModel
 from ptri.structures import Detector
 
 UNLIKE = 3.0  # standard errors: beyond it a row is marked

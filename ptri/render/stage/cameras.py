@@ -11,6 +11,9 @@ from ptri.render.settings import RenderConfig
 
 _PERSON = 1.7  # m, and the share of the image that it takes at the lens's own distance:
 _SHARE = 0.7
+_HIGH_SHARE = 0.2  # of the cameras, 30 to 75 degrees above the person
+_LOW_SHARE = 0.08  # near the floor
+_OFF_AXIS = 0.25  # principal point off the image's middle, share of its side
 _LOWEST = 0.12  # m above the floor
 _NEAREST = 0.55  # m from the nearest point of the person
 _MIN_JOINTS = 5  # in a picture that cuts the person off
@@ -43,7 +46,7 @@ def sample_lens(rng: np.random.Generator, config: RenderConfig) -> np.ndarray:
     distance = np.exp(rng.uniform(np.log(config.near), np.log(config.far)))
     focal = _SHARE / _PERSON * distance * size
     # Wide lenses keep the person near the middle: beyond, bodies look like no photograph's.
-    spread = config.off_axis * size * min(1.0, focal / (1.2 * size))
+    spread = _OFF_AXIS * size * min(1.0, focal / (1.2 * size))
     shift = np.clip(spread * rng.standard_normal(2), -0.9 * size, 0.9 * size)
     K = np.array([[focal, 0, 0], [0, focal * np.exp(0.004 * rng.standard_normal()), 0], [0, 0, 1]])
     K[:2, 2] = (size - 1) / 2 + shift
@@ -65,9 +68,9 @@ def place_camera(
     """
     azimuth, kind = rng.uniform(0, 2 * np.pi), rng.random()
     elevation = np.radians(rng.normal(6, 9))  # about eye level
-    if kind < config.high_share:
+    if kind < _HIGH_SHARE:
         elevation = np.radians(rng.triangular(15, 30, 75))
-    low = config.high_share <= kind < config.high_share + config.low_share
+    low = _HIGH_SHARE <= kind < _HIGH_SHARE + _LOW_SHARE
     roll = np.radians(config.roll_deg) * rng.standard_normal()
     if rng.random() < config.on_side:
         roll += rng.choice([-0.5, 0.5]) * np.pi

@@ -14,6 +14,8 @@ from ptri.render.stage import backdrops
 MAX_MATERIALS = 16
 SEATED = ("sit", "sit_crossed")  # motions that want a seat
 WHOLE_PICTURE = np.array([0.0, 0.0, 1.0, 1.0])
+_SHADOWS = 0.8  # chance that the main light casts them
+_WHITE_BALANCE = 0.06  # log of red over blue, standard deviation
 _KEEP_FREE = 1.3  # m around the person without furniture
 _SEAT_BELOW_HIPS = 0.1  # m
 
@@ -56,7 +58,7 @@ class Room(NamedTuple):
 def sample_look(rng: np.random.Generator, config: RenderConfig) -> Look:
     """Draws the light of a scene."""
     azimuth, height = rng.uniform(0, 2 * np.pi), rng.uniform(0.35, 1.45)
-    warmth = rng.normal(0, config.white_balance)
+    warmth = rng.normal(0, _WHITE_BALANCE)
     tint = np.array([1 + warmth, 1, 1 - warmth])
     key, ambient = rng.uniform(0.35, 1.5), rng.uniform(0.25, 0.7)
     lamp = rng.uniform(0.5, 3.0) if rng.random() < config.lamps else 0.0
@@ -69,7 +71,7 @@ def sample_look(rng: np.random.Generator, config: RenderConfig) -> Look:
         sky_colour=ambient * rng.uniform(0.9, 1.1, 3),
         ground_colour=ambient * rng.uniform(0.3, 0.8) * rng.uniform(0.85, 1.1, 3),
         exposure=0.85 * np.exp(config.exposure * rng.standard_normal()),
-        shadow_strength=rng.uniform(0.5, 1.0) if rng.random() < config.shadows else 0.0,
+        shadow_strength=rng.uniform(0.5, 1.0) if rng.random() < _SHADOWS else 0.0,
         lamp_position=rng.uniform([-3, -3, 0.3], [3, 3, 2.8]),
         lamp_colour=lamp * np.exp(rng.normal(0, 0.15, 3)),
     )

@@ -21,8 +21,6 @@ class ErrorModel(Section):
     NAME = "generated.errors"
 
     fps: float = number(10.0, above=0)  # frames per second, for what lasts; scenes have their own
-    independent: bool = False  # exact Gaussian noise of the stated covariance, nothing else wrong
-    truncate: bool = True  # joints outside the image are missing
     noise: float = number(0.007, 0)  # of the person: standard deviation of an average joint
     joint_noise: list[float] = field(
         default_factory=list
