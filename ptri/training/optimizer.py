@@ -27,8 +27,8 @@ class Muon(torch.optim.AdamW):
     Liu et al. 2025, "Muon is scalable for LLM training", section 2.2. A kernel (out, in, h, w)
     counts as a matrix (out, in h w). Weights without a gradient stay as they are.
 
-    torch.optim.Muon takes no kernels; timm.optim.Muon trains as well, but multiplies in bf16, in
-    which a step takes 2.3 s instead of 0.12 s on a CPU that emulates it (docs/decisions.md).
+    torch.optim.Muon takes no kernels; timm.optim.Muon trains as well, but multiplies in bf16, which
+    takes a CPU that emulates it twenty times longer (docs/decisions.md).
     """
 
     @torch.no_grad()
