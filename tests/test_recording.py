@@ -18,7 +18,7 @@ from ptri.recordings.intrinsics import read_cameras
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.report import reprojection_error
 from ptri.recordings.run import process
-from ptri.recordings.solve import observations, solve, usable_views
+from ptri.recordings.solve import rig_input, solve, usable_views
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import known_joints
 from ptri.rig.scale import body_height
@@ -137,20 +137,20 @@ def test_scale_from_the_user(made):
     root, _, recording = made
     distance, height = "recording.camera_distance=5000", "recording.subject_height=1800"
     model = model_for(recording, error_deg=0, spread_deg=0.1)
-    by_distance = solve(model, recording, settings(root, distance))
-    assert float(by_distance.estimate.t[1].norm()) == pytest.approx(5000, rel=1e-3)
-    by_height = solve(model, recording, settings(root, height))
+    by_distance = solve(model, recording, settings(root, distance)).estimate
+    assert float(by_distance.t[1].norm()) == pytest.approx(5000, rel=1e-3)
+    by_height = solve(model, recording, settings(root, height)).estimate
     # The height is measured on the triangulated joints, here on the fused ones: 1800.9 mm.
-    measured = float(body_height(by_height.estimate.body.joints3d))
+    measured = float(body_height(by_height.body.joints3d))
     assert measured == pytest.approx(1800, rel=5e-3)
-    assert "5000" in by_distance.estimate.scale_source and "1800" in by_height.estimate.scale_source
+    assert "5000" in by_distance.scale_source and "1800" in by_height.scale_source
     with pytest.raises(UserError, match="give one of them"):
         solve(model, recording, settings(root, distance, height))
 
 
 def test_noise_grows_with_the_person_in_the_picture(made):
     recording = made[2]
-    keypoints = known_joints(observations(recording, [0, 1, 2, 3], noise=0.01))
+    keypoints = known_joints(rig_input(recording, noise=0.01))
     sigma = keypoints.covariance[0, 0, 2, 0, 0].sqrt()
     extent = np.nanmax(np.ptp(recording.xy[:, 0], axis=1))
     assert float(sigma) == pytest.approx(0.01 * extent, rel=0.1)

@@ -31,9 +31,10 @@ from ptri.recordings.detect import (
 from ptri.recordings.halves import compare_halves
 from ptri.recordings.intrinsics import CameraEntry, read_cameras
 from ptri.recordings.keypoint_files import read_recording, undistort
-from ptri.recordings.solve import observations, solve
+from ptri.recordings.solve import rig_input, solve
 from ptri.rig.check import known_joints
 from ptri.structures import Cameras
+from ptri.verdict.verdict import Code
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
@@ -111,7 +112,7 @@ def test_covariances_grow_with_the_crop(processed):
     expected = np.broadcast_to(4 * scale[..., None] ** 4, determinant.shape)
     seen = np.isfinite(determinant)
     np.testing.assert_allclose(determinant[seen], expected[seen], rtol=1e-9)
-    given = observations(processed.recording, [0, 1, 2, 3], noise=0.5).keypoints.covariance
+    given = rig_input(processed.recording, noise=0.5).keypoints.covariance
     np.testing.assert_allclose(given[0, 0, 7].numpy(), detections.covariance[0, 0, 7])
 
 
@@ -137,7 +138,7 @@ def test_the_report_and_its_files(processed):
 def test_halves_that_disagree_reject_the_rig(processed):
     recording, options, model = processed.recording, processed.options, processed.model
     whole = solve(model, recording, options)
-    assert whole.posterior.accepted[0]
+    assert whole.estimate.accepted
 
     class Changing(DotModel):
         """The second half's cameras are turned the other way."""
@@ -147,17 +148,17 @@ def test_halves_that_disagree_reject_the_rig(processed):
             return super().solve(keypoints, K, seed)
 
     changing = Changing(cameras=model.cameras)
-    halves = compare_halves(changing, recording, options, whole)
+    halves = compare_halves(changing, whole, options)
     # 40 deg over the root of 8 frames, once to each side.
     assert halves.difference_deg[1:].tolist() == pytest.approx([28.3] * 3, abs=1.0)
-    assert not halves.solution.posterior.accepted[0]
-    assert "two halves" in halves.solution.posterior.reason[0]
+    assert halves.solution.estimate.verdict.code is Code.HALVES
+    assert "two halves" in halves.solution.estimate.reason
     assert "half of it says more" in halves.text
-    steady = compare_halves(model, recording, options, whole)
-    assert steady.solution.posterior.accepted[0] and "says more" not in steady.text
-    few = recording.part([0, 1, 2, 3], slice(8))
-    halves = compare_halves(changing, few, options, whole)
-    assert halves.solution.posterior.accepted[0] and "not compared" in halves.text
+    steady = compare_halves(model, whole, options)
+    assert steady.solution.estimate.accepted and "says more" not in steady.text
+    few = whole._replace(recording=recording.part([0, 1, 2, 3], slice(8)))
+    halves = compare_halves(changing, few, options)
+    assert halves.solution.estimate.accepted and "not compared" in halves.text
 
 
 def test_detections_are_used_again_until_stale(drawn, processed, tmp_path):
@@ -456,7 +457,7 @@ def test_the_sample_s_subject_is_found_and_a_wrong_rig_is_rejected(tmp_path):
     # The subject is the larger person of the OpenPose keypoints, which nothing here has used.
     keypoints = config.load(ROOT / "configs/recording.yaml", [f"data.root={SAMPLE}"])
     openpose = read_recording(SAMPLE, keypoints.recording)
-    subject = known_joints(observations(openpose, [0, 1, 2, 3], 0.01)).xy[detections.frames].numpy()
+    subject = known_joints(rig_input(openpose, 0.01)).xy[detections.frames].numpy()
     low, high = np.nanmin(subject, 2), np.nanmax(subject, 2)
     crops = detections.crops
     right = ((crops[..., :2] > low) & (crops[..., :2] < high)).all(-1)

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
+from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import posterior_mean
-from ptri.recordings.keypoint_files import Recording
-from ptri.recordings.solve import Solution, camera_spread, cameras_of, usable_views
+from ptri.recordings.solve import Solution, camera_spread, solve_recording_cameras, usable_views
 from ptri.verdict.verdict import Code, Verdict
 
 LEAST_FRAMES = 16  # of a recording; fewer are not halved
@@ -34,43 +34,33 @@ class Halves(NamedTuple):
     text: str  # a line for the report
 
 
-def compare_halves(
-    model: nn.Module, recording: Recording, config: Config, solution: Solution
-) -> Halves:
-    """Solves both halves; rejects a rig whose halves differ too much.
+def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Halves:
+    """Solves both halves of a solved recording; rejects a rig whose halves differ too much.
 
     The limit is ``posterior.max_rotation_std_deg``, for half of the difference.
-
-    Args:
-        solution: of the whole recording.
     """
-    T = len(recording.frames)
-    name = "halves of the recording: "
+    name, recording, estimate = "halves of the recording: ", solution.recording, solution.estimate
+    T, views = len(recording.frames), list(range(len(recording.cameras)))
     if T < LEAST_FRAMES:
         return Halves(solution, None, f"{name}not compared, fewer than {LEAST_FRAMES} frames")
-    views = solution.views
-    halves = slice(0, T // 2), slice(T // 2, T)
-    parts = [recording.part(views, part) for part in halves]
+    halves = [recording.part(views, part) for part in (slice(0, T // 2), slice(T // 2, T))]
     try:
-        if any(len(usable_views(part)) < len(views) for part in parts):
+        if any(len(usable_views(half)) < len(views) for half in halves):
             return Halves(solution, None, f"{name}not compared, a camera saw too little in one")
-        solved = [cameras_of(model, part, list(range(len(views))), config)[0] for part in parts]
+        solved = [solve_recording_cameras(model, half, config)[0] for half in halves]
     except UserError as error:
         return Halves(solution, None, f"{name}not compared ({error})")
     first, second = (posterior_mean(half.posterior)[0][0].cpu() for half in solved)
-    difference = torch.rad2deg(rotation_angle(first.mT @ second))
-    names = [recording.names[v] for v in views]
-    parts = [f"{n} {d:.1f}" for n, d in zip(names[1:], difference[1:])]
-    text = f"{name}rotations differ by {', '.join(parts)} deg"
-    stated = camera_spread(solution)[0][1:]
-    if np.any(difference[1:].numpy() > TELLING * 2 * stated):
+    difference = torch.rad2deg(rotation_angle(first.mT @ second))  # (V,)
+    parts = [f"{camera} {angle:.1f}" for camera, angle in zip(recording.names, difference)]
+    text = f"{name}rotations differ by {', '.join(parts[1:])} deg"
+    stated = camera_spread(estimate)[0]
+    if np.any(difference[1:].numpy() > TELLING * 2 * stated[1:]):
         text += "; half of it says more of the cameras' errors than the +- above"
-    worst = int(difference.nan_to_num(180.0).argmax())
-    limit = config.posterior.max_rotation_std_deg
-    if float(difference.nan_to_num(180.0)[worst]) > 2 * limit and solution.estimate.accepted:
-        verdict = Verdict(
-            Code.HALVES, worst, value=float(difference[worst]), limit=2 * limit,
-            figures=solution.estimate.verdict.figures,
-        )  # fmt: skip
-        solution = solution._replace(estimate=solution.estimate._replace(verdict=verdict))
+    certain = difference.nan_to_num(180.0)
+    worst, limit = int(certain.argmax()), 2 * config.posterior.max_rotation_std_deg
+    if float(certain[worst]) > limit and estimate.accepted:
+        value, figures = float(difference[worst]), estimate.verdict.figures
+        verdict = Verdict(Code.HALVES, worst, value=value, limit=limit, figures=figures)
+        solution = solution._replace(estimate=estimate._replace(verdict=verdict))
     return Halves(solution, difference, text)

@@ -22,6 +22,7 @@ from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.solve import Solution, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
+from ptri.rig.estimate import RigEstimate
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -44,7 +45,7 @@ def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
     clear &= clear.sum(1, keepdim=True) >= min(3, len(recording.cameras))
     xy = torch.where(clear[..., None], torch.tensor(recording.xy), torch.nan)
     keypoints = Keypoints(xy, default_covariance(xy, HALVED_AT), torch.ones_like(xy[..., 0]))
-    K, R, t = torch.tensor(recording.K), R.double(), t.double()
+    K = torch.tensor(recording.K)
     rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
     batch = Keypoints(*(part[None] for part in keypoints))
     joints = robust_triangulation(batch, rig, cauchy=1.0)[0].joints3d[0]  # (T, J, 3)
@@ -55,44 +56,45 @@ def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
 # --- figures and text ------------------------------------------------------------------------
 
 
-def figures_of(recording: Recording, solution: Solution) -> dict[str, object]:
+def figures_of(solution: Solution) -> dict[str, object]:
     """The figures of metrics.json: differences from the reference where there is one."""
-    estimate, solved = solution.estimate, recording.part(solution.views)
-    error = reprojection_error(solved, estimate.R, estimate.t)
+    recording, estimate = solution.recording, solution.estimate
+    error = reprojection_error(recording, estimate.R, estimate.t)
     figures: dict[str, object] = {
-        "views": len(solved.cameras),
-        "frames": len(solved.frames),
-        "frames_pooled": len(solution.estimate.frames),
+        "views": len(recording.cameras),
+        "frames": len(recording.frames),
+        "frames_pooled": len(estimate.frames),
         "accepted": estimate.accepted,
-        "verdict": estimate.verdict.words(solved.names),
-        "scale": estimate.scale.words(solved.names),
+        "verdict": estimate.verdict.words(recording.names),
+        "scale": estimate.scale.words(recording.names),
         "effective_sample_size": estimate.ess,
         "reprojection_error_px_median": float(error.nanmedian()),
     }
-    for v, name in enumerate(solved.names):
+    for v, name in enumerate(recording.names):
         figures[f"reprojection_error_px_median/{name}"] = float(error[:, v].nanmedian())
-    if solved.reference is not None:
-        figures.update(_differences(solved, solution))
+    if recording.reference is not None:
+        figures.update(_differences(recording, estimate))
     return figures | {f"seconds/{stage}": value for stage, value in solution.seconds.items()}
 
 
-def _differences(solved: Recording, solution: Solution) -> dict[str, object]:
-    """How the solved cameras differ from the reference calibration's."""
-    R, t, names = solution.estimate.R, solution.estimate.t, solved.names
-    _, R_reference, t_reference = solved.reference
+def _differences(recording: Recording, estimate: RigEstimate) -> dict[str, object]:
+    """How the cameras differ from the reference calibration's."""
+    R, t, names = estimate.R, estimate.t, recording.names
+    _, R_reference, t_reference = recording.reference
     rotation = metrics.rotation_error_deg(R, R_reference)
     direction = metrics.translation_direction_error_deg(R, t, R_reference, t_reference)
-    baselines = [centres(*camera).norm(dim=-1).sum() for camera in ((R, t), solved.reference[1:])]
-    error = reprojection_error(solved, R_reference, t_reference)
+    rigs = (R, t), (R_reference, t_reference)
+    baselines, reference_baselines = (centres(*rig).norm(dim=-1).sum() for rig in rigs)
+    error = reprojection_error(recording, R_reference, t_reference)
     figures: dict[str, object] = {
         "rotation_difference_deg_median": float(rotation.median()),
         "rotation_difference_deg_worst": float(rotation.max()),
         "translation_direction_difference_deg_median": float(direction.median()),
         "translation_direction_difference_deg_worst": float(direction.max()),
-        "scale_over_reference": float(baselines[0] / baselines[1]),
+        "scale_over_reference": float(baselines / reference_baselines),
         "reprojection_error_px_median/reference": float(error.nanmedian()),
     }
-    level = metrics.rotation_level(solution.estimate.posterior, R_reference[None].double())[0]
+    level = metrics.rotation_level(estimate.posterior, R_reference[None])[0]
     for name, value in zip(names[1:], level):
         figures[f"reference_in_region/{name}"] = float(value)
     for (i, j), angle, aside in zip(metrics.view_pairs(len(names)), rotation, direction):
@@ -101,26 +103,25 @@ def _differences(solved: Recording, solution: Solution) -> dict[str, object]:
     return figures
 
 
-def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
+def text_of(solution: Solution, figures: dict) -> str:
     """The printed report."""
-    solved = recording.part(solution.views)
+    recording, estimate, seconds = solution.recording, solution.estimate, solution.seconds
     first, last = recording.frames[0], recording.frames[-1]
-    verdict = "accepted" if figures["accepted"] else f"REJECTED: {figures['verdict']}"
     error = f"{figures['reprojection_error_px_median']:.1f} px"
-    if solved.reference is not None:
-        error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
-    seconds = solution.seconds
     joints_ms = 1000 * seconds["joints"] / len(recording.frames)
+    reference = []
+    if recording.reference is not None:
+        error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
+        reference = [_reference_text(recording, figures), ""]
     parts = [
-        f"{len(recording.frames)} frames ({first} to {last}), {len(solved.cameras)} cameras, "
-        f"{recording.skeleton.name} keypoints; the cameras come from "
-        f"{len(solution.estimate.frames)} frames",
-        f"verdict: {verdict}",
+        f"{len(recording.frames)} frames ({first} to {last}), {len(recording.cameras)} cameras, "
+        f"{recording.skeleton.name} keypoints; the cameras come from {len(estimate.frames)} frames",
+        f"verdict: {'' if estimate.accepted else 'REJECTED: '}{figures['verdict']}",
         f"scale: {figures['scale']}",
         "",
-        _camera_table(recording, solution, figures),
+        _camera_table(solution, figures),
         "",
-        *([_reference_text(solved, figures), ""] if solved.reference is not None else []),
+        *reference,
         f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
         f"triangulation: {error}",
         f"time: rig posterior {seconds['posterior']:.2f} s, joints {joints_ms:.1f} ms a frame",
@@ -128,38 +129,31 @@ def text_of(recording: Recording, solution: Solution, figures: dict) -> str:
     return "\n".join(parts)
 
 
-def _camera_table(recording: Recording, solution: Solution, figures: dict) -> str:
-    solved = recording.part(solution.views)
-    rotation_std, centre_std = camera_spread(solution)
+def _camera_table(solution: Solution, figures: dict) -> str:
+    names, estimate = solution.recording.names, solution.estimate
+    places = centres(estimate.R, estimate.t).tolist()
     rows = []
-    for v, (x, y, z) in enumerate(centres(solution.estimate.R, solution.estimate.t).tolist()):
-        name = solved.names[v]
+    for name, (x, y, z), angle, distance in zip(names, places, *camera_spread(estimate)):
         error = figures[f"reprojection_error_px_median/{name}"]
-        centre = f"{x:.0f}, {y:.0f}, {z:.0f}"
-        spread_text = f"{centre_std[v]:.0f}", f"{rotation_std[v]:.2f}"
-        rows.append([name, centre, *spread_text, f"{error:.1f}"])
-    for name in recording.names:
-        if name not in solved.names:
-            rows.append([name, "not solved: too few keypoints"])
-    where = f"centre x, y, z in the frame of {solved.names[0]}, mm"
+        place = f"{round(x)}, {round(y)}, {round(z)}"
+        rows.append([name, place, f"{distance:.0f}", f"{angle:.2f}", f"{error:.1f}"])
+    rows += [[name, "not solved: too few keypoints"] for name in solution.left_out]
+    where = f"centre x, y, z in the frame of {names[0]}, mm"
     return _table(rows, ["camera", where, "+- mm", "rotation +- deg", "reprojection, px"])
 
 
-def _reference_text(solved: Recording, figures: dict) -> str:
-    rows = []
-    for i, j in metrics.view_pairs(len(solved.names)):
-        key = f"{solved.names[i]}-{solved.names[j]}"
-        rows.append([f"{solved.names[i]} - {solved.names[j]}", f"/{key}"])
-    rows += [["median", "_median"], ["worst", "_worst"]]
+def _reference_text(recording: Recording, figures: dict) -> str:
+    names = recording.names
+    pairs = [(names[i], names[j]) for i, j in metrics.view_pairs(len(names))]
+    keys = {f"{a} - {b}": f"/{a}-{b}" for a, b in pairs} | {"median": "_median", "worst": "_worst"}
     kinds = ("rotation_difference_deg", "translation_direction_difference_deg")
-    rows = [[label, *(f"{figures[kind + key]:.2f}" for kind in kinds)] for label, key in rows]
-    others = solved.names[1:]
-    regions = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in others]
+    rows = [[k, *(f"{figures[kind + key]:.2f}" for kind in kinds)] for k, key in keys.items()]
+    regions = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in names[1:]]
     return "\n".join(
         [
             _table(rows, ["difference from the reference, deg", "rotation", "direction"]),
             f"the reference's rotations lie in the stated regions of {', '.join(regions)} "
-            f"({', '.join(others)})",
+            f"({', '.join(names[1:])})",
             f"scale over the reference: {figures['scale_over_reference']:.3f}",
         ]
     )
@@ -186,72 +180,66 @@ def detection_text(detections: Detections, recording: Recording, config: Config)
 # --- pictures --------------------------------------------------------------------------------
 
 
-def draw(folder: Path, recording: Recording, solution: Solution, config: Config) -> None:
+def draw(folder: Path, solution: Solution, config: Config) -> None:
     """Draws the rig, and overlays and skeletons of evenly spread frames."""
-    solved = recording.part(solution.views)
+    recording = solution.recording
     joints, covariance = (part.numpy() for part in solution.estimate.body)
     up = up_direction(solution.estimate.R.numpy())
     seen = np.flatnonzero(np.isfinite(joints).all(-1).any(-1))
     rows = seen[spread(len(seen), max(config.evaluate.pictures, 1))]
-    rig = _rig_picture(solved, solution, joints[rows[len(rows) // 2]], up)
-    pictures.save(rig, folder / "rig.png")
+    pictures.save(_rig_picture(solution, joints[rows[len(rows) // 2]], up), folder / "rig.png")
     if not config.evaluate.pictures:
         return
     videos = videos_by_camera(recording.names, config.data.root, config.recording.videos)
     for row in rows:
         frame = int(recording.frames[row])
-        views = [_overlay(solved, solution, row, v, videos) for v in range(len(solved.cameras))]
+        views = [_overlay(solution, row, v, videos) for v in range(len(recording.cameras))]
         pictures.save(pictures.beside(views), folder / f"frame_{frame:06d}_views.jpg")
-        side = pictures.skeleton_sides(
-            H36M17, joints[row], covariance[row], None, up, f"frame {frame}"
-        )
-        pictures.save(side, folder / f"frame_{frame:06d}_skeleton.png")
+        person = (joints[row], covariance[row], None, up)
+        sides = pictures.skeleton_sides(H36M17, *person, f"frame {frame}")
+        pictures.save(sides, folder / f"frame_{frame:06d}_skeleton.png")
 
 
-def _rig_picture(
-    solved: Recording, solution: Solution, joints: np.ndarray, up: np.ndarray
-) -> np.ndarray:
+def _rig_picture(solution: Solution, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
     """The cameras with one frame's joints (17, 3), beside the reference where there is one."""
-    R, t = solution.estimate.R, solution.estimate.t
-    truth, title = (None, None), f"{len(solution.estimate.frames)} frames pooled"
-    if solved.reference is not None:
-        truth = tuple(part.numpy() for part in solved.reference[1:])
-        error = metrics.rotation_error_deg(R, solved.reference.R)
+    estimate, reference = solution.estimate, solution.recording.reference
+    truth, title = (None, None), f"{len(estimate.frames)} frames pooled"
+    if reference is not None:
+        truth = (reference.R.numpy(), reference.t.numpy())
+        error = metrics.rotation_error_deg(estimate.R, reference.R)
         title += (
             f": rotation differs from the reference by {error.median():.1f} deg (median), "
             f"{error.max():.1f} deg (worst)"
         )
-    sample_R, sample_t, weights = rig_of(solution.estimate.posterior, 0)[1]
-    rig = (R.numpy(), t.numpy(), sample_t, sample_R, weights, *truth)
-    return rig_picture(*rig, H36M17, joints, solved.names, up, title, "reference")
+    sample_R, sample_t, weights = rig_of(estimate.posterior, 0)[1]
+    rig = (estimate.R.numpy(), estimate.t.numpy(), sample_t, sample_R, weights, *truth)
+    names = solution.recording.names
+    return rig_picture(*rig, H36M17, joints, names, up, title, "reference")
 
 
-def _overlay(
-    solved: Recording, solution: Solution, row: int, v: int, videos: dict[str, Path]
-) -> np.ndarray:
+def _overlay(solution: Solution, row: int, v: int, videos: dict[str, Path]) -> np.ndarray:
     """One view: the video's frame, the detector's points, its joints' projection; cropped."""
-    camera, frame = solved.cameras[v], int(solved.frames[row])
+    recording, estimate = solution.recording, solution.estimate
+    camera, frame = recording.cameras[v], int(recording.frames[row])
     image = read_frame(videos[camera.name], frame) if camera.name in videos else None
     if image is None:
         width, height = camera.size
         image = np.full((height, width, 3), 225, np.uint8)
-    joints = solution.estimate.joints3d[row]
-    x, y, z = (joints @ solution.estimate.R[v].T + solution.estimate.t[v]).numpy().T
+    x, y, z = (estimate.joints3d[row] @ estimate.R[v].T + estimate.t[v]).numpy().T
     projected = np.stack([x / z, y / z], -1) @ camera.K[:2, :2].T + camera.K[:2, 2]
     projected = distort(projected, camera.K, camera.dist)
-    points = distort(solved.xy[row, v], camera.K, camera.dist)
+    points = distort(recording.xy[row, v], camera.K, camera.dist)
     error = np.linalg.norm(projected - points, axis=1)
     seen = np.isfinite(error)
     text = f"median {np.median(error[seen]):.1f} px" if seen.any() else "not seen"
     left, top, right, bottom = _window(np.concatenate([projected, points]), image.shape)
     return pictures.overlay(
         np.ascontiguousarray(image[top:bottom, left:right]),
-        solved.skeleton,
+        recording.skeleton,
         points - [left, top],
-        None,
-        projected - [left, top],
-        f"{camera.name}, frame {frame}: {text}",
-        620,
+        reprojected=projected - [left, top],
+        title=f"{camera.name}, frame {frame}: {text}",
+        height=620,
     )
 
 

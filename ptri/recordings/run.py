@@ -6,12 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from ptri import config as configuration
 from ptri.config import Config
 from ptri.evaluation import outputs
 from ptri.evaluation.evaluate import load_model
+from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import resample
 from ptri.recordings import cache, report
 from ptri.recordings.detect import Detections, detected_recording
@@ -54,7 +54,7 @@ def run(config: Config, overwrite: bool = False) -> str:
 
 
 def process(
-    model: nn.Module,
+    model: PoseModel,
     recording: Recording,
     config: Config,
     folder: Path,
@@ -68,14 +68,13 @@ def process(
     Returns:
         The figures of metrics.json, and the printed text.
     """
-    solution = solve(model, recording, config)
-    halves = compare_halves(model, recording, config, solution)
+    halves = compare_halves(model, solve(model, recording, config), config)
     solution = halves.solution
-    figures = report.figures_of(recording, solution)
-    text = f"{report.text_of(recording, solution, figures)}\n{halves.text}"
+    figures = report.figures_of(solution)
+    text = f"{report.text_of(solution, figures)}\n{halves.text}"
     if halves.difference_deg is not None:
-        for view, value in zip(solution.views, halves.difference_deg.tolist()):
-            figures[f"halves_rotation_difference_deg/{recording.names[view]}"] = value
+        for name, value in zip(solution.recording.names, halves.difference_deg.tolist()):
+            figures[f"halves_rotation_difference_deg/{name}"] = value
     if detections is not None:
         text += f"\n{report.detection_text(detections, recording, config)}"
         figures["seconds/2d_per_frame"] = detections.seconds
@@ -85,25 +84,25 @@ def process(
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     outputs.write_json(folder / "metrics.json", figures)
     (folder / "table.txt").write_text(text + "\n")
-    _write_cameras(folder, recording, solution)
-    _write_predictions(folder / "predictions.h5", recording, solution)
-    report.draw(folder / outputs.PICTURES, recording, solution, config)
+    _write_cameras(folder, solution)
+    _write_predictions(folder / "predictions.h5", solution)
+    report.draw(folder / outputs.PICTURES, solution, config)
     return figures, text
 
 
-def _write_cameras(folder: Path, recording: Recording, solution: Solution) -> None:
-    estimate = solution.estimate
-    R, t = estimate.R.numpy(), estimate.t.numpy()
-    rotation_std, centre_std = camera_spread(solution)
-    solved = recording.part(solution.views)
-    cameras = [camera._replace(R=R[v], t=t[v]) for v, camera in enumerate(solved.cameras)]
-    frame = f"the frame of {solved.names[0]} (x right, y down, z forward)"
+def _write_cameras(folder: Path, solution: Solution) -> None:
+    """Writes the cameras as camera files: cameras.json, and cameras.toml for Pose2Sim."""
+    recording, estimate = solution.recording, solution.estimate
+    R, t, names = estimate.R.numpy(), estimate.t.numpy(), recording.names
+    cameras = [camera._replace(R=R[v], t=t[v]) for v, camera in enumerate(recording.cameras)]
+    rotation_std, centre_std = camera_spread(estimate)
+    frame = f"the frame of {names[0]} (x right, y down, z forward)"
     tree = {
         "units": "mm, px",
         "convention": f"x_cam = R x + t; x in {frame}",
-        "scale": estimate.scale.words(solved.names),
+        "scale": estimate.scale.words(names),
         "accepted": estimate.accepted,
-        "verdict": estimate.verdict.words(solved.names),
+        "verdict": estimate.verdict.words(names),
         "cameras": [
             {
                 **camera._asdict(),
@@ -117,9 +116,9 @@ def _write_cameras(folder: Path, recording: Recording, solution: Solution) -> No
     write_toml(folder / "cameras.toml", cameras)
 
 
-def _write_predictions(path: Path, recording: Recording, solution: Solution) -> None:
-    """Joints, keypoints, cameras and posterior samples of the solved views."""
-    estimate, solved = solution.estimate, recording.part(solution.views)
+def _write_predictions(path: Path, solution: Solution) -> None:
+    """Writes joints, keypoints, cameras and posterior samples of the solved views."""
+    recording, estimate = solution.recording, solution.estimate
     sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
     arrays = {
         "frame": recording.frames,
@@ -127,21 +126,21 @@ def _write_predictions(path: Path, recording: Recording, solution: Solution) -> 
         "covariance": estimate.body.covariance.numpy(),
         "native/joints3d": estimate.joints3d.numpy(),
         "native/covariance": estimate.joints3d_covariance.numpy(),
-        "keypoints/xy": solved.xy,
-        "keypoints/confidence": solved.confidence,
+        "keypoints/xy": recording.xy,
+        "keypoints/confidence": recording.confidence,
         "cameras/R": estimate.R.numpy(),
         "cameras/t": estimate.t.numpy(),
-        "cameras/K": solved.K,
+        "cameras/K": recording.K,
         "samples_R": sample_R[:, 0].numpy(),
         "samples_t": sample_t[:, 0].numpy(),
         "pooled_frames": recording.frames[estimate.frames],
     }
-    if solved.covariance is not None:
-        arrays["keypoints/covariance"] = solved.covariance
+    if recording.covariance is not None:
+        arrays["keypoints/covariance"] = recording.covariance
     attributes = {"units": "mm, px, rad", "format": "ptri recording 1"}
-    attributes["frame"] = f"camera {solved.names[0]}"
+    attributes["frame"] = f"camera {recording.names[0]}"
     with outputs.PredictionFile(path, attributes) as file:
-        file.names("camera_names", list(solved.names))
+        file.names("camera_names", list(recording.names))
         file.names("joint_names", list(H36M17.joints))
-        file.names("native/joint_names", list(solved.skeleton.joints))
+        file.names("native/joint_names", list(recording.skeleton.joints))
         file.append(arrays)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptri.config import Config, RecordingConfig
 from ptri.errors import UserError
@@ -23,30 +24,16 @@ from ptri.verdict.judge import MIN_KEYPOINTS
 
 log = logging.getLogger(__name__)
 
+SEEN = 3  # points of a person that a view sees
+
 
 class Solution(NamedTuple):
-    """What is known of a recording, in the frame of its first solved view, on the CPU."""
+    """What is known of a recording, in the frame of its first solved camera, on the CPU."""
 
-    views: list[int]  # the recording's views that were solved, the reference first
+    recording: Recording  # of the V solved cameras
+    left_out: list[str]  # names of cameras that saw too little
     estimate: RigEstimate  # joints are NaN in frames in which fewer than two views see the person
     seconds: dict[str, float]  # of the posterior and of the joints
-
-
-def observations(recording: Recording, views: list[int], noise: float) -> RigInput:
-    """The keypoints of some of a recording's views, as the rig posterior takes them.
-
-    Args:
-        noise: standard deviation of a keypoint over the person's extent in the view, where the
-            recording holds no covariances.
-    """
-    xy = torch.tensor(recording.xy[:, views], dtype=torch.float64)
-    confidence = torch.tensor(recording.confidence[:, views], dtype=torch.float64)
-    K = torch.tensor(recording.K[views], dtype=torch.float64)
-    if recording.covariance is None:
-        covariance = default_covariance(xy, noise)
-    else:
-        covariance = torch.tensor(recording.covariance[:, views], dtype=torch.float64)
-    return check_input(xy, K, confidence, covariance, recording.skeleton)
 
 
 def usable_views(recording: Recording) -> list[int]:
@@ -61,7 +48,7 @@ def usable_views(recording: Recording) -> list[int]:
         if v not in views:
             log.warning("camera %s: %d keypoints in all frames, left out", name, counts[v])
     if len(views) < 2:
-        seen = ", ".join(f"{n} {c}" for n, c in zip(recording.names, counts))
+        seen = ", ".join(f"{name} {count}" for name, count in zip(recording.names, counts))
         raise UserError(
             f"recording: {len(views)} camera with at least {MIN_KEYPOINTS} keypoints, two are "
             f"needed (keypoints seen: {seen})"
@@ -75,69 +62,85 @@ def solve(model: PoseModel, recording: Recording, config: Config) -> Solution:
     Raises:
         UserError: too little was seen.
     """
-    views = usable_views(recording)
+    solvable = recording.part(usable_views(recording))
+    left_out = [name for name in recording.names if name not in solvable.names]
     start = time.perf_counter()
-    solved, given = cameras_of(model, recording, views, config)
+    solved, given = solve_recording_cameras(model, solvable, config)
     middle = time.perf_counter()
     estimate = to_device(with_joints(model, solved, given), torch.device("cpu"))
     seconds = {"posterior": middle - start, "joints": time.perf_counter() - middle}
-    seen = (torch.isfinite(given.keypoints.xy).all(-1).sum(-1) >= 3).sum(-1) >= 2  # (T,)
-    lost = ~seen.cpu()[:, None, None]
-    joints, covariance = estimate.joints3d, estimate.joints3d_covariance
+    seen = torch.tensor((np.isfinite(solvable.xy).all(-1).sum(-1) >= SEEN).sum(-1) >= 2)  # (T,)
+    body = Prediction(*(_hide(part, ~seen) for part in estimate.body))
     estimate = estimate._replace(
-        joints3d=joints.masked_fill(lost, torch.nan),
-        joints3d_covariance=covariance.masked_fill(lost[..., None], torch.nan),
-        body=Prediction(
-            estimate.body.joints3d.masked_fill(lost, torch.nan),
-            estimate.body.covariance.masked_fill(lost[..., None], torch.nan),
-        ),
+        joints3d=_hide(estimate.joints3d, ~seen),
+        joints3d_covariance=_hide(estimate.joints3d_covariance, ~seen),
+        body=body,
     )
-    return Solution(views, estimate, seconds)
+    return Solution(solvable, left_out, estimate, seconds)
 
 
-def cameras_of(
-    model: PoseModel, recording: Recording, views: list[int], config: Config
+def solve_recording_cameras(
+    model: PoseModel, recording: Recording, config: Config
 ) -> tuple[Solved, RigInput]:
-    """The cameras of some of a recording's views, and the keypoints as they were given.
+    """The cameras of a recording, and its keypoints as they were given to the solver.
 
     Raises:
         UserError: too little was seen.
     """
-    settings = config.recording
-    given = observations(recording, views, settings.noise)
-    known = known_length(_scale_option(settings), len(views))
+    options, device = config.recording, next(model.parameters()).device
+    known = known_length(_scale_option(options), len(recording.cameras))
+    given = rig_input(recording, options.noise, device)
     if not bool(usable_frames(given.keypoints).any()):
         raise UserError(
             f"recording: no frame in which two cameras see {MIN_JOINTS} joints each; do the "
             "cameras run in step, and do file numbers agree?"
         )
-    device = next(model.parameters()).device
-    given = RigInput(*to_device((given.keypoints, given.K), device), given.skeleton)
-    count = settings.pool_frames
-    solved = solve_cameras(model, given, config.posterior, config.run.seed, count, known)
+    solved = solve_cameras(
+        model, given, config.posterior, config.run.seed, options.pool_frames, known
+    )
     solved.scale.refuse_unmeasured()
     return solved, given
 
 
-def _scale_option(settings: RecordingConfig) -> dict[str, object] | None:
+def rig_input(
+    recording: Recording, noise: float, device: torch.device | str | None = None
+) -> RigInput:
+    """The keypoints of a recording as the solver takes them.
+
+    Args:
+        noise: standard deviation of a keypoint over the person's extent in the view, where the
+            recording holds no covariances.
+    """
+    covariance = recording.covariance
+    if covariance is None:
+        covariance = default_covariance(torch.tensor(recording.xy), noise)
+    arrays = (recording.xy, recording.K, recording.confidence, covariance)
+    return check_input(*arrays, recording.skeleton, device)
+
+
+def _scale_option(options: RecordingConfig) -> dict[str, object] | None:
     """The lengths that a configuration knows, as `estimate_rig` takes them."""
-    distance = settings.camera_distance
-    both = {
-        "subject_height": settings.subject_height,
-        "camera_distance": None if distance is None else (0, 1, distance),
-    }
-    return {name: value for name, value in both.items() if value is not None} or None
+    known: dict[str, object] = {}
+    if options.subject_height is not None:
+        known["subject_height"] = options.subject_height
+    if options.camera_distance is not None:
+        known["camera_distance"] = (0, 1, options.camera_distance)
+    return known or None
 
 
-def camera_spread(solution: Solution) -> tuple[np.ndarray, np.ndarray]:
+def _hide(values: Tensor, frames: Tensor) -> Tensor:
+    """Values (T, ...), NaN in some frames (T,)."""
+    return values.masked_fill(frames.view(-1, *[1] * (values.ndim - 1)), torch.nan)
+
+
+def camera_spread(estimate: RigEstimate) -> tuple[np.ndarray, np.ndarray]:
     """Standard deviations of each camera: rotation (V,) deg, all axes together, and centre (V,) mm.
 
     The scale's own uncertainty is part of the centre's.
     """
-    estimate = solution.estimate
     rotation = estimate.rotation_cov.diagonal(dim1=-2, dim2=-1).sum(-1)
     weights = estimate.posterior.log_weights[:, 0].exp()[:, None, None]
     centre = centres(estimate.posterior.R[:, 0], estimate.posterior.t[:, 0])
     mean = (weights * centre).sum(0)
-    spread2 = (weights * (centre - mean).square()).sum((0, 2))
-    return torch.rad2deg(rotation.sqrt()).numpy(), spread2.sqrt().numpy()
+    variance = (weights * (centre - mean).square()).sum((0, 2))
+    return torch.rad2deg(rotation.sqrt()).numpy(), variance.sqrt().numpy()
