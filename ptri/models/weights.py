@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from ptri import checkpoint
@@ -51,6 +53,26 @@ def build_model(config: Config, with_images: bool = True) -> PoseModel:
     if with_images and init.checkpoint_2d is not None:
         checkpoint.initialise(model.network2d, init.checkpoint_2d)
     return model
+
+
+def load_pose_model(path: str | Path, device: torch.device | str = "cpu") -> PoseModel:
+    """A file's lifter and fusion in evaluation mode, for keypoints of which nothing is known.
+
+    Kept in memory: the same file is read once, and again when it has changed.
+
+    Raises:
+        UserError: as `build_model`.
+    """
+    path = Path(path)
+    found = path.stat() if path.is_file() else None
+    version = (found.st_mtime_ns, found.st_size) if found else None
+    return _load_pose_model(str(path), version, str(device))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_pose_model(path: str, version: object, device: str) -> PoseModel:
+    config = from_dicts([("", {"run": {"name": "rig"}, "init": {"checkpoint_3d": path}})])
+    return build_model(config, with_images=False).eval().to(device)
 
 
 def build_around(config: Config, part: str, with_images: bool = True) -> PoseModel:

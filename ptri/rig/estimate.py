@@ -9,7 +9,6 @@ rigs through 3 to 7: data sets, recordings, streams, training and the benchmark 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,12 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ptri import config as configuration
 from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
-from ptri.models.weights import build_model
+from ptri.models.weights import load_pose_model
 from ptri.posterior.sampling import (
     Poses,
     RigSolution,
@@ -370,7 +368,7 @@ def find_model(model: nn.Module | str | Path | None, device: torch.device) -> Po
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise UserError(f"model: {type(model).__name__}; expected a PoseModel or a file of weights")
-    return _load(str(model or _shipped_weights()), str(device))
+    return load_pose_model(model or _shipped_weights(), device)
 
 
 def _shipped_weights() -> Path:
@@ -382,10 +380,3 @@ def _shipped_weights() -> Path:
     raise UserError(
         f"model: no weights at {' or '.join(map(str, places))}; give model=path/to/ptri_3d.pt"
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _load(weights: str, device: str) -> PoseModel:
-    options = ["run.name=rig", f"init.checkpoint_3d={weights!r}"]
-    model = build_model(configuration.load(None, options), with_images=False)
-    return model.eval().to(device)
