@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -43,183 +45,24 @@ def _mirror_name(name: str) -> str:
     return name
 
 
-def _skeleton(name: str, table: list[tuple[str, str | None]], root: str | None) -> Skeleton:
-    joints = tuple(joint for joint, _ in table)
-    parents = tuple(-1 if parent is None else joints.index(parent) for _, parent in table)
-    return Skeleton(name, joints, parents, -1 if root is None else joints.index(root))
+def _skeleton(name: str, parents: dict[str, str | None], root: str | None) -> Skeleton:
+    """A joint set from each joint's parent by name."""
+    joints = tuple(parents)
+    numbers = tuple(-1 if parent is None else joints.index(parent) for parent in parents.values())
+    return Skeleton(name, joints, numbers, -1 if root is None else joints.index(root))
 
 
-# Human3.6M in the order of the learnable-triangulation labels. "foot" is the ankle; "head" the top
-# of the head; "nose" sits between neck and nose.
-H36M17 = _skeleton(
-    "h36m17",
-    [
-        ("right_foot", "right_knee"),
-        ("right_knee", "right_hip"),
-        ("right_hip", "hip"),
-        ("left_hip", "hip"),
-        ("left_knee", "left_hip"),
-        ("left_foot", "left_knee"),
-        ("hip", None),
-        ("spine", "hip"),
-        ("thorax", "spine"),
-        ("head", "nose"),
-        ("right_wrist", "right_elbow"),
-        ("right_elbow", "right_shoulder"),
-        ("right_shoulder", "thorax"),
-        ("left_shoulder", "thorax"),
-        ("left_elbow", "left_shoulder"),
-        ("left_wrist", "left_elbow"),
-        ("nose", "thorax"),
-    ],
-    "hip",
-)
-
-_ARMS_AND_LEGS = [
-    ("left_shoulder", None),
-    ("right_shoulder", None),
-    ("left_elbow", "left_shoulder"),
-    ("right_elbow", "right_shoulder"),
-    ("left_wrist", "left_elbow"),
-    ("right_wrist", "right_elbow"),
-    ("left_hip", "left_shoulder"),
-    ("right_hip", "right_shoulder"),
-    ("left_knee", "left_hip"),
-    ("right_knee", "right_hip"),
-    ("left_ankle", "left_knee"),
-    ("right_ankle", "right_knee"),
-]
-_FACE = [
-    ("nose", None),
-    ("left_eye", "nose"),
-    ("right_eye", "nose"),
-    ("left_ear", "left_eye"),
-    ("right_ear", "right_eye"),
-]
-
-COCO17 = _skeleton("coco17", _FACE + _ARMS_AND_LEGS, None)
-
-# OpenPose BODY_25; its neck is the middle of the shoulders.
-BODY25 = _skeleton(
-    "body25",
-    [
-        ("nose", "neck"),
-        ("neck", "hip"),
-        ("right_shoulder", "neck"),
-        ("right_elbow", "right_shoulder"),
-        ("right_wrist", "right_elbow"),
-        ("left_shoulder", "neck"),
-        ("left_elbow", "left_shoulder"),
-        ("left_wrist", "left_elbow"),
-        ("hip", None),
-        ("right_hip", "hip"),
-        ("right_knee", "right_hip"),
-        ("right_ankle", "right_knee"),
-        ("left_hip", "hip"),
-        ("left_knee", "left_hip"),
-        ("left_ankle", "left_knee"),
-        ("right_eye", "nose"),
-        ("left_eye", "nose"),
-        ("right_ear", "right_eye"),
-        ("left_ear", "left_eye"),
-        ("left_big_toe", "left_ankle"),
-        ("left_small_toe", "left_big_toe"),
-        ("left_heel", "left_ankle"),
-        ("right_big_toe", "right_ankle"),
-        ("right_small_toe", "right_big_toe"),
-        ("right_heel", "right_ankle"),
-    ],
-    "hip",
-)
-
-# OpenPose BODY_25B: COCO's 17, MPII's upper neck and head top, six points of the feet.
-BODY25B = _skeleton(
-    "body25b",
-    [
-        *_FACE,
-        *_ARMS_AND_LEGS,
-        ("upper_neck", "nose"),
-        ("head_top", "upper_neck"),
-        ("left_big_toe", "left_ankle"),
-        ("left_small_toe", "left_big_toe"),
-        ("left_heel", "left_ankle"),
-        ("right_big_toe", "right_ankle"),
-        ("right_small_toe", "right_big_toe"),
-        ("right_heel", "right_ankle"),
-    ],
-    None,
-)
-
-# OpenPose's COCO model: BODY_25 without the hip's middle and the feet.
-COCO18 = _skeleton(
-    "coco18",
-    [
-        ("nose", "neck"),
-        ("neck", None),
-        ("right_shoulder", "neck"),
-        ("right_elbow", "right_shoulder"),
-        ("right_wrist", "right_elbow"),
-        ("left_shoulder", "neck"),
-        ("left_elbow", "left_shoulder"),
-        ("left_wrist", "left_elbow"),
-        ("right_hip", "neck"),
-        ("right_knee", "right_hip"),
-        ("right_ankle", "right_knee"),
-        ("left_hip", "neck"),
-        ("left_knee", "left_hip"),
-        ("left_ankle", "left_knee"),
-        ("right_eye", "nose"),
-        ("left_eye", "nose"),
-        ("right_ear", "right_eye"),
-        ("left_ear", "left_eye"),
-    ],
-    None,
-)
-
-# RTMPose's HALPE_26, the default of recent Pose2Sim versions; its "head" is the top of the head.
-HALPE26 = _skeleton(
-    "halpe26",
-    [
-        *_FACE,
-        *_ARMS_AND_LEGS,
-        ("head_top", "neck"),
-        ("neck", "hip"),
-        ("hip", None),
-        ("left_big_toe", "left_ankle"),
-        ("right_big_toe", "right_ankle"),
-        ("left_small_toe", "left_big_toe"),
-        ("right_small_toe", "right_big_toe"),
-        ("left_heel", "left_ankle"),
-        ("right_heel", "right_ankle"),
-    ],
-    "hip",
-)
-
-# MPII Human Pose; its "thorax" lies between the shoulders, its upper neck at the skull's base.
-MPII16 = _skeleton(
-    "mpii16",
-    [
-        ("right_ankle", "right_knee"),
-        ("right_knee", "right_hip"),
-        ("right_hip", "hip"),
-        ("left_hip", "hip"),
-        ("left_knee", "left_hip"),
-        ("left_ankle", "left_knee"),
-        ("hip", None),
-        ("thorax", "hip"),
-        ("upper_neck", "thorax"),
-        ("head_top", "upper_neck"),
-        ("right_wrist", "right_elbow"),
-        ("right_elbow", "right_shoulder"),
-        ("right_shoulder", "thorax"),
-        ("left_shoulder", "thorax"),
-        ("left_elbow", "left_shoulder"),
-        ("left_wrist", "left_elbow"),
-    ],
-    "hip",
-)
-
-SKELETONS = {s.name: s for s in (H36M17, COCO17, COCO18, BODY25, BODY25B, HALPE26, MPII16)}
+# By name; the joints' order is that of the keypoints.
+# h36m17: Human3.6M in the order of the learnable-triangulation labels. "foot" is the ankle; "head"
+# the top of the head; "nose" sits between neck and nose.
+# coco18: OpenPose's COCO model. body25: OpenPose BODY_25; its neck is the middle of the shoulders.
+# body25b: BODY_25B: COCO's 17, MPII's upper neck and head top, six points of the feet.
+# halpe26: RTMPose's, the default of recent Pose2Sim versions; its "head" is the top of the head.
+# mpii16: its "thorax" lies between the shoulders, its upper neck at the skull's base.
+_TABLES = json.loads(Path(__file__).with_name("skeletons.json").read_text(encoding="utf-8"))
+SKELETONS = {name: _skeleton(name, t["parents"], t["root"]) for name, t in _TABLES.items()}
+H36M17, COCO17, COCO18 = (SKELETONS[name] for name in ("h36m17", "coco17", "coco18"))
+BODY25, BODY25B, HALPE26 = (SKELETONS[name] for name in ("body25", "body25b", "halpe26"))
 _ALIASES = {"pelvis": "hip", "mid_hip": "hip", "root": "hip", "crown": "head_top"}
 # Joints of a set from which fewer of the 17 can be made are no body for the lifter.
 MIN_KNOWN_JOINTS = 6
@@ -320,7 +163,7 @@ def find_skeleton(skeleton: str | Sequence[str] | Skeleton) -> Skeleton:
         raise UserError(
             f"skeleton: {', '.join(twice)} occurs more than once; give every joint its own name"
         )
-    result = _skeleton("custom", [(name, None) for name in joints], None)
+    result = _skeleton("custom", dict.fromkeys(joints), None)
     result = result._replace(root=joints.index("hip") if "hip" in joints else -1)
     known = H36M17.joints if "spine" in joints else COCO17.joints
     count = int((~np.isnan(linear_map(result, H36M17)).any(1)).sum())
@@ -331,20 +174,6 @@ def find_skeleton(skeleton: str | Sequence[str] | Skeleton) -> Skeleton:
             f"{', '.join(known[-12:])}"
         )
     return result
-
-
-def check_bone_ratio(ratio: Sequence[float]) -> None:
-    """Refuses what is not one positive, finite number for each of H36M17's bones, or none.
-
-    Raises:
-        UserError: naming ``bone_ratio``.
-    """
-    count = len(H36M17.bones)
-    if len(ratio) not in (0, count) or not all(0 < value < np.inf for value in ratio):
-        raise UserError(
-            f"bone_ratio: expected {count} positive numbers, one a bone of "
-            f"h36m17, got {list(ratio)}; scripts/fit_errors.py writes them"
-        )
 
 
 def to_h36m17(

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.skeleton import H36M17, check_bone_ratio
+from ptri.skeleton import H36M17
 
 
 class BodyPrior(NamedTuple):
@@ -75,11 +75,7 @@ def load_body_prior(
         ratio: length of each bone as a detector draws it over the prior's; empty: 1.
         children: how likely somebody is a child (4 to 14 years). The law is the Gaussian with the
             mean and covariance of adults and children so mixed: proportions then tell the size.
-
-    Raises:
-        UserError: ``ratio`` is not one positive number a bone.
     """
-    check_bone_ratio(ratio)
     child, parent = zip(*H36M17.bones)
     (mean, covariance), (young, young_covariance) = length_laws()
     step = young - mean
