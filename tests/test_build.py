@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ptri import checkpoint, config
+from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import load_model
 from ptri.models.mobileone import merge_batchnorm
@@ -19,6 +20,7 @@ from ptri.models.weights import (
     write_detector,
 )
 from ptri.posterior.body import load_body_prior
+from ptri.rig.detector import body_prior
 from ptri.rig.estimate import find_model
 from ptri.structures import Detector
 from ptri.training.task3d import RigTask
@@ -91,14 +93,16 @@ def test_nothing_of_the_shipped_detector_is_left_with_other_weights(tmp_path):
         model = build_model(mine, with_images=False)
         assert model.detector == Detector()
         prior = load_body_prior(definition=mine.posterior.bone_definition)
-        assert torch.equal(model.body_prior(17, prior.mean).mean, prior.mean)
+        drawn = body_prior(mine.posterior, model.detector, 17, 1, prior.mean).mean
+        assert torch.equal(drawn, prior.mean)
 
 
 def test_what_is_known_of_a_detector_is_used(tmp_path):
     files = small_weights(tmp_path)
     model = build_model(settings(checkpoint_2d=files["checkpoint_2d"]))
     assert model.detector == KNOWN
-    plain, drawn = load_body_prior().mean, model.body_prior(17, torch.zeros(1).double()).mean
+    plain = load_body_prior().mean
+    drawn = body_prior(PosteriorConfig(), model.detector, 17, 1, plain).mean
     torch.testing.assert_close(drawn, plain + torch.tensor(0.9).log())
 
 
