@@ -1,7 +1,7 @@
 """Checkpoints of training runs and shipped weights: atomic, safe to load, strict.
 
 A checkpoint is a dict with "kind": "ptri-checkpoint", the configuration, the states of model, EMA,
-optimizer, scheduler and random generators, and the place in the run. Shipped weights are a dict
+optimizer and scheduler, and the place in the run. Shipped weights are a dict
 with "kind": "ptri-weights", one state dict and "meta", how they were made. Both load with
 ``weights_only=True``, so a file can bring data but no code.
 """
@@ -24,7 +24,7 @@ from ptri.errors import UserError
 CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
 # Names of weights that serve only while a network is trained.
 TRAINING_ONLY = ("imitation.", "orientation.")
-_FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "rng", "best")
+_FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "best")
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:

@@ -2,8 +2,8 @@
 
 A step depends only on the weights, the seed and its number: before each step the random generators
 are seeded with (seed, step, rank), and the task's loader orders the samples by (seed, epoch). Hence
-a killed and resumed run ends with the same bits as an uninterrupted one, and several processes
-(``torchrun``) follow one process with the same global batch.
+a killed and resumed run ends with the same bits as an uninterrupted one, although no state of a
+generator is saved, and several processes (``torchrun``) follow one with the same global batch.
 """
 
 from __future__ import annotations
@@ -249,6 +249,7 @@ def _validate(
     due = number % train.validate_every_epochs == 0 or number == train.epochs
     if not due or not run.world.first:
         return {}, {}
+    system.seed_everything(run.config.run.seed, run.step)
     try:
         with signals.at_once(), torch.no_grad():
             run.ema.eval()

@@ -179,7 +179,6 @@ def save(run: Run, name: str) -> None:
             "best": run.best,
             "window": run.window,
             "log_lines": run.log.lines,
-            "rng": system.rng_states(),
             # What is known of the 2D network in a model, for `ptri.models.weights.read_detector`.
             "detector": detector_to_meta(model.detector) if with_2d else None,
         },
@@ -211,7 +210,6 @@ def restore(run: Run) -> dict[str, Any]:
     run.scaler.load_state_dict(saved["scaler"])
     run.epoch, run.step, run.best = saved["epoch"], saved["step"], saved["best"]
     run.window = saved["window"]
-    system.set_rng_states(saved["rng"])
     return saved
 
 
