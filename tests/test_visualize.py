@@ -109,16 +109,13 @@ def test_rig_picture_shows_cameras_samples_and_truth(joints):
     bare = rig_picture(R, t)
     for colour in visualize.CAMERA_COLOURS[:3]:
         assert nearest(bare, colour)[1] > 50
-    samples = t + rng.normal(0, 100, (64, 3, 3))
-    weights = np.full(64, 1 / 64)
-    full = rig_picture(
-        R, t, samples, np.tile(R, (64, 1, 1, 1)), weights, R, 0.5 * t, H36M17, joints, title="x"
-    )
+    samples = np.tile(R, (64, 1, 1, 1)), t + rng.normal(0, 100, (64, 3, 3)), np.full(64, 1 / 64)
+    full = rig_picture(R, t, samples, (R, 0.5 * t), H36M17, joints, title="x")
     assert full.shape == bare.shape
     assert np.abs(full.astype(int) - bare).sum() > 0
     # The true rig at half the scale is scaled to the estimate's size: it lies under it.
-    other = rig_picture(R, t, None, None, None, R, 0.5 * t)
-    apart = rig_picture(R, t, None, None, None, R, t + [0, 0, 1] * np.arange(3)[:, None] * 800)
+    other = rig_picture(R, t, truth=(R, 0.5 * t))
+    apart = rig_picture(R, t, truth=(R, t + [0, 0, 1] * np.arange(3)[:, None] * 800))
     grey = [nearest(p, visualize.TRUTH)[1] for p in (bare, other, apart)]
     assert grey[2] > grey[1] + 50
 

@@ -18,11 +18,8 @@ SHOWN = 120  # samples drawn, by weight, with a fixed seed
 def rig_picture(
     R: np.ndarray,
     t: np.ndarray,
-    samples_t: np.ndarray | None = None,
-    samples_R: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    R_true: np.ndarray | None = None,
-    t_true: np.ndarray | None = None,
+    samples: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    truth: tuple[np.ndarray, np.ndarray] | None = None,
     skeleton: Skeleton | None = None,
     joints: np.ndarray | None = None,
     names: Sequence[str] | None = None,
@@ -35,8 +32,9 @@ def rig_picture(
     All in the reference camera's frame; the true rig is scaled to the estimate's baselines.
 
     Args:
-        R, t: (V, 3, 3), (V, 3) mm, the estimate. samples_R, samples_t: (M, V, 3, 3), (M, V, 3).
-        weights: (M,) summing to one. R_true, t_true: true extrinsics relative to view 0.
+        R, t: (V, 3, 3), (V, 3) mm, the estimate.
+        samples: R (M, V, 3, 3), t (M, V, 3) and weights (M,), which sum to one.
+        truth: R (V, 3, 3), t (V, 3) relative to view 0.
         joints: (J, 3) mm, a person to draw. up: (3,) direction in the reference frame.
         truth_name: what the grey cameras are called.
     """
@@ -50,19 +48,19 @@ def rig_picture(
     plots, notes, shown = (space, plan, axes), ["grid: 1 m"], [centre]
     if joints is not None:
         shown.append(joints)
-    if samples_t is not None:
+    if samples is not None:
         notes.append("dots and fans: posterior samples")
-        chosen = np.random.default_rng(0).choice(len(samples_t), SHOWN, p=weights)
-        _samples(*plots, samples_R[chosen], samples_t[chosen], 2.5 * size)
-    if R_true is not None:
+        chosen = np.random.default_rng(0).choice(len(samples[2]), SHOWN, p=samples[2])
+        _samples(*plots, samples[0][chosen], samples[1][chosen], 2.5 * size)
+    if truth is not None:
         notes.append(f"grey: {truth_name}, view 0 and scale aligned")
-        centre_true = _centres(R_true, t_true)
+        centre_true = _centres(*truth)
         baseline = np.linalg.norm(centre_true, axis=1).sum()
         # 1e-9 mm guards true cameras that all stand in one place.
         centre_true *= np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
         shown.append(centre_true)
         for v in range(len(R)):
-            _frustum(*plots, centre_true[v], R_true[v], size, TRUTH, 1.6)
+            _frustum(*plots, centre_true[v], truth[0][v], size, TRUTH, 1.6)
     for v, name in enumerate(names):
         colour = CAMERA_COLOURS[v % len(CAMERA_COLOURS)]
         _frustum(*plots, centre[v], R[v], size, colour, 2.2)

@@ -136,15 +136,16 @@ class Painter:
         )  # fmt: skip
 
     def _rig(self, scene, row, joints: Tensor, rig, cameras: list[str], title: str) -> np.ndarray:
-        (R, t), (sample_R, sample_t, weights) = rig
-        R_true, t_true = scene.cameras.R[row].cpu(), scene.cameras.t[row].cpu()
-        error = metrics.rotation_error_deg(R, R_true)
-        return rig_picture(
-            R.numpy(), t.numpy(), sample_t, sample_R, weights, R_true.numpy(), t_true.numpy(),
-            H36M17, joints.float().cpu().numpy(), cameras, up_direction(R.numpy()),
-            f"{title}: rotation error of pairs {error.median():.1f} deg (median), "
-            f"{error.max():.1f} deg (worst)",
-        )  # fmt: skip
+        (R, t), samples = rig
+        truth = scene.cameras.R[row].cpu(), scene.cameras.t[row].cpu()
+        error = metrics.rotation_error_deg(R, truth[0])
+        title += (
+            f": rotation error of pairs {error.median():.1f} deg (median), "
+            f"{error.max():.1f} deg (worst)"
+        )
+        person, up = joints.float().cpu().numpy(), up_direction(R.numpy())
+        truth = tuple(part.numpy() for part in truth)
+        return rig_picture(R.numpy(), t.numpy(), samples, truth, H36M17, person, cameras, up, title)
 
 
 def rig_of(posterior: RigPosterior, b: int) -> tuple[tuple[Tensor, Tensor], tuple]:

@@ -203,7 +203,7 @@ def draw(folder: Path, solution: Solution, config: Config) -> None:
 def _rig_picture(solution: Solution, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
     """The cameras with one frame's joints (17, 3), beside the reference where there is one."""
     estimate, reference = solution.estimate, solution.recording.reference
-    truth, title = (None, None), f"{len(estimate.frames)} frames pooled"
+    truth, title = None, f"{len(estimate.frames)} frames pooled"
     if reference is not None:
         truth = (reference.R.numpy(), reference.t.numpy())
         error = metrics.rotation_error_deg(estimate.R, reference.R)
@@ -211,8 +211,7 @@ def _rig_picture(solution: Solution, joints: np.ndarray, up: np.ndarray) -> np.n
             f": rotation differs from the reference by {error.median():.1f} deg (median), "
             f"{error.max():.1f} deg (worst)"
         )
-    sample_R, sample_t, weights = rig_of(estimate.posterior, 0)[1]
-    rig = (estimate.R.numpy(), estimate.t.numpy(), sample_t, sample_R, weights, *truth)
+    rig = (estimate.R.numpy(), estimate.t.numpy(), rig_of(estimate.posterior, 0)[1], truth)
     names = solution.recording.names
     return rig_picture(*rig, H36M17, joints, names, up, title, "reference")
 
