@@ -25,9 +25,9 @@ import numpy as np
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.keypoint_files import Recording, distort, read_recording
+from ptri.recordings.subject import FEWEST_POINTS
 
 COLUMNS = ("frame", "left", "top", "right", "bottom")
-MIN_KEYPOINTS = 4  # that make a box
 # What moves is looked for in pictures of this longer side, px.
 SMALL_SIDE = 320
 # A pixel moves where a colour differs from the background by so many of 255 levels: the noise of
@@ -135,7 +135,7 @@ def keypoint_boxes(recording: Recording, frames: Sequence[int]) -> np.ndarray:
     boxes = np.full((len(recording.frames), len(recording.cameras), 4), np.nan)
     for v, camera in enumerate(recording.cameras):
         xy = distort(recording.xy[:, v], camera.K, camera.dist)  # (frames, J, 2)
-        enough = np.isfinite(xy).all(-1).sum(-1) >= MIN_KEYPOINTS
+        enough = np.isfinite(xy).all(-1).sum(-1) >= FEWEST_POINTS
         corners = np.nanmin(xy[enough], 1), np.nanmax(xy[enough], 1) + 1
         boxes[enough, v] = np.concatenate(corners, -1)
     by_frame = dict(zip(recording.frames.tolist(), boxes))

@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 FILE_TYPES = (".json", ".yaml", ".yml", ".toml")
+ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
 
 
 class CameraEntry(NamedTuple):
@@ -65,7 +66,7 @@ def read_cameras(path: str | Path) -> list[CameraEntry]:
     tree = _parse(path)
     entries = _entries(tree, path)
     millimetres = _unit(tree, entries, path)
-    cameras = [_camera(name, entry, millimetres, path) for name, entry in entries]
+    cameras = [_camera(entry, millimetres, path) for entry in entries]
     names = [camera.name for camera in cameras]
     for name in names:
         if names.count(name) > 1:
@@ -172,6 +173,7 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    """The tree of a file."""
     if path.suffix.lower() not in FILE_TYPES:
         raise UserError(f"{path}: expected a camera file ending in {', '.join(FILE_TYPES)}")
     try:
@@ -191,14 +193,14 @@ def _parse(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _entries(tree: dict[str, Any], path: Path) -> list[tuple[str, dict]]:
-    """(name, entry) of every camera."""
+def _entries(tree: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The table of each camera, with its name and our keys."""
     cameras = tree.get("cameras")
     if cameras is None:  # Pose2Sim and Anipose: one table per camera
         cameras = {
             key: value
             for key, value in tree.items()
-            if isinstance(value, dict) and ("matrix" in value or "K" in value or "fx" in value)
+            if isinstance(value, dict) and value.keys() & {"matrix", "K", "fx"}
         }
     if isinstance(cameras, dict):
         cameras = [
@@ -212,10 +214,14 @@ def _entries(tree: dict[str, Any], path: Path) -> list[tuple[str, dict]]:
             raise UserError(f"{path}: cameras[{index}] is not a table of keys")
         if "name" not in entry:
             raise UserError(f"{path}: cameras[{index}] has no key 'name'")
-    return [(str(entry["name"]), entry) for entry in cameras]
+    return [
+        {ALIASES.get(key, key): value for key, value in entry.items()}
+        | {"name": str(entry["name"])}
+        for entry in cameras
+    ]
 
 
-def _unit(tree: dict[str, Any], entries: list[tuple[str, dict]], path: Path) -> float:
+def _unit(tree: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> float:
     """Millimetres in the unit of the file's translations."""
     text = tree.get("units")
     if isinstance(tree.get("metadata"), dict):
@@ -226,8 +232,8 @@ def _unit(tree: dict[str, Any], entries: list[tuple[str, dict]], path: Path) -> 
                 return MILLIMETRES[word]
         raise UserError(f"{path}: units = {text!r}; expected mm, cm or m")
     largest = 0.0
-    for _, entry in entries:
-        value = entry.get("t", entry.get("translation"))
+    for entry in entries:
+        value = entry.get("t")
         if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
             largest = max([largest, *map(abs, value)])
     if largest and largest < 50:  # cameras stand metres apart, and farther than 50 mm
@@ -236,17 +242,16 @@ def _unit(tree: dict[str, Any], entries: list[tuple[str, dict]], path: Path) -> 
     return MILLIMETRES["mm"]
 
 
-def _camera(name: str, entry: dict[str, Any], millimetres: float, path: Path) -> CameraEntry:
-    where = f"{path}: camera {name!r}"
+def _camera(entry: dict[str, Any], millimetres: float, path: Path) -> CameraEntry:
+    """One camera, checked."""
+    where = f"{path}: camera {entry['name']!r}"
     if entry.get("fisheye") is True:
         raise UserError(f"{where}: fisheye lenses are not supported; undistort the keypoints first")
-    size = _array(entry, ("size",), (2,), where)
-    if "K" in entry or "matrix" in entry:
-        K = _array(entry, ("K", "matrix"), (3, 3), where)
+    size = _array(entry, "size", (2,), where)
+    if "K" in entry:
+        K = _array(entry, "K", (3, 3), where)
     else:
-        fx, fy, cx, cy = (
-            float(_array(entry, (key,), (), where)) for key in ("fx", "fy", "cx", "cy")
-        )
+        fx, fy, cx, cy = (_array(entry, key, (), where) for key in ("fx", "fy", "cx", "cy"))
         K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
     if min(size) < 1:
         raise UserError(f"{where}: size = {size.tolist()} px; expected [width, height]")
@@ -258,20 +263,20 @@ def _camera(name: str, entry: dict[str, Any], millimetres: float, path: Path) ->
     if abs(K[0, 1]) > 1e-3 * K[0, 0]:
         raise UserError(f"{where}: K has a skew of {K[0, 1]:g}; expected square pixels' 0")
     dist = np.zeros(5)
-    if entry.get("dist", entry.get("distortions")) is not None:
-        values = _array(entry, ("dist", "distortions"), None, where).ravel()
+    if entry.get("dist") is not None:
+        values = _array(entry, "dist", None, where).ravel()
         if len(values) > 5 and np.any(values[5:]):
             raise UserError(f"{where}: {len(values)} distortion values; expected at most 5")
         dist[: min(5, len(values))] = values[:5]
     R = t = None
-    if "R" in entry or "rotation" in entry:
-        R = _rotation(entry, where)
-        t = _array(entry, ("t", "translation"), (3,), where) * millimetres
-    return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t)
+    if "R" in entry:
+        R = _rotation(_array(entry, "R", None, where), where)
+        t = _array(entry, "t", (3,), where) * millimetres
+    return CameraEntry(entry["name"], (int(size[0]), int(size[1])), K, dist, R, t)
 
 
-def _rotation(entry: dict[str, Any], where: str) -> np.ndarray:
-    value = _array(entry, ("R", "rotation"), None, where)
+def _rotation(value: np.ndarray, where: str) -> np.ndarray:
+    """R (3, 3) from a matrix or a Rodrigues vector."""
     if value.size == 3:
         return cv2.Rodrigues(value.reshape(3))[0]
     if value.size != 9:
@@ -286,12 +291,11 @@ def _rotation(entry: dict[str, Any], where: str) -> np.ndarray:
 
 
 def _array(
-    entry: dict[str, Any], keys: tuple[str, ...], shape: tuple[int, ...] | None, where: str
+    entry: dict[str, Any], key: str, shape: tuple[int, ...] | None, where: str
 ) -> np.ndarray:
-    """A finite float64 array under the first of the keys that is there; shape None: any."""
-    key = next((key for key in keys if key in entry), None)
-    if key is None:
-        raise UserError(f"{where}: key {keys[0]!r} is missing")
+    """A finite float64 array under a key; shape None: any."""
+    if key not in entry:
+        raise UserError(f"{where}: key {key!r} is missing")
     try:
         value = np.asarray(entry[key], np.float64)
     except (TypeError, ValueError):
