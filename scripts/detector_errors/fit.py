@@ -35,6 +35,13 @@ _PRIOR = 2.0  # spread about the start in those units: holds what no statistic t
 _GROUPS = 8  # of clips, for the standard errors
 _FINEST = 0.03  # standard errors are not taken to be smaller, relative
 _LARGEST_STEP = 1.0
+# First guesses: what is measured directly, as much of what is measured, and middling values.
+_MEASURED = (
+    *("clip_spread", "view_spread", "noise_spread", "steady_spread"),
+    *("confidence_noise", "confidence_slope", "confidence_logit"),
+)
+_AT_MOST = {"body_swap_rate": 0.5, "limb_swap_rate": 0.5, "limb_copy_rate": 0.3}
+_GUESSES = {"bias_follows": 0.5, "profile_copies": 1.5, "confident_swaps": 0.5, "fault_s": 1.0}
 _STALE = 2  # accepted steps after which the derivatives are computed anew
 
 
@@ -156,14 +163,12 @@ def to_numbers(options: ErrorModel, names: list[str]) -> np.ndarray:
 def moved(options: ErrorModel, names: list[str], step: np.ndarray) -> ErrorModel:
     """The options a step (of `to_numbers`) away, within their ranges."""
     numbers, changes = to_numbers(options, names) + step, {}
-    limits = {item.name: item.metadata for item in dataclasses.fields(options)}
     for name, number in zip(names, numbers):
         if name in SHARES:
             value = float(np.clip(1 / (1 + math.exp(-number)), _EDGE, 1 - _EDGE))
         else:
             value = number if name in PLAIN else math.exp(min(number, 20.0))
-        low, high = limits[name]["low"], limits[name]["high"]
-        changes[name] = float(min(max(value, low), high))
+        changes[name] = _in_range(options, name, value)
     return dataclasses.replace(options, **changes)
 
 
@@ -210,27 +215,13 @@ def _opened(start: ErrorModel, measured: Statistics, fps: float) -> ErrorModel:
     """The start with every factor at work, and first guesses that need no simulation."""
     values = measured.values
     joint, stated = _relative(measured.joint), _relative(measured.stated / measured.joint)
-    guess = {
-        "noise": values["noise"] / 1.18,  # the median of a Rayleigh distribution
-        "clip_spread": values["clip_spread"],
-        "view_spread": values["view_spread"],
-        "noise_spread": values["noise_spread"],
-        "steady_spread": values["steady_spread"],
-        "confidence_noise": values["confidence_noise"],
-        "confidence_slope": values["confidence_slope"],
-        "confidence_logit": values["confidence_logit"],
-        "body_swap_rate": min(values["body_swap_rate"], 0.5),
-        "limb_swap_rate": min(values["limb_swap_rate"], 0.5),
-        "limb_copy_rate": min(values["limb_copy_rate"], 0.3),
-        "bias_follows": 0.5,
-        "profile_copies": 1.5,
-        "confident_swaps": 0.5,
-        "fault_s": 1.0,
-    }
+    guess = {"noise": values["noise"] / 1.18}  # the median of a Rayleigh distribution
+    guess |= {name: values[name] for name in _MEASURED}
+    guess |= {name: min(values[name], most) for name, most in _AT_MOST.items()} | _GUESSES
     guess = {name: value for name, value in guess.items() if math.isfinite(values[name])}
     return dataclasses.replace(
         start,
-        **moved_into_range(start, guess),
+        **{name: _in_range(start, name, max(value, _EDGE)) for name, value in guess.items()},
         fps=fps,
         joint_noise=joint.tolist(),
         joint_stated=stated.tolist(),
@@ -238,10 +229,7 @@ def _opened(start: ErrorModel, measured: Statistics, fps: float) -> ErrorModel:
     )
 
 
-def moved_into_range(start: ErrorModel, guess: dict[str, float]) -> dict[str, float]:
-    """The guesses, within what the settings allow and above nothing at all."""
-    limits = {item.name: item.metadata for item in dataclasses.fields(start)}
-    return {
-        name: float(min(max(value, limits[name]["low"], _EDGE), limits[name]["high"]))
-        for name, value in guess.items()
-    }
+def _in_range(options: ErrorModel, name: str, value: float) -> float:
+    """A setting within what it allows."""
+    limits = next(item.metadata for item in dataclasses.fields(options) if item.name == name)
+    return float(min(max(value, limits["low"]), limits["high"]))

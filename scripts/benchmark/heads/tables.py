@@ -46,7 +46,7 @@ def view_sets(views: int, of: int) -> list[RigSet]:
     return [RigSet(family, 1, views, of) for family in UNSEEN]
 
 
-def targets(found: Found, ours: str, views: tuple[int, ...] = VIEWS) -> list[Judged]:
+def targets(found: Found, ours: str) -> list[Judged]:
     """The targets of one head against the others, at every T."""
     rows = []
 
@@ -60,8 +60,8 @@ def targets(found: Found, ours: str, views: tuple[int, ...] = VIEWS) -> list[Jud
     add(f"unseen families: {RIVAL} over ours", 1, rival, least=3.0)
     rival = mean_of(found, RIVAL, [RigSet(TRAINING)], "mpjpe", f"{ours}:mpjpe")
     add(f"training family: {RIVAL} over ours", 1, rival, least=1.0, strict=True)
-    for fewer, more in pairwise(views):
-        ratio = _views_ratio(found, ours, fewer, more, max(views))
+    for fewer, more in pairwise(VIEWS):
+        ratio = _views_ratio(found, ours, fewer, more, max(VIEWS))
         add(f"unseen families: {more} views over {fewer}", 1, ratio, most=1.0, strict=True)
     for T in FRAMES:
         plain = mean_of(found, ours, unseen_sets(T), "answered", "triangulation:answered")
@@ -88,7 +88,7 @@ def _views_ratio(found: Found, head: str, fewer: int, more: int, of: int) -> Fig
 Column = tuple[str, Callable[[Found, str], Figure], int]
 
 
-def columns(views: tuple[int, ...] = VIEWS) -> dict[str, list[Column]]:
+def columns() -> dict[str, list[Column]]:
     """Tables by title: what is printed of every head."""
 
     def at(rig_sets: list[RigSet], key: str, over: str | None = None):
@@ -109,7 +109,7 @@ def columns(views: tuple[int, ...] = VIEWS) -> dict[str, list[Column]]:
         tables[f"Unseen families ({', '.join(UNSEEN)}), 4 views, T = {T}"] = errors(unseen_sets(T))
         tables[f"{TRAINING} (trained), 4 views, T = {T}"] = errors([RigSet(TRAINING, T)])
     by_views: list[Column] = [
-        (f"{V} views", at(view_sets(V, max(views)), "mpjpe"), 1) for V in views
+        (f"{V} views", at(view_sets(V, max(VIEWS)), "mpjpe"), 1) for V in VIEWS
     ]
     tables["Unseen families, T = 1, MPJPE in mm by number of views (nested)"] = by_views
     return tables

@@ -77,10 +77,10 @@ class Head(NamedTuple):
 Scores = dict[str, np.ndarray]  # (B,) each, a value per rig
 
 
-def make_rig_sets(frames: tuple[int, ...] = FRAMES, views: tuple[int, ...] = VIEWS) -> list[RigSet]:
+def make_rig_sets() -> list[RigSet]:
     """All sets of the tables; the rigs of different numbers of views are nested."""
-    rig_sets = [RigSet(family, T) for T in frames for family in (*UNSEEN, TRAINING)]
-    return rig_sets + [RigSet(family, 1, V, max(views)) for V in views for family in UNSEEN]
+    rig_sets = [RigSet(family, T) for T in FRAMES for family in (*UNSEEN, TRAINING)]
+    return rig_sets + [RigSet(family, 1, V, max(VIEWS)) for V in VIEWS for family in UNSEEN]
 
 
 def make_scenes(rig_set: RigSet, config: Config, seed: int, first: int, count: int) -> Scene:

@@ -65,7 +65,6 @@ def make_grid(
             for noise in NOISE:
                 for outliers in OUTLIERS:
                     if kind == "full" or noise == 3.0 or outliers == 0.05:
-                        cells.setdefault(Cell(family, T, noise, outliers, fps=fps), METHODS)
                         cells[Cell(family, T, noise, outliers, fps=fps)] = METHODS
     return [
         Part(cell, tuple(name for name in METHODS if name in methods and name in own))

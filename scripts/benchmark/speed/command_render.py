@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add = parser.add_argument
     add("--images", type=int, default=256, help="timed, after as many that build the people")
-    add("--config", metavar="YAML", help="factors, flat or in a section render")
+    add("--config", metavar="YAML", help="settings of the renderer")
     add("--set", nargs="*", default=[], metavar="key=value", help="change them")
 
 
