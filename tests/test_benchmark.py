@@ -14,7 +14,7 @@ from benchmark.rig.bound import bound, bound_with_body
 from benchmark.rig.cases import BIAS, Cell, make_cases
 from benchmark.rig.grid import METHODS, Part, make_grid
 from benchmark.rig.human import human_calib
-from benchmark.rig.ours import make_model, mixture
+from benchmark.rig.ours import make_model
 from benchmark.rig.run import Options, Result, run_grid
 from benchmark.rig.scores import Answer, flatten, pool, score, summarise
 from benchmark.rig.targets import check
@@ -22,7 +22,6 @@ from benchmark.speed.rig import Size, exponent, make_call
 from benchmark.timing import time_calls
 
 from ptri.errors import UserError
-from ptri.evaluation.metrics import joint_coverage
 from ptri.geometry.cameras import project
 from ptri.geometry.rotations import so3_exp
 from ptri.posterior.body import load_body_prior
@@ -222,29 +221,6 @@ def test_pooling_weighs_every_pair():
     flat = [flatten(score(c, answer(c, turn))) for c, turn in ((two, 20.0), (four, 0.0))]
     assert abs(summarise(pool(flat))["failures"] - 3 / 21) < 1e-12
     assert summarise(pool(flat))["cases"] == 6
-
-
-def test_mixture_covers_cameras_and_joints():
-    """Coverage of the joints' regions, where the stated law is the true one: nominal."""
-    generator = torch.Generator().manual_seed(0)
-    M, B, J = 200, 1, 17
-    truth = 500 * torch.randn(B, 1, J, 3, generator=generator).double()
-    shared = 30 * torch.randn(M + 1, B, 1, 1, 3, generator=generator).double()
-    pull = torch.linspace(0, 1, J).double()[:, None]  # what the cameras do to each joint
-    own = 20 * torch.randn(400, B, 1, J, 3, generator=generator).double()
-    weights = torch.full((M, B), 1 / M).double()
-    covariance = 400 * torch.eye(3).double().expand(M, B, 1, J, 3, 3)
-    mean, spread = mixture(truth + pull * shared[:M], covariance, weights, 6)
-    inside = torch.stack(
-        [joint_coverage(mean, spread, truth + pull * shared[m % M] + own[m], 6, (0.5, 0.9))
-         for m in range(400)]
-    ).mean((0, 1, 2))  # fmt: skip
-    assert abs(inside[0] - 0.5) < 0.05 and abs(inside[1] - 0.9) < 0.03
-    # Without the spread between samples the regions are too small.
-    narrow = covariance[0] * 2
-    small = joint_coverage(mean, narrow, truth + pull * shared[0] + own[0], 6, (0.9,))
-    assert narrow.diagonal(dim1=-2, dim2=-1).sum() < spread.diagonal(dim1=-2, dim2=-1).sum()
-    assert float(small) <= 1
 
 
 # --- peers -----------------------------------------------------------------------------------

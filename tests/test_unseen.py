@@ -11,14 +11,15 @@ from benchmark.commands import main
 from benchmark.figures import bootstrap
 from benchmark.heads import tables, unseen
 from benchmark.heads.tables import mean_of
-from benchmark.heads.unseen import TRAINING, UNSEEN, Head, RigSet
+from benchmark.heads.unseen import TRAINING, UNSEEN, Head, RigSet, Solved
 from benchmark.heads.weights import load_head, named_heads
 
 from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
-from ptri.structures import Prediction
+from ptri.structures import UNKNOWN_DETECTOR, Prediction
 from ptri.training.solved_scenes import Group
+from ptri.verdict.readings import Sides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config.load(None, ["run.name=test"])
@@ -31,7 +32,9 @@ class Oracle:
         self.truth, self.off = scene.joints3d, off
         self.fusion = types.SimpleNamespace(uses_cameras=uses_cameras, num_views=4)
 
-    def fuse(self, keypoints, K, posterior):
+    detector = UNKNOWN_DETECTOR
+
+    def fuse(self, keypoints, K, posterior, features):
         joints = self.truth[:, :: unseen.SCORED_EVERY if self.truth.shape[1] > 1 else 1].clone()
         # Samples that stand for unknown cameras are two here; true cameras are one.
         others = [joint for joint in range(17) if joint != unseen.ROOT]
@@ -40,10 +43,11 @@ class Oracle:
         return Prediction(joints, covariance)
 
 
-def solved(cell, count=5):
-    scene = unseen.make_scenes(cell, CONFIG, 0, 0, count)
+def solved(rig_set, count=5):
+    scene = unseen.make_scenes(rig_set, CONFIG, 0, 0, count)
     R, t = (value.expand(2, *value.shape) for value in scene.cameras[1:])
-    return Group(scene, R, t)
+    order = torch.arange(17).expand(*scene.K.shape[:3], 17)
+    return Solved(Group(scene, R, t), Sides(order, torch.ones_like(order, dtype=torch.bool)))
 
 
 # --- scenes and scores -----------------------------------------------------------------------
@@ -73,10 +77,10 @@ def test_no_family_called_unseen_is_trained_on():
 @pytest.mark.parametrize("frames", [1, 7])
 def test_scores_are_the_errors_of_each_rig(frames):
     cell = RigSet("wall", frames)
-    group = solved(cell)
+    rigs = solved(cell)
     offs = {"near": 10.0, "far": 40.0}
-    heads = [Head(name, Oracle(group.scene, off), "") for name, off in offs.items()]
-    found = dict(unseen.score(heads, cell, group))
+    heads = [Head(name, Oracle(rigs.group.scene, off), "") for name, off in offs.items()]
+    found = dict(unseen.score(heads, cell, rigs))
     for name, off in offs.items():
         # 16 of 17 joints are off: unknown cameras by twice as much.
         assert np.allclose(found[name]["calibrated"], off * 16 / 17, atol=0.1)
@@ -91,9 +95,9 @@ def test_scores_are_the_errors_of_each_rig(frames):
 
 def test_a_head_without_cameras_answers_its_own_views_only():
     for cell, answers in ((RigSet("wall"), True), (RigSet("wall", 1, 4, 8), False)):
-        group = solved(cell, 2)
-        blind = Head("blind", Oracle(group.scene, 10.0, uses_cameras=False), "")
-        found = dict(unseen.score([blind], cell, group))
+        rigs = solved(cell, 2)
+        blind = Head("blind", Oracle(rigs.group.scene, 10.0, uses_cameras=False), "")
+        found = dict(unseen.score([blind], cell, rigs))
         assert ("blind" in found) == answers
     assert "calibrated" not in found.get("blind", {})
 
@@ -239,10 +243,10 @@ def test_unseen_rigs_command(tmp_path, monkeypatch, capsys):
     ratio = tree["targets"][0]["figure"]
     assert ratio["low"] <= ratio["value"] <= ratio["high"]
 
-    def never(*_):
+    def never(*_, **__):
         raise AssertionError("solved again")
 
-    monkeypatch.setattr(PoseModel, "solve", never)
+    monkeypatch.setattr("ptri.rig.estimate.solve", never)
     assert main(words) == 0
     assert capsys.readouterr().out == first  # equal figures from the rigs that were kept
     assert main(["unseen-rigs", "--ours", "none.pt"]) == 2

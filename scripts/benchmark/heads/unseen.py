@@ -32,7 +32,7 @@ from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.rig import estimate
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, cat, take, tree_map
 from ptri.training.solved_scenes import (
     Group,
     from_plain,
@@ -40,6 +40,7 @@ from ptri.training.solved_scenes import (
     to_plain,
     weights_digest,
 )
+from ptri.verdict.readings import Sides
 
 UNSEEN = ("wall", "wall5", "ring_far")  # no rig of theirs, or like theirs, was trained on
 TRAINING = "h36m_ring"
@@ -74,6 +75,13 @@ class Head(NamedTuple):
     source: str  # the file
 
 
+class Solved(NamedTuple):
+    """Scenes whose rigs are solved."""
+
+    group: Group  # with samples of the rigs' posteriors
+    sides: Sides  # how the solver read left and right
+
+
 Scores = dict[str, np.ndarray]  # (B,) each, a value per rig
 
 
@@ -104,33 +112,36 @@ def make_scenes(rig_set: RigSet, config: Config, seed: int, first: int, count: i
 @torch.no_grad()
 def solve(
     rig_set: RigSet, count: int, model: PoseModel, config: Config, seed: int, folder: Path
-) -> Group:
+) -> Solved:
     """The rigs of a set with samples of their posteriors, from the folder if it holds them."""
     path = folder / f"{rig_set.name}.pt"
     key = _key(rig_set, count, model, config, seed)
     if path.is_file():
         content = read_tensors(path, KIND)
         if content["key"] == key:
-            return from_plain(content["group"])
+            return Solved(from_plain(content["group"]), Sides(**content["sides"]))
     size = max(FRAMES_AT_ONCE // rig_set.num_frames, 1)
-    groups = []
+    groups, sides = [], []
     for first in range(0, count, size):
         scene = make_scenes(rig_set, config, seed, first, min(size, count - first))
         solution = estimate.solve(model, scene.keypoints, scene.K, config.posterior, seed)
         R, t, _ = resample(solution.posterior, model.fusion_samples)
         groups.append(Group(scene, R.float(), t.float()))
-    group = join(groups)
-    write_tensors(path, KIND, {"key": key, "group": to_plain(group)})
-    return group
+        sides.append(solution.sides)
+    solved = Solved(join(groups), cat(sides))
+    plain = {"group": to_plain(solved.group), "sides": solved.sides._asdict()}
+    write_tensors(path, KIND, {"key": key, **plain})
+    return solved
 
 
 def _key(rig_set: RigSet, count: int, model: PoseModel, config: Config, seed: int) -> str:
     tree = configuration.to_dict(config)
     parts = (rig_set, count, seed, tree["generated"], tree["posterior"], model.fusion_samples)
-    return make_key((parts, weights_digest(model.lifter)), filter(None, [config.generated.mocap]))
+    parts = (*parts, model.detector, weights_digest(model.lifter))
+    return make_key(parts, filter(None, [config.generated.mocap]))
 
 
-def score(heads: list[Head], rig_set: RigSet, group: Group) -> Iterator[tuple[str, Scores]]:
+def score(heads: list[Head], rig_set: RigSet, solved: Solved) -> Iterator[tuple[str, Scores]]:
     """Every head's scores of a set, and those of robust triangulation with the true cameras.
 
     Yields:
@@ -139,7 +150,12 @@ def score(heads: list[Head], rig_set: RigSet, group: Group) -> Iterator[tuple[st
         scale; ``coverage50`` and so on; ``answered``: ``mpjpe`` of the joints that triangulation
         answers. Of "triangulation": ``calibrated`` and ``answered``, which are equal.
     """
-    scene = _every(group.scene, SCORED_EVERY if rig_set.num_frames > 1 else 1)
+    (scene, R, t), sides = solved
+    if rig_set.num_frames > 1:
+        moving = (scene.keypoints, scene.K, scene.joints3d, sides)
+        keypoints, K, joints, sides = tree_map(lambda value: value[:, ::SCORED_EVERY], moving)
+        scene = scene._replace(keypoints=keypoints, K=K, joints3d=joints)
+    solved = Solved(Group(scene, R, t), sides)
     truth = scene.joints3d
     plain, _ = robust_triangulation(scene.keypoints, Cameras(scene.K, *scene.cameras[1:]))
     plain = plain.joints3d.to(truth)
@@ -152,22 +168,21 @@ def score(heads: list[Head], rig_set: RigSet, group: Group) -> Iterator[tuple[st
             rig_set.of_views != NUM_VIEWS and not head.model.fusion.uses_cameras
         ):
             continue
-        yield head.name, _head_scores(head.model, group, scene, known)
+        yield head.name, _head_scores(head.model, solved, known)
 
 
 @torch.no_grad()
-def _head_scores(model: PoseModel, group: Group, scene: Scene, known: Tensor) -> Scores:
-    B, T = scene.K.shape[:2]
+def _head_scores(model: PoseModel, solved: Solved, known: Tensor) -> Scores:
+    B, T = solved.group.scene.K.shape[:2]
     size = max(FRAMES_AT_ONCE // T, 1)
     parts = []
     for first in range(0, B, size):
         part = slice(first, first + size)
-        few, answered = take(scene, part), known[part]
-        R, t = group.R[:, part], group.t[:, part]
-        one = torch.ones(len(few.K))
+        few, answered, sides = take((solved.group.scene, known, solved.sides), part)
+        R, t = solved.group.R[:, part], solved.group.t[:, part]
         level = torch.full(R.shape[:2], -float(np.log(len(R))))
-        solved = RigPosterior(R, t, level, one)
-        unknown = fuse_body(model, few.keypoints, few.K, solved)
+        posterior = RigPosterior(R, t, level, torch.ones(len(few.K)))
+        unknown = fuse_body(model, few.keypoints, few.K, posterior, sides)
         values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d, ROOT)}
         values["answered"] = metrics.mpjpe(unknown.joints3d, answered, ROOT)
         values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d, ROOT)
@@ -189,14 +204,6 @@ def _coverage(prediction: Prediction, truth: Tensor, name: str) -> dict[str, Ten
 def _per_rig(value: Tensor) -> np.ndarray:
     """(B, T) to the mean over the frames that count, (B,); NaN where none does."""
     return value.double().nanmean(1).numpy()
-
-
-def _every(scene: Scene, step: int) -> Scene:
-    return scene._replace(
-        keypoints=Keypoints(*(value[:, ::step] for value in scene.keypoints)),
-        K=scene.K[:, ::step],
-        joints3d=scene.joints3d[:, ::step],
-    )
 
 
 def check_families(config: Config) -> None:

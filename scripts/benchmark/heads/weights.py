@@ -13,7 +13,7 @@ from ptri import checkpoint
 from ptri.config import Config, from_dicts, load
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
-from ptri.models.weights import build_around, model_settings
+from ptri.models.weights import build_around, known_detector, model_settings
 
 
 def load_head(name: str, path: str | Path, config: Config) -> Head:
@@ -31,7 +31,7 @@ def load_head(name: str, path: str | Path, config: Config) -> Head:
     if made:
         layers = [("", {"run": {"name": "benchmark"}}), (f"{path}: ", {"model": made})]
         config = dataclasses.replace(config, model=from_dicts(layers).model)
-    model = PoseModel(config, with_images=False)
+    model = PoseModel(config, with_images=False, detector=known_detector(config, False))
     checkpoint.initialise(model.fusion, path, "fusion.")
     return Head(name, model.eval(), str(path))
 
@@ -66,8 +66,8 @@ def evaluate(
     with tqdm(total=len(rig_sets), unit="set", disable=None) as bar:
         for rig_set in rig_sets:
             bar.set_postfix_str(rig_set.name)
-            group = solve(rig_set, rigs[rig_set.num_frames], solver, config, seed, folder)
-            for name, scores in score(heads, rig_set, group):
+            solved = solve(rig_set, rigs[rig_set.num_frames], solver, config, seed, folder)
+            for name, scores in score(heads, rig_set, solved):
                 found.setdefault(name, {})[rig_set] = scores
             bar.update()
     return found
