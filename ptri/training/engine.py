@@ -130,30 +130,30 @@ def _train_epoch(task: Task, run: Run, signals: StopSignals, start: int) -> None
     run.losses.train()
     batches = iter(task.train_loader(run.config, run.epoch, world.rank, world.size, start))
     began = time.perf_counter()
-    bar = _progress(run, start)
-    for done in bar:
-        # 1. A batch, a step.
-        batch = next(batches, None)
-        if batch is None:
-            raise RuntimeError(
-                f"the loader ended after {done - 1} of {run.steps_per_epoch} batches"
-            )
-        values = _training_step(run, batch)
-        # 2. Means over some steps are logged.
-        for name, value in values.items():
-            run.window[name] = run.window.get(name, 0.0) + value
-        run.window["steps"] = run.window.get("steps", 0) + 1
-        last = done == run.steps_per_epoch
-        if last or run.step % train.log_every_steps == 0:
-            bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-            seconds = time.perf_counter() - began
-            _log_window(run, samples_per_second=(done - start) * train.batch_size / seconds)
-        # 3. The state is saved, and the run stops here if it was asked to.
-        every = train.save_every_steps
-        if every and run.step % every == 0 and not last:
-            state.save(run, "last.pt")
-        if not last:
-            _stop_if_asked(run, signals, save=True)
+    with _progress(run, start) as bar:
+        for done in bar:
+            # 1. A batch, a step.
+            batch = next(batches, None)
+            if batch is None:
+                raise RuntimeError(
+                    f"the loader ended after {done - 1} of {run.steps_per_epoch} batches"
+                )
+            values = _training_step(run, batch)
+            # 2. Means over some steps are logged.
+            for name, value in values.items():
+                run.window[name] = run.window.get(name, 0.0) + value
+            run.window["steps"] = run.window.get("steps", 0) + 1
+            last = done == run.steps_per_epoch
+            if last or run.step % train.log_every_steps == 0:
+                bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
+                seconds = time.perf_counter() - began
+                _log_window(run, samples_per_second=(done - start) * train.batch_size / seconds)
+            # 3. The state is saved, and the run stops here if it was asked to.
+            every = train.save_every_steps
+            if every and run.step % every == 0 and not last:
+                state.save(run, "last.pt")
+            if not last:
+                _stop_if_asked(run, signals, save=True)
 
 
 def _training_step(run: Run, batch: Any) -> dict[str, float]:
