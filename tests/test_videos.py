@@ -135,7 +135,7 @@ def test_the_report_and_its_files(processed):
         assert [name.decode() for name in file["camera_names"]] == list(NAMES)
 
 
-def test_halves_that_disagree_reject_the_rig(processed):
+def test_halves_that_disagree_reject_the_rig(processed, caplog):
     recording, options, model = processed.recording, processed.options, processed.model
     whole = solve(model, recording, options)
     assert whole.estimate.accepted
@@ -159,6 +159,12 @@ def test_halves_that_disagree_reject_the_rig(processed):
     few = whole._replace(recording=recording.part([0, 1, 2, 3], slice(8)))
     halves = compare_halves(changing, few, options)
     assert halves.solution.estimate.accepted and "not compared" in halves.text
+    late = recording.xy.copy()
+    late[:8, 2] = np.nan  # a camera that saw nobody in the first half is not told as left out
+    halves = compare_halves(
+        changing, whole._replace(recording=recording._replace(xy=late)), options
+    )
+    assert "a camera saw too little" in halves.text and not caplog.records
 
 
 def test_detections_are_used_again_until_stale(drawn, processed, tmp_path):

@@ -19,7 +19,8 @@ from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import posterior_mean
-from ptri.recordings.solve import Solution, camera_spread, solve_recording_cameras, usable_views
+from ptri.recordings.solve import Solution, camera_spread, num_keypoints, solve_recording_cameras
+from ptri.verdict.judge import MIN_KEYPOINTS
 from ptri.verdict.verdict import Code, Verdict
 
 LEAST_FRAMES = 16  # of a recording; fewer are not halved
@@ -44,9 +45,9 @@ def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Halv
     if T < LEAST_FRAMES:
         return Halves(solution, None, f"{name}not compared, fewer than {LEAST_FRAMES} frames")
     halves = [recording.part(views, part) for part in (slice(0, T // 2), slice(T // 2, T))]
+    if min(num_keypoints(half).min() for half in halves) < MIN_KEYPOINTS:
+        return Halves(solution, None, f"{name}not compared, a camera saw too little in one")
     try:
-        if any(len(usable_views(half)) < len(views) for half in halves):
-            return Halves(solution, None, f"{name}not compared, a camera saw too little in one")
         solved = [solve_recording_cameras(model, half, config)[0] for half in halves]
     except UserError as error:
         return Halves(solution, None, f"{name}not compared ({error})")
@@ -57,9 +58,9 @@ def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Halv
     stated = camera_spread(estimate)[0]
     if np.any(difference[1:].numpy() > TELLING * 2 * stated[1:]):
         text += "; half of it says more of the cameras' errors than the +- above"
-    certain = difference.nan_to_num(180.0)
-    worst, limit = int(certain.argmax()), 2 * config.posterior.max_rotation_std_deg
-    if float(certain[worst]) > limit and estimate.accepted:
+    angle = difference.nan_to_num(180.0)  # what cannot be compared is as far as can be
+    worst, limit = int(angle.argmax()), 2 * config.posterior.max_rotation_std_deg
+    if float(angle[worst]) > limit and estimate.accepted:
         value, figures = float(difference[worst]), estimate.verdict.figures
         verdict = Verdict(Code.HALVES, worst, value=value, limit=limit, figures=figures)
         solution = solution._replace(estimate=estimate._replace(verdict=verdict))

@@ -36,13 +36,18 @@ class Solution(NamedTuple):
     seconds: dict[str, float]  # of the posterior and of the joints
 
 
+def num_keypoints(recording: Recording) -> np.ndarray:
+    """How many keypoints each of the V cameras saw, in all frames together."""
+    return np.isfinite(recording.xy).all(-1).sum((0, 2))
+
+
 def usable_views(recording: Recording) -> list[int]:
     """Views with enough keypoints.
 
     Raises:
         UserError: fewer than two.
     """
-    counts = np.isfinite(recording.xy).all(-1).sum((0, 2))
+    counts = num_keypoints(recording)
     views = [v for v, count in enumerate(counts) if count >= MIN_KEYPOINTS]
     for v, name in enumerate(recording.names):
         if v not in views:
