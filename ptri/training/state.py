@@ -104,6 +104,7 @@ def build(task: Task, config: Config, world: World, folder: Path) -> Run:
     """
     train = config.train
     check_batch(config, world)
+    system.keep_freed_memory()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     if config.run.deterministic:

@@ -28,7 +28,6 @@ from ptri.models.orientation import Orientation
 from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, to_device
-from ptri.system import keep_freed_memory
 
 # Weights of losses in the total, where that of the heatmaps has 1.
 WEIGHT_X2D = 0.02  # of the coordinates' L1 (px)
@@ -58,7 +57,6 @@ class HeatmapTask:
 
         Weights without the head's `Context` may start a network with it, which changes nothing yet.
         """
-        keep_freed_memory()
         self._config = config
         model = Network2D(config.model)
         if config.init.checkpoint_2d is not None:

@@ -16,7 +16,6 @@ from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_around, build_model
 from ptri.structures import UNKNOWN_DETECTOR
-from ptri.system import keep_freed_memory
 from ptri.training import validation3d
 from ptri.training.batches3d import Batch, generated_batch, head_alone, lifter_alone
 from ptri.training.losses3d import generated_losses, image_losses
@@ -41,7 +40,6 @@ class RigTask:
 
     def build_model(self, config: Config) -> nn.Module:
         """The 3D model, from ``init`` where that is set; without images, no 2D network."""
-        keep_freed_memory()
         self._config = config
         model = build_parts(config, with_images=config.data.kind != "generated")
         if head_alone(config):
