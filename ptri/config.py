@@ -52,7 +52,11 @@ _GONE = {
         posterior.adjust_iterations posterior.random_starts posterior.df posterior.inflation
         posterior.outlier_chi2 posterior.frame_correlation posterior.bone_spread
         train.weight_decay data.max_views model.freeze_norm model.heatmap_window
-        model.confidence_radius model.volume_side model.volume_features
+        model.confidence_radius model.volume_side model.volume_features train.final_lr
+        train.grad_clip train.heatmap_sigma
+    """,
+    "evaluate.pool_frames, for recordings too; 0 pools nothing": """
+        recording.pool_frames evaluate.pooled
     """,
     "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "
     "(ptri.models.weights.write_detector); leave it out": """
@@ -84,15 +88,13 @@ _GONE = {
 # Those that moved into tables of their own.
 _MOVED = {
     "generated.errors": """
-        noise joint_noise clip_spread view_spread noise_spread
-        steady_spread anisotropy hidden_noise correlated_share correlation_s
-        definition_mm definition_mean view_bias bias_follows misreport overstate
-        joint_stated rounding outlier_rate outlier_size confident_outliers
-        gross_rate drop_rate flat_views body_swap_rate limb_swap_rate
-        limb_copy_rate profile_copies confident_swaps fault_s missing_rate
-        missing_hidden_rate missing_view_rate confidence_noise confidence_logit
-        confidence_slope
-""",
+        noise joint_noise clip_spread view_spread noise_spread steady_spread anisotropy
+        hidden_noise correlated_share correlation_s definition_mm definition_mean view_bias
+        bias_follows misreport overstate joint_stated rounding outlier_rate outlier_size
+        confident_outliers gross_rate drop_rate flat_views body_swap_rate limb_swap_rate
+        limb_copy_rate profile_copies confident_swaps fault_s missing_rate missing_hidden_rate
+        missing_view_rate confidence_noise confidence_logit confidence_slope
+    """,
     "model.sizes": """
         head_channels context lifter_width lifter_blocks fusion_width fusion_layers fusion_frames
         volume_size volume_width fixed_views fixed_width

@@ -137,10 +137,8 @@ class TrainConfig(_Section):
     )  # 2D: px of the training images, spread evenly over the epochs; []: data.image_size
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: matrices and kernels by orthogonal
     # momentum, the rest by AdamW; see ptri/training/optimizer.py
-    lr: float = _number(1e-3, above=0)  # at the end of the warm-up
-    final_lr: float = _number(0.01, 0, 1)  # share of lr at the end of the cosine
+    lr: float = _number(1e-3, above=0)  # at the end of the warm-up; then falls along a cosine
     warmup_steps: int = _number(100, 0)  # linear; at most half of the run
-    grad_clip: float = _number(1.0, 0)  # gradient norm; 0: no clipping
     ema_decay: float = _number(0.999, 0, 0.999999)  # of the weights evaluated and saved; 0: none
     lifter_epochs: int = _number(0, 0)  # 3D: first epochs, which train the lifter alone; where
     # these are all epochs, the fusion keeps its weights and only the lifter is validated
@@ -158,7 +156,6 @@ class TrainConfig(_Section):
     max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this
     weight_region: float = _number(0.0, 0)  # 3D: weight of the pinball loss of the joints' 90 %
     # regions; other losses have fixed weights, see ptri/training/losses3d.py and task2d.py
-    heatmap_sigma: float = _number(1.5, above=0)  # heatmap px; width of the 2D target's Gaussian
     weight_orientation: float = _number(0.0, 0)  # 2D: weight of the trunk's orientation, told by
     # coarse pixels
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
@@ -172,8 +169,8 @@ class EvaluateConfig(_Section):
     batch_size: int = _number(16, 1)  # samples at once, no influence on results
     pictures: int = _number(4, 0)  # samples drawn into TensorBoard or the output folder
     out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
-    pooled: bool = True  # also pool the frames of each scene into one rig posterior
-    pool_frames: int = _number(50, 1)  # at most so many frames of a scene, evenly spread
+    pool_frames: int = _number(50, 0)  # at most so many frames of a scene or a recording, the most
+    # telling, find its cameras together; 0: in data sets, each frame alone only
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,6 @@ class RecordingConfig(_Section):
     views: list[Any] | None = None  # camera names or indices, in this order; null: all
     first_frame: int = _number(0, 0)  # of the recording, counted from 0
     last_frame: int | None = None  # inclusive; null: the last one that every camera could have
-    pool_frames: int = _number(50, 1)  # at most so many frames, the most telling, find the cameras
     min_confidence: float = _number(0.1, 0, 1)  # keypoints below it count as not seen
     noise: float = _number(0.01, above=0)  # of keypoint files: standard deviation / person's height
     subject_height: float | None = None  # mm; fixes the scale instead of the body prior

@@ -21,7 +21,7 @@ VARIANTS = {
     "end to end, gradient_2d 0.01": ["train.gradient_2d=0.01"],
     "end to end": ["train.gradient_2d=1"],
 }
-POOLED = "evaluate.pooled=true"
+POOLED = "evaluate.pool_frames=50"
 FIGURES = {
     "mpjpe": "MPJPE, mm, each frame alone",
     "pooled/mpjpe": "10 frames pooled",

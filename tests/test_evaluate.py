@@ -83,7 +83,7 @@ def test_known_rotation_errors_come_out(evaluated):
 
 
 def test_failures_are_counted(root, tmp_path):
-    options = settings(root, tmp_path, "evaluate.pictures=0", "evaluate.pooled=false")
+    options = settings(root, tmp_path, "evaluate.pictures=0", "evaluate.pool_frames=0")
     dataset = open_split(options, "test")
     model = FakeModel(dataset, error_deg=15.0, spread_deg=0.3)
     figures, text = evaluate(model, dataset, options, tmp_path / "x")

@@ -37,12 +37,12 @@ SMALL = [
 STAGE_1 = [
     "generated.families=[h36m_ring,ring]", f"generated.motions=[{','.join(MOTIONS)}]",
     "generated.max_views=4", "train.epochs=6", "train.steps_per_epoch=60", "train.lifter_epochs=4",
-    "train.lifter_batch=8", "train.batch_size=8", "train.warmup_steps=20", "train.final_lr=0.3",
+    "train.lifter_batch=8", "train.batch_size=8", "train.warmup_steps=20",
 ]  # fmt: skip
 IMAGES = [
     "data.image_size=96", "data.train_every=1", "data.test_every=1", "data.workers=0",
     "model.plain_convolutions=true", "augment.rotation_deg=0.0", "augment.flip=0.0",
-    "evaluate.batch_size=8", "evaluate.pooled=false",
+    "evaluate.batch_size=8", "evaluate.pool_frames=0",
 ]  # fmt: skip
 STAGE_2 = [
     "model.pretrained=false", "train.epochs=1", "train.steps_per_epoch=200", "train.batch_size=16",

@@ -103,7 +103,7 @@ def test_end_to_end_step_reaches_the_heatmaps():
     overrides = [
         *SMALL, "data.root=data/demo", "data.train_subjects=[1]", "data.test_subjects=[9]",
         "data.image_size=64", "data.workers=0", "train.batch_size=2",
-        "train.posterior_samples=16", "train.heatmap_sigma=1.0",
+        "train.posterior_samples=16",
     ]  # fmt: skip
     task, settings = RigTask(), config.load(None, overrides)
     torch.manual_seed(0)

@@ -114,7 +114,9 @@ def evaluate(
         for scene, singles in _scenes(model, dataset, config, scores, timer, painter):
             num_scenes += 1
             views = scenes.views(dataset, scene)
-            pooled = _solve_pooled(model, scene, config, timer) if config.evaluate.pooled else None
+            pooled = (
+                _solve_pooled(model, scene, config, timer) if config.evaluate.pool_frames else None
+            )
             if pooled is not None:
                 truth = take(scene.cameras, slice(0, 1))
                 scores.add("pooled", _joint_scores(pooled.prediction, scene.joints3d))
@@ -192,7 +194,6 @@ def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter)
         detection.logits.float(),
         image_to_heatmap(batch.joints2d.flatten(0, 1)),
         batch.visible.flatten(0, 1),
-        config.train.heatmap_sigma,
     )
     l1 = metrics.joint_l1(
         keypoints.xy.flatten(1, 2), batch.joints2d.flatten(1, 2), batch.visible.flatten(1, 2)

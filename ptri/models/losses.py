@@ -21,7 +21,12 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return total / mask.sum(-1).clamp_min(1)
 
 
-def heatmap_divergence(logits: Tensor, xy: Tensor, visible: Tensor, sigma: float) -> Tensor:
+HEATMAP_SIGMA = 1.5  # heatmap px, width of the target's Gaussian
+
+
+def heatmap_divergence(
+    logits: Tensor, xy: Tensor, visible: Tensor, sigma: float = HEATMAP_SIGMA
+) -> Tensor:
     """Cross-entropy of heatmaps to Gaussians, less the Gaussians' entropy, hence >= 0.
 
     ``KL(t || softmax(logits))`` over pixels, with t a Gaussian around the joint, sampled at the

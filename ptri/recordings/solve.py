@@ -101,7 +101,7 @@ def solve_recording_cameras(
             "cameras run in step, and do file numbers agree?"
         )
     solved = solve_cameras(
-        model, given, config.posterior, config.run.seed, options.pool_frames, known
+        model, given, config.posterior, config.run.seed, config.evaluate.pool_frames or 1, known
     )
     solved.scale.refuse_unmeasured()
     return solved, given

@@ -31,6 +31,7 @@ from ptri.training.state import Run, Task
 from ptri.training.system import StopRequested, StopSignals
 
 LOGGER = logging.getLogger(__name__)
+GRAD_CLIP = 1.0  # largest gradient norm
 MAX_SKIPPED = 20  # fp16 steps in a row with overflowing gradients before the run stops
 
 
@@ -181,8 +182,7 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
     run.scaler.scale(losses["loss"].float().mean()).backward()
     run.scaler.unscale_(run.optimizer)
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
-    limit = config.train.grad_clip or math.inf
-    values["grad_norm"] = float(nn.utils.clip_grad_norm_(weights, limit))
+    values["grad_norm"] = float(nn.utils.clip_grad_norm_(weights, GRAD_CLIP))
     run.skipped = 0 if math.isfinite(values["grad_norm"]) else run.skipped + 1
     if run.skipped > (MAX_SKIPPED if run.scaler.is_enabled() else 0):
         any_sample = torch.ones_like(losses["loss"], dtype=torch.bool)

@@ -79,7 +79,6 @@ def image_losses(model: PoseModel, batch: Sample, step: int, config: Config) -> 
         detection.logits,
         image_to_heatmap(batch.joints2d.flatten(0, 1)),
         batch.visible.flatten(0, 1),
-        config.train.heatmap_sigma,
     )
     heatmap = heatmap.unflatten(0, (B, V)).mean(1)
     total = values["loss"] + lift + WEIGHT_POSE * pose + heatmap

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ptri.config import TrainConfig
 from ptri.errors import UserError
 
+FINAL_LR = 0.01  # share of the learning rate at the end of a run
 WEIGHT_DECAY = 0.01  # of matrices and kernels in every step, times the learning rate
 MUON_SIDE = 16  # matrices with a shorter side, such as depthwise kernels (C, 1, 3, 3), take AdamW
 MUON_MOMENTUM = 0.95
@@ -85,7 +86,7 @@ def _is_matrix(weight: Tensor) -> bool:
     return weight.ndim >= 2 and min(weight.flatten(1).shape) >= MUON_SIDE
 
 
-def learning_rate_factor(step: int, total: int, warmup: int, final: float) -> float:
+def learning_rate_factor(step: int, total: int, warmup: int, final: float = FINAL_LR) -> float:
     """Linear warm-up (at most half of the run), then a cosine from 1 down to ``final``."""
     warmup = min(warmup, total // 2)
     if step < warmup:

@@ -124,7 +124,7 @@ def build(task: Task, config: Config, world: World, folder: Path) -> Run:
     total = steps * train.epochs
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: learning_rate_factor(step, total, train.warmup_steps, train.final_lr),
+        lambda step: learning_rate_factor(step, total, train.warmup_steps),
     )
     ema = copy.deepcopy(model).requires_grad_(False) if train.ema_decay > 0 else model
     amp = amp_type(train.amp, world.device)

@@ -244,7 +244,6 @@ def detection_losses(
         Mahalanobis; "confidence"; "found"; "visible";
         "paired", with a mirror joint elsewhere; "swapped", nearer to the mirror joint's truth.
     """
-    train = config.train
     views = batch.images.shape[:2]
     height, width = batch.images.shape[-2:]
     truth = batch.joints2d.flatten(0, 1)  # (B V, J, 2)
@@ -254,9 +253,7 @@ def detection_losses(
     error = (xy - truth).norm(dim=-1)
     found = (error < CONFIDENCE_RADIUS * width) & visible
     parts = {
-        "loss/hm": losses.heatmap_divergence(
-            logits, image_to_heatmap(truth), visible, train.heatmap_sigma
-        ),
+        "loss/hm": losses.heatmap_divergence(logits, image_to_heatmap(truth), visible),
         "loss/x2d": losses.coordinate_l1(keypoints.xy, truth, visible),
         "loss/covariance": losses.error_likelihood(
             xy, keypoints.covariance, truth, visible, area=float(height * width)
