@@ -12,6 +12,7 @@ from h36m_fixture import ring_cameras
 from recording_fixture import NAMES, body, write_cameras
 from torch import Tensor
 
+from ptri import config
 from ptri.evaluation.draw import denormalise
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
@@ -25,6 +26,12 @@ COLOURS = cv2.cvtColor(np.uint8([HSV]), cv2.COLOR_HSV2BGR)[0].astype(np.float64)
 SATURATED = 90  # of 255, difference of the largest and the least channel: a dot
 
 
+def settings(root, *extra: str) -> config.Config:
+    """Of the recording of videos in a folder."""
+    common = ("run.name=test", "data.kind=videos", f"data.root={root}", "data.image_size=192")
+    return config.load(None, [*common, "evaluate.pictures=1", *extra])
+
+
 def write_video(path: Path, images, fps: float = 25.0, codec: str = "FFV1") -> None:
     """A lossless video (of FFV1; mp4v is not)."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,6 +42,19 @@ def write_video(path: Path, images, fps: float = 25.0, codec: str = "FFV1") -> N
     for image in images:
         writer.write(image)
     writer.release()
+
+
+def write_grey(path: Path, frames: int = 3, size: int = SIZE, fps: float = 25.0) -> None:
+    """A video in which nothing happens."""
+    write_video(path, [np.full((size, size, 3), 90, np.uint8)] * frames, fps)
+
+
+def make_grey(root: Path) -> Path:
+    """Three grey frames of four cameras."""
+    write_cameras(root, SIZE, [np.eye(3)] * 4, DIST, [np.eye(3)] * 4, [np.zeros(3)] * 4)
+    for name in NAMES:
+        write_grey(root / f"videos/{name}.avi")
+    return root
 
 
 def draw_person(image: np.ndarray, xy: np.ndarray, radius: int = RADIUS) -> None:
