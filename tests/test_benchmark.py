@@ -14,13 +14,14 @@ from benchmark.rig.bound import bound, bound_with_body
 from benchmark.rig.cases import BIAS, Cell, make_cases
 from benchmark.rig.grid import METHODS, Part, make_grid
 from benchmark.rig.human import human_calib
-from benchmark.rig.ours import make_model
+from benchmark.rig.ours import make_model, solve
 from benchmark.rig.run import Options, Result, run_grid
 from benchmark.rig.scores import Answer, flatten, pool, score, summarise
 from benchmark.rig.targets import check
 from benchmark.speed.rig import Size, exponent, make_call
 from benchmark.timing import time_calls
 
+from ptri import estimate_rig
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.geometry.rotations import so3_exp
@@ -349,6 +350,18 @@ def test_command_line(tmp_path, capsys):
     assert (tmp_path / "rig.png").stat().st_size > 1000
     assert main(["rig", "--families", "rang", *out]) == 2
     assert "unknown rig family 'rang'" in capsys.readouterr().err
+
+
+def test_ours_answers_as_users_are_answered():
+    cases = make_cases(Cell("ring4", 3), 1, seed=2)
+    model, options = make_model(("posterior.num_samples=64",))
+    answer = solve(model, options, cases)
+    keypoints, K = take((cases.keypoints, cases.K), 0)
+    given = (keypoints.xy, K[0], keypoints.confidence, keypoints.covariance)
+    found = estimate_rig(*given, num_samples=64, model=model)
+    torch.testing.assert_close(answer.R[0], found.R, rtol=0, atol=1e-6)
+    torch.testing.assert_close(answer.joints3d[0], found.joints3d, rtol=0, atol=1e-2)  # mm
+    assert bool(answer.accepted[0]) == found.accepted
 
 
 def test_speed():

@@ -10,7 +10,6 @@ import torch
 from benchmark.commands import main
 from benchmark.figures import bootstrap
 from benchmark.heads import tables, unseen
-from benchmark.heads.tables import mean_of
 from benchmark.heads.unseen import TRAINING, UNSEEN, Head, RigSet, Solved
 from benchmark.heads.weights import load_head, named_heads
 
@@ -179,14 +178,6 @@ def test_targets_are_judged_by_their_figures():
     assert [row.met for row in rows if "fixed_views_mlp" in row.label] == [None, None]
     text = tables.report(found, rows, "ours", "a note")
     assert "not measured (>= 3)" in text and "* (< 1)" in text and text.endswith("a note")
-
-
-def test_ratio_to_another_head():
-    found = found_with()
-    cells = [RigSet("wall"), RigSet("wall5")]
-    ratio = mean_of(found, "fixed_views_mlp", cells, "mpjpe", "ours:mpjpe")
-    assert abs(ratio.value - 4.0) < 1e-9
-    assert np.isnan(mean_of(found, "nobody", cells, "mpjpe").value)
 
 
 # --- weights and commands --------------------------------------------------------------------

@@ -56,21 +56,16 @@ def adjust(
     for frame, joint in zip(*np.nonzero(usable & (seen.sum(1) >= 2))):
         point[frame, joint] = problem.add_point3D(scale * joints[frame, joint], lib.Track())
     for view in range(len(R)):
-        camera = lib.Camera(
-            camera_id=view + 1, model="PINHOLE", width=1, height=1, params=[_UNIT, _UNIT, 0, 0]
-        )
+        number, params = view + 1, [_UNIT, _UNIT, 0, 0]
+        camera = lib.Camera(camera_id=number, model="PINHOLE", width=1, height=1, params=params)
         problem.add_camera_with_trivial_rig(camera)
         own = [key for key in point if seen[key[0], view, key[1]]]
-        image = lib.Image(
-            name=str(view),
-            camera_id=view + 1,
-            image_id=view + 1,
-            keypoints=np.array([xy[frame, view, joint] for frame, joint in own]).reshape(-1, 2),
-        )
+        points = np.array([xy[frame, view, joint] for frame, joint in own]).reshape(-1, 2)
+        image = lib.Image(name=str(view), camera_id=number, image_id=number, keypoints=points)
         pose = lib.Rigid3d(lib.Rotation3d(R[view]), scale * t[view])
         problem.add_image_with_trivial_frame(image, pose)
         for index, key in enumerate(own):
-            problem.add_observation(point[key], lib.TrackElement(view + 1, index))
+            problem.add_observation(point[key], lib.TrackElement(number, index))
     noise = float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median()) * _UNIT
     _solve(lib, problem, loss, noise)
     poses = [problem.images[view + 1].cam_from_world() for view in range(len(R))]

@@ -53,21 +53,10 @@ def human_calib() -> Peer:
         try:
             with redirect_stderr(StringIO()), np.errstate(all="ignore"):  # its progress bars
                 R, t, _ = linear.calib_procrustes(poses, valid, K, points, valid, _THRESHOLD)
-                filled = np.nan_to_num(points)
+                views = (np.nan_to_num(points), valid, poses, valid)
+                weights = (1.0, 1.0, _THRESHOLD, bones)
                 R, t, _, _ = adjust.ba_main(
-                    np.arange(len(K)),
-                    K,
-                    R,
-                    t,
-                    filled,
-                    valid,
-                    poses,
-                    valid,
-                    1.0,
-                    1.0,
-                    _THRESHOLD,
-                    bones,
-                    jac_mode="analytic",
+                    np.arange(len(K)), K, R, t, *views, *weights, jac_mode="analytic"
                 )
         except (ValueError, AssertionError, np.linalg.LinAlgError):
             return None

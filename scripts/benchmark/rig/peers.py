@@ -98,15 +98,8 @@ def calibrated(case: Cases, seed: int) -> PeerRig:
 def five_point(case: Cases, seed: int, relative=None, resect=None) -> PeerRig | None:
     """Five-point relative pose of pooled frames, then resection; the best of several seed pairs."""
     noise = float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median())
-    rigs = five_point_rigs(
-        case.keypoints.xy[0].numpy(),
-        case.K[0].numpy(),
-        None,
-        seed,
-        max(THRESHOLD, 4 * noise),
-        relative=relative,
-        resect=resect,
-    )
+    given, threshold = (case.keypoints.xy[0].numpy(), case.K[0].numpy()), max(THRESHOLD, 4 * noise)
+    rigs = five_point_rigs(*given, None, seed, threshold, relative=relative, resect=resect)
     return PeerRig(rigs[0].R, rigs[0].t) if rigs else None
 
 

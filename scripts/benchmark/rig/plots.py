@@ -28,11 +28,11 @@ def error_against_frames(results: list[Result], path: Path) -> bool:
     """
     from matplotlib.figure import Figure
 
+    def kind_of(result: Result) -> tuple[str, float, float]:
+        return result.cell.errors, result.cell.noise, result.cell.outliers
+
     known = [r for r in results if r.flat and r.method != "calibrated"]
-    kinds = sorted(
-        {(r.cell.errors, r.cell.noise, r.cell.outliers) for r in known},
-        key=lambda kind: (kind[0] != "gaussian", kind[1:]),
-    )
+    kinds = sorted(set(map(kind_of, known)), key=lambda kind: (kind[0] != "gaussian", kind[1:]))
     families = list(dict.fromkeys(r.cell.family for r in known))
     if len({r.cell.num_frames for r in known}) < 2:
         return False
@@ -40,12 +40,7 @@ def error_against_frames(results: list[Result], path: Path) -> bool:
     axes = figure.subplots(len(kinds), len(families), squeeze=False, sharey=True, sharex=True)
     for row, kind in zip(axes, kinds):
         for axis, family in zip(row, families):
-            own = [
-                r
-                for r in known
-                if r.cell.family == family
-                and (r.cell.errors, r.cell.noise, r.cell.outliers) == kind
-            ]
+            own = [r for r in known if r.cell.family == family and kind_of(r) == kind]
             _panel(axis, own)
             axis.set_title(f"{family}, {kind[0]}, {kind[1]:g} px, {100 * kind[2]:g} %", fontsize=8)
     for axis in axes[-1]:
@@ -69,11 +64,10 @@ def _panel(axis, results: list[Result]) -> None:
         )
         if points:
             axis.plot(*zip(*points), line, color=colour, marker=marker, ms=4, lw=1, label=method)
-    bounds = sorted(
-        {
-            r.cell.num_frames: summarise(r.flat)["bound_deg"] for r in results if "bound" in r.flat
-        }.items()
-    )
+    limits = {
+        r.cell.num_frames: summarise(r.flat)["bound_deg"] for r in results if "bound" in r.flat
+    }
+    bounds = sorted(limits.items())
     if bounds:
         axis.plot(*zip(*bounds), "k:", lw=1.5, label="Cramer-Rao bound (RMS, no body)")
     axis.set_xscale("log")
