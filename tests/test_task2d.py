@@ -14,7 +14,6 @@ from ptri.errors import UserError
 from ptri.evaluation.metrics import calibration_gap, joint_metrics, mirrored, ranking
 from ptri.skeleton import H36M17
 from ptri.training import engine, task2d
-from ptri.training.optimizer import update_ema
 from ptri.training.task2d import HeatmapTask, detection_losses, image_size
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "export_weights.py"
@@ -70,6 +69,7 @@ def test_loader_continues_passes_over_the_data(root, tmp_path):
     made = settings(root, tmp_path, "train.steps_per_epoch=3")
     task = HeatmapTask()
     assert task.steps_per_epoch(made) == 3
+    assert HeatmapTask().steps_per_epoch(settings(root, tmp_path)) == 2  # one pass by default
     batches = [batch for epoch in (0, 1) for batch in task.train_loader(made, epoch, 0, 1, 0)]
     assert len(batches) == 6 and batches[0].images.shape == (8, 1, 3, 64, 64)
     for start in (0, 2, 4):  # each pass of two batches has every view of every frame once
@@ -80,10 +80,6 @@ def test_loader_continues_passes_over_the_data(root, tmp_path):
     assert len(rest) == 1 and torch.equal(rest[0].images, batches[5].images)
     halves = [next(iter(HeatmapTask().train_loader(made, 0, rank, 2, 0))) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.images for half in halves]), batches[0].images)
-
-
-def test_default_epoch_is_one_pass(root, tmp_path):
-    assert HeatmapTask().steps_per_epoch(settings(root, tmp_path)) == 2
 
 
 def test_losses_are_per_sample_and_weighted(root, tmp_path):
@@ -125,7 +121,6 @@ def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
     assert {id(p) for p in listed} == {id(p) for p in model.parameters()}
     assert len(listed) == len(set(map(id, listed)))
     assert all(p.ndim < 2 for p in groups[1]["params"]) and groups[1]["weight_decay"] == 0
-    update_ema(task.build_model(made), model, 0.9, 0)  # same structure
 
 
 def test_starts_from_a_checkpoint(root, tmp_path):
