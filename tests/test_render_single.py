@@ -334,7 +334,7 @@ def test_files_without_held_out_trials_are_for_training_only(tmp_path):
     config = fly_config(mocap=[str(tmp_path)], mocap_share=1.0)
     kinds = {shot.kind for shot in Rendered(config, "test")._shots}
     assert len(kinds) > 1 and MOCAP not in kinds
-    assert Rendered(config, "train").render.mocap == [str(tmp_path)]
+    assert Rendered(config, "train").render.mocap == (str(tmp_path),)
 
 
 def test_the_speed_benchmark_counts_its_images(tmp_path, capsys):

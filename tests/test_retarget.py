@@ -140,7 +140,7 @@ def test_bad_motion_is_reported(tmp_path):
 
 def test_poses_come_from_a_folder_of_bvh(tmp_path):
     write_bvh(tmp_path / "a.bvh", [{"LeftArm": (-80, 0, 0)}] * 3)
-    config = RenderConfig(mocap=[str(tmp_path)], mocap_share=1.0)
+    config = RenderConfig(mocap=(str(tmp_path),), mocap_share=1.0)
     seeds = [(1, i) for i in range(12)]
     poses = sample_poses(config, seeds)
     assert all(p.kind == MOCAP for p in poses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, get_origin
 
 from ptri.errors import UserError
@@ -55,10 +55,10 @@ class RenderConfig(Section):
     # procedural clothes
     clothed: float = number(1.0, 0, 1)  # share of people in clothes; the others in tight shorts
     # Poses
-    motions: list[str] = field(default_factory=list)  # kinds, see ptri/people/motions.py; []: all,
-    # in the proportions of ptri/render/people/poses.py
-    mocap: list[str] = field(default_factory=list)  # motion capture: .npz (ptri/people/mocap.py) or
-    # .bvh files, or folders of .bvh files
+    motions: tuple[str, ...] = ()  # kinds, see ptri/people/motions.py; []: all, in the proportions
+    # of ptri/render/people/poses.py
+    mocap: tuple[str, ...] = ()  # motion capture: .npz (ptri/people/mocap.py) or .bvh files, or
+    # folders of .bvh files
     mocap_share: float = number(0.4, 0, 1)  # of the poses, where there is motion capture
     mocap_split: Literal["train", "held_out", "all"] = "train"  # trials of the .npz that are used
     # Cameras of single images

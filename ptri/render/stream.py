@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import multiprocessing
 import os
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset
 
 from ptri.config import Config
@@ -26,6 +24,7 @@ from ptri.fields import build
 from ptri.people.retarget import load_part_motion
 from ptri.render.people.garment_files import open_folder
 from ptri.render.people.wardrobe import body_faces
+from ptri.render.processes import run_jobs
 from ptri.render.settings import RenderConfig
 from ptri.render.single import Crop, Shot, Studio
 from ptri.render.stage import backdrops
@@ -54,12 +53,11 @@ class Rendered(Dataset):
         self.augment = config.augment if split == "train" else None
         scale, shift = (self.augment.scale, self.augment.shift) if self.augment else (0.0, 0.0)
         crop = config.data.crop_scale
-        self.crop = (crop * (1 - scale), crop * (1 + scale), shift)
+        self.crop = Crop(crop * (1 - scale), crop * (1 + scale), shift)
         self.render = build(RenderConfig, {**config.render, "size": config.data.image_size})
         if split != "train":  # .bvh files have no held-out trials
-            captured = [name for name in self.render.mocap if name.endswith(".npz")]
+            captured = tuple(name for name in self.render.mocap if name.endswith(".npz"))
             self.render = dataclasses.replace(self.render, mocap=captured, mocap_split="held_out")
-        self._studio, self._owner = None, 0
         _prepare(self.render)
         count = self.render.pass_images if split == "train" else self.render.test_images
         self.num_views = np.ones(count, np.int64)
@@ -76,29 +74,20 @@ class Rendered(Dataset):
         if self._shots is not None:
             return [self._sample(self._shots[key.index], key) for key in keys]
         numbers = [key.epoch * len(self) + key.index for key in keys]
-        shots = self._open_studio().shoot([(self.seed, _TRAIN_CROWD, n) for n in numbers])
+        shots = self._studio().shoot([(self.seed, _TRAIN_CROWD, n) for n in numbers])
         return [self._sample(shot, key) for shot, key in zip(shots, keys)]
 
-    def _open_studio(self) -> Studio:
-        if self._owner != os.getpid():  # also after a fork: contexts do not survive it
-            os.environ.setdefault("LP_NUM_THREADS", "1")
-            make = functools.partial(Studio, self.render, crop=Crop(*self.crop))
-            self._studio, self._owner = _plainly(make), os.getpid()
-        return self._studio
+    def _studio(self) -> Studio:
+        os.environ.setdefault("LP_NUM_THREADS", "1")
+        return _plainly(functools.partial(_open_studio, os.getpid(), self.render, self.crop))
 
     def _make_all(self, workers: int) -> list[Shot]:
-        numbers = np.arange(len(self))
-        chunks = [numbers[i : i + _CHUNK].tolist() for i in range(0, len(numbers), _CHUNK)]
+        numbers = range(len(self))
+        chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)]
         jobs = [(self.render, self.crop, self.seed, chunk) for chunk in chunks]
         if workers == 0:
-            studio = self._open_studio()
-            parts = [studio.shoot([(self.seed, _TEST_CROWD, n) for n in chunk]) for chunk in chunks]
-        else:
-            os.environ.setdefault("LP_NUM_THREADS", "1")
-            context = multiprocessing.get_context("spawn")
-            with context.Pool(min(workers, len(jobs)), _start_maker) as pool:
-                parts = list(pool.imap(_make, jobs))
-        return [shot for part in parts for shot in part]
+            self._studio()  # what is missing becomes a UserError
+        return [shot for part in run_jobs(_make, jobs, workers) for shot in part]
 
     def _sample(self, shot: Shot, key: SampleKey) -> Sample:
         image, K = shot.image, shot.K
@@ -141,26 +130,21 @@ def _prepare(render: RenderConfig) -> None:
         if render.garments:
             open_folder(render.garments)
         if render.mocap:
-            load_part_motion(tuple(render.mocap), render.mocap_split)
+            load_part_motion(render.mocap, render.mocap_split)
         body_faces(render.faces)
         coco_weights()
 
     _plainly(load)
 
 
-def _start_maker() -> None:
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-
-
-_MAKER: list = []
+@functools.lru_cache(maxsize=2)
+def _open_studio(process: int, render: RenderConfig, crop: Crop) -> Studio:
+    """The studio of a process; an OpenGL context does not survive a fork."""
+    return Studio(render, crop=crop)
 
 
-def _make(job: tuple[RenderConfig, tuple[float, float, float], int, list[int]]) -> list[Shot]:
-    """Makes some test images in a process of its own."""
+def _make(job: tuple[RenderConfig, Crop, int, range]) -> list[Shot]:
+    """Makes some test images."""
     render, crop, seed, numbers = job
-    if not _MAKER:
-        _MAKER.append(Studio(render, crop=Crop(*crop)))
-    return _MAKER[0].shoot([(seed, _TEST_CROWD, number) for number in numbers])
+    studio = _open_studio(os.getpid(), render, crop)
+    return studio.shoot([(seed, _TEST_CROWD, number) for number in numbers])

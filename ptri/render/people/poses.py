@@ -54,11 +54,11 @@ def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list
     captured = torch.zeros(len(seeds), dtype=torch.bool)
     source = None
     if config.mocap and config.mocap_share > 0:
-        source = load_part_motion(tuple(config.mocap), config.mocap_split)
+        source = load_part_motion(config.mocap, config.mocap_split)
         captured = draws.uniform() < config.mocap_share
     pick, shift = draws.uniform(), draws.uniform()
     turn, mirror = draws.uniform(high=2 * np.pi), draws.uniform() < 0.5
-    index, edges = _kinds(tuple(config.motions))
+    index, edges = _kinds(config.motions)
     kind = index[torch.searchsorted(edges, pick, right=True).clamp_max(len(index) - 1)]
     motion = sample_motions(draws, kind, _STEPS, (_STEPS - 1) / SHUTTER)
     generated = global_rotations(motion.rotations, motion.root_rotation)

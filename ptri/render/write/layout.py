@@ -14,9 +14,8 @@ an interrupted run goes on from there.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
-import multiprocessing
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +28,7 @@ from ptri.render.clips import render_action, sample_rig
 from ptri.render.draw.gl import Renderer
 from ptri.render.people.person import make_rng
 from ptri.render.people.poses import KIND_NAMES
+from ptri.render.processes import run_jobs
 from ptri.render.settings import RenderSettings
 from ptri.render.single import Shot, Studio
 from ptri.render.stage.cameras import Camera, sample_lens
@@ -36,7 +36,6 @@ from ptri.render.write import shards
 
 TRUTH_NAME = "rendered_truth.npz"
 _CHUNK = 64  # single images of a job
-_STATE: dict = {}  # one renderer per worker process
 
 
 class _Job(NamedTuple):
@@ -97,7 +96,8 @@ def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels | 
     done = sum(job.images for job in jobs) - sum(job.images for job in todo)
     total = sum(job.images for job in jobs)
     with tqdm(total=total, initial=done, unit="image", disable=not progress) as bar:
-        for images in _run(todo, settings.workers):
+        workers = settings.workers if settings.workers > 1 and len(todo) > 1 else 0
+        for images in run_jobs(_job, todo, workers):
             bar.update(images)
     labels = None
     if not settings.shard_size:
@@ -119,23 +119,6 @@ def _list_jobs(settings: RenderSettings) -> list[_Job]:
     return [_Job(settings, s, i) for s in subjects for i in range(0, settings.images, step)]
 
 
-def _run(jobs: list[_Job], workers: int):
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # software OpenGL: one thread per worker
-    if workers == 1 or len(jobs) <= 1:
-        yield from map(_job, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(min(workers, len(jobs)), _start_worker) as pool:
-        yield from pool.imap_unordered(_job, jobs)
-
-
-def _start_worker() -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-
-
 def _job(job: _Job) -> int:
     """Does a job; returns how many images it made."""
     values = _single_job(job) if job.settings.mode == "single" else _rig_job(job)
@@ -148,29 +131,24 @@ def _job(job: _Job) -> int:
 def _rig_job(job: _Job) -> dict[str, np.ndarray]:
     """Renders an action; returns its rows of the labels' table."""
     settings = job.settings
-    key = ("rig", settings.size, settings.samples)
-    if key not in _STATE:
-        _STATE[key] = Renderer(settings.size, settings.size, settings.samples)
+    renderer = _open_renderer(settings.size, settings.samples)
     names = settings.subjects[job.subject], settings.actions[job.number]
 
     def write(camera: int, frame: int, image: np.ndarray) -> None:
         path = image_path(Path(settings.out), *names, settings.camera_names[camera], frame)
         _write_image(path, image, settings.quality)
 
-    rows = render_action(settings, _STATE[key], job.subject, job.number, write)
+    rows = render_action(settings, renderer, job.subject, job.number, write)
     return rows | {"action": np.full(settings.frames, job.number, np.int16)}
 
 
 def _single_job(job: _Job) -> dict[str, np.ndarray]:
     """Renders single images; returns rows as `_rig_job`, zeros for the cameras that see nobody."""
     settings = job.settings
-    if ("single", settings) != _STATE.get("studio_of"):
-        _STATE["studio_of"] = ("single", settings)
-        _STATE["studio"] = Studio(settings, masks=settings.masks)
     indices = np.arange(job.number, job.number + job.images)
     frame, camera = np.divmod(indices, settings.lenses)
     keys = [(settings.seed, job.subject, i) for i in indices.tolist()]
-    shots = _STATE["studio"].shoot(keys, _lenses(settings, job.subject)[camera])
+    shots = _open_studio(settings).shoot(keys, _lenses(settings, job.subject)[camera])
     if settings.shard_size:
         name = f"{settings.subjects[job.subject]}-{job.number:07d}.tar"
         shards.write_shard(Path(settings.out) / name, keys, shots, settings.quality)
@@ -192,6 +170,16 @@ def _single_job(job: _Job) -> dict[str, np.ndarray]:
         "visible": of_camera([shot.visible for shot in shots]),
         "coco_visible": of_camera([shot.coco_visible for shot in shots]),
     }
+
+
+@functools.lru_cache(maxsize=1)
+def _open_renderer(size: int, samples: int) -> Renderer:
+    return Renderer(size, size, samples)
+
+
+@functools.lru_cache(maxsize=1)
+def _open_studio(settings: RenderSettings) -> Studio:
+    return Studio(settings, masks=settings.masks)
 
 
 def _to_fixed(points: np.ndarray, shot: Shot) -> np.ndarray:
