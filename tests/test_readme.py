@@ -1,7 +1,11 @@
-"""What README.md names exists: files, keys, flags, make targets; its examples parse."""
+"""What README.md and the other pages name exists: files, functions, settings, flags, commands.
+
+Their examples parse, and those of README.md run.
+"""
 
 import ast
 import json
+import pkgutil
 import re
 import shlex
 from dataclasses import fields
@@ -17,23 +21,40 @@ from ptri.recordings.intrinsics import read_cameras
 from ptri.render.settings import RenderConfig, RenderSettings, settings_from
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = ("configs", "scripts", "data", "docs", "checkpoints", "ptri", "tests")
+FILES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "checkpoints" / "README.md"]
+# docs/decisions.md keeps the names of the time of each decision.
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in FILES
+    if path.name != "decisions.md"
+}
+README = PAGES["README.md"]
 SECTIONS = {**config.SECTIONS, "render": RenderConfig}
 KEYS = {name: {key.name for key in fields(section)} for name, section in SECTIONS.items()}
 PARSERS = {"json": json.loads, "yaml": yaml.safe_load, "python": ast.parse}
-# Made by the reader, or by the commands of the README.
-MADE = ("data/human36m", "data/rendered", "runs/", "outputs/", "recording/", "path/to/")
+SCRIPTS = {
+    path.name: path
+    for folder in (ROOT / "tests", ROOT / "ptri", ROOT / "scripts", ROOT)
+    for path in (folder.glob("*.py") if folder == ROOT else folder.rglob("*.py"))
+}
+# Made by the reader, or by the commands of the pages.
+MADE = ("data/human36m", "data/rendered", "data/single", "data/test", "configs/errors_mine.yaml")
 
 
 def blocks(text):
     """(language, content) of every fenced block."""
-    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"^ *```(\w*)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+
+
+def without_blocks(text):
+    return re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
 def code(text):
     """All code: fenced blocks and inline spans."""
-    rest = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    return "\n".join([*(content for _, content in blocks(text)), *re.findall(r"`([^`]+)`", rest)])
+    spans = re.findall(r"`([^`]+)`", without_blocks(text))
+    return "\n".join([*(content for _, content in blocks(text)), *spans])
 
 
 def commands(text):
@@ -49,7 +70,7 @@ def commands(text):
 def python_command(words):
     """(script, subcommand and files, overrides, flags), or None for other programs."""
     scripts = [i for i, word in enumerate(words) if word.endswith(".py")]
-    if not scripts or words[0] not in ("python", "torchrun"):
+    if not scripts or not re.search(r"python$|torchrun$", words[0]):
         return None
     script, rest = words[scripts[0]], words[scripts[0] + 1 :]
     flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
@@ -58,14 +79,33 @@ def python_command(words):
 
 
 def wrong_paths(text):
-    paths = re.findall(
-        r"(?<![\w./])(?:configs|scripts|data|docs|checkpoints|ptri|tests)/[\w./-]+", text
-    )
-    paths += re.findall(r"(?<![\w./-])(\w+\.py)\b", text)
+    paths = re.findall(rf"(?<![\w./])(?:{'|'.join(FOLDERS)})/[\w./-]+", text)
     for path in sorted({path.rstrip("./") for path in paths}):
-        known = path.startswith(MADE) or (ROOT / path).exists()
-        if not known and not (ROOT / "scripts" / path).exists():
+        if not path.startswith(MADE) and not (ROOT / path).exists():
             yield f"no such file: {path}"
+    for name in sorted(set(re.findall(r"(?<![\w./-])(\w+\.py)\b", text)) - set(SCRIPTS)):
+        yield f"no such file: {name}"
+    for link in re.findall(r"(?<!!)\[[^]]*\]\(([\w./-]+)(?:#[\w-]*)?\)", text):
+        if not (ROOT / link).exists() and not (ROOT / "docs" / link).exists():
+            yield f"no such page: {link}"
+
+
+def wrong_names(text):
+    """Names below ptri, and functions beside the file that they are said to be in."""
+    for name in sorted(set(re.findall(r"\bptri(?:\.\w+)+", code(text)))):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            yield f"no such name: {name}"
+    text = without_blocks(text)
+    pairs = re.findall(r"`([\w./]+\.py)`, `([\w.]+)`", text)
+    pairs += [(file, name) for name, file in re.findall(r"`([\w.]+)` \(`([\w./]+\.py)`", text)]
+    for file, name in sorted(set(pairs)):
+        if "." in name and not name[0].isupper():  # a setting or a file, no method
+            continue
+        path, last = SCRIPTS.get(file, ROOT / file), name.rpartition(".")[2]
+        if path.is_file() and not re.search(rf"(def|class) {last}\b", path.read_text("utf-8")):
+            yield f"no {name} in {file}"
 
 
 def wrong_keys(text):
@@ -90,8 +130,8 @@ def source_of(script):
     if script.name in ("train2d.py", "train3d.py"):
         text += (ROOT / "ptri" / "training" / "run.py").read_text(encoding="utf-8")
     if script.name == "benchmark.py":
-        commands = sorted((ROOT / "scripts" / "benchmark").rglob("command_*.py"))
-        text += "".join(path.read_text(encoding="utf-8") for path in commands)
+        parts = sorted((ROOT / "scripts" / "benchmark").rglob("command*.py"))
+        text += "".join(path.read_text(encoding="utf-8") for path in parts)
     return text
 
 
@@ -105,24 +145,28 @@ def wrong_commands(text):
         path = ROOT / script
         source = source_of(path) if path.is_file() else ""
         yield from (f"{script} has no {flag}" for flag in flags if f'"{flag}"' not in source)
-        if script == "scripts/prepare_h36m.py" and f'add_parser("{rest[0]}"' not in source:
+        subcommands = {
+            "scripts/prepare_h36m.py": r'add_parser\("(\w+)"',
+            "scripts/benchmark.py": r'"([\w-]+)": command_',
+        }
+        if script in subcommands and rest[0] not in re.findall(subcommands[script], source):
             yield f"{script} has no command {rest[0]}"
-        if rest and rest[0].endswith(".yaml"):
-            try:
-                if path.parent == ROOT:
-                    config.load(ROOT / rest[0], overrides)
-                else:
-                    settings_from(yaml.safe_load((ROOT / rest[0]).read_text(encoding="utf-8")))
-            except UserError as error:
-                yield f"{shlex.join(words)}: {error}"
+        files = [word for word in rest if word.endswith(".yaml")]
+        try:
+            if path.parent == ROOT:
+                config.load(ROOT / files[0], [*files[1:], *overrides])
+            elif script == "scripts/render_people.py" and files:
+                settings_from(yaml.safe_load((ROOT / files[0]).read_text(encoding="utf-8")))
+        except UserError as error:
+            yield f"{shlex.join(words)}: {error}"
 
 
 def wrong_flags(text):
     """Flags in the running text that no script has."""
     scripts = [*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")]
     sources = "".join(map(source_of, scripts))
-    running = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    spans = " ".join(re.findall(r"`([^`\n]+)`", running))
+    spans = " ".join(re.findall(r"`([^`\n]+)`", without_blocks(text)))
+    spans = re.sub(r"torchrun --[\w-]+", "", spans)
     for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", spans):
         if f'"{flag}"' not in sources:
             yield f"no script has {flag}"
@@ -130,51 +174,77 @@ def wrong_flags(text):
 
 def problems(text):
     expected = re.sub(r"^```console\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    expected = re.sub(r"!\[[^]]*\]\([^)]*\)", "", expected)  # test_nothing_is_left_to_fill_in
-    checks = (wrong_paths, wrong_keys, wrong_targets, wrong_commands, wrong_flags)
+    checks = (
+        *(wrong_paths, wrong_names, wrong_keys, wrong_targets),
+        *(wrong_commands, wrong_flags),
+    )
     return [problem for check in checks for problem in check(expected)]
 
 
-def test_what_is_named_exists():
-    assert problems(README) == []
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    """Paths in commands and settings are relative to the repository."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_is_named_exists(page):
+    retired = {f"no such key: {name}" for name in config.RETIRED}
+    found = problems(PAGES[page])
+    if page == "CHANGELOG.md":  # names the settings of before
+        assert set(found) & retired
+        found = [problem for problem in found if problem not in retired]
+    assert found == []
 
 
 def test_planted_mistakes_are_found():
     planted = """
-`configs/demo_4d.yaml`, `scripts/nothing.py`, `train4d.py`, `train.epocs`, `--overwrote`, `make tea`
-are wrong, `configs/recording.yaml`, `docs/decisions.md`, `recording.yaml`, `train.epochs` right.
+`configs/demo_4d.yaml`, `scripts/nothing.py`, `train4d.py`, `train.epocs`, `--overwrote`,
+`make tea`, `ptri.rig.estimate.nothing`, `ptri/rig/estimate.py`, `nothing`,
+[page](nowhere.md) are wrong,
+`configs/recording.yaml`, `docs/decisions.md`, `recording.yaml`, `train.epochs`,
+`ptri.estimate_rig`, `solve` (`ptri/rig/estimate.py`), [page](docs/decisions.md) right.
 ```bash
 python train2d.py configs/demo_2d.yaml train.lr=quick --resum
 python scripts/prepare_h36m.py chek data/human36m   # a comment
+python scripts/benchmark.py scale
 python infer3d.py configs/h36m_infer.yaml
 python scripts/render_people.py --out data/rendered --shard-sizes 9
 ```
 """
     found = problems(planted)
     named = [
-        "configs/demo_4d.yaml",
-        "scripts/nothing.py",
-        "train4d.py",
-        "train.epocs",
-        "--overwrote",
+        *("configs/demo_4d.yaml", "scripts/nothing.py", "train4d.py", "train.epocs", "--overwrote"),
+        *("make tea", "train.lr", "--resum", "chek", "data.root: no value", "--shard-sizes"),
+        *("command scale", "ptri.rig.estimate.nothing", "no nothing in", "nowhere.md"),
     ]
-    named += ["make tea", "train.lr", "--resum", "chek", "data.root: no value", "--shard-sizes"]
     for word in named:
         assert any(word in problem for problem in found), (word, found)
     assert len(found) == len(named), found
 
 
-def test_code_blocks_parse():
-    assert len(re.findall(r"^```", README, re.MULTILINE)) == 2 * len(blocks(README))
-    for language, content in blocks(README):
+@pytest.mark.parametrize("page", PAGES)
+def test_code_blocks_parse(page):
+    text = PAGES[page]
+    assert len(re.findall(r"^ *```", text, re.MULTILINE)) == 2 * len(blocks(text))
+    for language, content in blocks(text):
         assert language in {*PARSERS, "bash", "console", "text"}, content
         if language in PARSERS:
             PARSERS[language](content)
+
+
+def test_the_readme_is_short_and_whole():
+    assert len(README.split()) <= 2000
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    missing = [path for path in pictures if not (ROOT / path).is_file()]
+    marked = re.findall(r"<!-- ([\w-]+) -->\n```text\n.+?```\n<!-- /\1 -->", README, re.DOTALL)
+    assert (missing, marked) == ([], ["demo-output", "test-output"])
     assert any(python_command(words) for words in commands(README))
 
 
-def test_the_camera_file_can_be_read(tmp_path):
-    (example,) = [content for language, content in blocks(README) if language == "json"]
+@pytest.mark.parametrize("page", ["README.md", "docs/recordings.md"])
+def test_the_camera_file_can_be_read(page, tmp_path):
+    (example,) = [content for language, content in blocks(PAGES[page]) if language == "json"]
     (tmp_path / "calibration.json").write_text(example)
     cameras = read_cameras(tmp_path / "calibration.json")
     assert [camera.name for camera in cameras] == ["cam01", "cam02"]
@@ -187,7 +257,7 @@ def test_the_python_example_runs(capsys):
     exec(compile(example, "README.md", "exec"), given)
     rig = given["rig"]
     assert capsys.readouterr().out.startswith("True accepted\n")
-    assert rig.accepted and rig.joints3d.shape == (1, 17, 3)
+    assert rig.accepted and rig.joints3d.shape == rig.body.joints3d.shape == (1, 17, 3)
     error = rotation_angle(rig.R.mT @ given["scene"].cameras.R[0].double())
     assert error.max() < 0.1  # rad; found: 0.058
     shapes = re.findall(r"#.*?(\(\d[\d, ]*\))", example)
@@ -195,15 +265,9 @@ def test_the_python_example_runs(capsys):
 
 
 def test_the_error_shown_is_the_error_given():
-    (shown,) = [content for language, content in blocks(README) if language == "console"]
+    page = PAGES["docs/configuration.md"]
+    (shown,) = [content for language, content in blocks(page) if language == "console"]
     _, (path,), overrides, _ = python_command(next(commands(f"```console\n{shown}```\n")))
     with pytest.raises(UserError) as caught:
         config.load(ROOT / path, overrides)
     assert shown.splitlines()[1:] == [f"error: {caught.value}"]
-
-
-def test_nothing_is_left_to_fill_in():
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
-    missing = [path for path in pictures if not (ROOT / path).is_file()]
-    empty = re.findall(r"<!-- [\w-]+ -->\n```text\n```|<!-- [\w-]+ -->\n*(?=#)", README)
-    assert (missing, empty) == ([], [])
