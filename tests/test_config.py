@@ -8,6 +8,8 @@ import pytest
 
 from ptri import config
 from ptri.errors import UserError
+from ptri.models.sizes import sizes_of
+from ptri.people.scenes import errors_of
 from ptri.render.settings import RenderConfig
 
 
@@ -149,3 +151,25 @@ def test_an_old_name_says_what_became_of_it():
         assert told in str(error.value)
         section, key = name.split(".")
         assert not hasattr(getattr(config.load(None, ["run.name=x"]), section), key)
+
+
+def test_tables_are_keys_or_the_file_that_holds_them(write, tmp_path):
+    """Their owners check them; here keys go over a file's, and a file takes all keys' place."""
+    (tmp_path / "errors.yaml").write_text("noise: 1e-2\nfault_s: 3\n")
+    file = f"generated.errors={tmp_path / 'errors.yaml'}"
+    path = write("run: {name: a}\ngenerated:\n  errors: {noise: 0.5}\nrender: {people: 3}\n")
+    assert config.load(path, ["generated.errors.fault_s=2"]).generated.errors == {
+        "noise": 0.5,
+        "fault_s": 2,
+    }
+    read = config.load(path, [file, "generated.errors.fault_s=2", "render.size=64"])
+    assert errors_of(read.generated).noise == 0.01 and errors_of(read.generated).fault_s == 2
+    assert read.render == {"people": 3, "size": 64}
+    assert config.load(write(config.to_yaml(read))) == read  # files are resolved
+    assert "none.yaml: no such" in message(path, "generated.errors=none.yaml")
+    assert "generated.errors: 3; expected a section or a file" in message(
+        path, "generated.errors=3"
+    )
+    for part, text in (("model.sizes", "{lifter_width: wide}"), ("model.sizes", "{width: 3}")):
+        with pytest.raises(UserError, match=part):
+            sizes_of(config.load(path, [f"{part}={text}"]).model)

@@ -219,5 +219,5 @@ def changes(saved: dict[str, Any], config: Config) -> Iterator[str]:
     for section, values in configuration.to_dict(config).items():
         for key, value in values.items():
             before = saved["config"].get(section, {}).get(key)
-            if before != value:
+            if key in old.get(section, {}) and before != value:
                 yield f"{section}.{key}: {value!r} (was {before!r})"
