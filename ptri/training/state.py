@@ -217,7 +217,7 @@ def restore(run: Run) -> dict[str, Any]:
 def changes(saved: dict[str, Any], config: Config) -> Iterator[str]:
     """Settings that differ from those of a checkpoint's content, in words."""
     for section, values in configuration.to_dict(config).items():
+        before = saved["config"].get(section, {})
         for key, value in values.items():
-            before = saved["config"].get(section, {}).get(key)
-            if key in old.get(section, {}) and before != value:
-                yield f"{section}.{key}: {value!r} (was {before!r})"
+            if key in before and before[key] != value:
+                yield f"{section}.{key}: {value!r} (was {before[key]!r})"
