@@ -28,8 +28,8 @@ _FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", 
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Writes a checkpoint; a crash at any moment leaves the old file or the new one."""
-    _write(path, {"kind": CHECKPOINT, "commit": git_commit(), **state})
+    """Writes a training checkpoint."""
+    write_tensors(path, CHECKPOINT, {"commit": git_commit(), **state})
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, a corrupt one, or one that is no training checkpoint.
     """
-    state = _read(path)
+    state = read_tensors(path, CHECKPOINT, WEIGHTS)
     missing = [name for name in _FIELDS if name not in state]
     if state["kind"] != CHECKPOINT or missing:
         raise UserError(
@@ -64,7 +64,7 @@ def save_weights(path: str | Path, state: Mapping[str, Tensor], meta: Mapping[st
         small[name] = (value.half() if halved else value).detach().cpu().contiguous().clone()
         if value.is_floating_point() and not small[name].isfinite().all():
             raise UserError(f"{path}: weight '{name}' is not finite in {small[name].dtype}")
-    _write(path, {"kind": WEIGHTS, "meta": dict(meta), "model": small})
+    write_tensors(path, WEIGHTS, {"meta": dict(meta), "model": small})
 
 
 def change_meta(path: str | Path, name: str, value: Any) -> None:
@@ -73,9 +73,9 @@ def change_meta(path: str | Path, name: str, value: Any) -> None:
     Raises:
         UserError: no such file or a corrupt one.
     """
-    state = _read(path)
+    state = read_tensors(path, CHECKPOINT, WEIGHTS)
     (state["meta"] if state["kind"] == WEIGHTS else state)[name] = value
-    _write(path, state)
+    write_tensors(path, state["kind"], state)
 
 
 def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -88,7 +88,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         UserError: no such file or a corrupt one.
     """
-    state = _read(path)
+    state = read_tensors(path, CHECKPOINT, WEIGHTS)
     if state["kind"] == WEIGHTS:
         weights, meta = state["model"], state["meta"]
     else:
@@ -164,13 +164,14 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _write(path: str | Path, content: Mapping[str, Any]) -> None:
+def write_tensors(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Writes plain values and tensors; a crash at any moment leaves the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save(dict(content), file)
+            torch.save({**content, "kind": kind}, file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -178,21 +179,12 @@ def _write(path: str | Path, content: Mapping[str, Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_tensors(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Writes a file of plain values and tensors of a kind of its own, whole or not at all."""
-    _write(path, {"kind": kind, **content})
-
-
-def read_tensors(path: str | Path, kind: str) -> dict[str, Any]:
-    """Reads what `write_tensors` wrote.
+def read_tensors(path: str | Path, *kinds: str) -> dict[str, Any]:
+    """Reads what `write_tensors` wrote, one of these kinds.
 
     Raises:
         UserError: no such file, a corrupt one or one of another kind.
     """
-    return _read(path, (kind,))
-
-
-def _read(path: str | Path, kinds: tuple[str, ...] = (CHECKPOINT, WEIGHTS)) -> dict[str, Any]:
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint file")
     try:
