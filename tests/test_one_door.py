@@ -1,0 +1,98 @@
+"""Every entry gives the same answer for the same keypoints: the API, a data set, a recording."""
+
+import numpy as np
+import pytest
+import torch
+
+import ptri
+from ptri import config
+from ptri.evaluation.evaluate import Timer, _solve_pooled, load_model
+from ptri.evaluation.predictions import SceneFrames
+from ptri.people.scenes import generate_batch
+from ptri.recordings.intrinsics import CameraEntry
+from ptri.recordings.keypoint_files import Recording
+from ptri.recordings.solve import solve
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, Keypoints
+from ptri.verdict.verdict import Code
+
+FRAMES, CHOSEN = 12, 8
+OPTIONS = [
+    "run.name=door", "init.checkpoint_3d=checkpoints/ptri_3d.pt", "generated.families=[ring]",
+    f"evaluate.pool_frames={CHOSEN}", f"recording.pool_frames={CHOSEN}",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return config.load(None, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def model(settings):
+    return load_model(settings, images=False)
+
+
+def keypoints_of(settings, broken):
+    """A person before four cameras, (T, V, ...); one view mirrored where ``broken``."""
+    scene = generate_batch(settings, 3, 0, 1, 4, FRAMES)
+    K = scene.K[0, 0].double()
+    xy, covariance, confidence = (value[0].double() for value in scene.keypoints)
+    if broken:
+        xy[:, 1, :, 0] = 2 * K[1, 0, 2] - xy[:, 1, :, 0]
+        covariance[:, 1, :, 0, 1] *= -1
+        covariance[:, 1, :, 1, 0] *= -1
+    return Keypoints(xy, covariance, confidence), K
+
+
+def from_data_set(model, settings, keypoints, K):
+    """Cameras, fused joints and verdict of a scene of a data set."""
+    T, V = keypoints.xy.shape[:2]
+    nothing = torch.zeros(T)
+    cameras = Cameras(K.expand(T, V, 3, 3), torch.zeros(T, V, 3, 3), torch.zeros(T, V, 3))
+    frames = SceneFrames(keypoints, None, cameras, *[nothing] * 6, torch.arange(T))
+    return _solve_pooled(model, frames, settings, Timer(torch.device("cpu")))
+
+
+def from_recording(model, settings, keypoints, K):
+    cameras = tuple(
+        CameraEntry(f"cam{v}", (1000, 1000), k.numpy(), np.zeros(5), None, None)
+        for v, k in enumerate(K)
+    )
+    xy, covariance, confidence = (value.numpy() for value in keypoints)
+    recording = Recording(cameras, np.arange(FRAMES), xy, confidence, H36M17, covariance)
+    return solve(model, recording, settings).estimate
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_every_entry_gives_the_same_answer(settings, model, broken):
+    keypoints, K = keypoints_of(settings, broken)
+    xy, covariance, confidence = keypoints
+    api = ptri.estimate_rig(xy, K, confidence, covariance, max_frames=CHOSEN, model=model)
+    assert len(api.frames) == CHOSEN < FRAMES
+    assert api.verdict.code is (Code.MISREAD if broken else Code.ACCEPTED)
+    assert not broken or api.verdict.view == 1
+
+    recording = from_recording(model, settings, keypoints, K)
+    assert recording.frames == api.frames and recording.verdict == api.verdict
+    for name in ("R", "t", "joints3d", "joints3d_covariance", "rotation_cov"):
+        assert torch.equal(getattr(recording, name), getattr(api, name)), name
+    assert torch.equal(recording.body.joints3d, api.body.joints3d)
+
+    with torch.no_grad():
+        scene = from_data_set(model, settings, keypoints, K)
+    assert scene.accepted.tolist() == [api.accepted]
+    assert torch.equal(scene.posterior.R, api.posterior.R)
+    assert torch.equal(scene.posterior.t, api.posterior.t)
+    assert torch.equal(scene.prediction.joints3d, api.body.joints3d)
+    assert torch.equal(scene.prediction.covariance, api.body.covariance)
+
+
+def test_a_stream_ends_where_the_whole_ends(settings, model):
+    keypoints, K = keypoints_of(settings, broken=False)
+    xy, covariance, confidence = keypoints
+    whole = ptri.estimate_rig(xy, K, confidence, covariance, model=model)
+    stream = ptri.RigFilter(K, model=model)
+    last = stream.update(xy, confidence, covariance)
+    assert last.frames == whole.frames and last.verdict == whole.verdict
+    assert torch.equal(last.R, whole.R) and torch.equal(last.joints3d, whole.joints3d)
