@@ -31,7 +31,7 @@ MODELS = {"lite": 0, "full": 1, "heavy": 2}
 ROI_SCALE = 1.25  # of MediaPipe's graph: side of the region over the diameter of the circle
 
 
-class Solution:
+class PersonDetector:
     """Detector and pose network, as `mediapipe.solutions.pose` runs them on still images."""
 
     def __init__(self, args):
@@ -107,7 +107,7 @@ def main():
     args = parser.parse_args()
     try:
         content = json.loads((args.crops / "crops.json").read_text())
-        method = GivenBox(args) if args.given_box else Solution(args)
+        method = GivenBox(args) if args.given_box else PersonDetector(args)
     except (OSError, ValueError, ImportError) as error:
         print(f"error: {error}; see --help", file=sys.stderr)
         return 2

@@ -22,6 +22,7 @@ from ptri.verdict.readings import Sides
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = config.load(None, ["run.name=test"])
+HEADS = {"fusion", "algebraic", "volumetric", "fixed_views_mlp"}
 
 
 class Oracle:
@@ -202,9 +203,7 @@ def test_heads_load_with_the_sizes_they_were_trained_with(tmp_path):
 
 def test_ablation_configurations_share_their_budget():
     plans = [config.load(path) for path in sorted((ROOT / "configs/ablations").glob("*.yaml"))]
-    assert {plan.model.head for plan in plans} == {
-        "fusion", "algebraic", "volumetric", "fixed_views_mlp",
-    }  # fmt: skip
+    assert {plan.model.head for plan in plans} == HEADS
     same = [
         (p.train.epochs, p.train.steps_per_epoch, p.train.batch_size, p.train.lr) for p in plans
     ]
@@ -261,9 +260,7 @@ def test_ablations_command(tmp_path, monkeypatch, capsys):
     assert main(words) == 0
     first = capsys.readouterr().out
     tree = json.loads((tmp_path / "out" / "ablations.json").read_text())
-    assert set(tree["settings"]["training_seconds"]) == {
-        "fusion", "algebraic", "volumetric", "fixed_views_mlp",
-    }  # fmt: skip
+    assert set(tree["settings"]["training_seconds"]) == HEADS
     assert all(not isinstance(row["met"], str) for row in tree["targets"])
     assert (tmp_path / "weights" / "volumetric.pt").stat().st_size < 300_000
 
