@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> str:
     if args.length < 4:
         raise UserError(f"--length: {args.length}; at least 4 frames tell bias from noise")
     clips = detections(args)
-    found = fit(clips, ErrorModel(), args.seed, args.rounds, args.repeats)
-    write_detector(args.weights, detector_of(found, clips, args.frame_worth))
-    settings = settings_of(found, clips)
+    fitted = fit(clips, ErrorModel(), args.seed, args.rounds, args.repeats)
+    write_detector(args.weights, detector_of(fitted, clips, args.frame_worth))
+    settings = settings_of(fitted, clips)
     B, T, V = clips.keypoints.xy.shape[:3]
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> str:
         f"{V} views.\nscripts/fit_errors.py wrote it, for generated.errors."
         "\nLike the detector or not: the table beside this file."
     )
-    text = table(found, clips, ErrorModel(), args.seed)
+    text = table(fitted, clips, ErrorModel(), args.seed)
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(to_yaml(settings, comment))

@@ -73,25 +73,29 @@ def run(args: argparse.Namespace) -> str:
         if args.weights:
             export(path, Path(args.weights) / f"{plan.run.name}.pt", True, "fusion.")
     counts = {1: args.rigs, 27: args.clips}
-    found = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, folder / "solved")
-    rows = tables.targets(found, OURS)
+    head_scores = evaluate(
+        heads, make_rig_sets(), counts, solver, config, args.seed, folder / "solved"
+    )
+    rows = tables.targets(head_scores, OURS)
     times = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
     note = (
         f"{args.steps} steps of every head, pool of {args.scenes} scenes; {args.rigs} rigs of each "
         f"family at T = 1, {args.clips} at T = 27; minutes of training: {times}"
     )
-    text = tables.report(found, rows, OURS, note)
+    text = tables.report(head_scores, rows, OURS, note)
     chosen = {"heads": describe(heads), "training_seconds": seconds}
-    return write_results(args, "ablations", text, tables.to_json(found, rows), start, **chosen)
+    return write_results(
+        args, "ablations", text, tables.to_json(head_scores, rows), start, **chosen
+    )
 
 
 def _files(names: list[str] | None) -> list[Path]:
-    found = {path.stem: path for path in sorted(Path(CONFIGS).glob("*.yaml"))}
+    files = {path.stem: path for path in sorted(Path(CONFIGS).glob("*.yaml"))}
     for name in names or []:
-        if name not in found:
-            raise UserError(f"--heads: no {name}.yaml in {CONFIGS}; there are {', '.join(found)}")
-    chosen = names or list(found)
-    return [found[name] for name in sorted(chosen, key=lambda name: name != OURS)]
+        if name not in files:
+            raise UserError(f"--heads: no {name}.yaml in {CONFIGS}; there are {', '.join(files)}")
+    chosen = names or list(files)
+    return [files[name] for name in sorted(chosen, key=lambda name: name != OURS)]
 
 
 def _settings(path: Path, args: argparse.Namespace, folder: Path) -> Config:

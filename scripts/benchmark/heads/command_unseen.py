@@ -59,9 +59,9 @@ def run(args: argparse.Namespace) -> str:
     heads = [load_head(OURS, args.ours, config)]
     heads += named_heads(args.heads, Path(FOLDER), config)
     solved = Path(args.out) / "unseen_solved"
-    found = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, solved)
-    rows = tables.targets(found, OURS)
+    head_scores = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, solved)
+    rows = tables.targets(head_scores, OURS)
     note = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
-    text = tables.report(found, rows, OURS, note)
+    text = tables.report(head_scores, rows, OURS, note)
     chosen = {"rigs": counts[1], "clips": counts[27], "views": VIEWS, "heads": describe(heads)}
-    return write_results(args, "unseen", text, tables.to_json(found, rows), start, **chosen)
+    return write_results(args, "unseen", text, tables.to_json(head_scores, rows), start, **chosen)

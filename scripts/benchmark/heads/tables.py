@@ -13,25 +13,25 @@ from benchmark.figures import Figure, Judged, bootstrap, targets_table, text_tab
 from benchmark.heads.unseen import FRAMES, TRAINING, UNSEEN, VIEWS, RigSet, Scores
 
 RIVAL = "fixed_views_mlp"
-Found = dict[str, dict[RigSet, Scores]]  # by head
+HeadScores = dict[str, dict[RigSet, Scores]]  # by head
 
 
 def mean_of(
-    found: Found, head: str, rig_sets: list[RigSet], key: str, over: str | None = None
+    head_scores: HeadScores, head: str, rig_sets: list[RigSet], key: str, over: str | None = None
 ) -> Figure:
     """Mean of a score over sets of rigs, or its ratio to another (``key`` or ``head:key``)."""
     parts = []
     for rig_set in rig_sets:
-        own = found.get(head, {}).get(rig_set, {})
-        if key not in own:
+        scores = head_scores.get(head, {}).get(rig_set, {})
+        if key not in scores:
             return Figure()
-        arrays = (own[key],)
+        arrays = (scores[key],)
         if over is not None:
             name, _, other = over.rpartition(":")
-            rival = found.get(name or head, {}).get(rig_set, {})
+            rival = head_scores.get(name or head, {}).get(rig_set, {})
             if other not in rival:
                 return Figure()
-            arrays = (own[key], rival[other])
+            arrays = (scores[key], rival[other])
         parts.append(arrays)
     return bootstrap(parts)
 
@@ -46,7 +46,7 @@ def view_sets(views: int, of: int) -> list[RigSet]:
     return [RigSet(family, 1, views, of) for family in UNSEEN]
 
 
-def targets(found: Found, ours: str) -> list[Judged]:
+def targets(head_scores: HeadScores, ours: str) -> list[Judged]:
     """The targets of one head against the others, at every T."""
     rows = []
 
@@ -54,45 +54,45 @@ def targets(found: Found, ours: str) -> list[Judged]:
         rows.append(Judged(label, value, least, most, strict, f"T = {T}", ".2f"))
 
     for T, most in zip(FRAMES, (1.10, 1.01)):
-        ratio = mean_of(found, ours, unseen_sets(T), "mpjpe", "calibrated")
+        ratio = mean_of(head_scores, ours, unseen_sets(T), "mpjpe", "calibrated")
         add("unseen families, 4 views: MPJPE over calibrated", T, ratio, most=most)
-    rival = mean_of(found, RIVAL, unseen_sets(1), "mpjpe", f"{ours}:mpjpe")
+    rival = mean_of(head_scores, RIVAL, unseen_sets(1), "mpjpe", f"{ours}:mpjpe")
     add(f"unseen families: {RIVAL} over ours", 1, rival, least=3.0)
-    rival = mean_of(found, RIVAL, [RigSet(TRAINING)], "mpjpe", f"{ours}:mpjpe")
+    rival = mean_of(head_scores, RIVAL, [RigSet(TRAINING)], "mpjpe", f"{ours}:mpjpe")
     add(f"training family: {RIVAL} over ours", 1, rival, least=1.0, strict=True)
     for fewer, more in pairwise(VIEWS):
-        ratio = _views_ratio(found, ours, fewer, more, max(VIEWS))
+        ratio = _views_ratio(head_scores, ours, fewer, more, max(VIEWS))
         add(f"unseen families: {more} views over {fewer}", 1, ratio, most=1.0, strict=True)
     for T in FRAMES:
-        plain = mean_of(found, ours, unseen_sets(T), "answered", "triangulation:answered")
+        plain = mean_of(head_scores, ours, unseen_sets(T), "answered", "triangulation:answered")
         label = "unseen families: ours over triangulation, true cameras"
         add(label, T, plain, most=1.0, strict=True)
     for level, limit in ((50, (0.45, 0.55)), (90, (0.86, 0.94))):
         for T in FRAMES:
-            share = mean_of(found, ours, unseen_sets(T), f"coverage{level}")
+            share = mean_of(head_scores, ours, unseen_sets(T), f"coverage{level}")
             add(f"unseen families: {level} % joint regions hold", T, share, *limit)
     return rows
 
 
-def _views_ratio(found: Found, head: str, fewer: int, more: int, of: int) -> Figure:
+def _views_ratio(head_scores: HeadScores, head: str, fewer: int, more: int, of: int) -> Figure:
     parts = []
     for a, b in zip(view_sets(more, of), view_sets(fewer, of)):
-        own = found.get(head, {})
-        if a not in own or b not in own:
+        scores = head_scores.get(head, {})
+        if a not in scores or b not in scores:
             return Figure()
-        parts.append((own[a]["mpjpe"], own[b]["mpjpe"]))  # nested views of the same rigs
+        parts.append((scores[a]["mpjpe"], scores[b]["mpjpe"]))  # nested views of the same rigs
     return bootstrap(parts)
 
 
-# heading, figure of (found, head)
-Column = tuple[str, Callable[[Found, str], Figure], int]
+# heading, figure of (head_scores, head)
+Column = tuple[str, Callable[[HeadScores, str], Figure], int]
 
 
 def columns() -> dict[str, list[Column]]:
     """Tables by title: what is printed of every head."""
 
     def at(rig_sets: list[RigSet], key: str, over: str | None = None):
-        return lambda found, head: mean_of(found, head, rig_sets, key, over)
+        return lambda head_scores, head: mean_of(head_scores, head, rig_sets, key, over)
 
     def errors(rig_sets: list[RigSet]) -> list[Column]:
         return [
@@ -115,12 +115,13 @@ def columns() -> dict[str, list[Column]]:
     return tables
 
 
-def report(found: Found, rows: list[Judged], ours: str, note: str) -> str:
+def report(head_scores: HeadScores, rows: list[Judged], ours: str, note: str) -> str:
     """Every head on every family and number of views, then the targets, then the note."""
     blocks = []
     for title, table in columns().items():
         lines = [
-            [head, *(make(found, head).text(f".{n}f") for _, make, n in table)] for head in found
+            [head, *(make(head_scores, head).text(f".{n}f") for _, make, n in table)]
+            for head in head_scores
         ]
         lines = [line for line in lines if set(line[1:]) != {"-"}]
         if lines:
@@ -129,11 +130,12 @@ def report(found: Found, rows: list[Judged], ours: str, note: str) -> str:
     return "\n\n".join([*blocks, targets_table(head, rows), note])
 
 
-def to_json(found: Found, rows: list[Judged]) -> dict[str, Any]:
+def to_json(head_scores: HeadScores, rows: list[Judged]) -> dict[str, Any]:
     """Everything printed, and the mean of every score of every set."""
     printed = {
         title: {
-            head: {name: make(found, head)._asdict() for name, make, _ in table} for head in found
+            head: {name: make(head_scores, head)._asdict() for name, make, _ in table}
+            for head in head_scores
         }
         for title, table in columns().items()
     }
@@ -144,7 +146,7 @@ def to_json(found: Found, rows: list[Judged]) -> dict[str, Any]:
             "rigs": len(next(iter(scores.values()))),
             **{name: float(np.nanmean(value)) for name, value in scores.items()},
         }
-        for head, by_set in found.items()
+        for head, by_set in head_scores.items()
         for rig_set, scores in by_set.items()
     ]
     return {"targets": [row.to_json() for row in rows], "tables": printed, "rig_sets": rig_sets}

@@ -62,15 +62,15 @@ def evaluate(
         rigs: their number by number of frames.
         folder: keeps the solved rigs for the next run with equal settings.
     """
-    found: dict[str, dict[RigSet, Scores]] = {head.name: {} for head in heads}
+    head_scores: dict[str, dict[RigSet, Scores]] = {head.name: {} for head in heads}
     with tqdm(total=len(rig_sets), unit="set", disable=None) as bar:
         for rig_set in rig_sets:
             bar.set_postfix_str(rig_set.name)
             solved = solve(rig_set, rigs[rig_set.num_frames], solver, config, seed, folder)
             for name, scores in score(heads, rig_set, solved):
-                found.setdefault(name, {})[rig_set] = scores
+                head_scores.setdefault(name, {})[rig_set] = scores
             bar.update()
-    return found
+    return head_scores
 
 
 def named_heads(chosen: list[str], folder: Path, config: Config) -> list[Head]:
