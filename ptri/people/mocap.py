@@ -54,6 +54,8 @@ def open_mocap(path: str, key: str) -> Iterator[np.lib.npyio.NpzFile]:
     try:
         with np.load(path, allow_pickle=False) as data:
             yield data
+    except UserError:  # also a ValueError, but says already what is wrong
+        raise
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{key}: {path} is not motion capture in the expected format "
