@@ -15,16 +15,24 @@ def random_statistics(model, seed=0):
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
-                (module.running_mean, -0.2, 0.2), (module.running_var, 0.6, 1.4),
-                (module.weight.data, 0.4, 0.8), (module.bias.data, -0.1, 0.2),
-            ):  # fmt: skip
+                (module.running_mean, -0.2, 0.2),
+                (module.running_var, 0.6, 1.4),
+                (module.weight.data, 0.4, 0.8),
+                (module.bias.data, -0.1, 0.2),
+            ):
                 tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
     return model
 
 
-@pytest.mark.parametrize("name, plain", [
-    ("mobileone_s0", True), ("mobileone_s0", False), ("mobileone_s2", True), ("mobileone_s4", True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, plain",
+    [
+        ("mobileone_s0", True),
+        ("mobileone_s0", False),
+        ("mobileone_s2", True),
+        ("mobileone_s4", True),
+    ],
+)
 def test_fused_equals_unfused(name, plain):
     model = random_statistics(Backbone(name, plain=plain)).eval()
     images = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(1))
@@ -56,9 +64,9 @@ def test_plain_and_branches_fuse_to_the_same_network():
 
 def test_plain_form_keeps_published_function(monkeypatch):
     """Pretrained branches, put into plain blocks, compute the same, also in training mode."""
-    published = random_statistics(mobileone.timm.create_model(
-        "mobileone_s0", features_only=True, out_indices=(1, 2, 3, 4)
-    )).eval()  # fmt: skip
+    published = random_statistics(
+        mobileone.timm.create_model("mobileone_s0", features_only=True, out_indices=(1, 2, 3, 4))
+    ).eval()
     monkeypatch.setattr(mobileone, "_timm_network", lambda *_: published)
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():

@@ -61,9 +61,14 @@ def export(network: Network2D, path: str | Path, size: int, raw: bool = True) ->
     module = Exported(network, raw).eval()
     images = torch.zeros(2, 3, size, size)
     program = torch.onnx.export(
-        module, (images,), dynamo=True, input_names=["images"], output_names=list(OUTPUTS),
-        dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},), verbose=False,
-    )  # fmt: skip
+        module,
+        (images,),
+        dynamo=True,
+        input_names=["images"],
+        output_names=list(OUTPUTS),
+        dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
+        verbose=False,
+    )
     model = program.model_proto
     notes: dict[str, Any] = {
         "input": "RGB 0-255 float32" if raw else "ImageNet-normalised RGB float32",
