@@ -101,38 +101,20 @@ _LOG_PRIOR = torch.tensor([1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4]).lo
 def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
     """The most probable readings under given cameras R (B, V, 3, 3), t (B, V, 3) mm.
 
-    Every frame is read from several starts: all views as they are, and each of them exchanged. The
-    joints are triangulated robustly, the views read under these joints, and so once more; the most
-    probable start's readings are taken.
+    Joints are triangulated robustly: three views hold where a fourth one's keypoint belongs.
 
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
     """
     named = _named(observations)
-    B, T, V, _ = named.inlier.shape
-    flip = _FLIP.to(R.device)
-    swapped = torch.cat([torch.zeros(1, V), torch.eye(V)]).to(R.device)  # (C, V), 1: exchanged
-    C = len(swapped)
-    labelled = tree_map(lambda value: value.repeat_interleave(C, 0), named)  # (B C, T, V, 17, ...)
-    R, t = R.repeat_interleave(C, 0), t.repeat_interleave(C, 0)
-    known = (named.inlier > 0).sum(2) >= 2  # (B, T, 17)
-    known = (known & known[..., flip]).repeat_interleave(C, 0)
-    labelled = labelled._replace(inlier=labelled.inlier * known.unsqueeze(2))
-    reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
-    for _ in range(ROUNDS):
-        joints = triangulate_observations(_read(labelled, _sides(reading)), R, t).nan_to_num(0.0)
-        bundle = Bundle(R, t, joints, joints[:, 0, :, 0])
-        errors = adjustment.plain_errors(labelled)
-        read = _read(labelled, _sides(reading))
-        scale2 = adjustment.median_scale2(bundle, read, errors).clamp_min(1.0)
-        scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
-        gain, log_density = _gains(bundle, labelled, errors._replace(scale2=scale2))
-        gain, reading = gain.max(-1)
-    log_density = log_density.sum((2, 3)) + gain.sum((2, 3))  # (B C, T)
-    best = log_density.unflatten(0, (B, C)).argmax(1)  # (B, T)
-    rows, frames = torch.arange(B)[:, None], torch.arange(T)
-    reading = reading.unflatten(0, (B, C))[rows, best.cpu(), frames]
-    return _sides(_momentary(reading))
+    joints = triangulate_observations(named, R, t)
+    known = torch.isfinite(joints).all(-1)
+    known = known & known[..., _FLIP.to(known.device)]
+    bundle = Bundle(R, t, joints.nan_to_num(0.0), joints[:, 0, :, 0])
+    errors = adjustment.plain_errors(named)
+    sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
+    scale2 = adjustment.median_scale2(bundle, sure, errors).clamp_min(1.0)
+    return _sides(_momentary(_gains(bundle, sure, errors._replace(scale2=scale2)).argmax(-1)))
 
 
 def frames_to_read(num_frames: int) -> Tensor:
@@ -185,7 +167,7 @@ def read_rigs(
         scale2 = adjustment.median_scale2(bundle, read, errors).clamp_min(1.0)
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
         errors = errors._replace(scale2=scale2)
-        gain, reading = _gains(bundle, stated, errors)[0].max(-1)
+        gain, reading = _gains(bundle, stated, errors).max(-1)
     cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
     best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
     rows = torch.arange(B, device=best.device)
@@ -240,13 +222,8 @@ def _read(observations: Observations, sides: Sides) -> Observations:
     )
 
 
-def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> tuple[Tensor, Tensor]:
-    """How probable the readings of arms and legs are, given cameras and joints.
-
-    Returns:
-        Log probability (N, T, V, 2, 6) of each reading over that of none, and the log density
-        (N, T, V, 17) of the keypoints as they are labelled.
-    """
+def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
+    """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
     flip = _FLIP.to(bundle.R.device)
     log_density = []
     for joints in (bundle.joints, bundle.joints[..., flip, :]):
@@ -257,7 +234,7 @@ def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> tuple[
     labelled, exchanged = log_density
     taken = (_LIMBS | _COPIES).to(labelled)
     gain = torch.einsum("gaj,ntvj->ntvga", taken, exchanged - labelled)
-    return gain + _LOG_PRIOR.to(gain), labelled
+    return gain + _LOG_PRIOR.to(gain)
 
 
 def _sides(reading: Tensor) -> Sides:
