@@ -1,4 +1,4 @@
-"""Dependencies point one way (design, section 2)."""
+"""Dependencies point one way, as docs/architecture.md says."""
 
 import ast
 import sys
@@ -71,6 +71,12 @@ def violations(root):
 
 def test_imports_point_one_way():
     assert violations(ROOT) == []
+
+
+def test_the_page_shows_the_same_order():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = page.split("```text\n")[2].split("```")[0].splitlines()
+    assert [line.split(", ") for line in lines[:-1]] == LAYERS
 
 
 def test_planted_violations_are_found(tmp_path):

@@ -240,6 +240,11 @@ def test_the_readme_is_short_and_whole():
     marked = re.findall(r"<!-- ([\w-]+) -->\n```text\n.+?```\n<!-- /\1 -->", README, re.DOTALL)
     assert (missing, marked) == ([], ["demo-output", "test-output"])
     assert any(python_command(words) for words in commands(README))
+    packages = [
+        p.parent.name for part in ("ptri", "scripts") for p in (ROOT / part).rglob("__init__.py")
+    ]
+    for name in [*FOLDERS, *packages]:
+        assert re.search(rf"^ *{name}/", README, re.MULTILINE), f"{name} is not in the tree"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/recordings.md"])
