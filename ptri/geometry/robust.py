@@ -26,7 +26,9 @@ LOG_OUTLIER = -0.5 * 12.0
 
 def chi_square(residual: Tensor, information: Tensor) -> Tensor:
     """Squared Mahalanobis length (...) of residuals (..., 2)."""
-    return torch.einsum("...a,...ab,...b->...", residual, information, residual)
+    x, y = residual.unbind(-1)
+    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
+    return (a * x + 2 * b * y) * x + c * y.square()
 
 
 def log_mixture(

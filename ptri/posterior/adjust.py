@@ -20,6 +20,7 @@ from torch import Tensor
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
 from ptri.geometry.rotations import skew, so3_exp
+from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
 from ptri.structures import Observations, where
 
@@ -55,6 +56,27 @@ class Errors(NamedTuple):
     bias2: Tensor  # (N,) variance of a bias's coordinate, in units of the view's stated noise
     bias: Tensor  # (N, V, J, 2) biases in these units; J = 0: none are modelled
     num_bias: Tensor  # (N,) effective number of parameters that the biases are
+
+
+class Layout(NamedTuple):
+    """Observations with the views first; P = T J points. Made once, for all steps."""
+
+    xy: Tensor  # (N, V, 2, P)
+    information: Tensor  # (N, V, 2, 2, P)
+    inlier: Tensor  # (N, V, P)
+    unit: Tensor  # (N, V, P) the view's stated noise in the frame, see `noise_unit`
+    held: Tensor  # (N, T, bones) 1 where a bone has its say, else 0
+
+
+class Residuals(NamedTuple):
+    """Keypoints and bones at a bundle, before the noise's scale and the inliers' weights."""
+
+    camera: Tensor  # (N, V, 3, P) mm, joints in the camera frames
+    pull: Tensor  # (N, V, 2, P) stated information times the residual of the projection
+    chi2: Tensor  # (N, V, P)
+    length: Tensor  # (N, T, bones) mm
+    direction: Tensor  # (N, T, bones, 3)
+    stretch: Tensor  # (N, T, bones) of the bones' log lengths, over the slack
 
 
 class System(NamedTuple):
@@ -126,159 +148,170 @@ def biased_reprojection(
     return camera, residual
 
 
+def lay_out(observations: Observations, body: BodyPrior) -> Layout:
+    """Observations (N, T, V, J, ...) with the views first, and what follows from them alone."""
+    J = observations.inlier.shape[-1]
+    xy = observations.xy.permute(0, 2, 4, 1, 3).flatten(3)
+    information = observations.information.permute(0, 2, 4, 5, 1, 3).flatten(4)
+    inlier = observations.inlier.transpose(1, 2).flatten(2)
+    unit = noise_unit(observations).transpose(1, 2).repeat_interleave(J, dim=2)
+    return Layout(xy, information, inlier, unit, held_bones(observations, body))
+
+
+def residuals(bundle: Bundle, layout: Layout, errors: Errors, body: BodyPrior) -> Residuals:
+    """Residuals at a bundle, with the biases added to the projected joints."""
+    N, T, J, _ = bundle.joints.shape
+    V = bundle.R.shape[1]
+    camera = bundle.R.flatten(1, 2) @ bundle.joints.flatten(1, 2).mT  # (N, 3 V, P)
+    camera = camera.unflatten(1, (V, 3)) + bundle.t.unsqueeze(-1)
+    residual = camera[:, :, :2] / camera[:, :, 2:].clamp_min(MIN_DEPTH) - layout.xy
+    if errors.bias.shape[2]:
+        bias = errors.bias.mT.unsqueeze(-2).expand(N, V, 2, T, J).flatten(3)
+        residual = residual + layout.unit.unsqueeze(2) * bias
+    pull = (layout.information * residual.unsqueeze(2)).sum(3)  # (N, V, 2, P)
+    chi2 = (pull * residual).sum(2)
+    length, direction = bone_vectors(bundle.joints, body)
+    stretch = (length.log() - bundle.log_lengths[:, None]) * (layout.held / body.slack)
+    return Residuals(camera, pull, chi2, length, direction, stretch)
+
+
+def frame_costs(at: Residuals, layout: Layout, errors: Errors) -> Tensor:
+    """Negative log density (N, T) of each frame's keypoints and bones, given what is shared."""
+    data, _ = log_mixture(at.chi2 / errors.scale2[:, None, None], layout.inlier)
+    T = at.stretch.shape[1]
+    return 0.5 * at.stretch.square().sum(2) - data.sum(1).unflatten(-1, (T, -1)).sum(-1)
+
+
+def total_cost(frames: Tensor, bundle: Bundle, errors: Errors, body: BodyPrior) -> Tensor:
+    """Negative log density (N,) from the frames' (N, T): with the body and the biases."""
+    deviation = bundle.log_lengths - body.mean
+    lengths = ((deviation @ body.precision) * deviation).sum(1)
+    biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
+    return errors.frame_weight * frames.sum(1) + 0.5 * (lengths + biases)
+
+
 def robust_cost(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Tensor:
     """Negative log density (N,) of keypoints, bones, body and biases at the noise's scale."""
-    frames = frame_costs(bundle, observations, errors, body).sum(1)
-    deviation = bundle.log_lengths - body.mean
-    prior = torch.linalg.solve(body.covariance, deviation.unsqueeze(-1)).squeeze(-1)
-    biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
-    return errors.frame_weight * frames + 0.5 * ((deviation * prior).sum(1) + biases)
-
-
-def frame_costs(
-    bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
-) -> Tensor:
-    """Negative log density (N, T) of each frame's keypoints and bones, given what is shared."""
-    _, residual = biased_reprojection(bundle, observations, errors)
-    chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
-    data, _ = log_mixture(chi2, observations.inlier)
-    length, _ = bone_vectors(bundle.joints, body)
-    stretch = (length.log() - bundle.log_lengths[:, None]) / body.slack
-    stretch = stretch * held_bones(observations, body)
-    return 0.5 * stretch.square().sum(2) - data.sum((2, 3))
+    layout = lay_out(observations, body)
+    at = residuals(bundle, layout, errors, body)
+    return total_cost(frame_costs(at, layout, errors), bundle, errors, body)
 
 
 class Linear(NamedTuple):
-    """Keypoints and bone stretches, linearised at a bundle."""
+    """Keypoints and bones, linearised in the joints of a bundle."""
 
-    offset: Tensor  # (N, T, V, J, 3) mm, joints about the person's centre, camera frames
-    residual: Tensor  # (N, T, V, J, 2)
-    information: Tensor  # (N, T, V, J, 2, 2) at the noise's scale and the inliers' weight
-    LP: Tensor  # (N, T, V, J, 2, 3) information @ d(projection) / d(x_cam)
-    QR: Tensor  # (N, T, V, J, 3, 3) information of x_cam, times R
-    Q: Tensor  # (N, T, V, J, 3, 3)
-    q: Tensor  # (N, T, V, J, 3) gradient in x_cam
-    stretch: Tensor  # (N, T, bones) over the slack
-    bone_rows: Tensor  # (N, T, bones, J, 3) d(stretch) / d(joints)
+    weight: Tensor  # (N, V, P) responsibility of the inlier
+    moments: Tensor  # (N, V, P, 6) information of the camera-frame joints, symmetric entries
+    gradient: Tensor  # (N, V, 3, P) of the keypoints' cost in the camera-frame joints
+    bone_rows: Tensor  # (N, T, bones, 3J) d(stretch) / d(joints)
     frames: Tensor  # (N, T, 3J, 3J)
     frames_gradient: Tensor  # (N, T, 3J)
-    chi2: Tensor  # (N, T, V, J) unscaled
-    weight: Tensor  # (N, T, V, J)
 
 
 def linearise(
-    bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
+    at: Residuals, bundle: Bundle, layout: Layout, errors: Errors, body: BodyPrior
 ) -> Linear:
-    N, T, _, J, _ = observations.xy.shape
-    scale2 = errors.scale2[:, None, None, None]
-    camera, residual = biased_reprojection(bundle, observations, errors)
-    unscaled = chi_square(residual, observations.information)
-    _, weight = log_mixture(unscaled / scale2, observations.inlier)
-    weight = torch.where(camera[..., 2] > MIN_DEPTH, weight, torch.zeros_like(weight))
-    information = observations.information * (weight / scale2)[..., None, None]
-
-    x, y, z = camera.unbind(-1)
+    """Gauss-Newton equations of every frame's joints, all else held."""
+    N, T, J, _ = bundle.joints.shape
+    scale2 = errors.scale2[:, None, None]
+    _, weight = log_mixture(at.chi2 / scale2, layout.inlier)
+    x, y, z = at.camera.unbind(2)  # (N, V, P) each
+    weight = weight * (z > MIN_DEPTH)
     inverse = 1 / z.clamp_min(MIN_DEPTH)
-    zero = torch.zeros_like(inverse)
-    P = torch.stack(  # d(projection) / d(x_cam)
-        [inverse, zero, -x * inverse**2, zero, inverse, -y * inverse**2], dim=-1
-    ).unflatten(-1, (2, 3))
-    LP = information @ P
-    Q = P.mT @ LP
-    q = (residual.unsqueeze(-2) @ LP).squeeze(-2)
+    u, v = x * inverse, y * inverse
+    factor = weight / scale2
+    information = layout.information * (factor * inverse.square())[:, :, None, None]
+    moments = ray_moments(torch.stack([u, v], dim=-1), information.movedim(-1, 2))
+    px, py = (at.pull * (factor * inverse).unsqueeze(2)).unbind(2)
+    gradient = torch.stack([px, py, -(u * px + v * py)], dim=2)  # (N, V, 3, P)
+    stacked = moments.transpose(2, 3).flatten(1, 2)  # (N, 6 V, P)
+    blocks = symmetric_to_matrix((camera_matrix(bundle.R, bundle.t)[:, :6] @ stacked).movedim(1, 0))
+    joint_gradient = (bundle.R.flatten(1, 2).mT @ gradient.flatten(1, 2)).mT  # (N, P, 3)
 
-    R = bundle.R[:, None, :, None]
-    QR = Q @ R
-    joint_blocks = (R.mT @ QR).sum(2)  # (N, T, J, 3, 3)
-    frames_gradient = (R.mT @ q.unsqueeze(-1)).squeeze(-1).sum(2)
-
-    # Bones: residual (log |a - b| - l) / slack.
-    length, direction = bone_vectors(bundle.joints, body)
-    rigidity = held_bones(observations, body) / body.slack
-    row = direction * (rigidity / length)[..., None]  # (N, T, bones, 3)
-    stretch = (length.log() - bundle.log_lengths[:, None]) * rigidity
-    incidence = bone_incidence(body, J).to(x)
-    pairs = torch.einsum("bi,bj->bij", incidence, incidence).flatten(1)  # (bones, J * J)
-    outer = (row.unsqueeze(-1) * row.unsqueeze(-2)).flatten(-2)  # (N, T, bones, 9)
-    frames = (outer.mT @ pairs).unflatten(-1, (J, J)).unflatten(-2 - 1, (3, 3))
-    frames = frames.permute(0, 1, 4, 2, 5, 3).contiguous()  # (N, T, J, 3, J, 3)
-    joints = torch.arange(J, device=x.device)
-    frames[:, :, joints, :, joints, :] += joint_blocks.permute(2, 0, 1, 3, 4)
-    frames = frames.reshape(N, T, 3 * J, 3 * J)
+    # Bones: residual (log |a - b| - l) / slack, its derivative along the bone.
+    row = at.direction * (layout.held / (body.slack * at.length)).unsqueeze(-1)
+    rows = (body.incidence[:, :, None] * row.unsqueeze(-2)).flatten(-2)  # (N, T, bones, 3J)
+    frames = rows.mT @ rows
+    diagonal = frames.view(N, T, J, 3, J, 3).diagonal(dim1=2, dim2=4)  # (N, T, 3, 3, J)
+    diagonal += blocks.unflatten(1, (T, J)).movedim(2, -1)
     frames.diagonal(dim1=-2, dim2=-1).add_(STRUCTURE_SIGMA**-2)
-    bone_rows = incidence[:, :, None] * row[:, :, :, None, :]
-    frames_gradient = frames_gradient + (stretch[..., None, None] * bone_rows).sum(2)
-    offset = camera - person_centre(bundle)[:, None, :, None]
-    return Linear(
-        offset, residual, information, LP, QR, Q, q, stretch, bone_rows,
-        frames, frames_gradient.flatten(-2), unscaled, weight,
-    )  # fmt: skip
+    pulled = (at.stretch.unsqueeze(-2) @ rows).squeeze(-2)
+    frames_gradient = joint_gradient.reshape(N, T, 3 * J) + pulled
+    return Linear(weight, moments, gradient, rows, frames, frames_gradient)
+
+
+def system_at(
+    at: Residuals, bundle: Bundle, layout: Layout, errors: Errors, body: BodyPrior
+) -> System:
+    """Gauss-Newton normal equations of keypoints and bone stretches at residuals."""
+    N, T, J, _ = bundle.joints.shape
+    V, num_bones, num_bias = bundle.R.shape[1], len(body.mean), errors.bias[0].numel()
+    num_cameras = 6 * (V - 1)
+    bones = slice(num_cameras, num_cameras + num_bones)
+    linear = linearise(at, bundle, layout, errors, body)
+    total = bones.stop + num_bias
+    coupling = linear.frames.new_zeros(N, T, total, 3 * J)
+    shared = linear.frames.new_zeros(N, total, total)
+
+    # A camera moves a point by d + w x offset, so its rows are the point's, and offset x them.
+    offset = (at.camera - person_centre(bundle).unsqueeze(-1))[:, 1:].mT.unsqueeze(-2)
+    Q = symmetric_to_matrix(linear.moments[:, 1:].movedim(-1, 0))  # (N, V-1, P, 3, 3)
+    turned = torch.linalg.cross(offset.expand_as(Q), Q, dim=-1)  # Q is symmetric
+    by_point = torch.cat([turned.mT, Q], dim=-2)  # (N, V-1, P, 6, 3)
+    motion = torch.cat([-skew(offset.squeeze(-2)), torch.eye(3).to(Q).expand_as(Q)], dim=-1)
+    camera_blocks = by_point.transpose(2, 3).flatten(3) @ motion.flatten(2, 3)  # (N, V-1, 6, 6)
+    by_joint = (by_point.flatten(2, 3) @ bundle.R[:, 1:]).view(N, V - 1, T, J, 6, 3)
+    views = coupling[:, :, :num_cameras].view(N, T, V - 1, 6, J, 3)
+    views.copy_(by_joint.permute(0, 2, 1, 4, 3, 5))
+    blocks = shared[:, :num_cameras, :num_cameras].unflatten(2, (V - 1, 6)).unflatten(1, (V - 1, 6))
+    blocks.diagonal(dim1=1, dim2=3).copy_(camera_blocks.permute(0, 2, 3, 1))
+    gradient = linear.gradient[:, 1:].mT  # (N, V-1, P, 3)
+    torque = torch.linalg.cross(offset.squeeze(-2), gradient, dim=-1)
+    gradients = [torch.cat([torque, gradient], dim=-1).sum(2).flatten(1)]
+
+    coupling[:, :, bones] = -linear.bone_rows / body.slack
+    count = layout.held.sum(1) / body.slack**2
+    shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).copy_(count)
+    gradients.append(-at.stretch.sum(1) / body.slack)
+    if num_bias:
+        # Columns of P^T L: the information's part of the moments, times the depth.
+        factor = layout.unit * at.camera[:, :, 2].clamp_min(MIN_DEPTH)
+        m = linear.moments * factor.unsqueeze(-1)  # (N, V, P, 6)
+        onto_camera = m[..., [[0, 1, 2], [1, 3, 4]]]  # (N, V, P, 2, 3) of both coordinates
+        onto = onto_camera.flatten(2, 3) @ bundle.R  # (N, V, 2 P, 3)
+        place = coupling[:, :, bones.stop :].view(N, T, V, J, 2, J, 3).diagonal(dim1=3, dim2=5)
+        place.copy_(onto.view(N, V, T, J, 2, 3).permute(0, 2, 1, 4, 5, 3))
+        weight = linear.weight * (layout.unit.square() / errors.scale2[:, None, None])
+        own = (layout.information * weight[:, :, None, None]).unflatten(-1, (T, J)).sum(4)
+        corner = shared[:, bones.stop :, bones.stop :].unflatten(2, (V, J, 2))
+        corner = corner.unflatten(1, (V, J, 2)).diagonal(dim1=1, dim2=4).diagonal(dim1=1, dim2=3)
+        corner.copy_(own.permute(0, 2, 3, 1, 4))  # (N, 2, 2, V, J)
+        rows = onto_camera[:, 1:].transpose(-1, -2)  # (N, V-1, P, 3, 2)
+        arm = torch.linalg.cross(offset.mT.expand_as(rows), rows, dim=-2)
+        mixed = torch.cat([arm, rows], dim=-2).unflatten(2, (T, J)).sum(2)  # (N, V-1, J, 6, 2)
+        cross = shared[:, :num_cameras, bones.stop :].unflatten(2, (V, J, 2))
+        cross = cross.unflatten(1, (V - 1, 6))[:, :, :, 1:].diagonal(dim1=1, dim2=3)
+        cross.copy_(mixed.permute(0, 3, 2, 4, 1))  # (N, 6, J, 2, V-1)
+        transposed = shared[:, bones.stop :, :num_cameras]
+        transposed.copy_(shared[:, :num_cameras, bones.stop :].mT)
+        weight = linear.weight * (layout.unit / errors.scale2[:, None, None])
+        pull = (at.pull * weight.unsqueeze(2)).unflatten(-1, (T, J)).sum(3)  # (N, V, 2, J)
+        gradients.append(pull.mT.flatten(1))
+    chi2, weight = (
+        value.unflatten(-1, (T, J)).transpose(1, 2) for value in (at.chi2, linear.weight)
+    )
+    gradient = torch.cat(gradients, dim=-1)
+    return System(linear.frames, coupling, shared, linear.frames_gradient, gradient, chi2, weight)
 
 
 def normal_equations(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> System:
     """Gauss-Newton normal equations of keypoints and bone stretches at the bundle."""
-    N, T, V, J, _ = observations.xy.shape
-    at = linearise(bundle, observations, errors, body)
-    R, Q = bundle.R[:, None, :, None], at.Q
-    eye = torch.eye(3, dtype=Q.dtype, device=Q.device).expand(N, T, V - 1, J, 3, 3)
-    G = torch.cat([-skew(at.offset[:, :, 1:]), eye], dim=-1)  # d(x_cam) / d(w, d)
-    camera_blocks = (G.mT @ (Q[:, :, 1:] @ G)).sum((1, 3))  # (N, V-1, 6, 6)
-    camera_gradient = (G.mT @ at.q[:, :, 1:].unsqueeze(-1)).squeeze(-1).sum((1, 3))
-    cross = G.mT @ at.QR[:, :, 1:]  # (N, T, V-1, J, 6, 3)
-    joints = torch.arange(J, device=Q.device)
-    num_bones = at.stretch.shape[-1]
-
-    num_cameras, num_bias = 6 * (V - 1), errors.bias[0].numel()
-    bones = slice(num_cameras, num_cameras + num_bones)
-    total = num_cameras + num_bones + num_bias
-    coupling = Q.new_zeros(N, T, total, 3 * J)
-    # (N, T, V-1, J, 6, 3) -> (N, T, V-1, 6, J, 3)
-    coupling[:, :, :num_cameras] = cross.transpose(3, 4).reshape(N, T, num_cameras, 3 * J)
-    coupling[:, :, bones] = -at.bone_rows.flatten(-2) / body.slack
-    shared = Q.new_zeros(N, total, total)
-    views = torch.arange(V - 1, device=Q.device)
-    blocks = Q.new_zeros(N, V - 1, 6, V - 1, 6)
-    blocks[:, views, :, views, :] = camera_blocks.transpose(0, 1)
-    shared[:, :num_cameras, :num_cameras] = blocks.reshape(N, num_cameras, num_cameras)
-    count = held_bones(observations, body).sum(1)
-    shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).add_(count / body.slack**2)
-    gradients = [camera_gradient.reshape(N, num_cameras), -at.stretch.sum(1) / body.slack]
-    if num_bias:
-        unit = noise_unit(observations)[..., None]  # (N, T, V, 1)
-        scaled = at.LP.mT * unit[..., None, None]  # (N, T, V, J, 3, 2)
-        onto = Q.new_zeros(N, T, V, J, 2, J, 3)
-        onto[:, :, :, joints, :, joints, :] = (R.mT @ scaled).mT.permute(3, 0, 1, 2, 4, 5)
-        coupling[:, :, bones.stop :] = onto.reshape(N, T, num_bias, 3 * J)
-        own = (at.information * unit[..., None, None] ** 2).sum(1).flatten(1, 2)  # (N, V J, 2, 2)
-        count = torch.arange(V * J, device=Q.device)
-        blocks = Q.new_zeros(N, V * J, 2, V * J, 2)
-        blocks[:, count, :, count, :] = own.transpose(0, 1)
-        shared[:, bones.stop :, bones.stop :] = blocks.reshape(N, num_bias, num_bias)
-        mixed = (G.mT @ scaled[:, :, 1:]).sum(1)  # (N, V-1, J, 6, 2)
-        blocks = Q.new_zeros(N, V - 1, 6, V, J, 2)
-        blocks[:, views, :, views + 1] = mixed.permute(1, 0, 3, 2, 4)
-        blocks = blocks.reshape(N, num_cameras, num_bias)
-        shared[:, :num_cameras, bones.stop :] = blocks
-        shared[:, bones.stop :, :num_cameras] = blocks.mT
-        pull = (at.information @ at.residual.unsqueeze(-1)).squeeze(-1) * unit[..., None]
-        gradients.append(pull.sum(1).flatten(1))
-    return System(
-        at.frames, coupling, shared, at.frames_gradient, torch.cat(gradients, dim=-1),
-        at.chi2, at.weight,
-    )  # fmt: skip
-
-
-def bone_incidence(body: BodyPrior, num_joints: int) -> Tensor:
-    """(bones, J) matrix that takes joints to bone vectors, child minus parent."""
-    bones = torch.arange(len(body.child), device=body.child.device)
-    incidence = torch.zeros(len(bones), num_joints, dtype=body.mean.dtype, device=bones.device)
-    incidence[bones, body.child] = 1.0
-    incidence[bones, body.parent] = -1.0
-    return incidence
+    layout = lay_out(observations, body)
+    return system_at(residuals(bundle, layout, errors, body), bundle, layout, errors, body)
 
 
 def prior_information(errors: Errors, body: BodyPrior, num_cameras: int) -> Tensor:
@@ -287,7 +320,7 @@ def prior_information(errors: Errors, body: BodyPrior, num_cameras: int) -> Tens
     total = num_cameras + num_bones + num_bias
     information = errors.scale2.new_zeros(N, total, total)
     bones = slice(num_cameras, num_cameras + num_bones)
-    information[:, bones, bones] = torch.linalg.inv(body.covariance)
+    information[:, bones, bones] = body.precision
     biases = information[:, bones.stop :, bones.stop :]
     biases.diagonal(dim1=-2, dim2=-1).add_(1 / errors.bias2[:, None])
     return information
@@ -319,33 +352,44 @@ def adjust(
         The bundle, the errors and the cost (N,), all at the end.
     """
     num_cameras, num_bones = 6 * (start.t.shape[1] - 1), len(body.mean)
-    N = start.R.shape[0]
-    damping = observations.xy.new_full((N,), 1e-3)
+    layout = lay_out(observations, body)
     bundle, errors = start, plain_errors(observations) if errors is None else errors
+    at = residuals(bundle, layout, errors, body)
+    damping = start_damping(errors.scale2)
     for iteration in range(num_iterations):
         wide = iteration < num_wide
         current = errors
         if wide:
-            scale2 = median_scale2(bundle, observations, errors)
+            scale2 = _median_scale2(at.chi2, layout.inlier)
             current = errors._replace(scale2=torch.maximum(errors.scale2, scale2))
-        system = normal_equations(bundle, observations, current, body)
+        system = system_at(at, bundle, layout, current, body)
         step, structure = _solve(system, bundle, current, body, damping)
         R, t = move_cameras(bundle.R, bundle.t, person_centre(bundle), step[:, :num_cameras])
-        lengths, bias = step[:, num_cameras:].split(
-            [num_bones, step.shape[1] - num_cameras - num_bones], dim=1
-        )
+        lengths, bias = step[:, num_cameras:].tensor_split([num_bones], dim=1)
         trial = Bundle(R, t, bundle.joints + structure, bundle.log_lengths + lengths)
         biased = current._replace(bias=errors.bias + bias.view_as(errors.bias))
-        before = robust_cost(bundle, observations, current, body)
-        after = robust_cost(trial, observations, biased, body)
-        better = torch.isfinite(after) & (after < before)
-        bundle = where(better, trial, bundle)
-        errors = errors._replace(bias=where(better, biased.bias, errors.bias))
-        damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
+        there = residuals(trial, layout, biased, body)
+        before = total_cost(frame_costs(at, layout, current), bundle, current, body)
+        after = total_cost(frame_costs(there, layout, biased), trial, biased, body)
+        better = after < before  # not where it is not finite
+        bundle, bias, at = where(better, (trial, biased.bias, there), (bundle, errors.bias, at))
+        errors = errors._replace(bias=bias)
+        damping = next_damping(damping, better)
         if not wide:
             scale2 = noise_scale(system, errors, num_cameras, observations.inlier)
             errors = errors._replace(scale2=scale2)
-    return bundle, errors, robust_cost(bundle, observations, errors, body)
+    cost = total_cost(frame_costs(at, layout, errors), bundle, errors, body)
+    return bundle, errors, cost
+
+
+def start_damping(like: Tensor) -> Tensor:
+    """Levenberg-Marquardt's damping of every problem at the start, of a tensor's shape."""
+    return torch.full_like(like, 1e-3)
+
+
+def next_damping(damping: Tensor, better: Tensor) -> Tensor:
+    """The damping after steps that were better, and taken, or were not."""
+    return torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
 
 
 def damped(frames: Tensor, damping: Tensor) -> Tensor:
@@ -395,8 +439,9 @@ def _solve(
     """Damped step of the shared unknowns (N, G) and of the joints (N, T, J, 3)."""
     chol, _ = torch.linalg.cholesky_ex(damped(system.frames, damping))
     right = torch.cat([system.coupling, system.frames_gradient.unsqueeze(2)], dim=2)
-    solved = torch.cholesky_solve(right.mT, chol)  # (N, T, 3J, G + 1)
-    reduced = (system.coupling @ solved).sum(1)  # (N, G, G + 1)
+    # The Schur complement from half of the frames' solves, chol^-1 (coupling^T, gradient).
+    half = torch.linalg.solve_triangular(chol, right.mT, upper=False)  # (N, T, 3J, G + 1)
+    reduced = (half[..., :-1].mT @ half).sum(1)  # (N, G, G + 1)
     prior = prior_information(errors, body, 6 * (bundle.t.shape[1] - 1))
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
     worth = errors.frame_weight[:, None]
@@ -405,6 +450,7 @@ def _solve(
     complement = full - worth[..., None] * reduced[..., :-1]
     remainder = worth * (system.shared_gradient - reduced[..., -1]) + pull
     outer, _ = torch.linalg.cholesky_ex(complement)
-    step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer).squeeze(-1)
-    joints = -solved[..., -1] - (solved[..., :-1] @ step[:, None, :, None]).squeeze(-1)
-    return step, joints.unflatten(-1, (-1, 3))
+    step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer)  # (N, G, 1)
+    rest = half[..., -1:] + half[..., :-1] @ step.unsqueeze(1)
+    joints = -torch.linalg.solve_triangular(chol.mT, rest, upper=True).squeeze(-1)
+    return step.squeeze(-1), joints.unflatten(-1, (-1, 3))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ptri.skeleton import H36M17
+from ptri.structures import tree_map
 
 
 class BodyPrior(NamedTuple):
@@ -25,18 +26,15 @@ class BodyPrior(NamedTuple):
     child: Tensor  # (N,) int64 joint index
     parent: Tensor  # (N,) int64 joint index
     free: Tensor  # (F,) int64 joints that have no bone to a parent
+    incidence: Tensor  # (N, J) takes joints to bone vectors, child minus parent
     mean: Tensor  # (N,) log mm
     covariance: Tensor  # (N, N)
+    precision: Tensor  # (N, N) its inverse
     slack: float  # relative standard deviation of one bone's length over frames
 
     def to(self, device: torch.device, dtype: torch.dtype) -> BodyPrior:
-        tensors = [self.child.to(device), self.parent.to(device), self.free.to(device)]
-        return BodyPrior(
-            *tensors,
-            self.mean.to(device=device, dtype=dtype),
-            self.covariance.to(device=device, dtype=dtype),
-            self.slack,
-        )
+        """The prior on a device, its real numbers of a type."""
+        return tree_map(lambda v: v.to(device, dtype if v.is_floating_point() else v.dtype), self)
 
 
 @functools.cache
@@ -92,8 +90,16 @@ def load_body_prior(
     doubt = relative[:, None] * relative + spread**2
     covariance = covariance + 0.01**2 * own + doubt * torch.maximum(own, own[mirror])
     free = [j for j in range(num_joints) if j not in child]
+    eye = torch.eye(num_joints, dtype=torch.float64)
     return BodyPrior(
-        torch.tensor(child), torch.tensor(parent), torch.tensor(free), mean, covariance, slack
+        torch.tensor(child),
+        torch.tensor(parent),
+        torch.tensor(free),
+        eye[list(child)] - eye[list(parent)],
+        mean,
+        covariance,
+        torch.linalg.inv(covariance),
+        slack,
     )
 
 

@@ -333,7 +333,7 @@ class _Problem(NamedTuple):
         stretch = stretch * adjustment.held_bones(observations, body).unsqueeze(1)
         frames = 0.5 * stretch.square().sum(3) - data.sum(2).unflatten(-1, (T, J)).sum(-1)
         deviation = lengths - body.mean
-        pull = deviation @ torch.linalg.inv(body.covariance)
+        pull = deviation @ body.precision
         bias2, worth = at.errors.bias2[:, None], at.errors.frame_weight[:, None]
         cost = worth * frames.sum(2) + 0.5 * (deviation * pull).sum(-1)
         cost = cost + 0.5 * biases.square().sum(-1) / bias2
@@ -344,8 +344,7 @@ class _Problem(NamedTuple):
         g = torch.stack([qx, qy, -(x * qx + y * qy)], dim=3) * inverse.unsqueeze(3)
         g = self.R.flatten(2, 3).mT @ g.flatten(2, 3)  # (B, M, 3, N)
         along = bone * (stretch / (length * body.slack)).unsqueeze(3) / length.unsqueeze(3)
-        incidence = adjustment.bone_incidence(body, J).to(joints)
-        joint_gradient = g.unflatten(-1, (T, J)).transpose(2, 3) + along @ incidence
+        joint_gradient = g.unflatten(-1, (T, J)).transpose(2, 3) + along @ body.incidence
         gradients = [pull - worth.unsqueeze(-1) * stretch.sum(2) / body.slack]
         if unit is not None:
             q = torch.stack([qx * unit, qy * unit], dim=-1).unflatten(3, (T, J)).sum(3)

@@ -10,10 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptri.posterior.adjust import Bundle, Errors, damped, frame_costs, linearise
+from ptri.posterior.adjust import (
+    Bundle,
+    Errors,
+    damped,
+    frame_costs,
+    lay_out,
+    linearise,
+    next_damping,
+    residuals,
+    start_damping,
+)
 from ptri.posterior.body import BodyPrior
 from ptri.skeleton import H36M17
-from ptri.structures import Observations
+from ptri.structures import Observations, where
 
 # A limb turns about its first joint; what hangs on it moves along.
 _LIMBS = (
@@ -93,20 +103,24 @@ def settle(
     Returns:
         The bundle, and the cost (N, T) of its frames.
     """
-    damping = observations.xy.new_full(observations.xy.shape[:2], 1e-3)
+    layout = lay_out(observations, body)
+    at = residuals(bundle, layout, errors, body)
+    damping = start_damping(at.stretch[..., 0])
     steps = [errors._replace(scale2=width * errors.scale2) for width in widths]
     steps += [errors] * (num_iterations - len(steps))
     cost = None
     for step, errors in enumerate(steps):
         if step <= len(widths):
-            cost = frame_costs(bundle, observations, errors, body)
-        at = linearise(bundle, observations, errors, body)
-        chol, _ = torch.linalg.cholesky_ex(damped(at.frames, damping))
-        move = torch.cholesky_solve(at.frames_gradient.unsqueeze(-1), chol).squeeze(-1)
-        joints = bundle.joints - move.view_as(bundle.joints)
-        new = frame_costs(bundle._replace(joints=joints), observations, errors, body)
-        better = new < cost
-        cost = torch.where(better, new, cost)
-        bundle = bundle._replace(joints=torch.where(better[..., None, None], joints, bundle.joints))
-        damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
+            cost = frame_costs(at, layout, errors)
+        linear = linearise(at, bundle, layout, errors, body)
+        chol, _ = torch.linalg.cholesky_ex(damped(linear.frames, damping))
+        move = torch.cholesky_solve(linear.frames_gradient.unsqueeze(-1), chol).squeeze(-1)
+        trial = bundle.joints - move.view_as(bundle.joints)
+        there = residuals(bundle._replace(joints=trial), layout, errors, body)
+        new = frame_costs(there, layout, errors)
+        better = new < cost  # (N, T)
+        cost, joints = where(better, (new, trial), (cost, bundle.joints))
+        bundle = bundle._replace(joints=joints)
+        at = residuals(bundle, layout, errors, body)
+        damping = next_damping(damping, better)
     return bundle, cost

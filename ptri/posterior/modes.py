@@ -162,7 +162,7 @@ def find_modes(
     # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian. And
     # the bones on both sides of it hold two joints no farther apart than both are long, which a
     # Gaussian takes for a distance where the limb is straight.
-    weight = adjustment.linearise(flat, repeated, errors, body).weight
+    weight = adjustment.normal_equations(flat, repeated, errors, body).weight
     observations = _without(_masked(observations, weight[source[:, 0]]))
     repeated = _without(_masked(repeated, weight[source[:, 0]][own // K]))
     flat, errors, _ = adjustment.adjust(repeated, flat, body, 2, 0, errors)

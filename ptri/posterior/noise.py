@@ -19,7 +19,7 @@ from ptri.posterior.adjust import (
     Bundle,
     Errors,
     adjust,
-    linearise,
+    biased_reprojection,
     noise_unit,
     normal_equations,
     prior_deviation,
@@ -113,10 +113,11 @@ def _frame_worth(
 ) -> Tensor:
     """How many independent frames one frame is worth, (N,) in [1 / T, 1], by its residuals."""
     T = observations.xy.shape[1]
-    at = linearise(bundle, observations, errors, body)
+    weight = normal_equations(bundle, observations, errors, body).weight
+    _, residual = biased_reprojection(bundle, observations, errors)
     unit = noise_unit(observations)[..., None].clamp_min(1e-12)  # unseen views: weight 0
-    error = at.residual / unit[..., None]
-    both = (at.weight[:, 1:] * at.weight[:, :-1])[..., None]
+    error = residual / unit[..., None]
+    both = (weight[:, 1:] * weight[:, :-1])[..., None]
     product = (both * error[:, 1:] * error[:, :-1]).sum((1, 2, 3, 4))
     energy = 0.5 * both * (error[:, 1:].square() + error[:, :-1].square())
     # 1e-12 guards points that fit exactly.
