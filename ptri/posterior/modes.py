@@ -8,7 +8,6 @@ of the target, and the Laplace covariance around it.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -143,12 +142,7 @@ def find_modes(
     B, K = found.R.shape[:2]
     # Copies of the best mode are not worked out again: every mode takes its rows from `source`.
     copy = (found.R[:, :1] == found.R).flatten(2).all(-1)
-    copy[:, 0] = False
-    own = (~copy).flatten().nonzero()[:, 0]  # (N,)
-    source = torch.zeros(B * K, dtype=torch.long, device=own.device)
-    source[own] = torch.arange(len(own), device=own.device)
-    source = source.unflatten(0, (B, K))
-    source = torch.where(copy, source[:, :1], source)  # (B, K)
+    own, source = _distinct(copy)
     flat = take(_flat(found), own)
     repeated = take(fixed, own // K)
     errors = adjustment.plain_errors(repeated)
@@ -207,22 +201,27 @@ def adjust_starts(
     """
     bundle = starts
     num_modes, first = settings.num_modes, ADJUST_ITERATIONS // 3
+    copy = torch.zeros(bundle.t.shape[:2], dtype=torch.bool, device=bundle.t.device)
     for count, iterations, wide in (
         (max(KEPT_STARTS, num_modes), first, first),
         (num_modes, ADJUST_ITERATIONS - first, 2),
     ):
         B, C = bundle.R.shape[:2]
-        repeated = _repeat(observations, C)
-        flat, errors, _ = adjustment.adjust(repeated, _flat(bundle), body, iterations, wide)
+        own, source = _distinct(copy)
+        rig = own // C
+        repeated = take(observations, rig)
+        flat, errors, _ = adjustment.adjust(
+            repeated, take(_flat(bundle), own), body, iterations, wide
+        )
         # All candidates of a rig are judged by the noise that the best of them leaves.
         scale2 = adjustment.median_scale2(flat, repeated, errors).clamp_min(1.0)
-        scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
-        cost = adjustment.robust_cost(flat, repeated, errors._replace(scale2=scale2), body)
-        cost = cost + 1e3 * _share_behind(flat, repeated.inlier) + _strangeness(flat, poses)
-        bundle = tree_map(partial(torch.unflatten, dim=0, sizes=(B, C)), flat)
-        keep = _distinct_best(bundle.R, cost.unflatten(0, (B, C)), count)  # (B, K)
+        errors = errors._replace(scale2=scale2[source].amin(1)[rig])
+        cost = adjustment.robust_cost(flat, repeated, errors, body)
+        cost = cost + 1e3 * _share_behind(flat, repeated.inlier) + _strangeness(flat, poses, rig)
+        bundle = take(flat, source)  # (B, C, ...)
+        keep = _distinct_best(bundle.R, cost[source], count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
-        bundle = take(bundle, (rows, keep))
+        bundle, copy = take(bundle, (rows, keep)), keep == keep[:, :1]
     if observations.xy.shape[1] < MANY_FRAMES:
         return bundle
     # By now the cameras know more of each frame than the limbs that a start had turned over, which
@@ -230,6 +229,23 @@ def adjust_starts(
     K = bundle.R.shape[1]
     joints = _triangulated(_repeat(observations, K), _flat(bundle))
     return bundle._replace(joints=joints.unflatten(0, (-1, K)))
+
+
+def _distinct(copy: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of the candidates that are no copies of their rig's first, to be worked out once.
+
+    Args:
+        copy: (B, C) bool; the first column is read as False.
+
+    Returns:
+        Numbers (N,) of the distinct ones among all B C, and where each candidate's result is
+        found among the N, (B, C).
+    """
+    copy = copy.clone()
+    copy[:, 0] = False
+    own = (~copy).flatten().nonzero()[:, 0]  # (N,)
+    source = (~copy).flatten().cumsum(0).view_as(copy) - 1
+    return own, torch.where(copy, source[:, :1], source)
 
 
 def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
