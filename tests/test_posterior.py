@@ -11,7 +11,6 @@ from ptri.evaluation.metrics import rotation_coverage
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.posterior import sampling as rig
 from ptri.posterior.adjust import Bundle
-from ptri.posterior.body import load_body_prior
 from ptri.posterior.density import coordinates_of
 from ptri.posterior.modes import Poses
 from ptri.structures import Keypoints, RigPosterior, take
@@ -203,9 +202,8 @@ def test_refining_keypoints_on_the_joint_error_converges():
         settings = replace(SETTINGS, num_samples=32, num_iterations=2)
         solution = rig.rig_posterior(observations, starts, BODY, settings)
         weights = solution.posterior.log_weights.exp()
-        points, _ = rig.triangulate_posterior(
-            solution.posterior.R, solution.posterior.t, solution.evidence
-        )
+        R, t = solution.posterior.R, solution.posterior.t
+        _, points, _ = rig.log_target(R, t, solution.evidence)
         mean = torch.einsum("mb,mbtjc->btjc", weights, points)
         error = (mean - joints).norm(dim=-1).mean()
         optimiser.zero_grad()
@@ -259,7 +257,7 @@ def test_a_known_size_scales_the_rig():
     starts = starts_near(cameras, joints, 3.0)
     settings = replace(SETTINGS, num_samples=128)
     plain, large = (
-        rig.rig_posterior(observations, starts, load_body_prior(log_scale=shift), settings)
+        rig.rig_posterior(observations, starts, BODY._replace(mean=BODY.mean + shift), settings)
         for shift in (0.0, 0.2)
     )
     size = [rig.posterior_mean(s.posterior)[1].norm(dim=-1).mean(1).log() for s in (plain, large)]

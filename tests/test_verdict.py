@@ -12,7 +12,7 @@ from ptri import config
 from ptri.evaluation.evaluate import load_model
 from ptri.evaluation.metrics import rotation_error_deg
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
-from ptri.geometry.robust import chi_square, log_mixture
+from ptri.geometry.robust import chi_square, responsibility
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.adjust import Bundle, reprojection
@@ -68,7 +68,7 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     observations = normalise(keypoints, K)
     _, residual = reprojection(Bundle(cameras.R, cameras.t, joints, None), observations.xy)
     chi2 = chi_square(residual, observations.information)
-    _, weight = log_mixture(chi2, observations.inlier)
+    weight = responsibility(chi2, observations.inlier)
     evidence = SimpleNamespace(
         observations=observations, joints=joints, weight=weight, scale2=one.clone()
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ptri.geometry.alignment import look_at, place_on_rays
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import MEDIAN_CHI2, log_mixture
+from ptri.geometry.robust import MEDIAN_CHI2, log_mixture, responsibility
 from ptri.geometry.rotations import so3_exp
 
 
@@ -113,7 +113,8 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
             median = torch.where(seen, chi2, torch.nan).nanmedian(-1).values
             scale2 = (median.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2).clamp_min(1.0)
         noise = scale2[:, None]
-        value, weight = log_mixture(chi2 / noise, points.inlier)
+        value = log_mixture(chi2 / noise, points.inlier)
+        weight = responsibility(chi2 / noise, points.inlier)
         centre = (R @ pivot.unsqueeze(-1)).squeeze(-1) + t
         weight = (weight * (camera[:, 2] > MIN_DEPTH) / noise).sqrt()
         design = _design(camera, centre, points.root_information, weight)  # (N, 6, 2 P)
@@ -128,7 +129,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
         trial_R = turn @ R
         trial_t = (turn @ (t - centre).unsqueeze(-1)).squeeze(-1) + centre + step[:, 3:]
         trial = _residuals(points, trial_R, trial_t)
-        after, _ = log_mixture(trial[2] / noise, points.inlier)
+        after = log_mixture(trial[2] / noise, points.inlier)
         better = after.sum(-1) > value.sum(-1)
         R = torch.where(better[:, None, None], trial_R, R)
         t = torch.where(better[:, None], trial_t, t)
@@ -137,7 +138,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
             for new, old in zip(trial, state)
         )
         damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-6, 1e6)
-    value, _ = log_mixture(state[2], points.inlier)
+    value = log_mixture(state[2], points.inlier)
     return Pose(R, t, -value.sum(-1))
 
 

@@ -31,21 +31,24 @@ def chi_square(residual: Tensor, information: Tensor) -> Tensor:
     return (a * x + 2 * b * y) * x + c * y.square()
 
 
-def log_mixture(
-    chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Log of the inlier/outlier mixture, and the responsibility of the inlier.
+def log_mixture(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0) -> Tensor:
+    """Log density of keypoints, a mixture of inliers and outliers; zero where not seen (c = 0).
 
-    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(LOG_OUTLIER)]``; zero where a point was not seen
-    (c = 0).
+    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(LOG_OUTLIER)]``
     """
-    seen = inlier > 0
+    good, bad = _log_parts(chi2, inlier, log_peak)
+    return torch.where(inlier > 0, torch.logaddexp(good, bad), 0.0)  # even where chi2 is NaN
+
+
+def responsibility(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0) -> Tensor:
+    """Probability that a keypoint is an inlier, given its residual; zero where not seen."""
+    good, bad = _log_parts(chi2, inlier, log_peak)
+    return torch.where(inlier > 0, torch.sigmoid(good - bad), 0.0)
+
+
+def _log_parts(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float) -> tuple[Tensor, Tensor]:
     c = inlier.clamp(0.02, 0.98)  # no detector is certain, nor useless
-    good = c.log() - 0.5 * chi2 + log_peak
-    bad = torch.log1p(-c) + LOG_OUTLIER
-    total = torch.logaddexp(good, bad)
-    zero = torch.zeros((), dtype=chi2.dtype, device=chi2.device)
-    return torch.where(seen, total, zero), torch.where(seen, (good - total).exp(), zero)
+    return c.log() + log_peak - 0.5 * chi2, torch.log1p(-c) + LOG_OUTLIER
 
 
 def robust_triangulation(

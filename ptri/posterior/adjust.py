@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
+from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture, responsibility
 from ptri.geometry.rotations import skew, so3_exp
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
@@ -177,7 +177,7 @@ def residuals(bundle: Bundle, layout: Layout, errors: Errors, body: BodyPrior) -
 
 def frame_costs(at: Residuals, layout: Layout, errors: Errors) -> Tensor:
     """Negative log density (N, T) of each frame's keypoints and bones, given what is shared."""
-    data, _ = log_mixture(at.chi2 / errors.scale2[:, None, None], layout.inlier)
+    data = log_mixture(at.chi2 / errors.scale2[:, None, None], layout.inlier)
     T = at.stretch.shape[1]
     return 0.5 * at.stretch.square().sum(2) - data.sum(1).unflatten(-1, (T, -1)).sum(-1)
 
@@ -216,7 +216,7 @@ def linearise(
     """Gauss-Newton equations of every frame's joints, all else held."""
     N, T, J, _ = bundle.joints.shape
     scale2 = errors.scale2[:, None, None]
-    _, weight = log_mixture(at.chi2 / scale2, layout.inlier)
+    weight = responsibility(at.chi2 / scale2, layout.inlier)
     x, y, z = at.camera.unbind(2)  # (N, V, P) each
     weight = weight * (z > MIN_DEPTH)
     inverse = 1 / z.clamp_min(MIN_DEPTH)

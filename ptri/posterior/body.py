@@ -55,7 +55,6 @@ def load_body_prior(
     num_joints: int = len(H36M17.joints),
     slack: float = 0.03,
     definition: float = 0.0,
-    log_scale: float = 0.0,
     spread: float = 0.0,
     ratio: Sequence[float] = (),
     children: float = 0.0,
@@ -68,7 +67,6 @@ def load_body_prior(
         definition: mm by which a detector's joint definitions may change a bone's length, left and
             right alike; 0 for the definitions the prior was learned with. Short bones suffer most,
             so that long ones decide the scale.
-        log_scale: shift of every log length, for a subject of known height.
         spread: relative standard deviation of bones beyond the statistics, left and right alike.
         ratio: length of each bone as a detector draws it over the prior's; empty: 1.
         children: how likely somebody is a child (4 to 14 years). The law is the Gaussian with the
@@ -79,7 +77,7 @@ def load_body_prior(
     step = young - mean
     covariance = torch.lerp(covariance, young_covariance, children)
     covariance = covariance + children * (1 - children) * step[:, None] * step
-    mean = mean + children * step + log_scale
+    mean = mean + children * step
     if ratio:
         mean = mean + torch.tensor(list(ratio), dtype=torch.float64).log()
     # Phenotypes are smooth functions of a few numbers, so their covariance is nearly singular;

@@ -35,11 +35,19 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import log_mixture
+from ptri.geometry.robust import log_mixture, responsibility
 from ptri.geometry.rotations import log_haar_density, so3_log
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
 from ptri.posterior import adjust as adjustment
-from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT, Bundle, Errors
+from ptri.posterior.adjust import (
+    MIN_SCALE2,
+    NOISE_PRIOR_COUNT,
+    Bundle,
+    Errors,
+    Layout,
+    System,
+    lay_out,
+)
 from ptri.posterior.body import BodyPrior
 from ptri.structures import Observations, where
 
@@ -60,8 +68,7 @@ class Expansion(NamedTuple):
     shared: Tensor  # (B, E) log lengths and biases
     slope: Tensor  # (B, D - 1, T 3 J + E) change of joints and shared unknowns with the shape
     inverse: Tensor  # (B, T, 3J, 3J) inverse information of each frame's joints, bounded, mm^2
-    coupling: Tensor  # (B, T, E, 3J)
-    gain: Tensor  # (B, T, E, 3J) coupling @ inverse
+    gain: Tensor  # (B, T, E, 3J) coupling of the shared unknowns @ inverse
     shared_inverse: Tensor  # (B, E, E)
     moments: Tensor  # (B, 6 V, N) ray moments over the squared depth
     share: Tensor  # (B, V, N) each view's part in a joint's information, sums to one
@@ -84,59 +91,114 @@ class Density(NamedTuple):
     growth: Tensor  # (M, B, T, J) log of a joint's depth over that of the expansion
 
 
-def expand(
-    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
-) -> Expansion:
-    """Expands the joint density around adjusted bundles (B, ...)."""
+class _Around(NamedTuple):
+    """The joint density around bundles (B, ...), coordinates of joints in the order (3, J)."""
+
+    system: System
+    frames: Tensor  # (B, T, 3J, 3J)
+    coupling: Tensor  # (B, T, G, 3J)
+    prior: Tensor  # (B, G, G)
+    covariance: Tensor  # (B, T, J, 3, 3) mm^2, marginal of each joint given the cameras
+    information: Tensor  # (B, D, D) of the cameras, everything else integrated out
+    depth: Tensor  # (B, T, V, J) mm
+    moments: Tensor  # (B, 6 V, N) ray moments over the squared depth
+    rays: Tensor  # (6, B, N) each joint's information by its own rays, 1/mm^2
+    freedom: Tensor  # (B,) degrees of freedom of the noise scale
+    scale2: Tensor  # (B,) squared noise scale that the residuals speak for
+
+
+def _around(observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior) -> _Around:
     B, T, V, J, _ = observations.xy.shape
-    num_cameras, num_joints = 6 * (V - 1), 3 * J
+    num_cameras = 6 * (V - 1)
     system = adjustment.normal_equations(bundle, observations, errors, body)
     # Coordinates (J, 3) to (3, J): the layout of the hypotheses.
-    order = torch.arange(num_joints, device=bundle.R.device).view(J, 3).T.flatten()
+    order = torch.arange(3 * J, device=bundle.R.device).view(J, 3).T.flatten()
     frames = system.frames[..., order, :][..., order]
     frames.diagonal(dim1=-2, dim2=-1).add_(FREE_SIGMA**-2)
     coupling = system.coupling[..., order]
     prior = adjustment.prior_information(errors, body, num_cameras)
-    worth = errors.frame_weight[:, None, None]
-    cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
-
-    def eliminate(frames: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Inverse of the frames, gain, inverse of the shared, their slope, cameras' information."""
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(frames)[0])
-        gain = coupling @ inverse  # (B, T, G, 3J)
-        full = worth * (system.shared - (gain @ coupling.mT).sum(1)) + prior
-        shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
-        towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
-        information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
-        return inverse, gain, shared_inverse, towards, information
-
-    # A joint that the images hardly hold does not follow a tangent far: its steps are bounded.
-    eye = torch.eye(num_joints, dtype=frames.dtype, device=frames.device)
-    bounded, bounded_gain, bounded_shared, towards, _ = eliminate(frames + STEP_SIGMA**-2 * eye)
-    # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
-    direct = bounded_gain[:, :, cameras] - towards.mT.unsqueeze(1) @ bounded_gain[:, :, rest]
-    slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
-    inverse, gain, shared_inverse, _, information = eliminate(frames)
-
-    spread = inverse + gain[:, :, rest].mT @ (shared_inverse.unsqueeze(1) @ gain[:, :, rest])
+    inverse, gain, shared_inverse, _, information = _eliminate(
+        frames, coupling, system.shared, prior, errors, num_cameras
+    )
+    gain = gain[:, :, num_cameras:]
+    spread = inverse + gain.mT @ (shared_inverse.unsqueeze(1) @ gain)
     covariance = _joint_blocks(spread, J)
     # What joints and bones take of the keypoints' degrees of freedom; biases count apart.
     biased = errors.bias.shape[2] > 0
     taking = _joint_blocks(inverse, J) if biased else covariance
-
     camera = torch.einsum("bvac,btjc->btvja", bundle.R, bundle.joints)
     depth = (camera[..., 2] + bundle.t[:, None, :, None, 2]).clamp_min(MIN_DEPTH)
     factor = system.weight / (errors.scale2[:, None, None, None] * depth.square())
     moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
-    own = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)  # (6, B, N)
-    taken = _trace(own, _entries(taking.flatten(1, 2))).sum(-1)
-    tied = _positive_part(_entries(torch.linalg.inv_ex(covariance)[0].flatten(1, 2)) - own)
-    tied[[0, 3, 5]] += MAX_SIGMA**-2
-    by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
+    rays = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)
+    taken = _trace(rays, _entries(taking.flatten(1, 2))).sum(-1)
     freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
     freedom = freedom.clamp_min(0.0)
     energy = (system.weight * system.chi2).sum((1, 2, 3))
+    scale2 = (energy + NOISE_PRIOR_COUNT) / (freedom + NOISE_PRIOR_COUNT)
+    return _Around(
+        system,
+        frames,
+        coupling,
+        prior,
+        covariance,
+        information,
+        depth,
+        moments,
+        rays,
+        freedom,
+        scale2.clamp_min(MIN_SCALE2),
+    )
+
+
+def _eliminate(
+    frames: Tensor,
+    coupling: Tensor,
+    shared: Tensor,
+    prior: Tensor,
+    errors: Errors,
+    num_cameras: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Inverse of the frames, gain, inverse of the shared, their slope, cameras' information."""
+    cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(frames)[0])
+    gain = coupling @ inverse  # (B, T, G, 3J)
+    worth = errors.frame_weight[:, None, None]
+    full = worth * (shared - (gain @ coupling.mT).sum(1)) + prior
+    shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
+    towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
+    information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
+    return inverse, gain, shared_inverse, towards, information
+
+
+def residual_scale2(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
+) -> Tensor:
+    """Squared noise scale (B,) that the residuals of adjusted bundles (B, ...) speak for."""
+    return _around(observations, bundle, errors, body).scale2
+
+
+def expand(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
+) -> Expansion:
+    """Expands the joint density around adjusted bundles (B, ...)."""
+    num_cameras = 6 * (bundle.R.shape[1] - 1)
+    cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
+    around = _around(observations, bundle, errors, body)
+    system, coupling = around.system, around.coupling
+    # A joint that the images hardly hold does not follow a tangent far: its steps are bounded.
+    bounded = around.frames + STEP_SIGMA**-2 * torch.eye(around.frames.shape[-1]).to(bundle.R)
+    inverse, gain, shared_inverse, towards, _ = _eliminate(
+        bounded, coupling, system.shared, around.prior, errors, num_cameras
+    )
+    # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
+    direct = gain[:, :, cameras] - towards.mT.unsqueeze(1) @ gain[:, :, rest]
+    slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
+    precision = torch.linalg.inv_ex(around.covariance)[0].flatten(1, 2)
+    tied = _positive_part(_entries(precision) - around.rays)
+    tied[[0, 3, 5]] += MAX_SIGMA**-2
+    by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
     size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], dim=-1).flatten(1)
     basis = _complement(size)
     chart = torch.cat([basis, size.unsqueeze(-1)], dim=-1)
@@ -148,21 +210,20 @@ def expand(
         joints=bundle.joints.mT.contiguous(),
         shared=torch.cat([bundle.log_lengths, errors.bias.flatten(1)], dim=-1),
         slope=basis.mT @ slope,
-        inverse=bounded,
-        coupling=coupling[:, :, rest].contiguous(),
-        gain=bounded_gain[:, :, rest].contiguous(),
-        shared_inverse=bounded_shared,
-        moments=moments,
+        inverse=inverse,
+        gain=gain[:, :, rest].contiguous(),
+        shared_inverse=shared_inverse,
+        moments=around.moments,
         share=by_view.transpose(1, 2).flatten(2),
-        log_depth=depth.log().transpose(1, 2).flatten(2),
+        log_depth=around.depth.log().transpose(1, 2).flatten(2),
         tied=tied.transpose(0, 1),
-        covariance=covariance,
+        covariance=around.covariance,
         weight=system.weight,
-        observed=(observations.inlier > 0).any(2).to(depth),
+        observed=(observations.inlier > 0).any(2).to(around.depth),
         errors=errors,
-        information=chart.mT @ information @ chart,
-        freedom=freedom,
-        scale2=((energy + NOISE_PRIOR_COUNT) / (freedom + NOISE_PRIOR_COUNT)).clamp_min(MIN_SCALE2),
+        information=chart.mT @ around.information @ chart,
+        freedom=around.freedom,
+        scale2=around.scale2,
     )
 
 
@@ -236,7 +297,9 @@ def log_density(
     shared = at.shared.unsqueeze(1) + moved[..., T * 3 * J :]
     lengths = shared[..., :num_bones] + size.unsqueeze(-1)
     shared = torch.cat([lengths, shared[..., num_bones:]], dim=-1)
-    problem = _Problem(R, t, log_scale, at, observations, body)
+    layout = lay_out(observations, body)
+    scaled = layout.information / at.errors.scale2[:, None, None, None, None]
+    problem = _Problem(R, t, log_scale, at, layout._replace(information=scaled), body)
     state = problem.evaluate(joints, shared, gradient=num_steps > 0)
     for step in range(num_steps):
         gradient = step + 1 < num_steps
@@ -297,40 +360,35 @@ class _Problem(NamedTuple):
     t: Tensor  # (B, M, V, 3)
     log_scale: Tensor  # (B, M)
     at: Expansion
-    observations: Observations
+    layout: Layout  # information at the noise's scale of the expansion
     body: BodyPrior
 
     def evaluate(self, joints: Tensor, shared: Tensor, gradient: bool) -> _State:
         """Cost at joints (B, M, T, 3, J) and shared unknowns (B, M, E), and its gradients."""
-        at, observations, body = self.at, self.observations, self.body
+        at, layout, body = self.at, self.layout, self.body
         B, M, T, _, J = joints.shape
         V, num_bones = self.R.shape[2], len(body.mean)
-        N = T * J
-        points = joints.transpose(2, 3).reshape(B, M, 3, N)
+        points = joints.transpose(2, 3).reshape(B, M, 3, T * J)
         camera = (self.R.flatten(2, 3) @ points).unflatten(2, (V, 3)) + self.t.unsqueeze(-1)
         depth = camera[..., 2, :]  # (B, M, V, N)
         inverse = 1 / depth.clamp_min(MIN_DEPTH)
         x, y = camera[..., 0, :] * inverse, camera[..., 1, :] * inverse
-        xy = observations.xy.permute(0, 2, 4, 1, 3).reshape(B, 1, V, 2, N)
+        xy, information, inlier, unit, held = (value.unsqueeze(1) for value in layout)
         dx, dy = x - xy[..., 0, :], y - xy[..., 1, :]
         lengths, biases = shared[..., :num_bones], shared[..., num_bones:]
-        unit = None
-        if biases.shape[-1]:
-            unit = adjustment.noise_unit(observations).transpose(1, 2)  # (B, V, T)
-            unit = unit[:, None, :, :, None].expand(B, 1, V, T, J).reshape(B, 1, V, N)
+        biased = biases.shape[-1] > 0
+        if biased:
             b = biases.unflatten(-1, (V, 1, J, 2)).expand(B, M, V, T, J, 2).flatten(3, 4)
             dx, dy = dx + unit * b[..., 0], dy + unit * b[..., 1]
-        L = observations.information / at.errors.scale2[:, None, None, None, None, None]
-        L = L.permute(0, 2, 4, 5, 1, 3).reshape(B, 1, V, 4, N)
-        qx, qy = L[..., 0, :] * dx + L[..., 1, :] * dy, L[..., 1, :] * dx + L[..., 3, :] * dy
+        a, b, c = information[..., 0, 0, :], information[..., 0, 1, :], information[..., 1, 1, :]
+        qx, qy = a * dx + b * dy, b * dx + c * dy
         shrink = (-2 * self.log_scale)[..., None, None]
-        inlier = observations.inlier.transpose(1, 2).reshape(B, 1, V, N)
-        data, weight = log_mixture((qx * dx + qy * dy) * shrink.exp(), inlier, shrink)
+        chi2 = (qx * dx + qy * dy) * shrink.exp()
+        data = log_mixture(chi2, inlier, shrink)
         bone = joints[..., body.child] - joints[..., body.parent]  # (B, M, T, 3, bones)
         length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
         log_length = length.log()
-        stretch = (log_length - lengths.unsqueeze(2)) / body.slack
-        stretch = stretch * adjustment.held_bones(observations, body).unsqueeze(1)
+        stretch = (log_length - lengths.unsqueeze(2)) * (held / body.slack)
         frames = 0.5 * stretch.square().sum(3) - data.sum(2).unflatten(-1, (T, J)).sum(-1)
         deviation = lengths - body.mean
         pull = deviation @ body.precision
@@ -339,25 +397,19 @@ class _Problem(NamedTuple):
         cost = cost + 0.5 * biases.square().sum(-1) / bias2
         if not gradient:
             return _State(cost, frames, joints, shared, depth, log_length, None, None)
-        factor = weight * shrink.exp()
+        factor = responsibility(chi2, inlier, shrink) * shrink.exp()
         qx, qy = qx * factor, qy * factor
         g = torch.stack([qx, qy, -(x * qx + y * qy)], dim=3) * inverse.unsqueeze(3)
         g = self.R.flatten(2, 3).mT @ g.flatten(2, 3)  # (B, M, 3, N)
-        along = bone * (stretch / (length * body.slack)).unsqueeze(3) / length.unsqueeze(3)
+        along = bone * (stretch / (length.square() * body.slack)).unsqueeze(3)
         joint_gradient = g.unflatten(-1, (T, J)).transpose(2, 3) + along @ body.incidence
         gradients = [pull - worth.unsqueeze(-1) * stretch.sum(2) / body.slack]
-        if unit is not None:
+        if biased:
             q = torch.stack([qx * unit, qy * unit], dim=-1).unflatten(3, (T, J)).sum(3)
             gradients.append(worth.unsqueeze(-1) * q.flatten(2) + biases / bias2.unsqueeze(-1))
+        shared_gradient = torch.cat(gradients, dim=-1)
         return _State(
-            cost,
-            frames,
-            joints,
-            shared,
-            depth,
-            log_length,
-            joint_gradient,
-            torch.cat(gradients, dim=-1),
+            cost, frames, joints, shared, depth, log_length, joint_gradient, shared_gradient
         )
 
     def newton(self, joints: Tensor, shared: Tensor, state: _State) -> tuple[Tensor, Tensor]:

@@ -21,8 +21,15 @@ from ptri.posterior import adjust as adjustment
 from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import NOISE_PRIOR_COUNT, Bundle, Errors
 from ptri.posterior.body import BodyPrior
-from ptri.posterior.density import Expansion, cameras_at, coordinates_of, expand, log_density
-from ptri.posterior.limbs import settle, turn_limbs
+from ptri.posterior.density import (
+    Expansion,
+    cameras_at,
+    coordinates_of,
+    expand,
+    log_density,
+    residual_scale2,
+)
+from ptri.posterior.limbs import turn_limbs
 from ptri.posterior.noise import fit_errors
 from ptri.structures import MANY_FRAMES, Observations, take, tree_map
 
@@ -55,8 +62,6 @@ class Evidence(NamedTuple):
     body: BodyPrior
     expansions: tuple[Expansion, ...]  # K, best first
     log_pose: Tensor  # (B, K) log density of the single views' poses at the modes
-    # With every keypoint and bone, for the joints given the cameras; None: it is the same.
-    whole: Evidence | None = None
 
     @property
     def errors(self) -> Errors:
@@ -133,15 +138,15 @@ def find_modes(
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
         correlated, frame_worth: as in `fit_errors`.
     """
-    every_keypoint = observations
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
     fixed = tree_map(torch.detach, observations)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
     starts = tree_map(lambda value: value.detach().to(fixed.xy), starts)
     found = adjust_starts(fixed, starts, body, settings, poses)
-    B, K = found.R.shape[:2]
+    K = found.R.shape[1]
     # Copies of the best mode are not worked out again: every mode takes its rows from `source`.
     copy = (found.R[:, :1] == found.R).flatten(2).all(-1)
+    copy[:, 0] = False
     own, source = _distinct(copy)
     flat = take(_flat(found), own)
     repeated = take(fixed, own // K)
@@ -171,7 +176,7 @@ def find_modes(
     first = source[:, 0][own // K]
     errors = errors._replace(frame_weight=errors.frame_weight[first], bias2=errors.bias2[first])
     # The adjustment counts three freedoms a joint; with bones it has fewer.
-    errors = errors._replace(scale2=common(expand(repeated, flat, errors, body).scale2))
+    errors = errors._replace(scale2=common(residual_scale2(repeated, flat, errors, body)))
     every = expand(repeated, flat, errors, body)
     chol, failed = _laplace(every)
     R, t, mean, value = _polish(every, chol, repeated, body)
@@ -180,12 +185,7 @@ def find_modes(
     mass = mass.masked_fill(copy, -torch.inf)
     modes = Modes(R[source], t[source], mean[source], chol[source], mass, failed[source[:, 0]])
     expansions = tuple(take(every, source[:, k]) for k in range(K))
-    repeated = take(every_keypoint, own // K)
-    flat, _ = settle(repeated, flat, body, errors)
-    every = expand(repeated, flat, errors, body)
-    pose = pose[source]
-    whole = Evidence(every_keypoint, body, tuple(take(every, source[:, k]) for k in range(K)), pose)
-    return modes, Evidence(observations, body, expansions, pose, whole)
+    return modes, Evidence(observations, body, expansions, pose[source])
 
 
 def adjust_starts(
@@ -222,6 +222,7 @@ def adjust_starts(
         keep = _distinct_best(bundle.R, cost[source], count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
         bundle, copy = take(bundle, (rows, keep)), keep == keep[:, :1]
+        copy[:, 0] = False
     if observations.xy.shape[1] < MANY_FRAMES:
         return bundle
     # By now the cameras know more of each frame than the limbs that a start had turned over, which
@@ -235,14 +236,12 @@ def _distinct(copy: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of the candidates that are no copies of their rig's first, to be worked out once.
 
     Args:
-        copy: (B, C) bool; the first column is read as False.
+        copy: (B, C) bool, False in the first column.
 
     Returns:
         Numbers (N,) of the distinct ones among all B C, and where each candidate's result is
         found among the N, (B, C).
     """
-    copy = copy.clone()
-    copy[:, 0] = False
     own = (~copy).flatten().nonzero()[:, 0]  # (N,)
     source = (~copy).flatten().cumsum(0).view_as(copy) - 1
     return own, torch.where(copy, source[:, :1], source)
@@ -280,15 +279,6 @@ def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None
 
 def _flat(bundle: Bundle) -> Bundle:
     return tree_map(lambda value: value.flatten(0, 1), bundle)
-
-
-def evidence_at(
-    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, count: int = 1
-) -> Evidence:
-    """The evidence of rigs (B, ...) with known cameras and joints, as ``count`` equal modes."""
-    expansion = expand(observations, bundle, errors, body)
-    log_pose = bundle.t.new_zeros(len(bundle.t), count)
-    return Evidence(observations, body, (expansion,) * count, log_pose)
 
 
 def _masked(observations: Observations, weight: Tensor) -> Observations:

@@ -324,12 +324,6 @@ def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tenso
     return posterior.R[index, rows], posterior.t[index, rows], log_weights
 
 
-def triangulate_posterior(R: Tensor, t: Tensor, evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """Joints (M, B, T, J, 3) mm and covariances (M, B, T, J, 3, 3) mm^2 under camera samples."""
-    _, joints, covariance = log_target(R, t, evidence.whole or evidence)
-    return joints, covariance
-
-
 def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
     """Monte-Carlo pose loss (B,): negative log posterior density at the true cameras, nats.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import START_DEPTH, chi_square, log_mixture, robust_triangulation
+from ptri.geometry.robust import START_DEPTH, chi_square, responsibility, robust_triangulation
 from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import normalise, posterior_mean, resample
@@ -110,7 +110,7 @@ def _triangulate(
         depth = camera[..., 2].clamp_min(MIN_DEPTH)
         residual = camera[..., :2] / depth[..., None] - observations.xy
         chi2 = chi_square(residual, information)
-        _, weight = log_mixture(chi2, observations.inlier)
+        weight = responsibility(chi2, observations.inlier)
         weight = weight * (camera[..., 2] > MIN_DEPTH)
         moments = ray_moments(
             observations.xy, information * (weight / depth.square())[..., None, None]

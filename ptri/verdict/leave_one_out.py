@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.resection import Points, Pose, orthographic_starts, resect, square_root
-from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture
+from ptri.geometry.robust import MEDIAN_CHI2, chi_square, responsibility
 from ptri.geometry.rotations import rotation_angle
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
 from ptri.structures import MANY_FRAMES, Observations, cat, put, take, tree_map, where
@@ -145,7 +145,7 @@ def _leave_one_out(
             error = camera[..., :2, :].mT / depth[..., None] - xy[:, None]
             chi2 = chi_square(error, information[:, None])
             noise = _noise(chi2, seen)
-            share = log_mixture(chi2 / noise[..., None, None], seen)[1]
+            share = responsibility(chi2 / noise[..., None, None], seen)
             share = share * (camera[..., 2, :] > MIN_DEPTH)
         scaled = share / (depth.square() * noise[..., None, None])
         moments = ray_moments(

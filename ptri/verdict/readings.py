@@ -230,7 +230,7 @@ def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor
         _, residual = adjustment.reprojection(bundle._replace(joints=joints), observations.xy)
         chi2 = chi_square(residual, observations.information)
         chi2 = chi2 / errors.scale2[:, None, None, None]
-        log_density.append(log_mixture(chi2, observations.inlier)[0])
+        log_density.append(log_mixture(chi2, observations.inlier))
     labelled, exchanged = log_density
     taken = (_LIMBS | _COPIES).to(labelled)
     gain = torch.einsum("gaj,ntvj->ntvga", taken, exchanged - labelled)
