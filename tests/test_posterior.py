@@ -28,7 +28,6 @@ def solved(
     solution = rig.rig_posterior(
         observations, starts, BODY, settings, correlated=False, frame_worth=frame_worth
     )
-    solution = judge(solution, settings)
     return solution, cameras, joints
 
 
