@@ -78,6 +78,7 @@ def align_views(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Te
     first_R, first_t = R[:, :1], t[:, :1]
     R = R @ first_R.mT
     t = t - (R @ first_t.unsqueeze(-1)).squeeze(-1)
+    R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0  # to the last bit
     back = torch.einsum("bvca,btvjc->btvja", R, skeletons - t[:, None, :, None])
     share = weight / weight.sum(2, keepdim=True)
     return R, t, (share[..., None] * back).sum(2)

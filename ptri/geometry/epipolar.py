@@ -227,6 +227,7 @@ def _candidate(
     """A rig in view 0's frame with joints, scale and score."""
     R = rig[0] @ rig[0][0].T
     t = rig[1] - R @ rig[1][0]
+    R[0], t[0] = np.eye(3), 0.0  # to the last bit
     points, _ = triangulate(rays, seen, R, t, threshold)
     pairs = seen.sum(0) >= 2
     if not pairs.any():
