@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> str:
     comment = (
         f"Errors of {args.weights} on {people} of rendered people: {B} clips of {T} frames, "
         f"{V} views.\nscripts/fit_errors.py wrote it, for generated.errors."
-        "\nLike the detector or not: the table beside this file."
+        "\nHow well it matches the network: the table beside this file."
     )
     text = table(fitted, clips, ErrorModel(), args.seed)
     out = Path(args.out)

@@ -247,6 +247,13 @@ def test_the_readme_is_short_and_whole():
         assert re.search(rf"^ *{name}/", README, re.MULTILINE), f"{name} is not in the tree"
 
 
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'version = "{citation["version"]}"' in project
+    assert citation["license"] in project and citation["authors"]
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/recordings.md"])
 def test_the_camera_file_can_be_read(page, tmp_path):
     (example,) = [content for language, content in blocks(PAGES[page]) if language == "json"]
