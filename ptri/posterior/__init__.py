@@ -1,0 +1,14 @@
+"""The rig posterior: a weighted distribution over the poses of the cameras. Read in this order:
+
+* `body`: what is known of bones beforehand;
+* `starts`: candidate rigs, from lifted skeletons and by classical means;
+* `adjust`: robust bundle adjustment, from candidates to local optima;
+* `limbs`: limbs that are turned over, which adjustment does not turn back;
+* `noise`: the noise's scale, the biases, and what a frame is worth;
+* `density`: the cameras' density, with joints, body and biases integrated out;
+* `modes`: the local optima with their Laplace covariances;
+* `student_t`: the proposal; `sampling`: adaptive importance sampling, and what is asked of samples.
+
+Adjustment and expansion compute in float64, the densities of samples in float32, which differ from
+those in float64 by thousandths of a nat.
+"""
