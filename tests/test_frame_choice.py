@@ -7,7 +7,7 @@ import torch
 from rig_scenes import rotation_error_deg, scene
 
 import ptri
-from ptri.evaluation.evaluate import spread
+from ptri.evaluation.pictures import spread
 from ptri.rig.frames import choose_frames, coordinates, greedy, information, log_det
 from ptri.structures import Keypoints
 

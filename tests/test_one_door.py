@@ -19,7 +19,7 @@ from ptri.verdict.verdict import Code
 FRAMES, CHOSEN = 12, 8
 OPTIONS = [
     "run.name=door", "init.checkpoint_3d=checkpoints/ptri_3d.pt", "generated.families=[ring]",
-    f"evaluate.pool_frames={CHOSEN}", f"recording.pool_frames={CHOSEN}",
+    f"evaluate.pool_frames={CHOSEN}",
 ]  # fmt: skip
 
 

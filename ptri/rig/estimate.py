@@ -40,7 +40,7 @@ from ptri.skeleton import Skeleton
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, tree_map
 from ptri.system import one_thread
 from ptri.verdict.judge import MIN_KEYPOINTS, judge
-from ptri.verdict.readings import Sides
+from ptri.verdict.readings import Sides, apply_sides
 from ptri.verdict.verdict import Code, Verdict
 
 WEIGHTS = "checkpoints/ptri_3d.pt"
@@ -324,7 +324,8 @@ def solve(
     sides = None
     if thorough:
         # 3 lift each view, and 4 read left and right
-        keypoints, lifted, sides = lift_and_read(model, keypoints, K, options)
+        lifted, sides = lift_and_read(model, keypoints, K, options)
+        keypoints = apply_sides(keypoints, sides)
     elif lifted is None:
         with torch.no_grad():
             lifted = model.lift(keypoints, K)

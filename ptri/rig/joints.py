@@ -141,7 +141,6 @@ def _person(points: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(torch.isnan(middle), usual, middle), 1 / variance
 
 
-@torch.no_grad()
 def read_again(
     keypoints: Keypoints,
     K: Tensor,
@@ -156,12 +155,16 @@ def read_again(
         keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
         sides: how they were read before the cameras were known; None: as labelled.
         features: (B, T, V, 17, C).
+
+    Returns:
+        Both differentiable in what was given; the reading itself is a decision.
     """
-    R, t = (value.double() for value in posterior_mean(posterior))
     if sides is not None:
         keypoints = apply_sides(keypoints, sides)
         features = None if features is None else in_order(features, sides.order)
-    under = read_under(observe(keypoints, K, detector), R, t)
+    with torch.no_grad():
+        R, t = (value.double() for value in posterior_mean(posterior))
+        under = read_under(observe(keypoints, K, detector), R, t)
     features = None if features is None else in_order(features, under.order)
     return apply_sides(keypoints, under), features
 

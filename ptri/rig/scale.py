@@ -106,7 +106,7 @@ class Scale(NamedTuple):
         if self.known is None:
             return FROM_BONES
         if math.isnan(self.measured):
-            return "the known length was not used"
+            return "lengths of human bones; the known length could not be measured"
         before = f"{self.known.length:g} mm (before: {self.measured:.0f} mm)"
         if self.known.views is None:
             return f"subject's height of {before}"

@@ -23,14 +23,14 @@ PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is tr
 @torch.no_grad()
 def lift_and_read(
     model: PoseModel, keypoints: Keypoints, K: Tensor, options: PosteriorConfig
-) -> tuple[Keypoints, Lifted, Sides]:
+) -> tuple[Lifted, Sides]:
     """Lifts every view, reads left and right anew, and lifts the views that are read otherwise.
 
     Args:
         keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
 
     Returns:
-        The keypoints as read, the views' skeletons (B, T, V, 17, ...), and how they were read.
+        The skeletons (B, T, V, 17, ...) of the views as they are read, and how that is.
     """
     T = keypoints.xy.shape[1]
     named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
@@ -45,13 +45,13 @@ def lift_and_read(
     trust = observations.inlier / lifted.sigma.double().square()
     body = body_prior(options, model.detector, NUM_JOINTS, T, observations.xy)
     sides = read_rigs(observations, lifted.joints3d.double(), exchanged_joints, trust, body)
-    keypoints = apply_sides(keypoints, sides)
     changed = sides.changed()  # (B, T, V)
     if bool(changed.any()):
-        again = model.lift(Keypoints(*(value[changed] for value in keypoints)), K[changed])
+        read = apply_sides(named, sides)
+        again = model.lift(Keypoints(*(value[changed] for value in read)), K[changed])
         for value, new in zip(lifted, again):
             value[changed] = new
-    return keypoints, lifted, sides
+    return lifted, sides
 
 
 @torch.no_grad()
