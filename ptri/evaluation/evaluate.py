@@ -25,9 +25,7 @@ from ptri.data.h36m import H36M, open_split
 from ptri.data.h36m_index import is_damaged
 from ptri.data.loaders import EvaluationLoader
 from ptri.errors import UserError
-from ptri.evaluation import metrics, outputs
-from ptri.evaluation import predictions as scenes
-from ptri.evaluation import table as report
+from ptri.evaluation import metrics, outputs, predictions, table
 from ptri.evaluation.pictures import Painter
 from ptri.evaluation.predictions import SceneEstimate, SceneFrames
 from ptri.geometry.robust import robust_triangulation
@@ -51,8 +49,6 @@ from ptri.structures import (
 from ptri.system import choose_device
 
 log = logging.getLogger(__name__)
-
-LEVELS = (0.5, 0.9)
 
 
 class Timer:
@@ -97,7 +93,7 @@ def evaluate(
     outputs.clear(folder)
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     device = next(model.parameters()).device
-    timer, scores = Timer(device), report.Scores()
+    timer, scores = Timer(device), table.Scores()
     painter = Painter(folder / outputs.PICTURES, dataset, config.evaluate.pictures)
     model.eval()
     num_scenes = 0
@@ -108,12 +104,12 @@ def evaluate(
     }
     with (
         torch.no_grad(),
-        outputs.PredictionFile(folder / "predictions.h5", attributes) as predictions,
+        outputs.PredictionFile(folder / "predictions.h5", attributes) as file,
     ):
-        scenes.write_names(predictions, dataset)
+        predictions.write_names(file, dataset)
         for scene, singles in _scenes(model, dataset, config, scores, timer, painter):
             num_scenes += 1
-            views = scenes.views(dataset, scene)
+            views = predictions.views(dataset, scene)
             pooled = (
                 _solve_pooled(model, scene, config, timer) if config.evaluate.pool_frames else None
             )
@@ -124,7 +120,7 @@ def evaluate(
                 known = _fuse_scene(model, scene, posterior_from_cameras(truth))
                 error = metrics.mpjpe(known.joints3d, scene.joints3d, H36M17.root)
                 scores.add("pooled", _numpy({"mpjpe_calibrated": error}))
-            predictions.append(scenes.rows(scene, singles, pooled, views, dataset))
+            file.append(predictions.rows(scene, singles, pooled, views, dataset))
             painter.scene(scene, singles, pooled)
     scores.add("", {"damaged": _damaged(dataset)})
     return _report(scores, timer, dataset, config, num_scenes, folder)
@@ -132,7 +128,7 @@ def evaluate(
 
 def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[str, float], str]:
     seconds = timer.per_frame()
-    figures = report.metrics_of(scores, seconds)
+    figures = table.metrics_of(scores, seconds)
     names = [dataset.index.labels.camera_names[camera] for camera in dataset.index.cameras]
     pairs = [f"{names[i]} - {names[j]}" for i, j in metrics.view_pairs(len(names))]
     notes = {
@@ -143,18 +139,18 @@ def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[st
         "device": str(timer.device),
         "threads": torch.get_num_threads(),
     }
-    details = report.details_of(scores, seconds, pairs, notes)
-    rows = report.action_rows(scores, list(dataset.index.labels.action_names))
+    details = table.details_of(scores, seconds, pairs, notes)
+    rows = table.action_rows(scores, list(dataset.index.labels.action_names))
     text = "\n\n".join(
         [
-            report.seed_lines(figures),
-            report.table(details, bool(scores["damaged"].any())),
-            report.action_table(rows),
+            table.seed_lines(figures),
+            table.table(details, bool(scores["damaged"].any())),
+            table.action_table(rows),
         ]
     )
     outputs.write_json(folder / "metrics.json", figures)
     outputs.write_json(folder / "details.json", details)
-    report.write_csv(folder / "per_action.csv", rows)
+    table.write_csv(folder / "per_action.csv", rows)
     (folder / "table.txt").write_text(text + "\n")
     return figures, text
 
@@ -172,12 +168,12 @@ def _scenes(
             parts = []
             for items, batch in scene:
                 items = torch.tensor(items)
-                detected = _detect(model, batch, items, config, scores, timer, painter)
-                single = _solve_single(model, detected, config, timer)
-                _score_frames(model, detected, single, dataset, config, scores)
-                parts.append((detected, scenes.thin(single)))
+                frames = _detect(model, batch, items, config, scores, timer, painter)
+                single = _solve_single(model, frames, config, timer)
+                _score_frames(model, frames, single, dataset, config, scores)
+                parts.append((frames, predictions.thin(single)))
                 progress.update(len(items))
-            yield scenes.join(parts)
+            yield predictions.join(parts)
 
 
 def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter) -> SceneFrames:
@@ -215,7 +211,7 @@ def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter)
 
 
 def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
-    keypoints, K = scenes.with_time(frames)
+    keypoints, K = predictions.with_time(frames)
     B = len(frames.frame)
     with timer("posterior", B):
         solution = solve(model, keypoints, K, config.posterior, config.run.seed)
@@ -228,30 +224,30 @@ def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> S
 
 
 def _score_frames(
-    model, detected: SceneFrames, single: SceneEstimate, dataset, config, scores
+    model, frames: SceneFrames, single: SceneEstimate, dataset, config, scores
 ) -> None:
-    keypoints, K = scenes.with_time(detected)
-    cameras = detected.cameras
+    keypoints, K = predictions.with_time(frames)
+    cameras = frames.cameras
     true_rigs = posterior_from_cameras(cameras)
-    features = detected.features[:, None]
+    features = frames.features[:, None]
     calibrated = fuse_body(model, keypoints, K, true_rigs, features=features)
     calibrated = take(calibrated, (slice(None), 0))
     plain, _ = robust_triangulation(keypoints, Cameras(K, cameras.R, cameras.t))
     plain = Prediction(*(part[:, 0].to(K) for part in plain))
     root = H36M17.root  # errors of triangulated joints are independent, so those about the root add
     plain = plain._replace(covariance=plain.covariance + plain.covariance[:, root : root + 1])
-    scores.add("single", _joint_scores(single.prediction, detected.joints3d))
-    views = scenes.views(dataset, detected)
+    scores.add("single", _joint_scores(single.prediction, frames.joints3d))
+    views = predictions.views(dataset, frames)
     scores.add("single", _rig_scores(single, cameras, views, dataset))
-    scores.add("calibrated", _joint_scores(calibrated, detected.joints3d))
-    scores.add("plain", _joint_scores(plain, detected.joints3d))
-    estimate, truth = single.prediction.joints3d, detected.joints3d
+    scores.add("calibrated", _joint_scores(calibrated, frames.joints3d))
+    scores.add("plain", _joint_scores(plain, frames.joints3d))
+    estimate, truth = single.prediction.joints3d, frames.joints3d
     centred = [x - x[:, root : root + 1] for x in (estimate, truth)]
     values = {
         "loss/x3d": losses.joint_l1(estimate, truth, root),
         "x3d/l1": metrics.joint_l1(*centred),
         "x3d/l2": metrics.joint_l2(*centred),
-        "action": detected.action,
+        "action": frames.action,
     }
     scores.add("", _numpy(values))
 
@@ -291,7 +287,7 @@ def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, np.ndarray
         "pa_mpjpe": metrics.pa_mpjpe(estimate, truth),
         "absolute": metrics.absolute_error(estimate, truth),
         "joint_coverage": metrics.joint_coverage(
-            estimate, prediction.covariance, truth, root, LEVELS
+            estimate, prediction.covariance, truth, root, metrics.LEVELS
         ),
     }
     return _numpy(values)
@@ -310,7 +306,7 @@ def _rig_scores(
     truth = Cameras(truth.K, truth.R.to(R), truth.t.to(t))
     rotation = metrics.rotation_error_deg(R, truth.R)
     direction = metrics.translation_direction_error_deg(R, t, truth.R, truth.t)
-    coverage = metrics.rotation_coverage(posterior, truth.R, LEVELS)  # (B, V - 1, 2)
+    coverage = metrics.rotation_coverage(posterior, truth.R, metrics.LEVELS)  # (B, V - 1, 2)
     B, C = len(views), len(dataset.index.cameras)
     number = {pair: p for p, pair in enumerate(metrics.view_pairs(C))}
     own = metrics.view_pairs(views.shape[1])
@@ -324,7 +320,7 @@ def _rig_scores(
     result["pair_seen"] = np.zeros((B, len(number)), bool)
     result["pair_seen"][rows, place] = True
     result["failed"] = ~(result["rotation_deg"] <= metrics.FAILURE_DEG) & result["pair_seen"]
-    result["rotation_coverage"] = np.full((B, C - 1, len(LEVELS)), np.nan)
+    result["rotation_coverage"] = np.full((B, C - 1, len(metrics.LEVELS)), np.nan)
     result["rotation_coverage"][:, : views.shape[1] - 1] = coverage.cpu().numpy()
     return result
 

@@ -24,6 +24,7 @@ from ptri.checkpoint import read_tensors, write_tensors
 from ptri.config import Config, replace
 from ptri.errors import UserError
 from ptri.evaluation import metrics
+from ptri.evaluation.metrics import LEVELS
 from ptri.geometry.robust import robust_triangulation
 from ptri.models.pose_model import PoseModel
 from ptri.people.draws import Draws
@@ -48,7 +49,6 @@ NUM_VIEWS = 4
 VIEWS = (2, 3, 4, 8)
 FRAMES = (1, 27)
 SCORED_EVERY = 3  # frames of a clip: neighbours say the same
-LEVELS = (0.5, 0.9)
 KIND = "ptri-solved"
 FRAMES_AT_ONCE = 64
 ROOT = H36M17.root

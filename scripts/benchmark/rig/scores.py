@@ -11,10 +11,9 @@ from torch import Tensor
 from benchmark.figures import mean, median, rms
 from benchmark.rig.cases import Cases
 from ptri.evaluation import metrics
+from ptri.evaluation.metrics import LEVELS
 from ptri.skeleton import H36M17
 from ptri.structures import RigPosterior
-
-LEVELS = (0.5, 0.9)  # of the regions whose coverage is counted
 
 
 class Answer(NamedTuple):
