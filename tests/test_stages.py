@@ -36,7 +36,7 @@ SMALL = [
 ]  # fmt: skip
 STAGE_1 = [
     "generated.families=[h36m_ring,ring]", f"generated.motions=[{','.join(MOTIONS)}]",
-    "generated.max_views=4", "train.epochs=6", "train.steps_per_epoch=60", "train.lifter_epochs=4",
+    "generated.max_views=4", "train.epochs=8", "train.steps_per_epoch=60", "train.lifter_epochs=4",
     "train.lifter_batch=8", "train.batch_size=8", "train.warmup_steps=20",
 ]  # fmt: skip
 IMAGES = [
@@ -170,7 +170,8 @@ def test_each_stage_helps(tmp_path):
     """Figures beside the assertions: seeds 0, 1 and 2, each with other people, rigs and weights."""
     given = parts(tmp_path, seed=0)
     # Rigs of a family never trained on: 0.14, 0.24, 0.17 of the error before; with the true
-    # cameras, where an untrained fusion triangulates, 0.94, 0.95, 0.94.
+    # cameras, where an untrained fusion triangulates, 0.94, 0.95, 0.94 (measured when stage 1 had
+    # six epochs whose learning rate fell to 0.3 of the first; it has eight now, down to 0.01).
     assert given.trained.alone < 0.4 * given.untrained.alone
     assert given.trained.calibrated < 0.975 * given.untrained.calibrated
     # 0.34, 0.39, 0.38 of the mean pose's error
