@@ -170,7 +170,7 @@ class EvaluateConfig(_Section):
     pictures: int = _number(4, 0)  # samples drawn into TensorBoard or the output folder
     out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
     pool_frames: int = _number(50, 0)  # at most so many frames of a scene or a recording, the most
-    # telling, find its cameras together; 0: in data sets, each frame alone only
+    # telling, find its cameras together; 0: each frame alone only, which is for data sets
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,12 @@ def test_cameras_that_never_run_together(made):
         solve(model_for(recording), recording._replace(xy=xy), settings(root))
 
 
+def test_a_recording_is_not_solved_from_no_frames_together(made):
+    root, _, recording = made
+    with pytest.raises(UserError, match=r"evaluate\.pool_frames: 0"):
+        solve(model_for(recording), recording, settings(root, "evaluate.pool_frames=0"))
+
+
 def test_scale_from_the_user(made):
     root, _, recording = made
     distance, height = "recording.camera_distance=5000", "recording.subject_height=1800"

@@ -396,10 +396,15 @@ def test_the_others_are_solved_again_only_where_that_moves_them(model, view, mon
     R = solution.posterior.R.clone()  # ten degrees in every sample: far outside the region
     turn = so3_exp(torch.tensor([0.0, 0.17, 0.0], dtype=torch.float64))
     R[:, 0, others[1]] = turn @ R[:, 0, others[1]]
-    solution = solution._replace(posterior=solution.posterior._replace(R=R))
+    log_weights = solution.posterior.log_weights.clone().requires_grad_()
+    solution = solution._replace(
+        posterior=solution.posterior._replace(R=R, log_weights=log_weights)
+    )
     misfit, fine = Verdict(Code.MISFIT, view), Verdict(Code.NOISE)
     mended = without_misfits(solution, [misfit, fine], options.posterior, 0, 1.0)
     assert torch.equal(mended.posterior.R[:, 1], R[:, 1])
+    mended.posterior.log_weights[0].sum().backward()  # of rigs that keep their samples
+    assert log_weights.grad[0].tolist() == [0, 1]
     errors = [float(among(p.posterior, scene.cameras.R, others)[0]) for p in (solution, mended)]
     assert errors[0] > 10 and errors[1] < 6  # measured 11.3 and at most 4.7
     # The view left out stands where the others' joints put it.

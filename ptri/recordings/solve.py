@@ -90,9 +90,14 @@ def solve_recording_cameras(
     """The cameras of a recording, and its keypoints as they were given to the solver.
 
     Raises:
-        UserError: too little was seen.
+        UserError: too little was seen, or ``evaluate.pool_frames`` is 0.
     """
     options, device = config.recording, next(model.parameters()).device
+    if config.evaluate.pool_frames == 0:
+        raise UserError(
+            "evaluate.pool_frames: 0, but the cameras of a recording come from its frames "
+            "together; set the most frames to take, such as 50"
+        )
     known = known_length(_scale_option(options), len(recording.cameras))
     given = rig_input(recording, options.noise, device)
     if not bool(usable_frames(given.keypoints).any()):
@@ -101,7 +106,7 @@ def solve_recording_cameras(
             "cameras run in step, and do file numbers agree?"
         )
     solved = solve_cameras(
-        model, given, config.posterior, config.run.seed, config.evaluate.pool_frames or 1, known
+        model, given, config.posterior, config.run.seed, config.evaluate.pool_frames, known
     )
     solved.scale.refuse_unmeasured()
     return solved, given

@@ -26,7 +26,6 @@ REGION_90 = (6.25 / 3) ** 0.5
 NUM_STEPS = 10  # Levenberg-Marquardt, of the view's resection
 
 
-@torch.no_grad()
 def without_misfits(
     solution: RigSolution,
     verdicts: list[Verdict],
@@ -46,6 +45,7 @@ def without_misfits(
     return solution
 
 
+@torch.no_grad()
 def _without(
     solution: RigSolution,
     rows: Tensor,

@@ -53,7 +53,7 @@ class Figures(NamedTuple):
 @torch.no_grad()
 def measure(
     solution: RigSolution, times: Tensor | None = None
-) -> tuple[list[Figures], Examination | None]:
+) -> tuple[list[Figures], Examination]:
     """The figures of B rigs, without suspects, and the examination of their views.
 
     Args:
