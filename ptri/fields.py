@@ -118,7 +118,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         return str(value)
     if kind is bool and str(value).lower() in _WORDS:
         return _WORDS[str(value).lower()]
-    if kind in (int, float) and isinstance(value, (int, float, str)) and value is not True:
+    is_bool = isinstance(value, bool)  # which is an int, and no number
+    if kind in (int, float) and isinstance(value, (int, float, str)) and not is_bool:
         try:
             result = kind(value)
             if kind is float or isinstance(value, str) or result == value:

@@ -84,6 +84,7 @@ def test_a_key_misspelt_on_the_command_line_is_blamed_on_it(write):
         ("train: {lr: fast}", "train.lr"),
         ("train: {lr: -1}", "train.lr"),
         ("train: {lr: .nan}", "train.lr"),
+        ("posterior: {children: false}", "posterior.children"),
         ("train: {batch_size: 2.5}", "train.batch_size"),
         ("train: {batch_size: null}", "train.batch_size"),
         ("train: {batch_size: 0}", "train.batch_size"),
