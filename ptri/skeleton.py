@@ -28,7 +28,7 @@ class Skeleton(NamedTuple):
     @property
     def flip(self) -> tuple[int, ...]:
         """Permutation that swaps left and right joints."""
-        return tuple(self.joints.index(_mirror_name(name)) for name in self.joints)
+        return tuple(self.joints.index(mirror_name(name)) for name in self.joints)
 
     @property
     def flip_bones(self) -> tuple[int, ...]:
@@ -37,7 +37,8 @@ class Skeleton(NamedTuple):
         return tuple(self.bones.index((flip[a], flip[b])) for a, b in self.bones)
 
 
-def _mirror_name(name: str) -> str:
+def mirror_name(name: str) -> str:
+    """The name of the same thing on the other side."""
     if name.startswith("left_"):
         return "right_" + name[5:]
     if name.startswith("right_"):

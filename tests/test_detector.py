@@ -20,11 +20,12 @@ from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.models.weights import read_detector, write_detector
 from ptri.people.bodies import sample_clips
-from ptri.people.detections import body_fixed, facing, simulate_detections
+from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
 from ptri.people.scenes import errors_of
+from ptri.people.trunk import body_fixed, facing
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Detector, Keypoints
 

@@ -10,14 +10,13 @@ from ptri.geometry.rotations import so3_exp
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import (
     SimulatedDetections,
-    body_fixed,
     frame_correlation,
-    self_occluded,
     simulate_detections,
 )
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs
+from ptri.people.trunk import body_fixed, self_occluded
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 

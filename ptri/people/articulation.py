@@ -17,23 +17,26 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.rotations import so3_exp
-from ptri.skeleton import H36M17
+from ptri.skeleton import H36M17, mirror_name
 
-_SIDE_PARTS = ("thigh", "shank", "clavicle", "foot", "upper_arm", "forearm", "hand")
-_SIDE_PARENTS = ("root", "thigh", "chest", "shank", "clavicle", "upper_arm", "forearm")
-# Parts in the order of `Motion.rotations`; "root" (the pelvis) is kept apart.
-PARTS = (
-    *("spine", "chest", "neck", "head"),
-    *(f"{side}_{part}" for part in _SIDE_PARTS for side in ("left", "right")),
-)
-PARENTS = (
-    *("root", "spine", "chest", "neck"),
-    *(
-        parent if parent in ("root", "chest") else f"{side}_{parent}"
-        for parent in _SIDE_PARENTS
-        for side in ("left", "right")
-    ),
-)
+# Of one side: each part and the part that carries it.
+_SIDE_PARTS = {
+    "thigh": "root",
+    "shank": "thigh",
+    "clavicle": "chest",
+    "foot": "shank",
+    "upper_arm": "clavicle",
+    "forearm": "upper_arm",
+    "hand": "forearm",
+}
+# Every part in the order of `Motion.rotations`, with the part that carries it.
+_PARENTS = {"spine": "root", "chest": "spine", "neck": "chest", "head": "neck"} | {
+    f"{side}_{part}": f"{side}_{parent}" if parent in _SIDE_PARTS else parent
+    for part, parent in _SIDE_PARTS.items()
+    for side in ("left", "right")
+}
+PARTS = tuple(_PARENTS)
+PARTS_AND_ROOT = (*PARTS, "root")  # the root is the pelvis
 
 # Angles and their limits (deg). Trunk: flex = bending forwards, side = to the left, twist = to the
 # left. Arms hang at flex = abd = 0; flex raises them forwards, abd sideways (the pair is a rotation
@@ -55,28 +58,29 @@ TRUNK_LIMITS = {
     "head_side": (-15.0, 15.0),
     "head_twist": (-35.0, 35.0),
 }
-LIMB_LIMITS = {
-    "clavicle_up": (-8.0, 35.0),
-    "clavicle_forward": (-20.0, 25.0),
-    "arm_flex": (-55.0, 170.0),
-    "arm_abd": (-45.0, 165.0),
-    "arm_twist": (-60.0, 80.0),
-    "elbow_flex": (0.0, 148.0),
-    "pronation": (-80.0, 80.0),
-    "wrist_flex": (-60.0, 70.0),
-    "hip_flex": (-25.0, 125.0),
-    "hip_abd": (-20.0, 55.0),
-    "hip_twist": (-35.0, 50.0),
-    "knee_flex": (0.0, 148.0),
-    "ankle_flex": (-45.0, 25.0),  # toes up
+_TRUNK_AXES = {"pitch": 0, "flex": 0, "roll": 1, "side": 1, "twist": 2}  # x, y or z
+# Limits, the part that turns, and the left side's axis; the right side's is its mirror image.
+LIMBS = {
+    "clavicle_up": (-8.0, 35.0, "clavicle", (0, -1, 0)),
+    "clavicle_forward": (-20.0, 25.0, "clavicle", (0, 0, -1)),
+    "arm_flex": (-55.0, 170.0, "upper_arm", (-1, 0, 0)),
+    "arm_abd": (-45.0, 165.0, "upper_arm", (0, -1, 0)),
+    "arm_twist": (-60.0, 80.0, "upper_arm", (1, 0, 0)),
+    "elbow_flex": (0.0, 148.0, "forearm", (0, 0, -1)),
+    "pronation": (-80.0, 80.0, "forearm", (1, 0, 0)),
+    "wrist_flex": (-60.0, 70.0, "hand", (0, 1, 0)),
+    "hip_flex": (-25.0, 125.0, "thigh", (-1, 0, 0)),
+    "hip_abd": (-20.0, 55.0, "thigh", (0, -1, 0)),
+    "hip_twist": (-35.0, 50.0, "thigh", (0, 0, 1)),
+    "knee_flex": (0.0, 148.0, "shank", (1, 0, 0)),
+    "ankle_flex": (-45.0, 25.0, "foot", (-1, 0, 0)),  # toes up
 }
+_TWISTS = ("arm_twist", "pronation", "hip_twist")  # turn a part before its other angles do
 MAX_ELEVATION_DEG = 170.0  # of the upper arm away from hanging
 
-LIMITS = (
-    TRUNK_LIMITS
-    | {f"left_{name}": limit for name, limit in LIMB_LIMITS.items()}
-    | {f"right_{name}": limit for name, limit in LIMB_LIMITS.items()}
-)
+LIMITS = TRUNK_LIMITS | {
+    f"{side}_{name}": row[:2] for side in ("left", "right") for name, row in LIMBS.items()
+}
 ANGLES = tuple(LIMITS)
 INDEX = {name: index for index, name in enumerate(ANGLES)}
 
@@ -112,18 +116,22 @@ def limits() -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def mirror_index() -> Tensor:
-    """Permutation (D,) of `ANGLES` that swaps left and right; see also `mirror_sign`."""
-    swap = {"left": "right", "right": "left"}
-    names = [name.partition("_") for name in ANGLES]
-    return torch.tensor([INDEX[f"{swap.get(a, a)}_{b}"] for a, _, b in names])
+def _mirror() -> tuple[Tensor, Tensor]:
+    """The angle (D,) that each becomes in the mirror, and the sign (D,) that it takes."""
+    turned = [name in TRUNK_LIMITS and name.endswith(("side", "twist", "roll")) for name in ANGLES]
+    order = torch.tensor([INDEX[mirror_name(name)] for name in ANGLES])
+    return order, 1.0 - 2.0 * torch.tensor(turned)
 
 
-@functools.cache
-def mirror_sign() -> Tensor:
-    """Sign (D,) that the angles of the trunk take in the mirror."""
-    flipped = [name in TRUNK_LIMITS and name.endswith(("side", "twist", "roll")) for name in ANGLES]
-    return 1.0 - 2.0 * torch.tensor(flipped)
+def mirror_angles(angles: Tensor) -> Tensor:
+    """Angles (..., D) of the body's mirror image, left and right exchanged."""
+    order, sign = _mirror()
+    return angles[..., order] * sign
+
+
+def both_sides(name: str) -> list[int]:
+    """Places of a limb's angle in `ANGLES`: left, right."""
+    return [INDEX[f"left_{name}"], INDEX[f"right_{name}"]]
 
 
 def limit_angles(angles: Tensor) -> Tensor:
@@ -137,14 +145,12 @@ def limit_angles(angles: Tensor) -> Tensor:
     excess = (share.abs() - 0.8).clamp_min(0)
     share = share.clamp(-0.8, 0.8) + share.sign() * 0.2 * torch.tanh(excess / 0.2)
     angles = middle + half * share
-    for side in ("left", "right"):
-        flex, abd = angles[..., INDEX[f"{side}_arm_flex"]], angles[..., INDEX[f"{side}_arm_abd"]]
-        lowest = 0.07 - 0.7 * (flex / 1.3).clamp(0, 1)
-        abd = torch.maximum(abd, lowest)
-        elevation = torch.hypot(flex, abd)
-        scale = (math.radians(MAX_ELEVATION_DEG) / elevation.clamp_min(1e-6)).clamp_max(1)
-        angles[..., INDEX[f"{side}_arm_flex"]] = flex * scale
-        angles[..., INDEX[f"{side}_arm_abd"]] = abd * scale
+    arm_flex, arm_abd = both_sides("arm_flex"), both_sides("arm_abd")
+    flex, abd = angles[..., arm_flex], angles[..., arm_abd]  # (..., 2)
+    abd = torch.maximum(abd, 0.07 - 0.7 * (flex / 1.3).clamp(0, 1))
+    elevation = torch.hypot(flex, abd)
+    scale = (math.radians(MAX_ELEVATION_DEG) / elevation.clamp_min(1e-6)).clamp_max(1)
+    angles[..., arm_flex], angles[..., arm_abd] = flex * scale, abd * scale
     return angles
 
 
@@ -156,32 +162,19 @@ def _generators() -> tuple[Tensor, Tensor, Tensor]:
     """
     first = torch.zeros(len(ANGLES), len(PARTS) + 1, 3)
     last, middle = torch.zeros_like(first), torch.eye(3).repeat(len(PARTS) + 1, 1, 1)
-    part_index = {part: index for index, part in enumerate((*PARTS, "root"))}
-
-    def add(table, angle, part, axis):
-        table[INDEX[angle], part_index[part]] = torch.tensor(axis, dtype=torch.float32)
-
-    add(first, "root_pitch", "root", (1, 0, 0))
-    add(first, "root_roll", "root", (0, 1, 0))
-    for part in ("spine", "chest", "neck", "head"):
-        for angle, axis in (("flex", (1, 0, 0)), ("side", (0, 1, 0)), ("twist", (0, 0, 1))):
-            add(first, f"{part}_{angle}", part, axis)
-    for side, s in (("left", 1.0), ("right", -1.0)):
-        add(first, f"{side}_clavicle_up", f"{side}_clavicle", (0, -s, 0))
-        add(first, f"{side}_clavicle_forward", f"{side}_clavicle", (0, 0, -s))
-        add(first, f"{side}_arm_flex", f"{side}_upper_arm", (-1, 0, 0))
-        add(first, f"{side}_arm_abd", f"{side}_upper_arm", (0, -s, 0))
-        add(last, f"{side}_arm_twist", f"{side}_upper_arm", (1, 0, 0))
-        add(first, f"{side}_elbow_flex", f"{side}_forearm", (0, 0, -s))
-        add(last, f"{side}_pronation", f"{side}_forearm", (1, 0, 0))
-        add(first, f"{side}_wrist_flex", f"{side}_hand", (0, s, 0))
-        add(first, f"{side}_hip_flex", f"{side}_thigh", (-1, 0, 0))
-        add(first, f"{side}_hip_abd", f"{side}_thigh", (0, -s, 0))
-        add(last, f"{side}_hip_twist", f"{side}_thigh", (0, 0, s))
-        add(first, f"{side}_knee_flex", f"{side}_shank", (1, 0, 0))
-        add(first, f"{side}_ankle_flex", f"{side}_foot", (-1, 0, 0))
-        hang = so3_exp(torch.tensor([0.0, s * math.pi / 2, 0.0]))  # from the T to hanging
-        middle[part_index[f"{side}_upper_arm"]] = hang
+    for name in ANGLES:
+        side, _, limb = name.partition("_")
+        if limb in LIMBS:
+            part, axis = f"{side}_{LIMBS[limb][2]}", torch.tensor(LIMBS[limb][3])
+            if side == "right":
+                axis = axis * torch.tensor([1, -1, -1])
+        else:
+            part, axis = side, torch.eye(3)[_TRUNK_AXES[limb]]
+        table = last if limb in _TWISTS else first
+        table[INDEX[name], PARTS_AND_ROOT.index(part)] = axis.float()
+    for side, s in (("left", 1.0), ("right", -1.0)):  # the T's arms brought to hanging
+        hang = so3_exp(torch.tensor([0.0, s * math.pi / 2, 0.0]))
+        middle[PARTS.index(f"{side}_upper_arm")] = hang
     return first, middle, last
 
 
@@ -203,30 +196,15 @@ def angles_to_rotations(angles: Tensor) -> tuple[Tensor, Tensor]:
     return rotations[..., :-1, :, :], rotations[..., -1, :, :]
 
 
-@functools.cache
-def _levels() -> list[tuple[list[int], list[int]]]:
-    """Parts and their parents by depth, so that each level is one batched product."""
-    depth, index = {"root": 0}, {part: i for i, part in enumerate(PARTS)}
-    for part, parent in zip(PARTS, PARENTS):
-        depth[part] = depth[parent] + 1
-    levels = []
-    for level in range(1, max(depth.values()) + 1):
-        parts = [part for part in PARTS if depth[part] == level]
-        parents = [index.get(PARENTS[index[part]], len(PARTS)) for part in parts]
-        levels.append(([index[part] for part in parts], parents))
-    return levels
-
-
 def global_rotations(rotations: Tensor, root: Tensor) -> Tensor:
     """Local part rotations (..., P, 3, 3) and root (..., 3, 3) to world ones (..., P+1, 3, 3).
 
     The last one is the root's.
     """
-    result = torch.empty(*rotations.shape[:-3], len(PARTS) + 1, 3, 3)
-    result[..., -1, :, :] = root
-    for parts, parents in _levels():
-        result[..., parts, :, :] = result[..., parents, :, :] @ rotations[..., parts, :, :]
-    return result
+    world = {"root": root}
+    for i, (part, parent) in enumerate(_PARENTS.items()):
+        world[part] = world[parent] @ rotations[..., i, :, :]
+    return torch.stack([world[part] for part in PARTS_AND_ROOT], dim=-3)
 
 
 @functools.cache
@@ -247,7 +225,7 @@ def direction_spread() -> Tensor:
 def bone_parts() -> Tensor:
     """Index (16,) of the part that carries each bone; P for the root."""
     parts = [_BONES[H36M17.joints[child]][0] for child, _ in H36M17.bones]
-    return torch.tensor([PARTS.index(p) if p in PARTS else len(PARTS) for p in parts])
+    return torch.tensor([PARTS_AND_ROOT.index(part) for part in parts])
 
 
 @functools.cache

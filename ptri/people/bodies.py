@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,41 +67,34 @@ def sample_bone_lengths(draws: Draws, spread: float = 0.0, children: float = 0.0
         children: share of people who are 4 to 14 years old.
     """
     mean, factor = _log_length_law()
-    own = draws.normal(len(mean))
+    white = draws.normal(len(mean))
+    logs = mean + white @ factor.T
     if children > 0:
-        young = draws.uniform(1) < children
-        small, small_factor = _log_length_law(1.0)
-        mean = torch.where(young, small, mean)
-        own = torch.where(young, own @ small_factor.T, own @ factor.T)
-    else:
-        own = own @ factor.T
-    pair = torch.tensor([min(child, H36M17.flip[child]) for child, _ in H36M17.bones])
-    extra = draws.normal(len(H36M17.joints))[:, pair]
-    return torch.exp(mean + own + spread * extra)
+        mean, factor = _log_length_law(1.0)
+        logs = torch.where(draws.uniform(1) < children, mean + white @ factor.T, logs)
+    pair = [min(child, H36M17.flip[child]) for child, _ in H36M17.bones]
+    return torch.exp(logs + spread * draws.normal(len(H36M17.joints))[:, pair])
 
 
 def sample_directions(draws: Draws) -> Tensor:
     """Unit rest directions (B, 16, 3) of the bones of B people, symmetric left and right."""
-    mean = rest_directions()
-    noise = draws.normal(len(H36M17.joints), 3)
     child = torch.tensor([child for child, _ in H36M17.bones])
     mirror = torch.tensor(H36M17.flip)[child]
-    noise = noise[:, torch.minimum(child, mirror)]
-    # Of a pair one side mirrors the other; joints in the middle plane stay in it.
-    side = torch.where(child < mirror, 1.0, torch.where(child > mirror, -1.0, 0.0))
-    noise = torch.cat([noise[..., :1] * side[:, None], noise[..., 1:]], dim=-1)
-    return torch.nn.functional.normalize(mean + direction_spread()[:, None] * noise, dim=-1)
+    noise = draws.normal(len(H36M17.joints), 3)[:, torch.minimum(child, mirror)]
+    noise[..., 0] *= torch.sign(mirror - child)  # one of a pair mirrors the other; the middle stays
+    mean, spread = rest_directions(), direction_spread()
+    return torch.nn.functional.normalize(mean + spread[:, None] * noise, dim=-1)
 
 
-def kind_indices(kinds: list[str] | tuple[str, ...]) -> Tensor:
+def kind_indices(kinds: Sequence[str], key: str = "generated.motions") -> Tensor:
     """Indices (K,) int64 of motion kinds.
 
     Raises:
-        UserError: an unknown kind.
+        UserError: an unknown kind; the message names ``key``.
     """
     for kind in kinds:
         if kind not in KINDS:
-            raise UserError(f"unknown motion '{kind}'; expected one of {', '.join(KINDS)}")
+            raise UserError(f"{key}: unknown motion '{kind}'; expected one of {', '.join(KINDS)}")
     return torch.tensor([KINDS.index(kind) for kind in kinds])
 
 
@@ -108,7 +102,7 @@ def sample_clips(
     draws: Draws,
     num_frames: int,
     fps: float,
-    kinds: list[str] | tuple[str, ...] = KINDS,
+    kinds: Sequence[str] = KINDS,
     bone_spread: float = 0.0,
     children: float = 0.0,
 ) -> Clip:
@@ -145,21 +139,16 @@ def sample_motions(
     """
     if lengths is None:
         lengths = _log_length_law()[0].exp().expand(draws.batch, -1)
-    if directions is None:
-        directions = rest_directions().expand(draws.batch, -1, -1)
     times = torch.arange(num_frames) / fps
     angles, heading, balance = sample_angles(draws, kind, times)
     rotations, lean = angles_to_rotations(angles)
-    zero = torch.zeros_like(heading)
-    root = so3_exp(torch.stack([zero, zero, heading], dim=-1)) @ lean
-    at_hip = forward_kinematics(
-        rotations, root, torch.zeros(*heading.shape, 3), lengths, directions
-    )
+    turn = torch.nn.functional.pad(heading.unsqueeze(-1), (2, 0))  # (B, T, 3) about z
+    root, origin = so3_exp(turn) @ lean, torch.zeros_like(turn)
+    at_hip = forward_kinematics(rotations, root, origin, lengths, directions)
     tilt = _balance(at_hip, balance)
-    root = tilt @ root
     at_hip = at_hip @ tilt.transpose(-1, -2)
     translation = _stand_on_floor(at_hip)
-    return Motion(rotations, root, translation, at_hip + translation.unsqueeze(-2))
+    return Motion(rotations, tilt @ root, translation, at_hip + translation.unsqueeze(-2))
 
 
 def _per_joint(table: dict[str, float], default: float) -> Tensor:

@@ -46,7 +46,7 @@ def read_bvh(path: str | Path) -> SkeletonMotion:
     try:
         names, parents, offsets, channels = _read_hierarchy(head.split())
         frames, fps = _read_frames(tail)
-    except (IndexError, ValueError) as error:
+    except (IndexError, StopIteration, ValueError) as error:
         raise UserError(f"{path}: damaged BVH file: {error}") from None
     wanted = sum(len(c) for c in channels)
     if not names or frames.ndim != 2 or frames.shape[1] != wanted:
@@ -56,56 +56,42 @@ def read_bvh(path: str | Path) -> SkeletonMotion:
         )
     rotations = np.tile(np.eye(3), (len(frames), len(names), 1, 1))
     root, column = np.tile(offsets[0], (len(frames), 1)), 0
-    for joint, own in enumerate(channels):
-        values = frames[:, column : column + len(own)]
-        column += len(own)
-        turns = [i for i, name in enumerate(own) if name in _ROTATION]
+    for joint, listed in enumerate(channels):
+        values = dict(zip(listed, frames[:, column : column + len(listed)].T))
+        column += len(listed)
+        turns = [name for name in listed if name in _ROTATION]
         if turns:
-            axes = "".join(own[i][0] for i in turns)
-            turn = Rotation.from_euler(axes, values[:, turns], degrees=True)
-            rotations[:, joint] = turn.as_matrix()
-        if joint == 0:
-            for axis, name in enumerate(_POSITION):
-                if name in own:
-                    root[:, axis] = values[:, own.index(name)]
+            angles = np.stack([values[name] for name in turns], -1)
+            axes = "".join(name[0] for name in turns)
+            rotations[:, joint] = Rotation.from_euler(axes, angles, degrees=True).as_matrix()
+        for axis, name in enumerate(_POSITION):
+            if joint == 0 and name in values:
+                root[:, axis] = values[name]
     return SkeletonMotion(tuple(names), tuple(parents), offsets, rotations, root, fps)
 
 
 def _read_hierarchy(words: list[str]) -> tuple[list, list, np.ndarray, list]:
-    names: list[str] = []
-    parents: list[int] = []
-    offsets: list[list[float]] = []
-    channels: list[list[str]] = []
-    stack: list[int] = []
-    i = 0
-    while i < len(words):
-        word = words[i]
+    names, parents, offsets, channels, stack = [], [], [], [], []
+    rest = iter(words)
+    for word in rest:
         if word in ("ROOT", "JOINT", "End"):
-            is_end = word == "End"
-            names.append(names[stack[-1]] + "_end" if is_end else words[i + 1])
+            label = next(rest)
+            names.append(f"{names[stack[-1]]}_end" if word == "End" else label)
             parents.append(stack[-1] if stack else -1)
             offsets.append([0.0, 0.0, 0.0])
             channels.append([])
-            i += 2
         elif word == "{":
             stack.append(len(names) - 1)
-            i += 1
         elif word == "}":
             stack.pop()
-            i += 1
         elif word == "OFFSET":
-            offsets[stack[-1]] = [float(value) for value in words[i + 1 : i + 4]]
-            i += 4
+            offsets[stack[-1]] = [float(next(rest)) for _ in range(3)]
         elif word == "CHANNELS":
-            count = int(words[i + 1])
-            channels[stack[-1]] = words[i + 2 : i + 2 + count]
+            channels[stack[-1]] = [next(rest) for _ in range(int(next(rest)))]
             unknown = set(channels[stack[-1]]) - set(_POSITION + _ROTATION)
             if unknown:
                 raise ValueError(f"unknown channel {sorted(unknown)[0]}")
-            i += 2 + count
-        elif word == "HIERARCHY":
-            i += 1
-        else:
+        elif word != "HIERARCHY":
             raise ValueError(f"unexpected word {word!r} in the hierarchy")
     return names, parents, np.array(offsets), channels
 

@@ -6,18 +6,16 @@ depth. Every factor is a field of `ptri.people.error_model.ErrorModel`.
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from ptri.geometry.cameras import project, project_normalised, transform
-from ptri.geometry.rotations import upright_axes
-from ptri.people.draws import Draws, ar1_factor
+from ptri.geometry.cameras import project, transform
+from ptri.people.draws import Draws, ar1
 from ptri.people.error_model import ErrorModel
+from ptri.people.trunk import body_fixed, facing, self_occluded
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
@@ -27,7 +25,6 @@ _JOINT_NOISE |= {"wrist": 1.3, "elbow": 1.1, "shoulder": 0.9, "nose": 0.7}
 _MIRROR_DOUBT = 0.6  # largest doubt of a joint known to be on the wrong side / its way there
 _MOST_COPIES = 0.8  # of the pairs of limbs; bounds the rate in profile
 _BOX = 1.5  # side of the gross outliers' box over that of the person
-_TRUNK_RADIUS = 130.0  # mm, of the capsule that hides arms and legs
 _ARMS = ("shoulder", "elbow", "wrist")
 _LEGS = ("hip", "knee", "foot")
 _LIMBS = (("elbow", "wrist"), ("knee", "foot"))  # middle and end
@@ -65,14 +62,16 @@ def simulate_detections(
     """
     T, V, J = joints.shape[1], cameras.t.shape[1], joints.shape[2]
     # 1 What is there to be seen
-    clean, depth = _project(joints, cameras), _in_cameras(joints, cameras)[..., 2]
-    focal = cameras.K[..., 0, 0].unsqueeze(1)  # (B, 1, V)
-    scale = focal * 1700.0 / depth[..., H36M17.root].clamp_min(500.0)  # (B, T, V)
+    framed = Cameras(*(part.unsqueeze(1) for part in cameras))  # (B, 1, V, ...)
+    clean = project(joints, framed)
+    depth = transform(joints.unsqueeze(2), framed.R, framed.t)[..., 2]
+    root = depth[..., H36M17.root].clamp_min(500.0)
+    scale = framed.K[..., 0, 0] * 1700.0 / root  # (B, T, V)
     # 2 Where the detector looks for it: its own joints, its bias, the other side
     target, hidden = clean, torch.zeros(clean.shape[:-1], dtype=torch.bool)
     swapped = hidden
     if not exact:
-        aimed, systematic = _systematic(draws, errors, joints, cameras, clean, scale)
+        aimed, systematic = _systematic(draws, errors, joints, framed, clean, scale)
         hidden = self_occluded(joints, cameras)
         target, swapped = _swap(draws, errors, aimed)
         if errors.limb_copy_rate > 0:
@@ -117,63 +116,6 @@ def simulate_detections(
     return SimulatedDetections(keypoints, clean, covariance, outlier & ~missing, swapped)
 
 
-def body_fixed(joints: Tensor, along: Tensor, trunk: Tensor) -> Tensor:
-    """Displacements (..., T, J, 3) mm that move with the body.
-
-    Args:
-        joints: (..., T, J, 3) mm.
-        along: (..., 1, J, 1) mm along each joint's bone, away from its parent.
-        trunk: (..., 1, J, 3) mm to the left, up and forwards in the trunk's axes.
-    """
-    names, parent = H36M17.joints, torch.tensor(H36M17.parents)
-    parent[H36M17.root] = names.index("spine")
-    bone = normalize(joints - joints[..., parent, :], dim=-1)
-    up = joints[..., names.index("thorax"), :] - joints[..., H36M17.root, :]
-    across = joints[..., names.index("left_hip"), :] - joints[..., names.index("right_hip"), :]
-    return along * bone + trunk @ upright_axes(across, up)
-
-
-def facing(joints: Tensor, cameras: Cameras) -> Tensor:
-    """(B, T, V) how the trunk stands to a camera: 1 seen from the front, 0 in profile, -1 behind.
-
-    Args:
-        joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
-    """
-    left, right = (H36M17.joints.index(f"{side}_hip") for side in ("left", "right"))
-    across = normalize(joints[..., left, :] - joints[..., right, :], dim=-1)
-    return torch.einsum("btk,bvk->btv", across, cameras.R[..., 0, :])
-
-
-def self_occluded(joints: Tensor, cameras: Cameras) -> Tensor:
-    """(B, T, V, J) bool: arms and legs seen through the trunk (a 130 mm thick capsule).
-
-    Args:
-        joints: (B, T, J, 3) mm, world. cameras: (B, V, ...), world.
-    """
-    view = _in_cameras(joints, cameras)
-    ray, depth = project_normalised(view), view[..., 2]
-    low, high = (H36M17.joints.index(name) for name in ("hip", "thorax"))
-    base, axis = ray[..., low, :], ray[..., high, :] - ray[..., low, :]
-    # 1e-9 guards a trunk seen end on.
-    along = ((ray - base.unsqueeze(-2)) * axis.unsqueeze(-2)).sum(-1)
-    along = (along / (axis**2).sum(-1, keepdim=True).clamp_min(1e-9)).clamp(0, 1)
-    nearest = base.unsqueeze(-2) + along.unsqueeze(-1) * axis.unsqueeze(-2)
-    trunk = torch.lerp(depth[..., low, None], depth[..., high, None], along)
-    beside = (ray - nearest).norm(dim=-1) * trunk < _TRUNK_RADIUS
-    limb = [name.endswith(("wrist", "elbow", "knee", "foot")) for name in H36M17.joints]
-    return beside & (depth > trunk + _TRUNK_RADIUS) & torch.tensor(limb)
-
-
-def _in_cameras(joints: Tensor, cameras: Cameras) -> Tensor:
-    """World joints (B, T, J, 3) in the frames of static cameras, (B, T, V, J, 3) mm."""
-    return transform(joints.unsqueeze(2), cameras.R.unsqueeze(1), cameras.t.unsqueeze(1))
-
-
-def _project(joints: Tensor, cameras: Cameras) -> Tensor:
-    """World joints (B, T, J, 3) to (B, T, V, J, 2) px of static cameras."""
-    return project(joints, Cameras(*(part.unsqueeze(1) for part in cameras)))
-
-
 def frame_correlation(seconds: float, fps: float) -> float:
     """Correlation of an AR(1) process between neighbouring frames, e^(-1 / (fps * seconds))."""
     return math.exp(-1.0 / (fps * seconds)) if seconds > 0 else 0.0
@@ -201,19 +143,11 @@ def _systematic(
     if errors.definition_mean:
         mean = torch.tensor(errors.definition_mean).expand(1, 1, J, 4)
         mean = body_fixed(joints, mean[..., :1], mean[..., 1:])
-        offset, common = offset + mean, _project(joints + mean, cameras)
-    target = _project(joints + offset, cameras)
+        offset, common = offset + mean, project(joints + mean, cameras)
+    target = project(joints + offset, cameras)
     bias = errors.view_bias * strength[:, 1].unsqueeze(1) * draws.normal(1, V, J, 2)
     target = target + bias * scale[..., None, None]
     return target, target - common
-
-
-def _ar1(draws: Draws, num_frames: int, shape: tuple[int, ...], rho: float) -> Tensor:
-    """(B, T, *shape) unit-variance normal noise with correlation rho between frames."""
-    white = draws.normal(num_frames, *shape)
-    if num_frames == 1 or rho == 0:
-        return white
-    return torch.einsum("ts,bs...->bt...", ar1_factor(num_frames, rho), white)
 
 
 def _coloured(
@@ -224,7 +158,7 @@ def _coloured(
     if share == 0:
         return white
     rho = frame_correlation(errors.correlation_s, errors.fps)
-    slow = _ar1(draws, num_frames, shape, rho)
+    slow = ar1(draws.normal(num_frames, *shape), rho)
     return math.sqrt(share) * slow + math.sqrt(1 - share) * white
 
 
@@ -236,34 +170,21 @@ def _rare(
     rate: float | Tensor,
 ) -> Tensor:
     """(B, T, *shape) bool events of a given rate, or rates, that last some frames."""
-    latent = _ar1(draws, num_frames, shape, frame_correlation(errors.fault_s, errors.fps))
-    if not torch.is_tensor(rate):
-        if rate <= 0:
-            return torch.zeros_like(latent, dtype=torch.bool)
-        rate = torch.tensor(rate, dtype=torch.float64)
-    threshold = math.sqrt(2) * torch.erfinv((1 - 2 * rate.clamp_max(1.0)).float())
-    return latent > threshold
-
-
-@functools.cache
-def _swap_groups() -> tuple[Tensor, Tensor]:
-    """Masks (3, J) of what swaps together (everything, arms, legs), and the flip permutation."""
-    names = H36M17.joints
-    arms = torch.tensor([name.endswith(_ARMS) for name in names])
-    legs = torch.tensor([name.endswith(_LEGS) and name != "hip" for name in names])
-    return torch.stack([torch.ones_like(arms), arms, legs]), torch.tensor(H36M17.flip)
+    rho = frame_correlation(errors.fault_s, errors.fps)
+    rate = torch.as_tensor(rate, dtype=torch.float64).clamp_max(1.0)
+    threshold = math.sqrt(2) * torch.erfinv((1 - 2 * rate).float())  # infinite for a rate of 0
+    return ar1(draws.normal(num_frames, *shape), rho) > threshold
 
 
 def _swap(draws: Draws, errors: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Exchanges left and right of whole bodies, arms or legs; returns xy and which joints."""
     _, T, V, _, _ = xy.shape
-    groups, flip = _swap_groups()
-    body = _rare(draws, errors, T, (V,), errors.body_swap_rate)
-    arms = _rare(draws, errors, T, (V,), errors.limb_swap_rate)
-    legs = _rare(draws, errors, T, (V,), errors.limb_swap_rate)
+    flip = torch.tensor(H36M17.flip)
     swap = torch.zeros(xy.shape[:-1], dtype=torch.bool)
-    for happens, group in zip((body, arms, legs), groups):
-        swap = swap ^ (happens.unsqueeze(-1) & group)
+    limbs = errors.limb_swap_rate
+    for ends, rate in (("",), errors.body_swap_rate), (_ARMS, limbs), (_LEGS, limbs):
+        exchanged = torch.tensor([name.endswith(ends) for name in H36M17.joints])
+        swap = swap ^ (_rare(draws, errors, T, (V,), rate).unsqueeze(-1) & exchanged)
     swap = swap & (flip != torch.arange(len(flip)))
     return torch.where(swap.unsqueeze(-1), xy[..., flip, :], xy), swap
 
@@ -301,14 +222,12 @@ def _noise_covariance(
     _, T, V, J = hidden.shape
     joint = [_JOINT_NOISE[name.split("_")[-1]] for name in H36M17.joints]
     joint = torch.tensor(errors.joint_noise or joint)
-    log_sigma = errors.clip_spread * draws.normal(1, 1, 1) + errors.view_spread * draws.normal(
-        1, V, 1
-    )
-    own = draws.normal(T, V, J)
-    if errors.steady_spread > 0:
-        share = errors.steady_spread
-        own = math.sqrt(1 - share) * own + math.sqrt(share) * draws.normal(1, V, J)
-    log_sigma = log_sigma + errors.noise_spread * own
+    log_sigma = errors.clip_spread * draws.normal(1, 1, 1)
+    log_sigma = log_sigma + errors.view_spread * draws.normal(1, V, 1)
+    spread, steady = draws.normal(T, V, J), errors.steady_spread
+    if steady > 0:
+        spread = math.sqrt(1 - steady) * spread + math.sqrt(steady) * draws.normal(1, V, J)
+    log_sigma = log_sigma + errors.noise_spread * spread
     sigma = errors.noise * joint * torch.exp(log_sigma) * scale.unsqueeze(-1)
     sigma = torch.where(hidden, errors.hidden_noise * sigma, sigma)
     # The axes' ratio e^(2a) with the area sigma^2 kept, in any direction.

@@ -69,13 +69,17 @@ class Draws:
         return torch.from_numpy(buffer[:, :count].reshape(self.batch, *shape))
 
 
-@functools.cache
-def ar1_factor(num_frames: int, rho: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(T, T) matrix that turns white noise into stationary AR(1) noise of variance 1.
+def ar1(white: Tensor, rho: float) -> Tensor:
+    """White noise (B, T, ...) as AR(1) noise over T of the same variance, stationary.
 
     Args:
         rho: correlation between neighbouring frames.
     """
+    return torch.einsum("ts,bs...->bt...", _ar1_factor(white.shape[1], rho, white.dtype), white)
+
+
+@functools.cache
+def _ar1_factor(num_frames: int, rho: float, dtype: torch.dtype) -> Tensor:
     lag = torch.arange(num_frames)
     power = rho ** (lag[:, None] - lag[None, :]).clamp_min(0).to(dtype)
     factor = torch.tril(power) * math.sqrt(max(1 - rho**2, 0.0))

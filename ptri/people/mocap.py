@@ -137,9 +137,8 @@ def sample_mocap(
     joints = torch.where(draws.uniform(1, 1, 1) < 0.5, mirror, joints)
     path = joints[..., H36M17.root, :]
     joints = relength(joints, lengths, draws.uniform(1, low=0.25, high=0.7))
-    zero = torch.zeros(draws.batch)
-    heading = draws.uniform(high=2 * math.pi)
-    turn = so3_exp(torch.stack([zero, zero, heading], dim=-1)).transpose(-1, -2)
+    heading = draws.uniform(1, high=2 * math.pi)
+    turn = so3_exp(torch.nn.functional.pad(heading, (2, 0))).transpose(-1, -2)
     joints, path = joints @ turn.unsqueeze(1), path @ turn
     middle = (path[..., :2].amax(1, keepdim=True) + path[..., :2].amin(1, keepdim=True)) / 2
     height = 75.0 - joints[..., 2].amin(-1, keepdim=True)
@@ -155,16 +154,14 @@ def relength(joints: Tensor, lengths: Tensor, nose_angle: Tensor) -> Tensor:
         nose_angle: (B, 1) rad by which "nose" lies before the line from thorax to head: motion
             capture puts it on that line.
     """
-    child, parent = (torch.tensor(side) for side in zip(*H36M17.bones))
+    child, parent = (list(ends) for ends in zip(*H36M17.bones))
     vectors = joints[..., child, :] - joints[..., parent, :]
-    index = {H36M17.joints[c]: i for i, c in enumerate(child.tolist())}
     left, right = (H36M17.joints.index(f"{side}_shoulder") for side in ("left", "right"))
     across = torch.nn.functional.normalize(joints[..., left, :] - joints[..., right, :], dim=-1)
-    neck = so3_exp(across * nose_angle.unsqueeze(-1))
-    head = so3_exp(-0.8 * across * nose_angle.unsqueeze(-1))
-    vectors = vectors.clone()
-    for name, turn in (("nose", neck), ("head", head)):
-        vectors[..., index[name], :] = (turn @ vectors[..., index[name], :, None])[..., 0]
+    for name, share in (("nose", 1.0), ("head", -0.8)):
+        turn = so3_exp(share * across * nose_angle.unsqueeze(-1))
+        bone = child.index(H36M17.joints.index(name))
+        vectors[..., bone, :] = (turn @ vectors[..., bone, :, None])[..., 0]
     # 1e-6 mm guards joints that coincide.
     directions = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(1e-6)
     return chain_matrix() @ (directions * lengths[:, None, :, None])

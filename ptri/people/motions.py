@@ -18,11 +18,11 @@ from torch import Tensor
 from ptri.people.articulation import (
     ANGLES,
     INDEX,
-    LIMB_LIMITS,
+    LIMBS,
+    both_sides,
     limit_angles,
     limits,
-    mirror_index,
-    mirror_sign,
+    mirror_angles,
 )
 from ptri.people.draws import Draws
 
@@ -245,12 +245,10 @@ def _table(kind: str, arm: str | None) -> Tensor:
     """(3, D) mean, spread, sway in rad of a posture, or NaN where an arm action says nothing."""
     entries = _STAND | POSTURES[kind] if arm is None else ARMS[arm]
     rows = torch.full((3, len(ANGLES)), math.nan)
-    for wide in (True, False):  # a sided entry wins over one for both limbs
-        for name, row in entries.items():
-            if (name in LIMB_LIMITS) is not wide:
-                continue
-            for full in (f"left_{name}", f"right_{name}") if wide else (name,):
-                rows[:, INDEX[full]] = torch.tensor(row, dtype=torch.float32)
+    # An entry for one side wins over one for both limbs.
+    for name in sorted(entries, key=lambda name: name not in LIMBS):
+        place = both_sides(name) if name in LIMBS else [INDEX[name]]
+        rows[:, place] = torch.tensor(entries[name], dtype=torch.float32)[:, None]
     return rows * (math.pi / 180)
 
 
@@ -305,16 +303,12 @@ def _pose(draws: Draws, kind: Tensor) -> tuple[Tensor, Tensor]:
         action = actions[picks[:, arm]]
         rows = torch.where(mask & ~action.isnan(), action, rows)
     pose = rows[:, 0] + rows[:, 1] * draws.normal(len(ANGLES)).clamp(-2.5, 2.5)
-    wild = _random_pose(draws)
-    return torch.where((kind == KINDS.index("random"))[:, None], wild, pose), rows[:, 2]
-
-
-def _random_pose(draws: Draws) -> Tensor:
-    """Angles (B, D) anywhere within the limits, the whole body upright more often than not."""
+    # "random": anywhere within the limits, the whole body upright more often than not.
     low, high = limits()
-    pose = low + (high - low) * (0.04 + 0.92 * draws.uniform(len(ANGLES)))
-    tilt = torch.where(draws.uniform(1) < 0.6, 0.25, 1.0) * draws.uniform(2, low=-1.6, high=1.6)
-    return torch.cat([tilt, pose[:, 2:]], dim=-1)
+    wild = low + (high - low) * (0.04 + 0.92 * draws.uniform(len(ANGLES)))
+    tilt = torch.where(draws.uniform(1) < 0.6, 0.25, 1.0)
+    wild[:, :2] = tilt * draws.uniform(2, low=-1.6, high=1.6)  # "root_pitch" and "root_roll"
+    return torch.where((kind == KINDS.index("random"))[:, None], wild, pose), rows[:, 2]
 
 
 @functools.cache
@@ -344,10 +338,9 @@ def _add_gait(angles: Tensor, draws: Draws, kind: Tensor, times: Tensor) -> Tens
     knee_size, arm_size = torch.exp(0.2 * draws.normal(2, 1, 1)).unbind(1)  # (B, 1, 1) each
     bend = (size * knee).unsqueeze(-1) * knee_size * knee_wave  # (B, T, 2)
     swing = (size * arm).unsqueeze(-1) * arm_size * (math.pi / 180) * torch.cos(phase - 0.3)
-    for side, name in enumerate(("left", "right")):
-        angles[..., INDEX[f"{name}_hip_flex"]] += (amplitude * hip_wave)[..., side]
-        angles[..., INDEX[f"{name}_knee_flex"]] += bend[..., side]
-        angles[..., INDEX[f"{name}_arm_flex"]] -= swing[..., side]
+    angles[..., both_sides("hip_flex")] += amplitude * hip_wave
+    angles[..., both_sides("knee_flex")] += bend
+    angles[..., both_sides("arm_flex")] -= swing
     angles[..., INDEX["chest_twist"]] += 0.12 * amplitude[..., 0] * torch.cos(cycle)
     return (speed * tempo * size).squeeze(1)
 
@@ -380,7 +373,7 @@ def sample_angles(draws: Draws, kind: Tensor, times: Tensor) -> tuple[Tensor, Te
     angles = torch.lerp(first.unsqueeze(1), second.unsqueeze(1), mix) + amount * moving
     speed = _add_gait(angles, draws, kind, start + times.expand(draws.batch, -1))
     mirrored = draws.uniform(1, 1) < 0.5
-    angles = torch.where(mirrored, angles[..., mirror_index()] * mirror_sign(), angles)
+    angles = torch.where(mirrored, mirror_angles(angles), angles)
     angles = limit_angles(angles)
 
     # Walkers go round in circles that fit into a room; the others look about.

@@ -10,6 +10,7 @@ performer's relative to that rest pose. Bone lengths play no role.
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from ptri.errors import UserError
-from ptri.people.articulation import PARTS
+from ptri.people.articulation import PARTS_AND_ROOT
 from ptri.people.bvh import SkeletonMotion, read_bvh
 from ptri.people.mocap import kept_clips, open_mocap
 
@@ -38,10 +39,15 @@ _SIDE = {
     "shank": ("leg", "shin", "tibia", "calf", "lowleg", "lowerleg", "knee"),
     "foot": ("foot", "ankle"),
 }
-# Rest directions in the T pose (x to the left, y backwards, z up), for the left side.
-_DIRECTIONS = {"upper_arm": (1, 0, 0), "forearm": (1, 0, 0), "hand": (1, 0, 0)}
-_DIRECTIONS |= {"thigh": (0, 0, -1), "shank": (0, 0, -1)}
-_NEXT = {"upper_arm": "forearm", "forearm": "hand", "thigh": "shank", "shank": "foot"}
+# Limbs: the part that follows, the left side's rest direction in the T pose (x to the left, y
+# backwards, z up), and how many degrees off it a rest pose may be.
+_LIMBS = {
+    "upper_arm": ("forearm", (1.0, 0.0, 0.0), 100),
+    "forearm": ("hand", (1.0, 0.0, 0.0), 100),
+    "hand": ("", (1.0, 0.0, 0.0), 100),
+    "thigh": ("shank", (0.0, 0.0, -1.0), 45),
+    "shank": ("foot", (0.0, 0.0, -1.0), 45),
+}
 # Parts without a joint of their own move with another part.
 _MOVE_WITH = {"spine": "root", "chest": "spine", "neck": "chest", "head": "neck"}
 _MOVE_WITH |= {f"{side}_clavicle": "chest" for side in ("left", "right")}
@@ -54,13 +60,13 @@ _Y_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 class PartMotion(NamedTuple):
     """World rotations of the body's parts, clip after clip."""
 
-    rotations: np.ndarray  # (N, P + 1, 3, 3) float32, of (*PARTS, "root"); z up
+    rotations: np.ndarray  # (N, P + 1, 3, 3) float32, of `PARTS_AND_ROOT`; z up
     following: np.ndarray  # (N,) int64, a frame's successor in its clip (the last one: itself)
     fps: float
 
 
 def retarget(motion: SkeletonMotion, where: str) -> np.ndarray:
-    """Part rotations (N, P + 1, 3, 3) of a moving skeleton with y up.
+    """Part rotations (N, P + 1, 3, 3) of a moving skeleton with y up, about `_FPS` a second.
 
     Args:
         where: names the source in errors.
@@ -70,28 +76,35 @@ def retarget(motion: SkeletonMotion, where: str) -> np.ndarray:
     """
     joint = _find_joints(motion.names, where)
     turn, parents = _Y_TO_Z_UP, motion.parents
-    world = np.empty_like(motion.rotations)
     rest = np.zeros((len(parents), 3))
+    frames = motion.rotations[:: max(1, round(motion.fps / _FPS))]
+    world = np.empty_like(frames)
     for i, parent in enumerate(parents):
-        own = motion.rotations[:, i]
-        world[:, i] = own if parent < 0 else world[:, parent] @ own
+        local = frames[:, i]
+        world[:, i] = local if parent < 0 else world[:, parent] @ local
         if parent >= 0:
             rest[i] = rest[parent] + motion.offsets[i]
     world, rest = turn @ world @ turn.T, rest @ turn.T
-    heading = _heading(rest[joint["left_thigh"]] - rest[joint["right_thigh"]])
+    across = rest[joint["left_thigh"]] - rest[joint["right_thigh"]]
+    heading = Rotation.from_euler("z", -np.arctan2(across[1], across[0])).as_matrix()
     rest = rest @ heading.T  # in the body's axes
-    result = np.empty((len(world), len(PARTS) + 1, 3, 3), np.float32)
-    for index, part in enumerate((*PARTS, "root")):
+    result = np.empty((len(world), len(PARTS_AND_ROOT), 3, 3), np.float32)
+    for index, part in enumerate(PARTS_AND_ROOT):
         bone = joint[part]
         align = np.eye(3)
         side, _, name = part.partition("_")
-        if name in _DIRECTIONS:
-            follower = joint.get(f"{side}_{_NEXT.get(name)}", _child(parents, bone))
-            if follower is not None and np.linalg.norm(rest[follower] - rest[bone]) > 0:
-                direction = np.array(_DIRECTIONS[name], float)
-                direction[0] *= 1 if side == "left" else -1
-                align = shortest_rotation(direction, rest[follower] - rest[bone])
-                _check_stands(name, align, where)
+        if name in _LIMBS:
+            following, (x, y, z), most = _LIMBS[name]
+            child = parents.index(bone) if bone in parents else bone
+            along = rest[joint.get(f"{side}_{following}", child)] - rest[bone]
+            if along.any():
+                align = shortest_rotation(np.array([x if side == "left" else -x, y, z]), along)
+                angle = np.degrees(np.arccos(np.clip((np.trace(align) - 1) / 2, -1, 1)))
+                if angle > most:
+                    raise UserError(
+                        f"{where}: at rest (all rotations zero) its {name} is {angle:.0f} degrees "
+                        "off a T pose; expected a skeleton that stands at rest"
+                    )
         result[:, index] = world[:, bone] @ (heading.T @ align)
     return result
 
@@ -118,7 +131,6 @@ def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
             raise UserError(f"render.mocap: {path}: no .bvh file in it")
         for file in files if split != "held_out" else []:
             motion = read_bvh(file)
-            motion = motion._replace(rotations=motion.rotations[:: _step(motion.fps)])
             parts.append(retarget(motion, f"render.mocap: {file}"))
     if not parts:
         raise UserError(f"render.mocap: no motion in the split '{split}' of {', '.join(paths)}")
@@ -127,11 +139,6 @@ def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
     last = np.cumsum([len(part) for part in parts]) - 1
     following[last] = last
     return PartMotion(np.concatenate(parts), following, _FPS)
-
-
-def _step(fps: float) -> int:
-    """Every so many frames are about `_FPS` a second."""
-    return max(1, round(fps / _FPS))
 
 
 def _read_npz(path: Path, split: str) -> list[np.ndarray]:
@@ -145,7 +152,7 @@ def _read_npz(path: Path, split: str) -> list[np.ndarray]:
             local = Rotation.from_quat(quat[..., [1, 2, 3, 0]].reshape(-1, 4)).as_matrix()
             local = local.reshape(*quat.shape[:2], 3, 3)
             for clip in np.flatnonzero(kept_clips(data, kind, split)):
-                frames = slice(start[clip], start[clip + 1], _step(fps))
+                frames = slice(start[clip], start[clip + 1])
                 motion = SkeletonMotion(
                     names=tuple(map(str, data[f"{kind}_joint_names"])),
                     parents=tuple(data[f"{kind}_parents"].tolist()),
@@ -191,7 +198,7 @@ def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
     for part, other in _MOVE_WITH.items():
         if other in joint:
             joint.setdefault(part, joint[other])
-    missing = [part for part in (*PARTS, "root") if part not in joint]
+    missing = [part for part in PARTS_AND_ROOT if part not in joint]
     if missing:
         raise UserError(
             f"{where}: no joint that could be {', '.join(missing)} among {', '.join(names[:40])}; "
@@ -202,31 +209,17 @@ def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
 
 def _plain(name: str) -> tuple[str, str]:
     """Side and bare name: "mixamorig:LeftUpLeg" -> ("left", "upleg"); "lfemur" -> ("left", ...)."""
-    text = name.split(":")[-1].lower().replace("cc_base_", "").replace("bip01", "")
-    text = text.strip(" _-.")
+    text = name.split(":")[-1].lower().replace("cc_base_", "").replace("bip01", "").strip(" _-.")
     side = ""
-    for word, tokens in (("left", ("left", "l_", "l.")), ("right", ("right", "r_", "r."))):
-        for token in tokens:
-            if text.startswith(token):
-                side, text = word, text[len(token) :]
-        for token in ("_l" if word == "left" else "_r", ".l" if word == "left" else ".r"):
-            if text.endswith(token):
-                side, text = word, text[: -len(token)]
-    text = text.replace("_", "").replace(" ", "").replace("-", "").replace(".", "")
-    known = {c for values in _SIDE.values() for c in values}
-    if not side and text[:1] in "lr" and text[1:] in known | {"hipjoint", "toes"}:
+    for letter, word in (("l", "left"), ("r", "right")):
+        bare = re.sub(rf"^({word}|{letter}[_.])|[_.]{letter}$", "", text)
+        if bare != text:
+            side, text = word, bare
+    text = re.sub(r"[_ .-]", "", text)
+    known = {name for names in _SIDE.values() for name in names} | {"hipjoint", "toes"}
+    if not side and text[:1] in ("l", "r") and text[1:] in known:
         side, text = {"l": "left", "r": "right"}[text[0]], text[1:]
     return side, text
-
-
-def _heading(across: np.ndarray) -> np.ndarray:
-    """Rotation about z that turns the direction to the person's left onto x."""
-    angle = -np.arctan2(across[1], across[0])
-    return Rotation.from_euler("z", angle).as_matrix()
-
-
-def _child(parents: tuple[int, ...], bone: int) -> int | None:
-    return parents.index(bone) if bone in parents else None
 
 
 def shortest_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -237,13 +230,3 @@ def shortest_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     if sine < 1e-9:  # parallel: the axis is undefined
         return np.eye(3) if cosine > 0 else np.diag([-1.0, -1.0, 1.0])
     return Rotation.from_rotvec(axis / sine * np.arctan2(sine, cosine)).as_matrix()
-
-
-def _check_stands(name: str, align: np.ndarray, where: str) -> None:
-    angle = np.degrees(np.arccos(np.clip((np.trace(align) - 1) / 2, -1, 1)))
-    limit = 45 if name in ("thigh", "shank") else 100
-    if angle > limit:
-        raise UserError(
-            f"{where}: at rest (all rotations zero) its {name} is {angle:.0f} degrees off a "
-            "T pose; expected a skeleton that stands at rest"
-        )

@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from ptri.errors import UserError
+from ptri.geometry.cameras import centres, transform
 from ptri.geometry.rotations import so3_exp
 from ptri.people.draws import Draws
-from ptri.structures import Cameras
+from ptri.structures import Cameras, take
 
 
 class Family(NamedTuple):
-    """Ranges (low, high) from which a family's rigs are drawn, uniformly."""
+    """Ranges (low, high) from which a family's rigs are drawn, uniformly; or tensors of them."""
 
     layout: int  # 0 spread round an ellipse, 1 arc, 2 straight wall, 3 anywhere
     distance: tuple[float, float]  # mm, horizontal (layout 3 dome: to the centre)
@@ -92,13 +93,10 @@ def family_indices(names: list[str] | tuple[str, ...], key: str = "generated.fam
 
 
 @functools.cache
-def _family_table() -> dict[str, Tensor]:
+def _family_table() -> Family:
     """Each field of `Family` as a tensor (F,) or (F, 2)."""
-    rows = list(FAMILIES.values())
-    return {
-        name: torch.tensor([getattr(row, name) for row in rows], dtype=torch.float32)
-        for name in Family._fields
-    }
+    columns = zip(*FAMILIES.values())
+    return Family(*(torch.tensor(column, dtype=torch.float32) for column in columns))
 
 
 def sample_rigs(
@@ -118,17 +116,15 @@ def sample_rigs(
         max_truncated: largest share of the joints (over all frames) that may lie outside an image;
             the share allowed is drawn per view, most often 0.
     """
-    row = {name: column[family] for name, column in _family_table().items()}
+    row = take(_family_table(), family)
     centre, height = _places(draws, family, row, num_views)
-    aim = row["aim"][:, None, None] * draws.normal(num_views, 3)
+    aim = row.aim[:, None, None] * draws.normal(num_views, 3)
     target = aim * torch.tensor([1.0, 1.0, 0.5]) + torch.tensor([0.0, 0.0, 900.0])
     centre = torch.cat([centre, height.unsqueeze(-1)], dim=-1)
-    roll = row["roll_deg"][:, None] * (math.pi / 180) * draws.normal(num_views)
+    roll = row.roll_deg[:, None] * (math.pi / 180) * draws.normal(num_views)
     # A phone or a camera now and then lies on its side.
-    roll = roll + (math.pi / 2) * draws.sign(num_views) * (
-        draws.uniform(num_views)
-        < torch.where(family == FAMILY_NAMES.index("random"), 0.1, 0.0)[:, None]
-    )
+    side = (math.pi / 2) * draws.sign(num_views)
+    roll = roll + side * (draws.uniform(num_views) < 0.1 * _is(family, "random"))
     R = look_at(centre, target, roll)
     size = _image_sizes(draws, row, num_views)
     focal = _focal_lengths(draws, family, row, size, (target - centre).norm(dim=-1))
@@ -143,8 +139,7 @@ def in_order(rig: Rig) -> Rig:
 
     So the views of all rigs of a family come in one order, as cables plugged in alike.
     """
-    R, t = rig.cameras.R, rig.cameras.t
-    centre = -(R.transpose(-1, -2) @ t.unsqueeze(-1)).squeeze(-1)
+    centre = centres(rig.cameras.R, rig.cameras.t)
     angle, order = torch.atan2(centre[..., 1], centre[..., 0]).sort(dim=1)  # (B, V)
     gap = (angle - angle.roll(1, dims=1)) % (2 * math.pi)  # before each view
     start = gap.argmax(dim=1, keepdim=True)
@@ -166,8 +161,12 @@ def look_at(centre: Tensor, target: Tensor, roll: Tensor) -> Tensor:
     right = torch.nn.functional.normalize(right - (right * forward).sum(-1, True) * forward, dim=-1)
     down = torch.linalg.cross(forward, right)
     upright = torch.stack([right, down, forward], dim=-2)
-    zero = torch.zeros_like(roll)
-    return so3_exp(torch.stack([zero, zero, roll], dim=-1)) @ upright
+    return so3_exp(torch.nn.functional.pad(roll.unsqueeze(-1), (2, 0))) @ upright
+
+
+def _is(family: Tensor, name: str) -> Tensor:
+    """(B, 1) bool: rigs of that family."""
+    return (family == FAMILY_NAMES.index(name)).unsqueeze(1)
 
 
 def _between(draws: Draws, bounds: Tensor, num: int) -> Tensor:
@@ -175,80 +174,70 @@ def _between(draws: Draws, bounds: Tensor, num: int) -> Tensor:
     return bounds[:, :1] + (bounds[:, 1:] - bounds[:, :1]) * draws.uniform(num)
 
 
-def _places(
-    draws: Draws, family: Tensor, row: dict[str, Tensor], num_views: int
-) -> tuple[Tensor, Tensor]:
+def _places(draws: Draws, family: Tensor, row: Family, num_views: int) -> tuple[Tensor, Tensor]:
     """Horizontal camera positions (B, V, 2) mm about the origin and heights (B, V) mm."""
     index = torch.arange(num_views).expand(draws.batch, -1)
     heading = draws.uniform(1, high=2 * math.pi)
-    own, shared = _between(draws, row["distance"], num_views), _between(draws, row["distance"], 1)
+    each, shared = _between(draws, row.distance, num_views), _between(draws, row.distance, 1)
     jitter = draws.normal(num_views)
-    layout = row["layout"][:, None]
+    layout = row.layout[:, None]
     # Layout 0: evenly around, at one distance give or take.
     even = 2 * math.pi * (index + 0.5) / num_views + 0.15 * jitter
     # Layouts 1 and 2: evenly over an arc, both ends taken.
-    arc = _between(draws, row["arc_deg"], 1) * (math.pi / 180)
+    arc = _between(draws, row.arc_deg, 1) * (math.pi / 180)
     share = index / max(num_views - 1, 1) - 0.5
     spread = arc * (share + 0.15 * jitter / num_views)
     # Layout 3: anywhere.
     anywhere = draws.uniform(num_views, high=2 * math.pi)
     angle = torch.where(layout == 0, even, torch.where(layout == 3, anywhere, spread))
-    distance = torch.where(layout == 0, shared * (1 + 0.08 * draws.normal(num_views)), own)
+    distance = torch.where(layout == 0, shared * (1 + 0.08 * draws.normal(num_views)), each)
     distance = torch.where(layout == 2, shared / torch.cos(spread), distance)
 
-    height_own = _between(draws, row["height"], num_views)
-    height_rig = _between(draws, row["height"], 1) + 60 * draws.normal(num_views)
-    height = torch.where(row["rig_height"][:, None] > 0, height_rig, height_own)
-    dome = (family == FAMILY_NAMES.index("dome"))[:, None]  # distance is to the centre
+    height = _between(draws, row.height, num_views)
+    level = _between(draws, row.height, 1) + 60 * draws.normal(num_views)
+    height = torch.where(row.rig_height[:, None] > 0, level, height)
     flat = (distance**2 - (height - 900) ** 2).clamp_min(500.0**2).sqrt()
-    distance = torch.where(dome, flat, distance)
-    above = (family == FAMILY_NAMES.index("overhead"))[:, None] & (index == 0)
+    distance = torch.where(_is(family, "dome"), flat, distance)  # which is to the centre there
+    above = _is(family, "overhead") & (index == 0)
     distance = torch.where(above, 0.2 * distance, distance)
     position = distance.unsqueeze(-1) * torch.stack([angle.cos(), angle.sin()], dim=-1)
 
-    h36m = _h36m_places(draws, num_views)
-    position = torch.where(
-        (family == FAMILY_NAMES.index("h36m_ring"))[:, None, None], h36m, position
-    )
+    # Human3.6M: the four corners in random order; further views in between, on an ellipse.
+    noise = 250.0 * draws.normal(num_views, 2)
+    corners = draws.uniform(4).argsort(dim=1) * 2 + 1  # eighths of a turn
+    between = draws.uniform(4).argsort(dim=1) * 2
+    eighths = torch.cat([corners, between], dim=1)[:, torch.arange(num_views) % 8]
+    angle, half = eighths * (math.pi / 4), torch.tensor(_H36M_CORNER) * math.sqrt(2)
+    h36m = half * torch.stack([angle.cos(), angle.sin()], dim=-1) + noise
+    position = torch.where(_is(family, "h36m_ring")[..., None], h36m, position)
     turn = torch.stack([heading.cos(), -heading.sin(), heading.sin(), heading.cos()], dim=-1)
     return position @ turn.reshape(-1, 2, 2).transpose(-1, -2), height
 
 
-def _h36m_places(draws: Draws, num_views: int) -> Tensor:
-    """(B, V, 2) mm: the four corners in random order; further views in between, on an ellipse."""
-    noise = 250.0 * draws.normal(num_views, 2)
-    first = draws.uniform(4).argsort(dim=1) * 2 + 1  # eighths of a turn
-    rest = draws.uniform(4).argsort(dim=1) * 2
-    eighth = torch.cat([first, rest], dim=1)[:, torch.arange(num_views) % 8]
-    angle = eighth * (math.pi / 4)
-    half = torch.tensor(_H36M_CORNER) * math.sqrt(2)
-    return half * torch.stack([angle.cos(), angle.sin()], dim=-1) + noise
-
-
-def _image_sizes(draws: Draws, row: dict[str, Tensor], num_views: int) -> Tensor:
+def _image_sizes(draws: Draws, row: Family, num_views: int) -> Tensor:
     """(B, V, 2) px; one model of camera per rig, each upright or not by chance."""
     sides = torch.tensor(_LONG_SIDES, dtype=torch.float32)
     long_side = sides[draws.choice(len(_LONG_SIDES), 1)]
-    aspect = _between(draws, row["aspect"], 1)
+    aspect = _between(draws, row.aspect, 1)
     long_side = torch.where(aspect == 1, 1000.0, long_side)
     short_side = (long_side / aspect).round()
     size = torch.stack([long_side, short_side], dim=-1).expand(-1, num_views, -1)
-    upright = draws.uniform(num_views) < row["portrait"][:, None]
+    upright = draws.uniform(num_views) < row.portrait[:, None]
     return torch.where(upright.unsqueeze(-1), size.flip(-1), size)
 
 
 def _focal_lengths(
-    draws: Draws, family: Tensor, row: dict[str, Tensor], size: Tensor, distance: Tensor
+    draws: Draws, family: Tensor, row: Family, size: Tensor, distance: Tensor
 ) -> Tensor:
     """(B, V) px so that the family's field is seen at the person."""
     num_views = size.shape[1]
-    field = _between(draws, row["field"], 1) * torch.exp(0.08 * draws.normal(num_views))
+    field = _between(draws, row.field, 1) * torch.exp(0.08 * draws.normal(num_views))
     # 1 mm guards the family without a field (h36m_ring), which is replaced below.
     focal = size.amin(-1) * distance / field.clamp_min(1.0)
     low, high = (limit * size.amax(-1) for limit in _FOCAL_RANGE)
     h36m = size.amax(-1) * (1.1475 + 0.003 * draws.normal(num_views))
     focal = torch.maximum(torch.minimum(focal, high), low)
-    return torch.where((family == FAMILY_NAMES.index("h36m_ring"))[:, None], h36m, focal)
+    return torch.where(_is(family, "h36m_ring"), h36m, focal)
 
 
 def _see_person(
@@ -264,7 +253,7 @@ def _see_person(
     """Moves cameras back and shortens focal lengths until each sees the person; builds the rig."""
     points = joints.flatten(1, 2)  # (B, N, 3)
     t = -(R @ centre.unsqueeze(-1)).squeeze(-1)
-    camera_points = points.unsqueeze(1) @ R.transpose(-1, -2) + t.unsqueeze(-2)  # (B, V, N, 3)
+    camera_points = transform(points.unsqueeze(1), R, t)  # (B, V, N, 3)
     back = (_NEAREST - camera_points[..., 2].amin(-1)).clamp_min(0)
     t = torch.cat([t[..., :2], t[..., 2:] + back.unsqueeze(-1)], dim=-1)
     depth = camera_points[..., 2] + back.unsqueeze(-1)
@@ -272,21 +261,17 @@ def _see_person(
     slope = camera_points[..., :2] / depth.unsqueeze(-1)
     edge = torch.where(slope > 0, (size - 1 - middle).unsqueeze(-2), middle.unsqueeze(-2))
     reach = (slope.abs() / edge).amax(-1).sort(dim=-1).values  # (B, V, N)
-    allowed = (
-        max_truncated * draws.uniform(centre.shape[1]) * (draws.uniform(centre.shape[1]) < 0.3)
-    )
+    V = centre.shape[1]
+    allowed = max_truncated * draws.uniform(V) * (draws.uniform(V) < 0.3)
     last = ((1 - allowed) * (reach.shape[-1] - 1)).long()
     limit = 0.97 / reach.gather(-1, last.unsqueeze(-1)).squeeze(-1)
     focal = torch.minimum(focal, limit)
-    K = torch.zeros(*focal.shape, 3, 3)
-    K[..., 0, 0] = focal
-    K[..., 1, 1] = focal * (1 + 0.002 * draws.normal(centre.shape[1]))
+    K = torch.eye(3).repeat(*focal.shape, 1, 1)
+    K[..., 0, 0], K[..., 1, 1] = focal, focal * (1 + 0.002 * draws.normal(V))
     K[..., :2, 2] = middle
-    K[..., 2, 2] = 1
     return Rig(Cameras(K, R, t), size)
 
 
 def _permute_views(rig: Rig, order: Tensor) -> Rig:
     """Reorders the views of each rig by (B, V) indices."""
-    rows = torch.arange(len(order)).unsqueeze(1)
-    return Rig(Cameras(*(part[rows, order] for part in rig.cameras)), rig.size[rows, order])
+    return take(rig, (torch.arange(len(order)).unsqueeze(1), order))

@@ -17,7 +17,7 @@ from ptri.config import Config, GeneratedConfig
 from ptri.errors import UserError
 from ptri.fields import build
 from ptri.geometry.cameras import to_reference
-from ptri.people.bodies import sample_clips
+from ptri.people.bodies import kind_indices, sample_clips
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
@@ -56,11 +56,7 @@ def check(config: GeneratedConfig) -> None:
             f"generated.held_out_families: {', '.join(both)} is also in generated.families; "
             "a family held out must not be trained on"
         )
-    for kind in config.motions:
-        if kind not in KINDS:
-            raise UserError(
-                f"generated.motions: unknown motion '{kind}'; expected some of {', '.join(KINDS)}"
-            )
+    kind_indices(config.motions)
     if config.min_views > config.max_views:
         raise UserError(
             f"generated.max_views: {config.max_views} is below generated.min_views "
@@ -186,9 +182,8 @@ def crop(keypoints: Keypoints, K: Tensor, size: Tensor, side: int) -> tuple[Keyp
     low = torch.where(seen, xy, torch.inf).amin(-2)  # (B, T, V, 2)
     high = torch.where(seen, xy, -torch.inf).amax(-2)
     nothing = ~seen.any(-2)
-    whole = size.unsqueeze(1).expand_as(low)
-    low = torch.where(nothing, torch.zeros_like(low), low)
-    high = torch.where(nothing, whole - 1, high)
+    low = torch.where(nothing, 0.0, low)
+    high = torch.where(nothing, size.unsqueeze(1) - 1, high)
     # 32 px guard a single detection, whose box is a point.
     extent = (_CROP_MARGIN * (high - low).amax(-1)).clamp_min(32.0)
     corner = (low + high) / 2 - (extent.unsqueeze(-1) - 1) / 2  # centre of the first pixel

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detector_errors.clips import FOCAL, Clips
 from ptri.geometry.cameras import transform
-from ptri.people.detections import body_fixed, facing, self_occluded
+from ptri.people.trunk import body_fixed, facing, self_occluded
 from ptri.skeleton import H36M17
 
 APART = 0.08  # of the person: pairs nearer than this cannot be told to be exchanged
@@ -25,7 +25,7 @@ class Truth(NamedTuple):
     xy: Tensor  # (B, T, V, J, 2)
     apart: Tensor  # (B, T, V, J), distance to the mirror joint
     hidden: Tensor  # (B, T, V, J) bool, behind the trunk
-    facing: Tensor  # (B, T, V), see `ptri.people.detections.facing`
+    facing: Tensor  # (B, T, V), see `ptri.people.trunk.facing`
     slope: Tensor  # (B, T, V, J, 2, 4) per mm along the bone, left, up, forwards
     inside: Tensor  # (B, T, V, J) bool
 

@@ -79,7 +79,7 @@ def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list
 def _kinds(motions: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Indices of the kinds in use, and the upper edges of their shares."""
     names = motions or tuple(PROPORTIONS)
-    index = kind_indices(names)
+    index = kind_indices(names, "render.motions")
     weight = torch.tensor([PROPORTIONS.get(name, 1.0) if not motions else 1.0 for name in names])
     return index, (weight / weight.sum()).cumsum(0)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmark.rigs import draw_rigs
 from ptri.geometry.cameras import project, to_reference
 from ptri.people.bodies import sample_bone_lengths, sample_clips
-from ptri.people.draws import Draws, ar1_factor
+from ptri.people.draws import Draws, ar1
 from ptri.people.mocap import load_mocap, relength, sample_mocap
 from ptri.people.motions import KINDS
 from ptri.structures import Cameras, Keypoints
@@ -176,8 +176,7 @@ def _observe(
     missing = draws.uniform(T, V, J) < cell.missing
     error = cell.noise * white
     if cell.errors == "detector":
-        slow = torch.einsum("ts,bs...->bt...", ar1_factor(T, correlation(cell), white.dtype), white)
-        error = cell.noise * slow + BIAS * fixed
+        error = cell.noise * ar1(white, correlation(cell)) + BIAS * fixed
     xy = clean + unit[:, None, :, None, None] * error
     low, high = clean.amin(-2, keepdim=True), clean.amax(-2, keepdim=True)
     middle, side = (low + high) / 2, _BOX * (high - low)
