@@ -53,7 +53,7 @@ _GONE = {
         posterior.outlier_chi2 posterior.frame_correlation posterior.bone_spread
         train.weight_decay data.max_views model.freeze_norm model.heatmap_window
         model.confidence_radius model.volume_side model.volume_features train.final_lr
-        train.grad_clip train.heatmap_sigma
+        train.grad_clip train.heatmap_sigma train.posterior_samples
     """,
     "evaluate.pool_frames, for recordings too; 0 pools nothing": """
         recording.pool_frames evaluate.pooled
@@ -61,6 +61,28 @@ _GONE = {
     "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "
     "(ptri.models.weights.write_detector); leave it out": """
         posterior.bone_ratio posterior.overstated posterior.frame_worth
+    """,
+    "a constant of ptri/people/scenes.py; leave it out": """
+        generated.max_truncated generated.motions generated.fps generated.area generated.bone_spread
+    """,
+    "no longer a choice: scenes have whole images; leave it out": """
+        generated.crop_size
+    """,
+    "augment.color, which turns the hue too": """
+        augment.hue
+    """,
+    "no longer a choice; leave it out": """
+        run.deterministic
+    """,
+    "no longer a choice: all actions; for some, make a labels file of them "
+    "(ptri.data.labels.write_h5); leave it out": """
+        data.actions
+    """,
+    "train.new=lifter; instead of false: train.new=nothing": """
+        train.new_lifter
+    """,
+    "train.new=head; instead of false: train.new=nothing": """
+        train.new_head
     """,
     "no longer a choice: imageSequence-undistorted is read where it exists; leave it out": """
         data.images

@@ -22,7 +22,6 @@ class RunConfig(_Section):
     seed: int = _number(0, 0, 2**31 - 1)  # of initial weights, order, augmentation, noise
     device: str = "auto"  # "auto": the GPU where there is one; or "cpu", "cuda", "cuda:1"
     threads: int = _number(0, 0)  # CPU threads of torch; 0 leaves torch's own choice
-    deterministic: bool = False  # torch's deterministic algorithms (slower on GPUs)
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,6 @@ class DataConfig(_Section):
     more_roots: list[str] = field(default_factory=list)  # train2d.py also trains on these
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
-    actions: list[str] = field(default_factory=list)  # such as [Walking, Posing]; []: all
     train_every: int = _number(1, 1)  # keep one frame of so many
     test_every: int = _number(1, 1)  # 64 is the thinned protocol of many papers
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
@@ -50,8 +48,7 @@ class DataConfig(_Section):
 @dataclass(frozen=True)
 class AugmentConfig(_Section):
     color: float = _number(0.4, 0, 1)  # brightness, contrast, saturation: factors in 1 +- this;
-    # white balance: a third of it
-    hue: float = _number(0.05, 0, 0.5)  # largest change, 1 is the whole circle
+    # white balance: a third of it; the hue turns too; 0: none of these
     gamma: float = _number(0.0, 0, 2)  # values to a power of e^-this to e^this
     grey: float = _number(0.0, 0, 1)  # chance of a grey image
     scale: float = _number(0.15, 0, 0.9)  # crop side changes by a factor in 1 +- this
@@ -69,7 +66,7 @@ class AugmentConfig(_Section):
 
 @dataclass(frozen=True)
 class GeneratedConfig(_Section):
-    """Generated people, rigs and detections (ptri/people/scenes.py)."""
+    """Generated people, rigs and detections (ptri/people/scenes.py: `SceneNumbers`, the rest)."""
 
     families: list[str] = field(  # rig families to train on, drawn with equal chance
         default_factory=lambda: [
@@ -79,9 +76,6 @@ class GeneratedConfig(_Section):
     held_out_families: list[str] = field(default_factory=lambda: ["wall"])  # only for evaluation
     min_views: int = _number(2, 1)  # each batch draws its number of views ...
     max_views: int = _number(6, 1)  # ... from min_views to max_views
-    max_truncated: float = _number(0.2, 0, 1)  # largest share of joints outside an image
-    crop_size: int = _number(0, 0)  # px; K and keypoints of a square crop per frame; 0: full image
-    motions: list[str] = field(default_factory=list)  # kinds, see ptri/people/motions.py; []: all
     mocap: str | None = None  # motion-capture file (.npz), see ptri/people/mocap.py; null: none
     mocap_share: float = _number(0.5, 0, 1)  # share of people moved by it where it is given
     ordered_views: bool = False  # views in order around the person instead of at random
@@ -90,9 +84,6 @@ class GeneratedConfig(_Section):
     more_pools: list[str] = field(default_factory=list)  # made before, with whatever settings
     pool_scenes: int = _number(8192, 1)  # of one frame in the pool, beside clips
     pool_clips: int = _number(3, 1)  # after so many batches of frames comes one of clips
-    fps: float = _number(10.0, above=0)  # frames per second of a clip
-    area: float = _number(1000.0, 0)  # mm, people stand within this distance of the rig's middle
-    bone_spread: float = _number(0.05, 0, 1)  # relative, bones beyond the body statistics
     children: float = _number(0.0, 0, 1)  # share of people who are 4 to 14 years old
     errors: Table = field(default_factory=dict)  # of the detections: numbers of ErrorModel in
     # ptri/people/error_model.py, or the YAML file of them that scripts/fit_errors.py writes
@@ -144,15 +135,14 @@ class TrainConfig(_Section):
     # these are all epochs, the fusion keeps its weights and only the lifter is validated
     lifter_batch: int = _number(16, 1)  # 3D: scenes per sample of batch_size in those epochs
     lifter_views: int = _number(2, 1)  # 3D: views per scene in those epochs
-    new_lifter: bool = False  # 3D: init.checkpoint_3d gives the fusion alone
-    new_head: bool = False  # 3D: init.checkpoint_3d gives the lifter alone; for another model.head
+    new: Literal["nothing", "lifter", "head"] = "nothing"  # 3D: what init.checkpoint_3d does not
+    # give; a new head may be another model.head than the file's
     fusion_samples: int = _number(0, 0)  # 3D: posterior samples that a step on generated.pool fuses
     # under; 0: model.fusion_samples
     true_start: bool = False  # 3D: the posterior also starts from the truth; for a new lifter
     freeze_2d: bool = False  # 3D: the 2D network keeps its weights
     gradient_2d: float = _number(1.0, 0, 1)  # 3D: factor on the gradient of the 3D losses into the
     # 2D network, beside the heatmap loss; 0: none
-    posterior_samples: int = _number(64, 8)  # 3D: samples of a rig in a training step
     max_frames: int = _number(4, 1)  # 3D from keypoints: frames of a pooled scene, 2 to this
     weight_region: float = _number(0.0, 0)  # 3D: weight of the pinball loss of the joints' 90 %
     # regions; other losses have fixed weights, see ptri/training/losses3d.py and task2d.py

@@ -17,12 +17,12 @@ from ptri.config import GeneratedConfig
 from ptri.data.labels import NPY_NAME, Labels, write_npy
 from ptri.people.draws import Draws
 from ptri.people.rigs import family_indices, sample_rigs
-from ptri.people.scenes import people
+from ptri.people.scenes import SceneNumbers, people
 from ptri.skeleton import H36M17
 
 SIDE = 256  # px of an image
 RADIUS = 55.0  # mm of a limb; the trunk is thicker
-MOTIONS = ["walk", "stand"]
+MOTIONS = ("walk", "stand")
 _WARM, _COLD, _MIDDLE = (60, 90, 220), (220, 140, 50), (90, 190, 90)  # BGR
 
 
@@ -37,9 +37,9 @@ def make_drawn_people(
     """
     S, A, T, V = len(subjects), num_scenes, num_frames, len(CAMERA_NAMES)
     actions = tuple(f"Walking-{number}" for number in range(1, A + 1))
-    options = GeneratedConfig(fps=2.5, motions=MOTIONS, area=600.0)
+    numbers = SceneNumbers(fps=2.5, motions=MOTIONS, area=600.0)
     draws = Draws.from_seeds([(seed, s, a) for s in range(S) for a in range(A)])
-    joints = people(draws, options, T, "train").reshape(S, A * T, 17, 3)
+    joints = people(draws, GeneratedConfig(), T, "train", numbers).reshape(S, A * T, 17, 3)
     family = family_indices(["h36m_ring"]).expand(S)
     rig = sample_rigs(Draws.from_seeds([(seed, s) for s in range(S)]), family, joints, V, 0.0)
     scaled = rig.cameras.K.clone()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ptri import config
 from ptri.geometry.rotations import rotation_angle, so3_log
-from ptri.people.scenes import generate_batch
+from ptri.people.scenes import SceneNumbers, generate_batch
 
 
 class Truth(NamedTuple):
@@ -31,11 +31,11 @@ def scene(frames=4, views=4, seed=0, family="ring", fps=2.0, noise=0.004, missin
         [
             "run.name=test", f"generated.errors.noise={noise}",
             f"generated.families=[{family}]", f"generated.errors.missing_rate={missing}",
-            "generated.held_out_families=[]", "generated.max_truncated=0.0",
-            f"generated.fps={fps}", "generated.errors.definition_mm=0",
+            "generated.held_out_families=[]", "generated.errors.definition_mm=0",
         ],
     )  # fmt: skip
-    made = generate_batch(settings, seed, 0, 1, views, frames, exact=True)
+    numbers = SceneNumbers(fps=fps, max_truncated=0.0)
+    made = generate_batch(settings, seed, 0, 1, views, frames, exact=True, numbers=numbers)
     parts = (*made.keypoints, made.K[:, 0], made.cameras.R, made.cameras.t, made.joints3d)
     xy, covariance, confidence, K, R, t, joints = (part[0].double() for part in parts)
     return Truth(xy, K, confidence, covariance, R, t, joints)

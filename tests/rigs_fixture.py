@@ -3,7 +3,7 @@
 import torch
 
 from ptri import config
-from ptri.people.scenes import generate_batch
+from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior.adjust import Bundle, move_cameras, person_centre
 from ptri.posterior.body import load_body_prior
 from ptri.posterior.sampling import normalise
@@ -20,10 +20,10 @@ def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05
             "run.name=test", f"generated.errors.noise={noise}",
             "generated.families=[ring]",
             f"generated.errors.missing_rate={missing}", "generated.held_out_families=[]",
-            "generated.max_truncated=0.0", f"generated.fps={fps}",
         ],
     )  # fmt: skip
-    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True)
+    numbers = SceneNumbers(fps=fps, max_truncated=0.0)
+    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True, numbers=numbers)
     keypoints = Keypoints(*(value.double() for value in scene.keypoints))
     cameras = type(scene.cameras)(*(value.double() for value in scene.cameras))
     return keypoints, scene.K.double(), cameras, scene.joints3d.double()

@@ -141,8 +141,8 @@ def test_off_is_a_word(tmp_path):
     path.write_text("run: {name: x}\ntrain:\n  amp: off\n")
     assert config.load(path).train.amp == "off"
     assert config.load(None, ["run.name=x", "train.amp=off"]).train.amp == "off"
-    with pytest.raises(UserError, match="deterministic"):
-        config.load(None, ["run.name=x", "run.deterministic=bf16"])
+    with pytest.raises(UserError, match="include_damaged"):
+        config.load(None, ["run.name=x", "data.include_damaged=bf16"])
 
 
 def test_an_old_name_says_what_became_of_it():

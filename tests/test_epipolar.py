@@ -7,7 +7,7 @@ import torch
 from ptri import config
 from ptri.evaluation.metrics import n_mpjpe, rotation_error_deg
 from ptri.geometry.epipolar import five_point_rigs, triangulate
-from ptri.people.scenes import generate_batch
+from ptri.people.scenes import SceneNumbers, generate_batch
 
 TOLERANCE_DEG = 3.0  # single rigs of the ring and dome families: measured up to 0.9
 FAMILIES = ["ring", "wall", "corner", "dome", "two_phones"]
@@ -21,11 +21,11 @@ def scenes(family, views, frames=12, batch=4, noise=0.002, missing=0.1, seed=0):
         [
             "run.name=test", f"generated.errors.noise={noise}",
             f"generated.families=[{family}]", f"generated.held_out_families=[{other}]",
-            f"generated.errors.missing_rate={missing}", "generated.max_truncated=0.0",
-            "generated.fps=1.0",
+            f"generated.errors.missing_rate={missing}",
         ],
     )  # fmt: skip
-    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True)
+    numbers = SceneNumbers(fps=1.0, max_truncated=0.0)
+    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True, numbers=numbers)
     for i in range(batch):
         yield (
             scene.keypoints.xy[i].double().numpy(),

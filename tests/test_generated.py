@@ -1,4 +1,4 @@
-"""Generated scenes: seeds, splits, frames of reference, crops."""
+"""Generated scenes: seeds, splits, frames of reference."""
 
 import pytest
 import torch
@@ -7,14 +7,9 @@ from ptri.config import Config, RunConfig, load, replace
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.people.rigs import FAMILY_NAMES
-from ptri.people.scenes import (
-    Scene,
-    crop,
-    draw_num_views,
-    generate_batch,
-)
+from ptri.people.scenes import Scene, draw_num_views, generate_batch
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras
 
 CONFIG = Config(run=RunConfig(name="test"))
 
@@ -66,14 +61,9 @@ def test_a_sample_depends_on_seed_step_and_index_only():
     assert not torch.allclose(first.joints3d, second.joints3d, atol=1.0)
 
 
-@pytest.mark.parametrize("crop_size", [0, 256])
-def test_keypoints_are_projections_of_the_joints(crop_size):
+def test_keypoints_are_projections_of_the_joints():
     """With hardly any noise, K, cameras and joints3d reproduce the keypoints."""
-    config = replace(
-        CONFIG,
-        generated__errors={"noise": 1e-5, "missing_rate": 0.0},
-        generated__crop_size=crop_size,
-    )
+    config = replace(CONFIG, generated__errors={"noise": 1e-5, "missing_rate": 0.0})
     scene = generate_batch(config, 0, 0, 20, 4, 3, exact=True)
     cameras = Cameras(
         scene.K, scene.cameras.R.unsqueeze(1).expand(-1, 3, -1, -1, -1), scene.cameras.t[:, None]
@@ -82,26 +72,6 @@ def test_keypoints_are_projections_of_the_joints(crop_size):
     seen = ~scene.keypoints.xy.isnan()
     assert seen.float().mean() > 0.9
     assert (scene.keypoints.xy - expected)[seen].abs().max() < 0.5  # px; float32 at 8 m, 5 sigma
-    if crop_size:
-        inside = (scene.keypoints.xy > -0.5) & (scene.keypoints.xy < crop_size - 0.5)
-        assert inside[seen].all()
-        extent = torch.where(seen, scene.keypoints.xy, torch.nan).nan_to_num(128.0)
-        assert (extent.amax(-2) - extent.amin(-2)).amax(-1).median() > 200
-
-
-def test_crop_scales_the_covariance_and_survives_an_empty_view():
-    xy = torch.tensor([[100.0, 200.0], [140.0, 400.0]]).expand(1, 1, 2, 2, 2).clone()
-    xy[0, 0, 1] = torch.nan
-    keypoints = Keypoints(xy, 4 * torch.eye(2).expand(1, 1, 2, 2, 2, 2), torch.ones(1, 1, 2, 2))
-    K = torch.tensor([[900.0, 0, 320], [0, 900, 240], [0, 0, 1]]).expand(1, 1, 2, 3, 3)
-    size = torch.tensor([[[640.0, 480.0]] * 2])
-    moved, new_K = crop(keypoints, K, size, 120)
-    assert torch.allclose(new_K[0, 0, 0, 0, 0], torch.tensor(450.0))  # 240 px to 120 px
-    assert torch.allclose(moved.covariance[0, 0, 0], torch.eye(2).expand(2, 2, 2), atol=1e-6)
-    # The middle of the box comes to the middle of the crop, whose pixels are 0 to 119.
-    assert torch.allclose(moved.xy[0, 0, 0].mean(0), torch.tensor([59.5, 59.5]))
-    assert new_K.isfinite().all() and moved.covariance.isfinite().all()
-    assert moved.xy[0, 0, 1].isnan().all()
 
 
 def test_families_are_held_out():
@@ -121,7 +91,6 @@ def test_bad_options_are_named():
         ({"generated__families": ["dome", "wall"]}, "wall is also in generated.families"),
         ({"generated__families": ["circle"]}, "unknown rig family 'circle'"),
         ({"generated__held_out_families": ["line"]}, "held_out_families: unknown rig family"),
-        ({"generated__motions": ["fly"]}, "unknown motion 'fly'"),
         ({"generated__min_views": 7}, "max_views"),
         ({"generated__mocap": "none.npz"}, "no such file: none.npz"),
     ):

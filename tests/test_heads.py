@@ -189,7 +189,7 @@ def test_weights_of_another_head_are_refused(tmp_path):
     # Files from before there was a choice hold the fusion.
     shipped = "init.checkpoint_3d=checkpoints/ptri_3d.pt"
     build_model(config.load(None, ["run.name=test", shipped]), with_images=False)
-    with pytest.raises(UserError, match=r"holds the head fusion.*train\.new_head=true"):
+    with pytest.raises(UserError, match=r"holds the head fusion.*train\.new=head"):
         build_model(config.load(None, ["run.name=t", shipped, "model.head=volumetric"]), False)
 
 
@@ -198,7 +198,7 @@ def test_a_new_head_keeps_the_lifter(tmp_path):
     old = head_model("fusion")
     checkpoint.save_weights(path, old.state_dict(), {})
     named = [*SMALL, *SIZES, "data.kind=generated", "model.head=fixed_views_mlp"]
-    named += ["train.new_head=true", "train.batch_size=4", "model.sizes.fixed_views=3"]
+    named += ["train.new=head", "train.batch_size=4", "model.sizes.fixed_views=3"]
     named += ["generated.min_views=3", "generated.max_views=3", f"init.checkpoint_3d={path}"]
     task, settings = RigTask(), config.load(None, named)
     model = task.build_model(settings).train()
@@ -209,9 +209,6 @@ def test_a_new_head_keeps_the_lifter(tmp_path):
     values["loss"].mean().backward()
     idle = {name for name, p in model.fusion.named_parameters() if p.grad is None}
     assert idle == {"features.weight", "view_features.weight"}  # there are no images
-    both = config.load(None, [*named, "train.new_lifter=true"])
-    with pytest.raises(UserError, match=r"train\.new_lifter, train\.new_head"):
-        RigTask().build_model(both)
     late = config.load(None, [*named, "train.lifter_epochs=1"])
     with pytest.raises(UserError, match=r"train\.lifter_epochs"):
         RigTask().build_model(late)

@@ -14,7 +14,7 @@ from ptri.training.task3d import RigTask
 
 POOLED = [
     *SMALL, "data.kind=generated", "generated.min_views=2", "generated.max_views=3",
-    "generated.pool_scenes=12", "train.max_frames=2", "train.batch_size=4", "train.new_head=true",
+    "generated.pool_scenes=12", "train.max_frames=2", "train.batch_size=4", "train.new=head",
     "train.fusion_samples=2", "posterior.num_modes=1",
 ]  # fmt: skip
 
@@ -129,7 +129,7 @@ def generated(plan, task, step, rank=0, world=1):
 
 def test_a_pool_needs_a_lifter_and_is_a_file_of_its_kind(tmp_path, lifter):
     bare = config.load(None, [*POOLED[:-4], f"generated.pool={tmp_path / 'pool.pt'}"])
-    bare = config.replace(bare, train__new_head=False)
+    bare = config.replace(bare, train__new="nothing")
     with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
         RigTask().build_model(bare)
     with pytest.raises(UserError, match="not a ptri-pool"):

@@ -13,7 +13,7 @@ import ptri
 from ptri import config as configuration
 from ptri.geometry.cameras import normalised_to_pixel, to_reference
 from ptri.geometry.rotations import so3_exp
-from ptri.people.scenes import generate_batch
+from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior import sampling as posterior
 from ptri.posterior.body import bone_vectors, load_body_prior
 from ptri.rig.check import check_input, extra_joints, for_model
@@ -323,8 +323,9 @@ def test_the_model_is_loaded_once_and_can_be_given(ring, plain, tmp_path):
 def test_a_child_is_smaller_when_children_are_expected(ring):
     """A ring seen by a person of a child's proportions, of unknown size."""
     options = ["run.name=child", "generated.children=1", "generated.families=[ring]"]
-    options += ["generated.bone_spread=0", "generated.errors.definition_mm=0"]
-    scene = generate_batch(configuration.load(None, options), 5, 0, 3, 4, 6)
+    options += ["generated.errors.definition_mm=0"]
+    numbers = SceneNumbers(bone_spread=0.0)
+    scene = generate_batch(configuration.load(None, options), 5, 0, 3, 4, 6, numbers=numbers)
     size = torch.zeros(2, 3)  # estimated over true, of three children
     for row, children in enumerate((0.0, 1.0)):
         for i in range(3):

@@ -10,7 +10,7 @@ from ptri.checkpoint import initialise
 from ptri.evaluation.metrics import relative_pose, rotation_error_deg
 from ptri.geometry.robust import robust_triangulation, triangulate_observations
 from ptri.models.pose_model import PoseModel
-from ptri.people.scenes import generate_batch
+from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior.sampling import normalise, posterior_from_cameras, posterior_mean
 from ptri.rig import estimate
 from ptri.rig.detector import observe
@@ -32,11 +32,12 @@ def scenes(num=12, frames=1, views=4, seed=0, noise=0.006, *settings):
         None,
         [
             "run.name=test", f"generated.errors.noise={noise}",
-            "generated.families=[ring]", "generated.held_out_families=[]", "generated.fps=5",
-            "generated.max_truncated=0.0", "generated.errors.missing_rate=0.0", *settings,
+            "generated.families=[ring]", "generated.held_out_families=[]",
+            "generated.errors.missing_rate=0.0", *settings,
         ],
     )  # fmt: skip
-    return generate_batch(chosen, seed, 0, num, views, frames, exact=True)
+    numbers = SceneNumbers(fps=5.0, max_truncated=0.0)
+    return generate_batch(chosen, seed, 0, num, views, frames, exact=True, numbers=numbers)
 
 
 def doubled(keypoints):

@@ -35,7 +35,7 @@ def settings(root, out, *overrides):
         "data.train_subjects=[1]", "data.test_subjects=[9]", "data.image_size=64",
         "data.workers=0", "data.crop_scale=1.1", "train.batch_size=8", "train.epochs=1",
         "train.warmup_steps=5", "train.ema_decay=0.9", "train.lr=0.005", "evaluate.pictures=1",
-        "augment.color=0", "augment.hue=0", "augment.occluder=0", "augment.noise=0",
+        "augment.color=0", "augment.occluder=0", "augment.noise=0",
         "augment.rotation_deg=0", "augment.scale=0", "augment.shift=0",
         *overrides,
     ])  # fmt: skip

@@ -11,7 +11,7 @@ from ptri.training.task3d import RigTask
 
 GENERATED = [
     *SMALL, "data.kind=generated", "train.batch_size=4", "train.lifter_epochs=1",
-    "train.lifter_batch=2", "train.steps_per_epoch=3", "train.posterior_samples=16",
+    "train.lifter_batch=2", "train.steps_per_epoch=3",
     "generated.max_views=3",
 ]  # fmt: skip
 
@@ -69,7 +69,7 @@ def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
     torch.manual_seed(0)
     old = PoseModel(config.load(None, alone), with_images=False)
     checkpoint.save_weights(tmp_path / "old.pt", old.state_dict(), {})
-    new = ["train.new_lifter=true", "model.sizes.lifter_blocks=2"]
+    new = ["train.new=lifter", "model.sizes.lifter_blocks=2"]
     with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
         RigTask().build_model(config.load(None, [*alone, *new]))
     settings = config.load(None, [*alone, *new, f"init.checkpoint_3d={tmp_path / 'old.pt'}"])
@@ -103,7 +103,6 @@ def test_end_to_end_step_reaches_the_heatmaps():
     overrides = [
         *SMALL, "data.root=data/demo", "data.train_subjects=[1]", "data.test_subjects=[9]",
         "data.image_size=64", "data.workers=0", "train.batch_size=2",
-        "train.posterior_samples=16",
     ]  # fmt: skip
     task, settings = RigTask(), config.load(None, overrides)
     torch.manual_seed(0)

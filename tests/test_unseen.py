@@ -208,7 +208,7 @@ def test_ablation_configurations_share_their_budget():
         (p.train.epochs, p.train.steps_per_epoch, p.train.batch_size, p.train.lr) for p in plans
     ]
     assert len(set(same)) == 1
-    assert all(plan.train.new_head and plan.train.lifter_epochs == 0 for plan in plans)
+    assert all(plan.train.new == "head" and plan.train.lifter_epochs == 0 for plan in plans)
     assert len({plan.generated.pool for plan in plans if plan.generated.pool}) == 1
     fixed = next(plan for plan in plans if plan.model.head == "fixed_views_mlp")
     assert fixed.generated.families == [TRAINING]  # the published code learns one rig

@@ -11,6 +11,7 @@ import numpy as np
 from ptri.config import AugmentConfig
 from ptri.skeleton import H36M17
 
+HUE = 0.05  # largest turn of it, 1 is the whole circle
 _LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B (ITU-R BT.601)
 _LEGS = [i for i, name in enumerate(H36M17.joints) if name.endswith(("knee", "foot"))]
 _HIPS = [i for i, name in enumerate(H36M17.joints) if "hip" in name]
@@ -95,13 +96,14 @@ def color_matrix(augment: AugmentConfig, mean: np.ndarray, rng: np.random.Genera
         mean: (3,) of the image, about which contrast turns.
     """
     strength = augment.color
+    hue = HUE if strength else 0.0
 
     def factor(amount: float) -> float:
         return rng.uniform(1 - amount, 1 + amount)
 
     grey = np.outer(np.ones(3), _LUMA)
     matrix = np.diag(rng.uniform(1 - strength / 3, 1 + strength / 3, 3))
-    matrix = _hue_rotation(2 * np.pi * rng.uniform(-augment.hue, augment.hue)) @ matrix
+    matrix = _hue_rotation(2 * np.pi * rng.uniform(-hue, hue)) @ matrix
     matrix = (grey + factor(strength) * (np.eye(3) - grey)) @ matrix
     matrix = factor(strength) * matrix
     if rng.random() < augment.grey:
@@ -126,7 +128,7 @@ def _change_color(
         exponent = np.exp(rng.uniform(-augment.gamma, augment.gamma))
         curve = 255 * (np.arange(256) / 255) ** exponent
         image = cv2.LUT(image, curve.round().astype(np.uint8))
-    if max(augment.color, augment.hue, augment.grey) > 0:
+    if max(augment.color, augment.grey) > 0:
         matrix = color_matrix(augment, np.array(cv2.mean(image)[:3]), rng)
         image = cv2.transform(image, matrix)
     return image

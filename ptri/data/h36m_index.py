@@ -175,7 +175,6 @@ def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np
     rows = np.flatnonzero(np.isin(np.array(labels.subject_names), names)[labels.subject])
     if not data.include_damaged:
         rows = rows[~is_damaged(labels)[rows]]
-    rows = _choose_actions(data, labels, rows, path)
     if len(rows) == 0:
         raise UserError(
             f"data.{split}_subjects: {path} has no frame of {', '.join(names) or 'nobody'}; it "
@@ -186,20 +185,6 @@ def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np
     _, starts, counts = np.unique(scene[order], return_index=True, return_counts=True)
     position = np.arange(len(rows)) - np.repeat(starts, counts)  # in its scene
     return rows[order][position % step == 0]
-
-
-def _choose_actions(data: DataConfig, labels: Labels, rows: np.ndarray, path: Path) -> np.ndarray:
-    """The rows whose action, without its number, is among data.actions; all where that is empty."""
-    if not data.actions:
-        return rows
-    kinds = np.array([name.rpartition("-")[0] or name for name in labels.action_names])
-    unknown = sorted(set(data.actions) - set(kinds))
-    if unknown:
-        raise UserError(
-            f"data.actions: {path} has no action {', '.join(unknown)}; it holds "
-            f"{', '.join(sorted(set(kinds)))}"
-        )
-    return rows[np.isin(kinds[labels.action[rows]], data.actions)]
 
 
 # --- checks ----------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def check_head(config: Config, meta: dict[str, Any], path: str | Path) -> None:
         raise UserError(
             f"{path}: holds the head {head}, the configuration asks for {config.model.head}; set "
             f"model.head={head}, name other weights, or, to train a new head beside the file's "
-            "lifter, set train.new_head=true"
+            "lifter, set train.new=head"
         )
 
 

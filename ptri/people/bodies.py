@@ -86,7 +86,7 @@ def sample_directions(draws: Draws) -> Tensor:
     return torch.nn.functional.normalize(mean + spread[:, None] * noise, dim=-1)
 
 
-def kind_indices(kinds: Sequence[str], key: str = "generated.motions") -> Tensor:
+def kind_indices(kinds: Sequence[str], key: str = "motions") -> Tensor:
     """Indices (K,) int64 of motion kinds.
 
     Raises:

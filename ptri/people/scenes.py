@@ -6,6 +6,7 @@ beside any other samples. Ranks therefore ask for their share with ``first``.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Literal, NamedTuple
 
@@ -17,7 +18,7 @@ from ptri.config import Config, GeneratedConfig
 from ptri.errors import UserError
 from ptri.fields import build
 from ptri.geometry.cameras import to_reference
-from ptri.people.bodies import kind_indices, sample_clips
+from ptri.people.bodies import sample_clips
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
@@ -28,15 +29,27 @@ from ptri.structures import Cameras, Keypoints
 
 Split = Literal["train", "held_out", "pool"]
 _STREAM = {"train": 0, "held_out": 1, "views": 2, "pool": 3}  # keeps random streams apart
-_CROP_MARGIN = 1.2  # side of the square crop over the detected person's longer side
+
+
+class SceneNumbers(NamedTuple):
+    """What scenes are like in training; tests ask for others."""
+
+    fps: float = 10.0  # frames per second of a clip
+    motions: tuple[str, ...] = KINDS
+    area: float = 1000.0  # mm, people stand within this distance of the rig's middle
+    bone_spread: float = 0.05  # relative, bones beyond the body statistics
+    max_truncated: float = 0.2  # largest share of joints outside an image
+
+
+USUAL = SceneNumbers()
 
 
 class Scene(NamedTuple):
     """A clip before one static rig; every field gains a leading B in a batch."""
 
     keypoints: Keypoints  # (T, V, J, ...) px of the image that K belongs to
-    K: Tensor  # (T, V, 3, 3) px; of the crop in each frame where generated.crop_size is set
-    cameras: Cameras  # truth, (V, ...), reference frame; its K is the full image's
+    K: Tensor  # (T, V, 3, 3) px
+    cameras: Cameras  # truth, (V, ...), reference frame
     joints3d: Tensor  # (T, J, 3) mm, reference-camera frame
     family: Tensor  # () int64 index into ptri.people.rigs.FAMILY_NAMES
 
@@ -45,7 +58,7 @@ def check(config: GeneratedConfig) -> None:
     """Checks what the single fields cannot.
 
     Raises:
-        UserError: unknown or overlapping families, unknown motions, an empty range of views.
+        UserError: unknown or overlapping families, an empty range of views.
     """
     family_indices(config.families)
     if config.held_out_families:
@@ -56,7 +69,6 @@ def check(config: GeneratedConfig) -> None:
             f"generated.held_out_families: {', '.join(both)} is also in generated.families; "
             "a family held out must not be trained on"
         )
-    kind_indices(config.motions)
     if config.min_views > config.max_views:
         raise UserError(
             f"generated.max_views: {config.max_views} is below generated.min_views "
@@ -79,7 +91,7 @@ def errors_of(options: GeneratedConfig, step: int = 0) -> ErrorModel:
     """
     turn = step % (1 + len(options.more_errors))
     more = options.more_errors[turn - 1] if turn else {}
-    return build(ErrorModel, {**options.errors, **more, "fps": options.fps})
+    return build(ErrorModel, {**options.errors, **more})
 
 
 def generate_batch(
@@ -92,6 +104,7 @@ def generate_batch(
     first: int = 0,
     split: Split = "train",
     exact: bool = False,
+    numbers: SceneNumbers = USUAL,
 ) -> Scene:
     """Generates samples ``first`` to ``first + batch_size - 1`` of a step's batch.
 
@@ -99,7 +112,7 @@ def generate_batch(
         config: its section `generated` decides everything not given here.
         seed, step: of the run; sample i depends on (seed, step, i, split) only.
         num_views: V, at least 1; `draw_num_views` draws one per batch.
-        num_frames: T frames at generated.fps.
+        num_frames: T frames at ``numbers.fps``.
         split: "train" draws from generated.families (and the training trials of the motion
             capture), "held_out" from generated.held_out_families (and the held-out trials); "pool"
             as "train", other scenes.
@@ -115,15 +128,15 @@ def generate_batch(
     """
     options = config.generated
     check(options)
-    errors = errors_of(options, step)
+    errors = dataclasses.replace(errors_of(options, step), fps=numbers.fps)
     held_out = split == "held_out"
     key = "generated.held_out_families" if held_out else "generated.families"
     families = family_indices(options.held_out_families if held_out else options.families, key)
     seeds = [(seed, step, first + i, _STREAM[split]) for i in range(batch_size)]
     draws = Draws.from_seeds(seeds)
-    joints = people(draws, options, num_frames, split)
+    joints = people(draws, options, num_frames, split, numbers)
     family = families[draws.choice(len(families))]
-    rig = sample_rigs(draws, family, joints, num_views, options.max_truncated)
+    rig = sample_rigs(draws, family, joints, num_views, numbers.max_truncated)
     return seen_by(draws, options, errors, joints, rig, family, exact)
 
 
@@ -140,62 +153,32 @@ def seen_by(
     if options.ordered_views:
         rig = in_order(rig)
     simulated = simulate_detections(draws, errors, joints, rig.cameras, rig.size, exact)
-    keypoints = simulated.keypoints
     K = rig.cameras.K.unsqueeze(1).expand(-1, joints.shape[1], -1, -1, -1)
-    if options.crop_size:
-        keypoints, K = crop(keypoints, K, rig.size, options.crop_size)
     R0, t0 = rig.cameras.R[:, 0], rig.cameras.t[:, 0]
     joints = joints @ R0.transpose(-1, -2).unsqueeze(1) + t0[:, None, None]
     cameras = to_reference(rig.cameras)
     cameras.R[:, 0], cameras.t[:, 0] = torch.eye(3), 0.0  # exactly
-    return Scene(keypoints, K, cameras, joints, family)
+    return Scene(simulated.keypoints, K, cameras, joints, family)
 
 
-def people(draws: Draws, options: GeneratedConfig, num_frames: int, split: Split) -> Tensor:
+def people(
+    draws: Draws,
+    options: GeneratedConfig,
+    num_frames: int,
+    split: Split,
+    numbers: SceneNumbers = USUAL,
+) -> Tensor:
     """Moving people (B, T, 17, 3) mm, world, within the area."""
-    kinds = options.motions or KINDS
+    fps = numbers.fps
     clip = sample_clips(
-        draws, num_frames, options.fps, kinds, options.bone_spread, options.children
+        draws, num_frames, fps, numbers.motions, numbers.bone_spread, options.children
     )
     joints = clip.joints3d
     if options.mocap is not None and options.mocap_share > 0:
         trials = load_mocap(options.mocap, "held_out" if split == "held_out" else "train")
-        captured = sample_mocap(draws, trials, num_frames, options.fps, clip.bone_lengths)
+        captured = sample_mocap(draws, trials, num_frames, fps, clip.bone_lengths)
         chosen = draws.uniform(1, 1, 1) < options.mocap_share
         joints = torch.where(chosen, captured, joints)
-    radius, angle = draws.uniform().sqrt() * options.area, draws.uniform(high=2 * math.pi)
+    radius, angle = draws.uniform().sqrt() * numbers.area, draws.uniform(high=2 * math.pi)
     place = torch.stack([radius * angle.cos(), radius * angle.sin(), 0 * angle], dim=-1)
     return joints + place[:, None, None]
-
-
-def crop(keypoints: Keypoints, K: Tensor, size: Tensor, side: int) -> tuple[Keypoints, Tensor]:
-    """Resizes a square around the detections of each frame and view to ``side`` px.
-
-    Args:
-        keypoints: (B, T, V, J, ...) px of the full image. K: (B, T, V, 3, 3).
-        size: (B, V, 2) px, the whole image, which is taken where nothing is detected.
-
-    Returns:
-        Keypoints and K (B, T, V, 3, 3) in px of the crop.
-    """
-    xy, seen = keypoints.xy, ~keypoints.xy.isnan()
-    low = torch.where(seen, xy, torch.inf).amin(-2)  # (B, T, V, 2)
-    high = torch.where(seen, xy, -torch.inf).amax(-2)
-    nothing = ~seen.any(-2)
-    low = torch.where(nothing, 0.0, low)
-    high = torch.where(nothing, size.unsqueeze(1) - 1, high)
-    # 32 px guard a single detection, whose box is a point.
-    extent = (_CROP_MARGIN * (high - low).amax(-1)).clamp_min(32.0)
-    corner = (low + high) / 2 - (extent.unsqueeze(-1) - 1) / 2  # centre of the first pixel
-    scale = side / extent
-    # Integer coordinates are pixel centres: u' = (u - corner + 0.5) scale - 0.5.
-    offset = (0.5 - corner) * scale.unsqueeze(-1) - 0.5
-    result = K * scale[..., None, None]
-    result[..., :2, 2] += offset
-    result[..., 2, 2] = 1.0
-    moved = Keypoints(
-        xy * scale[..., None, None] + offset.unsqueeze(-2),
-        keypoints.covariance * scale[..., None, None, None] ** 2,
-        keypoints.confidence,
-    )
-    return moved, result

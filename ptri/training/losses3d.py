@@ -24,6 +24,7 @@ from ptri.training.batches3d import Batch
 
 ROOT = H36M17.root
 MAX_POSE_LOSS = 200.0  # nats; a rig solved in the wrong basin teaches nothing beyond
+POSTERIOR_SAMPLES = 64  # of a rig
 MIN_KEYPOINTS = 6  # of a view whose skeleton is compared with the truth
 # Weights of losses in the total, where those of the joints (L1) and of the lifter have 1.
 WEIGHT_JOINT = 0.1  # of the joints' negative log likelihood (nats)
@@ -114,7 +115,7 @@ def solve(
         truth: cameras and joints, where the adjustment starts too if ``train.true_start``.
         step: seeds the Monte-Carlo noise.
     """
-    options = dataclasses.replace(config.posterior, num_samples=config.train.posterior_samples)
+    options = dataclasses.replace(config.posterior, num_samples=POSTERIOR_SAMPLES)
     start = truth if config.train.true_start else None
     solution = estimate.solve(
         model, keypoints, K, options, step, thorough=False, lifted=lifted, start=start

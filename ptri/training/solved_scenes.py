@@ -93,14 +93,14 @@ def _read_more(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def check_settings(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Compares the settings that a pool was made with with those of a run.
+    """Compares the settings that a pool was made with with those of a run, which know no others.
 
     Raises:
         UserError: they differ; the message names how.
     """
     differences = [
         f"{key}: {made.get(key)!r} (now {asked.get(key)!r})"
-        for key in sorted(made.keys() | asked.keys())
+        for key in sorted(asked)
         if made.get(key) != asked.get(key)
     ]
     if differences:

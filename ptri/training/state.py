@@ -107,9 +107,6 @@ def build(task: Task, config: Config, world: World, folder: Path) -> Run:
     system.keep_freed_memory()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    if config.run.deterministic:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = False
     # 1. The model, with the same weights in every process, and the data.
     system.seed_everything(config.run.seed)
     model = task.build_model(config)

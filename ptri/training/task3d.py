@@ -138,18 +138,15 @@ class RigTask:
 
 def build_parts(config: Config, with_images: bool) -> PoseModel:
     """The model of ``init``, but for a new lifter or a new head."""
-    train = config.train
-    if train.new_lifter and train.new_head:
-        raise UserError("train.new_lifter, train.new_head: both leave nothing of a file; set one")
-    if not (train.new_lifter or train.new_head):
+    new = config.train.new
+    if new == "nothing":
         return build_model(config, with_images)
-    name = "new_lifter" if train.new_lifter else "new_head"
     if config.init.checkpoint_3d is None:
         raise UserError(
-            f"train.{name}: there is no other part to keep; name init.checkpoint_3d, or leave "
-            f"train.{name} out"
+            f"train.new: {new}: there is no other part to keep; name init.checkpoint_3d, or leave "
+            "train.new out"
         )
-    return build_around(config, "fusion" if train.new_lifter else "lifter", with_images)
+    return build_around(config, "fusion" if new == "lifter" else "lifter", with_images)
 
 
 def check_head_alone(config: Config) -> None:

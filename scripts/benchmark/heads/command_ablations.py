@@ -144,7 +144,7 @@ def _check_same(run: Path, old: dict, new: dict) -> None:
     """Raises UserError where a run was begun with other settings."""
     for section in ("generated", "posterior", "model", "train", "init"):
         for key, value in new[section].items():
-            before = old.get(section, {}).get(key)
+            before = old.get(section, {}).get(key, value)  # of an earlier version, without the key
             if before != value and key != "pool":
                 raise UserError(
                     f"{run}: begun with {section}.{key}={before!r}, now {value!r}; use the same "
