@@ -1,18 +1,18 @@
 """Checkpoints of training runs and shipped weights: atomic, safe to load, strict.
 
-A checkpoint is a dict with "kind": "ptri-checkpoint", the configuration, the states of model, EMA,
-optimizer and scheduler, and the place in the run. Shipped weights are a dict
-with "kind": "ptri-weights", one state dict and "meta", how they were made. Both load with
-``weights_only=True``, so a file can bring data but no code.
+A checkpoint is a dict of the configuration, the states of model, EMA, optimizer and scheduler, and
+the place in the run. Shipped weights are a dict of one state dict and "meta", how they were made.
+Both say so in "kind" and load with ``weights_only=True``: a file can bring data but no code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import subprocess
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ptri.errors import UserError
 CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
 # Names of weights that serve only while a network is trained.
 TRAINING_ONLY = ("imitation.", "orientation.")
+_META = ("config", "epoch", "step", "best", "commit", "detector")  # of a checkpoint's weights
 _FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "best")
 
 
@@ -38,7 +39,10 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, a corrupt one, or one that is no training checkpoint.
     """
-    state = read_tensors(path, CHECKPOINT, WEIGHTS)
+    return _complete(read_tensors(path, CHECKPOINT, WEIGHTS), path)
+
+
+def _complete(state: dict[str, Any], path: str | Path) -> dict[str, Any]:
     missing = [name for name in _FIELDS if name not in state]
     if state["kind"] != CHECKPOINT or missing:
         raise UserError(
@@ -82,8 +86,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads weights in float32 from shipped weights or, the evaluated ones, from a checkpoint.
 
     Returns:
-        The state dict without what serves only in training, and the metadata (of a checkpoint:
-        config, epoch, step, best, commit, detector).
+        The state dict without what serves only in training, and the metadata.
 
     Raises:
         UserError: no such file or a corrupt one.
@@ -92,27 +95,20 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if state["kind"] == WEIGHTS:
         weights, meta = state["model"], state["meta"]
     else:
-        state = load(path)
-        weights = state["ema"]
-        names = ("config", "epoch", "step", "best", "commit", "detector")
-        meta = {name: state.get(name) for name in names}
+        weights = _complete(state, path)["ema"]
+        meta = {name: state.get(name) for name in _META}
     weights = {k: v for k, v in weights.items() if not k.startswith(TRAINING_ONLY)}
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, meta
 
 
 def initialise(module: nn.Module, path: str | Path, prefix: str = "") -> dict[str, Any]:
-    """Loads a file's weights, or its part under a prefix, strictly into a module.
-
-    Args:
-        module: receives the weights; may be a part of a larger model.
-        path: shipped weights or a checkpoint.
-        prefix: for a part of the file such as "detector."; it is removed from the names.
+    """Loads a file's weights, or those under a prefix such as "lifter.", strictly into a module.
 
     Returns:
         The file's metadata.
 
     Raises:
-        UserError: as `load_weights`, or the weights are of another architecture.
+        UserError: as `load_weights` and `load_state`.
     """
     weights, meta = load_weights(path)
     part = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -127,15 +123,14 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         UserError: one line that counts and names what differs.
     """
     expected = module.state_dict()
-    shapes = [
-        f"{name} {list(state[name].shape)} instead of {list(expected[name].shape)}"
-        for name in expected
-        if name in state and state[name].shape != expected[name].shape
-    ]
     differences = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
-        "of another shape": shapes,
+        "of another shape": [
+            f"{name} {list(state[name].shape)} instead of {list(value.shape)}"
+            for name, value in expected.items()
+            if name in state and state[name].shape != value.shape
+        ],
     }
     problems = [
         f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
@@ -164,19 +159,28 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def write_tensors(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Writes plain values and tensors; a crash at any moment leaves the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary file to write to, which takes a file's place when all went well.
+
+    A crash at any moment leaves the old file or the new one.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            torch.save({**content, "kind": kind}, file)
-            file.flush()
+        yield temporary
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_tensors(path: str | Path, kind: str, content: Mapping[str, Any]) -> None:
+    """Writes plain values and tensors."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        torch.save({**content, "kind": kind}, file)
 
 
 def read_tensors(path: str | Path, *kinds: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ptri.config_sections import (
     TrainConfig,
 )
 from ptri.errors import UserError
-from ptri.fields import MISSING, Table, convert, kinds_of, nearest, parse_yaml, read_yaml
+from ptri.fields import Table, build, kinds_of, nearest, parse_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -46,65 +46,33 @@ class Config:
 
 SECTIONS = {item.name: item.default_factory for item in fields(Config) if item.name != "render"}
 _KINDS = {name: kinds_of(section) for name, section in SECTIONS.items()}
-# Settings of earlier versions, and what became of them.
+# Settings of earlier versions, and what became of them; CHANGELOG.md says more.
 _GONE = {
     "a constant of the code, since nobody set it; leave it out": """
         posterior.adjust_iterations posterior.random_starts posterior.df posterior.inflation
         posterior.outlier_chi2 posterior.frame_correlation posterior.bone_spread
-        train.weight_decay data.max_views model.freeze_norm model.heatmap_window
-        model.confidence_radius model.volume_side model.volume_features train.final_lr
-        train.grad_clip train.heatmap_sigma train.posterior_samples
+        data.max_views model.freeze_norm model.heatmap_window model.confidence_radius
+        model.volume_side model.volume_features augment.hue generated.max_truncated
+        generated.motions generated.fps generated.area generated.bone_spread
+        train.weight_decay train.final_lr train.grad_clip train.heatmap_sigma
+        train.posterior_samples train.weight_lift train.weight_pose train.weight_x3d
+        train.weight_joint train.weight_x2d train.weight_covariance train.weight_coverage
+        train.weight_confidence train.weight_imitation render.high_share render.low_share
+        render.off_axis render.shadows render.white_balance
     """,
+    "no longer a choice; leave it out": """
+        run.deterministic data.images data.actions augment.shuffle_views augment.channels
+        generated.crop_size generated.independent generated.truncate
+    """,
+    "a check of `scripts/prepare_h36m.py check --read`; leave it out": "data.check_images",
     "evaluate.pool_frames, for recordings too; 0 pools nothing": """
         recording.pool_frames evaluate.pooled
     """,
+    "train.new=lifter; instead of false: train.new=nothing": "train.new_lifter",
+    "train.new=head; instead of false: train.new=nothing": "train.new_head",
     "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "
     "(ptri.models.weights.write_detector); leave it out": """
         posterior.bone_ratio posterior.overstated posterior.frame_worth
-    """,
-    "a constant of ptri/people/scenes.py; leave it out": """
-        generated.max_truncated generated.motions generated.fps generated.area generated.bone_spread
-    """,
-    "no longer a choice: scenes have whole images; leave it out": """
-        generated.crop_size
-    """,
-    "augment.color, which turns the hue too": """
-        augment.hue
-    """,
-    "no longer a choice; leave it out": """
-        run.deterministic
-    """,
-    "no longer a choice: all actions; for some, make a labels file of them "
-    "(ptri.data.labels.write_h5); leave it out": """
-        data.actions
-    """,
-    "train.new=lifter; instead of false: train.new=nothing": """
-        train.new_lifter
-    """,
-    "train.new=head; instead of false: train.new=nothing": """
-        train.new_head
-    """,
-    "no longer a choice: imageSequence-undistorted is read where it exists; leave it out": """
-        data.images
-    """,
-    "a check of `scripts/prepare_h36m.py check --read`; leave it out": """
-        data.check_images
-    """,
-    "no longer a choice: training shuffles views and leaves channels alone; leave it out": """
-        augment.shuffle_views augment.channels
-    """,
-    "an argument of ptri.people.detections.simulate_detections; leave it out": """
-        generated.independent generated.truncate
-    """,
-    "a constant of the renderer, since nobody set it; leave it out": """
-        render.high_share render.low_share render.off_axis render.shadows render.white_balance
-    """,
-    "a constant of ptri/training/losses3d.py; leave it out": """
-        train.weight_lift train.weight_pose train.weight_x3d train.weight_joint
-    """,
-    "a constant of ptri/training/task2d.py; leave it out": """
-        train.weight_x2d train.weight_covariance train.weight_coverage train.weight_confidence
-        train.weight_imitation
     """,
 }
 # Those that moved into tables of their own.
@@ -165,19 +133,8 @@ def from_dicts(layers: Sequence[tuple[str, dict[str, Any]]]) -> Config:
                 merged[name][key] = _merge(merged[name].get(key), value)
                 source[f"{name}.{key}"] = where
     first = layers[0][0] if layers else ""
-    result: dict[str, Any] = {"render": merged.pop("render")}
-    for name, part in merged.items():
-        needed = {f.name: MISSING for f in fields(SECTIONS[name]) if f.default == MISSING}
-        values = {}
-        for key, value in {**needed, **part}.items():
-            where = source.get(f"{name}.{key}", first)
-            values[key] = convert(value, _KINDS[name][key], f"{where}{name}.{key}")
-        try:
-            result[name] = SECTIONS[name](**values)
-        except UserError as error:  # a value out of range
-            where = source.get(str(error).partition(":")[0], first)
-            raise UserError(f"{where}{error}") from None
-    return Config(**result)
+    parts = {name: build(kind, merged[name], first, source) for name, kind in SECTIONS.items()}
+    return Config(**parts, render=merged["render"])
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -57,28 +57,36 @@ def section_name(kind: type) -> str:
     return getattr(kind, "NAME", kind.__name__.removesuffix("Config").lower())
 
 
-def build(kind: type[S], values: Mapping[str, Any], where: str = "") -> S:
+def build(
+    kind: type[S],
+    values: Mapping[str, Any],
+    where: str = "",
+    sources: Mapping[str, str] = types.MappingProxyType({}),
+) -> S:
     """A section from plain values.
 
     Args:
         where: what messages start with: the file the values come from.
+        sources: other such beginnings, by section.key.
 
     Raises:
         UserError: an unknown key (the nearest one is suggested); a value of the wrong type or out
             of range; none where one is needed.
     """
     name, known = section_name(kind), kinds_of(kind)
-    checked = {}
-    for key, value in values.items():
+    checked = {item.name: MISSING for item in fields(kind) if item.default == MISSING}
+    for key, value in {**checked, **values}.items():
+        start = sources.get(f"{name}.{key}", where)
         if key not in known:
             close = nearest(str(key), known)
             did_you = f"; did you mean '{name}.{close}'?" if close else ""
-            raise UserError(f"{where}unknown key '{name}.{key}'{did_you}")
-        checked[key] = convert(value, known[key], f"{where}{name}.{key}")
+            raise UserError(f"{start}unknown key '{name}.{key}'{did_you}")
+        checked[key] = convert(value, known[key], f"{start}{name}.{key}")
     try:
         return kind(**checked)
     except UserError as error:  # a value out of range
-        raise UserError(f"{where}{error}") from None
+        start = sources.get(str(error).partition(":")[0], where)
+        raise UserError(f"{start}{error}") from None
 
 
 @functools.cache
@@ -94,19 +102,19 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     Raises:
         UserError: it cannot be that; the message starts with ``where``.
     """
+    origin, options = get_origin(kind), get_args(kind)
+    number_or_text = isinstance(value, (int, float, str)) and not isinstance(value, bool)
     if value == MISSING:
         key = where.rpartition(" ")[2]
         raise UserError(
             f"{where}: no value; set it in the YAML file or with {key}=... on the command line"
         )
-    origin, options = get_origin(kind), get_args(kind)
     if kind is Any or (kind == Table and isinstance(value, dict)):
         return value
     if kind == Table and isinstance(value, str):
         return read_yaml(value)
-    if origin in (Union, types.UnionType):
-        inner = next(option for option in options if option is not type(None))
-        return None if value is None else convert(value, inner, where)
+    if origin in (Union, types.UnionType):  # X | None
+        return None if value is None else convert(value, options[0], where)
     if origin is Literal:
         value = "off" if value is False else value  # YAML 1.1 reads the word as false
         if value in options:
@@ -114,20 +122,17 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         raise UserError(f"{where}: {value!r}; expected {' or '.join(map(str, options))}")
     if origin in (list, tuple) and isinstance(value, (list, tuple)):
         return origin(convert(item, options[0], f"{where}[{i}]") for i, item in enumerate(value))
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
     if kind is bool and str(value).lower() in _WORDS:
         return _WORDS[str(value).lower()]
-    is_bool = isinstance(value, bool)  # which is an int, and no number
-    if kind in (int, float) and isinstance(value, (int, float, str)) and not is_bool:
+    if kind is str and (number_or_text or isinstance(value, Path)):
+        return str(value)
+    if kind in (int, float) and number_or_text:
         try:
             result = kind(value)
             if kind is float or isinstance(value, str) or result == value:
                 return result
         except (ValueError, OverflowError):
             pass
-    if kind is str and isinstance(value, (str, Path)):
-        return str(value)
     expected = _NAMES.get(kind) or ("a list" if origin in (list, tuple) else "a section or a file")
     raise UserError(f"{where}: {value!r:.80}; expected {expected}")
 

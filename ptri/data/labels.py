@@ -6,16 +6,15 @@ unpickler that knows numpy arrays, dtypes and scalars and nothing else.
 
 from __future__ import annotations
 
-import os
 import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
 
+from ptri.checkpoint import replacing
 from ptri.errors import UserError
 
 NPY_NAME = "human36m-multiview-labels-GTbboxes.npy"
@@ -188,7 +187,7 @@ def write_npy(path: str | Path, labels: Labels) -> None:
     tree["table"] = _records(table, 1)
     boxed = np.empty((), object)
     boxed[()] = tree
-    with _replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.lib.format.write_array(file, boxed, version=(1, 0), allow_pickle=True)
 
 
@@ -211,7 +210,7 @@ def write_h5(path: str | Path, labels: Labels) -> None:
     The joints, nine tenths of it, are left uncompressed so that `read_labels` can map them: the
     312,000 frames of Human3.6M open in some milliseconds and loader processes share the memory.
     """
-    with _replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.attrs["format"] = "ptri human36m labels 1"
         for name in _NAMES:
             file[name] = np.array(getattr(labels, name), dtype=h5py.string_dtype())
@@ -244,19 +243,6 @@ def _map(path: Path, data: h5py.Dataset) -> np.ndarray:
     if offset is None or data.chunks is not None or data.dtype != np.dtype("<f4"):
         return data[...]
     return np.memmap(path, "<f4", "r", offset, data.shape)
-
-
-@contextmanager
-def _replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to, which takes its place when all went well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --- checks ----------------------------------------------------------------------------------

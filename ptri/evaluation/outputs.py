@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ptri.checkpoint import replacing
 from ptri.config import Config
 from ptri.errors import UserError
 
@@ -68,9 +68,8 @@ def clear(folder: Path) -> None:
 
 def write_json(path: Path, tree: dict[str, Any]) -> None:
     """Writes JSON, whole or not at all; NaN becomes null, so that any reader takes it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(_plain(tree), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_plain(tree), indent=1, allow_nan=False) + "\n")
 
 
 def _plain(value: Any) -> Any:
