@@ -175,21 +175,3 @@ def find_skeleton(skeleton: str | Sequence[str] | Skeleton) -> Skeleton:
             f"{', '.join(known[-12:])}"
         )
     return result
-
-
-def to_h36m17(
-    xy: np.ndarray, confidence: np.ndarray, source: Skeleton
-) -> tuple[np.ndarray, np.ndarray]:
-    """Human3.6M's 17 joints of another set's keypoints; those it lacks are NaN.
-
-    Args:
-        xy: (..., J, 2) px, NaN = not seen. confidence: (..., J).
-
-    Returns:
-        xy (..., 17, 2) px and confidence (..., 17), the least of a joint's sources.
-    """
-    matrix = linear_map(source, H36M17)
-    points = map_joints(xy, matrix)
-    used = np.nan_to_num(matrix) > 0  # (17, J)
-    least = np.where(used, confidence[..., None, :], np.inf).min(-1)
-    return points, np.where(np.isfinite(points).all(-1), least, 0.0)

@@ -8,12 +8,15 @@ from rig_scenes import rotation_error_deg, scene
 
 import ptri
 from ptri.evaluation.pictures import spread
-from ptri.rig.frames import choose_frames, coordinates, greedy, information, log_det
-from ptri.structures import Keypoints
+from ptri.rig.check import RigInput
+from ptri.rig.frames import choose_frames, greedy, information, log_det
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints, cat, take
 
 
-def keypoints_of(truth):
-    return Keypoints(truth.xy, truth.covariance, truth.confidence)
+def given(truth):
+    keypoints = Keypoints(truth.xy, truth.covariance, truth.confidence)
+    return RigInput(keypoints, truth.K.expand(len(truth.xy), *truth.K.shape), H36M17)
 
 
 def mostly_still(seed, frames=120, moving=range(60, 84)):
@@ -35,7 +38,7 @@ def test_better_than_even_spread_where_the_person_mostly_stands_still():
     found = []
     for seed in range(5):
         truth = mostly_still(seed)
-        chosen = choose_frames(keypoints_of(truth), truth.K, 8)
+        chosen = choose_frames(given(truth), 8)
         found.append(sum(60 <= f < 84 for f in chosen))
         for name, frames in (("chosen", chosen), ("spread", spread(120, 8))):
             result = ptri.estimate_rig(
@@ -56,18 +59,17 @@ def test_frames_with_outliers_do_not_attract():
     hit = bad[:, None, None] & (torch.rand(truth.xy.shape[:3], generator=generator) < 0.25)
     xy = truth.xy.clone()
     xy[hit] += 60 * torch.randn(int(hit.sum()), 2, generator=generator, dtype=torch.float64)
-    chosen = choose_frames(keypoints_of(truth._replace(xy=xy)), truth.K, 12)
+    chosen = choose_frames(given(truth._replace(xy=xy)), 12)
     assert sum(bool(bad[f]) for f in chosen) <= 2  # by chance 3 of 12; found: 0
 
 
 def test_choice_is_greedy_exactly():
     """The shortcut by the trace gives the choice of the full search."""
     truth = scene(25, views=3, seed=1, fps=5.0)
-    points = keypoints_of(truth)
-    each = information(points, truth.K, coordinates(points, truth.K))
+    each = information(given(truth))
     when = 1000 * torch.arange(25)  # far apart: every frame is fresh
     chosen = greedy(each, when, 6).tolist()
-    total, naive = torch.eye(9, dtype=torch.float64).expand(3, 9, 9), []
+    total, naive = torch.zeros(3, 9, 9, dtype=torch.float64), []
     for _ in range(6):
         gain = [log_det(total + each[f]) if f not in naive else -torch.inf for f in range(25)]
         naive.append(int(torch.tensor(gain).argmax()))
@@ -77,25 +79,23 @@ def test_choice_is_greedy_exactly():
 
 def test_resolution_and_view_order_do_not_matter():
     truth = scene(30, seed=0, fps=5.0)
-    expected = choose_frames(keypoints_of(truth), truth.K, 8)
+    expected = choose_frames(given(truth), 8)
     K = 3 * truth.K
     K[:, 2, 2] = 1
-    scaled = Keypoints(3 * truth.xy, 9 * truth.covariance, truth.confidence)
-    assert choose_frames(scaled, K, 8) == expected
-    order = [2, 0, 3, 1]
-    moved = Keypoints(*(part[:, order] for part in keypoints_of(truth)))
-    assert choose_frames(moved, truth.K[order], 8) == expected
+    scaled = truth._replace(xy=3 * truth.xy, covariance=9 * truth.covariance, K=K)
+    assert choose_frames(given(scaled), 8) == expected
+    moved = take(given(truth), (slice(None), [2, 0, 3, 1]))
+    assert choose_frames(moved, 8) == expected
 
 
 def test_unusable_frames_are_never_chosen():
     truth = scene(12, seed=0)
     xy = truth.xy.clone()
     xy[3], xy[5, 1:], xy[7, :, 5:] = torch.nan, torch.nan, torch.nan
-    points = keypoints_of(truth._replace(xy=xy))
-    assert choose_frames(points, truth.K, 50) == [0, 1, 2, 4, 6, 8, 9, 10, 11]
-    assert not {3, 5, 7} & set(choose_frames(points, truth.K, 4))
-    nothing = Keypoints(torch.full_like(xy, torch.nan), *points[1:])
-    assert choose_frames(nothing, truth.K, 4) == []
+    spoiled = given(truth._replace(xy=xy))
+    assert choose_frames(spoiled, 50) == [0, 1, 2, 4, 6, 8, 9, 10, 11]
+    assert not {3, 5, 7} & set(choose_frames(spoiled, 4))
+    assert choose_frames(given(truth._replace(xy=torch.nan * xy)), 4) == []
 
 
 def test_a_view_that_rarely_sees_the_person_is_not_forgotten():
@@ -104,15 +104,14 @@ def test_a_view_that_rarely_sees_the_person_is_not_forgotten():
     present = torch.zeros(60, dtype=torch.bool)
     present[[20, 21, 22, 50]] = True
     xy[~present, 3] = torch.nan
-    chosen = choose_frames(keypoints_of(truth._replace(xy=xy)), truth.K, 6)
+    chosen = choose_frames(given(truth._replace(xy=xy)), 6)
     assert sum(bool(present[f]) for f in chosen) >= 2
 
 
 def test_thousands_of_frames_are_quick():
     truth = scene(50, seed=0, fps=5.0)
-    points = Keypoints(*(part.repeat(60, *[1] * (part.ndim - 1)) for part in keypoints_of(truth)))
     start = time.process_time()
-    chosen = choose_frames(points, truth.K, 50)
+    chosen = choose_frames(cat([given(truth)] * 60), 50)
     assert len(set(chosen)) == 50
     assert time.process_time() - start < 10  # found: 1
 
@@ -120,5 +119,5 @@ def test_thousands_of_frames_are_quick():
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_numbers(count):
     truth = scene(9, views=2, seed=0)
-    chosen = choose_frames(keypoints_of(truth), truth.K, count)
+    chosen = choose_frames(given(truth), count)
     assert len(chosen) == count and chosen == sorted(set(chosen))

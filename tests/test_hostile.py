@@ -262,10 +262,10 @@ BAD_VALUES = [
     ("device", "abacus", "device: 'abacus'"),
     ("scale", 1780, 'scale: 1780; expected {"subject_height"'),
     ("scale", {"height": 1}, "scale: {'height': 1}"),
-    ("scale", {}, "scale: empty"),
-    ("scale", {"subject_height": 1, "camera_distance": (0, 1, 1)}, "give one of them"),
+    ("scale", {}, 'scale: {}; expected {"subject_height"'),
+    ("scale", {"subject_height": 1, "camera_distance": (0, 1, 1)}, "expected .* or "),
     ("scale", {"subject_height": 1.78}, "1.78 mm.*not m or cm"),
-    ("scale", {"subject_height": NAN}, "nan; expected a length"),
+    ("scale", {"subject_height": NAN}, "subject_height of nan mm; expected 300 to"),
     ("scale", {"camera_distance": (1, 1, 3000)}, "two different views from 0 to 3"),
     ("scale", {"camera_distance": 3000}, "camera_distance 3000"),
 ]

@@ -12,8 +12,10 @@ from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.recordings import intrinsics
 from ptri.recordings.keypoint_files import distort, read_recording, undistort
+from ptri.recordings.solve import rig_input
 from ptri.recordings.subject import follow_subject
-from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints, to_h36m17
+from ptri.rig.check import known_joints
+from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
 
 SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/pose2sim_single"
 
@@ -50,7 +52,7 @@ def test_joint_sets_are_told_apart_and_mapped(tmp_path, joint_set):
     truth = make_recording(tmp_path, joint_set=joint_set)
     recording = read(tmp_path)
     assert recording.skeleton.name == joint_set
-    xy, confidence = to_h36m17(recording.xy, recording.confidence, recording.skeleton)
+    xy, _, confidence = (value.numpy() for value in known_joints(rig_input(recording, 0.01)))
     v = 1
     expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["world"])
     for name in ("left_foot", "right_knee", "left_wrist", "right_shoulder", "left_hip"):

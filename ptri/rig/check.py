@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
-from ptri.skeleton import H36M17, Skeleton, find_skeleton, linear_map, map_joints, to_h36m17
-from ptri.structures import Keypoints
+from ptri.skeleton import H36M17, Skeleton, find_skeleton, linear_map, map_joints
+from ptri.structures import Keypoints, cat, take
 
 # Standard deviation of a keypoint over the person's extent in the view where none is given.
 KEYPOINT_NOISE = 0.01
@@ -28,18 +28,8 @@ class RigInput(NamedTuple):
     """One person in T frames of V static views."""
 
     keypoints: Keypoints  # (T, V, J, ...) px, float64, J of the skeleton; NaN xy = not seen
-    K: Tensor  # (V, 3, 3) px, float64, zero skew; (T, V, 3, 3) where each frame has its own
+    K: Tensor  # (T, V, 3, 3) px, float64, zero skew
     skeleton: Skeleton
-
-    def of_views(self, views: list[int]) -> RigInput:
-        """The same of some views."""
-        keypoints = Keypoints(*(value[:, views] for value in self.keypoints))
-        return self._replace(keypoints=keypoints, K=self.K[..., views, :, :])
-
-    def of_frames(self, frames: list[int]) -> RigInput:
-        """The same of some frames."""
-        keypoints = Keypoints(*(value[frames] for value in self.keypoints))
-        return self._replace(keypoints=keypoints, K=self.K if self.K.ndim == 3 else self.K[frames])
 
 
 def check_input(
@@ -59,10 +49,6 @@ def check_input(
     skeleton = find_skeleton(skeleton)
     if device is None:
         device = xy.device if isinstance(xy, Tensor) else "cpu"
-    try:
-        device = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"device: {device!r}: {str(error).splitlines()[0]}") from None
     xy = _tensor(xy, "xy", device)
     if xy.ndim != 4 or xy.shape[-1] != 2:
         hint = "; add the frames' dimension with xy[None]" if xy.ndim == 3 else ""
@@ -79,14 +65,12 @@ def check_input(
             f"xy: {J} joints, but skeleton {skeleton.name!r} has {len(skeleton.joints)}; choose "
             "the skeleton of your keypoints or give a list of joint names"
         )
-    K, shear = _check_intrinsics(_tensor(K, "K", device), V)
-    confidence = _check_confidence(confidence, xy, device)
-    seen = ~torch.isnan(xy).any(-1) & (confidence > 0)
-    _refuse(
-        seen & torch.isinf(xy).any(-1),
-        "xy: infinite",
-        "write NaN for a keypoint that was not seen",
-    )
+    K, shear = _check_intrinsics(K, V, device)
+    there = ~torch.isnan(xy).any(-1)
+    confidence = _check_confidence(confidence, there, device)
+    seen = there & (confidence > 0)
+    infinite = seen & torch.isinf(xy).any(-1)
+    _refuse(infinite, "xy: infinite", "write NaN for a keypoint that was not seen")
     xy = torch.where(seen[..., None], xy, torch.nan)
     # Without the skew: u' = u - s (v - cy) / fy, and covariances with it.
     xy = torch.stack(
@@ -99,18 +83,16 @@ def check_input(
         "xy: more than 87 deg off the optical axis",
         "no pinhole image holds such a point; check K and the units (px), or write NaN",
     )
+    eye = torch.eye(2).to(xy)
     if covariance is None:
         covariance = default_covariance(xy, KEYPOINT_NOISE, LEAST_NOISE * focal.mean((-1, -2)))
     else:
-        covariance = _check_covariance(covariance, xy, seen, device)
-        turn = torch.eye(2, dtype=xy.dtype, device=device).repeat(V, 1, 1)
-        turn[:, 0, 1] = shear
-        turn = turn[:, None]  # (V, 1, 2, 2)
+        covariance = _check_covariance(covariance, seen, device)
+        turn = eye.repeat(V, 1, 1, 1)  # (V, 1, 2, 2)
+        turn[:, 0, 0, 1] = shear
         covariance = turn @ covariance @ turn.mT
-    eye = torch.eye(2, dtype=xy.dtype, device=device)
     covariance = torch.where(seen[..., None, None], covariance, eye)
-    confidence = torch.where(seen, confidence, torch.zeros_like(confidence))
-    return RigInput(Keypoints(xy, covariance, confidence), K, skeleton)
+    return RigInput(Keypoints(xy, covariance, confidence), K.expand(T, V, 3, 3), skeleton)
 
 
 def default_covariance(xy: Tensor, noise: float, least: Tensor | float = 0.0) -> Tensor:
@@ -120,33 +102,31 @@ def default_covariance(xy: Tensor, noise: float, least: Tensor | float = 0.0) ->
     view, or the usual one of that view where that is longer: half a person seen is no smaller
     person. At least ``least`` (V,) px.
     """
-    points = xy.detach().cpu().double().numpy()
-    with warnings.catch_warnings():  # a view that saw nobody has no extent
-        warnings.simplefilter("ignore", RuntimeWarning)
-        extent = (np.nanmax(points, 2) - np.nanmin(points, 2)).max(-1)  # (T, V)
-        extent = np.where(np.isfinite(points).all(-1).sum(-1) >= 2, extent, np.nan)
-        extent = np.fmax(extent, np.nanmedian(extent, 0))
-    sigma = torch.as_tensor(noise * extent).nan_to_num(1.0).to(xy)
-    sigma = torch.maximum(sigma, torch.as_tensor(least).to(xy))
-    eye = torch.eye(2, dtype=xy.dtype, device=xy.device)
-    shape = (*xy.shape, 2)
-    return (sigma.square()[..., None, None, None] * eye).expand(shape)
+    extent = (xy.nan_to_num(-torch.inf).amax(2) - xy.nan_to_num(torch.inf).amin(2)).amax(-1)
+    several = torch.isfinite(xy).all(-1).sum(-1) >= 2  # (T, V)
+    extent = torch.where(several, extent, torch.nan)
+    sigma = noise * torch.fmax(extent, extent.nanquantile(0.5, dim=0))
+    sigma = torch.maximum(sigma.nan_to_num(1.0), torch.as_tensor(least).to(xy))
+    eye = torch.eye(2).to(xy)
+    return (sigma.square()[..., None, None, None] * eye).expand(*xy.shape, 2)
 
 
 def known_joints(given: RigInput) -> Keypoints:
-    """Human3.6M's 17 joints (T, V, 17, ...) of the keypoints, NaN where there is no such joint."""
-    keypoints, skeleton = given.keypoints, given.skeleton
-    if skeleton is H36M17:
+    """Human3.6M's 17 joints (T, V, 17, ...) of the keypoints, NaN where there is no such joint.
+
+    A joint's confidence is the least of its sources.
+    """
+    keypoints = given.keypoints
+    if given.skeleton == H36M17:
         return keypoints
-    xy, confidence = (part.detach().cpu().numpy() for part in (keypoints.xy, keypoints.confidence))
-    parts = (torch.as_tensor(part).to(keypoints.xy) for part in to_h36m17(xy, confidence, skeleton))
-    share = torch.as_tensor(np.nan_to_num(linear_map(skeleton, H36M17))).to(keypoints.xy)
+    xy = joints_to_h36m17(keypoints.xy, given.skeleton)
+    share = torch.as_tensor(linear_map(given.skeleton, H36M17)).nan_to_num().to(xy)
     # As if a joint's sources erred alike: no more certain than they are.
     covariance = torch.einsum("ij,tvjab->tviab", share, keypoints.covariance)
     eye = torch.eye(2).to(covariance)
     covariance = torch.where((share.sum(1) > 0)[:, None, None], covariance, eye)
-    xy, confidence = parts
-    return Keypoints(xy, covariance, confidence)
+    least = torch.where(share > 0, keypoints.confidence[..., None, :], torch.inf).amin(-1)
+    return Keypoints(xy, covariance, torch.where(torch.isfinite(xy).all(-1), least, 0.0))
 
 
 def for_model(given: RigInput) -> Keypoints:
@@ -157,26 +137,23 @@ def for_model(given: RigInput) -> Keypoints:
     keypoints already, so that their variance is inflated by `DERIVED_VARIANCE`.
     """
     known = known_joints(given)
-    if given.skeleton is H36M17:
+    if given.skeleton == H36M17:
         return known
-    sources = (np.nan_to_num(linear_map(given.skeleton, H36M17)) > 0).sum(1)
-    factor = np.where(sources > 1, DERIVED_VARIANCE, 1.0)
-    factor = torch.as_tensor(factor).to(known.covariance)
+    derived = torch.as_tensor((linear_map(given.skeleton, H36M17) > 0).sum(1) > 1)
+    factor = torch.where(derived, DERIVED_VARIANCE, 1.0).to(known.covariance)
     known = known._replace(covariance=known.covariance * factor[:, None, None])
-    extra = extra_joints(given.skeleton)
-    more = Keypoints(*(part[:, :, extra] for part in given.keypoints))
-    return Keypoints(*(torch.cat(pair, dim=2) for pair in zip(known, more)))
+    all_of = slice(None)
+    return cat([known, take(given.keypoints, (all_of, all_of, extra_joints(given.skeleton)))], 2)
 
 
 def extra_joints(skeleton: Skeleton) -> list[int]:
     """Joints of a skeleton that are none of Human3.6M's 17."""
-    matrix = np.nan_to_num(linear_map(skeleton, H36M17))
-    alone = (matrix > 0).sum(1) == 1
-    return np.flatnonzero(~(matrix[alone] > 0).any(0)).tolist()
+    used = linear_map(skeleton, H36M17) > 0
+    return np.flatnonzero(~used[used.sum(1) == 1].any(0)).tolist()
 
 
 def joints_to_h36m17(joints: Tensor, skeleton: Skeleton) -> Tensor:
-    """Human3.6M's joints (..., 17, 3) of a skeleton's (..., J, 3); NaN where it lacks one."""
+    """Human3.6M's joints (..., 17, D) of a skeleton's (..., J, D); NaN where it lacks one."""
     mapped = map_joints(joints.detach().cpu().numpy(), linear_map(skeleton, H36M17))
     return torch.as_tensor(mapped).to(joints)
 
@@ -192,28 +169,27 @@ def check_numbers(
     Raises:
         UserError: one of them is out of range.
     """
-    for name, value, least in (
-        ("num_samples", num_samples, 8),
-        ("num_iterations", num_iterations, 1),
-        ("max_frames", max_frames, 1),
-        ("seed", seed, 0),
+    for name, value, kind, low, high, expected in (
+        ("num_samples", num_samples, Integral, 8, math.inf, "a whole number >= 8"),
+        ("num_iterations", num_iterations, Integral, 1, math.inf, "a whole number >= 1"),
+        ("children", children, Real, 0, 1, "a chance from 0 to 1"),
+        ("max_frames", max_frames, Integral, 1, math.inf, "a whole number >= 1"),
+        ("seed", seed, Integral, 0, math.inf, "a whole number >= 0"),
     ):
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise UserError(f"{name}: {value!r}; expected a whole number >= {least}")
+        if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+            raise UserError(f"{name}: {value!r:.80}; expected {expected}")
     if num_iterations > num_samples:
         raise UserError(
             f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
             "num_samples, which is the number of samples of all iterations together"
         )
-    if isinstance(children, bool) or not isinstance(children, Real) or not 0 <= children <= 1:
-        raise UserError(f"children: {children!r:.80}; expected a chance from 0 to 1")
     options = PosteriorConfig(
         num_samples=int(num_samples), num_iterations=int(num_iterations), children=float(children)
     )
     return options, int(max_frames), int(seed)
 
 
-def _tensor(value, name: str, device: torch.device) -> Tensor:
+def _tensor(value, name: str, device) -> Tensor:
     """Any array of real numbers as float64."""
     try:
         if not isinstance(value, Tensor):
@@ -227,8 +203,17 @@ def _tensor(value, name: str, device: torch.device) -> Tensor:
         raise UserError(f"{name}: expected real numbers, got {value.dtype}")
     try:
         return value.detach().to(device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError) as error:  # no such device
-        raise UserError(f"device: {device}: {str(error).splitlines()[0][:120]}") from None
+    except (RuntimeError, AssertionError, TypeError) as error:  # no such device
+        raise UserError(f"device: {str(device)!r}: {str(error).splitlines()[0][:120]}") from None
+
+
+def _shaped(value, name: str, shape: tuple[int, ...], what: str, device) -> Tensor:
+    """An array of real numbers of a shape; ``what`` says whose."""
+    value = _tensor(value, name, device)
+    if value.shape != shape:
+        hint = "; repeat it for every view" if value.shape == (3, 3) else ""
+        raise UserError(f"{name}: expected shape {shape}, {what}, got {tuple(value.shape)}{hint}")
+    return value
 
 
 def _refuse(bad: Tensor, what: str, mend: str, words=("frame", "view", "joint")) -> None:
@@ -239,79 +224,60 @@ def _refuse(bad: Tensor, what: str, mend: str, words=("frame", "view", "joint"))
         raise UserError(f"{what} at {where} ({int(bad.sum())} of {bad.numel()}); {mend}")
 
 
-def _check_intrinsics(K: Tensor, num_views: int) -> tuple[Tensor, Tensor]:
+def _check_intrinsics(K, num_views: int, device) -> tuple[Tensor, Tensor]:
     """K (V, 3, 3) without skew, and the shear (V,) that takes the skew out of points."""
-    if K.shape != (num_views, 3, 3):
-        hint = "; repeat it for every view" if K.shape == (3, 3) else ""
-        raise UserError(
-            f"K: expected shape ({num_views}, 3, 3), one per view of xy, got {tuple(K.shape)}{hint}"
-        )
-    bad = ~torch.isfinite(K).flatten(1).all(1)
-    _refuse(bad, "K: NaN or infinite", "calibrate the camera again", ("view",))
-    corner = K[:, 2, 2]
-    form = (K[:, 1, 0].abs() + K[:, 2, :2].abs().sum(-1) > 1e-6 * K.abs().amax((1, 2))) | (
-        corner.abs() < 1e-12
-    )
-    expected = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in px"
-    _refuse(form, "K: not an intrinsic matrix", expected, ("view",))
-    K = K / corner[:, None, None]
-    focal = K.diagonal(dim1=-2, dim2=-1)[:, :2]
-    _refuse(
-        (focal <= 0).any(1),
-        "K: a focal length is zero or negative",
-        f"{expected} with fx, fy > 0; a mirrored image has to be mirrored back",
-        ("view",),
-    )
-    _refuse(
-        (focal.amax(1) > 1e7) | (focal.amin(1) < 1e-2) | (K[:, :2, 2].abs().amax(1) > 1e7),
-        "K: beyond any camera",
-        "focal lengths and principal point are in px, such as 1000",
-        ("view",),
-    )
+    given = _shaped(K, "K", (num_views, 3, 3), "one per view of xy", device)
+    finite = torch.isfinite(given).flatten(1).all(1)
+    below = given[:, 1, 0].abs() + given[:, 2, :2].abs().sum(-1)  # zero but for rounding
+    corner = given[:, 2, 2]
+    lawful = (below <= 1e-6 * given.abs().amax((1, 2))) & (corner.abs() >= 1e-12)
+    K = given / corner[:, None, None]
+    focal, centre = K.diagonal(dim1=-2, dim2=-1)[:, :2], K[:, :2, 2]
+    usual = (focal.amax(1) <= 1e7) & (focal.amin(1) >= 1e-2) & (centre.abs().amax(1) <= 1e7)
     shear = -K[:, 0, 1] / focal[:, 1]
-    _refuse(shear.abs() > 0.5, "K: skew beyond half of fy", expected, ("view",))
-    K = K.clone()
-    K[:, 0, 1] = 0.0
-    K[:, 1, 0], K[:, 2, :2] = 0.0, 0.0
+    form = "expected [[fx, s, cx], [0, fy, cy], [0, 0, 1]] in px"
+    positive = f"{form} with fx, fy > 0; a mirrored image has to be mirrored back"
+    for good, what, mend in (
+        (finite, "NaN or infinite", "calibrate the camera again"),
+        (lawful, "not an intrinsic matrix", form),
+        ((focal > 0).all(1), "a focal length is zero or negative", positive),
+        (usual, "beyond any camera", "focal lengths and principal point are in px, such as 1000"),
+        (shear.abs() <= 0.5, "skew beyond half of fy", form),
+    ):
+        _refuse(~good, f"K: {what}", mend, ("view",))
+    K = torch.eye(3).to(K).repeat(num_views, 1, 1)
+    K[:, [0, 1], [0, 1]], K[:, :2, 2] = focal, centre
     return K, shear
 
 
-def _check_confidence(confidence, xy: Tensor, device: torch.device) -> Tensor:
+def _check_confidence(confidence, there: Tensor, device) -> Tensor:
+    """Confidence (T, V, J), 0 where there is no keypoint."""
     if confidence is None:
-        return (~torch.isnan(xy).any(-1)).to(xy)
-    confidence = _tensor(confidence, "confidence", device)
-    if confidence.shape != xy.shape[:-1]:
-        raise UserError(
-            f"confidence: expected shape {tuple(xy.shape[:-1])}, that of xy without its last "
-            f"dimension, got {tuple(confidence.shape)}"
-        )
-    there = ~torch.isnan(xy).any(-1)
+        return there.double()
+    what = "that of xy without its last dimension"
+    confidence = _shaped(confidence, "confidence", tuple(there.shape), what, device)
     mend = "expected 0 (not seen) to 1 (certain); divide by the largest where a detector has scores"
     inside = (confidence >= 0) & (confidence <= 1)  # False for NaN
     _refuse(there & ~inside, "confidence: outside [0, 1]", mend)
-    return torch.where(there, confidence, torch.zeros_like(confidence))
+    return torch.where(there, confidence, 0.0)
 
 
-def _check_covariance(covariance, xy: Tensor, seen: Tensor, device: torch.device) -> Tensor:
-    covariance = _tensor(covariance, "covariance", device)
-    if covariance.shape != (*xy.shape, 2):
-        raise UserError(
-            f"covariance: expected shape {(*xy.shape, 2)}, a matrix (px^2) per keypoint, got "
-            f"{tuple(covariance.shape)}"
-        )
+def _check_covariance(covariance, seen: Tensor, device) -> Tensor:
+    what = "a matrix (px^2) per keypoint"
+    covariance = _shaped(covariance, "covariance", (*seen.shape, 2, 2), what, device)
     finite = torch.isfinite(covariance).flatten(-2).all(-1)
-    mend = "give px^2, or NaN in xy for a keypoint that was not seen"
-    _refuse(seen & ~finite, "covariance: NaN or infinite", mend)
-    a, b = covariance[..., 0, 0], covariance[..., 0, 1]
-    c, d = covariance[..., 1, 1], covariance[..., 1, 0]
+    a, b, d, c = covariance.flatten(-2).unbind(-1)
     size = torch.maximum(a, c)
-    _refuse(seen & ((b - d).abs() > 1e-6 * size.abs()), "covariance: not symmetric", mend)
+    symmetric = (b - d).abs() <= 1e-6 * size.abs()
     positive = (a > 0) & (c > 0) & (a * c - b * b > 1e-12 * size.square())
-    mend = "expected variances > 0 and |cov_xy| < sqrt(var_x var_y); add a small multiple of I"
-    _refuse(seen & ~positive, "covariance: not positive definite", mend)
-    _refuse(
-        seen & ((size > 1e12) | (torch.minimum(a, c) < 1e-12)),
-        "covariance: beyond any keypoint",
-        "variances are in px^2, such as 9",
-    )
+    usual = (size <= 1e12) & (torch.minimum(a, c) >= 1e-12)
+    give = "give px^2, or NaN in xy for a keypoint that was not seen"
+    more = "expected variances > 0 and |cov_xy| < sqrt(var_x var_y); add a small multiple of I"
+    for good, what, mend in (
+        (finite, "NaN or infinite", give),
+        (symmetric, "not symmetric", give),
+        (positive, "not positive definite", more),
+        (usual, "beyond any keypoint", "variances are in px^2, such as 9"),
+    ):
+        _refuse(seen & ~good, f"covariance: {what}", mend)
     return covariance

@@ -3,8 +3,9 @@
 1 check the input, 2 choose the frames that say most, 3 lift each view, 4 read left and right anew
 where a detector exchanged them, 5 gather starts, 6 the posterior, 7 the verdict, 8 the joints.
 
-`estimate_rig` is what users call. `estimate` takes one rig through all steps and `solve` takes many
-rigs through 3 to 7: data sets, recordings, streams, training and the benchmark call these.
+`estimate_rig` is what users call: all steps, for one rig. `solve_cameras` takes one rig through
+steps 2 to 7 and `with_joints` through 8, `solve` takes many rigs through 3 to 7: data sets,
+recordings, streams, training and the benchmark call these.
 """
 
 from __future__ import annotations
@@ -32,12 +33,11 @@ from ptri.rig.check import RigInput, check_input, check_numbers, for_model, know
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
 from ptri.rig.joints import fuse_rig, joints_under
-from ptri.rig.left_out import without_misfits
+from ptri.rig.left_out import with_unknown, without_misfits
 from ptri.rig.scale import KnownLength, Scale, known_length, rescale
 from ptri.rig.starts import gather_starts, lift_and_read
-from ptri.rig.unknown import with_unknown
 from ptri.skeleton import Skeleton
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, tree_map
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take, tree_map
 from ptri.system import one_thread
 from ptri.verdict.judge import MIN_KEYPOINTS, judge
 from ptri.verdict.readings import Sides, apply_sides
@@ -163,29 +163,15 @@ def estimate_rig(
     """
     # 1 check the input
     given = check_input(xy, K, confidence, covariance, skeleton, device)
-    known = known_length(scale, given.K.shape[-3])
+    known = known_length(scale, given.K.shape[1])
     options, max_frames, seed = check_numbers(
         num_samples, num_iterations, children, max_frames, seed
     )
-    return estimate(find_model(model, given.K.device), given, options, seed, max_frames, known)
-
-
-@torch.no_grad()
-def estimate(
-    model: PoseModel,
-    given: RigInput,
-    options: PosteriorConfig,
-    seed: int = 0,
-    max_frames: int = 50,
-    known: KnownLength | None = None,
-) -> RigEstimate:
-    """One rig through steps 2 to 8; arguments as of `solve_cameras`.
-
-    Raises:
-        UserError: the subject's height was given, but no frame shows enough to measure it by.
-    """
+    model = find_model(model, given.K.device)
+    # 2 to 7
     solved = solve_cameras(model, given, options, seed, max_frames, known)
     solved.scale.refuse_unmeasured()
+    # 8
     return with_joints(model, solved, given)
 
 
@@ -215,43 +201,37 @@ def solve_cameras(
         times: (T,) int64 the frames' places in time; None: one after the other.
     """
     # 2 choose frames
-    V = given.K.shape[-3]
     counts = torch.isfinite(given.keypoints.xy).all(-1).sum((0, 2)).tolist()  # V
     views = [view for view, count in enumerate(counts) if count >= MIN_KEYPOINTS]
-    inside = given.of_views(views)
-    frames = choose_frames(inside.keypoints, inside.K, max_frames) if len(views) >= 2 else []
-    if not frames:
-        posterior = with_unknown(None, [], V, options.num_samples, seed, given.K)
-        verdict = Verdict(Code.FEW_FRAMES, limit=MIN_JOINTS)
-        if len(views) < 2:
-            verdict = _too_few(counts, None)
-        return Solved(posterior, verdict, [], None, given.K.new_ones(()), Scale(known))
-    chosen = inside.of_frames(frames)
-    keypoints = Keypoints(*(value[None] for value in for_model(chosen)))
-    times = torch.tensor(frames) if times is None else times[frames]
-
-    # 3 to 7
-    solution = solve(
-        model, keypoints, chosen.K.expand(1, len(frames), -1, -1, -1), options, seed,
-        start=start if len(views) == V else None, times=times.to(given.K.device),
-    )  # fmt: skip
-    verdict = solution.verdicts[0].of_views(views)
-    posterior = tree_map(Tensor.double, solution.posterior)
-    noise2 = solution.rig.evidence.scale2[0].double()
-    if len(views) < V:
-        posterior = with_unknown(posterior, views, V, options.num_samples, seed, given.K)
-        verdict = _too_few(counts, verdict)
-    posterior, scale = rescale(posterior, inside, views, frames, known)
-    sides = solution.sides if len(views) == V else None
-    return Solved(posterior, verdict, frames, sides, noise2, scale)
-
-
-def _too_few(counts: list[int], rest: Verdict | None) -> Verdict:
-    """The verdict on a rig with a view that saw next to nothing."""
-    view = counts.index(min(counts))
-    return Verdict(
-        Code.FEW_KEYPOINTS, view, value=counts[view], limit=MIN_KEYPOINTS, rest=rest
-    )  # fmt: skip
+    partial = len(views) < len(counts)
+    inside = take(given, (slice(None), views))
+    frames = choose_frames(inside, max_frames) if len(views) >= 2 else []
+    posterior, sides = None, None
+    noise2, length = given.K.new_ones(()), Scale(known)
+    verdict = Verdict(Code.FEW_FRAMES, limit=MIN_JOINTS)
+    if frames:
+        chosen = take(inside, frames)
+        keypoints = Keypoints(*(value[None] for value in for_model(chosen)))
+        times = torch.tensor(frames) if times is None else times[frames]
+        # 3 to 7
+        solution = solve(
+            model, keypoints, chosen.K[None], options, seed,
+            start=None if partial else start, times=times.to(given.K.device),
+        )  # fmt: skip
+        posterior = tree_map(Tensor.double, solution.posterior)
+        noise2 = solution.rig.evidence.scale2[0].double()
+        verdict, sides = solution.verdicts[0].of_views(views), solution.sides
+    if partial:
+        view, sides = counts.index(min(counts)), None
+        rest = verdict if len(views) >= 2 else None
+        verdict = Verdict(
+            Code.FEW_KEYPOINTS, view, value=counts[view], limit=MIN_KEYPOINTS, rest=rest
+        )
+    if partial or not frames:
+        posterior = with_unknown(posterior, views, given.K, options.num_samples, seed)
+    if frames:
+        posterior, length = rescale(posterior, inside, views, frames, known)
+    return Solved(posterior, verdict, frames, sides, noise2, length)
 
 
 @torch.no_grad()
@@ -369,15 +349,7 @@ def find_model(model: nn.Module | str | Path | None, device: torch.device) -> Po
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise UserError(f"model: {type(model).__name__}; expected a PoseModel or a file of weights")
-    return load_pose_model(model or _shipped_weights(), device)
-
-
-def _shipped_weights() -> Path:
-    package = Path(__file__).resolve().parents[1]
-    places = [package / Path(WEIGHTS).name, package / WEIGHTS, package.parent / WEIGHTS]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UserError(
-        f"model: no weights at {' or '.join(map(str, places))}; give model=path/to/ptri_3d.pt"
-    )
+    shipped = Path(__file__).resolve().parents[2] / WEIGHTS
+    if model is None and not shipped.is_file():
+        raise UserError(f"model: no weights at {shipped}; give model=path/to/ptri_3d.pt")
+    return load_pose_model(model or shipped, device)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import pixel_to_normalised
-from ptri.structures import Keypoints
+from ptri.rig.check import RigInput
+from ptri.structures import Keypoints, take
 
 MIN_JOINTS = 6  # that two views see together in a frame that may be chosen
 NOISE = 0.02  # of an epipolar residual, in spreads of the joints, beside the stated covariance
@@ -47,24 +48,17 @@ class Coordinates(NamedTuple):
     scale: Tensor  # (P,) robust standard deviation of their residuals
 
 
-def coordinates(keypoints: Keypoints, K: Tensor) -> Coordinates:
-    """The usual place of the person in each view, and each pair's rough epipolar geometry.
-
-    Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
-    """
-    T, V = keypoints.xy.shape[:2]
-    K = K.expand(T, V, 3, 3)
+def coordinates(given: RigInput) -> Coordinates:
+    """The usual place of the person in each view, and each pair's rough epipolar geometry."""
+    T = len(given.K)
     if T > ROUGH_FRAMES:
-        some = torch.linspace(0, T - 1, ROUGH_FRAMES).round().long()
-        keypoints, K = Keypoints(*(value[some] for value in keypoints)), K[some]
-    x = _rays(keypoints, K).transpose(0, 1).flatten(1, 2)  # (V, T J, 2)
+        given = take(given, torch.linspace(0, T - 1, ROUGH_FRAMES).round().long())
+    x = _rays(given).transpose(0, 1).flatten(1, 2)  # (V, T J, 2)
     middle = x.nanmedian(dim=1).values.nan_to_num(0.0)
     away = (x - middle[:, None]).abs().amax(-1)  # NaN where not seen
     # 1e-3 of the focal length guards a person who is a point.
     spread = 2 * away.nanmedian(dim=1).values.nan_to_num(1.0).clamp_min(1e-3)
-    frame = Coordinates(middle, spread, None, None)
-    rows, weight = _rows(keypoints, K, frame)
+    rows, weight = _rows(given, middle, spread)
     robust = weight
     for _ in range(ROUNDS):  # iteratively reweighted eight-point method
         system = torch.einsum("tpj,tpja,tpjb->pab", robust, rows, rows)
@@ -74,68 +68,58 @@ def coordinates(keypoints: Keypoints, K: Tensor) -> Coordinates:
         # 1e-6 guards points without noise.
         scale = (1.48 * seen.nanmedian(dim=1).values).nan_to_num(1.0).clamp_min(1e-6)  # (P,)
         robust = weight / (1 + (residual / (CAUCHY * scale[:, None])).square())
-    return frame._replace(essential=essential, scale=scale)
+    return Coordinates(middle, spread, essential, scale)
 
 
-def information(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> Tensor:
+def information(given: RigInput, frame: Coordinates | None = None) -> Tensor:
     """What each frame says about the essential matrix of each pair of views.
 
     Rows that contradict the pair's rough essential matrix are outliers and count little; without
     that the best frames would be those with the strangest keypoints.
 
     Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
+        frame: None: that of the same frames.
 
     Returns:
         (T, P, 9, 9); zero where fewer than ``MIN_JOINTS`` joints are seen by both views.
     """
-    K = K.expand(*keypoints.xy.shape[:2], 3, 3)
-    parts = zip(*(value.split(CHUNK) for value in (*keypoints, K)))
-    return torch.cat([_information(Keypoints(*part[:3]), part[3], frame) for part in parts])
+    frame = frame or coordinates(given)
+    parts = []
+    for first in range(0, len(given.K), CHUNK):
+        part = take(given, slice(first, first + CHUNK))
+        rows, weight = _rows(part, frame.middle, frame.spread)
+        residual = torch.einsum("tpja,pa->tpj", rows, frame.essential)
+        weight = weight / (1 + (residual / (CAUCHY * frame.scale[:, None])).square())
+        # Along the essential matrix itself a row holds its error and nothing else.
+        rows = rows - residual.unsqueeze(-1) * frame.essential[:, None]
+        parts.append(torch.einsum("tpj,tpja,tpjb->tpab", weight, rows, rows))
+    return torch.cat(parts)
 
 
-def _information(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> Tensor:
-    rows, weight = _rows(keypoints, K, frame)
-    residual = torch.einsum("tpja,pa->tpj", rows, frame.essential)
-    robust = 1 / (1 + (residual / (CAUCHY * frame.scale[:, None])).square())
-    weight = weight * robust
-    # Along the essential matrix itself a row holds its error and nothing else.
-    rows = rows - residual.unsqueeze(-1) * frame.essential[:, None]
-    return torch.einsum("tpj,tpja,tpjb->tpab", weight, rows, rows)
-
-
-def _rows(keypoints: Keypoints, K: Tensor, frame: Coordinates) -> tuple[Tensor, Tensor]:
+def _rows(given: RigInput, middle: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (T, P, J, 9) of the eight-point system and their information (T, P, J)."""
-    x = (_rays(keypoints, K) - frame.middle[:, None]) / frame.spread[:, None, None]
-    own = x.nanmedian(dim=2, keepdim=True).values  # the person in this frame and view
-    size = (x - own).norm(dim=-1).nanmedian(dim=2, keepdim=True).values
-    near = (x - own).norm(dim=-1) <= MAX_SPREADS * size
+    x = (_rays(given) - middle[:, None]) / spread[:, None, None]
+    person = x.nanmedian(dim=2, keepdim=True).values  # in this frame and view
+    away = (x - person).norm(dim=-1)
+    near = away <= MAX_SPREADS * away.nanmedian(dim=2, keepdim=True).values
     seen = near & torch.isfinite(x).all(-1)  # (T, V, J)
-    focal = K.double().diagonal(dim1=-2, dim2=-1)[..., :2].mean(-1)  # (T, V)
-    variance = 0.5 * keypoints.covariance.double().diagonal(dim1=-2, dim2=-1).sum(-1)
-    variance = variance / (focal * frame.spread).unsqueeze(-1).square()
-    zero = torch.zeros_like(variance)
-    variance = torch.where(seen, variance, zero)
-    confidence = torch.where(seen, keypoints.confidence.double(), zero)
-    x = torch.where(seen[..., None], x, torch.zeros_like(x))
+    focal = given.K.diagonal(dim1=-2, dim2=-1)[..., :2].mean(-1)  # (T, V)
+    variance = 0.5 * given.keypoints.covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    variance = torch.where(seen, variance / (focal * spread).unsqueeze(-1).square(), 0.0)
+    confidence = torch.where(seen, given.keypoints.confidence, 0.0)
+    x = torch.where(seen[..., None], x, 0.0)
     x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)  # (T, V, J, 3)
-    first, second = _pairs(x.shape[1])
+    first, second = map(list, zip(*combinations(range(x.shape[1]), 2)))
     rows = (x[:, first].unsqueeze(-1) * x[:, second].unsqueeze(-2)).flatten(-2)  # (T, P, J, 9)
     both = (confidence[:, first] * confidence[:, second]).sqrt()
     both = both * ((both > 0).sum(-1, keepdim=True) >= MIN_JOINTS)
     return rows, both / (NOISE**2 + variance[:, first] + variance[:, second])
 
 
-def _rays(keypoints: Keypoints, K: Tensor) -> Tensor:
-    """Normalised coordinates (T, V, J, 2), float64, NaN where not seen."""
-    seen = torch.isfinite(keypoints.xy).all(-1) & (keypoints.confidence > 0)
-    xy = torch.where(seen[..., None], keypoints.xy, torch.nan).double()
-    return pixel_to_normalised(xy, K.double())
-
-
-def _pairs(num_views: int) -> tuple[list[int], list[int]]:
-    first, second = zip(*combinations(range(num_views), 2))
-    return list(first), list(second)
+def _rays(given: RigInput) -> Tensor:
+    """Normalised coordinates (T, V, J, 2), NaN where not seen."""
+    rays = pixel_to_normalised(given.keypoints.xy, given.K)
+    return torch.where((given.keypoints.confidence > 0)[..., None], rays, torch.nan)
 
 
 def usable_frames(keypoints: Keypoints) -> Tensor:
@@ -144,24 +128,17 @@ def usable_frames(keypoints: Keypoints) -> Tensor:
     return (seen.sum(-1) >= MIN_JOINTS).sum(-1) >= 2
 
 
-def choose_frames(keypoints: Keypoints, K: Tensor, count: int) -> list[int]:
+def choose_frames(given: RigInput, count: int) -> list[int]:
     """At most ``count`` frames that say most about the cameras, in order of time.
-
-    Args:
-        keypoints: (T, V, J, ...) px, frames in order of time. K: (V, 3, 3) or (T, V, 3, 3)
-            px.
 
     Returns:
         Indices of frames in which two views see at least ``MIN_JOINTS`` joints each; all of them
         where there are no more than ``count``.
     """
-    good = torch.nonzero(usable_frames(keypoints))[:, 0]
-    if len(good) <= count:
-        return good.tolist()
-    part = Keypoints(*(value[good] for value in keypoints))
-    K = K.expand(*keypoints.xy.shape[:2], 3, 3)[good]
-    each = information(part, K, coordinates(part, K))  # (N, P, 9, 9)
-    return sorted(good[greedy(each, good, count)].tolist())
+    good = torch.nonzero(usable_frames(given.keypoints))[:, 0]
+    if len(good) > count:
+        good = good[greedy(information(take(given, good)), good, count)]
+    return sorted(good.tolist())
 
 
 def greedy(each: Tensor, when: Tensor, count: int) -> Tensor:
@@ -170,21 +147,20 @@ def greedy(each: Tensor, when: Tensor, count: int) -> Tensor:
     Args:
         each: (N, P, 9, 9) information of the frames. when: (N,) their places in time, frames.
     """
-    total = start_information(each)
-    flat = each.flatten(1)
+    total = torch.zeros_like(each[0])
+    eye = torch.eye(9).to(each)
     fresh = torch.ones(len(each), dtype=each.dtype, device=each.device)
     free = torch.ones(len(each), dtype=torch.bool, device=each.device)
     chosen = []
     for _ in range(min(count, len(each))):
         # d log det = trace(S^-1 A) bounds the gain; the best by it are computed exactly.
-        bound = flat @ torch.linalg.inv(total).mT.flatten()
+        bound = each.flatten(1) @ torch.linalg.inv(total + eye).mT.flatten()
         bound = torch.where(free, bound * fresh, -torch.inf)
         best = bound.topk(min(EXACT, int(free.sum()))).indices
-        gain = log_det(total + fresh[best, None, None, None] * each[best]) - log_det(total)
-        pick = best[gain.argmax()]
+        pick = best[log_det(total + fresh[best, None, None, None] * each[best]).argmax()]
         total = total + fresh[pick] * each[pick]
         free[pick] = False
-        fresh = torch.minimum(fresh, freshness(when, when[pick]))
+        fresh = torch.minimum(fresh, 1 - CORRELATION ** (when - when[pick]).abs().double())
         chosen.append(pick)
     return torch.stack(chosen)
 
@@ -198,28 +174,10 @@ def weighted_information(each: Tensor, when: Tensor) -> Tensor:
     return each * (1 - CORRELATION ** apart.amin(1))[:, None, None, None]
 
 
-def least_informative(each: Tensor, when: Tensor) -> int:
-    """The frame without which the others say most. Arguments as in `greedy`."""
-    weighted = weighted_information(each, when)
-    total = start_information(each) + weighted.sum(0)
-    return int(log_det(total - weighted).argmax())
-
-
-def total_log_det(each: Tensor, when: Tensor) -> float:
-    """How much all frames together say: log determinant of their information."""
-    return float(log_det(start_information(each) + weighted_information(each, when).sum(0)))
-
-
-def start_information(each: Tensor) -> Tensor:
-    """Information (P, 9, 9) before the first frame: essential matrices have unit norm."""
-    return torch.eye(9, dtype=each.dtype, device=each.device).expand(each.shape[1:])
-
-
-def freshness(when: Tensor, other: Tensor) -> Tensor:
-    """Share (...,) of a frame's information that a frame at another time does not hold."""
-    return 1 - CORRELATION ** (when - other).abs().double()
-
-
 def log_det(information: Tensor) -> Tensor:
-    """Sum over pairs of the log determinants (...,) of (..., P, 9, 9)."""
-    return torch.linalg.slogdet(information).logabsdet.sum(-1)
+    """Sum over pairs of the log determinants (...,) of (..., P, 9, 9), beside what is known before.
+
+    That is a unit matrix, since essential matrices have unit norm.
+    """
+    eye = torch.eye(9).to(information)
+    return torch.linalg.slogdet(information + eye).logabsdet.sum(-1)

@@ -1,17 +1,22 @@
-"""Rigs with one view that fits nowhere: what the other views say without it.
+"""Rigs of which a view is left out: it fits nowhere, or it saw next to nothing.
 
-Such a rig stays rejected. Its other cameras are solved again without the view, from where they are,
-and that answer is taken only if it lies outside the region first stated for them: then the view had
-bent them. The view itself gets the pose that the others' joints give it.
+A rig with a view that fits nowhere stays rejected. Its other cameras are solved again without the
+view, from where they are, and that answer is taken only if it lies outside the region first stated
+for them: then the view had bent them. The view itself gets the pose that the others' joints give
+it. A view that saw next to nothing gets cameras drawn from what they could be, so that an estimate
+is always whole and says so.
 """
 
 from __future__ import annotations
 
+import math
+
+import roma
 import torch
 from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
-from ptri.geometry.cameras import to_reference
+from ptri.geometry.cameras import to_reference, transform
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.adjust import Bundle
@@ -24,6 +29,9 @@ from ptri.verdict.verdict import Code, Verdict
 # degrees of freedom, 6.25, over its mean).
 REGION_90 = (6.25 / 3) ** 0.5
 NUM_STEPS = 10  # Levenberg-Marquardt, of the view's resection
+# A camera that nothing is known about: its rotation is anything, its place this far (mm, standard
+# deviation a coordinate) from the reference.
+UNKNOWN_SIGMA = 5000.0
 
 
 def without_misfits(
@@ -40,8 +48,8 @@ def without_misfits(
             rows = torch.tensor([rig], device=solution.posterior.R.device)
             posterior = _without(solution, rows, verdict.view, options, seed, frame_worth)
             if posterior is not None:
-                whole = solution.posterior.with_rigs(rows, posterior)
-                solution = solution._replace(posterior=whole)
+                merged = solution.posterior.with_rigs(rows, posterior)
+                solution = solution._replace(posterior=merged)
     return solution
 
 
@@ -63,15 +71,11 @@ def _without(
     R, t = posterior_mean(posterior)
     # The others, in the frame of the first of them.
     cameras = to_reference(Cameras(R, R[:, others], t[:, others]))
-    first_R, first_t = R[:, others[0]], t[:, others[0]]
+    moved = transform(joints, R[:, others[:1]], t[:, others[:1]])
     lengths = evidence.expansions[0].shared[rows, : len(evidence.body.mean)]
-    moved = joints @ first_R.mT[:, None] + first_t[:, None, None]
     starts = Bundle(*(value[:, None] for value in (cameras.R, cameras.t, moved, lengths)))
-    part = observations._replace(
-        xy=observations.xy[:, :, others],
-        information=observations.information[:, :, others],
-        inlier=observations.inlier[:, :, others],
-    )
+    seen = (value[:, :, others] for value in observations[:3])
+    part = Observations(*seen, observations.held)
     again = rig_posterior(part, starts, evidence.body, options, seed, frame_worth=frame_worth)
     new_R, _ = posterior_mean(again.posterior)
     angle = torch.rad2deg(rotation_angle(new_R @ cameras.R.mT))  # (1, V - 1), to the first
@@ -82,10 +86,10 @@ def _without(
     start = to_reference(Cameras(R, R[:, [others[0], view]], t[:, [others[0], view]]))
     view_R, view_t = _resected(observations, view, again.evidence.joints, start)
     M = len(again.posterior.R)
-    every_R, every_t = R.new_empty(M, 1, V, 3, 3), t.new_empty(M, 1, V, 3)
-    every_R[:, :, others], every_t[:, :, others] = again.posterior.R, again.posterior.t
-    every_R[:, :, view], every_t[:, :, view] = view_R, view_t
-    cameras = to_reference(Cameras(every_R, every_R, every_t))
+    all_R, all_t = R.new_empty(M, 1, V, 3, 3), t.new_empty(M, 1, V, 3)
+    all_R[:, :, others], all_t[:, :, others] = again.posterior.R, again.posterior.t
+    all_R[:, :, view], all_t[:, :, view] = view_R, view_t
+    cameras = to_reference(Cameras(all_R, all_R, all_t))
     return again.posterior._replace(R=cameras.R, t=cameras.t)
 
 
@@ -93,11 +97,37 @@ def _resected(
     observations: Observations, view: int, joints: Tensor, start: Cameras
 ) -> tuple[Tensor, Tensor]:
     """The pose (3, 3), (3,) mm of a view in the frame of joints (1, T, J, 3) that are known."""
-    root = square_root(observations.information[:, :, view].flatten(1, 2))
-    points = Points(
-        joints.flatten(1, 2), observations.xy[:, :, view].flatten(1, 2), root,
-        observations.inlier[:, :, view].flatten(1, 2),
-    )  # fmt: skip
+    xy, information, inlier = (value[:, :, view].flatten(1, 2) for value in observations[:3])
+    points = Points(joints.flatten(1, 2), xy, square_root(information), inlier)
     starts = [(start.R[:, 1], start.t[:, 1]), *zip(*orthographic_starts(points))]
-    best = min((resect(points, *one, NUM_STEPS) for one in starts), key=lambda p: float(p.cost))
+    poses = (resect(points, R, t, NUM_STEPS) for R, t in starts)
+    best = min(poses, key=lambda pose: float(pose.cost))
     return best.R[0], best.t[0]
+
+
+def with_unknown(
+    posterior: RigPosterior | None, views: list[int], K: Tensor, num_samples: int, seed: int
+) -> RigPosterior:
+    """The posterior (B = 1) of some views with all of the rig's, in view 0's frame.
+
+    Args:
+        posterior: of ``views``; None: of no view.
+        K: (..., V, 3, 3) of all views; gives the type and the device.
+        num_samples: where there is no posterior.
+
+    Returns:
+        The other views' cameras are draws from what they could be.
+    """
+    M, V = num_samples if posterior is None else len(posterior.R), K.shape[-3]
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(M, V, 4, generator=generator, dtype=torch.float64)
+    t = UNKNOWN_SIGMA * torch.randn(M, V, 3, generator=generator, dtype=torch.float64)
+    R, t = roma.unitquat_to_rotmat(q / q.norm(dim=-1, keepdim=True)).to(K), t.to(K)
+    log_weights, ess = t.new_full((M, 1), -math.log(M)), t.new_ones(1)
+    if posterior is not None:
+        R[:, views], t[:, views] = posterior.R[:, 0], posterior.t[:, 0]
+        log_weights, ess = posterior.log_weights, posterior.ess
+    cameras = to_reference(Cameras(R, R, t))
+    R, t = cameras.R.clone(), cameras.t.clone()
+    R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0
+    return RigPosterior(R[:, None], t[:, None], log_weights, ess)

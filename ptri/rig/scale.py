@@ -15,7 +15,7 @@ from ptri.geometry.cameras import centres
 from ptri.rig.check import RigInput, joints_to_h36m17
 from ptri.rig.joints import joint_samples
 from ptri.skeleton import H36M17
-from ptri.structures import RigPosterior
+from ptri.structures import RigPosterior, take
 
 # Standing height over the distance from the middle of the shoulders to the middle of the ankles,
 # measured along the body: 0.818 - 0.039 of the height (Drillis and Contini 1966).
@@ -40,58 +40,31 @@ def known_length(scale: Mapping[str, object] | None, num_views: int) -> KnownLen
     if scale is None:
         return None
     expected = 'expected {"subject_height": mm} or {"camera_distance": (view, view, mm)}'
-    if not isinstance(scale, Mapping) or set(scale) - {"subject_height", "camera_distance"}:
-        raise UserError(f"scale: {scale!r:.80}; {expected}")
-    if len(scale) != 1:
-        raise UserError(
-            "scale: subject_height and camera_distance both fix the scale; give one of them"
-            if scale
-            else f"scale: empty; {expected}"
-        )
+    kinds = {"subject_height", "camera_distance"}
+    if not isinstance(scale, Mapping) or len(scale) != 1 or not kinds.issuperset(scale):
+        raise UserError(f"scale: {scale!r:.120}; {expected}")
     ((kind, value),) = scale.items()
-    views = None
+    views, (low, high) = None, (300.0, 3000.0)
     if kind == "camera_distance":
+        low, high = 1.0, 1e6
         try:
             first, second, value = value
         except (TypeError, ValueError):
             raise UserError(f"scale: camera_distance {value!r:.80}; {expected}") from None
         views = (first, second)
-        good = (
-            all(isinstance(v, Integral) and 0 <= v < num_views for v in views) and first != second
-        )
-        if not good:
+        if (
+            not all(isinstance(v, Integral) and 0 <= v < num_views for v in views)
+            or first == second
+        ):
             raise UserError(
                 f"scale: camera_distance between views {first!r} and {second!r}; expected two "
                 f"different views from 0 to {num_views - 1}"
             )
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise UserError(f"scale: {kind} {value!r:.80}; expected a length in mm")
-    low, high = (300.0, 3000.0) if views is None else (1.0, 1e6)
-    if not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, Real) or not low <= value <= high:
         raise UserError(
-            f"scale: {kind} of {value:g} mm; expected {low:g} to {high:g} mm (not m or cm)"
+            f"scale: {kind} of {value!r:.80} mm; expected {low:g} to {high:g} mm (not m or cm)"
         )
     return KnownLength(float(value), views)
-
-
-def scale_factors(
-    known: KnownLength, joints: Tensor, R: Tensor, t: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The factor (M,) that gives each of M samples the known length, and what it measures (M,).
-
-    Args:
-        joints: (M, T, 17, 3) mm, NaN where not seen. R, t: (M, V, 3, 3), (M, V, 3) mm.
-
-    Returns:
-        NaN where the height cannot be measured.
-    """
-    if known.views is None:
-        measured = body_height(joints)
-    else:
-        centre = centres(R, t)
-        measured = (centre[:, known.views[0]] - centre[:, known.views[1]]).norm(dim=-1)
-    # 1 mm guards cameras that coincide.
-    return known.length / measured.clamp_min(1.0), measured
 
 
 class Scale(NamedTuple):
@@ -137,15 +110,17 @@ def rescale(
     """
     if known is None:
         return posterior, Scale()
-    joints = posterior.t.new_zeros(len(posterior.R), 1, 17, 3)
     if known.views is None:
-        part = given.of_frames(frames[:: -(-len(frames) // SCALE_FRAMES)])
+        part = take(given, frames[:: -(-len(frames) // SCALE_FRAMES)])
         solved = posterior._replace(R=posterior.R[:, :, views], t=posterior.t[:, :, views])
-        joints = joint_samples(part.keypoints, part.K, solved)
+        joints = joint_samples(part.keypoints, part.K, solved)  # (M, T, J, 3)
         seen = torch.isfinite(part.keypoints.xy).all(-1).sum(1) >= 2  # (T, J)
         joints = torch.where(seen[..., None], joints, torch.nan)
-        joints = joints_to_h36m17(joints, given.skeleton)
-    factor, measured = scale_factors(known, joints, posterior.R[:, 0], posterior.t[:, 0])
+        measured = body_height(joints_to_h36m17(joints, given.skeleton))  # (M,)
+    else:
+        first, second = centres(posterior.R[:, 0], posterior.t[:, 0])[:, known.views].unbind(1)
+        measured = (first - second).norm(dim=-1)
+    factor = known.length / measured.clamp_min(1.0)  # 1 mm guards cameras that coincide
     if not bool(torch.isfinite(factor).all()):
         return posterior, Scale(known, math.nan)
     weights = posterior.log_weights[:, 0].exp()
@@ -155,17 +130,11 @@ def rescale(
 
 def body_height(joints: Tensor) -> Tensor:
     """Standing height (...) mm from the segments of joints (..., T, 17, 3), median over frames."""
-    index = {name: j for j, name in enumerate(H36M17.joints)}
-
-    def length(a: str, b: str) -> Tensor:
-        return (joints[..., index[a], :] - joints[..., index[b], :]).norm(dim=-1)
-
+    at = {name: joints[..., j, :] for j, name in enumerate(H36M17.joints)}
+    segments = ("left_hip", "left_knee", "left_foot"), ("right_hip", "right_knee", "right_foot")
     legs = sum(
-        length(f"{s}_hip", f"{s}_knee") + length(f"{s}_knee", f"{s}_foot")
-        for s in ("left", "right")
+        (at[hip] - at[knee]).norm(dim=-1) + (at[knee] - at[foot]).norm(dim=-1)
+        for hip, knee, foot in segments
     )
-    shoulders = (
-        joints[..., index["left_shoulder"], :] + joints[..., index["right_shoulder"], :]
-    ) / 2
-    trunk = (shoulders - joints[..., index["hip"], :]).norm(dim=-1)
+    trunk = ((at["left_shoulder"] + at["right_shoulder"]) / 2 - at["hip"]).norm(dim=-1)
     return (legs / 2 + trunk).nanmedian(dim=-1).values * HEIGHT_OVER_SEGMENTS

@@ -14,7 +14,7 @@ from ptri.posterior.body import BodyPrior
 from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.skeleton import H36M17
-from ptri.structures import MANY_FRAMES, Cameras, Keypoints, Observations
+from ptri.structures import MANY_FRAMES, Cameras, Keypoints, Observations, cat, take
 from ptri.verdict.readings import Sides, apply_sides, frames_to_read, read_rigs
 
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
@@ -33,14 +33,13 @@ def lift_and_read(
         The skeletons (B, T, V, 17, ...) of the views as they are read, and how that is.
     """
     T = keypoints.xy.shape[1]
-    named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
+    named = take(keypoints, (*[slice(None)] * 3, slice(NUM_JOINTS)))
     some = frames_to_read(T).to(K.device)
-    flip = torch.tensor(H36M17.flip, device=K.device)
-    exchanged = Keypoints(*(value[:, some].index_select(3, flip) for value in named))
-    both = Keypoints(*(torch.cat(pair, dim=1) for pair in zip(named, exchanged)))
-    lifted = model.lift(both, torch.cat([K, K[:, some]], dim=1))
+    exchanged = take(named, (slice(None), some))
+    exchanged = take(exchanged, (*[slice(None)] * 3, list(H36M17.flip)))
+    lifted = model.lift(cat([named, exchanged], 1), torch.cat([K, K[:, some]], dim=1))
     exchanged_joints = lifted.joints3d[:, T:].double()
-    lifted = Lifted(*(value[:, :T] for value in lifted))
+    lifted = take(lifted, (slice(None), slice(T)))
     observations = observe(named, K, model.detector)
     trust = observations.inlier / lifted.sigma.double().square()
     body = body_prior(options, model.detector, NUM_JOINTS, T, observations.xy)
@@ -48,7 +47,7 @@ def lift_and_read(
     changed = sides.changed()  # (B, T, V)
     if bool(changed.any()):
         read = apply_sides(named, sides)
-        again = model.lift(Keypoints(*(value[changed] for value in read)), K[changed])
+        again = model.lift(take(read, changed), K[changed])
         for value, new in zip(lifted, again):
             value[changed] = new
     return lifted, sides
@@ -75,16 +74,11 @@ def gather_starts(
     starts = rig_starts(lifted.joints3d.double(), trust, body, mirrored=thorough)
     if start is not None:
         cameras, joints = start
-        one = Bundle(cameras.R, cameras.t, joints, starts.log_lengths[:, 0])
-        starts = _both(starts, Bundle(*(value[:, None] for value in one)))
+        given = Bundle(cameras.R, cameras.t, joints, starts.log_lengths[:, 0])
+        starts = cat([starts, take(given, (slice(None), None))], 1)
     if thorough and keypoints.xy.shape[1] >= MANY_FRAMES:
-        starts = _both(starts, pooled_starts(keypoints, K, starts, body, seed=seed))
+        starts = cat([starts, pooled_starts(keypoints, K, starts, body, seed=seed)], 1)
     return _with_further_joints(starts, observations)
-
-
-def _both(starts: Bundle, others: Bundle) -> Bundle:
-    """All candidates of both."""
-    return Bundle(*(torch.cat([a, b.to(a)], dim=1) for a, b in zip(starts, others)))
 
 
 def _with_further_joints(starts: Bundle, observations: Observations) -> Bundle:

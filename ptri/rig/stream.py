@@ -23,13 +23,13 @@ from ptri.rig.frames import (
     coordinates,
     greedy,
     information,
-    least_informative,
-    total_log_det,
+    log_det,
     usable_frames,
+    weighted_information,
 )
 from ptri.rig.scale import KnownLength, known_length
-from ptri.skeleton import Skeleton, find_skeleton
-from ptri.structures import Cameras, Keypoints
+from ptri.skeleton import Skeleton
+from ptri.structures import Cameras, cat, take
 
 # Solve again when the information about each parameter has grown by this factor, or when there are
 # twice as many frames.
@@ -74,10 +74,10 @@ class RigFilter:
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
         self._model = model
         self._known: KnownLength | None = None
-        self._kept: Keypoints | None = None  # (N, V, J, ...) the frames that say most
-        self._when = torch.zeros(0, dtype=torch.int64)  # (N,) their numbers
+        self._kept: RigInput | None = None  # N frames that say most
+        self._when: Tensor | None = None  # (N,) their numbers, int64
         self._solved: Solved | None = None
-        self._solved_from: tuple[Keypoints, Tensor] | None = None
+        self._solved_from: tuple[RigInput, Tensor] | None = None
         self._count = 0  # frames seen
 
     @property
@@ -99,48 +99,39 @@ class RigFilter:
         Raises:
             ValueError: as `ptri.estimate_rig`; the filter then stays as it was.
         """
-        given = self._check(xy, confidence, covariance)
-        self._keep(given)
-        if self._is_news(given.K):
-            self._solve(given.K)
-        solved = self._solved._replace(frames=self._solved_from[1].tolist())
-        return with_joints(self._model, solved, given, same_frames=False)
-
-    def _check(self, xy, confidence, covariance) -> RigInput:
-        single = getattr(xy, "ndim", 0) == 3
-        parts = (xy, confidence, covariance)
-        if single:
-            parts = (None if part is None else part[None] for part in parts)
-        xy, confidence, covariance = parts
+        if getattr(xy, "ndim", 0) == 3:
+            parts = (xy, confidence, covariance)
+            xy, confidence, covariance = (None if p is None else p[None] for p in parts)
         given = check_input(xy, self._K, confidence, covariance, self._skeleton, self._device)
         if self._solved is None:
-            self._known = known_length(self._scale, len(given.K))
+            self._known = known_length(self._scale, given.K.shape[1])
             self._model = find_model(self._model, given.K.device)
-        return given
+        self._keep(given)
+        if self._is_news():
+            self._solve()
+        solved = self._solved._replace(frames=self._solved_from[1].tolist())
+        return with_joints(self._model, solved, given, same_frames=False)
 
     def _keep(self, given: RigInput) -> None:
         """Takes new frames in and drops those that say least."""
         good = usable_frames(given.keypoints).nonzero()[:, 0]
-        new = Keypoints(*(part[good] for part in given.keypoints))
-        when = self._count + good.cpu()
-        self._count += len(given.keypoints.xy)
-        if len(good) > self._max_frames:
-            each = information(new, given.K, coordinates(new, given.K))
-            best = greedy(each, when.to(each.device), self._max_frames).sort().values
-            new, when = Keypoints(*(part[best] for part in new)), when[best.cpu()]
-        if self._kept is not None:
-            new = Keypoints(*(torch.cat(pair) for pair in zip(self._kept, new)))
-            when = torch.cat([self._when, when])
+        new, when = take(given, good), self._count + good
+        self._count += len(given.K)
         if len(when) > self._max_frames:
-            each = information(new, given.K, coordinates(new, given.K))
-            rows = torch.arange(len(when))
-            while len(rows) > self._max_frames:
-                worst = least_informative(each[rows], when[rows].to(each.device))
+            best = greedy(information(new), when, self._max_frames).sort().values
+            new, when = take((new, when), best)
+        if self._kept is not None:
+            new, when = cat([(self._kept, self._when), (new, when)])
+        if len(when) > self._max_frames:
+            each, rows = information(new), torch.arange(len(when), device=when.device)
+            while len(rows) > self._max_frames:  # without the one that the others miss least
+                weighted = weighted_information(each[rows], when[rows])
+                worst = int(log_det(weighted.sum(0) - weighted).argmax())
                 rows = torch.cat([rows[:worst], rows[worst + 1 :]])
-            new, when = Keypoints(*(part[rows] for part in new)), when[rows]
+            new, when = take((new, when), rows)
         self._kept, self._when = new, when
 
-    def _is_news(self, K: Tensor) -> bool:
+    def _is_news(self) -> bool:
         """Whether the kept frames say so much more than those of the last solution."""
         if self._solved is None:
             return True
@@ -149,35 +140,33 @@ class RigFilter:
             return False
         if len(self._when) >= 2 * len(when):  # the first few frames
             return True
-        frame = coordinates(self._kept, K)
-        now = total_log_det(information(self._kept, K, frame), self._when.to(K.device))
-        then = total_log_det(information(before, K, frame), when.to(K.device))
-        pairs = len(K) * (len(K) - 1) // 2
-        return now - then > 9 * pairs * math.log(GROWTH)
+        frame = coordinates(self._kept)
+        now, then = (
+            log_det(weighted_information(information(given, frame), at).sum(0))
+            for given, at in ((self._kept, self._when), (before, when))
+        )
+        V = self._kept.K.shape[1]
+        return float(now - then) > 9 * math.comb(V, 2) * math.log(GROWTH)
 
-    def _solve(self, K: Tensor) -> None:
-        kept = RigInput(self._kept, K, find_skeleton(self._skeleton))
-        start = None if self._solved is None else _start(kept, self._solved)
+    def _solve(self) -> None:
+        start = None if self._solved is None else _start(self._kept, self._solved)
         self._solved = solve_cameras(
-            self._model, kept, self._options, self._seed, self._max_frames, self._known,
-            start=start, times=self._when,
+            self._model, self._kept, self._options, self._seed, self._max_frames, self._known,
+            start=start, times=self._when.cpu(),
         )  # fmt: skip
         self._solved_from = (self._kept, self._when)
 
 
 def _start(kept: RigInput, solved: Solved) -> tuple[Cameras, Tensor] | None:
     """The last cameras (1, V, ...) and the 17 joints (1, N, 17, 3) under them, to start from."""
-    if not solved.frames or not len(kept.keypoints.xy):
+    if not solved.frames or not len(kept.K):
         return None
     R, t = posterior_mean(solved.posterior)
     factor = solved.scale.factor
     t = t / (1.0 if math.isnan(factor) else factor)  # the scale of the bones
-    known = Keypoints(*(part[None] for part in known_joints(kept)))
-    rig = Cameras(kept.K.expand(1, len(kept.keypoints.xy), -1, -1, -1), R, t)
-    joints = robust_triangulation(known, rig)[0].joints3d
+    known, K = take((known_joints(kept), kept.K), None)
+    joints = robust_triangulation(known, Cameras(K, R, t))[0].joints3d
     middle = joints.nanmedian(dim=2, keepdim=True).values
     middle = torch.where(torch.isnan(middle), middle.nanmedian(dim=1, keepdim=True).values, middle)
     joints = torch.where(torch.isnan(joints), middle, joints)
-    if not bool(torch.isfinite(joints).all()):
-        return None
-    return Cameras(kept.K[None], R, t), joints
+    return (Cameras(K, R, t), joints) if bool(torch.isfinite(joints).all()) else None
