@@ -13,10 +13,10 @@ import torch
 pytest.importorskip("anny")
 pytest.importorskip("moderngl")
 
-from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations
+from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations, global_rotations
 from ptri.render.draw.gl import Renderer
 from ptri.render.people.person import Person, make_rng, sample_person
-from ptri.render.people.posing import part_rotations, pose, skin
+from ptri.render.people.posing import pose
 from ptri.render.settings import RenderConfig
 from ptri.render.stage.cameras import Camera
 from ptri.render.stage.room import Room, sample_room
@@ -44,13 +44,9 @@ def pose_of(person: Person, **degrees: float) -> tuple[np.ndarray, np.ndarray]:
     angles = torch.zeros(1, len(ANGLES))
     for name, value in degrees.items():
         angles[0, INDEX[name]] = np.radians(value)
-    parts = part_rotations(*angles_to_rotations(angles))
-    transforms, joints = pose(person.rig, parts, np.array([[0, 0, person.shape.joints[6, 2]]]))
+    parts = global_rotations(*angles_to_rotations(angles)).double().numpy()
+    transforms, joints = pose(person.rig, parts, np.array([[0, 0, person.rig.joints[6, 2]]]))
     return transforms[0], joints[0]
-
-
-def skinned(person: Person, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return skin(transforms, *person.skin_data)
 
 
 def empty_room(bare: bool = False) -> Room:

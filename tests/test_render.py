@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from render_fixture import FACES, SIZE, empty_room, level_camera, person, pose_of, renderer, skinned
+from render_fixture import FACES, SIZE, empty_room, level_camera, person, pose_of, renderer
 from scipy.spatial import cKDTree
 
 from ptri.data.labels import labels_path, read_labels
@@ -43,7 +43,7 @@ def put(transforms: np.ndarray) -> np.ndarray:
     """Poses the person in an empty room; returns its points (Q, 3) m."""
     renderer().set_picture(None)
     renderer().set_person(person().dressed)
-    points, normals = skinned(person(), transforms)
+    points, normals = person().skin(transforms)
     renderer().pose({0: (points, normals)}, empty_room())
     return points
 
@@ -75,7 +75,7 @@ def test_two_people_stand_in_one_picture():
     renderer().set_picture(None)
     for slot, (who, shift) in enumerate(((person(), -0.5), (person(12), 0.5))):
         renderer().set_person(who.dressed, slot)
-        points, normals = skinned(who, transforms)
+        points, normals = who.skin(transforms)
         posed[slot] = points + np.array([shift, 0, 0]), normals
     renderer().pose(posed, empty_room())
     both, masks = renderer().draw(*camera), [silhouette(camera, slot) for slot in (0, 1)]
@@ -194,7 +194,7 @@ def test_backdrops_show_behind_the_person():
     room = room._replace(look=room.look._replace(tint=np.ones(3)))
     renderer().set_picture(np.full((32, 64, 3), (255, 0, 0), np.uint8))
     renderer().set_person(person().dressed)
-    renderer().pose({0: skinned(person(), pose_of(person())[0])}, room)
+    renderer().pose({0: person().skin(pose_of(person())[0])}, room)
     camera = level_camera(0.5)
     image, mask = renderer().draw(*camera), silhouette(camera)
     renderer().end_pose()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from render_fixture import empty_room, level_camera, person, pose_of, renderer, skinned
+from render_fixture import empty_room, level_camera, person, pose_of, renderer
 from test_retarget import write_bvh
 from torch import equal
 
@@ -20,6 +20,7 @@ from ptri.errors import UserError
 from ptri.render import truth
 from ptri.render.people.person import make_rng
 from ptri.render.people.poses import KIND_NAMES, MOCAP
+from ptri.render.people.posing import coco_keypoints
 from ptri.render.settings import RenderConfig, settings_from
 from ptri.render.single import Shot, Studio
 from ptri.render.stage import occluders
@@ -54,8 +55,8 @@ def shots() -> list[Shot]:
 def standing() -> tuple[np.ndarray, ...]:
     """Points, normals, joints and COCO's keypoints, m, of a person who stands and faces -y."""
     transforms, joints = pose_of(person(), left_arm_abd=17, right_arm_abd=17)
-    points, normals = skinned(person(), transforms)
-    coco = truth.Surface(person().shape, person().rig).coco(transforms)
+    coco = coco_keypoints(person().rig, transforms[None])[0]
+    points, normals = person().skin(transforms)
     shift = -np.array([*joints[6, :2], points[:, 2].min()])
     return points + shift, normals, joints + shift, coco + shift
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ptri.people.articulation import global_rotations
 from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.rigs import family_indices, sample_rigs
@@ -20,7 +21,7 @@ from ptri.render import truth
 from ptri.render.draw import sensor
 from ptri.render.draw.gl import Renderer
 from ptri.render.people.person import Person, make_rng, sample_person
-from ptri.render.people.posing import part_rotations, pose, skin
+from ptri.render.people.posing import coco_keypoints, pose
 from ptri.render.settings import ACTION_KINDS, RenderSettings
 from ptri.render.stage import backdrops
 from ptri.render.stage.cameras import Camera
@@ -28,24 +29,12 @@ from ptri.render.stage.room import SEATED, sample_place, with_seat
 from ptri.skeleton import H36M17
 
 
-class RenderRig(NamedTuple):
-    """A rig's cameras: x_cam = R x_world + t, world z up."""
-
-    K: np.ndarray  # (V, 3, 3) px
-    R: np.ndarray  # (V, 3, 3)
-    t: np.ndarray  # (V, 3) mm
-
-    @property
-    def centres(self) -> np.ndarray:
-        """Camera centres (V, 3) mm, world."""
-        return -np.einsum("vji,vj->vi", self.R, self.t)
-
-
 class PosedClip(NamedTuple):
     """A posed clip; lowest point of the body on the floor in every frame."""
 
     transforms: np.ndarray  # (T, D, 3, 4) m
-    joints: np.ndarray  # (T, 17, 3) m, world
+    joints: np.ndarray  # (T, 17, 3) m, world, Human3.6M's
+    coco: np.ndarray  # (T, 17, 3) m, world, COCO's
 
 
 def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: int) -> PosedClip:
@@ -59,19 +48,21 @@ def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: in
     lengths = torch.from_numpy(np.linalg.norm(joints[child] - joints[parent], axis=-1)).float()
     draws = Draws.from_torch(torch.Generator().manual_seed(seed))
     motion = sample_motions(draws, kind_indices([kind]), num_frames, fps, lengths.unsqueeze(0))
-    parts = part_rotations(motion.rotations[0], motion.root_rotation[0])
+    parts = global_rotations(motion.rotations[0], motion.root_rotation[0]).double().numpy()
     root = motion.root_translation[0].double().numpy() / 1000
     transforms, joints = pose(person.rig, parts, root)
     for frame in range(num_frames):
-        points, _ = skin(transforms[frame], *person.skin_data)
-        lowest = points[:, 2].min()
+        lowest = person.skin(transforms[frame])[0][:, 2].min()
         transforms[frame, :, 2, 3] -= lowest
         joints[frame, :, 2] -= lowest
-    return PosedClip(transforms, joints)
+    return PosedClip(transforms, joints, coco_keypoints(person.rig, transforms))
 
 
-def sample_rig(settings: RenderSettings, subject: int) -> RenderRig:
-    """The rig of a subject: every camera sees `settings.reach` around the origin."""
+def sample_rig(settings: RenderSettings, subject: int) -> Camera:
+    """The rig of a subject, K (V, 3, 3) px, R (V, 3, 3), t (V, 3) mm.
+
+    Every camera sees `settings.reach` around the origin.
+    """
     families = family_indices(settings.rig.split("+"), "--rig")
     draws = Draws.from_seeds([(settings.seed, subject, i, 77) for i in range(len(families))])
     turn = np.linspace(0, 2 * np.pi, 12, endpoint=False)
@@ -102,7 +93,7 @@ def sample_rig(settings: RenderSettings, subject: int) -> RenderRig:
     zoom = 1 / reach if settings.tight else np.minimum(1, 1 / reach)
     square[:, [0, 1], [0, 1]] = focal * zoom[:, None]
     order = make_rng(settings.seed, subject, 78).permutation(settings.cameras)
-    return RenderRig(square[order], R[order], t[order])
+    return Camera(square[order], R[order], t[order])
 
 
 def render_action(
@@ -133,28 +124,27 @@ def render_action(
     kind = kinds[rng.integers(len(kinds))]
     clip = sample_clip(person, kind, settings.frames, settings.fps, int(rng.integers(2**31)))
     rig = sample_rig(settings, subject)
+    centres = -np.einsum("vji,vj->vi", rig.R, rig.t)
     pictures = backdrops.list_pictures(settings.backgrounds) if settings.backgrounds else []
-    room, picture = sample_place(rng, rig.centres / 1000, settings, pictures, room_rng)
+    room, picture = sample_place(rng, centres / 1000, settings, pictures, room_rng)
     renderer.set_picture(picture)
     renderer.set_person(person.dressed)
     sensors = [sensor.sample_sensor(rng, settings) for _ in range(settings.cameras)]
     cameras = [Camera(K, R, t / 1000) for K, R, t in zip(rig.K, rig.R, rig.t)]
-    surface = truth.Surface(person.shape, person.rig)
-    coco = np.stack([surface.coco(transforms) for transforms in clip.transforms])
     frames = np.arange(settings.frames, dtype=np.int32) * max(1, round(50 / settings.fps))
     labels = []
     for t, frame in enumerate(frames.tolist()):
-        points, normals = skin(clip.transforms[t], *person.skin_data)
+        points, normals = person.skin(clip.transforms[t])
         seated = with_seat(room, clip.joints[t]) if kind in SEATED else room
         renderer.pose({0: (points, normals)}, seated)
         for i, camera in enumerate(cameras):
             write(i, frame, sensor.expose(renderer.draw(*camera), sensors[i], rng))
             depth = renderer.depth()
-            labels.append(truth.label(points, clip.joints[t], coco[t], camera, depth))
+            labels.append(truth.label(points, clip.joints[t], clip.coco[t], camera, depth))
         renderer.end_pose()
     rows = {
         name: np.stack(values).reshape(settings.frames, settings.cameras, -1)
         for name, values in zip(truth.Label._fields, zip(*labels))
     }
     rows |= {"joints": (1000 * clip.joints).astype(np.float32), "frame": frames}
-    return rows | {"coco": (1000 * coco).astype(np.float32)}
+    return rows | {"coco": (1000 * clip.coco).astype(np.float32)}

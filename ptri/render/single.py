@@ -19,7 +19,7 @@ from ptri.render.draw import sensor
 from ptri.render.draw.gl import FAR, Renderer
 from ptri.render.people.person import Person, make_rng, sample_person
 from ptri.render.people.poses import Pose, sample_poses
-from ptri.render.people.posing import pose, skin
+from ptri.render.people.posing import coco_keypoints, pose
 from ptri.render.settings import RenderConfig
 from ptri.render.stage import backdrops, cameras, occluders
 from ptri.render.stage.cameras import Camera
@@ -83,7 +83,7 @@ class Studio:
     def __init__(self, config: RenderConfig, masks: bool = False, crop: Crop | None = None):
         self.config, self.masks, self.crop = config, masks, crop
         self._renderer = Renderer(config.size, config.size, config.samples)
-        self._people: OrderedDict[tuple[int, ...], tuple[Person, truth.Surface]] = OrderedDict()
+        self._people: OrderedDict[tuple[int, ...], Person] = OrderedDict()
         folder = config.backgrounds
         self._pictures = backdrops.list_pictures(folder) if folder else []
 
@@ -196,9 +196,10 @@ class Studio:
         moments = []
         if moving is not None:
             for moment in (0, 2):
-                own = drawn[0]
-                points, normals = _surface(own.person, moving, moment)
-                renderer.pose({**posed, 0: (points + own.shift, normals)}, room)
+                main, turns = drawn[0], moving.rotations[moment : moment + 1]
+                transforms, _ = pose(main.person.rig, turns, np.zeros((1, 3)))
+                points, normals = main.person.skin(transforms[0])
+                renderer.pose({**posed, 0: (points + main.shift, normals)}, room)
                 moments.append(renderer.draw(*camera).astype(np.float32))
                 renderer.end_pose()
         renderer.pose(posed, room)
@@ -210,25 +211,23 @@ class Studio:
 
     def _pose(self, key: tuple[int, ...], rng: np.random.Generator, what: Pose) -> _Body:
         """A person of the subject's crowd in new colours, on the floor above the origin."""
-        person, surface = self._person(key[0], key[1], int(rng.integers(self.config.people)))
+        person = self._person(key[0], key[1], int(rng.integers(self.config.people)))
         person = person.recoloured(rng)
-        transforms, joints = pose(person.rig, what.parts(), np.zeros((1, 3)))
-        points, normals = skin(transforms[0], *person.skin_data)
+        transforms, joints = pose(person.rig, what.rotations[1:2], np.zeros((1, 3)))
+        points, normals = person.skin(transforms[0])
         low, high = points.min(0), points.max(0)
         shift = -np.append((low + high)[:2] / 2, low[2])
-        coco = surface.coco(transforms[0])
+        coco = coco_keypoints(person.rig, transforms)[0]
         return _Body(person, points + shift, normals, joints[0] + shift, coco + shift, shift)
 
-    def _person(self, seed: int, subject: int, number: int) -> tuple[Person, truth.Surface]:
+    def _person(self, seed: int, subject: int, number: int) -> Person:
         key = (seed, subject, number)
         if key not in self._people:
             rng = make_rng(*key, _PURPOSES["person"])
             person = sample_person(rng, self.config, any_age=True)
-            surface = truth.Surface(person.shape, person.rig)
-            # The naked body's vertices and weights, two thirds of the memory, are of no more use.
-            rig = person.rig._replace(weights=np.zeros((0, len(person.rig.drivers))))
+            # The naked body's vertices, a third of the memory, are of no more use.
             shape = person.shape._replace(vertices=np.zeros((0, 3), np.float32))
-            self._people[key] = person._replace(rig=rig, shape=shape), surface
+            self._people[key] = person._replace(shape=shape)
             if len(self._people) > 2 * self.config.people:
                 self._people.popitem(last=False)
         return self._people[key]
@@ -259,9 +258,3 @@ class Studio:
         middle = body.joints.mean(0) * [1, 1, 0]
         move = middle + away * forward + aside * across
         return other._replace(points=other.points + move, shift=other.shift + move)
-
-
-def _surface(person: Person, what: Pose, moment: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points and normals (Q, 3) of a moment of a pose, where `pose` puts them."""
-    transforms, _ = pose(person.rig, what.parts(slice(moment, moment + 1)), np.zeros((1, 3)))
-    return skin(transforms[0], *person.skin_data)

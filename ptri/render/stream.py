@@ -22,13 +22,13 @@ from ptri.data.h36m import SampleKey, make_sample
 from ptri.errors import UserError
 from ptri.fields import build
 from ptri.people.retarget import load_part_motion
+from ptri.render.people.body import coco_weights
 from ptri.render.people.garment_files import open_folder
 from ptri.render.people.wardrobe import body_faces
 from ptri.render.processes import run_jobs
 from ptri.render.settings import RenderConfig
 from ptri.render.single import Crop, Shot, Studio
 from ptri.render.stage import backdrops
-from ptri.render.truth import coco_weights
 from ptri.structures import Sample
 
 _TRAIN_CROWD, _TEST_CROWD = 0, 1

@@ -17,8 +17,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.render.people.body import BodyShape, load_body_model
-from ptri.render.people.posing import RiggedBody
 from ptri.render.stage.cameras import Camera
 from ptri.skeleton import COCO17, H36M17
 
@@ -28,31 +26,6 @@ _RADII = {
     "shoulder": 0.14, "elbow": 0.09, "wrist": 0.08, "head": 0.07, "eye": 0.05, "ear": 0.06,
 }  # fmt: skip
 _NOSE = {"h36m17": 0.14, "coco17": 0.05}  # Human3.6M's lies inside the head
-
-
-class Surface:
-    """COCO's keypoints of one body, as functions of its pose."""
-
-    def __init__(self, shape: BodyShape, rig: RiggedBody):
-        weights = coco_weights()  # (17, P)
-        near = np.flatnonzero(weights.any(0))  # a few hundred vertices
-        rest = np.concatenate([shape.vertices[near], np.ones((len(near), 1))], 1)
-        # (17, D, 4): a keypoint is the sum over drivers of the driver's transform of these.
-        carried = np.einsum("pd,pa->pda", rig.weights[near], rest).reshape(len(near), -1)
-        self._carried = (weights[:, near] @ carried).reshape(len(weights), -1, 4)
-
-    def coco(self, transforms: np.ndarray) -> np.ndarray:
-        """Keypoints (17, 3) m of a pose's transforms (D, 3, 4)."""
-        return np.einsum("kdb,dab->ka", self._carried, transforms)
-
-
-@functools.cache
-def coco_weights() -> np.ndarray:
-    """(17, P) weights of the body's vertices in COCO's keypoints, from Anny."""
-    from anny.keypoints import KeypointsRegressor
-
-    regressor = KeypointsRegressor.coco(load_body_model().anny, labels=list(COCO17.joints))
-    return regressor.regression_weights.double().numpy()
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ptri.skeleton import H36M17
+from ptri.skeleton import COCO17, H36M17
 
 PHENOTYPES = (
     "gender",
@@ -251,6 +251,15 @@ def _rest_joints(model: BodyModel, vertices: np.ndarray, bone_heads: np.ndarray)
     joints["nose"] = (head["head"] + vertices[model.nose_tip]) / 2
     joints["head"] = vertices[model.crown].mean(0)
     return np.stack([joints[name] for name in H36M17.joints])
+
+
+@functools.cache
+def coco_weights() -> np.ndarray:
+    """(17, P) weights of the body's vertices in COCO's keypoints, from Anny."""
+    from anny.keypoints import KeypointsRegressor
+
+    regressor = KeypointsRegressor.coco(load_body_model().anny, labels=list(COCO17.joints))
+    return regressor.regression_weights.double().numpy()
 
 
 def grow_down(phenotypes: dict[str, np.ndarray], age: np.ndarray, size: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from ptri.render.people.body import BodyShape, build_shapes, grow_down, sample_phenotypes
 from ptri.render.people.dressed import Dressed
 from ptri.render.people.garment_files import open_folder
-from ptri.render.people.posing import RiggedBody, bind
+from ptri.render.people.posing import RiggedBody, bind, skin
 from ptri.render.people.tailor import dress_in_garments, recolour
 from ptri.render.people.wardrobe import dress
 from ptri.render.settings import RenderConfig
@@ -22,10 +22,10 @@ class Person(NamedTuple):
     rig: RiggedBody
     dressed: Dressed
 
-    @property
-    def skin_data(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Weights, rest vertices and normals, as `ptri.render.people.posing.skin` takes them."""
-        return self.dressed.weights, self.dressed.vertices, self.dressed.normals
+    def skin(self, transforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Points and normals (Q, 3) of the surface for the drivers' transforms (D, 3, 4)."""
+        dressed = self.dressed
+        return skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
 
     def recoloured(self, rng: np.random.Generator) -> Person:
         """The same body in clothes of the same cut, with other colours, skin and hair."""
@@ -56,5 +56,5 @@ def sample_person(rng: np.random.Generator, config: RenderConfig, any_age: bool 
     tight = config.clothed < 1 and rng.random() >= config.clothed
     if not tight and config.garments and rng.random() < config.garment_share:
         garments = open_folder(config.garments)
-        return Person(shape, rig, dress_in_garments(shape, rig, rng, garments, config.faces))
-    return Person(shape, rig, dress(shape, rig, rng, config.faces, tight))
+        return Person(shape, rig, dress_in_garments(shape, rng, garments, config.faces))
+    return Person(shape, rig, dress(shape, rng, config.faces, tight))

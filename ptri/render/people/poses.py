@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from ptri.people.articulation import PARTS, global_rotations
+from ptri.people.articulation import PARTS_AND_ROOT, global_rotations
 from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.motions import KINDS
 from ptri.people.retarget import load_part_motion
 from ptri.render.settings import RenderConfig
+from ptri.skeleton import mirror_name
 
 MOCAP = "mocap"  # the kind of a captured pose
 # How often each kind is drawn where none is named: what people in photographs do.
@@ -33,12 +34,8 @@ _STEPS = 3
 class Pose(NamedTuple):
     """A pose in motion: three moments, the middle one is the pose."""
 
-    rotations: np.ndarray  # (3, P + 1, 3, 3) world rotations of (*PARTS, "root")
+    rotations: np.ndarray  # (3, P + 1, 3, 3) world rotations of `PARTS_AND_ROOT`
     kind: str
-
-    def parts(self, moments: slice = slice(1, 2)) -> dict[str, np.ndarray]:
-        """Part -> (T, 3, 3), as `ptri.render.people.posing.pose` takes them."""
-        return {part: self.rotations[moments, i] for i, part in enumerate((*PARTS, "root"))}
 
 
 def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list[Pose]:
@@ -70,8 +67,8 @@ def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list
         pairs = source.rotations[np.stack([place, source.following[place]], 1)].astype(float)
         moving = _between(pairs, min(SHUTTER * source.fps, 1.0))  # (N, 3, P + 1, 3, 3)
         heading = Rotation.from_euler("z", turn[rows, None].numpy()).as_matrix()[:, None, None]
-        for i, own, about in zip(rows, moving, heading):
-            poses[i] = Pose(about @ (_mirrored(own) if mirror[i] else own), MOCAP)
+        for i, moments, about in zip(rows, moving, heading):
+            poses[i] = Pose(about @ (_mirrored(moments) if mirror[i] else moments), MOCAP)
     return poses
 
 
@@ -93,16 +90,8 @@ def _between(pairs: np.ndarray, span: float) -> np.ndarray:
     return np.stack([first, middle, middle @ half], 1)
 
 
-@functools.cache
-def _mirror_order() -> np.ndarray:
-    names = [*PARTS, "root"]
-    swap = {"left": "right", "right": "left"}
-    sides = [name.partition("_") for name in names]
-    mirrored = [f"{swap[a]}_{b}" if a in swap else "".join((a, _, b)) for a, _, b in sides]
-    return np.array([names.index(name) for name in mirrored])
-
-
 def _mirrored(rotations: np.ndarray) -> np.ndarray:
     """The pose in a mirror, left and right exchanged. (..., Q, 3, 3)."""
     flip = np.diag([-1.0, 1.0, 1.0])
-    return flip @ rotations[..., _mirror_order(), :, :] @ flip
+    order = [PARTS_AND_ROOT.index(mirror_name(part)) for part in PARTS_AND_ROOT]
+    return flip @ rotations[..., order, :, :] @ flip

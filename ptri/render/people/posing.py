@@ -13,24 +13,23 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ptri.people.articulation import PARTS, global_rotations
+from ptri.people.articulation import PARTS_AND_ROOT
 from ptri.people.retarget import shortest_rotation
-from ptri.render.people.body import JOINT_CARRIERS, BodyShape, load_body_model
+from ptri.render.people.body import JOINT_CARRIERS, BodyShape, coco_weights, load_body_model
 
 # Trunk drivers: (Anny bone, part below, part above, share of the one above), base to top.
 _TRUNK = (
     ("root", "root", "root", 0.0),
     ("spine05", "root", "spine", 1 / 3),
     ("spine04", "root", "spine", 2 / 3),
-    ("spine03", "root", "spine", 1.0),
+    ("spine03", "spine", "spine", 0.0),
     ("spine02", "spine", "chest", 0.5),
-    ("spine01", "spine", "chest", 1.0),
+    ("spine01", "chest", "chest", 0.0),
     ("neck01", "chest", "neck", 0.5),
-    ("neck02", "chest", "neck", 1.0),
+    ("neck02", "neck", "neck", 0.0),
     ("neck03", "neck", "head", 0.5),
-    ("head", "neck", "head", 1.0),
+    ("head", "head", "head", 0.0),
 )
 # Limb drivers of one side: (bone whose head is the pivot, parent driver, part)
 _LIMBS = (
@@ -42,7 +41,6 @@ _LIMBS = (
     ("lowerleg01", "upperleg01", "shank"),
     ("foot", "lowerleg01", "foot"),
 )
-_PART_NAMES = (*PARTS, "root")
 _ONE = np.eye(3)
 # Unit vectors -> their matrices of the cross product, rows flattened.
 _CROSS = np.array([[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0],
@@ -51,78 +49,73 @@ _TWISTING = {"upperarm01": ("clavicle", 0), "upperleg01": ("root", 2)}  # base p
 
 
 class RiggedBody(NamedTuple):
-    """A body bound to the drivers: D drivers, P vertices."""
+    """A body bound to the D drivers."""
 
-    drivers: tuple[str, ...]  # D names; a trailing "+" marks the half of a limb next to the trunk
-    weights: np.ndarray  # (P, D) float32
     pivots: np.ndarray  # (D, 3) rest position of each driver's pivot, m
     alignment: np.ndarray  # (D, 3, 3) rest pose -> reference pose, rotation
-    joints: np.ndarray  # (17, 3) rest joints, m
-    joint_drivers: np.ndarray  # (17,) driver each joint moves with
+    joints: np.ndarray  # (17, 3) rest joints of Human3.6M, m
+    joint_drivers: np.ndarray  # (17,) driver each of them moves with
+    coco: np.ndarray  # (17, D, 4) COCO's are the sums over drivers of the transforms of these
 
 
 def bind(shape: BodyShape) -> RiggedBody:
     """Binds a rest shape to the drivers (see the module docstring)."""
-    model, drivers = load_body_model(), _driver_names()
+    model, drivers = load_body_model(), driver_names()
     heads = {bone: shape.bone_heads[i] for i, bone in enumerate(model.bones)}
     pivots = np.stack([heads[name.rstrip("+")] for name in drivers])
     pivots[drivers.index("root")] = shape.joints[6]
-    alignment = np.tile(np.eye(3), (len(drivers), 1, 1))
-    for side, sign in (("L", 1.0), ("R", -1.0)):
-        bones = {bone[:-2]: head for bone, head in heads.items() if bone.endswith("." + side)}
-        align = _limb_alignment(bones, sign)
-        for name, rotation in align.items():
-            for driver in (f"{name}.{side}", f"{name}.{side}+"):
-                if driver in drivers:
-                    alignment[drivers.index(driver)] = rotation
-    groups, weights = _driver_indices(), driver_weights(model.weights)
-    carriers = [groups[model.bones.index(bone)] for bone in JOINT_CARRIERS]
-    return RiggedBody(drivers, weights, pivots, alignment, shape.joints, np.array(carriers))
+    turned = _limb_alignment(heads, "L", 1.0) | _limb_alignment(heads, "R", -1.0)
+    alignment = np.stack([turned.get(name.rstrip("+"), _ONE) for name in drivers])
+    carriers = _driver_indices()[[model.bones.index(bone) for bone in JOINT_CARRIERS]]
+    regressor = coco_weights()  # (17, P)
+    near = np.flatnonzero(regressor.any(0))  # a few hundred vertices
+    rest = np.concatenate([shape.vertices[near], np.ones((len(near), 1))], 1)
+    carried = np.einsum("pd,pa->pda", body_weights()[near], rest).reshape(len(near), -1)
+    coco = (regressor[:, near] @ carried).reshape(len(regressor), -1, 4)
+    return RiggedBody(pivots, alignment, shape.joints, carriers, coco)
 
 
 def driver_weights(weights: np.ndarray) -> np.ndarray:
     """Weights of bones (P, B) -> of the drivers that move them (P, D) float32."""
-    sums = _driver_indices()[:, None] == np.arange(len(_driver_names()))  # (B, D)
+    sums = _driver_indices()[:, None] == np.arange(len(driver_names()))  # (B, D)
     return weights.astype(np.float32) @ sums.astype(np.float32)
 
 
-def part_rotations(rotations: torch.Tensor, root: torch.Tensor) -> dict[str, np.ndarray]:
-    """Local part rotations (T, P, 3, 3) and root (T, 3, 3) -> part name -> (T, 3, 3) global."""
-    values = global_rotations(rotations, root).double().numpy()
-    return {part: values[:, i] for i, part in enumerate(_PART_NAMES)}
+@functools.cache
+def body_weights() -> np.ndarray:
+    """(P, D) float32 of the body's vertices."""
+    return driver_weights(load_body_model().weights)
 
 
-def pose(
-    rig: RiggedBody, parts: dict[str, np.ndarray], root: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def pose(rig: RiggedBody, parts: np.ndarray, root: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Driver transforms and joints of T poses.
 
     Args:
         rig: from `bind`.
-        parts: part -> (T, 3, 3) global rotation, from `part_rotations`.
+        parts: (T, P + 1, 3, 3) world rotations of `PARTS_AND_ROOT`, float64.
         root: (T, 3) m, where the hip (root) joint goes.
 
     Returns:
-        Transforms (T, D, 3, 4), rest -> world, metres; joints (T, 17, 3) m.
+        Transforms (T, D, 3, 4), rest -> world, metres; Human3.6M's joints (T, 17, 3) m.
     """
-    plan = _plan()
-    given = np.stack([parts[part] for part in _PART_NAMES], 1)  # (T, P + 1, 3, 3)
-    turns = np.empty((len(given), len(plan.parent), 3, 3))
-    turns[:, plan.alone] = given[:, plan.part]
-    turns[:, plan.blended] = _blend(given[:, plan.below], given[:, plan.above], plan.share)
-    turns[:, plan.inner] = _untwist(
-        given[:, plan.twist_base], given[:, plan.twist_part], plan.twist_axis, 0.5
-    )
+    plan, chain = _plan()
+    turns = _blend(parts[:, plan.below], parts[:, plan.above], plan.share)
+    turns = _untwist(parts[:, plan.base], turns, plan.axis, plan.untwist)
     turns = turns @ rig.alignment  # the trunk's are ones
     # A pivot lies at the sum of the turned steps from the root to it.
     step = rig.pivots - rig.pivots[plan.parent]
     steps = (turns[:, plan.parent] @ step[..., None])[..., 0]  # (T, D, 3)
-    moved = root[:, None] + plan.chain @ steps
+    moved = root[:, None] + chain @ steps
     shift = moved - (turns @ rig.pivots[..., None])[..., 0]
     transforms = np.concatenate([turns, shift[..., None]], -1)
     carried = transforms[:, rig.joint_drivers]  # (T, 17, 3, 4)
     joints = (carried[..., :3] @ rig.joints[..., None])[..., 0] + carried[..., 3]
     return transforms, joints
+
+
+def coco_keypoints(rig: RiggedBody, transforms: np.ndarray) -> np.ndarray:
+    """COCO's keypoints (T, 17, 3) m of the transforms (T, D, 3, 4) of T poses."""
+    return np.einsum("kdb,tdab->tka", rig.coco, transforms)
 
 
 def skin(
@@ -148,80 +141,50 @@ def skin(
     return points, outward
 
 
-class _Plan(NamedTuple):
-    """How the D drivers follow the parts, as indices of drivers and of `_PART_NAMES`."""
+class _Driver(NamedTuple):
+    """How a driver moves, as indices of drivers and of `PARTS_AND_ROOT`; or arrays (D,) of that."""
 
-    parent: np.ndarray  # (D,) driver that carries each driver's pivot; the root's own is the root
-    chain: np.ndarray  # (D, D) 1 where a step lies on the way from the root to a pivot
-    alone: np.ndarray  # drivers that follow one part, ...
-    part: np.ndarray  # ... which
-    blended: np.ndarray  # drivers that follow a blend of two, ...
-    below: np.ndarray  # the part below, ...
-    above: np.ndarray  # the one above ...
-    share: np.ndarray  # ... and its share
-    inner: np.ndarray  # halves of limbs next to the trunk, ...
-    twist_part: np.ndarray  # their part, ...
-    twist_base: np.ndarray  # the part that it twists against ...
-    twist_axis: np.ndarray  # ... and the axis
+    parent: int  # driver that carries its pivot; the root's own is the root
+    below: int  # it turns between two parts, this one ...
+    above: int  # ... and this one, ...
+    share: float  # ... by this share
+    base: int = 0  # part against which it gives up ...
+    axis: int = 0  # ... of its twist about this axis ...
+    untwist: float = 0.0  # ... this share
 
 
 @functools.cache
-def _plan() -> _Plan:
-    names = _driver_names()
-    parent = {"root": "root"}
-    alone, blended, inner = [], [], []
-    previous = "root"
-    for name, below, above, share in _TRUNK:
-        parent[name], previous = previous, name
-        below, above = map(_PART_NAMES.index, (below, above))
-        if share in (0, 1):
-            alone.append((names.index(name), above if share else below))
-        else:
-            blended.append((names.index(name), below, above, share))
-    for side, long_side in (("L", "left"), ("R", "right")):
-        for bone, up, part in _LIMBS:
-            name = f"{bone}.{side}"
-            parent[name] = up if up in names else f"{up}.{side}"
-            index = _PART_NAMES.index(f"{long_side}_{part}")
-            alone.append((names.index(name), index))
-            if bone in _TWISTING:
-                base, axis = _TWISTING[bone]
-                base = base if base in _PART_NAMES else f"{long_side}_{base}"
-                parent[name + "+"] = parent[name]
-                inner.append((names.index(name + "+"), index, _PART_NAMES.index(base), axis))
-    chain = np.zeros((len(names), len(names)))
-    for row, name in enumerate(names):
-        while name != "root":
-            chain[row, names.index(name)] = 1
-            name = parent[name]
-    alone, part = np.array(alone).T
-    blended, below, above, share = map(np.array, zip(*blended))
-    inner, twist_part, twist_base, twist_axis = np.array(inner).T
-    return _Plan(
-        parent=np.array([names.index(parent[name]) for name in names]),
-        chain=chain,
-        alone=alone,
-        part=part,
-        blended=blended,
-        below=below,
-        above=above,
-        share=share,
-        inner=inner,
-        twist_part=twist_part,
-        twist_base=twist_base,
-        twist_axis=twist_axis,
-    )
-
-
-@functools.cache
-def _driver_names() -> tuple[str, ...]:
+def driver_names() -> tuple[str, ...]:
+    """D names; a trailing "+" marks the half of a limb next to the trunk."""
     names = [name for name, *_ in _TRUNK]
     for side in "LR":
         for bone, *_ in _LIMBS:
-            names.append(f"{bone}.{side}")
-            if bone in ("upperarm01", "upperleg01"):
-                names.append(f"{bone}.{side}+")
+            names += [f"{bone}.{side}", f"{bone}.{side}+"][: 1 + (bone in _TWISTING)]
     return tuple(names)
+
+
+@functools.cache
+def _plan() -> tuple[_Driver, np.ndarray]:
+    """The drivers, and (D, D) 1 where a step lies on the way from the root to a pivot."""
+    names, part, rows = driver_names(), PARTS_AND_ROOT.index, {}
+    for (name, below, above, share), (parent, *_) in zip(_TRUNK, (_TRUNK[0], *_TRUNK)):
+        rows[name] = _Driver(names.index(parent), part(below), part(above), share)
+    for side, word in (("L", "left"), ("R", "right")):
+        for bone, parent, name in _LIMBS:
+            up, limb = parent if parent in names else f"{parent}.{side}", part(f"{word}_{name}")
+            row = rows[f"{bone}.{side}"] = _Driver(names.index(up), limb, limb, 0.0)
+            if bone in _TWISTING:
+                base, axis = _TWISTING[bone]
+                base = part(base if base in PARTS_AND_ROOT else f"{word}_{base}")
+                rows[f"{bone}.{side}+"] = row._replace(base=base, axis=axis, untwist=0.5)
+    plan = _Driver(*map(np.array, zip(*(rows[name] for name in names))))
+    chain = np.zeros((len(names), len(names)))
+    for row in range(len(names)):
+        step = row
+        while names[step] != "root":
+            chain[row, step] = 1
+            step = plan.parent[step]
+    return plan, chain
 
 
 @functools.cache
@@ -230,7 +193,7 @@ def _driver_indices() -> np.ndarray:
     special = {"pelvis": "root", "shoulder01": "clavicle", "upperarm02": "upperarm01"}
     special |= {"upperleg02": "upperleg01", "upperarm01": "upperarm01+"}
     special |= {"upperleg01": "upperleg01+", "lowerarm02": "lowerarm01", "lowerleg02": "lowerleg01"}
-    names, model = _driver_names(), load_body_model()
+    names, model = driver_names(), load_body_model()
 
     def find(bone: str) -> int:
         stem, dot, side = bone.partition(".")
@@ -244,24 +207,28 @@ def _driver_indices() -> np.ndarray:
     return np.array([find(bone) for bone in model.bones])
 
 
-def _limb_alignment(heads: dict[str, np.ndarray], sign: float) -> dict[str, np.ndarray]:
+def _limb_alignment(heads: dict[str, np.ndarray], side: str, sign: float) -> dict[str, np.ndarray]:
     """Rotations that bring one side's rest limbs to the T pose; sign is 1 for the left side."""
-    upper = heads["lowerarm01"] - heads["upperarm01"]
-    fore = heads["wrist"] - heads["lowerarm01"]
-    hand = heads["finger3-1"] - heads["wrist"]
+
+    def bone(start: str, end: str) -> np.ndarray:
+        return heads[f"{end}.{side}"] - heads[f"{start}.{side}"]
+
+    upper, fore = bone("upperarm01", "lowerarm01"), bone("lowerarm01", "wrist")
+    hand = bone("wrist", "finger3-1")
     # Anny's elbows are a little bent at rest, which shows the axis of the hinge.
     out, hinge, hinge_t = np.array([sign, 0, 0]), np.cross(upper, fore), np.array([0, 0, -sign])
     fore_turn = _frame_rotation(fore, hinge, out, hinge_t)
     down = np.array([0.0, 0, -1])
-    thigh = shortest_rotation(heads["lowerleg01"] - heads["upperleg01"], down)
-    shank = shortest_rotation(thigh @ (heads["foot"] - heads["lowerleg01"]), down) @ thigh
-    return {
+    thigh = shortest_rotation(bone("upperleg01", "lowerleg01"), down)
+    shank = shortest_rotation(thigh @ bone("lowerleg01", "foot"), down) @ thigh
+    turns = {
         "upperarm01": _frame_rotation(upper, hinge, out, hinge_t),
         "lowerarm01": fore_turn,
         "wrist": shortest_rotation(fore_turn @ hand, out) @ fore_turn,
         "upperleg01": thigh,
         "lowerleg01": shank,
     }
+    return {f"{name}.{side}": turn for name, turn in turns.items()}
 
 
 def _frame_rotation(
@@ -295,8 +262,8 @@ def _turns(axis: np.ndarray, angle: np.ndarray) -> np.ndarray:
     return _ONE + sine * cross + rest * (cross @ cross)
 
 
-def _untwist(base: np.ndarray, turn: np.ndarray, axis: np.ndarray, share: float) -> np.ndarray:
-    """Removes a share of the twist, from base to turn (T, N, 3, 3), about the limbs' axes (N,)."""
+def _untwist(base: np.ndarray, turn: np.ndarray, axis: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Removes shares (N,) of the twist, from base to turn (T, N, 3, 3), about axes (N,)."""
     relative = base.swapaxes(-1, -2) @ turn
     flat = relative.reshape(*relative.shape[:-2], 9)
     number, j, k = np.arange(len(axis)), (axis + 1) % 3, (axis + 2) % 3

@@ -26,7 +26,7 @@ from ptri.render.people.garments import (
     layer_masks,
     load_garment,
 )
-from ptri.render.people.posing import RiggedBody
+from ptri.render.people.posing import body_weights
 from ptri.render.people.textures import read_eye
 from ptri.render.people.wardrobe import body_faces, bone_share, hair_region, sample_colours
 
@@ -40,7 +40,6 @@ _BIB = 0.25  # m above the hips: lower pieces that reach so high keep their own 
 
 def dress_in_garments(
     shape: BodyShape,
-    rig: RiggedBody,
     rng: np.random.Generator,
     folder: GarmentFolder,
     num_faces: int = 9000,
@@ -63,7 +62,7 @@ def dress_in_garments(
     if any(garment.category == "hair" for garment, _ in worn):
         # Hair is strips and thin shells: paint the scalp below.
         layers[:, 3] = hair_region(shape, _SCALP_LINE)[used]
-    skin = shape.vertices[used], normals[used], rig.weights[used], faces.reshape(-1, 3)
+    skin = shape.vertices[used], normals[used], body_weights()[used], faces.reshape(-1, 3)
     meshes = [Mesh(*skin, layers, np.zeros((len(used), 3)))]
     looks = []
     for (garment, _), mask in zip(worn, masks):
@@ -71,7 +70,7 @@ def dress_in_garments(
         looks.append((garment.texture, garment.category in ("hair", "eyebrows")))
         looks[-1] += _recolour(garment, colours, styles, rng)
     if folder.eyes:
-        meshes.append(_eyes(shape, rig, normals, eye_uv))
+        meshes.append(_eyes(shape, normals, eye_uv))
         picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
         # Most eyes are brown; the pictures are mostly blue.
         turn = _BROWN if rng.random() < 0.75 else np.eye(3)
@@ -146,13 +145,13 @@ def _eye_coordinates(folder: GarmentFolder, body_to_base: np.ndarray) -> np.ndar
     return uv[body_to_base]
 
 
-def _eyes(shape: BodyShape, rig: RiggedBody, normals: np.ndarray, uv: np.ndarray) -> Mesh:
+def _eyes(shape: BodyShape, normals: np.ndarray, uv: np.ndarray) -> Mesh:
     """The eyeballs as a textured mesh; uv (P, 2) from `_eye_coordinates`."""
     faces = load_body_model().faces
     whole = faces[np.isfinite(uv[faces]).all((1, 2))]
     used, faces = np.unique(whole, return_inverse=True)
     surface = np.column_stack([uv[used], np.zeros(len(used))])
-    skinned = shape.vertices[used], normals[used], rig.weights[used], faces.reshape(-1, 3)
+    skinned = shape.vertices[used], normals[used], body_weights()[used], faces.reshape(-1, 3)
     return Mesh(*skinned, np.full((len(used), 4), _NOTHING), surface)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ptri.render.people.body import BodyShape, load_body_model
 from ptri.render.people.decimate import decimate, vertex_normals
 from ptri.render.people.dressed import BOTTOM, EYE, HAIR, SHOE, SKIN, TOP, Dressed, Mesh, assemble
-from ptri.render.people.posing import RiggedBody
+from ptri.render.people.posing import body_weights, driver_names
 
 _SKIN_TONES = np.array(
     [[243, 208, 182], [224, 178, 146], [198, 146, 110], [150, 102, 72], [104, 68, 48], [70, 45, 34]]
@@ -101,7 +101,6 @@ def body_faces(num_faces: int) -> np.ndarray:
 
 def dress(
     shape: BodyShape,
-    rig: RiggedBody,
     rng: np.random.Generator,
     num_faces: int = 9000,
     tight: bool = False,
@@ -132,16 +131,16 @@ def dress(
     body = Mesh(
         points=points[used],
         normals=vertex_normals(points, model.faces)[used],
-        weights=rig.weights[used],
+        weights=body_weights()[used],
         faces=faces.reshape(-1, 3),
         layers=layers[used],
         surface=np.zeros((len(used), 3)),
     )
     meshes = [body]
     if outfit.skirt:
-        meshes.append(_skirt(shape, rig, outfit))
+        meshes.append(_skirt(shape, outfit))
     if outfit.long_hair and outfit.hair:
-        meshes.append(_hair_fall(shape, rig, outfit))
+        meshes.append(_hair_fall(shape, outfit))
     dressed = assemble(meshes, [], shape, eyes[used], colours, styles)
     return dressed._replace(tucked=outfit.tucked)
 
@@ -213,7 +212,7 @@ def _along(v: np.ndarray, shoulder: np.ndarray, elbow: np.ndarray, wrist: np.nda
     return np.where(fore > 0, 1 + fore, np.minimum(upper, 1))
 
 
-def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> Mesh:
+def _skirt(shape: BodyShape, outfit: Outfit) -> Mesh:
     """A tube from the waist around both thighs, skinned to pelvis and thighs."""
     v, joints = shape.vertices.astype(float), shape.joints
     hip, knee, ankle = joints[6, 2], joints[1, 2], joints[0, 2]
@@ -234,15 +233,11 @@ def _skirt(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> Mesh:
     points = np.concatenate(points)
     depth = np.clip((hip + 0.05 - points[:, 2]) / 0.25, 0, 0.9)
     left = 1 / (1 + np.exp(-points[:, 0] / 0.04))
-    weights = np.zeros((len(points), len(rig.drivers)))
-    weights[:, rig.drivers.index("root")] = 1 - depth
-    weights[:, rig.drivers.index("upperleg01.L")] = depth * left
-    weights[:, rig.drivers.index("upperleg01.R")] = depth * (1 - left)
-    faces = _tube(len(levels), closed=True)
-    return _shell(points, weights, faces, [1.0, -_FAR, -_FAR, -_FAR])
+    thighs = {"upperleg01.L": depth * left, "upperleg01.R": depth * (1 - left)}
+    return _shell(points, {"root": 1 - depth} | thighs, _tube(len(levels), closed=True), 0)
 
 
-def _hair_fall(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> Mesh:
+def _hair_fall(shape: BodyShape, outfit: Outfit) -> Mesh:
     """Hair behind the head and over the nape, skinned to the head and, lower down, the chest."""
     head = dict(zip(load_body_model().bones, shape.bone_heads))
     scale = shape.stature / 1.7
@@ -260,11 +255,7 @@ def _hair_fall(shape: BodyShape, rig: RiggedBody, outfit: Outfit) -> Mesh:
         points.append(np.column_stack([around, np.full(_NUM_AROUND, level)]))
     points = np.concatenate(points)
     low = np.clip((head["neck01"][2] - points[:, 2]) / 0.12, 0, 0.8)
-    weights = np.zeros((len(points), len(rig.drivers)))
-    weights[:, rig.drivers.index("head")] = 1 - low
-    weights[:, rig.drivers.index("spine01")] = low
-    faces = _tube(len(rows), closed=False)
-    return _shell(points, weights, faces, [-_FAR, -_FAR, -_FAR, 1.0])
+    return _shell(points, {"head": 1 - low, "spine01": low}, _tube(len(rows), closed=False), 3)
 
 
 def _tube(num_rows: int, closed: bool) -> np.ndarray:
@@ -278,9 +269,14 @@ def _tube(num_rows: int, closed: bool) -> np.ndarray:
     return np.concatenate([np.stack([a, b, d], -1), np.stack([a, d, c], -1)]).reshape(-1, 3)
 
 
-def _shell(points: np.ndarray, weights: np.ndarray, faces: np.ndarray, layer: list[float]) -> Mesh:
-    """A mesh that is of one layer everywhere."""
-    layers = np.tile(layer, (len(points), 1))
+def _shell(
+    points: np.ndarray, shares: dict[str, np.ndarray], faces: np.ndarray, layer: int
+) -> Mesh:
+    """A mesh that is of one layer everywhere; shares (n,): skinning weights of drivers."""
+    weights, layers = np.zeros((len(points), len(driver_names()))), np.full((len(points), 4), -_FAR)
+    for name, share in shares.items():
+        weights[:, driver_names().index(name)] = share
+    layers[:, layer] = 1.0
     normals = vertex_normals(points, faces)
     return Mesh(points, normals, weights, faces, layers, np.zeros((len(points), 3)))
 
