@@ -9,9 +9,11 @@ import argparse
 import logging
 import sys
 
+import torch
+
 from ptri import config
 from ptri.errors import UserError, exit_status
-from ptri.evaluation import evaluate
+from ptri.evaluation import evaluate, outputs
 from ptri.recordings import run as recording
 
 
@@ -34,7 +36,10 @@ def main() -> int:
         settings = config.load(args.config, args.overrides)
         if settings.data.kind not in runs:
             raise UserError(f"data.kind: {settings.data.kind}; infer3d.py takes {', '.join(runs)}")
-        print(runs[settings.data.kind](settings, args.overwrite))
+        folder = outputs.output_folder(settings, args.overwrite)
+        if settings.run.threads:
+            torch.set_num_threads(settings.run.threads)
+        print(f"{runs[settings.data.kind](settings, folder)}\n\nwritten: {folder}/")
 
     return exit_status(infer)
 

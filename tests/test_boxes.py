@@ -112,7 +112,7 @@ def test_boxes_that_are_missing(tmp_path):
     write_boxes(folder, {"a": [[0, 1, 2, 3, 4]]}, header=("x", "y", "w", "h", "f"))
     for place, names, message in (
         (folder, ["a"], "first line must be frame,left,top,right,bottom"),
-        (folder, ["a", "b"], r"no b\.csv"),
+        (folder, ["b", "a"], r"no b\.csv"),
         (tmp_path / "elsewhere", ["a"], "is no folder"),
     ):
         with pytest.raises(UserError, match=message):

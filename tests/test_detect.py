@@ -303,30 +303,13 @@ def test_a_box_becomes_the_square_around_it():
     assert crop.tolist() == pytest.approx([129.5, 149.5, 220])
 
 
-def person(x, size, sure):
-    """One candidate: a person of a height in px at x, seen with a confidence."""
-    xy = np.column_stack([np.full(17, x), np.linspace(0, size, 17)])[None]
-    crop = np.array([[x, size / 2, size, 0]])
-    return CropKeypoints(xy, np.zeros((1, 17, 2, 2)), np.full((1, 17), sure), xy, crop)
-
-
-def test_the_larger_person_is_followed_not_the_surer():
-    video = [videos.Video("left", Path("left.mp4"), 30, 30.0)]
-    frames = [
-        [[person(900, 200, 0.9), person(100 + 5 * f, 400, 0.7 - 0.3 * (f % 2))]] for f in range(20)
-    ]
-    assert follow(frames, video, range(20))[:, 0].tolist() == [1] * 20
-    alone = [[candidates[:1] for candidates in frame] for frame in frames]
-    assert follow(alone, video, range(20))[:, 0].tolist() == [0] * 20
-    # Lost for a moment: nobody, rather than the bystander.
-    for row in (8, 9):
-        frames[row] = alone[row]
-    assert follow(frames, video, range(20))[:, 0].tolist() == [1] * 8 + [-1] * 2 + [1] * 10
-
-
 def test_a_walking_person_is_followed_in_every_tenth_frame():
-    frames = [[[person(100 + 200 * f, 400, 0.8)]] for f in range(8)]  # half a height a step
-    video = [videos.Video("left", Path("left.mp4"), 80, 30.0)]
+    frames = []
+    for f in range(8):  # half a height a step
+        xy = np.column_stack([np.full(17, 100 + 200 * f), np.linspace(0, 400, 17)])[None]
+        views, sure = np.zeros(1, int), np.full((1, 17), 0.8)
+        frames.append(CropKeypoints(views, xy, None, sure, None, None))
+    video = [videos.Video(Path("left.mp4"), 80, 30.0)]
     assert (follow(frames, video, range(0, 80, 10)) == 0).all()
     assert (follow(frames, video, range(8)) == -1).any()  # the same in 1/30 s: no person can
 

@@ -91,16 +91,16 @@ def test_the_subject_is_followed_past_a_larger_passer_by():
     rng = np.random.default_rng(2)
     shape = rng.uniform(0, 1, (25, 2))
 
-    def person(x, size):
-        return np.concatenate([[x, 100] + size * shape, np.full((25, 1), 0.7)], 1)
+    def person(x, size, sure=0.9):
+        return np.concatenate([[x, 100] + size * shape, np.full((25, 1), sure)], 1)
 
     frames = []
     for f in range(60):
-        people = [person(400 + 2 * f, 200)]
+        people = [person(400 + 2 * f, 200, 0.7 - 0.2 * (f % 2)), person(1200, 90)]
         if 20 <= f < 32:
-            people.insert(0, person(1500, 320))  # nearer, for a moment
+            people.insert(0, person(1500, 260))  # nearer, for a moment
         if f in (40, 41):
-            people = [person(1200, 120)]  # only a bystander
+            people = [person(1200, 90)]  # only a bystander
         frames.append(np.stack(people))
     frames[50] = np.zeros((0, 25, 3))
     expected = np.zeros(60, int)

@@ -40,7 +40,7 @@ def test_mpjpe_agrees_with_a_loop_and_ignores_translation(generator):
     np.testing.assert_allclose(error, naive, rtol=1e-12)
     moved = estimate + torch.tensor([100.0, -20, 3000])
     torch.testing.assert_close(metrics.mpjpe(moved, truth, ROOT), error)
-    assert (metrics.absolute_error(moved, truth) > 2000).all()  # the control: this one sees it
+    assert (metrics.joint_l2(moved, truth) > 2000).all()  # the control: this one sees it
 
 
 def test_pa_mpjpe_ignores_similarities_but_not_mirrors(generator):
@@ -69,12 +69,12 @@ def test_missing_joints_are_left_out(generator):
     estimate[0, 2] = torch.nan
     keep = [j for j in range(17) if j != 2]
     expected = (estimate[0, keep] - truth[0, keep]).norm(dim=-1).mean()
-    torch.testing.assert_close(metrics.absolute_error(estimate, truth)[0], expected)
+    torch.testing.assert_close(metrics.joint_l2(estimate, truth)[0], expected)
     assert torch.isfinite(metrics.pa_mpjpe(estimate, truth)).all()
     aligned = metrics.pa_mpjpe(estimate[:1, keep], truth[:1, keep])
     torch.testing.assert_close(metrics.pa_mpjpe(estimate, truth)[:1], aligned)
     estimate[1] = torch.nan
-    for error in (metrics.absolute_error, metrics.pa_mpjpe):
+    for error in (metrics.joint_l2, metrics.pa_mpjpe):
         assert torch.isnan(error(estimate, truth)).tolist() == [False, True, False]
 
 

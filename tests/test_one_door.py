@@ -13,7 +13,7 @@ from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.solve import solve
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Keypoints, Sample
 from ptri.verdict.verdict import Code
 
 FRAMES, CHOSEN = 12, 8
@@ -48,9 +48,8 @@ def keypoints_of(settings, broken):
 def from_data_set(model, settings, keypoints, K):
     """Cameras, fused joints and verdict of a scene of a data set."""
     T, V = keypoints.xy.shape[:2]
-    nothing = torch.zeros(T)
     cameras = Cameras(K.expand(T, V, 3, 3), torch.zeros(T, V, 3, 3), torch.zeros(T, V, 3))
-    frames = SceneFrames(keypoints, None, cameras, *[nothing] * 6, torch.arange(T))
+    frames = SceneFrames(keypoints, None, Sample(None, cameras, *[None] * 6), torch.arange(T))
     return _solve_pooled(model, frames, settings, Timer(torch.device("cpu")))
 
 

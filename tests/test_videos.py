@@ -10,7 +10,7 @@ from recording_fixture import edit_cameras
 from videos_fixture import make_grey, settings, write_grey, write_video
 
 from ptri.errors import UserError
-from ptri.recordings import videos
+from ptri.recordings import cache, videos
 from ptri.recordings.intrinsics import CameraEntry
 
 
@@ -94,7 +94,7 @@ def test_rotation_by_metadata(tmp_path):
 def test_fingerprints_tell_files_apart(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(os.urandom(1000))
-    first = videos.fingerprint(path)
-    assert first == videos.fingerprint(path)
+    first = cache.fingerprint(path)
+    assert first == cache.fingerprint(path)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert videos.fingerprint(path) != first
+    assert cache.fingerprint(path) != first

@@ -3,11 +3,15 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.evaluation import draw as visualize
 from ptri.evaluation.draw_rig import rig_picture
+from ptri.geometry.rotations import so3_exp
+from ptri.posterior.sampling import posterior_from_cameras
 from ptri.skeleton import H36M17
+from ptri.structures import Cameras, RigPosterior
 
 LEFT_KNEE, RIGHT_KNEE = H36M17.joints.index("left_knee"), H36M17.joints.index("right_knee")
 
@@ -19,14 +23,18 @@ def joints():
     return STANDING * [1, -1, 1] + [0, 800, 4000]  # camera axes: y down
 
 
+NAMES = ["a", "b", "c"]
+
+
 def ring():
-    R, t = [], []
-    for angle in (0.0, 1.5, 3.0):
-        c, s = np.cos(angle), np.sin(angle)
-        turn = np.array([[c, 0, -s], [0, 1, 0], [s, 0, c]])
-        R.append(turn)
-        t.append(np.array([0, 0, 4000]) - turn @ [0, 0, 4000])
-    return np.array(R), np.array(t)
+    """Three cameras around a point 4 m in front of the first."""
+    R = so3_exp(torch.tensor([[0, -angle, 0] for angle in (0.0, 1.5, 3.0)]).double())
+    middle = torch.tensor([0, 0, 4000.0]).double()
+    return Cameras(None, R, middle - R @ middle)
+
+
+def certain(cameras):
+    return posterior_from_cameras(Cameras(None, cameras.R[None], cameras.t[None]))
 
 
 def nearest(picture, colour):
@@ -77,7 +85,7 @@ def test_heatmap_overlay_is_bright_at_the_peak():
 
 
 def test_skeleton_sides_show_left_on_the_viewers_right(joints):
-    picture = visualize.skeleton_sides(H36M17, joints, title="standing")
+    picture = visualize.skeleton_sides(joints, title="standing")
     assert picture.dtype == np.uint8 and picture.ndim == 3
     front = picture[60 : picture.shape[0] - 60, : picture.shape[1] // 2]
     left, right = (
@@ -85,7 +93,7 @@ def test_skeleton_sides_show_left_on_the_viewers_right(joints):
     )
     assert left > right + 30  # facing us, the person's left is on our right
     turned = joints * [-1, 1, -1] + [0, 0, 8000]  # turned away: we walk around
-    again = visualize.skeleton_sides(H36M17, turned, title="standing")
+    again = visualize.skeleton_sides(turned, title="standing")
     assert np.abs(again.astype(int) - picture).mean() < 1.0
 
 
@@ -94,9 +102,8 @@ def test_pictures_survive_missing_joints(joints, tmp_path):
     joints[[0, 7, 9]] = np.nan
     covariance = np.tile(np.eye(3) * 400, (17, 1, 1))
     covariance[0] = np.nan
-    side = visualize.skeleton_sides(H36M17, joints, covariance, joints + 20)
-    R, t = ring()
-    rig = rig_picture(R, t, skeleton=H36M17, joints=joints)
+    side = visualize.skeleton_sides(joints, covariance, joints + 20)
+    rig = rig_picture(certain(ring()), joints, NAMES)
     sheet = visualize.beside([side, rig], 1)
     assert sheet.shape[1] >= max(side.shape[1], rig.shape[1])
     visualize.save(sheet, tmp_path / "deep/sheet.png")
@@ -104,18 +111,18 @@ def test_pictures_survive_missing_joints(joints, tmp_path):
 
 
 def test_rig_picture_shows_cameras_samples_and_truth(joints):
-    R, t = ring()
-    rng = np.random.default_rng(0)
-    bare = rig_picture(R, t)
+    cameras = ring()
+    bare = rig_picture(certain(cameras), joints, NAMES)
     for colour in visualize.CAMERA_COLOURS[:3]:
         assert nearest(bare, colour)[1] > 50
-    samples = np.tile(R, (64, 1, 1, 1)), t + rng.normal(0, 100, (64, 3, 3)), np.full(64, 1 / 64)
-    full = rig_picture(R, t, samples, (R, 0.5 * t), H36M17, joints, title="x")
-    assert full.shape == bare.shape
-    assert np.abs(full.astype(int) - bare).sum() > 0
+    noise = 100 * torch.randn(64, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    samples = cameras.R.repeat(64, 1, 1, 1, 1), cameras.t + noise
+    posterior = RigPosterior(*samples, torch.full((64, 1), 1 / 64).double().log(), torch.ones(1))
+    assert np.abs(rig_picture(posterior, joints, NAMES).astype(int) - bare).sum() > 0
     # The true rig at half the scale is scaled to the estimate's size: it lies under it.
-    other = rig_picture(R, t, truth=(R, 0.5 * t))
-    apart = rig_picture(R, t, truth=(R, t + [0, 0, 1] * np.arange(3)[:, None] * 800))
+    other = rig_picture(certain(cameras), joints, NAMES, cameras._replace(t=0.5 * cameras.t))
+    moved = cameras.t + torch.tensor([0, 0, 1]) * torch.arange(3)[:, None] * 800
+    apart = rig_picture(certain(cameras), joints, NAMES, cameras._replace(t=moved))
     grey = [nearest(p, visualize.TRUTH)[1] for p in (bare, other, apart)]
     assert grey[2] > grey[1] + 50
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Ellipse
 
 from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.geometry.rotations import upright_axes
-from ptri.skeleton import Skeleton
+from ptri.skeleton import H36M17, Skeleton
 
 LEFT, RIGHT, MIDDLE, TRUTH = (235, 110, 40), (40, 125, 215), (95, 95, 105), (150, 150, 158)
 CAMERA_COLOURS = (
@@ -112,20 +112,19 @@ def heatmap_overlay(
 
 
 def skeleton_sides(
-    skeleton: Skeleton,
     joints: np.ndarray,
     covariance: np.ndarray | None = None,
     truth: np.ndarray | None = None,
     up: np.ndarray = (0.0, -1.0, 0.0),
     title: str = "",
 ) -> np.ndarray:
-    """The 3D skeleton from the front and from the side (orthographic), with 90 % ellipses.
+    """Human3.6M's 3D skeleton from the front and the side (orthographic), with 90 % ellipses.
 
     Args:
-        joints: (J, 3) mm. covariance: (J, 3, 3) mm^2. truth: (J, 3) mm, drawn in grey, moved so
+        joints: (17, 3) mm. covariance: (17, 3, 3) mm^2. truth: (17, 3) mm, drawn in grey, moved so
             that the mean joints coincide. up: (3,) direction in the joints' frame.
     """
-    axes = _body_axes(skeleton, joints, np.asarray(up, np.float64))  # rows: right, up, front
+    axes = _body_axes(joints, np.asarray(up, np.float64))  # rows: right, up, front
     origin = np.nanmean(joints, 0)
     figure = Figure(figsize=(7.6, 5.6), dpi=100, facecolor="white")
     local = (joints - origin) @ axes.T
@@ -139,19 +138,19 @@ def skeleton_sides(
     middle, tall = (low + high) / 2, (high - low)[1] / 2
     wide = max(0.75 * tall, (high - low)[[0, 2]].max() / 2)
     tall = max(tall, 0.7 * wide)
-    for index, (horizontal, name) in enumerate(((0, "from the front"), (2, "from the side"))):
+    for index, (horizontal, side) in enumerate(((0, "from the front"), (2, "from the side"))):
         plot = figure.add_subplot(1, 2, index + 1)
         pick = [horizontal, 1]
         if truth is not None:
-            plot_limbs(plot, skeleton, shown[1][:, pick], 2.0, TRUTH, "--")
+            plot_limbs(plot, H36M17, shown[1][:, pick], 2.0, TRUTH, "--")
         if covariance is not None:
-            for joint in range(len(joints)):
+            for joint, name in enumerate(H36M17.joints):
                 flat = (axes @ covariance[joint] @ axes.T)[np.ix_(pick, pick)]
-                _plot_ellipse(plot, local[joint, pick], flat, joint_colour(skeleton.joints[joint]))
-        plot_limbs(plot, skeleton, local[:, pick], 3.2, None, "-")
+                _plot_ellipse(plot, local[joint, pick], flat, joint_colour(name))
+        plot_limbs(plot, H36M17, local[:, pick], 3.2, None, "-")
         x, y = middle[pick]
         plot.set(xlim=(x - wide, x + wide), ylim=(y - tall, y + tall))
-        quiet(plot, name)
+        quiet(plot, side)
     figure.text(0.02, 0.015, "left", color=rgb(LEFT), fontsize=10, weight="bold")
     figure.text(0.075, 0.015, "right", color=rgb(RIGHT), fontsize=10, weight="bold")
     figure.text(0.15, 0.015, "   ".join(notes), color=rgb(TRUTH), fontsize=10)
@@ -283,14 +282,11 @@ def _plot_ellipse(plot, centre: np.ndarray, covariance: np.ndarray, colour) -> N
     plot.add_patch(Ellipse(centre, *(2 * axes), angle=angle, **style))
 
 
-def _body_axes(skeleton: Skeleton, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
+def _body_axes(joints: np.ndarray, up: np.ndarray) -> np.ndarray:
     """Rows: image-right when facing the person (the person's left), up, towards the viewer."""
-    across = np.zeros(3)
-    for part in ("hip", "shoulder"):
-        pair = (f"left_{part}", f"right_{part}")
-        if all(name in skeleton.joints for name in pair):
-            left, right = (joints[skeleton.joints.index(name)] for name in pair)
-            across = across + np.nan_to_num(left - right)
+    place = H36M17.joints.index
+    pairs = [(place(f"left_{part}"), place(f"right_{part}")) for part in ("hip", "shoulder")]
+    across = np.nansum([joints[left] - joints[right] for left, right in pairs], 0, np.float64)
     if np.linalg.norm(np.cross(across, up)) < 1e-6:  # neither hips nor shoulders
         across = np.cross(up, [0.0, 0.0, 1.0]) + 1e-9
     return upright_axes(torch.from_numpy(across), torch.from_numpy(up)).numpy()

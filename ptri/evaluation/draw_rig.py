@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
 from ptri.evaluation.draw import CAMERA_COLOURS, MIDDLE, TRUTH, finish, plot_limbs, quiet, rgb
-from ptri.skeleton import Skeleton
+from ptri.geometry.cameras import centres
+from ptri.posterior.sampling import posterior_mean
+from ptri.skeleton import H36M17
+from ptri.structures import Cameras, RigPosterior, to_device
 
 SHOWN = 120  # samples drawn, by weight, with a fixed seed
 
 
+def up_direction(R: np.ndarray) -> np.ndarray:
+    """Roughly up in the reference frame, (3,): against the mean of the y axes of R (V, 3, 3)."""
+    return -R[:, 1].mean(0)
+
+
 def rig_picture(
-    R: np.ndarray,
-    t: np.ndarray,
-    samples: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
-    truth: tuple[np.ndarray, np.ndarray] | None = None,
-    skeleton: Skeleton | None = None,
-    joints: np.ndarray | None = None,
-    names: Sequence[str] | None = None,
-    up: np.ndarray = (0.0, -1.0, 0.0),
+    posterior: RigPosterior,
+    joints: np.ndarray,
+    names: Sequence[str],
+    truth: Cameras | None = None,
     title: str = "",
     truth_name: str = "true cameras",
 ) -> np.ndarray:
@@ -32,43 +37,41 @@ def rig_picture(
     All in the reference camera's frame; the true rig is scaled to the estimate's baselines.
 
     Args:
-        R, t: (V, 3, 3), (V, 3) mm, the estimate.
-        samples: R (M, V, 3, 3), t (M, V, 3) and weights (M,), which sum to one.
-        truth: R (V, 3, 3), t (V, 3) relative to view 0.
-        joints: (J, 3) mm, a person to draw. up: (3,) direction in the reference frame.
-        truth_name: what the grey cameras are called.
+        posterior: of one rig (B = 1).
+        joints: (17, 3) mm, a person to draw. names: of the V cameras.
+        truth: R (V, 3, 3), t (V, 3) relative to view 0. truth_name: what they are called.
     """
-    axes = _level_axes(np.asarray(up, np.float64), R)
-    centre = _centres(R, t)
-    names = list(names) if names is not None else [f"view {v}" for v in range(len(R))]
+    posterior = to_device(posterior, torch.device("cpu"))
+    R, t = (part[0].double() for part in posterior_mean(posterior))
+    centre, R = centres(R, t).numpy(), R.numpy()
+    axes = _level_axes(up_direction(R), R)
     size = 0.09 * max(np.linalg.norm(centre - centre.mean(0), axis=1).max(), 300.0)
     figure = Figure(figsize=(10.6, 5.4), dpi=100, facecolor="white")
     space = figure.add_axes([0.0, 0.05, 0.55, 0.86], projection="3d", computed_zorder=False)
     plan = figure.add_axes([0.62, 0.13, 0.36, 0.74])
-    plots, notes, shown = (space, plan, axes), ["grid: 1 m"], [centre]
-    if joints is not None:
-        shown.append(joints)
-    if samples is not None:
-        notes.append("dots and fans: posterior samples")
-        chosen = np.random.default_rng(0).choice(len(samples[2]), SHOWN, p=samples[2])
-        _samples(*plots, samples[0][chosen], samples[1][chosen], 2.5 * size)
+    plots, shown = (space, plan, axes), [centre, joints]
+    notes = ["grid: 1 m", "dots and fans: posterior samples"]
+    weights = posterior.log_weights[:, 0].double().exp()
+    weights = (weights / weights.sum()).numpy()
+    chosen = np.random.default_rng(0).choice(len(weights), SHOWN, p=weights)
+    samples = posterior.R[chosen, 0], posterior.t[chosen, 0]
+    _samples(*plots, centres(*samples).numpy(), samples[0].numpy(), 2.5 * size)
     if truth is not None:
         notes.append(f"grey: {truth_name}, view 0 and scale aligned")
-        centre_true = _centres(*truth)
+        centre_true = centres(truth.R, truth.t).cpu().numpy()
         baseline = np.linalg.norm(centre_true, axis=1).sum()
         # 1e-9 mm guards true cameras that all stand in one place.
         centre_true *= np.linalg.norm(centre, axis=1).sum() / max(baseline, 1e-9)
         shown.append(centre_true)
-        for v in range(len(R)):
-            _frustum(*plots, centre_true[v], truth[0][v], size, TRUTH, 1.6)
+        for place, turn in zip(centre_true, truth.R.cpu().numpy()):
+            _frustum(*plots, place, turn, size, TRUTH, 1.6)
     for v, name in enumerate(names):
         colour = CAMERA_COLOURS[v % len(CAMERA_COLOURS)]
         _frustum(*plots, centre[v], R[v], size, colour, 2.2)
         _label(*plots, name, centre[v], centre.mean(0), size, colour)
-    if joints is not None:
-        person = joints @ axes.T
-        plot_limbs(plan, skeleton, person[:, [0, 2]], 2.0, None, "-")
-        plot_limbs(space, skeleton, person[:, [0, 2, 1]], 2.2, None, "-")
+    person = joints @ axes.T
+    plot_limbs(plan, H36M17, person[:, [0, 2]], 2.0, None, "-")
+    plot_limbs(space, H36M17, person[:, [0, 2, 1]], 2.2, None, "-")
     points = np.concatenate(shown) @ axes.T
     low, high = np.nanmin(points, 0), np.nanmax(points, 0)
     _frame_space(space, low - 1.5 * size, high + 1.5 * size)
@@ -78,10 +81,6 @@ def rig_picture(
     quiet(plan, "from above")
     figure.text(0.02, 0.02, "    ".join(notes), color=rgb(MIDDLE), fontsize=10)
     return finish(figure, title)
-
-
-def _centres(R: np.ndarray, t: np.ndarray) -> np.ndarray:
-    return -np.einsum("...ij,...i->...j", R, t)
 
 
 def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
@@ -94,9 +93,8 @@ def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
     return np.stack([right, up, np.cross(up, right)])
 
 
-def _samples(space, plan, axes, R: np.ndarray, t: np.ndarray, length: float) -> None:
+def _samples(space, plan, axes, centre: np.ndarray, R: np.ndarray, length: float) -> None:
     """Where the cameras' samples (M, V, ...) stand, and a line of that length where they look."""
-    centre = _centres(R, t)
     ends = np.stack([centre, centre + length * R[:, :, 2]], 2) @ axes.T  # (M, V, 2, 3)
     for v in range(1, R.shape[1]):  # view 0 is the reference: its samples are equal
         colour, line = rgb(CAMERA_COLOURS[v % len(CAMERA_COLOURS)]), ends[:, v]
@@ -111,11 +109,8 @@ def _frustum(space, plan, axes, centre, R, size, colour, width) -> None:
     corners = np.array([[-0.7, -0.7, 1.8], [0.7, -0.7, 1.8], [0.7, 0.7, 1.8], [-0.7, 0.7, 1.8]])
     corners = (centre + size * corners @ R) @ axes.T
     tips = np.broadcast_to(axes @ centre, (4, 3))
-    starts, ends = (
-        np.concatenate([tips, corners]),
-        np.concatenate([corners, np.roll(corners, -1, 0)]),
-    )
-    edges = np.stack([starts, ends], 1)  # (8, 2, 3)
+    starts, ends = [tips, corners], [corners, np.roll(corners, -1, 0)]
+    edges = np.stack([np.concatenate(starts), np.concatenate(ends)], 1)  # (8, 2, 3)
     lines = Line3DCollection(edges[..., [0, 2, 1]], color=rgb(colour), linewidth=width)
     space.add_collection3d(lines)
     plan.plot(edges[..., 0].T, edges[..., 2].T, color=rgb(colour), lw=width * 0.7)

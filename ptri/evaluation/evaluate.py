@@ -7,13 +7,13 @@ the true cameras, and plain robust triangulation with the true cameras.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ from ptri.structures import (
     Cameras,
     Keypoints,
     Prediction,
+    RigPosterior,
     Sample,
     take,
     to_device,
@@ -48,7 +49,7 @@ from ptri.structures import (
 )
 from ptri.system import choose_device
 
-log = logging.getLogger(__name__)
+ROOT = H36M17.root
 
 
 class Timer:
@@ -65,11 +66,8 @@ class Timer:
         self._used[stage].append((self._now() - start, frames))
 
     def per_frame(self) -> dict[str, float]:
-        result = {}
-        for stage, used in self._used.items():
-            used = used[1:] or used
-            result[stage] = sum(s for s, _ in used) / sum(n for _, n in used)
-        return result
+        totals = {stage: np.sum(used[1:] or used, axis=0) for stage, used in self._used.items()}
+        return {stage: seconds / frames for stage, (seconds, frames) in totals.items()}
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -93,61 +91,76 @@ def evaluate(
     outputs.clear(folder)
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     device = next(model.parameters()).device
-    timer, scores = Timer(device), table.Scores()
+    timer, collected = Timer(device), defaultdict(list)
+
+    def score(method: str, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            collected[f"{method}{name}"].append(value.cpu().numpy())
+
     painter = Painter(folder / outputs.PICTURES, dataset, config.evaluate.pictures)
+    loader = EvaluationLoader(dataset, config.evaluate.batch_size, config.data.workers)
+    progress = tqdm(total=len(dataset), desc="evaluate", unit="frame", leave=False)
+    num_scenes, pooled = 0, None
     model.eval()
-    num_scenes = 0
-    attributes = {
-        "units": "mm, px, rad",
-        "frame": "view 0's camera",
-        "format": "ptri predictions 1",
-    }
-    with (
-        torch.no_grad(),
-        outputs.PredictionFile(folder / "predictions.h5", attributes) as file,
-    ):
-        predictions.write_names(file, dataset)
-        for scene, singles in _scenes(model, dataset, config, scores, timer, painter):
-            num_scenes += 1
-            views = predictions.views(dataset, scene)
-            pooled = (
-                _solve_pooled(model, scene, config, timer) if config.evaluate.pool_frames else None
-            )
-            if pooled is not None:
-                truth = take(scene.cameras, slice(0, 1))
-                scores.add("pooled", _joint_scores(pooled.prediction, scene.joints3d))
-                scores.add("pooled", _rig_scores(pooled, truth, views, dataset))
-                known = _fuse_scene(model, scene, posterior_from_cameras(truth))
-                error = metrics.mpjpe(known.joints3d, scene.joints3d, H36M17.root)
-                scores.add("pooled", _numpy({"mpjpe_calibrated": error}))
-            file.append(predictions.rows(scene, singles, pooled, views, dataset))
+    with torch.no_grad(), h5py.File(folder / "predictions.h5", "w") as file, progress:
+        predictions.write_header(file, dataset)
+        for batches in loader.scenes():
+            parts = []
+            for items, batch in batches:
+                # 1 from images to keypoints
+                batch, items = to_device(batch, device), torch.tensor(items)
+                frames, logits = _detect(model, batch, items, timer)
+                painter.keep(batch.images, logits, items)
+                score("", _keypoint_scores(frames, logits))
+                # 2 each frame alone
+                single = _solve_single(model, frames, config, timer)
+                true_rigs = posterior_from_cameras(frames.truth.cameras)
+                score("single/", _rig_scores(single, true_rigs, frames, dataset))
+                score("single/", _joint_scores(single.prediction, frames.truth.joints3d))
+                score("", _seed_scores(single.prediction, frames.truth))
+                for method, ceiling in _ceilings(model, frames, true_rigs).items():
+                    score(f"{method}/", _joint_scores(ceiling, frames.truth.joints3d))
+                parts.append((frames, predictions.thin(single)))
+                progress.update(len(items))
+            # 3 the frames of the scene pooled
+            scene, singles = predictions.join(parts)
+            truth = scene.truth.joints3d
+            if config.evaluate.pool_frames:
+                pooled = _solve_pooled(model, scene, config, timer)
+                true_rig = posterior_from_cameras(take(scene.truth.cameras, slice(0, 1)))
+                score("pooled/", _rig_scores(pooled, true_rig, scene, dataset))
+                score("pooled/", _joint_scores(pooled.prediction, truth))
+                known = _fuse_scene(model, scene, true_rig)
+                error = metrics.mpjpe(known.joints3d, truth, ROOT)
+                score("pooled/", {"mpjpe_calibrated": error})
+            # 4 rows and pictures
+            predictions.write_rows(file, scene, singles, pooled, dataset)
             painter.scene(scene, singles, pooled)
-    scores.add("", {"damaged": _damaged(dataset)})
+            num_scenes += 1
+    scores = {name: np.concatenate(parts) for name, parts in collected.items()}
     return _report(scores, timer, dataset, config, num_scenes, folder)
 
 
 def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[str, float], str]:
-    seconds = timer.per_frame()
-    figures = table.metrics_of(scores, seconds)
-    names = [dataset.index.labels.camera_names[camera] for camera in dataset.index.cameras]
+    labels, cameras = dataset.index.labels, dataset.index.cameras
+    damaged = is_damaged(labels)[[dataset.row(item) for item in range(len(dataset))]]
+    names = [labels.camera_names[camera] for camera in cameras]
     pairs = [f"{names[i]} - {names[j]}" for i, j in metrics.view_pairs(len(names))]
-    notes = {
+    details = {
         "frames": len(dataset),
         "scenes": num_scenes,
         "views": len(names),
         "image_size": config.data.image_size,
         "device": str(timer.device),
         "threads": torch.get_num_threads(),
+        "seconds_per_frame": timer.per_frame(),
+        **table.details_of(scores, ~damaged, pairs),
     }
-    details = table.details_of(scores, seconds, pairs, notes)
-    rows = table.action_rows(scores, list(dataset.index.labels.action_names))
-    text = "\n\n".join(
-        [
-            table.seed_lines(figures),
-            table.table(details, bool(scores["damaged"].any())),
-            table.action_table(rows),
-        ]
-    )
+    figures = table.metrics_of(scores, details)
+    actions = [labels.action_names[action] for action in scores["action"]]
+    rows = table.action_rows(scores, actions, ~damaged)
+    tables = table.table(details, bool(damaged.any()))
+    text = "\n\n".join([table.seed_lines(figures), tables, table.action_table(rows)])
     outputs.write_json(folder / "metrics.json", figures)
     outputs.write_json(folder / "details.json", details)
     table.write_csv(folder / "per_action.csv", rows)
@@ -155,183 +168,130 @@ def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[st
     return figures, text
 
 
-# --- frames alone ----------------------------------------------------------------------------
+# --- steps -----------------------------------------------------------------------------------
 
 
-def _scenes(
-    model, dataset, config, scores, timer, painter
-) -> Iterator[tuple[SceneFrames, SceneEstimate]]:
-    """Detects and solves every frame alone; yields the scenes, seen by the same views each."""
-    loader = EvaluationLoader(dataset, config.evaluate.batch_size, config.data.workers)
-    with tqdm(total=len(dataset), desc="evaluate", unit="frame", leave=False) as progress:
-        for scene in loader.scenes():
-            parts = []
-            for items, batch in scene:
-                items = torch.tensor(items)
-                frames = _detect(model, batch, items, config, scores, timer, painter)
-                single = _solve_single(model, frames, config, timer)
-                _score_frames(model, frames, single, dataset, config, scores)
-                parts.append((frames, predictions.thin(single)))
-                progress.update(len(items))
-            yield predictions.join(parts)
-
-
-def _detect(model, batch: Sample, items: Tensor, config, scores, timer, painter) -> SceneFrames:
-    device = timer.device
-    painter.keep_images(batch, items)
-    batch = to_device(batch, device)
+def _detect(model, batch: Sample, items: Tensor, timer: Timer) -> tuple[SceneFrames, Tensor]:
+    """The frames of a batch, and their heatmaps' logits (B, V, J, h, w)."""
     B, V = batch.images.shape[:2]
     with timer("detect", B):
         detection = model.detect(batch.images.flatten(0, 1))  # (B V, ...)
         keypoints = Keypoints(*(part.float().unflatten(0, (B, V)) for part in detection.keypoints))
         features = model.joint_features(detection).unflatten(0, (B, V))
-    painter.keep_heatmaps(detection.logits.unflatten(0, (B, V)), items)
-    heatmap_loss = losses.heatmap_divergence(
-        detection.logits.float(),
-        image_to_heatmap(batch.joints2d.flatten(0, 1)),
-        batch.visible.flatten(0, 1),
-    )
-    l1 = metrics.joint_l1(
-        keypoints.xy.flatten(1, 2), batch.joints2d.flatten(1, 2), batch.visible.flatten(1, 2)
-    )
-    l2 = metrics.joint_l2(
-        keypoints.xy.flatten(1, 2), batch.joints2d.flatten(1, 2), batch.visible.flatten(1, 2)
-    )
-    values = {
-        "loss/hm": heatmap_loss.unflatten(0, (B, V)).mean(1),
-        "x2d/l1": l1,
-        "x2d/l2": l2,
-        "x2d/visible": batch.visible.sum((1, 2)),
-    }
-    scores.add("", _numpy(values))
-    return SceneFrames(
-        keypoints, features, batch.cameras, batch.joints3d, batch.joints2d, batch.visible,
-        batch.subject, batch.action, batch.frame, items,
-    )  # fmt: skip
+    frames = SceneFrames(keypoints, features, batch._replace(images=None), items)
+    return frames, detection.logits.float().unflatten(0, (B, V))
 
 
 def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
-    keypoints, K = predictions.with_time(frames)
-    B = len(frames.frame)
-    with timer("posterior", B):
+    keypoints, K, features = frames.alone()
+    with timer("posterior", len(K)):
         solution = solve(model, keypoints, K, config.posterior, config.run.seed)
-    with timer("fusion", B):
-        features = frames.features[:, None]
-        posterior = solution.posterior
+    posterior = solution.posterior
+    with timer("fusion", len(K)):
         prediction = fuse_body(model, keypoints, K, posterior, solution.sides, features)
     accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
     return SceneEstimate(take(prediction, (slice(None), 0)), posterior, accepted)
 
 
-def _score_frames(
-    model, frames: SceneFrames, single: SceneEstimate, dataset, config, scores
-) -> None:
-    keypoints, K = predictions.with_time(frames)
-    cameras = frames.cameras
-    true_rigs = posterior_from_cameras(cameras)
-    features = frames.features[:, None]
-    calibrated = fuse_body(model, keypoints, K, true_rigs, features=features)
-    calibrated = take(calibrated, (slice(None), 0))
+def _ceilings(model, frames: SceneFrames, true_rigs) -> dict[str, Prediction]:
+    """Joints under the true cameras: by the same fusion, and plainly triangulated."""
+    keypoints, K, features = frames.alone()
+    fused = fuse_body(model, keypoints, K, true_rigs, features=features)
+    cameras = frames.truth.cameras
     plain, _ = robust_triangulation(keypoints, Cameras(K, cameras.R, cameras.t))
-    plain = Prediction(*(part[:, 0].to(K) for part in plain))
-    root = H36M17.root  # errors of triangulated joints are independent, so those about the root add
-    plain = plain._replace(covariance=plain.covariance + plain.covariance[:, root : root + 1])
-    scores.add("single", _joint_scores(single.prediction, frames.joints3d))
-    views = predictions.views(dataset, frames)
-    scores.add("single", _rig_scores(single, cameras, views, dataset))
-    scores.add("calibrated", _joint_scores(calibrated, frames.joints3d))
-    scores.add("plain", _joint_scores(plain, frames.joints3d))
-    estimate, truth = single.prediction.joints3d, frames.joints3d
-    centred = [x - x[:, root : root + 1] for x in (estimate, truth)]
-    values = {
-        "loss/x3d": losses.joint_l1(estimate, truth, root),
-        "x3d/l1": metrics.joint_l1(*centred),
-        "x3d/l2": metrics.joint_l2(*centred),
-        "action": frames.action,
-    }
-    scores.add("", _numpy(values))
-
-
-# --- frames of a scene pooled ----------------------------------------------------------------
+    # Errors of triangulated joints are independent, so those about the root add.
+    covariance = plain.covariance + plain.covariance[:, :, ROOT : ROOT + 1]
+    both = {"calibrated": fused, "plain": Prediction(plain.joints3d, covariance)}
+    return tree_map(lambda part: part[:, 0].to(K), both)
 
 
 def _solve_pooled(model, scene: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
     """One rig posterior from the frames that say most; all frames of the scene fused with it."""
-    T = len(scene.frame)
-    keypoints = tree_map(Tensor.double, scene.keypoints)
-    given = RigInput(keypoints, scene.cameras.K.double(), H36M17)
+    T = len(scene.item)
+    keypoints, K = tree_map(Tensor.double, (scene.keypoints, scene.truth.cameras.K))
+    settings = config.posterior, config.run.seed, config.evaluate.pool_frames
     with timer("pooled/posterior", T):
-        solved = solve_cameras(
-            model, given, config.posterior, config.run.seed, config.evaluate.pool_frames
-        )
+        solved = solve_cameras(model, RigInput(keypoints, K, H36M17), *settings)
     with timer("pooled/fusion", T):
         prediction = _fuse_scene(model, scene, solved.posterior, solved.sides, solved.frames)
-    accepted = torch.tensor([solved.verdict.accepted])
-    return SceneEstimate(prediction, solved.posterior, accepted)
+    return SceneEstimate(prediction, solved.posterior, torch.tensor([solved.verdict.accepted]))
 
 
 def _fuse_scene(model, scene: SceneFrames, posterior, sides=None, frames=()) -> Prediction:
     """Joints of a scene's frames, which lie in order of time, under one posterior."""
-    keypoints, K = scene.keypoints, scene.cameras.K
-    return fuse_rig(model, keypoints, K, posterior, sides, frames, scene.features)
+    K = scene.truth.cameras.K
+    return fuse_rig(model, scene.keypoints, K, posterior, sides, frames, scene.features)
 
 
 # --- scores ----------------------------------------------------------------------------------
 
 
-def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, np.ndarray]:
-    estimate, root = prediction.joints3d, H36M17.root
-    values = {
-        "mpjpe": metrics.mpjpe(estimate, truth, root),
-        "n_mpjpe": metrics.n_mpjpe(estimate, truth, root),
-        "pa_mpjpe": metrics.pa_mpjpe(estimate, truth),
-        "absolute": metrics.absolute_error(estimate, truth),
-        "joint_coverage": metrics.joint_coverage(
-            estimate, prediction.covariance, truth, root, metrics.LEVELS
-        ),
+def _keypoint_scores(frames: SceneFrames, logits: Tensor) -> dict[str, Tensor]:
+    B, V = logits.shape[:2]
+    xy, truth, visible = (
+        part.flatten(1, 2)  # (B, V J, ...)
+        for part in (frames.keypoints.xy, frames.truth.joints2d, frames.truth.visible)
+    )
+    target = image_to_heatmap(frames.truth.joints2d.flatten(0, 1))
+    loss = losses.heatmap_divergence(
+        logits.flatten(0, 1), target, frames.truth.visible.flatten(0, 1)
+    )
+    return {
+        "loss/hm": loss.unflatten(0, (B, V)).mean(1),
+        "x2d/l1": metrics.joint_l1(xy, truth, visible),
+        "x2d/l2": metrics.joint_l2(xy, truth, visible),
+        "x2d/visible": visible.sum(1),
     }
-    return _numpy(values)
+
+
+def _seed_scores(prediction: Prediction, truth: Sample) -> dict[str, Tensor]:
+    """What the seed project prints of joints."""
+    estimate, joints3d = prediction.joints3d, truth.joints3d
+    centred = [x - x[:, ROOT : ROOT + 1] for x in (estimate, joints3d)]
+    return {
+        "loss/x3d": losses.joint_l1(estimate, joints3d, ROOT),
+        "x3d/l1": metrics.joint_l1(*centred),
+        "x3d/l2": metrics.joint_l2(*centred),
+        "action": truth.action,
+    }
+
+
+def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, Tensor]:
+    estimate, covariance = prediction
+    return {
+        "mpjpe": metrics.mpjpe(estimate, truth, ROOT),
+        "n_mpjpe": metrics.n_mpjpe(estimate, truth, ROOT),
+        "pa_mpjpe": metrics.pa_mpjpe(estimate, truth),
+        "absolute": metrics.joint_l2(estimate, truth),
+        "joint_coverage": metrics.joint_coverage(estimate, covariance, truth, ROOT, metrics.LEVELS),
+    }
 
 
 def _rig_scores(
-    estimate: SceneEstimate, truth: Cameras, views: np.ndarray, dataset: H36M
-) -> dict[str, np.ndarray]:
-    """Errors of B rigs, by pair of the data set's cameras; NaN where a rig lacks a view.
-
-    Args:
-        views: (B, V) places of each rig's views among the chosen cameras.
-    """
+    estimate: SceneEstimate, true_rigs: RigPosterior, frames: SceneFrames, dataset: H36M
+) -> dict[str, Tensor]:
+    """Errors of T frames' rigs, by pair of the data set's C cameras; NaN where they lack a view."""
     posterior = estimate.posterior
     R, t = posterior_mean(posterior)
-    truth = Cameras(truth.K, truth.R.to(R), truth.t.to(t))
-    rotation = metrics.rotation_error_deg(R, truth.R)
-    direction = metrics.translation_direction_error_deg(R, t, truth.R, truth.t)
-    coverage = metrics.rotation_coverage(posterior, truth.R, metrics.LEVELS)  # (B, V - 1, 2)
-    B, C = len(views), len(dataset.index.cameras)
-    number = {pair: p for p, pair in enumerate(metrics.view_pairs(C))}
-    own = metrics.view_pairs(views.shape[1])
-    place = np.array([[number[(row[i], row[j])] for i, j in own] for row in views])
-    rows = np.arange(B)[:, None]
-    values = {"ess": posterior.ess, "accepted": estimate.accepted.float()}
-    result = _numpy(values)
-    for name, value in (("rotation_deg", rotation), ("direction_deg", direction)):
-        result[name] = np.full((B, len(number)), np.nan)
-        result[name][rows, place] = value.cpu().numpy()
-    result["pair_seen"] = np.zeros((B, len(number)), bool)
-    result["pair_seen"][rows, place] = True
-    result["failed"] = ~(result["rotation_deg"] <= metrics.FAILURE_DEG) & result["pair_seen"]
-    result["rotation_coverage"] = np.full((B, C - 1, len(metrics.LEVELS)), np.nan)
-    result["rotation_coverage"][:, : views.shape[1] - 1] = coverage.cpu().numpy()
-    return result
-
-
-def _damaged(dataset: H36M) -> np.ndarray:
-    damaged = is_damaged(dataset.index.labels)
-    return np.array([damaged[dataset.row(item)] for item in range(len(dataset))])
-
-
-def _numpy(values: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    return {name: value.detach().cpu().numpy() for name, value in values.items()}
+    R_true, t_true = true_rigs.R[0].to(R), true_rigs.t[0].to(t)
+    T, V, C = len(frames.item), R.shape[1], len(dataset.index.cameras)
+    places, pairs = frames.places(dataset), metrics.view_pairs(C)
+    seen = [pairs.index((places[i], places[j])) for i, j in metrics.view_pairs(V)]
+    rotation, direction = R.new_full((2, T, len(pairs)), torch.nan)
+    rotation[:, seen] = metrics.rotation_error_deg(R, R_true)
+    direction[:, seen] = metrics.translation_direction_error_deg(R, t, R_true, t_true)
+    coverage = R.new_full((T, C - 1, len(metrics.LEVELS)), torch.nan)
+    coverage[:, : V - 1] = metrics.rotation_coverage(posterior, R_true, metrics.LEVELS)
+    pair_seen = torch.isin(torch.arange(len(pairs)), torch.tensor(seen)).expand(T, -1)
+    return {
+        "ess": posterior.ess,
+        "accepted": estimate.accepted.float(),
+        "rotation_deg": rotation,
+        "direction_deg": direction,
+        "pair_seen": pair_seen,
+        "failed": metrics.failures(rotation),
+        "rotation_coverage": coverage,
+    }
 
 
 def load_model(config: Config, images: bool) -> nn.Module:
@@ -357,18 +317,11 @@ def load_model(config: Config, images: bool) -> nn.Module:
     return (for_inference(model) if images else model).to(device)
 
 
-def run(config: Config, overwrite: bool = False) -> str:
-    """What ``infer3d.py`` does for Human3.6M-style data: checks, loads, evaluates.
-
-    Returns:
-        The text to print.
+def run(config: Config, folder: Path) -> str:
+    """What ``infer3d.py`` does for Human3.6M-style data: loads, evaluates; returns the text.
 
     Raises:
-        UserError: bad settings, data or weights, or an existing output folder.
+        UserError: bad settings, data or weights.
     """
-    folder = outputs.output_folder(config, overwrite)
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
     dataset = open_split(config, "test")
-    _, text = evaluate(load_model(config, images=True), dataset, config, folder)
-    return f"{text}\n\nwritten: {folder}/"
+    return evaluate(load_model(config, images=True), dataset, config, folder)[1]

@@ -38,11 +38,6 @@ def mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
     return joint_l2(_centre(estimate, root), _centre(truth, root))
 
 
-def absolute_error(estimate: Tensor, truth: Tensor) -> Tensor:
-    """Mean joint error (...,) mm in the reference camera's frame, without any alignment."""
-    return joint_l2(estimate, truth)
-
-
 def n_mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
     """Root-relative error (...,) mm after the best scale (Rhodin et al., CVPR 2018).
 

@@ -82,36 +82,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-class PredictionFile:
-    """An HDF5 file whose data sets grow along their first dimension, scene by scene."""
-
-    def __init__(self, path: Path, attributes: dict[str, Any]) -> None:
-        self.file = h5py.File(path, "w")
-        for name, value in attributes.items():
-            self.file.attrs[name] = value
-
-    def __enter__(self) -> PredictionFile:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.file.close()
-
-    def append(self, arrays: dict[str, np.ndarray]) -> None:
-        """Appends rows; data sets that do not exist yet are made. Float64 becomes float32."""
-        for name, value in arrays.items():
-            value = np.asarray(value)
-            value = value.astype(np.float32) if value.dtype == np.float64 else value
-            if name not in self.file:
-                self.file.create_dataset(
-                    name, data=value, maxshape=(None, *value.shape[1:]), chunks=True, shuffle=True,
-                    compression="gzip", compression_opts=1,
-                )  # fmt: skip
-                continue
-            data = self.file[name]
-            start = data.shape[0]
-            data.resize(start + len(value), axis=0)
-            data[start:] = value
-
-    def names(self, name: str, values: list[str]) -> None:
-        """Stores names as a data set of strings."""
-        self.file[name] = np.array(values, dtype=h5py.string_dtype())
+def append(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
+    """Appends rows to data sets, which are made as needed. Float64 becomes float32."""
+    for name, value in arrays.items():
+        value = np.asarray(value)
+        value = value.astype(np.float32) if value.dtype == np.float64 else value
+        if name not in file:
+            file.create_dataset(
+                name, data=value, maxshape=(None, *value.shape[1:]), chunks=True, shuffle=True,
+                compression="gzip", compression_opts=1,
+            )  # fmt: skip
+            continue
+        start = len(file[name])
+        file[name].resize(start + len(value), axis=0)
+        file[name][start:] = value

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -23,42 +22,25 @@ JOINT_ERRORS = {**ALIGNED, "absolute": "absolute joint error"}
 UNDAMAGED = "without damaged S9 scenes"
 ROTATION = "rotation_error_deg_median"
 DIRECTION = "translation_direction_error_deg_median"
+# What metrics.json says of frames alone and, under "pooled/", of frames pooled.
+FIGURES = (
+    *ALIGNED,
+    "mpjpe_calibrated",
+    ROTATION,
+    "rotation_failures",
+    "coverage_50",
+    "coverage_90",
+)
 
-
-class Scores:
-    """Values per frame and per rig, gathered batch by batch.
-
-    Names are "<method>/<value>"; the rows of a method's frames are in the order of ``frames``. Rigs
-    are one per frame for "single" and one per scene for "pooled".
-    """
-
-    def __init__(self) -> None:
-        self._parts: dict[str, list[np.ndarray]] = defaultdict(list)
-
-    def add(self, method: str, values: dict[str, np.ndarray]) -> None:
-        for name, value in values.items():
-            self._parts[f"{method}/{name}" if method else name].append(np.asarray(value))
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._parts
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return np.concatenate(self._parts[name])
-
-    def methods(self) -> list[str]:
-        return [method for method in METHODS if f"{method}/mpjpe" in self]
+# Names are "<method>/<value>"; a row is a frame, of "pooled/accepted" and "pooled/ess" a scene.
+Scores = dict[str, np.ndarray]
 
 
 # --- figures ---------------------------------------------------------------------------------
 
 
-def metrics_of(scores: Scores, seconds: dict[str, float]) -> dict[str, float]:
-    """The figures of metrics.json.
-
-    Args:
-        seconds: of the stages "detect", "posterior", "fusion" and "pooled/posterior",
-            "pooled/fusion", per frame.
-    """
+def metrics_of(scores: Scores, details: dict) -> dict[str, float]:
+    """The figures of metrics.json; details: of `details_of`, with "seconds_per_frame"."""
     result = dict.fromkeys(SEED_LINES, 0.0)
     for name in ("loss/hm", "loss/x3d", "x3d/l1", "x3d/l2"):
         result[name] = _mean(scores[name])
@@ -67,89 +49,80 @@ def metrics_of(scores: Scores, seconds: dict[str, float]) -> dict[str, float]:
     for name in ("x2d/l1", "x2d/l2"):
         there = weight > 0
         result[name] = float((scores[name][there] * weight[there]).sum() / weight.sum())
+    seconds = details["seconds_per_frame"]
     for method, prefix in (("single", ""), ("pooled", "pooled/")):
-        if method in scores.methods():
-            figures = _rig_figures(scores, method)
-            result.update({f"{prefix}{name}": value for name, value in figures.items()})
+        if method in details:
+            result |= {f"{prefix}{name}": details[method][name] for name in FIGURES}
             stages = ("detect", f"{prefix}posterior", f"{prefix}fusion")
             result[f"{prefix}seconds_per_frame"] = sum(seconds[stage] for stage in stages)
     return result
 
 
-def _rig_figures(scores: Scores, method: str) -> dict[str, float]:
-    """The figures of "single" or "pooled" that metrics.json and details.json share."""
-    rotation, seen = scores[f"{method}/rotation_deg"], scores[f"{method}/pair_seen"]
-    coverage = scores[f"{method}/rotation_coverage"]  # (rigs, V - 1, 2)
-    # With temporal context a clip's ceiling is lower than that of its frames.
-    ceiling = "pooled/mpjpe_calibrated" if method == "pooled" else "calibrated/mpjpe"
-    return {
-        **{name: _mean(scores[f"{method}/{name}"]) for name in ALIGNED},
-        "mpjpe_calibrated": _mean(scores[ceiling]),
-        ROTATION: _median(rotation),
-        "rotation_failures": _mean(scores[f"{method}/failed"][seen]),
-        "coverage_50": _share(coverage[..., 0]),
-        "coverage_90": _share(coverage[..., 1]),
-    }
-
-
-def details_of(
-    scores: Scores, seconds: dict[str, float], pair_names: list[str], notes: dict[str, object]
-) -> dict[str, object]:
+def details_of(scores: Scores, keep: np.ndarray, pair_names: list[str]) -> dict[str, dict]:
     """Everything that was measured, by method, for details.json.
 
     Args:
+        keep: (frames,) False in scenes whose truth is damaged.
         pair_names: of the pairs of views, in the order of the scores' columns.
-        notes: what else the file says, such as "frames".
     """
-    details: dict[str, object] = {**notes, "seconds_per_frame": seconds}
-    keep = ~scores["damaged"]
-    for method in scores.methods():
-        errors = {name: scores[f"{method}/{name}"] for name in JOINT_ERRORS}
-        coverage = scores[f"{method}/joint_coverage"]  # (frames, 2)
-        entry: dict[str, object] = {name: _mean(error) for name, error in errors.items()}
-        entry["without_damaged_scenes"] = {n: _mean(error[keep]) for n, error in errors.items()}
-        entry["joint_coverage_50"] = _share(coverage[:, 0])
-        entry["joint_coverage_90"] = _share(coverage[:, 1])
-        if f"{method}/rotation_deg" in scores:
-            rotation = scores[f"{method}/rotation_deg"]  # (rigs, pairs)
-            direction = scores[f"{method}/direction_deg"]
-            entry.update(_rig_figures(scores, method))
-            entry["rotation_error_deg_90th"] = float(np.percentile(_finite(rotation), 90))
-            entry["rotation_error_deg_worst"] = float(np.max(_finite(rotation)))
-            entry[DIRECTION] = _median(direction)
-            entry["accepted"] = _mean(scores[f"{method}/accepted"])
-            entry["effective_sample_size_median"] = _median(scores[f"{method}/ess"])
-            entry["pairs"] = {
-                name: {ROTATION: _median(rotation[:, p]), DIRECTION: _median(direction[:, p])}
-                for p, name in enumerate(pair_names)
+    details = {}
+    for method in _methods(scores):
+        of = {name.partition("/")[2]: v for name, v in scores.items() if name.startswith(method)}
+        entry = {name: _mean(of[name]) for name in JOINT_ERRORS}
+        entry["without_damaged_scenes"] = {name: _mean(of[name][keep]) for name in JOINT_ERRORS}
+        for index, level in enumerate(("50", "90")):
+            entry[f"joint_coverage_{level}"] = _share(of["joint_coverage"][:, index])
+        if "rotation_deg" in of:
+            rotation, direction = of["rotation_deg"], of["direction_deg"]  # (rigs, pairs)
+            # With temporal context a clip's ceiling is lower than that of its frames.
+            ceiling = of.get("mpjpe_calibrated", scores["calibrated/mpjpe"])
+            entry |= {
+                "mpjpe_calibrated": _mean(ceiling),
+                ROTATION: _median(rotation),
+                "rotation_failures": _mean(of["failed"][of["pair_seen"]]),
+                "coverage_50": _share(of["rotation_coverage"][..., 0]),
+                "coverage_90": _share(of["rotation_coverage"][..., 1]),
+                "rotation_error_deg_90th": float(np.percentile(_finite(rotation), 90)),
+                "rotation_error_deg_worst": float(np.max(_finite(rotation))),
+                DIRECTION: _median(direction),
+                "accepted": _mean(of["accepted"]),
+                "effective_sample_size_median": _median(of["ess"]),
+                "pairs": {
+                    name: {ROTATION: _median(rotation[:, p]), DIRECTION: _median(direction[:, p])}
+                    for p, name in enumerate(pair_names)
+                },
             }
         details[method] = entry
     return details
 
 
-def action_rows(scores: Scores, action_names: list[str]) -> list[dict[str, object]]:
+def action_rows(scores: Scores, actions: list[str], keep: np.ndarray) -> list[dict[str, object]]:
     """One row per action ("Greeting-1" and "Greeting-2" together), then the means.
 
     The last rows are the mean over frames, over actions, and over frames without the damaged
     scenes where there are any.
+
+    Args:
+        actions: names, of each frame. keep: (frames,) False in damaged scenes.
     """
-    names = np.array([re.sub(r"[-_ ]\d+$", "", action_names[a]) for a in scores["action"]])
-    keys = [f"{method}/{name}" for method in scores.methods() for name in ALIGNED]
-    columns = {key: scores[key] for key in keys}
-    rotation = scores["single/rotation_deg"]  # (frames, pairs)
+    names = np.array([re.sub(r"[-_ ]\d+$", "", action) for action in actions])
+    keys = [f"{method}/{name}" for method in _methods(scores) for name in ALIGNED]
 
     def row(name: str, mask: np.ndarray) -> dict[str, object]:
-        values = {key: _mean(value[mask]) for key, value in columns.items()}
-        values["single/rotation_error_deg"] = _median(rotation[mask])
+        values = {key: _mean(scores[key][mask]) for key in keys}
+        values["single/rotation_error_deg"] = _median(scores["single/rotation_deg"][mask])
         return {"action": name, "frames": int(mask.sum()), **values}
 
     rows = [row(name, names == name) for name in sorted(set(names))]
     everything = row("all frames", np.ones(len(names), bool))
     means = {key: float(np.mean([r[key] for r in rows])) for key in list(everything)[2:]}
     rows += [everything, {"action": "mean of actions", "frames": len(names), **means}]
-    if scores["damaged"].any():
-        rows.append(row(UNDAMAGED, ~scores["damaged"]))
-    return rows
+    return rows if keep.all() else [*rows, row(UNDAMAGED, keep)]
+
+
+def _methods(names: dict) -> list[str]:
+    """Those that were measured, of scores or of rows by action."""
+    return [method for method in METHODS if f"{method}/mpjpe" in names]
 
 
 def _mean(values: np.ndarray) -> float:
@@ -187,38 +160,35 @@ def table(details: dict, damaged: bool) -> str:
         damaged: also show the errors without the damaged scenes of S9.
     """
     methods = [method for method in METHODS if method in details]
-    parts = [
-        f"{details['frames']} frames of {details['scenes']} scenes, {details['views']} views, "
-        f"network image {details['image_size']} px; 'triangulation' is robust triangulation with "
-        "the true cameras",
-        _grid(["", *(METHODS[m] for m in methods)], _error_rows(details, methods, damaged)),
-    ]
     rigs = [method for method in methods if "pairs" in details[method]]
     rows = []
-    for name in details[rigs[0]]["pairs"]:
+    for name in details["single"]["pairs"]:
         pairs = [details[m]["pairs"][name] for m in rigs]
         rows.append([name, *(f"{pair[ROTATION]:.2f} / {pair[DIRECTION]:.2f}" for pair in pairs)])
     heads = [f"{METHODS[m]}: R / t" for m in rigs]
-    parts.append(_grid(["pair of views (median error, deg)", *heads], rows))
     seconds = details["seconds_per_frame"]
     time = f"time per frame: 2D {1000 * seconds['detect']:.1f} ms, {_times(seconds, '')}"
-    parts.append(time + (f"; pooled: {_times(seconds, 'pooled/')}" if "pooled" in rigs else ""))
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        [
+            f"{details['frames']} frames of {details['scenes']} scenes, {details['views']} views, "
+            f"network image {details['image_size']} px; 'triangulation' is robust triangulation "
+            "with the true cameras",
+            grid(["", *(METHODS[m] for m in methods)], _error_rows(details, methods, damaged)),
+            grid(["pair of views (median error, deg)", *heads], rows),
+            time + (f"; pooled: {_times(seconds, 'pooled/')}" if "pooled" in rigs else ""),
+        ]
+    )
 
 
 def _error_rows(details: dict, methods: list[str], damaged: bool) -> list[list[str]]:
-    rows = []
+    forms = {}  # of a row's cells, by its label
     for name, label in JOINT_ERRORS.items():
-        rows.append([f"{label}, mm", *(f"{details[m][name]:.1f}" for m in methods)])
+        forms[f"{label}, mm"] = f"{{{name}:.1f}}"
         if name == "mpjpe":
-            ceiling = details["calibrated"][name]
-            ceilings = [details[m].get("mpjpe_calibrated", ceiling) for m in methods]
-            ratios = [f"{details[m][name] / best:.2f} x" for m, best in zip(methods, ceilings)]
-            rows.append([f"{label} over true cameras", *ratios])
+            forms[f"{label} over true cameras"] = "{ratio:.2f} x"
         if damaged and name in ALIGNED:
-            without = [details[m]["without_damaged_scenes"][name] for m in methods]
-            rows.append([f"{label} {UNDAMAGED}, mm", *(f"{value:.1f}" for value in without)])
-    of_rigs = {
+            forms[f"{label} {UNDAMAGED}, mm"] = f"{{without_damaged_scenes[{name}]:.1f}}"
+    forms |= {
         "rotation error, median, deg": "{rotation_error_deg_median:.2f}",
         "rotation error, 90th percentile / worst, deg": (
             "{rotation_error_deg_90th:.2f} / {rotation_error_deg_worst:.1f}"
@@ -231,10 +201,20 @@ def _error_rows(details: dict, methods: list[str], damaged: bool) -> list[list[s
         "90 % regions hold the rotation": "{coverage_90:.0%}",
         "90 % regions hold the joint": "{joint_coverage_90:.0%}",
     }
-    for label, form in of_rigs.items():
-        shown = [m for m in methods if "pairs" in details[m] or "joint" in form]
-        cells = [form.format(**details[m]) if m in shown else "" for m in methods]
-        rows.append([label, *(cell.replace("%", " %") for cell in cells)])
+    ceiling = details["calibrated"]["mpjpe"]
+    rows = []
+    for label, form in forms.items():
+        row = [label]
+        for method in methods:
+            figures = details[method]
+            ratio = figures["mpjpe"] / figures.get("mpjpe_calibrated", ceiling)
+            try:
+                row.append(form.format(ratio=ratio, **figures).replace("%", " %"))
+            except KeyError:
+                if "pairs" in figures:
+                    raise
+                row.append("")  # it was given the cameras, and has no errors of them
+        rows.append(row)
     return rows
 
 
@@ -245,7 +225,7 @@ def _times(seconds: dict[str, float], prefix: str) -> str:
 
 def action_table(rows: list[dict[str, object]]) -> str:
     """The rows of `action_rows` as printed: MPJPE by method, rotation error of single frames."""
-    methods = [m for m in METHODS if f"{m}/mpjpe" in rows[0]]
+    methods = _methods(rows[0])
     lines = [
         [
             f"{row['action']} ({row['frames']})",
@@ -255,10 +235,10 @@ def action_table(rows: list[dict[str, object]]) -> str:
         for row in rows
     ]
     heads = [*(METHODS[m] for m in methods), "rotation, deg"]
-    return _grid(["MPJPE by action, mm", *heads], lines)
+    return grid(["MPJPE by action, mm", *heads], lines)
 
 
-def _grid(heads: list[str], rows: list[list[str]]) -> str:
+def grid(heads: list[str], rows: list[list[str]]) -> str:
     """A table with its first column on the left and all others on the right."""
     columns = ["left"] + ["right"] * (len(heads) - 1)
     return tabulate(rows, heads, "simple", colalign=columns, disable_numparse=True)

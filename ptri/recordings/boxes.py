@@ -24,6 +24,7 @@ import numpy as np
 
 from ptri.config import Config
 from ptri.errors import UserError
+from ptri.recordings.intrinsics import named_path
 from ptri.recordings.keypoint_files import Recording, distort, read_recording
 from ptri.recordings.subject import FEWEST_POINTS
 
@@ -47,10 +48,7 @@ def box_source(config: Config) -> str | Path:
     setting, root = config.recording.boxes, Path(config.data.root)
     if setting == "auto":
         return root / "boxes" if (root / "boxes").is_dir() else "motion"
-    if setting in ("motion", "keypoints"):
-        return setting
-    inside = root / setting
-    return inside if inside.is_dir() and not Path(setting).is_dir() else Path(setting)
+    return setting if setting in ("motion", "keypoints") else named_path(setting, root)
 
 
 def read_boxes(config: Config, names: Sequence[str], frames: Sequence[int]) -> np.ndarray | None:
@@ -87,24 +85,24 @@ def read_box_files(folder: Path, names: Sequence[str], frames: Sequence[int]) ->
             f"recording.boxes: {folder} is no folder; expected 'auto', 'motion', 'keypoints' or a "
             "folder of one <camera>.csv per camera"
         )
-    missing = [name for name in names if not (folder / f"{name}.csv").is_file()]
-    if missing:
-        raise UserError(
-            f"{folder}: no {missing[0]}.csv; boxes need one file per camera "
-            f"({', '.join(f'{name}.csv' for name in names)})"
-        )
     result = np.full((len(frames), len(names), 4), np.nan)
     for v, name in enumerate(names):
-        boxes = _read_box_file(folder / f"{name}.csv")
-        for side, values in enumerate(np.array(list(boxes.values())).T):
+        path = folder / f"{name}.csv"
+        if not path.is_file():
+            raise UserError(
+                f"{folder}: no {path.name}; boxes need one file per camera "
+                f"({', '.join(f'{name}.csv' for name in names)})"
+            )
+        given, *sides = np.array(_read_box_file(path)).T
+        for side, values in enumerate(sides):
             # A frame between two rows, of which one has no box, has none.
-            result[:, v, side] = np.interp(frames, list(boxes), values, np.nan, np.nan)
+            result[:, v, side] = np.interp(frames, given, values, np.nan, np.nan)
     return result
 
 
-def _read_box_file(path: Path) -> dict[int, list[float]]:
-    """Frame number -> box, NaN = not in view."""
-    boxes: dict[int, list[float]] = {}
+def _read_box_file(path: Path) -> list[list[float]]:
+    """Rows of frame number and box, NaN = not in view."""
+    rows: list[list[float]] = []
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         header = [word.strip().lower() for word in next(reader, [])]
@@ -122,12 +120,12 @@ def _read_box_file(path: Path) -> dict[int, list[float]]:
                 raise UserError(f"{where}: expected four numbers, or none where nobody is in view")
             if num_sides and not (box[0] < box[2] and box[1] < box[3]):
                 raise UserError(f"{where}: left < right and top < bottom must hold, found {box}")
-            if boxes and frame <= max(boxes):
+            if rows and frame <= rows[-1][0]:
                 raise UserError(f"{where}: frame {frame} again or out of order; expected rising")
-            boxes[frame] = box
-    if not boxes:
+            rows.append([frame, *box])
+    if not rows:
         raise UserError(f"{path}: no boxes")
-    return boxes
+    return rows
 
 
 def keypoint_boxes(recording: Recording, frames: Sequence[int]) -> np.ndarray:
@@ -196,17 +194,14 @@ def _join(corners: np.ndarray, weight: np.ndarray) -> list[int]:
     Args:
         corners: (N, 4) px, left, top, right, bottom of the regions. weight: (N,).
     """
-    heaviest = int(weight.argmax())
-    members, box = [heaviest], corners[heaviest]
-    others = [int(n) for n in np.flatnonzero(weight >= SHARE * weight[heaviest]) if n != heaviest]
-
-    def joins(region: int) -> bool:
-        gap = np.maximum(corners[region, :2] - box[2:], box[:2] - corners[region, 2:]).max()
-        return gap <= JOIN * max(box[2:] - box[:2])
-
-    while (near := next((region for region in others if joins(region)), None)) is not None:
-        low, high = np.minimum(box[:2], corners[near, :2]), np.maximum(box[2:], corners[near, 2:])
-        box = np.append(low, high)
-        members.append(near)
-        others.remove(near)
-    return members
+    members = [int(weight.argmax())]
+    low, high = corners[members[0], :2], corners[members[0], 2:]
+    while True:
+        gap = np.maximum(corners[:, :2] - high, low - corners[:, 2:]).max(1)
+        near = (gap <= JOIN * max(high - low)) & (weight >= SHARE * weight[members[0]])
+        near[members] = False
+        if not near.any():
+            return members
+        members.append(int(near.argmax()))
+        low = np.minimum(low, corners[members[-1], :2])
+        high = np.maximum(high, corners[members[-1], 2:])

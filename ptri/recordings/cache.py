@@ -16,15 +16,16 @@ from torch import nn
 
 from ptri.config import Config
 from ptri.errors import UserError
-from ptri.evaluation.outputs import PredictionFile
+from ptri.evaluation.outputs import append
 from ptri.models.heatmap import WINDOW
 from ptri.recordings.detect import Detections, detect
-from ptri.recordings.videos import VideoSet, fingerprint
+from ptri.recordings.videos import VideoSet
 from ptri.skeleton import H36M17
 
 NAME = "detections.h5"
 FORMAT = "ptri detections 1"  # raised when detecting changes
 _ARRAYS = ("frames", "xy", "covariance", "confidence", "crops")
+_PIECE = 1 << 20  # bytes read at the start, the middle and the end to know a video again
 
 
 def detect_or_reuse(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
@@ -57,22 +58,22 @@ def ingredients(model: nn.Module, video_set: VideoSet, config: Config) -> dict[s
         "cameras": ", ".join(camera.name for camera in cameras),
         "videos": ", ".join(fingerprint(video.path) for video in videos),
         "intrinsics": _digest(
-            *[np.concatenate([c.size, c.K.ravel(), c.dist]).astype(np.float64) for c in cameras]
+            *[np.concatenate([c.size, c.K.ravel(), c.dist]).tobytes() for c in cameras]
         ),
         "frames": f"{frames[0]} to {frames[-1]}, every {config.recording.every}",
-        "boxes": "motion" if boxes is None else _digest(boxes),
-        "2D weights": _digest(*(value.cpu().numpy() for value in network.state_dict().values())),
+        "boxes": "motion" if boxes is None else _digest(boxes.tobytes()),
+        "2D weights": _digest(*(v.cpu().numpy().tobytes() for v in network.state_dict().values())),
         "settings": json.dumps(settings),
     }
 
 
 def write(path: Path, detections: Detections) -> None:
     """Writes detections, replacing an older file."""
-    attributes = {"format": FORMAT, "units": "undistorted px", "seconds": detections.seconds}
-    attributes |= {f"made from {name}": value for name, value in detections.made_from.items()}
-    with PredictionFile(path, attributes) as file:
-        file.names("joint_names", list(H36M17.joints))
-        file.append({name: getattr(detections, name) for name in _ARRAYS})
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format=FORMAT, units="undistorted px", seconds=detections.seconds)
+        file.attrs.update({f"made from {name}": v for name, v in detections.made_from.items()})
+        file["joint_names"] = list(H36M17.joints)
+        append(file, {name: getattr(detections, name) for name in _ARRAYS})
 
 
 def read(path: str | Path, made_from: dict[str, str]) -> Detections:
@@ -84,9 +85,7 @@ def read(path: str | Path, made_from: dict[str, str]) -> Detections:
     Raises:
         UserError: no such file, not such a file, or stale: the message says what has changed.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = path / NAME
+    path = Path(path) / NAME if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise UserError(f"recording.reuse: {path}: no such file; give the {NAME} of an earlier run")
     try:
@@ -96,26 +95,30 @@ def read(path: str | Path, made_from: dict[str, str]) -> Detections:
     except (OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"recording.reuse: {path}: not a {NAME}: {reason}") from None
-    if attributes.get("format") != FORMAT:
-        raise UserError(
-            f"recording.reuse: {path}: format {attributes.get('format')!r}, expected {FORMAT!r}; "
-            "detect again without recording.reuse"
-        )
     before = {name: attributes.get(f"made from {name}") for name in made_from}
-    changed = [name for name in made_from if before[name] != made_from[name]]
+    before, made = {"format": attributes.get("format")} | before, {"format": FORMAT} | made_from
+    changed = [name for name in made if before[name] != made[name]]
     if changed:
         name = changed[0]
         raise UserError(
             f"recording.reuse: {path} is stale: other {', '.join(changed)} ({name}: "
-            f"{str(before[name])[:80]!r}, now {made_from[name][:80]!r}); detect again without "
+            f"{str(before[name])[:80]!r}, now {made[name][:80]!r}); detect again without "
             "recording.reuse"
         )
     frames = arrays[0].astype(np.int64)
     return Detections(frames, *arrays[1:], float(attributes["seconds"]), made_from)
 
 
-def _digest(*arrays: np.ndarray) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def fingerprint(path: Path) -> str:
+    """Tells files apart by their size and one MB each of start, middle and end."""
+    size = path.stat().st_size
+    pieces = [str(size).encode()]
+    with open(path, "rb") as file:
+        for start in (0, size // 2, max(0, size - _PIECE)):
+            file.seek(start)
+            pieces.append(file.read(_PIECE))
+    return _digest(*pieces)
+
+
+def _digest(*parts: bytes) -> str:
+    return hashlib.blake2b(b"".join(parts), digest_size=16).hexdigest()

@@ -46,8 +46,9 @@ SAME_CROP = 0.25  # crops whose centres differ by less, in sides, are one person
 
 
 class CropKeypoints(NamedTuple):
-    """Keypoints of N crops, in undistorted full-image px unless stated otherwise."""
+    """Keypoints of N crops of one frame, in undistorted full-image px unless stated otherwise."""
 
+    view: np.ndarray  # (N,) that the crop is of
     xy: np.ndarray  # (N, J, 2)
     covariance: np.ndarray  # (N, J, 2, 2) px^2
     confidence: np.ndarray  # (N, J)
@@ -57,10 +58,6 @@ class CropKeypoints(NamedTuple):
     def rows(self, index) -> CropKeypoints:
         """Some of the crops."""
         return CropKeypoints(*(part[index] for part in self))
-
-
-# Of each frame and view, the people who may be the subject (one crop each).
-Candidates = list[list[list[CropKeypoints]]]
 
 
 class Detections(NamedTuple):
@@ -87,7 +84,7 @@ def detect(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
     turns = Turns(len(cameras), config.recording.max_roll_deg)
     motion = backgrounds(videos, frames) if boxes is None else None
     previous: list[np.ndarray | None] = [None] * len(cameras)  # crops of the best candidates
-    candidates: Candidates = []
+    candidates = []  # of each frame, the people who may be the subject, one crop each
     reading = tqdm(read_in_step(videos, frames), "detect", len(frames), False, unit="frame")
     for row, images in enumerate(reading):
         if boxes is None:
@@ -100,22 +97,20 @@ def detect(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
                 [crop_of_box(box, config.data.crop_scale, camera)] if np.isfinite(box).all() else []
                 for box, camera in zip(boxes[row], cameras)
             ]
-        candidates.append([[] for _ in cameras])
         views = np.repeat(np.arange(len(cameras)), [len(part) for part in squares])
-        if not len(views):
-            continue
-        crops = np.array([square for part in squares for square in part])
-        keypoints = turns.best(cropper, images, views, crops, row)
+        crops = np.array([square for part in squares for square in part]).reshape(-1, 3)
+        people = turns.best(cropper, images, views, crops, row)
         if boxes is None:
-            keypoints = refine(cropper, images, views, keypoints)
-        for n, v in enumerate(views):
-            candidates[-1][v].append(keypoints.rows(slice(n, n + 1)))
-        for v, people in enumerate(candidates[-1]):
-            previous[v] = max(people, key=_worth).crops[0] if people else previous[v]
+            people = refine(cropper, images, people)
+        candidates.append(people)
+        # The best of each view by what `follow_subject` goes by: size times confidence.
+        for n in np.argsort(people.crops[:, 2] * people.confidence.mean(1)):
+            previous[people.view[n]] = people.crops[n]
     if boxes is None:
         subject = follow(candidates, videos, frames)
     else:  # the one candidate of each box
-        subject = np.array([[len(people) - 1 for people in views] for views in candidates])
+        seen = [np.isin(np.arange(len(cameras)), people.view) for people in candidates]
+        subject = np.where(seen, 0, -1)
     detections = _gather(candidates, subject, cameras, frames)
     return detections._replace(seconds=(time.perf_counter() - start) / len(frames))
 
@@ -156,13 +151,17 @@ class Cropper:
         self.device = next(model.parameters()).device
 
     def __call__(
-        self, images: Sequence[np.ndarray], views: Sequence[int], crops: np.ndarray
+        self, images: Sequence[np.ndarray], views: np.ndarray, crops: np.ndarray
     ) -> CropKeypoints:
         """
         Args:
             images: V of (H, W, 3) uint8 BGR, as recorded.
-            views: of the N crops, places in images. crops: (N, 4).
+            views: (N,) of the crops, places in images. crops: (N, 4).
         """
+        if not len(views):
+            J = len(H36M17.joints)
+            shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,))
+            return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
         shrunk: dict[tuple[int, int], np.ndarray] = {}
         inputs, to_full = [], []
         for view, (x, y, side, roll) in zip(views, crops):
@@ -183,7 +182,7 @@ class Cropper:
         A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
         xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
         covariance = np.einsum("nab,njbc,ndc->njad", A, covariance, A)
-        return CropKeypoints(xy, covariance, confidence, local, np.asarray(crops, np.float64))
+        return CropKeypoints(views, xy, covariance, confidence, local, crops)
 
 
 class Turns:
@@ -203,7 +202,7 @@ class Turns:
         row: int,
     ) -> CropKeypoints:
         """The keypoints of N squares (N, 3) at their views' best turns; row: of the frame."""
-        N, count = len(views), len(self.rolls)
+        N, count = len(squares), len(self.rolls)
         if row % ROLL_EVERY and self.trust[views].any(1).all():
             roll = self.rolls[self.trust[views].argmax(1)]
             return cropper(images, views, np.column_stack([squares, roll]))
@@ -245,17 +244,14 @@ def _moving_squares(
     return squares
 
 
-def refine(
-    cropper: Cropper, images: Sequence[np.ndarray], views: Sequence[int], first: CropKeypoints
-) -> CropKeypoints:
+def refine(cropper: Cropper, images: Sequence[np.ndarray], first: CropKeypoints) -> CropKeypoints:
     """Detects again in crops fitted to the keypoints; keeps what the network is surer of."""
-    crops = np.array([_fitted_crop(first.rows(n), cropper.size) for n in range(len(views))])
-    second = cropper(images, views, crops)
+    N = len(first.view)
+    crops = [_fitted_crop(first.rows(n), cropper.size) for n in range(N)]
+    second = cropper(images, first.view, np.array(crops).reshape(N, 4))
     better = second.confidence.mean(1) > first.confidence.mean(1)
-    result = CropKeypoints(*(part.copy() for part in first))
-    for part, again in zip(result, second):
-        part[better] = again[better]
-    return result
+    both = CropKeypoints(*map(np.concatenate, zip(first, second)))
+    return both.rows(np.arange(N) + N * better)
 
 
 def _fitted_crop(keypoints: CropKeypoints, size: int) -> np.ndarray:
@@ -289,23 +285,22 @@ def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
 # --- candidates ------------------------------------------------------------------------------
 
 
-def follow(candidates: Candidates, videos: Sequence[Video], frames: Sequence[int]) -> np.ndarray:
-    """The candidate (T, V) of each frame and view that is the subject; -1 = none."""
+def follow(
+    candidates: Sequence[CropKeypoints], videos: Sequence[Video], frames: Sequence[int]
+) -> np.ndarray:
+    """The candidate (T, V) among those of each frame and view that is the subject; -1 = none."""
     step = np.diff(frames).min() if len(frames) > 1 else 0
     free_move = FREE_MOVE + SPEED * step / (videos[0].fps or USUAL_FPS)
-    nobody = np.zeros((0, len(H36M17.joints), 3))
+    points = [np.dstack([people.xy, people.confidence]) for people in candidates]
     chosen = []
     for v in range(len(videos)):
-        people = [
-            np.concatenate([nobody, *(np.dstack([c.xy, c.confidence]) for c in views[v])])
-            for views in candidates
-        ]
-        chosen.append(follow_subject(people, free_move=free_move))
+        of_view = [part[people.view == v] for part, people in zip(points, candidates)]
+        chosen.append(follow_subject(of_view, free_move=free_move))
     return np.stack(chosen, 1)
 
 
 def _gather(
-    candidates: Candidates,
+    candidates: Sequence[CropKeypoints],
     subject: np.ndarray,
     cameras: Sequence[CameraEntry],
     frames: Sequence[int],
@@ -316,17 +311,13 @@ def _gather(
     xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
     confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
     for row, v in np.argwhere(subject >= 0):
-        person = candidates[row][v][subject[row, v]].rows(0)
-        xy[row, v], covariance[row, v] = person.xy, person.covariance
-        confidence[row, v], crops[row, v] = person.confidence, person.crops
+        people = candidates[row]
+        person = np.flatnonzero(people.view == v)[subject[row, v]]
+        xy[row, v], covariance[row, v] = people.xy[person], people.covariance[person]
+        confidence[row, v], crops[row, v] = people.confidence[person], people.crops[person]
     for v, camera in enumerate(cameras):
         points = distort(xy[:, v], camera.K, camera.dist)
         inside = ((points >= -0.5) & (points <= np.array(camera.size) - 0.5)).all(-1)
         for part, unseen in ((xy, np.nan), (covariance, np.nan), (confidence, 0.0)):
             part[:, v][~inside] = unseen
     return Detections(np.array(frames, np.int64), xy, covariance, confidence, crops)
-
-
-def _worth(candidate: CropKeypoints) -> float:
-    """What `follow_subject` goes by: size times confidence."""
-    return float(candidate.crops[0, 2] * candidate.confidence.mean())

@@ -64,17 +64,16 @@ def read_cameras(path: str | Path) -> list[CameraEntry]:
     """
     path = Path(path)
     tree = _parse(path)
-    entries = _entries(tree, path)
-    millimetres = _unit(tree, entries, path)
-    cameras = [_camera(entry, millimetres, path) for entry in entries]
+    cameras = [_camera(entry, path) for entry in _entries(tree, path)]
     names = [camera.name for camera in cameras]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"{path}: two cameras are named {name!r}; names must differ")
-    return cameras
+    unit = _millimetres(tree, cameras, path)
+    return [c if c.t is None else c._replace(t=c.t * unit) for c in cameras]
 
 
-def open_cameras(root: str | Path, options: RecordingConfig) -> list[CameraEntry]:
+def open_cameras(root: Path, options: RecordingConfig) -> list[CameraEntry]:
     """The cameras of a recording that ``recording.intrinsics`` and ``recording.views`` choose.
 
     Args:
@@ -84,10 +83,9 @@ def open_cameras(root: str | Path, options: RecordingConfig) -> list[CameraEntry
         UserError: no such folder, no or a bad camera file, an unknown or repeated view, or fewer
             than two views.
     """
-    root = Path(root)
     if not root.is_dir():
         raise UserError(f"data.root: {root} is not a folder")
-    path = _find_camera_file(root, options.intrinsics)
+    path = _camera_file(root, options.intrinsics)
     cameras = _select_views(read_cameras(path), options.views)
     if len(cameras) < 2:
         raise UserError(
@@ -97,21 +95,26 @@ def open_cameras(root: str | Path, options: RecordingConfig) -> list[CameraEntry
     return cameras
 
 
-def _find_camera_file(root: Path, setting: str) -> Path:
+def named_path(setting: str, root: Path) -> Path:
+    """What a setting names: a path of its own or, where there is none, one in the root."""
+    inside = root / setting
+    return inside if inside.exists() and not Path(setting).exists() else Path(setting)
+
+
+def _camera_file(root: Path, setting: str) -> Path:
     """The camera file of a recording: the one named by the setting, else one of a usual name."""
     if setting != "auto":
-        for path in (Path(setting), root / setting):
-            if path.is_file():
-                return path
-        raise UserError(f"recording.intrinsics: {setting}: no such file (nor in {root})")
+        path = named_path(setting, root)
+        if not path.is_file():
+            raise UserError(f"recording.intrinsics: {setting}: no such file (nor in {root})")
+        return path
+    stems = ("calibration", "intrinsics", "cameras", "calib")
     for folder in (root, root / "calibration"):
-        for stem in ("calibration", "intrinsics", "cameras", "calib"):
-            for suffix in FILE_TYPES:
-                if (folder / (stem + suffix)).is_file():
-                    return folder / (stem + suffix)
+        usual = [folder / (stem + suffix) for stem in stems for suffix in FILE_TYPES]
+        files = [path for path in usual if path.is_file()]
         tables = sorted(folder.glob("*.toml"))
-        if len(tables) == 1:
-            return tables[0]
+        if files or len(tables) == 1:
+            return (files or tables)[0]
     raise UserError(
         f"{root}: no camera file; put calibration.json (or .yaml, .toml) with size, K and dist of "
         "every camera there, or set recording.intrinsics"
@@ -125,20 +128,16 @@ def _select_views(
     if views is None:
         return cameras
     names = [camera.name for camera in cameras]
-    chosen = []
-    for view in views:
-        if isinstance(view, int) and not isinstance(view, bool) and 0 <= view < len(cameras):
-            chosen.append(view)
-        elif str(view) in names:
-            chosen.append(names.index(str(view)))
-        else:
-            raise UserError(
-                f"recording.views: no camera {view!r}; expected an index from 0 to "
-                f"{len(cameras) - 1} or one of {', '.join(names)}"
-            )
+    places = {name: place for place, name in enumerate(names)} | {p: p for p in range(len(names))}
+    chosen = [places.get(view, places.get(str(view))) for view in views]
+    if None in chosen:
+        raise UserError(
+            f"recording.views: no camera {views[chosen.index(None)]!r}; expected an index from 0 "
+            f"to {len(cameras) - 1} or one of {', '.join(names)}"
+        )
     if len(set(chosen)) < len(chosen):
         raise UserError(f"recording.views: {list(views)} names a camera twice")
-    return [cameras[index] for index in chosen]
+    return [cameras[place] for place in chosen]
 
 
 def write_toml(path: str | Path, cameras: Sequence[CameraEntry]) -> None:
@@ -174,16 +173,12 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _parse(path: Path) -> dict[str, Any]:
     """The tree of a file."""
-    if path.suffix.lower() not in FILE_TYPES:
+    kind = path.suffix.lower()
+    if kind not in FILE_TYPES:
         raise UserError(f"{path}: expected a camera file ending in {', '.join(FILE_TYPES)}")
+    parse = {".json": json.loads, ".toml": tomllib.loads}.get(kind, yaml.safe_load)
     try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix.lower() == ".json":
-            tree = json.loads(text)
-        elif path.suffix.lower() == ".toml":
-            tree = tomllib.loads(text)
-        else:
-            tree = yaml.safe_load(text)
+        tree = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such camera file") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -197,32 +192,23 @@ def _entries(tree: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     """The table of each camera, with its name and our keys."""
     cameras = tree.get("cameras")
     if cameras is None:  # Pose2Sim and Anipose: one table per camera
-        cameras = {
-            key: value
-            for key, value in tree.items()
-            if isinstance(value, dict) and value.keys() & {"matrix", "K", "fx"}
-        }
+        tables = {key: value for key, value in tree.items() if isinstance(value, dict)}
+        cameras = {k: table for k, table in tables.items() if table.keys() & {"matrix", "K", "fx"}}
     if isinstance(cameras, dict):
         cameras = [
-            {"name": str(name), **entry} if isinstance(entry, dict) else entry
+            {"name": name, **entry} if isinstance(entry, dict) else entry
             for name, entry in cameras.items()
         ]
     if not isinstance(cameras, list) or not cameras:
         raise UserError(f"{path}: no camera found; expected a list under the key 'cameras'")
     for index, entry in enumerate(cameras):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}: cameras[{index}] is not a table of keys")
-        if "name" not in entry:
-            raise UserError(f"{path}: cameras[{index}] has no key 'name'")
-    return [
-        {ALIASES.get(key, key): value for key, value in entry.items()}
-        | {"name": str(entry["name"])}
-        for entry in cameras
-    ]
+        if not isinstance(entry, dict) or "name" not in entry:
+            raise UserError(f"{path}: cameras[{index}] is not a table with the key 'name'")
+    return [{ALIASES.get(key, key): value for key, value in entry.items()} for entry in cameras]
 
 
-def _unit(tree: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> float:
-    """Millimetres in the unit of the file's translations."""
+def _millimetres(tree: dict[str, Any], cameras: list[CameraEntry], path: Path) -> float:
+    """Of the unit of the file's translations."""
     text = tree.get("units")
     if isinstance(tree.get("metadata"), dict):
         text = tree["metadata"].get("units", text)
@@ -231,30 +217,27 @@ def _unit(tree: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> fl
             if word in MILLIMETRES:
                 return MILLIMETRES[word]
         raise UserError(f"{path}: units = {text!r}; expected mm, cm or m")
-    largest = 0.0
-    for entry in entries:
-        value = entry.get("t")
-        if isinstance(value, (list, tuple)) and all(isinstance(x, (int, float)) for x in value):
-            largest = max([largest, *map(abs, value)])
-    if largest and largest < 50:  # cameras stand metres apart, and farther than 50 mm
+    largest = max((abs(camera.t).max() for camera in cameras if camera.t is not None), default=0)
+    if 0 < largest < 50:  # cameras stand metres apart, and farther than 50 mm
         log.info("%s: no 'units'; its translations are taken as metres", path)
         return MILLIMETRES["m"]
     return MILLIMETRES["mm"]
 
 
-def _camera(entry: dict[str, Any], millimetres: float, path: Path) -> CameraEntry:
-    """One camera, checked."""
-    where = f"{path}: camera {entry['name']!r}"
+def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
+    """One camera, checked; t in the file's unit."""
+    name = str(entry["name"])
+    where = f"{path}: camera {name!r}"
     if entry.get("fisheye") is True:
         raise UserError(f"{where}: fisheye lenses are not supported; undistort the keypoints first")
     size = _array(entry, "size", (2,), where)
+    if min(size) < 1:
+        raise UserError(f"{where}: size = {size.tolist()} px; expected [width, height]")
     if "K" in entry:
         K = _array(entry, "K", (3, 3), where)
     else:
         fx, fy, cx, cy = (_array(entry, key, (), where) for key in ("fx", "fy", "cx", "cy"))
         K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
-    if min(size) < 1:
-        raise UserError(f"{where}: size = {size.tolist()} px; expected [width, height]")
     if min(K[0, 0], K[1, 1]) <= 0 or abs(K[2] - [0, 0, 1]).max() > 1e-6:
         raise UserError(
             f"{where}: K = {K.tolist()}; expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with "
@@ -265,14 +248,14 @@ def _camera(entry: dict[str, Any], millimetres: float, path: Path) -> CameraEntr
     dist = np.zeros(5)
     if entry.get("dist") is not None:
         values = _array(entry, "dist", None, where).ravel()
-        if len(values) > 5 and np.any(values[5:]):
+        if np.any(values[5:]):
             raise UserError(f"{where}: {len(values)} distortion values; expected at most 5")
-        dist[: min(5, len(values))] = values[:5]
+        dist[: len(values)] = values[:5]
     R = t = None
     if "R" in entry:
         R = _rotation(_array(entry, "R", None, where), where)
-        t = _array(entry, "t", (3,), where) * millimetres
-    return CameraEntry(entry["name"], (int(size[0]), int(size[1])), K, dist, R, t)
+        t = _array(entry, "t", (3,), where)
+    return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t)
 
 
 def _rotation(value: np.ndarray, where: str) -> np.ndarray:

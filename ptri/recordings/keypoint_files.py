@@ -20,7 +20,7 @@ import torch
 from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
-from ptri.recordings.intrinsics import CameraEntry, open_cameras
+from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
 from ptri.recordings.subject import follow_subject
 from ptri.skeleton import BODY25, BODY25B, COCO17, COCO18, HALPE26, SKELETONS, Skeleton
 from ptri.structures import Cameras
@@ -87,7 +87,7 @@ def read_recording(root: str | Path, options: RecordingConfig) -> Recording:
     """
     root = Path(root)
     cameras = open_cameras(root, options)
-    folders = _camera_folders(_keypoint_folder(root, options.keypoints))
+    folders = _camera_folders(root, options.keypoints)
     by_camera = [_read_camera(_match_folder(c.name, folders, root), options) for c in cameras]
     frames = sorted(set().union(*by_camera))
     if not frames:
@@ -103,15 +103,14 @@ def read_recording(root: str | Path, options: RecordingConfig) -> Recording:
         subject = follow_subject(candidates, least)
         for row in np.flatnonzero(subject >= 0):
             points[row, v] = candidates[row][subject[row]]
-    confidence = np.nan_to_num(points[..., 2]).clip(0, 1)
-    unseen = ~(confidence >= least) | (points[..., :2] == 0).all(-1)
-    unseen |= ~np.isfinite(points).all(-1)
-    xy = np.where(unseen[..., None], np.nan, points[..., :2])
-    if not np.isfinite(xy).any():
+    seen = np.isfinite(points).all(-1) & (points[..., :2] != 0).any(-1)
+    seen &= points[..., 2].clip(0, 1) >= least
+    if not seen.any():
         raise UserError(f"{root}: no keypoint reaches recording.min_confidence={least}")
+    xy = np.where(seen[..., None], points[..., :2], np.nan)
     for v, camera in enumerate(cameras):
         xy[:, v] = undistort(xy[:, v], camera.K, camera.dist)
-    confidence = np.where(unseen, 0.0, confidence)
+    confidence = np.where(seen, points[..., 2].clip(0, 1), 0.0)
     return Recording(tuple(cameras), np.array(frames, np.int64), xy, confidence, skeleton)
 
 
@@ -139,21 +138,16 @@ def distort(xy: np.ndarray, K: np.ndarray, dist: np.ndarray) -> np.ndarray:
 # --- folders and files -----------------------------------------------------------------------
 
 
-def _keypoint_folder(root: Path, setting: str) -> Path:
-    """The folder that holds one subfolder per camera."""
-    if setting != "auto":
-        for folder in (Path(setting), root / setting):
-            if folder.is_dir():
-                return folder
-        raise UserError(f"recording.keypoints: {setting}: no such folder (nor in {root})")
-    for name in ("openpose", "pose", "keypoints"):
-        if (root / name).is_dir():
-            return root / name
-    return root
-
-
-def _camera_folders(root: Path) -> dict[str, Path]:
-    """Subfolders by name; at least one holds keypoint files (a camera may have seen nothing)."""
+def _camera_folders(root: Path, setting: str) -> dict[str, Path]:
+    """Each camera's folder by name; at least one holds files (a camera may have seen nothing)."""
+    if setting == "auto":
+        usual = (root / name for name in ("openpose", "pose", "keypoints"))
+        root = next((folder for folder in usual if folder.is_dir()), root)
+    else:
+        place = named_path(setting, root)
+        if not place.is_dir():
+            raise UserError(f"recording.keypoints: {setting}: no such folder (nor in {root})")
+        root = place
     folders = {path.name: path for path in sorted(root.iterdir()) if path.is_dir()}
     if not any(any(folder.glob("*.json")) for folder in folders.values()):
         raise UserError(
@@ -231,17 +225,17 @@ def _skeleton_of(by_camera: list[People], name: str, root: Path) -> Skeleton:
                 f"recording.joint_set: {name} has {len(skeleton.joints)} points, the files in "
                 f"{root} have {length}"
             )
-        return skeleton
-    if length == 25:
+    elif length == 25:
         skeleton = _guess_body25(np.stack(people))
         log.info("%s: 25 points, arranged as in %s", root, skeleton.name)
-        return skeleton
-    if length not in _BY_LENGTH:
+    elif length in _BY_LENGTH:
+        skeleton = _BY_LENGTH[length]
+    else:
         raise UserError(
             f"{root}: {length} points per person; expected 25 (BODY_25, BODY_25B), 17 or 18 "
             "(COCO) or 26 (HALPE_26), or set recording.joint_set"
         )
-    return _BY_LENGTH[length]
+    return skeleton
 
 
 def _guess_body25(people: np.ndarray) -> Skeleton:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tabulate import tabulate
 from torch import Tensor
 
 from ptri.config import Config
 from ptri.evaluation import draw as pictures
 from ptri.evaluation import metrics
-from ptri.evaluation.draw_rig import rig_picture
-from ptri.evaluation.pictures import rig_of, spread, up_direction
-from ptri.geometry.cameras import centres, normalised_to_pixel
+from ptri.evaluation.draw_rig import rig_picture, up_direction
+from ptri.evaluation.pictures import rotation_words, spread
+from ptri.evaluation.table import grid
+from ptri.geometry.cameras import centres, project
 from ptri.geometry.robust import robust_triangulation
 from ptri.recordings.boxes import box_source
 from ptri.recordings.detect import Detections
@@ -23,8 +23,7 @@ from ptri.recordings.solve import Solution, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
 from ptri.rig.estimate import RigEstimate
-from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Keypoints, take
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
@@ -45,12 +44,10 @@ def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
     clear &= clear.sum(1, keepdim=True) >= min(3, len(recording.cameras))
     xy = torch.where(clear[..., None], torch.tensor(recording.xy), torch.nan)
     keypoints = Keypoints(xy, default_covariance(xy, HALVED_AT), torch.ones_like(xy[..., 0]))
-    K = torch.tensor(recording.K)
-    rig = Cameras(K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
-    batch = Keypoints(*(part[None] for part in keypoints))
-    joints = robust_triangulation(batch, rig, cauchy=1.0)[0].joints3d[0]  # (T, J, 3)
-    camera = torch.einsum("vik,tjk->tvji", R, joints) + t[:, None]
-    return (normalised_to_pixel(camera[..., :2] / camera[..., 2:], K) - xy).norm(dim=-1)
+    rig = Cameras(torch.tensor(recording.K), R, t)
+    batch = Cameras(rig.K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
+    joints = robust_triangulation(take(keypoints, None), batch, cauchy=1.0)[0].joints3d[0]
+    return (project(joints, rig) - xy).norm(dim=-1)
 
 
 # --- figures and text ------------------------------------------------------------------------
@@ -79,27 +76,27 @@ def figures_of(solution: Solution) -> dict[str, object]:
 
 def _differences(recording: Recording, estimate: RigEstimate) -> dict[str, object]:
     """How the cameras differ from the reference calibration's."""
-    R, t, names = estimate.R, estimate.t, recording.names
-    _, R_reference, t_reference = recording.reference
-    rotation = metrics.rotation_error_deg(R, R_reference)
-    direction = metrics.translation_direction_error_deg(R, t, R_reference, t_reference)
-    rigs = (R, t), (R_reference, t_reference)
-    baselines, reference_baselines = (centres(*rig).norm(dim=-1).sum() for rig in rigs)
-    error = reprojection_error(recording, R_reference, t_reference)
-    figures: dict[str, object] = {
-        "rotation_difference_deg_median": float(rotation.median()),
-        "rotation_difference_deg_worst": float(rotation.max()),
-        "translation_direction_difference_deg_median": float(direction.median()),
-        "translation_direction_difference_deg_worst": float(direction.max()),
-        "scale_over_reference": float(baselines / reference_baselines),
-        "reprojection_error_px_median/reference": float(error.nanmedian()),
+    names, (_, R, t) = recording.names, recording.reference
+    values = {
+        "rotation": metrics.rotation_error_deg(estimate.R, R),
+        "translation_direction": metrics.translation_direction_error_deg(
+            estimate.R, estimate.t, R, t
+        ),
     }
-    level = metrics.rotation_level(estimate.posterior, R_reference[None])[0]
+    figures: dict[str, object] = {}
+    for kind, angles in values.items():
+        figures[f"{kind}_difference_deg_median"] = float(angles.median())
+        figures[f"{kind}_difference_deg_worst"] = float(angles.max())
+    baselines = [centres(*rig).norm(dim=-1).sum() for rig in ((estimate.R, estimate.t), (R, t))]
+    figures["scale_over_reference"] = float(baselines[0] / baselines[1])
+    error = reprojection_error(recording, R, t)
+    figures["reprojection_error_px_median/reference"] = float(error.nanmedian())
+    level = metrics.rotation_level(estimate.posterior, R[None])[0]
     for name, value in zip(names[1:], level):
         figures[f"reference_in_region/{name}"] = float(value)
-    for (i, j), angle, aside in zip(metrics.view_pairs(len(names)), rotation, direction):
-        figures[f"rotation_difference_deg/{names[i]}-{names[j]}"] = float(angle)
-        figures[f"translation_direction_difference_deg/{names[i]}-{names[j]}"] = float(aside)
+    for pair, (i, j) in enumerate(metrics.view_pairs(len(names))):
+        for kind, angles in values.items():
+            figures[f"{kind}_difference_deg/{names[i]}-{names[j]}"] = float(angles[pair])
     return figures
 
 
@@ -139,7 +136,7 @@ def _camera_table(solution: Solution, figures: dict) -> str:
         rows.append([name, place, f"{distance:.0f}", f"{angle:.2f}", f"{error:.1f}"])
     rows += [[name, "not solved: too few keypoints"] for name in solution.left_out]
     where = f"centre x, y, z in the frame of {names[0]}, mm"
-    return _table(rows, ["camera", where, "+- mm", "rotation +- deg", "reprojection, px"])
+    return grid(["camera", where, "+- mm", "rotation +- deg", "reprojection, px"], rows)
 
 
 def _reference_text(recording: Recording, figures: dict) -> str:
@@ -151,17 +148,12 @@ def _reference_text(recording: Recording, figures: dict) -> str:
     regions = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in names[1:]]
     return "\n".join(
         [
-            _table(rows, ["difference from the reference, deg", "rotation", "direction"]),
+            grid(["difference from the reference, deg", "rotation", "direction"], rows),
             f"the reference's rotations lie in the stated regions of {', '.join(regions)} "
             f"({', '.join(names[1:])})",
             f"scale over the reference: {figures['scale_over_reference']:.3f}",
         ]
     )
-
-
-def _table(rows: list[list[str]], headers: list[str]) -> str:
-    aligned = ("left", *["right"] * (len(headers) - 1))
-    return tabulate(rows, headers, "simple", disable_numparse=True, colalign=aligned)
 
 
 def detection_text(detections: Detections, recording: Recording, config: Config) -> str:
@@ -182,50 +174,42 @@ def detection_text(detections: Detections, recording: Recording, config: Config)
 
 def draw(folder: Path, solution: Solution, config: Config) -> None:
     """Draws the rig, and overlays and skeletons of evenly spread frames."""
-    recording = solution.recording
-    joints, covariance = (part.numpy() for part in solution.estimate.body)
-    up = up_direction(solution.estimate.R.numpy())
+    recording, estimate = solution.recording, solution.estimate
+    joints, covariance = (part.numpy() for part in estimate.body)
     seen = np.flatnonzero(np.isfinite(joints).all(-1).any(-1))
     rows = seen[spread(len(seen), max(config.evaluate.pictures, 1))]
-    pictures.save(_rig_picture(solution, joints[rows[len(rows) // 2]], up), folder / "rig.png")
+    title, reference = f"{len(estimate.frames)} frames pooled", recording.reference
+    if reference is not None:
+        words = rotation_words(estimate.R, reference.R)
+        title += f": rotation differs from the reference by {words}"
+    person = joints[rows[len(rows) // 2]]
+    rig = (estimate.posterior, person, recording.names, reference, title, "reference")
+    pictures.save(rig_picture(*rig), folder / "rig.png")
     if not config.evaluate.pictures:
         return
     videos = videos_by_camera(recording.names, config.data.root, config.recording.videos)
+    cameras = Cameras(torch.tensor(recording.K), estimate.R, estimate.t)
+    projected = project(estimate.joints3d, cameras).numpy()  # (T, V, J, 2)
+    up = up_direction(estimate.R.numpy())
     for row in rows:
         frame = int(recording.frames[row])
-        views = [_overlay(solution, row, v, videos) for v in range(len(recording.cameras))]
+        views = [
+            _overlay(recording, row, v, projected[row, v], videos.get(name))
+            for v, name in enumerate(recording.names)
+        ]
         pictures.save(pictures.beside(views), folder / f"frame_{frame:06d}_views.jpg")
-        person = (joints[row], covariance[row], None, up)
-        sides = pictures.skeleton_sides(H36M17, *person, f"frame {frame}")
-        pictures.save(sides, folder / f"frame_{frame:06d}_skeleton.png")
+        person = (joints[row], covariance[row], None, up, f"frame {frame}")
+        pictures.save(pictures.skeleton_sides(*person), folder / f"frame_{frame:06d}_skeleton.png")
 
 
-def _rig_picture(solution: Solution, joints: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """The cameras with one frame's joints (17, 3), beside the reference where there is one."""
-    estimate, reference = solution.estimate, solution.recording.reference
-    truth, title = None, f"{len(estimate.frames)} frames pooled"
-    if reference is not None:
-        truth = (reference.R.numpy(), reference.t.numpy())
-        error = metrics.rotation_error_deg(estimate.R, reference.R)
-        title += (
-            f": rotation differs from the reference by {error.median():.1f} deg (median), "
-            f"{error.max():.1f} deg (worst)"
-        )
-    rig = (estimate.R.numpy(), estimate.t.numpy(), rig_of(estimate.posterior, 0)[1], truth)
-    names = solution.recording.names
-    return rig_picture(*rig, H36M17, joints, names, up, title, "reference")
-
-
-def _overlay(solution: Solution, row: int, v: int, videos: dict[str, Path]) -> np.ndarray:
+def _overlay(
+    recording: Recording, row: int, v: int, projected: np.ndarray, video: Path | None
+) -> np.ndarray:
     """One view: the video's frame, the detector's points, its joints' projection; cropped."""
-    recording, estimate = solution.recording, solution.estimate
     camera, frame = recording.cameras[v], int(recording.frames[row])
-    image = read_frame(videos[camera.name], frame) if camera.name in videos else None
+    image = None if video is None else read_frame(video, frame)
     if image is None:
-        width, height = camera.size
-        image = np.full((height, width, 3), 225, np.uint8)
-    x, y, z = (estimate.joints3d[row] @ estimate.R[v].T + estimate.t[v]).numpy().T
-    projected = np.stack([x / z, y / z], -1) @ camera.K[:2, :2].T + camera.K[:2, 2]
+        image = np.full((*camera.size[::-1], 3), 225, np.uint8)
     projected = distort(projected, camera.K, camera.dist)
     points = distort(recording.xy[row, v], camera.K, camera.dist)
     error = np.linalg.norm(projected - points, axis=1)
@@ -249,9 +233,8 @@ def _window(points: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, 
     if not len(points):
         return 0, 0, width, height
     low, high = points.min(0), points.max(0)
-    middle = (low + high) / 2
     tall = max(high[1] - low[1], (high[0] - low[0]) / 0.75, 60) * 1.25
-    half = np.array([0.75 * tall, tall]) / 2
+    middle, half = (low + high) / 2, np.array([0.75 * tall, tall]) / 2
     start = np.clip(middle - half, 0, [width - 2, height - 2]).astype(int)
     end = np.clip(middle + half, start + 2, [width, height]).astype(int)
-    return start[0], start[1], end[0], end[1]
+    return *start, *end

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import h5py
 
 from ptri import config as configuration
 from ptri.config import Config
@@ -18,25 +18,19 @@ from ptri.recordings.detect import Detections, detected_recording
 from ptri.recordings.halves import compare_halves
 from ptri.recordings.intrinsics import write_toml
 from ptri.recordings.keypoint_files import Recording, read_recording
-from ptri.recordings.solve import Solution, camera_spread, solve, usable_views
+from ptri.recordings.solve import Solution, camera_spread, solve
 from ptri.recordings.videos import open_video_set
 from ptri.skeleton import H36M17
 
 SAVED_SAMPLES = 128
 
 
-def run(config: Config, overwrite: bool = False) -> str:
-    """What ``infer3d.py`` does for recordings: checks, loads, solves, writes.
-
-    Returns:
-        The text to print.
+def run(config: Config, folder: Path) -> str:
+    """What ``infer3d.py`` does for recordings: loads, solves, writes; returns the text.
 
     Raises:
-        UserError: bad settings, files or weights, or an existing output folder.
+        UserError: bad settings, files or weights.
     """
-    folder = outputs.output_folder(config, overwrite)
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
     detections = None
     if config.data.kind == "videos":
         video_set = open_video_set(config)
@@ -44,13 +38,10 @@ def run(config: Config, overwrite: bool = False) -> str:
         detections = cache.detect_or_reuse(model, video_set, config)
         least = config.recording.min_confidence
         recording = detected_recording(detections, video_set.cameras, least)
-        usable_views(recording)
     else:
         recording = read_recording(config.data.root, config.recording)
-        usable_views(recording)
         model = load_model(config, images=False)
-    _, text = process(model, recording, config, folder, detections)
-    return f"{text}\n\nwritten: {folder}/"
+    return process(model, recording, config, folder, detections)[1]
 
 
 def process(
@@ -75,11 +66,10 @@ def process(
     if halves.difference_deg is not None:
         for name, value in zip(solution.recording.names, halves.difference_deg.tolist()):
             figures[f"halves_rotation_difference_deg/{name}"] = value
+    outputs.clear(folder)
     if detections is not None:
         text += f"\n{report.detection_text(detections, recording, config)}"
         figures["seconds/2d_per_frame"] = detections.seconds
-    outputs.clear(folder)
-    if detections is not None:
         cache.write(folder / cache.NAME, detections)
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     outputs.write_json(folder / "metrics.json", figures)
@@ -93,9 +83,9 @@ def process(
 def _write_cameras(folder: Path, solution: Solution) -> None:
     """Writes the cameras as camera files: cameras.json, and cameras.toml for Pose2Sim."""
     recording, estimate = solution.recording, solution.estimate
-    R, t, names = estimate.R.numpy(), estimate.t.numpy(), recording.names
-    cameras = [camera._replace(R=R[v], t=t[v]) for v, camera in enumerate(recording.cameras)]
-    rotation_std, centre_std = camera_spread(estimate)
+    names = recording.names
+    poses = zip(recording.cameras, estimate.R.numpy(), estimate.t.numpy())
+    cameras = [camera._replace(R=R, t=t) for camera, R, t in poses]
     frame = f"the frame of {names[0]} (x right, y down, z forward)"
     tree = {
         "units": "mm, px",
@@ -104,12 +94,8 @@ def _write_cameras(folder: Path, solution: Solution) -> None:
         "accepted": estimate.accepted,
         "verdict": estimate.verdict.words(names),
         "cameras": [
-            {
-                **camera._asdict(),
-                "rotation_std_deg": float(rotation_std[v]),
-                "centre_std_mm": float(centre_std[v]),
-            }
-            for v, camera in enumerate(cameras)
+            {**camera._asdict(), "rotation_std_deg": rotation, "centre_std_mm": centre}
+            for camera, rotation, centre in zip(cameras, *camera_spread(estimate))
         ],
     }
     outputs.write_json(folder / "cameras.json", tree)
@@ -122,25 +108,25 @@ def _write_predictions(path: Path, solution: Solution) -> None:
     sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
     arrays = {
         "frame": recording.frames,
-        "joints3d": estimate.body.joints3d.numpy(),
-        "covariance": estimate.body.covariance.numpy(),
-        "native/joints3d": estimate.joints3d.numpy(),
-        "native/covariance": estimate.joints3d_covariance.numpy(),
+        "joints3d": estimate.body.joints3d,
+        "covariance": estimate.body.covariance,
+        "native/joints3d": estimate.joints3d,
+        "native/covariance": estimate.joints3d_covariance,
         "keypoints/xy": recording.xy,
         "keypoints/confidence": recording.confidence,
-        "cameras/R": estimate.R.numpy(),
-        "cameras/t": estimate.t.numpy(),
+        "cameras/R": estimate.R,
+        "cameras/t": estimate.t,
         "cameras/K": recording.K,
-        "samples_R": sample_R[:, 0].numpy(),
-        "samples_t": sample_t[:, 0].numpy(),
+        "samples_R": sample_R[:, 0],
+        "samples_t": sample_t[:, 0],
         "pooled_frames": recording.frames[estimate.frames],
     }
     if recording.covariance is not None:
         arrays["keypoints/covariance"] = recording.covariance
-    attributes = {"units": "mm, px, rad", "format": "ptri recording 1"}
-    attributes["frame"] = f"camera {recording.names[0]}"
-    with outputs.PredictionFile(path, attributes) as file:
-        file.names("camera_names", list(recording.names))
-        file.names("joint_names", list(H36M17.joints))
-        file.names("native/joint_names", list(recording.skeleton.joints))
-        file.append(arrays)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(units="mm, px, rad", format="ptri recording 1")
+        file.attrs["frame"] = f"camera {recording.names[0]}"
+        file["camera_names"] = list(recording.names)
+        file["joint_names"] = list(H36M17.joints)
+        file["native/joint_names"] = list(recording.skeleton.joints)
+        outputs.append(file, arrays)

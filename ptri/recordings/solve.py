@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from ptri.config import Config, RecordingConfig
+from ptri.config import Config
 from ptri.errors import UserError
 from ptri.geometry.cameras import centres
 from ptri.models.pose_model import PoseModel
@@ -19,7 +18,7 @@ from ptri.rig.check import RigInput, check_input, default_covariance
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import MIN_JOINTS, usable_frames
 from ptri.rig.scale import known_length
-from ptri.structures import Prediction, to_device
+from ptri.structures import to_device, tree_map, where
 from ptri.verdict.judge import MIN_KEYPOINTS
 
 log = logging.getLogger(__name__)
@@ -74,13 +73,11 @@ def solve(model: PoseModel, recording: Recording, config: Config) -> Solution:
     middle = time.perf_counter()
     estimate = to_device(with_joints(model, solved, given), torch.device("cpu"))
     seconds = {"posterior": middle - start, "joints": time.perf_counter() - middle}
-    seen = torch.tensor((np.isfinite(solvable.xy).all(-1).sum(-1) >= SEEN).sum(-1) >= 2)  # (T,)
-    body = Prediction(*(_hide(part, ~seen) for part in estimate.body))
-    estimate = estimate._replace(
-        joints3d=_hide(estimate.joints3d, ~seen),
-        joints3d_covariance=_hide(estimate.joints3d_covariance, ~seen),
-        body=body,
-    )
+    views = (np.isfinite(solvable.xy).all(-1).sum(-1) >= SEEN).sum(-1)  # (T,) that see the person
+    joints = (estimate.joints3d, estimate.joints3d_covariance, estimate.body)
+    unknown = tree_map(lambda part: torch.full_like(part, torch.nan), joints)
+    native, covariance, body = where(torch.tensor(views >= 2), joints, unknown)
+    estimate = estimate._replace(joints3d=native, joints3d_covariance=covariance, body=body)
     return Solution(solvable, left_out, estimate, seconds)
 
 
@@ -98,7 +95,12 @@ def solve_recording_cameras(
             "evaluate.pool_frames: 0, but the cameras of a recording come from its frames "
             "together; set the most frames to take, such as 50"
         )
-    known = known_length(_scale_option(options), len(recording.cameras))
+    lengths = {}
+    if options.subject_height is not None:
+        lengths["subject_height"] = options.subject_height
+    if options.camera_distance is not None:
+        lengths["camera_distance"] = (0, 1, options.camera_distance)
+    known = known_length(lengths or None, len(recording.cameras))
     given = rig_input(recording, options.noise, device)
     if not bool(usable_frames(given.keypoints).any()):
         raise UserError(
@@ -126,21 +128,6 @@ def rig_input(
         covariance = default_covariance(torch.tensor(recording.xy), noise)
     arrays = (recording.xy, recording.K, recording.confidence, covariance)
     return check_input(*arrays, recording.skeleton, device)
-
-
-def _scale_option(options: RecordingConfig) -> dict[str, object] | None:
-    """The lengths that a configuration knows, as `estimate_rig` takes them."""
-    known: dict[str, object] = {}
-    if options.subject_height is not None:
-        known["subject_height"] = options.subject_height
-    if options.camera_distance is not None:
-        known["camera_distance"] = (0, 1, options.camera_distance)
-    return known or None
-
-
-def _hide(values: Tensor, frames: Tensor) -> Tensor:
-    """Values (T, ...), NaN in some frames (T,)."""
-    return values.masked_fill(frames.view(-1, *[1] * (values.ndim - 1)), torch.nan)
 
 
 def camera_spread(estimate: RigEstimate) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,16 +12,6 @@ FREE_MOVE = 0.15  # costs nothing, jitter included
 MOVE_COST = 20.0  # of every size more; the gain of a detection of full size is 1
 JUMP_COST = 15.0  # the most that a move can cost
 LOOK_BACK = 60  # detections from which a move is measured; a move from earlier ones is a jump
-
-
-class _Candidates(NamedTuple):
-    """N persons who may be followed, in order of their frames."""
-
-    frame: np.ndarray  # (N,)
-    person: np.ndarray  # (N,) index in the frame
-    centre: np.ndarray  # (N, 2) px
-    size: np.ndarray  # (N,) px, diagonal of the box around the seen points
-    gain: np.ndarray  # (N,) size times mean confidence, over the largest
 
 
 def follow_subject(
@@ -43,45 +32,33 @@ def follow_subject(
         Index (T,) of the subject among the people of each frame; -1 = not there.
     """
     subject = np.full(len(people), -1)
-    candidates = _candidates(people, min_confidence)
-    if candidates is None:
-        return subject
-    score, before = candidates.gain.copy(), np.full(len(candidates.gain), -1)
-    for n, frame in enumerate(candidates.frame):
-        num_earlier = int(np.searchsorted(candidates.frame, frame))
-        if num_earlier == 0:
-            continue
-        options = []
-        near = np.arange(max(0, n - LOOK_BACK), num_earlier)
-        if len(near):
-            distance = np.linalg.norm(candidates.centre[near] - candidates.centre[n], axis=1)
-            move = distance / np.maximum(candidates.size[near], candidates.size[n])
-            cost = np.minimum(MOVE_COST * np.maximum(move - free_move, 0), JUMP_COST)
-            chain = score[near] - cost
-            options.append((chain.max(), int(near[chain.argmax()])))
-        best = int(score[:num_earlier].argmax())
-        options.append((score[best] - JUMP_COST, best))
-        if max(options)[0] > 0:
-            chain, before[n] = max(options)
-            score[n] += chain
-    n = int(score.argmax())
-    while n >= 0:
-        subject[candidates.frame[n]] = candidates.person[n]
-        n = before[n]
-    return subject
-
-
-def _candidates(people: Sequence[np.ndarray], min_confidence: float) -> _Candidates | None:
-    """Who may be followed; None: nobody."""
     rows = []
     for frame, persons in enumerate(people):
         for index, points in enumerate(persons):
             seen = points[(points[:, 2] >= min_confidence) & np.isfinite(points).all(1)]
             if len(seen) >= FEWEST_POINTS:
-                size = np.linalg.norm(np.ptp(seen[:, :2], axis=0))
+                size = np.linalg.norm(np.ptp(seen[:, :2], axis=0))  # px, the box's diagonal
                 gain = size * seen[:, 2].sum() / len(points)
                 rows.append((frame, index, np.median(seen[:, :2], 0), max(size, 1.0), gain))
     if not rows:
-        return None
-    candidates = _Candidates(*(np.array(column) for column in zip(*rows)))
-    return candidates._replace(gain=candidates.gain / candidates.gain.max())
+        return subject
+    # N persons who may be followed, in order of their frames: (N,), the centre (N, 2) px
+    frame, person, centre, size, gain = (np.array(column) for column in zip(*rows))
+    score, before = gain / gain.max(), np.full(len(gain), -1)
+    for n, first in enumerate(np.searchsorted(frame, frame)):
+        if first == 0:
+            continue
+        distance = np.linalg.norm(centre[:first] - centre[n], axis=1)
+        move = distance / np.maximum(size[:first], size[n])
+        cost = np.minimum(MOVE_COST * np.maximum(move - free_move, 0), JUMP_COST)
+        cost[: max(0, n - LOOK_BACK)] = JUMP_COST
+        chain = score[:first] - cost
+        best = int(chain.argmax())
+        if chain[best] > 0:
+            score[n] += chain[best]
+            before[n] = best
+    n = int(score.argmax())
+    while n >= 0:
+        subject[frame[n]] = person[n]
+        n = before[n]
+    return subject

@@ -6,7 +6,6 @@ do; K has to be for the picture as it is shown.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,19 +17,17 @@ import numpy as np
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.boxes import read_boxes
-from ptri.recordings.intrinsics import CameraEntry, open_cameras
+from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v"}
 RATE_TOLERANCE = 0.01  # relative difference of frame rates that is not a different rate
-_PIECE = 1 << 20  # bytes read at the start, the middle and the end to know a file again
 
 
 class Video(NamedTuple):
     """One camera's file, as its header describes it."""
 
-    name: str  # of the camera
     path: Path
     num_frames: int
     fps: float  # 0 = not stated
@@ -67,19 +64,12 @@ def videos_by_camera(
     Args:
         setting: a folder, also relative to root; "auto": root/videos.
     """
-    folder = Path(root) / "videos" if setting == "auto" else Path(setting)
-    if not folder.is_dir():
-        folder = Path(root) / setting
+    folder = Path(root) / "videos" if setting == "auto" else named_path(setting, Path(root))
     if not folder.is_dir():
         return {}
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    chosen = {}
-    for name in names:
-        fits = [path for path in paths if path.stem == name]
-        fits += [path for path in paths if path.stem.startswith(name)]
-        if fits:
-            chosen[name] = fits[0]
-    return chosen
+    fits = {name: [path for path in paths if path.stem.startswith(name)] for name in names}
+    return {name: min(f, key=lambda path: path.stem != name) for name, f in fits.items() if f}
 
 
 def open_videos(
@@ -131,9 +121,9 @@ def frame_numbers(videos: Sequence[Video], first: int, last: int | None, every: 
     shortest = min(videos, key=lambda video: video.num_frames)
     final = shortest.num_frames - 1
     has = f"{shortest.path} has {shortest.num_frames} frames (0 to {final})"
-    if last is not None and last > final:
-        raise UserError(f"recording.last_frame: {last}, but {has}")
     last = final if last is None else last
+    if last > final:
+        raise UserError(f"recording.last_frame: {last}, but {has}")
     numbers = list(range(first, last + 1, every))
     if not numbers:
         raise UserError(f"recording.first_frame: no frame from {first} to {last}; {has}")
@@ -180,18 +170,6 @@ def _read(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray | None]:
         capture.release()
 
 
-def fingerprint(path: str | Path) -> str:
-    """Tells files apart by their size and one MB each of start, middle and end."""
-    path = Path(path)
-    size = path.stat().st_size
-    digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    with open(path, "rb") as file:
-        for start in (0, size // 2, max(0, size - _PIECE)):
-            file.seek(start)
-            digest.update(file.read(_PIECE))
-    return digest.hexdigest()
-
-
 def _open(camera: CameraEntry, path: Path) -> Video:
     """A camera's video; its first frame is read and compared with the camera file."""
     capture = cv2.VideoCapture(str(path))
@@ -218,4 +196,4 @@ def _open(camera: CameraEntry, path: Path) -> Video:
         log.warning("%s: rotated by %d deg by its metadata; K must be for it as shown", path, turn)
     if count < 1:
         raise UserError(f"{path}: the file does not say how many frames it has; convert it to .mp4")
-    return Video(camera.name, path, count, fps)
+    return Video(path, count, fps)

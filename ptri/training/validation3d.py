@@ -148,7 +148,7 @@ def draw_images(model: PoseModel, data: H36M, config: Config) -> dict[str, np.nd
 
 def _skeletons(prediction: Prediction, b: int, truth: Tensor) -> np.ndarray:
     joints, covariance = (value[b, 0].float().cpu().numpy() for value in prediction)
-    return draw.skeleton_sides(H36M17, joints, covariance, truth.cpu().numpy())
+    return draw.skeleton_sides(joints, covariance, truth.cpu().numpy())
 
 
 def _lift_errors(model: PoseModel, scene: Scene) -> Tensor:
