@@ -23,7 +23,7 @@ from ptri.rig import estimate
 from ptri.rig.left_out import without_misfits
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, RigPosterior
-from ptri.verdict.figures import Figures, Suspect, spread_deg
+from ptri.verdict.figures import Figures, spread_deg
 from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, judge
 from ptri.verdict.leave_one_out import LASTING, MOMENTARY, Examination
 from ptri.verdict.readings import Reading
@@ -144,6 +144,20 @@ GOOD = Figures(
     parallax_needed_deg=(3.0, 4.0),
     parallax_deg=40.0,
 )
+
+
+def misread(view, reading):
+    return Verdict(Code.MISREAD, view, reading=reading)
+
+
+def shifted(view, lag):
+    return Verdict(Code.SHIFTED, view, lag=lag)
+
+
+def misfit(view):
+    return Verdict(Code.MISFIT, view)
+
+
 WIDE = [[0, 9.0, 2.0, 1.5], *GOOD.doubt_deg[1:]]
 
 
@@ -157,10 +171,10 @@ WIDE = [[0, 9.0, 2.0, 1.5], *GOOD.doubt_deg[1:]]
         ({"on_a_line": (True, True)}, Code.ON_A_LINE, None, "lie on one line"),
         ({"parallax_deg": 2.5}, Code.PARALLAX, None, "meet at 2.5 deg (median), 3.0 deg are"),
         ({"parallax_deg": 3.5}, Code.PARALLAX, None, "meet at 3.5 deg (median), 4.0 deg are"),
-        ({"suspect": Suspect(1, Reading.ARMS)}, Code.MISREAD, 1, "left and right arm of view 1"),
-        ({"suspect": Suspect(3, Reading.MIRRORED)}, Code.MISREAD, 3, "view 3 seems mirrored"),
-        ({"suspect": Suspect(2, lag=-4.2)}, Code.SHIFTED, 2, "view 2 seems shifted by -4 frames"),
-        ({"suspect": Suspect(0)}, Code.MISFIT, 0, "view 0 disagrees with the others"),
+        ({"suspect": misread(1, Reading.ARMS)}, Code.MISREAD, 1, "left and right arm of view 1"),
+        ({"suspect": misread(3, Reading.MIRRORED)}, Code.MISREAD, 3, "view 3 seems mirrored"),
+        ({"suspect": shifted(2, -4.2)}, Code.SHIFTED, 2, "view 2 seems shifted by -4 frames"),
+        ({"suspect": misfit(0)}, Code.MISFIT, 0, "view 0 disagrees with the others"),
         ({"used": [0.9, 0.3, 0.9, 0.9]}, Code.MISFIT, 1, "view 1 disagrees"),
         ({"used": [0.5, 0.3, 0.5, 0.5]}, Code.ACCEPTED, None, "accepted"),  # all are odd
         ({"used": [0.3, 0.35, 0.3, 0.3]}, Code.OUTLIERS, None, "most of them are outliers"),
@@ -171,21 +185,22 @@ WIDE = [[0, 9.0, 2.0, 1.5], *GOOD.doubt_deg[1:]]
     ],
 )
 def test_each_rule(changes, code, view, words):
-    figures = GOOD._replace(**changes)
-    verdict = decide(figures, LIMIT)
+    figures = GOOD._replace(**{name: v for name, v in changes.items() if name != "suspect"})
+    suspect = changes.get("suspect")
+    verdict = decide(figures, suspect, LIMIT)
     assert verdict.code is code and verdict.view == view and verdict.figures == figures
     assert words in verdict.words() and verdict.accepted == (code is Code.ACCEPTED)
 
 
 def test_the_first_objection_counts():
     """Too little is said before a bad view, a bad view before noise, noise before doubt."""
-    figures = GOOD._replace(
-        seen=[3, 60, 60, 60], suspect=Suspect(1), noise=9.0, doubt_deg=WIDE, parallax_deg=3.5
-    )
-    codes = [decide(figures, LIMIT).code]
-    for name in ("seen", "suspect", "noise", "doubt_deg"):
+    figures = GOOD._replace(seen=[3, 60, 60, 60], noise=9.0, doubt_deg=WIDE, parallax_deg=3.5)
+    codes = [decide(figures, misfit(1), LIMIT).code]
+    figures = figures._replace(seen=GOOD.seen)
+    codes += [decide(figures, suspect, LIMIT).code for suspect in (misfit(1), None)]
+    for name in ("noise", "doubt_deg"):
         figures = figures._replace(**{name: getattr(GOOD, name)})
-        codes.append(decide(figures, LIMIT).code)
+        codes.append(decide(figures, None, LIMIT).code)
     assert codes == [Code.FEW_KEYPOINTS, Code.MISFIT, Code.NOISE, Code.UNCERTAIN, Code.PARALLAX]
 
 
@@ -218,13 +233,13 @@ def test_the_view_that_fits_best_under_another_reading_is_blamed():
         cost[0, view] = torch.tensor(costs)
         return plain._replace(cost=cost)
 
-    assert blame(with_costs(2, 5.0, 1.0, 3.0, 3.0), 12) == [Suspect(2, Reading.EXCHANGED)]
+    assert blame(with_costs(2, 5.0, 1.0, 3.0, 3.0), 12) == [misread(2, Reading.EXCHANGED)]
     odd = with_costs(2, 5.0, 4.5, 4.5, 4.5)  # no reading is good: it fits nowhere
-    assert blame(odd, 12) == [Suspect(2)]
+    assert blame(odd, 12) == [misfit(2)]
     assert blame(plain._replace(cost=plain.cost * 0 + 4.5), 12) == [None]  # nor do the others
     # A mirrored image must gain ten nats in all, exchanged labels 0.4 a point.
     mirrored = with_costs(1, 1.3, 4.0, 1.15, 4.0)
-    assert blame(mirrored, 12) == [Suspect(1, Reading.MIRRORED)]
+    assert blame(mirrored, 12) == [misread(1, Reading.MIRRORED)]
     assert blame(with_costs(1, 1.3, 1.15, 4.0, 4.0), 12) == [None]
     still = mirrored._replace(turned=0.1 * plain.turned)  # it hardly turns the camera
     assert blame(still, 12) == [None]
@@ -232,16 +247,18 @@ def test_the_view_that_fits_best_under_another_reading_is_blamed():
 
 def test_a_moment_needs_seven_nats_and_a_shift_one_a_point():
     moment = examination(MOMENTARY)
-    for gain, suspects in ((0.06, [None]), (0.08, [Suspect(3, Reading.ARMS)])):  # of 100 points
+    for gain, suspects in ((0.06, [None]), (0.08, [misread(3, Reading.ARMS)])):  # of 100 points
         cost = moment.cost.clone()
         cost[0, 3, 2] = 1.0 - gain
         assert blame(moment._replace(cost=cost), 1) == suspects
     cost, late = examination().cost, torch.full((1, 4), torch.inf)
     cost[0, 1], late[0, 1] = 4.0, 1.0
     lag = torch.tensor([[0.0, 3.0, 0.0, 0.0]])
-    shifted = examination(cost=cost, lag_cost=late, lag=lag)
-    assert blame(shifted, 12) == [Suspect(1, lag=3.0)]
-    assert blame(shifted._replace(lag=0.2 * lag), 12) == [Suspect(1)]  # the clock's, not the file's
+    other_time = examination(cost=cost, lag_cost=late, lag=lag)
+    assert blame(other_time, 12) == [shifted(1, 3.0)]
+    assert blame(other_time._replace(lag=0.2 * lag), 12) == [
+        misfit(1)
+    ]  # the clock's, not the file's
 
 
 # --- what is measured, on rigs of known truth --------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -12,7 +13,6 @@ from torch import Tensor
 from ptri.posterior.sampling import RigSolution, posterior_mean
 from ptri.structures import Observations, RigPosterior
 from ptri.verdict.leave_one_out import Examination, examine
-from ptri.verdict.readings import Reading
 
 # Share of the angle between a view's camera and the one that the others' joints give it. It is
 # added (squared) to the posterior's spread, which cannot know what its model leaves out.
@@ -26,14 +26,6 @@ LINE_NOISE = 2.0  # as are those that leave it by less than so many stated stand
 MIN_PARALLAX_DEG, PARALLAX_NOISE, MAX_PARALLAX_DEG = 3.0, 10.0, 30.0
 
 
-class Suspect(NamedTuple):
-    """A view that does not fit the others as it is."""
-
-    view: int
-    reading: Reading | None = None  # under which it fits; None: see lag, or it fits nowhere
-    lag: float = 0.0  # frames; other than 0: it fits at another time
-
-
 class Figures(NamedTuple):
     """Of one rig of V views, in plain numbers."""
 
@@ -44,17 +36,16 @@ class Figures(NamedTuple):
     doubt_deg: list[list[float]]  # (V, V) how far each pair may be turned against each other
     several: bool  # whether samples form modes far apart
     # At the stated noise, and at the noise that the residuals show:
-    on_a_line: tuple[bool, bool]  # whether the keypoints of every view lie on one line
-    parallax_needed_deg: tuple[float, float]  # at which rays must meet to fix depths
+    on_a_line: Sequence[bool]  # (2,) whether the keypoints of every view lie on one line
+    parallax_needed_deg: Sequence[float]  # (2,) at which rays must meet to fix depths
     parallax_deg: float  # at which the views' rays meet, median over joints
-    suspect: Suspect | None = None
 
 
 @torch.no_grad()
 def measure(
     solution: RigSolution, times: Tensor | None = None
 ) -> tuple[list[Figures], Examination]:
-    """The figures of B rigs, without suspects, and the examination of their views.
+    """The figures of B rigs, and the examination of their views.
 
     Args:
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
@@ -74,16 +65,12 @@ def measure(
         doubt = (doubt.square() + either.square()).sqrt()
     minor, major, parallax, sigma = shape_of_views(observations, R)
     noise = evidence.scale2.sqrt()
-    lines, needed = [], []
-    for factor in (torch.ones_like(noise), noise.clamp_min(1.0)):
-        least = torch.maximum(LINE_NOISE * factor[:, None] * sigma, THIN * major)
-        lines.append((minor <= least).all(1))
-        usual = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1))
-        needed.append(usual.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG))
-    columns = (
-        seen, used, noise, finite, doubt, several, torch.stack(lines, 1), torch.stack(needed, 1),
-        parallax,
-    )  # fmt: skip
+    factor = torch.stack([torch.ones_like(noise), noise.clamp_min(1.0)], 1)  # (B, 2)
+    least = LINE_NOISE * factor[..., None] * sigma[:, None]  # (B, 2, V)
+    lines = (minor[:, None] <= torch.maximum(least, THIN * major[:, None])).all(2)
+    needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
+    needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
+    columns = seen, used, noise, finite, doubt, several, lines, needed, parallax
     return [Figures(*row) for row in zip(*(column.tolist() for column in columns))], examination
 
 
@@ -135,15 +122,11 @@ def _median(value: Tensor, weight: Tensor) -> Tensor:
 
 def _finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
     """The posterior with something finite where it is not, and whether it is, (B,) bool."""
-    R, t, log_weights = posterior[:3]
-    finite = torch.isfinite(R).all(-1).all(-1).all(-1) & torch.isfinite(t).all(-1).all(-1)
+    R, t, log_weights = (value.clone() for value in posterior[:3])
+    finite = torch.isfinite(R).flatten(2).all(-1) & torch.isfinite(t).flatten(2).all(-1)
     finite = finite.all(0) & torch.isfinite(log_weights).any(0) & ~log_weights.isnan().any(0)
-    if bool(finite.all()):
-        return posterior, finite
-    eye = torch.eye(3, dtype=R.dtype, device=R.device)
-    R = torch.where(finite[:, None, None, None], R, eye)
-    t = torch.where(finite[:, None, None], t, 0.0)
-    log_weights = torch.where(finite, log_weights, -math.log(len(log_weights)))
+    R[:, ~finite], t[:, ~finite] = torch.eye(3).to(R), 0.0
+    log_weights[:, ~finite] = -math.log(len(log_weights))
     return posterior._replace(R=R, t=t, log_weights=log_weights), finite
 
 

@@ -17,12 +17,14 @@ on detectors that nobody had tuned to (docs/decisions.md).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ptri.posterior.sampling import RigSolution
 from ptri.structures import MANY_FRAMES
-from ptri.verdict.figures import Figures, Suspect, measure
+from ptri.verdict.figures import Figures, measure
 from ptri.verdict.leave_one_out import Examination
 from ptri.verdict.readings import Reading
 from ptri.verdict.verdict import Code, Verdict
@@ -60,77 +62,59 @@ def judge(
     """
     figures, examination = measure(solution, times)
     suspects = blame(examination, solution.evidence.observations.xy.shape[1])
-    return [
-        decide(one._replace(suspect=suspect), max_rotation_std_deg)
-        for one, suspect in zip(figures, suspects)
-    ]
+    return [decide(*rig, max_rotation_std_deg) for rig in zip(figures, suspects)]
 
 
-def decide(figures: Figures, limit: float) -> Verdict:
-    """The verdict on one rig: the first rule that objects.
+def decide(figures: Figures, suspect: Verdict | None, limit: float) -> Verdict:
+    """The verdict on one rig: the first objection.
 
     Args:
+        suspect: on a view that does not fit the others as it is, see `blame`.
         limit: deg, as in `judge`.
     """
-    verdict = (
-        _too_few(figures)
-        or _shape(figures, as_stated=True)
-        or _one_view(figures)
-        or _all_keypoints(figures)
-        or _spread(figures, limit)
-        or _shape(figures, as_stated=False)
-        or Verdict(Code.ACCEPTED)
-    )
-    return verdict._replace(figures=figures)
+    objections = _objections(figures, suspect, limit)
+    return next(objections, Verdict(Code.ACCEPTED))._replace(figures=figures)
 
 
-def _too_few(figures: Figures) -> Verdict | None:
+def _objections(figures: Figures, suspect: Verdict | None, limit: float) -> Iterator[Verdict]:
+    """All that speaks against a rig, in the order in which it counts."""
     least = min(figures.seen)
     if least < MIN_KEYPOINTS:
         view = figures.seen.index(least)
-        return Verdict(Code.FEW_KEYPOINTS, view, value=least, limit=MIN_KEYPOINTS)
-    return None if figures.finite else Verdict(Code.NO_SAMPLE)
-
-
-def _shape(figures: Figures, as_stated: bool) -> Verdict | None:
-    """Keypoints on a line and rays that hardly cross, at the stated noise or at the residuals'."""
-    which = 0 if as_stated else 1
-    if figures.on_a_line[which]:
-        return Verdict(Code.ON_A_LINE)
-    angle, needed = figures.parallax_deg, figures.parallax_needed_deg[which]
-    return Verdict(Code.PARALLAX, value=angle, limit=needed) if angle < needed else None
-
-
-def _one_view(figures: Figures) -> Verdict | None:
-    used, suspect = figures.used, figures.suspect
-    if suspect is None:
-        odd = min(used) < MIN_USED and sorted(used)[(len(used) - 1) // 2] > USUAL_USED
-        return Verdict(Code.MISFIT, used.index(min(used))) if odd else None
-    if suspect.reading is not None:
-        return Verdict(Code.MISREAD, suspect.view, reading=suspect.reading)
-    code = Code.SHIFTED if suspect.lag else Code.MISFIT
-    return Verdict(code, suspect.view, lag=suspect.lag)
-
-
-def _all_keypoints(figures: Figures) -> Verdict | None:
+        yield Verdict(Code.FEW_KEYPOINTS, view, value=least, limit=MIN_KEYPOINTS)
+    if not figures.finite:
+        yield Verdict(Code.NO_SAMPLE)
+    yield from _shape(figures, 0)
+    if suspect is not None:
+        yield suspect
+    used = figures.used
+    if min(used) < MIN_USED and sorted(used)[(len(used) - 1) // 2] > USUAL_USED:
+        yield Verdict(Code.MISFIT, used.index(min(used)))
     if figures.noise > MAX_NOISE:
-        return Verdict(Code.NOISE, value=figures.noise, limit=MAX_NOISE)
-    used = sum(figures.used) / len(figures.used)
-    return Verdict(Code.OUTLIERS, value=used, limit=MIN_USED) if used < MIN_USED else None
-
-
-def _spread(figures: Figures, limit: float) -> Verdict | None:
+        yield Verdict(Code.NOISE, value=figures.noise, limit=MAX_NOISE)
+    share = sum(used) / len(used)
+    if share < MIN_USED:
+        yield Verdict(Code.OUTLIERS, value=share, limit=MIN_USED)
     worst = max(map(max, figures.doubt_deg))
-    if worst <= limit:
-        return None
-    if figures.several:
-        return Verdict(Code.SEVERAL_MODES)
-    view = next(i for i, row in enumerate(figures.doubt_deg) if worst in row)
-    other = figures.doubt_deg[view].index(worst)
-    return Verdict(Code.UNCERTAIN, view, other, value=worst, limit=limit)
+    if worst > limit and figures.several:
+        yield Verdict(Code.SEVERAL_MODES)
+    if worst > limit:
+        view = next(i for i, row in enumerate(figures.doubt_deg) if worst in row)
+        other = figures.doubt_deg[view].index(worst)
+        yield Verdict(Code.UNCERTAIN, view, other, value=worst, limit=limit)
+    yield from _shape(figures, 1)
 
 
-def blame(examination: Examination, num_frames: int) -> list[Suspect | None]:
+def _shape(figures: Figures, which: int) -> Iterator[Verdict]:
+    """Keypoints on a line and rays that hardly cross, at the stated noise (0) or the residuals'."""
+    if figures.on_a_line[which]:
+        yield Verdict(Code.ON_A_LINE)
+    angle, needed = figures.parallax_deg, figures.parallax_needed_deg[which]
+    if angle < needed:
+        yield Verdict(Code.PARALLAX, value=angle, limit=needed)
+
+
+def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
     """Of each rig the view that fits the others best under another reading, or worst under all.
 
     Args:
@@ -162,14 +146,14 @@ def blame(examination: Examination, num_frames: int) -> list[Suspect | None]:
     worst, misfit = least.nan_to_num(0.0).max(1)
     usual = least.nanmedian(1).values
     odd = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
-    suspects: list[Suspect | None] = []
+    suspects: list[Verdict | None] = []
     num_readings = len(examination.readings)
     for rig in range(len(best)):
         view, reading = divmod(int(which[rig]), num_readings + 1)
         if best[rig] <= 0:
-            suspects.append(Suspect(int(misfit[rig])) if odd[rig] else None)
+            suspects.append(Verdict(Code.MISFIT, int(misfit[rig])) if odd[rig] else None)
         elif reading == num_readings:
-            suspects.append(Suspect(view, lag=float(examination.lag[rig, view])))
+            suspects.append(Verdict(Code.SHIFTED, view, lag=float(examination.lag[rig, view])))
         else:
-            suspects.append(Suspect(view, examination.readings[reading]))
+            suspects.append(Verdict(Code.MISREAD, view, reading=examination.readings[reading]))
     return suspects

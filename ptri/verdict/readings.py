@@ -42,14 +42,14 @@ _EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
 
 
 class Reading(Enum):
-    """A way to read all keypoints of a view."""
+    """A way to read all keypoints of a view, and what is said of a view that asks for it."""
 
-    AS_IS = "as it is"
-    EXCHANGED = "left and right exchanged"
-    ARMS = "left and right arm exchanged"
-    LEGS = "left and right leg exchanged"
-    MIRRORED = "the image mirrored"
-    MIRRORED_EXCHANGED = "the image mirrored, its labels with it"
+    AS_IS = "{view} is as it seems"
+    EXCHANGED = "left and right of {view} seem exchanged"
+    ARMS = "left and right arm of {view} seem exchanged"
+    LEGS = "left and right leg of {view} seem exchanged"
+    MIRRORED = "{view} seems mirrored"
+    MIRRORED_EXCHANGED = "{view} seems mirrored, its labels with it"
 
     @property
     def mirrored(self) -> bool:
@@ -140,23 +140,21 @@ def read_rigs(
         trust: (B, T, V, 17) in the lifted joints, 1/mm^2; 0 = not seen.
         body: prior of the 17 joints' bones.
     """
-    every = _named(observations)
-    T = lifted.shape[1]
-    chosen = frames_to_read(T).to(lifted.device)
-    lifted, trust = lifted[:, chosen], trust[:, chosen]
-    named = take(every, (slice(None), chosen))
+    all_frames = _named(observations)
+    chosen = frames_to_read(lifted.shape[1]).to(lifted.device)
+    named, lifted, trust = take((all_frames, lifted, trust), (slice(None), chosen))
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
     swapped = torch.cat([torch.zeros_like(eye), eye])  # (C, V)
     C = len(swapped)
     flip = _FLIP.to(lifted.device)
     weight = trust + 1e-6  # a view without any joint still aligns to something
-    found = []
+    starts = []
     for number, which in enumerate(swapped):
         skeletons = torch.where(which[:, None, None], exchanged, lifted)
         weights = torch.where(which[:, None], weight[..., flip], weight)
-        found.append(align_views(skeletons, weights, hub=(number + number // V) % V))
-    R, t, joints = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*found))  # (B C, ...)
+        starts.append(align_views(skeletons, weights, hub=(number + number // V) % V))
+    R, t, joints = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*starts))  # (B C, ...)
     bundle = Bundle(R, t, joints, body.mean.to(R).expand(B * C, -1))
     stated = tree_map(lambda value: value.repeat_interleave(C, 0), named)
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
@@ -170,11 +168,10 @@ def read_rigs(
         gain, reading = _gains(bundle, stated, errors).max(-1)
     cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
     best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
-    rows = torch.arange(B, device=best.device)
-    if every.xy.shape[1] == T:
-        return _sides(_momentary(reading.unflatten(0, (B, C))[rows, best]))
-    R, t = (value.unflatten(0, (B, C))[rows, best] for value in bundle[:2])
-    return read_under(every, R, t)
+    best = best + C * torch.arange(B, device=best.device)  # of the B C
+    if all_frames.xy.shape[1] == T:
+        return _sides(_momentary(reading[best]))
+    return read_under(all_frames, bundle.R[best], bundle.t[best])
 
 
 def _momentary(reading: Tensor) -> Tensor:

@@ -5,31 +5,40 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from ptri.verdict.figures import Figures
 from ptri.verdict.readings import Reading
-
-if TYPE_CHECKING:
-    from ptri.verdict.figures import Figures
 
 
 class Code(Enum):
-    """What a rig is accepted or rejected for."""
+    """What a rig is accepted or rejected for, and how that is said."""
 
     ACCEPTED = "accepted"
-    FEW_KEYPOINTS = "few keypoints"  # a view saw next to nothing
-    FEW_FRAMES = "few frames"  # there is no frame in which two views see enough
-    NO_SAMPLE = "no sample"  # no posterior sample explains the keypoints
-    ON_A_LINE = "on a line"  # the keypoints of every view lie on one line
-    PARALLAX = "parallax"  # the rays hardly cross
-    MISREAD = "misread"  # a view fits the others under another reading
-    SHIFTED = "shifted"  # a view fits the others at another time
-    MISFIT = "misfit"  # a view fits nowhere
-    NOISE = "noise"  # residuals many times larger than stated
-    OUTLIERS = "outliers"  # most keypoints are outliers
-    SEVERAL_MODES = "several modes"  # far apart, and both explain the keypoints
-    UNCERTAIN = "uncertain"  # a rotation is not known well enough
-    HALVES = "halves"  # the two halves of a recording give other cameras
+    FEW_KEYPOINTS = "too little evidence: {view} has {value:.0f} keypoints, {limit:.0f} are needed"
+    FEW_FRAMES = "too little evidence: no frame in which two views see {limit:.0f} joints each"
+    NO_SAMPLE = "no sample explains the keypoints"
+    ON_A_LINE = (
+        "too little evidence: in every view all keypoints lie on one line or point, so that "
+        "nothing fixes the rotation about it"
+    )
+    PARALLAX = (
+        "too little evidence: the views' rays meet at {value:.1f} deg (median), {limit:.1f} deg "
+        "are needed to fix depths; do the cameras stand at one place?"
+    )
+    MISREAD = "bad camera: {reading}"  # it fits the others under another reading
+    SHIFTED = "bad camera: {view} seems shifted by {lag:+.0f} frames"
+    MISFIT = "bad camera: {view} disagrees with the others"  # it fits nowhere
+    NOISE = "the keypoints disagree: residuals are {value:.1f} times their stated uncertainty"
+    OUTLIERS = "the keypoints disagree: most of them are outliers"
+    SEVERAL_MODES = "several modes explain the keypoints"
+    UNCERTAIN = (
+        "too little evidence: rotation between {view} and {other_view} uncertain by {value:.1f} deg"
+    )
+    HALVES = (  # of a recording
+        "the two halves of the recording disagree: {view} differs by {value:.0f} deg between them, "
+        "so the keypoints err in ways that last; look at the pictures"
+    )
 
 
 class Verdict(NamedTuple):
@@ -60,43 +69,11 @@ class Verdict(NamedTuple):
         Args:
             names: of the cameras; None: "view 0" and so on.
         """
-        view, other = (
-            "" if v is None else f"view {v}" if names is None else f"camera {names[v]}"
-            for v in (self.view, self.other_view)
-        )
-        value, limit = self.value, self.limit
-        text = {
-            Code.ACCEPTED: "accepted",
-            Code.FEW_KEYPOINTS: f"too little evidence: {view} has {value:.0f} keypoints, "
-            f"{limit:.0f} are needed",
-            Code.FEW_FRAMES: "too little evidence: no frame in which two views see "
-            f"{limit:.0f} joints each",
-            Code.NO_SAMPLE: "no sample explains the keypoints",
-            Code.ON_A_LINE: "too little evidence: in every view all keypoints lie on one line or "
-            "point, so that nothing fixes the rotation about it",
-            Code.PARALLAX: f"too little evidence: the views' rays meet at {value:.1f} deg "
-            f"(median), {limit:.1f} deg are needed to fix depths; do the cameras stand at one "
-            "place?",
-            Code.MISREAD: f"bad camera: {_READ.get(self.reading, '').format(view)}",
-            Code.SHIFTED: f"bad camera: {view} seems shifted by {self.lag:+.0f} frames",
-            Code.MISFIT: f"bad camera: {view} disagrees with the others",
-            Code.NOISE: f"the keypoints disagree: residuals are {value:.1f} times their stated "
-            "uncertainty",
-            Code.OUTLIERS: "the keypoints disagree: most of them are outliers",
-            Code.SEVERAL_MODES: "several modes explain the keypoints",
-            Code.UNCERTAIN: f"too little evidence: rotation between {view} and {other} uncertain "
-            f"by {value:.1f} deg",
-            Code.HALVES: f"the two halves of the recording disagree: {view} differs by "
-            f"{value:.0f} deg between them, so the keypoints err in ways that last; look at the "
-            "pictures",
-        }[self.code]
+        parts = self._asdict()
+        for key in ("view", "other_view"):
+            if parts[key] is not None:
+                parts[key] = f"camera {names[parts[key]]}" if names else f"view {parts[key]}"
+        if self.reading is not None:
+            parts["reading"] = self.reading.value.format(**parts)
+        text = self.code.value.format(**parts)
         return text if self.rest is None else f"{text}; the others: {self.rest.words(names)}"
-
-
-_READ = {
-    Reading.EXCHANGED: "left and right of {} seem exchanged",
-    Reading.ARMS: "left and right arm of {} seem exchanged",
-    Reading.LEGS: "left and right leg of {} seem exchanged",
-    Reading.MIRRORED: "{} seems mirrored",
-    Reading.MIRRORED_EXCHANGED: "{} seems mirrored, its labels with it",
-}
