@@ -26,7 +26,8 @@ from detector_errors.report import detector_of, settings_of, table, to_yaml
 
 from ptri import config as configuration
 from ptri.errors import UserError, exit_status
-from ptri.models.weights import for_inference, read_network2d, write_detector
+from ptri.models.mobileone import merge_batchnorm
+from ptri.models.weights import read_network2d, write_detector
 from ptri.people.error_model import ErrorModel
 
 
@@ -96,7 +97,7 @@ def detections(args: argparse.Namespace) -> Clips:
     data["image_size"] = args.image_size or size
     layers = {"run": {"name": "fit_errors"}, "data": data}
     config = configuration.from_dicts([("command line: ", layers)])
-    return detect(for_inference(network).to(device), config, args.length, args.frames)
+    return detect(merge_batchnorm(network).to(device), config, args.length, args.frames)
 
 
 if __name__ == "__main__":

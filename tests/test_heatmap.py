@@ -35,7 +35,7 @@ def test_decoding_is_exact_on_gaussians():
     centre = random_centres((4, 50))
     sigma = 1.5
     logits = gaussian_logits(centre, sigma**2 * torch.eye(2).expand(4, 50, 2, 2))
-    moments = heatmap.heatmap_moments(logits, window=4.0)
+    moments = heatmap.heatmap_moments(logits)
     truth = (centre + 0.5) * 4 - 0.5
     worst = (heatmap.heatmap_to_image(moments.mean) - truth).abs().max()
     assert worst < 0.03, worst  # image px; measured 0.014
@@ -47,7 +47,7 @@ def test_decoding_is_exact_on_gaussians():
 def test_coordinates_are_pixel_centres():
     logits = torch.full((1, 1, 8, 8), -30.0)
     logits[0, 0, 2, 5] = 0.0
-    xy = heatmap.heatmap_to_image(heatmap.heatmap_moments(logits, window=4.0).mean)[0, 0]
+    xy = heatmap.heatmap_to_image(heatmap.heatmap_moments(logits).mean)[0, 0]
     # heatmap pixel 5 covers image columns 20..23, whose middle is 21.5
     torch.testing.assert_close(xy, torch.tensor([21.5, 9.5]))
     torch.testing.assert_close(heatmap.image_to_heatmap(xy), torch.tensor([5.0, 2.0]))
@@ -58,13 +58,13 @@ def test_moments_follow_the_peak():
     centre = random_centres((1, 30))
     covariance = torch.tensor([[1.6, 0.9], [0.9, 1.2]])
     logits = gaussian_logits(centre, covariance.expand(1, 30, 2, 2))
-    moments = heatmap_moments(logits, 4.0)
+    moments = heatmap_moments(logits)
     assert (moments.covariance - covariance).abs().max() < 0.2
     torch.testing.assert_close(moments.probability.sum((-1, -2)), torch.ones(1, 30))
     assert (moments.mass > 0.95).all()
     other = (centre + torch.tensor([0.0, 25.0])) % torch.tensor([48.0, 64.0])
     two = torch.logaddexp(logits, gaussian_logits(other, covariance.expand(1, 30, 2, 2)) - 0.7)
-    double = heatmap_moments(two, 4.0)
+    double = heatmap_moments(two)
     assert (double.mean - moments.mean).abs().max() < 0.1
     assert ((double.mass - 0.666).abs() < 0.08).all()
 
@@ -82,7 +82,7 @@ def test_extreme_heatmaps_stay_finite(kind):
         logits[..., 3, 3] = logits[..., 12, 12] = 30.0
     logits.requires_grad_()
     reliability = Reliability(3, 2)
-    moments = heatmap_moments(logits, 4.0)
+    moments = heatmap_moments(logits)
     covariance, confidence = reliability(moments, torch.randn(1, 3, 16, 16))
     (covariance.sum() + confidence.sum() + moments.mean.sum()).backward()
     assert torch.isfinite(logits.grad).all()
@@ -98,7 +98,7 @@ def test_gradient_of_position_against_differences():
     decode_xy = lambda values: decode_double(values).sum((0, 1))  # noqa: E731
 
     def decode_double(values):
-        return heatmap_moments(values, 4.0).mean
+        return heatmap_moments(values).mean
 
     decode_xy(logits)[0].backward()
     direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -124,7 +124,7 @@ def test_learned_covariance_is_calibrated():
         noise = torch.randn(draw, joints, 2, generator=generator)
         error = factor[:, None] * torch.stack([wide, 0.6 * wide], -1) * noise
         truth = centre + error
-        return heatmap_moments(gaussian_logits(centre, stretch, 32, 32), 4.0), truth
+        return heatmap_moments(gaussian_logits(centre, stretch, 32, 32)), truth
 
     reliability = Reliability(2, joints)
     features = torch.zeros(draw, 2, 32, 32)

@@ -25,7 +25,7 @@ def naive_divergence(logits, xy, sigma):
 
 def test_divergence_equals_naive():
     logits, xy = draw(2, 3, 12, 10), 3 + 2 * draw(2, 3, 2)
-    value = losses.heatmap_divergence(logits, xy, torch.ones(2, 3, dtype=torch.bool), 1.5)
+    value = losses.heatmap_divergence(logits, xy, torch.ones(2, 3, dtype=torch.bool))
     expected = [
         sum(naive_divergence(logits[n, j], xy[n, j], 1.5) for j in range(3)) / 3 for n in range(2)
     ]
@@ -37,16 +37,16 @@ def test_divergence_is_zero_only_at_the_target():
     target = -((x[None] - 6.3) ** 2 + (x[:, None] - 8.8) ** 2) / (2 * 1.5**2)
     logits = target[None, None].clone().requires_grad_()
     xy, seen = torch.tensor([[[6.3, 8.8]]]), torch.ones(1, 1, dtype=torch.bool)
-    value = losses.heatmap_divergence(logits, xy, seen, 1.5)
+    value = losses.heatmap_divergence(logits, xy, seen)
     value.sum().backward()
     assert abs(float(value.detach())) < 1e-5 and float(logits.grad.abs().max()) < 1e-6
-    assert float(losses.heatmap_divergence(logits, xy + 1.0, seen, 1.5).detach()) > 0.3
+    assert float(losses.heatmap_divergence(logits, xy + 1.0, seen).detach()) > 0.3
 
 
 def test_extreme_logits_give_finite_loss_and_gradient():
     logits = (1e4 * draw(1, 2, 8, 8)).requires_grad_()
     xy = torch.tensor([[[3.0, 3.0], [-500.0, 900.0]]])
-    value = losses.heatmap_divergence(logits, xy, torch.ones(1, 2, dtype=torch.bool), 1.5)
+    value = losses.heatmap_divergence(logits, xy, torch.ones(1, 2, dtype=torch.bool))
     value.sum().backward()
     assert torch.isfinite(value).all() and torch.isfinite(logits.grad).all()
 
@@ -54,8 +54,7 @@ def test_extreme_logits_give_finite_loss_and_gradient():
 def cases():
     confident = torch.eye(2).expand(2, 3, 2, 2)
     return {
-        "heatmap": lambda e, t, m: losses.heatmap_divergence(e[..., None] * draw(2, 3, 2, 5), t, m,
-                                                             1.5),
+        "heatmap": lambda e, t, m: losses.heatmap_divergence(e[..., None] * draw(2, 3, 2, 5), t, m),
         "l1": lambda e, t, m: losses.coordinate_l1(e, t, m),
         "quantile": lambda e, t, m: losses.ellipse_quantile(e, confident, t, m),
         "likelihood": lambda e, t, m: losses.error_likelihood(e, confident, t, m, 1e4),

@@ -31,7 +31,8 @@ from ptri.evaluation.predictions import SceneEstimate, SceneFrames
 from ptri.geometry.robust import robust_triangulation
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
-from ptri.models.weights import build_model, for_inference, holds_2d
+from ptri.models.mobileone import merge_batchnorm
+from ptri.models.weights import build_model, holds_2d
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig.check import RigInput
 from ptri.rig.estimate import solve, solve_cameras
@@ -314,7 +315,7 @@ def load_model(config: Config, images: bool) -> nn.Module:
         )
     device = choose_device(config.run.device)
     model = build_model(config, with_images=images).eval()
-    return (for_inference(model) if images else model).to(device)
+    return (merge_batchnorm(model) if images else model).to(device)
 
 
 def run(config: Config, folder: Path) -> str:

@@ -140,7 +140,7 @@ class Reliability(nn.Module):
         return size[..., None, None] * (eye + deviation / scale[..., None, None]), confidence
 
 
-def heatmap_moments(logits: Tensor, window: float = WINDOW) -> Moments:
+def heatmap_moments(logits: Tensor) -> Moments:
     """Mode, window mean and second moments of heatmaps.
 
     The window is first set on the mode, then, with soft edges, on the mean found there: so a
@@ -148,7 +148,6 @@ def heatmap_moments(logits: Tensor, window: float = WINDOW) -> Moments:
 
     Args:
         logits: (N, J, h, w).
-        window: half width in heatmap px.
     """
     height, width = logits.shape[-2:]
     flat = logits.flatten(-2).softmax(-1)  # (N, J, h w)
@@ -158,12 +157,12 @@ def heatmap_moments(logits: Tensor, window: float = WINDOW) -> Moments:
     y = torch.arange(height, dtype=flat.dtype, device=flat.device)
     centre_x, centre_y = (index % width).to(flat.dtype), (index // width).to(flat.dtype)
     with torch.no_grad():
-        inside = _box(y, centre_y, window)[..., :, None] * _box(x, centre_x, window)[..., None, :]
+        inside = _box(y, centre_y)[..., :, None] * _box(x, centre_x)[..., None, :]
         cut = probability * inside
         mass = cut.sum((-1, -2))
         centre_x = (cut.sum(-2) @ x) / mass
         centre_y = (cut.sum(-1) @ y) / mass
-        inside = _box(y, centre_y, window)[..., :, None] * _box(x, centre_x, window)[..., None, :]
+        inside = _box(y, centre_y)[..., :, None] * _box(x, centre_x)[..., None, :]
     cut = probability * inside  # (N, J, h, w)
     mass = cut.sum((-1, -2))
     dx, dy = x - centre_x[..., None], y - centre_y[..., None]  # (N, J, w), (N, J, h)
@@ -177,22 +176,22 @@ def heatmap_moments(logits: Tensor, window: float = WINDOW) -> Moments:
     return Moments(probability, mean, covariance, peak, mass)
 
 
-def _box(position: Tensor, centre: Tensor, half: float) -> Tensor:
-    """Box of +-half px with edges one pixel soft: (..., n) from n positions and (...) centres."""
-    return (half + 0.5 - (position - centre[..., None]).abs()).clamp(0, 1)
+def _box(position: Tensor, centre: Tensor) -> Tensor:
+    """The window, its edges one pixel soft: (..., n) from n positions and (...) centres."""
+    return (WINDOW + 0.5 - (position - centre[..., None]).abs()).clamp(0, 1)
 
 
-def heatmap_to_image(xy: Tensor, stride: float = STRIDE) -> Tensor:
+def heatmap_to_image(xy: Tensor) -> Tensor:
     """Heatmap px to network-image px; both have integer coordinates at pixel centres."""
-    return (xy + 0.5) * stride - 0.5
+    return (xy + 0.5) * STRIDE - 0.5
 
 
-def image_to_heatmap(xy: Tensor, stride: float = STRIDE) -> Tensor:
+def image_to_heatmap(xy: Tensor) -> Tensor:
     """Network-image px to heatmap px."""
-    return (xy + 0.5) / stride - 0.5
+    return (xy + 0.5) / STRIDE - 0.5
 
 
-def sample_features(features: Tensor, xy: Tensor, stride: float = STRIDE) -> Tensor:
+def sample_features(features: Tensor, xy: Tensor) -> Tensor:
     """Features at keypoints, bilinear; at the border of the map outside it.
 
     Args:
@@ -203,7 +202,7 @@ def sample_features(features: Tensor, xy: Tensor, stride: float = STRIDE) -> Ten
     """
     height, width = features.shape[-2:]
     size = xy.new_tensor([width, height])
-    grid = (2 * image_to_heatmap(xy, stride) + 1) / size - 1  # grid_sample's pixel-edge units
+    grid = (2 * image_to_heatmap(xy) + 1) / size - 1  # grid_sample's pixel-edge units
     sampled = F.grid_sample(
         features, grid.unsqueeze(1).to(features), padding_mode="border", align_corners=False
     )

@@ -12,21 +12,20 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+HEATMAP_SIGMA = 1.5  # heatmap px, width of the target's Gaussian
+LEVEL = 0.9  # share of errors that a stated region is to hold
+DF = 5.0  # degrees of freedom of the joints' Student-t law
+
 # --- 2D --------------------------------------------------------------------------------------
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean (...,) over the last dimension of the values (..., J) where the mask holds, else 0."""
-    total = torch.where(mask, values, torch.zeros_like(values)).sum(-1)
+    total = torch.where(mask, values, 0.0).sum(-1)
     return total / mask.sum(-1).clamp_min(1)
 
 
-HEATMAP_SIGMA = 1.5  # heatmap px, width of the target's Gaussian
-
-
-def heatmap_divergence(
-    logits: Tensor, xy: Tensor, visible: Tensor, sigma: float = HEATMAP_SIGMA
-) -> Tensor:
+def heatmap_divergence(logits: Tensor, xy: Tensor, visible: Tensor) -> Tensor:
     """Cross-entropy of heatmaps to Gaussians, less the Gaussians' entropy, hence >= 0.
 
     ``KL(t || softmax(logits))`` over pixels, with t a Gaussian around the joint, sampled at the
@@ -36,15 +35,14 @@ def heatmap_divergence(
         logits: (..., J, h, w).
         xy: (..., J, 2) joint positions in heatmap px.
         visible: (..., J) bool, joints that count.
-        sigma: width of the Gaussian, heatmap px.
 
     Returns:
         (...,) nats, the mean over visible joints.
     """
     visible = visible & torch.isfinite(xy).all(-1)
-    xy = torch.where(visible[..., None], xy, torch.zeros_like(xy))
-    x = _log_gaussian(xy[..., 0], logits.shape[-1], sigma)  # (..., J, w)
-    y = _log_gaussian(xy[..., 1], logits.shape[-2], sigma)  # (..., J, h)
+    xy = torch.where(visible[..., None], xy, 0.0)
+    x = _log_gaussian(xy[..., 0], logits.shape[-1])  # (..., J, w)
+    y = _log_gaussian(xy[..., 1], logits.shape[-2])  # (..., J, h)
     # The target is separable: sum_hw t logits without building t.
     columns = (logits * y.exp()[..., :, None]).sum(-2)  # (..., J, w)
     expected = (columns * x.exp()).sum(-1)
@@ -53,15 +51,20 @@ def heatmap_divergence(
     return masked_mean(cross_entropy - entropy, visible)
 
 
-def _log_gaussian(centre: Tensor, size: int, sigma: float) -> Tensor:
+def _log_gaussian(centre: Tensor, size: int) -> Tensor:
     position = torch.arange(size, dtype=centre.dtype, device=centre.device)
-    return (-0.5 * ((position - centre[..., None]) / sigma).square()).log_softmax(-1)
+    return (-0.5 * ((position - centre[..., None]) / HEATMAP_SIGMA).square()).log_softmax(-1)
+
+
+def _errors(estimate: Tensor, truth: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Errors (..., J, 2), 0 where the truth is not known or not visible, and where it is."""
+    visible = visible & torch.isfinite(truth).all(-1)
+    return torch.where(visible[..., None], estimate - truth, 0.0), visible
 
 
 def coordinate_l1(estimate: Tensor, truth: Tensor, visible: Tensor) -> Tensor:
     """Mean absolute coordinate error (...,) over visible joints; estimate, truth (..., J, 2) px."""
-    visible = visible & torch.isfinite(truth).all(-1)
-    error = torch.where(visible[..., None], estimate - truth, torch.zeros_like(estimate))
+    error, visible = _errors(estimate, truth, visible)
     return masked_mean(error.abs().mean(-1), visible)
 
 
@@ -85,8 +88,7 @@ def error_likelihood(
     Returns:
         (...,) nats, the mean over visible joints.
     """
-    visible = visible & torch.isfinite(truth).all(-1)
-    error = torch.where(visible[..., None], estimate - truth, torch.zeros_like(estimate))
+    error, visible = _errors(estimate, truth, visible)
     square, determinant = _mahalanobis_square(error, covariance)
     inlier = -0.5 * square - 0.5 * determinant.log() - math.log(2 * math.pi / (1 - outliers))
     likelihood = torch.logaddexp(inlier, torch.full_like(inlier, math.log(outliers / area)))
@@ -94,12 +96,12 @@ def error_likelihood(
 
 
 def ellipse_quantile(
-    estimate: Tensor, covariance: Tensor, truth: Tensor, visible: Tensor, level: float = 0.9
+    estimate: Tensor, covariance: Tensor, truth: Tensor, visible: Tensor
 ) -> Tensor:
-    """Pinball loss that is least where a share ``level`` of errors lies inside that error ellipse.
+    """Pinball loss that is least where a share `LEVEL` of errors lies inside that error ellipse.
 
     On ``u = log(d^2 / q)``, d the Mahalanobis length, q the chi-square quantile of two degrees of
-    freedom: ``max(level u, (level - 1) u)`` (Koenker and Bassett, Econometrica 1978). Errors have
+    freedom: ``max(LEVEL u, (LEVEL - 1) u)`` (Koenker and Bassett, Econometrica 1978). Errors have
     heavier tails than the Gaussians of `error_likelihood`, whose 90 % ellipses hold too little.
 
     Args:
@@ -109,15 +111,14 @@ def ellipse_quantile(
     Returns:
         (...,), the mean over visible joints.
     """
-    visible = visible & torch.isfinite(truth).all(-1)
-    error = torch.where(visible[..., None], estimate - truth, torch.zeros_like(estimate))
+    error, visible = _errors(estimate, truth, visible)
     square, _ = _mahalanobis_square(error, covariance)
-    return masked_mean(_pinball(square, -2 * math.log(1 - level), level), visible)
+    return masked_mean(_pinball(square, 2), visible)
 
 
-def _pinball(square: Tensor, quantile: float, level: float) -> Tensor:
-    u = (square.clamp_min(1e-6) / quantile).log()  # guards a perfect joint
-    return torch.maximum(level * u, (level - 1) * u)
+def _pinball(square: Tensor, df: int) -> Tensor:
+    u = (square.clamp_min(1e-6) / float(chi2.ppf(LEVEL, df))).log()  # guards a perfect joint
+    return torch.maximum(LEVEL * u, (LEVEL - 1) * u)
 
 
 def _mahalanobis_square(error: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,12 +149,10 @@ def joint_l1(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
     return (relative.abs().sum(-1) + 0.1 * absolute).mean(-1) / 100
 
 
-def joint_likelihood(
-    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int, df: float = 5.0
-) -> Tensor:
+def joint_likelihood(estimate: Tensor, covariance: Tensor, truth: Tensor, root: int) -> Tensor:
     """Negative log likelihood (...,) of root-relative joints under their covariances.
 
-    Student-t with ``df`` degrees of freedom and that covariance, so that a lost joint does not
+    Student-t with `DF` degrees of freedom and that covariance, so that a lost joint does not
     decide the others' sizes; constants left out.
 
     Args:
@@ -161,20 +160,18 @@ def joint_likelihood(
     """
     chol, square = _whitened_square(estimate, covariance, truth, root)
     log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    value = log_det + 0.5 * (df + 3) * torch.log1p(square / (df - 2))
+    value = log_det + 0.5 * (DF + 3) * torch.log1p(square / (DF - 2))
     return _mean_but(value, root)
 
 
-def joint_quantile(
-    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int, level: float = 0.9
-) -> Tensor:
+def joint_quantile(estimate: Tensor, covariance: Tensor, truth: Tensor, root: int) -> Tensor:
     """`ellipse_quantile` (...,) of root-relative joints in space: three degrees of freedom.
 
     Args:
         estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2.
     """
     _, square = _whitened_square(estimate, covariance, truth, root)
-    return _mean_but(_pinball(square, float(chi2.ppf(level, 3)), level), root)
+    return _mean_but(_pinball(square, 3), root)
 
 
 def _whitened_square(

@@ -12,7 +12,6 @@ from ptri.errors import UserError
 from ptri.models.heatmap import (
     STRIDE,
     HeatmapHead,
-    Moments,
     Reliability,
     heatmap_moments,
     heatmap_to_image,
@@ -20,7 +19,7 @@ from ptri.models.heatmap import (
 from ptri.models.mobileone import STRIDES, Backbone, has_branches
 from ptri.models.sizes import sizes_of
 from ptri.skeleton import H36M17, Skeleton
-from ptri.structures import Keypoints
+from ptri.structures import Keypoints, tree_map
 
 
 class Detection(NamedTuple):
@@ -73,7 +72,7 @@ class Network2D(nn.Module):
             xy = heatmap_to_image(moments.mean)
             source = features.float()
             if isolate_uncertainty:
-                moments, source = Moments(*(part.detach() for part in moments)), source.detach()
+                moments, source = tree_map(Tensor.detach, (moments, source))
             covariance, confidence = self.reliability(moments, source)
             keypoints = Keypoints(xy, covariance * STRIDE**2, confidence.sigmoid())
         return Detection(keypoints, logits, features, maps)

@@ -13,7 +13,15 @@ from ptri.models.lifter import Lifted, Lifter
 from ptri.models.network2d import Detection, Network2D
 from ptri.models.sizes import sizes_of
 from ptri.posterior.sampling import resample
-from ptri.structures import UNKNOWN_DETECTOR, Detector, Keypoints, Prediction, RigPosterior
+from ptri.structures import (
+    UNKNOWN_DETECTOR,
+    Detector,
+    Keypoints,
+    Prediction,
+    RigPosterior,
+    cat,
+    tree_map,
+)
 
 IMAGES_AT_ONCE = 8  # on a CPU: activations of more leave its caches, three times slower
 
@@ -54,13 +62,7 @@ class PoseModel(nn.Module):
             raise ValueError("this model was built without its 2D network")
         if images.device.type != "cpu" or torch.is_grad_enabled():
             return self.network2d(images)
-        parts = [self.network2d(part) for part in images.split(IMAGES_AT_ONCE)]
-        keypoints = (torch.cat(values) for values in zip(*(part.keypoints for part in parts)))
-        maps = [torch.cat(values) for values in zip(*(part.maps for part in parts))]
-        logits, features = (
-            torch.cat([getattr(part, name) for part in parts]) for name in ("logits", "features")
-        )
-        return Detection(Keypoints(*keypoints), logits, features, maps)
+        return cat([self.network2d(part) for part in images.split(IMAGES_AT_ONCE)])
 
     def joint_features(self, detection: Detection) -> Tensor:
         """Backbone features (N, J, C) at the keypoints of N images."""
@@ -68,7 +70,7 @@ class PoseModel(nn.Module):
 
     def lift(self, keypoints: Keypoints, K: Tensor) -> Lifted:
         """Skeletons of single views, from keypoints (..., J, ...) px and K (..., 3, 3) px."""
-        return self.lifter(Keypoints(*(value.float() for value in keypoints)), K.float())
+        return self.lifter(*tree_map(Tensor.float, (keypoints, K)))
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
@@ -90,16 +92,10 @@ class PoseModel(nn.Module):
             (B, T, 17, 3) mm in view 0's frame and (B, T, 17, 3, 3) mm^2, root-relative; float32.
         """
         B, T = keypoints.xy.shape[:2]
-        R, t, log_weights = resample(posterior, self.fusion_samples)
-        M, _, V = R.shape[:3]
-        R = R[:, :, None].expand(M, B, T, V, 3, 3).reshape(M, B * T, V, 3, 3)
-        t = t[:, :, None].expand(M, B, T, V, 3).reshape(M, B * T, V, 3)
-        log_weights = log_weights[:, :, None].expand(M, B, T).reshape(M, B * T)
-        if joint_features is not None:
-            joint_features = joint_features.flatten(0, 1).float()
-        prediction = self.fusion(
-            Keypoints(*(value.flatten(0, 1).float() for value in keypoints)),
-            K.flatten(0, 1).float(), R.float(), t.float(), log_weights.float(), joint_features,
-            num_frames=T,
-        )  # fmt: skip
+        samples = resample(posterior, self.fusion_samples)
+        samples = [value.repeat_interleave(T, dim=1).float() for value in samples]  # (M, B T, ...)
+        keypoints, K, joint_features = tree_map(
+            lambda value: value.flatten(0, 1).float(), (keypoints, K, joint_features)
+        )
+        prediction = self.fusion(keypoints, K, *samples, joint_features, num_frames=T)
         return Prediction(*(value.unflatten(0, (B, T)) for value in prediction))

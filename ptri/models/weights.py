@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -13,11 +12,11 @@ import torch
 from torch import nn
 
 from ptri import checkpoint
-from ptri.config import Config, ModelConfig, from_dicts
+from ptri.config import Config, ModelConfig, from_dicts, replace
 from ptri.errors import UserError
+from ptri.fields import kinds_of
 from ptri.models.heads.volumetric import FEATURES, SIDE
 from ptri.models.heatmap import WINDOW
-from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 from ptri.models.pose_model import PoseModel
 from ptri.models.sizes import Sizes
@@ -85,8 +84,7 @@ def build_around(config: Config, part: str, with_images: bool = True) -> PoseMod
         UserError: as `build_model`.
     """
     path = config.init.checkpoint_3d
-    init = dataclasses.replace(config.init, checkpoint_3d=None)
-    model = build_model(dataclasses.replace(config, init=init), with_images)
+    model = build_model(replace(config, init__checkpoint_3d=None), with_images)
     if part == "fusion":
         check_head(config, checkpoint.load_weights(path)[1], path)
     checkpoint.initialise(getattr(model, part), path, f"{part}.")
@@ -106,11 +104,13 @@ def model_settings(path: str | Path, meta: dict[str, Any]) -> dict[str, Any]:
                 f"{path}: made with model.{name} of {stored[name]}, which is {only} in this "
                 f"version; use the version that made it (commit {meta.get('commit')})"
             )
-    sizes = {f.name for f in dataclasses.fields(Sizes)}
-    kept = {f.name for f in dataclasses.fields(ModelConfig)} - {"sizes"}
-    moved = {name: value for name, value in stored.items() if name in sizes}
-    kept = {name: value for name, value in stored.items() if name in kept}
-    return {**kept, "sizes": {**moved, **stored.get("sizes", {})}} if stored else {}
+    if not stored:
+        return {}
+    kept, moved = (
+        {name: value for name, value in stored.items() if name in kinds_of(kind)}
+        for kind in (ModelConfig, Sizes)
+    )
+    return {**kept, "sizes": {**moved, **stored.get("sizes", {})}}
 
 
 def check_head(config: Config, meta: dict[str, Any], path: str | Path) -> None:
@@ -205,11 +205,6 @@ def _positive(values: object) -> bool:
     return isinstance(values, Sequence) and all(
         isinstance(v, (int, float)) and 0 < v < math.inf for v in values
     )
-
-
-def for_inference(model: PoseModel) -> PoseModel:
-    """A copy in evaluation mode with BatchNorm merged; cannot be trained further."""
-    return merge_batchnorm(model)
 
 
 def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]:

@@ -18,7 +18,7 @@ from ptri.models.sizes import sizes_of
 
 
 def make_head(model: ModelConfig) -> nn.Module:
-    """A head with the interface of `FusionTransformer.forward`.
+    """A head: its ``forward`` takes and gives what that of `FusionTransformer` does.
 
     Its attribute ``uses_cameras`` says whether it looks at the cameras at all.
 
@@ -34,8 +34,5 @@ def make_head(model: ModelConfig) -> nn.Module:
     if model.head == "fixed_views_mlp":
         return FixedViewsMLP(sizes.fixed_views, sizes.fixed_width, channels)
     return FusionTransformer(
-        sizes.fusion_width,
-        sizes.fusion_layers,
-        num_features=channels,
-        frames=sizes.fusion_frames,
+        sizes.fusion_width, sizes.fusion_layers, num_features=channels, frames=sizes.fusion_frames
     )

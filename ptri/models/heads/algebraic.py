@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ptri.models.fusion import NUM_JOINTS, about_root, body_keypoints, mixture, robust_joints
-from ptri.structures import Keypoints, Prediction
+from ptri.structures import Keypoints
 
 ROUNDS = (math.inf, math.inf)  # of weighing by depth; residuals weigh nothing
 MAX_LOG_WEIGHT = 6.0  # of a keypoint over its confidence
@@ -36,16 +36,7 @@ class AlgebraicHead(nn.Module):
         self.log_scale = nn.Parameter(torch.zeros(NUM_JOINTS))  # of the stated deviations
         self.log_floor = nn.Parameter(torch.full((NUM_JOINTS,), math.log(20.0)))  # mm
 
-    def forward(
-        self,
-        keypoints: Keypoints,
-        K: Tensor,
-        R: Tensor,
-        t: Tensor,
-        log_weights: Tensor,
-        joint_features: Tensor | None = None,
-        num_frames: int = 1,
-    ) -> Prediction:
+    def forward(self, keypoints, K, R, t, log_weights, joint_features=None, num_frames=1):
         """See `FusionTransformer.forward`."""
         keypoints = body_keypoints(keypoints)
         weight = self.weights(keypoints, K, joint_features)
@@ -53,9 +44,9 @@ class AlgebraicHead(nn.Module):
             keypoints._replace(confidence=weight), K, R, t, ROUNDS
         )
         eye = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
-        own = (2 * self.log_scale).exp()[:, None, None] * about_root(covariance)
-        own = own + (2 * self.log_floor).exp()[:, None, None] * eye
-        return mixture(joints, own, log_weights)
+        covariance = (2 * self.log_scale).exp()[:, None, None] * about_root(covariance)
+        covariance = covariance + (2 * self.log_floor).exp()[:, None, None] * eye
+        return mixture(joints, covariance, log_weights)
 
     def weights(self, keypoints: Keypoints, K: Tensor, joint_features: Tensor | None) -> Tensor:
         """Trust in each keypoint (N, V, J), a factor on its stated information; 0 = not seen."""

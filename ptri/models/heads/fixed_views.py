@@ -56,16 +56,7 @@ class FixedViewsMLP(nn.Module):
             nn.init.normal_(layer.weight, std=1e-3)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self,
-        keypoints: Keypoints,
-        K: Tensor,
-        R: Tensor,
-        t: Tensor,
-        log_weights: Tensor,
-        joint_features: Tensor | None = None,
-        num_frames: int = 1,
-    ) -> Prediction:
+    def forward(self, keypoints, K, R, t, log_weights, joint_features=None, num_frames=1):
         """See `FusionTransformer.forward`; R, t and log_weights take no part.
 
         Raises:

@@ -27,7 +27,7 @@ from ptri.models.fusion import (
 )
 from ptri.posterior.sampling import normalise
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints, Prediction
+from ptri.structures import take
 
 SIDE = 2500.0  # mm, of the cube around the pelvis
 FEATURES = 8  # channels of backbone features in it
@@ -58,12 +58,7 @@ class VolumetricHead(nn.Module):
 
     uses_cameras = True
 
-    def __init__(
-        self,
-        size: int = 20,
-        width: int = 16,
-        num_features: int = 64,
-    ) -> None:
+    def __init__(self, size: int = 20, width: int = 16, num_features: int = 64) -> None:
         """
         Args:
             size: voxels a side, even. width: channels, a multiple of 4.
@@ -97,41 +92,28 @@ class VolumetricHead(nn.Module):
         self.log_scale = nn.Parameter(torch.full((NUM_JOINTS,), -1.5))  # of the cloud's deviations
         self.log_floor = nn.Parameter(torch.full((NUM_JOINTS,), math.log(25.0)))  # mm
 
-    def forward(
-        self,
-        keypoints: Keypoints,
-        K: Tensor,
-        R: Tensor,
-        t: Tensor,
-        log_weights: Tensor,
-        joint_features: Tensor | None = None,
-        num_frames: int = 1,
-    ) -> Prediction:
+    def forward(self, keypoints, K, R, t, log_weights, joint_features=None, num_frames=1):
         """See `FusionTransformer.forward`."""
         keypoints = body_keypoints(keypoints)
         M, N = R.shape[:2]
         with torch.no_grad():
             points = robust_joints(keypoints, K, R, t)[0]
             centre, frame = points[..., H36M17.root, :], body_frame(points)
-        frames = Keypoints(*(value.unsqueeze(1) for value in keypoints))
-        observations = normalise(frames, K.unsqueeze(1))
+        observations = normalise(*take((keypoints, K), (slice(None), None)))
         seen = [part[:, 0] for part in observations[:3]]  # rays, information, confidence
         if joint_features is not None:
             seen.append(self.features(joint_features))
         # (M N, V, J, ...) of every cube; a sample's views are those of its frame.
         seen = [part.expand(M, *part.shape).flatten(0, 1) for part in seen]
-        own = [part.flatten(0, 1) for part in (R, t, centre, frame)]
-        clouds = [
-            self._clouds(*(part[first : first + CUBES_AT_ONCE] for part in (*own, *seen)))
-            for first in range(0, M * N, CUBES_AT_ONCE)
-        ]
+        cubes = [*(part.flatten(0, 1) for part in (R, t, centre, frame)), *seen]
+        clouds = [self._clouds(*part) for part in zip(*(v.split(CUBES_AT_ONCE) for v in cubes))]
         mean, covariance = (torch.cat(parts).unflatten(0, (M, N)) for parts in zip(*clouds))
         joints = centre.unsqueeze(-2) + mean @ frame
         eye = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
-        own = (2 * self.log_scale).exp()[:, None, None] * about_root(covariance)
-        own = own + (2 * self.log_floor).exp()[:, None, None] * eye
+        covariance = (2 * self.log_scale).exp()[:, None, None] * about_root(covariance)
+        covariance = covariance + (2 * self.log_floor).exp()[:, None, None] * eye
         turn = frame.unsqueeze(2)
-        return mixture(joints, turn.mT @ own @ turn, log_weights)
+        return mixture(joints, turn.mT @ covariance @ turn, log_weights)
 
     def _clouds(self, R, t, centre, frame, *seen) -> tuple[Tensor, Tensor]:
         """Means (S, J, 3) mm and covariances (S, J, 3, 3) mm^2 of S cubes' soft-argmax."""

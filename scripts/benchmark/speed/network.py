@@ -80,11 +80,11 @@ def parts(network: Network2D, images: Tensor) -> dict[str, Callable[[], object]]
     images = images.contiguous(memory_format=torch.channels_last)
     maps = network.backbone(images)
     logits, features = network.head(maps)
-    moments = heatmap_moments(logits, network.window)
+    moments = heatmap_moments(logits)
     return {
         "backbone": lambda: network.backbone(images),
         "head": lambda: network.head(maps),
         "softmax over pixels": lambda: logits.flatten(-2).softmax(-1),
-        "decoding, softmax included": lambda: heatmap_moments(logits, network.window),
+        "decoding, softmax included": lambda: heatmap_moments(logits),
         "covariance and confidence": lambda: network.reliability(moments, features),
     }
