@@ -84,7 +84,7 @@ def heaviest(views, seed):
     R, t = solution.posterior.R[rows], solution.posterior.t[rows]
     log_scale, owner = solution.log_scale.T[rows], solution.owner.T[rows]
     evidence = solution.evidence
-    density, joints, _ = log_target(R, t, evidence, log_scale, owner)
+    density, joints = log_target(R, t, evidence, log_scale, owner)
     lengths = bone_lengths(joints[:, 0, 0]).log()
     start = torch.cat([joints[:, 0, 0].flatten(1), lengths], dim=1)
     data = [value[0, 0] for value in evidence.observations[:3]]

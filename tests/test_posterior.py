@@ -111,7 +111,7 @@ def test_target_and_joints_are_differentiable_in_the_keypoints():
 
     def target(xy, covariance, confidence):
         moved = rig.normalise(Keypoints(xy, covariance, confidence), K)
-        density, points, _ = rig.log_target(R, t, evidence._replace(observations=moved))
+        density, points = rig.log_target(R, t, evidence._replace(observations=moved))
         return density, points[:, :, :, :2]
 
     inputs = (
@@ -166,7 +166,7 @@ def test_pose_loss_of_the_truth_is_the_density_that_its_samples_say(frames):
     solution, cameras, _ = from_the_truth(3, frames)
     loss = rig.pose_loss(cameras, solution)
     # A Gaussian with the mean and covariance of the samples, in the coordinates of the mode.
-    at, weights = solution.evidence.expansions[0], solution.posterior.log_weights.exp()
+    at, weights = solution.evidence.best, solution.posterior.log_weights.exp()
 
     def place(R, t):
         shape, size, volume = coordinates_of(R, t, at)
@@ -202,7 +202,7 @@ def test_refining_keypoints_on_the_joint_error_converges():
         solution = rig.rig_posterior(observations, starts, BODY, settings)
         weights = solution.posterior.log_weights.exp()
         R, t = solution.posterior.R, solution.posterior.t
-        _, points, _ = rig.log_target(R, t, solution.evidence)
+        _, points = rig.log_target(R, t, solution.evidence)
         mean = torch.einsum("mb,mbtjc->btjc", weights, points)
         error = (mean - joints).norm(dim=-1).mean()
         optimiser.zero_grad()

@@ -36,22 +36,23 @@ def ray_moments(xy: Tensor, information: Tensor) -> Tensor:
     return torch.stack([a, b, -p, c, -q, p * x + q * y], dim=-1)
 
 
-def camera_matrix(R: Tensor, t: Tensor) -> Tensor:
+def camera_matrix(R: Tensor, t: Tensor | None = None) -> Tensor:
     """The (..., 9, 6 V) matrix that takes stacked ray moments to the entries of H and of g.
 
     Args:
-        R: (..., V, 3, 3); t: (..., V, 3).
+        R: (..., V, 3, 3); t: (..., V, 3), None: the (..., 6, 6 V) rows of H alone.
     """
-    columns = torch.cat([R, -t.unsqueeze(-1)], dim=-1)  # (..., V, 3, 4)
     # H_ij = sum_kl R_ki N_kl R_lj and g_i = -sum_kl R_ki N_kl t_l, of a symmetric N.
-    i, j = ([*part, *more] for part, more in zip(zip(*SYMMETRIC), ((0, 1, 2), (3, 3, 3))))
-    k, m = (list(part) for part in zip(*SYMMETRIC))
-    left, right = columns[..., i], columns[..., j]  # (..., V, 3, 9)
-    product = left[..., k, :] * right[..., m, :]  # (..., V, 6, 9)
-    other = left[..., m, :] * right[..., k, :]
-    apart = [0.0 if row == column else 1.0 for row, column in SYMMETRIC]
-    total = product + other * R.new_tensor(apart)[:, None]
-    return total.flatten(-3, -2).transpose(-1, -2)  # (..., 9, 6 V)
+    columns, (i, j) = R, (list(part) for part in zip(*SYMMETRIC))
+    if t is not None:
+        columns = torch.cat([R, -t.unsqueeze(-1)], dim=-1)  # (..., V, 3, 4)
+        i, j = [*i, 0, 1, 2], [*j, 3, 3, 3]
+    left, right = columns[..., i].unbind(-2), columns[..., j].unbind(-2)  # 3 times (..., V, 9)
+    parts = []
+    for k, m in SYMMETRIC:
+        part = left[k] * right[m]
+        parts.append(part if k == m else part + left[m] * right[k])
+    return torch.stack(parts, dim=-2).flatten(-3, -2).mT
 
 
 def symmetric_inverse(entries: Tensor) -> tuple[Tensor, Tensor]:

@@ -227,7 +227,7 @@ def linearise(
     px, py = (at.pull * (factor * inverse).unsqueeze(2)).unbind(2)
     gradient = torch.stack([px, py, -(u * px + v * py)], dim=2)  # (N, V, 3, P)
     stacked = moments.transpose(2, 3).flatten(1, 2)  # (N, 6 V, P)
-    blocks = symmetric_to_matrix((camera_matrix(bundle.R, bundle.t)[:, :6] @ stacked).movedim(1, 0))
+    blocks = symmetric_to_matrix((camera_matrix(bundle.R) @ stacked).movedim(1, 0))
     joint_gradient = (bundle.R.flatten(1, 2).mT @ gradient.flatten(1, 2)).mT  # (N, P, 3)
 
     # Bones: residual (log |a - b| - l) / slack, its derivative along the bone.

@@ -49,7 +49,7 @@ from ptri.posterior.adjust import (
     lay_out,
 )
 from ptri.posterior.body import BodyPrior
-from ptri.structures import Observations, where
+from ptri.structures import MANY_FRAMES, Observations, where
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
@@ -81,14 +81,6 @@ class Expansion(NamedTuple):
     information: Tensor  # (B, D, D) of shape and log size, everything else integrated out
     freedom: Tensor  # (B,) degrees of freedom of the noise scale
     scale2: Tensor  # (B,) squared noise scale that the residuals speak for
-
-
-class Density(NamedTuple):
-    """Of M hypotheses of B rigs."""
-
-    log_density: Tensor  # (M, B) up to one constant per rig, over Haar, mm and log scale
-    joints: Tensor  # (M, B, T, J, 3) mm, most probable given the cameras
-    growth: Tensor  # (M, B, T, J) log of a joint's depth over that of the expansion
 
 
 class _Around(NamedTuple):
@@ -131,7 +123,7 @@ def _around(observations: Observations, bundle: Bundle, errors: Errors, body: Bo
     factor = system.weight / (errors.scale2[:, None, None, None] * depth.square())
     moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
-    rays = (camera_matrix(bundle.R, bundle.t)[..., :6, :] @ moments).transpose(0, 1)
+    rays = (camera_matrix(bundle.R) @ moments).transpose(0, 1)
     taken = _trace(rays, _entries(taking.flatten(1, 2))).sum(-1)
     freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
     freedom = freedom.clamp_min(0.0)
@@ -274,20 +266,21 @@ def log_density(
     at: Expansion,
     observations: Observations,
     body: BodyPrior,
-    num_steps: int = 2,
-) -> Density:
+) -> tuple[Tensor, Tensor]:
     """Posterior density of M hypotheses for each of B rigs.
 
     Args:
         shape, size: (M, B, D - 1), (M, B) coordinates of the cameras, see ``coordinates_of``.
         log_scale: (M, B) of the noise, over that of the expansion.
-        num_steps: Newton steps from the tangent plane.
 
     Returns:
-        Differentiable in the observations and in the hypotheses.
+        Log density (M, B) up to one constant per rig, over Haar, mm and log scale; and the most
+        probable joints (M, B, T, J, 3) mm. Differentiable in observations and hypotheses.
     """
     B, T, _, J, _ = observations.xy.shape
     M = size.shape[0]
+    # From one frame the cameras range over many degrees.
+    num_steps = 2 if T < MANY_FRAMES else 1
     R, t = cameras_at(shape, size, at)
     moved = shape.transpose(0, 1) @ at.slope
     R, t, log_scale, size = R.transpose(0, 1), t.transpose(0, 1), log_scale.T, size.T
@@ -300,7 +293,7 @@ def log_density(
     layout = lay_out(observations, body)
     scaled = layout.information / at.errors.scale2[:, None, None, None, None]
     problem = _Problem(R, t, log_scale, at, layout._replace(information=scaled), body)
-    state = problem.evaluate(joints, shared, gradient=num_steps > 0)
+    state = problem.evaluate(joints, shared, gradient=True)
     for step in range(num_steps):
         gradient = step + 1 < num_steps
         new, shared = problem.newton(joints, shared, state)
@@ -310,7 +303,7 @@ def log_density(
             trial = problem.evaluate(torch.where(better, new, joints), shared, gradient=gradient)
         state = trial.keep_better(state)
         joints, shared = state.joints, state.shared
-    A = camera_matrix(R, t)[..., :6, :].flatten(1, 2) @ at.moments  # (B, M 6, N)
+    A = camera_matrix(R).flatten(1, 2) @ at.moments  # (B, M 6, N)
     A = A.unflatten(1, (M, 6)).permute(2, 0, 1, 3)  # (6, B, M, N)
     depth = state.depth.clamp_min(MIN_DEPTH).log()
     growth = (at.share.unsqueeze(1) * (depth - at.log_depth.unsqueeze(1))).sum(2)  # (B, M, N)
@@ -331,9 +324,7 @@ def log_density(
     noise = NOISE_PRIOR_COUNT * (log_scale + 0.5 / scale)
     worth = at.errors.frame_weight.unsqueeze(1)
     log_p = -state.cost - worth * volume - 3 * distance - noise
-    return Density(
-        log_p.T, joints.permute(1, 0, 2, 4, 3), growth.unflatten(-1, (T, J)).transpose(0, 1)
-    )
+    return log_p.T, joints.permute(1, 0, 2, 4, 3)
 
 
 class _State(NamedTuple):

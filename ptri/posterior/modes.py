@@ -19,7 +19,7 @@ from ptri.geometry.robust import triangulate_observations
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior import adjust as adjustment
 from ptri.posterior import student_t as laws
-from ptri.posterior.adjust import NOISE_PRIOR_COUNT, Bundle, Errors
+from ptri.posterior.adjust import NOISE_PRIOR_COUNT, Bundle
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.density import (
     Expansion,
@@ -60,28 +60,28 @@ class Evidence(NamedTuple):
 
     observations: Observations  # (B, T, V, J, ...)
     body: BodyPrior
-    expansions: tuple[Expansion, ...]  # K, best first
+    expansions: Expansion  # (B * K, ...) of K modes of each rig, best first
     log_pose: Tensor  # (B, K) log density of the single views' poses at the modes
 
     @property
-    def errors(self) -> Errors:
-        """How the keypoints err, as found at the best mode."""
-        return self.expansions[0].errors
+    def best(self) -> Expansion:
+        """The expansions (B, ...) at the best modes."""
+        return take(self.expansions, slice(None, None, self.log_pose.shape[1]))
 
     @property
     def joints(self) -> Tensor:
         """Joints (B, T, J, 3) mm at the best mode."""
-        return self.expansions[0].joints.mT
+        return self.best.joints.mT
 
     @property
     def weight(self) -> Tensor:
         """Responsibility (B, T, V, J) of the inlier at the best mode."""
-        return self.expansions[0].weight
+        return self.best.weight
 
     @property
     def scale2(self) -> Tensor:
-        """Squared noise scale (B,) over the stated covariances."""
-        return self.errors.scale2
+        """Squared noise scale (B,) over the stated covariances, at the best mode."""
+        return self.best.errors.scale2
 
 
 class Modes(NamedTuple):
@@ -97,27 +97,6 @@ class Modes(NamedTuple):
     chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
-
-
-def num_newton_steps(num_frames: int) -> int:
-    """Steps to the conditional optimum: from one frame the cameras range over many degrees."""
-    return 2 if num_frames < MANY_FRAMES else 1
-
-
-def density_under(
-    R: Tensor,
-    t: Tensor,
-    log_scale: Tensor,
-    at: Expansion,
-    observations: Observations,
-    body: BodyPrior,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log density (M, B) of keypoints and bones, joints and their covariance under an expansion."""
-    steps = num_newton_steps(observations.xy.shape[1])
-    shape, size, _ = coordinates_of(R, t, at)
-    found = log_density(shape, size, log_scale, at, observations, body, steps)
-    factor = 2 * (found.growth + log_scale[..., None, None])
-    return found.log_density, found.joints, at.covariance * factor.exp()[..., None, None]
 
 
 @torch.no_grad()
@@ -184,8 +163,7 @@ def find_modes(
     mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
     mass = mass.masked_fill(copy, -torch.inf)
     modes = Modes(R[source], t[source], mean[source], chol[source], mass, failed[source[:, 0]])
-    expansions = tuple(take(every, source[:, k]) for k in range(K))
-    return modes, Evidence(observations, body, expansions, pose[source])
+    return modes, Evidence(observations, body, take(every, source.flatten()), pose[source])
 
 
 def adjust_starts(
@@ -337,8 +315,9 @@ def _polish(
         with torch.enable_grad():
             trial = trial.detach().requires_grad_()
             R, t = cameras_of(trial, at)
-            new = density_under(R[None], t[None], trial[None, :, -1], at, observations, body)[0][0]
-            new = new + coordinates_of(R[None], t[None], at)[2][0]
+            shape, size, volume = coordinates_of(R[None], t[None], at)
+            new = log_density(shape, size, trial[None, :, -1], at, observations, body)[0]
+            new = (new + volume)[0]
             new = new + (trial.shape[-1] - 2) * trial[:, -1]
             (gradient,) = torch.autograd.grad(new.sum(), trial)
         trial, new = trial.detach(), new.detach()

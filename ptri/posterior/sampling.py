@@ -24,25 +24,23 @@ from ptri.geometry.rotations import rotation_mean, so3_log
 from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior
-from ptri.posterior.density import coordinates_of, log_density
+from ptri.posterior.density import Expansion, coordinates_of, log_density
 from ptri.posterior.modes import (
     Evidence,
     Modes,
     Poses,
     cameras_of,
-    density_under,
     find_modes,
     noise_scale_sigma,
-    num_newton_steps,
 )
 from ptri.structures import (
     Cameras,
     Keypoints,
     Observations,
     RigPosterior,
+    take,
     to_device,
     tree_map,
-    where,
 )
 
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
@@ -51,6 +49,7 @@ DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
 NUM_NODES = 7  # at which the density of the noise's scale is evaluated
 NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at most each
 MAX_SCALE_STEP = 8.0
+ROW = 16  # samples of a mode that are worked out at once
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
@@ -87,13 +86,38 @@ def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
     return Observations(normalised, information, inlier, held)
 
 
+class _Rows(NamedTuple):
+    """Samples of B rigs, packed into N rows of ``ROW`` that share a mode."""
+
+    sample: Tensor  # (ROW, N) numbers of the samples among all M B
+    mode: Tensor  # (N,) number of the row's mode among all B K
+    place: Tensor  # (M B,) where each sample is in (ROW, N), flat
+
+
+def _pack(owner: Tensor, num_modes: int) -> _Rows:
+    """Packs samples by the mode (M, B) that each belongs to; the last of a mode fill its row."""
+    B = owner.shape[1]
+    mode = (torch.arange(B, device=owner.device) * num_modes + owner).flatten()  # (M B,)
+    order = mode.argsort(stable=True)
+    count = mode.bincount(minlength=B * num_modes)
+    rows = (count + ROW - 1) // ROW
+    row_mode = torch.arange(len(rows), device=owner.device).repeat_interleave(rows)  # (N,)
+    row = torch.arange(len(row_mode), device=owner.device) - (rows.cumsum(0) - rows)[row_mode]
+    inside = row * ROW + torch.arange(ROW, device=owner.device)[:, None]  # (ROW, N)
+    inside = torch.minimum(inside, count[row_mode] - 1)
+    sample = order[(count.cumsum(0) - count)[row_mode] + inside]
+    place = torch.empty_like(order)
+    place[sample.flatten()] = torch.arange(sample.numel(), device=owner.device)
+    return _Rows(sample, row_mode, place)
+
+
 def log_target(
     R: Tensor,
     t: Tensor,
     evidence: Evidence,
     log_scale: Tensor | None = None,
     owner: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Log posterior density of M camera hypotheses for each rig, and their joints.
 
     Args:
@@ -104,20 +128,28 @@ def log_target(
 
     Returns:
         (M, B) log density up to a constant per rig, of keypoints, bones and the single views' poses
-        (these as at the mode); joints (M, B, T, J, 3) mm with their
-        covariance (M, B, T, J, 3, 3) mm^2 given the cameras. Differentiable in the observations.
+        (these as at the mode); joints (M, B, T, J, 3) mm. Differentiable in the observations.
     """
-    log_scale = R.new_zeros(R.shape[:2]) if log_scale is None else log_scale
-    best: tuple[Tensor, Tensor, Tensor] | None = None
-    for k, at in enumerate(evidence.expansions):
-        found = density_under(R, t, log_scale, at, evidence.observations, evidence.body)
-        found = found[0] + evidence.log_pose[:, k], *found[1:]
-        if best is None:
-            best = found
-            continue
-        better = found[0] > best[0] if owner is None else owner == k
-        best = where(better, found, best)
-    return best
+    (M, B), K = R.shape[:2], evidence.log_pose.shape[1]
+    log_scale = R.new_zeros(M, B) if log_scale is None else log_scale
+    hypotheses = (R, t, log_scale)
+    if owner is None:  # every hypothesis under every mode
+        at, rig = evidence.expansions, torch.arange(B, device=R.device).repeat_interleave(K)
+        hypotheses = tree_map(lambda value: value[:, rig], hypotheses)
+    else:
+        rows = _pack(owner, K)
+        at, rig = take(evidence.expansions, rows.mode), rows.mode // K
+        hypotheses = tree_map(lambda value: value.flatten(0, 1)[rows.sample], hypotheses)
+    shape, size, _ = coordinates_of(*hypotheses[:2], at)
+    observations = take(evidence.observations, rig)
+    value, joints = log_density(shape, size, hypotheses[2], at, observations, evidence.body)
+    if owner is not None:
+        value, joints = (part.flatten(0, 1)[rows.place] for part in (value, joints))
+        value, joints = value.view(M, B), joints.unflatten(0, (M, B))
+        return value + evidence.log_pose.T.gather(0, owner), joints
+    value, best = (value.unflatten(1, (B, K)) + evidence.log_pose).max(-1)
+    mode = torch.arange(B, device=R.device) * K + best  # (M, B)
+    return value, joints[torch.arange(M, device=R.device)[:, None], mode]
 
 
 @torch.no_grad()
@@ -155,7 +187,7 @@ def sample(
         R, t, target = _evaluate(step, owner, evidence, rough)
         proposals.append((proposal, shares))
         drawn.append((R, t, step[..., -1], owner, target))
-        places.append(_coordinates(R, t, step[..., -1], evidence))
+        places.append(_coordinates(R, t, step[..., -1], evidence.expansions))
         x, volume = (torch.cat(parts) for parts in zip(*places))
         mixture = torch.stack(
             [
@@ -180,14 +212,16 @@ def _normalised(shares: Tensor) -> Tensor:
 
 
 def _coordinates(
-    R: Tensor, t: Tensor, log_scale: Tensor, evidence: Evidence
+    R: Tensor, t: Tensor, log_scale: Tensor, expansions: Expansion
 ) -> tuple[Tensor, Tensor]:
     """Coordinates (m, B, K, D + 1) around every mode, and the log of their volume (m, B, K)."""
-    found = [coordinates_of(R, t, at) for at in evidence.expansions]
-    shape, size, volume = (torch.stack(parts, dim=2) for parts in zip(*found))
-    scale = log_scale.unsqueeze(-1).expand_as(size)
+    B = log_scale.shape[1]
+    K = len(expansions.t) // B
+    R, t, scale = (value.repeat_interleave(K, dim=1) for value in (R, t, log_scale))
+    shape, size, volume = coordinates_of(R, t, expansions)
     x = torch.cat([shape * (-scale).exp().unsqueeze(-1), torch.stack([size, scale], -1)], dim=-1)
-    return x, volume + shape.shape[-1] * scale
+    volume = volume + shape.shape[-1] * scale
+    return x.unflatten(1, (B, K)), volume.unflatten(1, (B, K))
 
 
 def _rough(evidence: Evidence) -> Evidence:
@@ -202,29 +236,22 @@ def _rough(evidence: Evidence) -> Evidence:
 def _evaluate(
     step: Tensor, owner: Tensor, evidence: Evidence, rough: Evidence
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cameras and target of coordinates (m, B, D + 1) around their modes.
-
-    Samples are in the order of their modes, so a further mode's are the last ones.
-    """
-    steps = num_newton_steps(evidence.observations.xy.shape[1])
-    R = t = target = None
-    for k, at in enumerate(evidence.expansions):
-        first = 0 if k == 0 else int((owner < k).sum(0).amin())
-        if first == len(owner):
-            break
-        part = step[first:]
-        moved = cameras_of(part, at)
-        shape, size = part[..., :-2] * part[..., -1:].exp(), part[..., -2]
-        numbers = (value.float() for value in (shape, size, part[..., -1]))
-        value = log_density(*numbers, rough.expansions[k], rough.observations, rough.body, steps)
-        value = value.log_density.to(step) + evidence.log_pose[:, k]
-        if k == 0:
-            (R, t), target = moved, value
-            continue
-        mine = owner[first:] == k
-        for whole, new in ((R, moved[0]), (t, moved[1]), (target, value)):
-            whole[first:] = where(mine, new, whole[first:])
-    return R, t, target
+    """Cameras and target of coordinates (m, B, D + 1) around their modes (m, B)."""
+    K = evidence.log_pose.shape[1]
+    rows = _pack(owner, K)
+    packed = step.flatten(0, 1)[rows.sample]  # (ROW, N, D + 1)
+    R, t = cameras_of(packed, take(evidence.expansions, rows.mode))
+    shape, size = packed[..., :-2] * packed[..., -1:].exp(), packed[..., -2]
+    value, _ = log_density(
+        *(part.float() for part in (shape, size, packed[..., -1])),
+        take(rough.expansions, rows.mode),
+        take(rough.observations, rows.mode // K),
+        rough.body,
+    )
+    R, t, value = (
+        part.flatten(0, 1)[rows.place].unflatten(0, owner.shape) for part in (R, t, value)
+    )
+    return R, t, value.to(step) + evidence.log_pose.T.gather(0, owner)
 
 
 class RigSolution(NamedTuple):
@@ -345,7 +372,7 @@ def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
 def _noise_scale_at(R: Tensor, t: Tensor, solution: RigSolution) -> tuple[Tensor, Tensor]:
     """The most probable log noise scale (B,) of cameras (1, B, ...), over the best mode's, and its
     standard deviation (B,): Newton steps with differences for derivatives."""
-    at = solution.evidence.expansions[0]
+    at = solution.evidence.best
     step = noise_scale_sigma(at)  # (B,)
     place, width = torch.zeros_like(step), step
     three = step.new_tensor([-1.0, 0.0, 1.0])[:, None]

@@ -72,7 +72,7 @@ def _without(
     # The others, in the frame of the first of them.
     cameras = to_reference(Cameras(R, R[:, others], t[:, others]))
     moved = transform(joints, R[:, others[:1]], t[:, others[:1]])
-    lengths = evidence.expansions[0].shared[rows, : len(evidence.body.mean)]
+    lengths = evidence.best.shared[rows, : len(evidence.body.mean)]
     starts = Bundle(*(value[:, None] for value in (cameras.R, cameras.t, moved, lengths)))
     seen = (value[:, :, others] for value in observations[:3])
     part = Observations(*seen, observations.held)
