@@ -10,4 +10,4 @@ from ptri.training.run import main
 from ptri.training.task2d import HeatmapTask
 
 if __name__ == "__main__":
-    sys.exit(main(HeatmapTask(), __doc__))
+    sys.exit(main(HeatmapTask, __doc__))

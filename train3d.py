@@ -10,4 +10,4 @@ from ptri.training.run import main
 from ptri.training.task3d import RigTask
 
 if __name__ == "__main__":
-    sys.exit(main(RigTask(), __doc__))
+    sys.exit(main(RigTask, __doc__))

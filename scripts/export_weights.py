@@ -66,9 +66,8 @@ def export(source: Path, target: Path, overwrite: bool = False, prefix: str = ""
 
 def evaluate(weights: str | Path, path: str | Path, overrides: list[str]) -> dict[str, float]:
     """Metrics of a 2D network on the test subjects of a configuration."""
-    settings = config.load(path, [*overrides, f"init.checkpoint_2d={weights}"])
-    task = HeatmapTask()
-    return task.validate(task.build_model(settings).eval(), settings)
+    task = HeatmapTask(config.load(path, [*overrides, f"init.checkpoint_2d={weights}"]))
+    return task.validate(task.build_model().eval())
 
 
 if __name__ == "__main__":

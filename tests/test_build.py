@@ -125,8 +125,8 @@ def test_whose_detector_counts(tmp_path):
 
 def test_training_a_detector_on_forgets_what_was_known_of_it(tmp_path):
     made = settings(checkpoint_2d=small_weights(tmp_path)["checkpoint_2d"])
-    frozen = RigTask().build_model(config.replace(made, train__freeze_2d=True))
-    trained = RigTask().build_model(made)
+    frozen = RigTask(config.replace(made, train__freeze_2d=True)).build_model()
+    trained = RigTask(made).build_model()
     assert frozen.detector == KNOWN and trained.detector == Detector()
 
 

@@ -15,8 +15,7 @@ from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, RigPosterior
-from ptri.training.batches3d import generated_batch
-from ptri.training.task3d import RigTask
+from ptri.training.task3d import RigTask, generated_batch
 
 HEADS = ("fusion", "algebraic", "volumetric", "fixed_views_mlp")
 SIZES = ["model.sizes.volume_size=8", "model.sizes.volume_width=4", "model.sizes.fixed_width=16"]
@@ -200,18 +199,17 @@ def test_a_new_head_keeps_the_lifter(tmp_path):
     named = [*SMALL, *SIZES, "data.kind=generated", "model.head=fixed_views_mlp"]
     named += ["train.new=head", "train.batch_size=4", "model.sizes.fixed_views=3"]
     named += ["generated.min_views=3", "generated.max_views=3", f"init.checkpoint_3d={path}"]
-    task, settings = RigTask(), config.load(None, named)
-    model = task.build_model(settings).train()
+    task = RigTask(config.load(None, named))
+    model = task.build_model().train()
     for kept, own in zip(old.lifter.parameters(), model.lifter.parameters()):
         assert torch.allclose(kept, own, atol=1e-3) and not own.requires_grad
     # It looks at no cameras, so none are solved.
-    values = task.training_step(model, generated_batch(settings, 0, 1, 0, 1), 1)
+    values = task.training_step(model, generated_batch(task.config, 0, 1), 1)
     values["loss"].mean().backward()
     idle = {name for name, p in model.fusion.named_parameters() if p.grad is None}
     assert idle == {"features.weight", "view_features.weight"}  # there are no images
-    late = config.load(None, [*named, "train.lifter_epochs=1"])
     with pytest.raises(UserError, match=r"train\.lifter_epochs"):
-        RigTask().build_model(late)
+        RigTask(config.load(None, [*named, "train.lifter_epochs=1"])).build_model()
 
 
 def test_ordered_views_go_round_the_person():

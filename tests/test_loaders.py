@@ -8,7 +8,7 @@ from h36m_fixture import make_tiny_h36m
 from ptri.config import AugmentConfig, DataConfig
 from ptri.data.h36m import H36M, SampleKey
 from ptri.data.h36m_index import build_index
-from ptri.data.loaders import EvaluationLoader, TrainLoader, epoch_order
+from ptri.data.loaders import EvaluationLoader, TrainLoader, epoch_order, num_batches
 from ptri.errors import UserError
 
 
@@ -47,41 +47,46 @@ def test_epoch_order():
     assert sorted(epoch_order(3, 6, 0, 0)[0].tolist()) == [0, 0, 1, 1, 2, 2]
 
 
+def indices(loader, first, end):
+    return [batch[:, 0] for batch in loader.between(first, end)]
+
+
 def test_ranks_share_every_global_batch():
     numbers = Numbers([4] * 50)
-    whole = [b[:, 0] for b in TrainLoader(numbers, 12, seed=3).epoch(1)]
-    parts = [[b[:, 0] for b in TrainLoader(numbers, 12, 3, rank, 3).epoch(1)] for rank in range(3)]
-    assert len(whole) == 4 == len(TrainLoader(numbers, 12, 3, 1, 3))
+    whole = indices(TrainLoader(numbers, 12, seed=3), 2, 10)  # four make a pass
+    parts = [indices(TrainLoader(numbers, 12, 3, rank, 3), 2, 10) for rank in range(3)]
+    assert len(whole) == 8 == 2 * num_batches(numbers, 12)
     for step, batch in enumerate(whole):
         assert torch.equal(batch, torch.cat([part[step] for part in parts]))
-    with pytest.raises(UserError, match=r"train\.batch_size: 10 cannot be shared by 3"):
-        TrainLoader(numbers, 10, 0, 0, 3)
 
 
-def test_resuming_in_the_middle_of_an_epoch():
+def test_batches_do_not_depend_on_where_a_run_begins():
     loader = TrainLoader(Numbers([4] * 40), 8, seed=0, num_views=(2, 0))
-    whole = list(loader.epoch(2))
-    assert len(whole) == len(loader) == 5
-    for start in range(6):
-        rest = list(loader.epoch(2, start))
-        assert len(rest) == 5 - start
-        assert all(torch.equal(a, b) for a, b in zip(rest, whole[start:]))
+    whole = list(loader.between(0, 12))
+    for number in (0, 1):  # each pass has every item once
+        passed = torch.cat(whole[5 * number : 5 * number + 5])
+        assert sorted(passed[:, 0].tolist()) == list(range(40))
+        assert (passed[:, 1] == number).all()
+    for first in (3, 5, 11, 12):
+        rest = list(loader.between(first, 12))
+        assert len(rest) == 12 - first
+        assert all(torch.equal(a, b) for a, b in zip(rest, whole[first:]))
 
 
 def test_number_of_views_is_one_per_batch():
     views = np.random.default_rng(0).integers(3, 5, 400)
     counts = []
-    for batch in TrainLoader(Numbers(views), 4, seed=0, num_views=(2, 0)).epoch(0):
+    for batch in TrainLoader(Numbers(views), 4, seed=0, num_views=(2, 0)).between(0, 100):
         assert len(batch[:, 2].unique()) == 1
         counts.append(int(batch[0, 2]))
         assert counts[-1] <= views[batch[:, 0]].min()
     assert set(counts) == {2, 3, 4}
     for low, high, expected in ((2, 2, {2}), (4, 4, {3, 4}), (3, 0, {3, 4}), (9, 0, {3, 4})):
         loader = TrainLoader(Numbers(views), 4, seed=0, num_views=(low, high))
-        assert {int(batch[0, 2]) for batch in loader.epoch(0)} == expected
+        assert {int(batch[0, 2]) for batch in loader.between(0, 100)} == expected
     # every rank draws the same number
     ranks = [TrainLoader(Numbers(views), 4, 0, rank, 2, num_views=(2, 0)) for rank in (0, 1)]
-    for a, b in zip(*(loader.epoch(0) for loader in ranks)):
+    for a, b in zip(*(loader.between(0, 100) for loader in ranks)):
         assert a[0, 2] == b[0, 2]
 
 
@@ -89,13 +94,12 @@ def test_training_is_independent_of_workers(tiny):
     index, data = tiny
     dataset = H36M(index, data, AugmentConfig(noise=0.5, blur=0.5, occluder=0.5), seed=4)
     loaders = [TrainLoader(dataset, 4, 4, workers=w, num_views=(2, 0)) for w in (0, 2)]
-    for epoch in (0, 1):  # the second with the same worker processes
-        steps = 0
-        for a, b in zip(*(loader.epoch(epoch) for loader in loaders)):
+    for first in (0, 4):  # the second time with the same worker processes
+        pairs = list(zip(*(loader.between(first, first + 4) for loader in loaders), strict=True))
+        assert len(pairs) == 4
+        for a, b in pairs:
             assert torch.equal(a.images, b.images) and torch.equal(a.joints2d, b.joints2d)
             assert torch.equal(a.cameras.R, b.cameras.R) and torch.equal(a.frame, b.frame)
-            steps += 1
-        assert steps == 3
 
 
 def test_a_sample_is_independent_of_batch_size(tiny):
@@ -104,7 +108,8 @@ def test_a_sample_is_independent_of_batch_size(tiny):
     seen = []
     for batch_size in (2, 6):
         by_frame = {}
-        for batch in TrainLoader(dataset, batch_size, 4, num_views=(4, 4)).epoch(0):
+        loader = TrainLoader(dataset, batch_size, 4, num_views=(4, 4))
+        for batch in loader.between(0, 12 // batch_size):
             for i in range(batch_size):
                 key = (int(batch.subject[i]), int(batch.action[i]), int(batch.frame[i]))
                 by_frame[key] = batch.images[i]
@@ -159,7 +164,7 @@ class Broken(Numbers):
 def test_errors_in_workers_stay_one_line(workers):
     for loader in (
         EvaluationLoader(Broken([4, 4]), 2, workers),
-        TrainLoader(Broken([4, 4]), 2, 0, workers=workers).epoch(0),
+        TrainLoader(Broken([4, 4]), 2, 0, workers=workers).between(0, 1),
     ):
         with pytest.raises(UserError) as caught:
             list(loader)

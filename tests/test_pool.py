@@ -9,7 +9,6 @@ from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.training import solved_scenes as pool
-from ptri.training.batches3d import generated_batch
 from ptri.training.task3d import RigTask
 
 POOLED = [
@@ -47,9 +46,10 @@ def name_of(change):
 
 def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
     path = tmp_path / "pools" / "pool.pt"
-    task, plan = RigTask(), settings(path, lifter)
-    model = task.build_model(plan).train()
-    made = task._pool
+    plan = settings(path, lifter)
+    task = RigTask(plan)
+    model = task.build_model().train()
+    made = task.pool
     assert path.is_file() and not any(p.requires_grad for p in model.lifter.parameters())
     assert sum(len(group.scene.K) for group in made.frames) == 12
     assert [group.scene.K.shape[:3] for group in made.clips] == [(2, 2, 2)]
@@ -82,8 +82,9 @@ def test_pool_round_trip_and_refusal(tmp_path, lifter, monkeypatch):
 def test_pools_of_other_settings_are_used_beside_it(tmp_path, lifter):
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"
     other = settings(first, lifter, "generated.errors.noise=0.05")
-    model = RigTask().build_model(other)
-    alone = pool.open_pool(model, other)
+    task = RigTask(other)
+    model = task.build_model()
+    alone = task.pool
     both = settings(second, lifter, f"generated.more_pools=[{first}]")
     found = pool.open_pool(model, both)
     assert len(found.frames) == 2 * len(alone.frames) and len(found.clips) == 2 * len(alone.clips)
@@ -102,18 +103,18 @@ def test_pools_of_other_settings_are_used_beside_it(tmp_path, lifter):
 
 
 def test_steps_draw_from_the_pool_in_turns(tmp_path, lifter):
-    task, plan = RigTask(), settings(tmp_path / "pool.pt", lifter)
-    model = task.build_model(plan).train()
-    batches = list(task.train_loader(plan, 0, 0, 1, 0))[:6]
+    task = RigTask(settings(tmp_path / "pool.pt", lifter))
+    model = task.build_model().train()
+    batches = list(task.batches(0, 6))
     assert [batch.posterior.R.shape[0] for batch in batches] == [2, 1, 2] * 2
     assert [batch.scene.K.shape[1] for batch in batches] == [1, 1, 2] * 2
     for batch in batches:
         true = torch.equal(batch.posterior.t[0], batch.scene.cameras.t)
         assert true == (len(batch.posterior.R) == 1)
         assert torch.allclose(batch.posterior.log_weights.logsumexp(0), torch.zeros(1), atol=1e-6)
-    for a, b in zip(leaves(batches[3].scene), leaves(generated(plan, task, 3).scene)):
+    for a, b in zip(leaves(batches[3].scene), leaves(next(task.batches(3, 4)).scene)):
         assert torch.equal(a.nan_to_num(-9), b.nan_to_num(-9))  # a step depends on its number only
-    parts = [generated(plan, task, 3, rank, 2).scene.joints3d for rank in range(2)]
+    parts = [next(task.batches(3, 4, rank, 2)).scene.joints3d for rank in range(2)]
     assert torch.equal(torch.cat(parts), batches[3].scene.joints3d)
     for step, batch in enumerate(batches[:3]):
         values = task.training_step(model, batch, step)
@@ -123,14 +124,10 @@ def test_steps_draw_from_the_pool_in_turns(tmp_path, lifter):
         assert float(model.fusion.ray.weight.grad.abs().sum()) > 0
 
 
-def generated(plan, task, step, rank=0, world=1):
-    return generated_batch(plan, 0, step, rank, world, task._pool)
-
-
 def test_a_pool_needs_a_lifter_and_is_a_file_of_its_kind(tmp_path, lifter):
     bare = config.load(None, [*POOLED[:-4], f"generated.pool={tmp_path / 'pool.pt'}"])
     bare = config.replace(bare, train__new="nothing")
     with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
-        RigTask().build_model(bare)
+        RigTask(bare).build_model()
     with pytest.raises(UserError, match="not a ptri-pool"):
-        RigTask().build_model(settings(lifter, lifter))
+        RigTask(settings(lifter, lifter)).build_model()

@@ -259,8 +259,8 @@ def test_shards_are_read_back(tmp_path):
     )
     data, test = Shards(made, "train"), Shards(made, "test")
     assert len(data) == len(test) == 6
-    whole = list(TrainLoader(data, 2, seed=1).epoch(1))
-    late = list(TrainLoader(Shards(made, "train"), 2, seed=1).epoch(1, start_step=2))
+    whole = list(TrainLoader(data, 2, seed=1).between(3, 6))
+    late = list(TrainLoader(Shards(made, "train"), 2, seed=1).between(5, 6))
     assert len(whole) == 3 and equal(whole[2].images, late[0].images)
     # The same sample as the tar's own reader gives: the joints lie in the crop of the box.
     sample = test[0]
@@ -294,8 +294,8 @@ def fly_config(**render):
 
 def test_training_on_the_fly_is_deterministic_and_resumes():
     data = Rendered(fly_config(), "train")
-    whole = list(TrainLoader(data, 4, seed=1).epoch(2))
-    late = list(TrainLoader(Rendered(fly_config(), "train"), 4, seed=1).epoch(2, start_step=1))
+    whole = list(TrainLoader(data, 4, seed=1).between(6, 9))
+    late = list(TrainLoader(Rendered(fly_config(), "train"), 4, seed=1).between(7, 9))
     assert len(whole) == 3 and len(late) == 2
     for first, second in zip(whole[1:], late):
         np.testing.assert_array_equal(first.images, second.images)

@@ -79,7 +79,7 @@ def test_resuming_cuts_the_lines_after_the_checkpoint(tmp_path):
     log.close()
     with open(tmp_path / "toy/metrics.jsonl", "a") as file:
         file.write('{"split": "train", "ep')  # killed in the middle of a line
-    log = RunLog(tmp_path / "toy", toy_config(tmp_path), resume_lines=3, resume_step=3)
+    log = RunLog(tmp_path / "toy", toy_config(tmp_path), resume_lines=3, step=3)
     log.scalars("train", 0, 4, {"loss": 40.0})
     log.close()
     lines = [json.loads(s) for s in (tmp_path / "toy/metrics.jsonl").read_text().splitlines()]

@@ -100,7 +100,7 @@ def stage_1(out: Path, seed: int) -> tuple[Path, Errors, Errors]:
     """Lifter and fusion from generated keypoints; errors before and after."""
     path = "configs/generated_keypoints.yaml"
     moving = functools.partial(generate_batch, numbers=MOVING)
-    with mock.patch("ptri.training.batches3d.generate_batch", moving):
+    with mock.patch("ptri.training.task3d.generate_batch", moving):
         folder = script("train3d.py", path, out, seed, *STAGE_1, "run.name=stage_1")
     weights = folder / "best.pt"
     settings = config.load(ROOT / path, [*SMALL, *STAGE_1])

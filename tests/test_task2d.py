@@ -44,14 +44,13 @@ def settings(root, out, *overrides):
 def test_overfits_painted_joints(root, tmp_path):
     """Training lowers the error on the very images it sees, through the engine."""
     made = settings(root, tmp_path, "data.test_subjects=[1]", "train.steps_per_epoch=60")
-    task = HeatmapTask()
+    task = HeatmapTask(made)
     torch.manual_seed(0)
-    before = task.validate(task.build_model(made).eval(), made)
-    engine.fit(HeatmapTask(), made)
-    weights, _ = checkpoint.load_weights(tmp_path / "two" / "best.pt")
-    model = task.build_model(made).eval()
-    model.load_state_dict(weights)
-    after = task.validate(model, made)
+    before = task.validate(task.build_model().eval())
+    engine.fit(HeatmapTask(made))
+    model = task.build_model().eval()
+    checkpoint.initialise(model, tmp_path / "two" / "best.pt")
+    after = task.validate(model)
     # px of a 64 px image; measured 18 before, 2 after
     assert before["x2d/l2"] > 10 and after["x2d/l2"] < 4, (before["x2d/l2"], after["x2d/l2"])
     assert after["loss/hm"] < 0.5 * before["loss/hm"]
@@ -59,7 +58,7 @@ def test_overfits_painted_joints(root, tmp_path):
                 "x2d/swapped", "coverage_50", "coverage_90", "confidence/gap",
                 "confidence/auc"}  # fmt: skip
     assert expected <= set(after) and all(np.isfinite(list(after.values())))
-    pictures = task.pictures(model, made)
+    pictures = task.pictures(model)
     assert sorted(pictures) == ["heatmaps/0", "skeleton/0"]
     assert all(p.dtype == np.uint8 and p.ndim == 3 and p.std() > 0 for p in pictures.values())
 
@@ -67,27 +66,26 @@ def test_overfits_painted_joints(root, tmp_path):
 def test_loader_continues_passes_over_the_data(root, tmp_path):
     """Epochs of 3 steps over a data set of 2: no batch is left out, skipping changes nothing."""
     made = settings(root, tmp_path, "train.steps_per_epoch=3")
-    task = HeatmapTask()
-    assert task.steps_per_epoch(made) == 3
-    assert HeatmapTask().steps_per_epoch(settings(root, tmp_path)) == 2  # one pass by default
-    batches = [batch for epoch in (0, 1) for batch in task.train_loader(made, epoch, 0, 1, 0)]
+    task = HeatmapTask(made)
+    assert task.steps_per_epoch() == 3
+    assert HeatmapTask(settings(root, tmp_path)).steps_per_epoch() == 2  # one pass by default
+    batches = [batch for first in (0, 3) for batch in task.batches(first, first + 3)]
     assert len(batches) == 6 and batches[0].images.shape == (8, 1, 3, 64, 64)
     for start in (0, 2, 4):  # each pass of two batches has every view of every frame once
         both = batches[start : start + 2]
         seen = torch.cat([batch.joints2d[:, 0, 0] for batch in both])
         assert len(seen.round(decimals=3).unique(dim=0)) == 16
-    rest = list(task.train_loader(made, 1, 0, 1, 2))
+    rest = list(task.batches(5, 6))
     assert len(rest) == 1 and torch.equal(rest[0].images, batches[5].images)
-    halves = [next(iter(HeatmapTask().train_loader(made, 0, rank, 2, 0))) for rank in (0, 1)]
+    halves = [next(HeatmapTask(made).batches(0, 1, rank, 2)) for rank in (0, 1)]
     assert torch.equal(torch.cat([half.images for half in halves]), batches[0].images)
 
 
 def test_losses_are_per_sample_and_weighted(root, tmp_path):
-    made = settings(root, tmp_path)
-    task = HeatmapTask()
+    task = HeatmapTask(settings(root, tmp_path))
     torch.manual_seed(0)
-    model = task.build_model(made).train()
-    batch = next(iter(task.train_loader(made, 0, 0, 1, 0)))
+    model = task.build_model().train()
+    batch = next(task.batches(0, 1))
     values = task.training_step(model, batch, 0)
     weights = {
         "hm": 1.0,
@@ -102,21 +100,20 @@ def test_losses_are_per_sample_and_weighted(root, tmp_path):
     # Two views of four samples instead of eight: the mean over views.
     with torch.no_grad():
         detection = model.eval()(batch.images.flatten(0, 1))
-        eight, _ = detection_losses(detection, batch, made)
+        eight, _ = detection_losses(detection, batch)
         pairs = batch._replace(
             images=batch.images.reshape(4, 2, 3, 64, 64),
             joints2d=batch.joints2d.reshape(4, 2, 17, 2),
             visible=batch.visible.reshape(4, 2, 17),
         )
-        four, _ = detection_losses(detection, pairs, made)
+        four, _ = detection_losses(detection, pairs)
     torch.testing.assert_close(four["loss"], eight["loss"].view(4, 2).mean(1))
 
 
 def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
-    made = settings(root, tmp_path)
-    task = HeatmapTask()
-    model = task.build_model(made)
-    groups = task.parameter_groups(model, made)
+    task = HeatmapTask(settings(root, tmp_path))
+    model = task.build_model()
+    groups = task.parameter_groups(model)
     listed = [p for group in groups for p in group["params"]]
     assert {id(p) for p in listed} == {id(p) for p in model.parameters()}
     assert len(listed) == len(set(map(id, listed)))
@@ -124,31 +121,31 @@ def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
 
 
 def test_starts_from_a_checkpoint(root, tmp_path):
-    made = config.replace(settings(root, tmp_path), model__sizes={"context": False})
+    def build(context, name=None, **sizes):
+        made = config.replace(settings(root, tmp_path), model__sizes={"context": context, **sizes})
+        path = name and str(tmp_path / name)
+        return HeatmapTask(config.replace(made, init__checkpoint_2d=path)).build_model().eval()
+
     torch.manual_seed(1)
-    model = HeatmapTask().build_model(made)
+    model = build(False)
     checkpoint.save_weights(tmp_path / "w.pt", model.state_dict(), {})
-    other = config.replace(made, init__checkpoint_2d=str(tmp_path / "w.pt"))
-    again = HeatmapTask().build_model(other)
+    again = build(False, "w.pt")
     for old, new in zip(model.parameters(), again.parameters()):
         torch.testing.assert_close(old, new, rtol=1e-3, atol=1e-4)  # fp16
-    more = HeatmapTask().build_model(config.replace(other, model__sizes={"context": True})).eval()
+    more = build(True, "w.pt")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(more(images).logits, again.eval()(images).logits)
+        torch.testing.assert_close(more(images).logits, again(images).logits)
     checkpoint.save_weights(tmp_path / "more.pt", more.state_dict(), {})
     with pytest.raises(UserError, match=r"more\.pt.*unexpected"):
-        HeatmapTask().build_model(
-            config.replace(other, init__checkpoint_2d=str(tmp_path / "more.pt"))
-        )
-    wider = config.replace(other, model__sizes={"context": False, "head_channels": 32})
+        build(False, "more.pt")
     with pytest.raises(UserError, match=r"w\.pt"):
-        HeatmapTask().build_model(wider)
+        build(False, "w.pt", head_channels=32)
 
 
 def test_export_is_what_was_evaluated(root, tmp_path, capsys):
     made = settings(root, tmp_path, "train.steps_per_epoch=2", "evaluate.pictures=0")
-    engine.fit(HeatmapTask(), made)
+    engine.fit(HeatmapTask(made))
     source, target = tmp_path / "two" / "best.pt", tmp_path / "w.pt"
     chosen = tmp_path / "chosen.yaml"
     chosen.write_text(config.to_yaml(made))
@@ -212,9 +209,9 @@ def test_swapped_sides_are_seen():
 def test_image_sizes_are_spread_over_the_epochs(root, tmp_path):
     made = settings(root, tmp_path, "train.epochs=5", "train.image_sizes=[32,32,64]")
     assert [image_size(made, epoch) for epoch in range(6)] == [32, 32, 32, 32, 64, 64]
-    task = HeatmapTask()
-    for epoch, size in ((0, 32), (4, 64), (0, 32)):
-        batch = next(iter(task.train_loader(made, epoch, 0, 1, 0)))
+    task = HeatmapTask(made)
+    for task.epoch, size in ((0, 32), (4, 64), (0, 32)):
+        batch = next(task.batches(0, 1))
         assert batch.images.shape[-1] == size
         inside = batch.joints2d[batch.visible]
         assert float(inside.max()) <= size - 0.5 and float(inside.max()) > 0.8 * size
@@ -227,17 +224,17 @@ def test_validation_follows_the_image_sizes(root, tmp_path):
     """Errors are in px of the last size, whatever the epoch's; the run ends with that size."""
     made = settings(root, tmp_path, "train.epochs=2", "train.image_sizes=[32,64]",
                     "train.steps_per_epoch=2", "evaluate.pictures=1")  # fmt: skip
-    task = HeatmapTask()
+    task = HeatmapTask(made)
     torch.manual_seed(0)
-    model = task.build_model(made).eval()
-    last = task.validate(model, made)
+    model = task.build_model().eval()
+    last = task.validate(model)
     task.epoch = 0
-    first = task.validate(model, made)
-    assert task.pictures(model, made)["skeleton/0"].dtype == np.uint8
+    first = task.validate(model)
+    assert task.pictures(model)["skeleton/0"].dtype == np.uint8
     # Measured 0.67; in px of their own images 0.34.
     assert 0.5 < first["x2d/l2"] / last["x2d/l2"] < 1.5, (first["x2d/l2"], last["x2d/l2"])
     task.epoch = 1
-    assert task.validate(model, made) == last
-    engine.fit(HeatmapTask(), made)
+    assert task.validate(model) == last
+    engine.fit(HeatmapTask(made))
     lines = [json.loads(line) for line in (tmp_path / "two/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["split"] == "val"] == [2, 4]

@@ -5,9 +5,8 @@ from test_models3d import SMALL
 from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
-from ptri.training.batches3d import generated_batch
 from ptri.training.optimizer import make_optimizer
-from ptri.training.task3d import RigTask
+from ptri.training.task3d import RigTask, generated_batch
 
 GENERATED = [
     *SMALL, "data.kind=generated", "train.batch_size=4", "train.lifter_epochs=1",
@@ -18,17 +17,17 @@ GENERATED = [
 
 def test_steps_take_turns():
     settings = config.load(None, GENERATED)
-    lift = generated_batch(settings, 0, 0, 0, 1)
+    lift = generated_batch(settings, 0, 0)
     assert lift.lift_only
     assert lift.scene.K.shape[:3] == (8, 1, 2)
-    turns = [generated_batch(settings, 1, step, 0, 1) for step in (3, 4, 5, 8)]
+    turns = [generated_batch(settings, 1, step) for step in (3, 4, 5, 8)]
     assert [turn.calibrated for turn in turns] == [False, True, False, False]
     assert [tuple(turn.scene.K.shape[:2]) for turn in turns] == [(4, 1), (4, 1), (1, 4), (2, 2)]
 
 
 def test_ranks_share_the_global_batch():
     settings = config.load(None, GENERATED)
-    whole = generated_batch(settings, 1, 3, 0, 1).scene.joints3d
+    whole = generated_batch(settings, 1, 3).scene.joints3d
     parts = [generated_batch(settings, 1, 3, rank, 2).scene.joints3d for rank in range(2)]
     assert torch.equal(whole, torch.cat(parts))
     with pytest.raises(UserError, match=r"train\.batch_size"):
@@ -42,14 +41,14 @@ def test_every_kind_of_step_trains_what_it_uses(optimizer):
     Muon used to move them by its full rate along old gradients.
     """
     settings = config.load(None, [*GENERATED, f"train.optimizer={optimizer}"])
-    task = RigTask()
+    task = RigTask(settings)
     torch.manual_seed(0)
-    model = task.build_model(settings).train()
-    steps = make_optimizer(task.parameter_groups(model, settings), settings.train)
+    model = task.build_model().train()
+    steps = make_optimizer(task.parameter_groups(model), settings.train)
     always, clips = {"fusion.ray.weight"}, {"fusion.frames.0.output.weight"}
     moved = []
     for epoch, step in ((1, 5), (1, 6), (1, 7), (0, 0), (1, 8)):  # clip, frame, true cameras, lift
-        batch = generated_batch(settings, epoch, step, 0, 1)
+        batch = generated_batch(settings, epoch, step)
         values = task.training_step(model, batch, step)
         assert values["loss"].shape == (len(batch.scene.K),)
         assert bool(torch.isfinite(values["loss"]).all())
@@ -71,31 +70,30 @@ def test_a_run_of_the_lifter_alone_keeps_the_fusion(tmp_path, monkeypatch):
     checkpoint.save_weights(tmp_path / "old.pt", old.state_dict(), {})
     new = ["train.new=lifter", "model.sizes.lifter_blocks=2"]
     with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
-        RigTask().build_model(config.load(None, [*alone, *new]))
+        RigTask(config.load(None, [*alone, *new])).build_model()
     settings = config.load(None, [*alone, *new, f"init.checkpoint_3d={tmp_path / 'old.pt'}"])
-    task = RigTask()
-    model = task.build_model(settings).train()
+    task = RigTask(settings)
+    model = task.build_model().train()
     # Matrices are saved in half precision.
     for kept, own in zip(old.fusion.parameters(), model.fusion.parameters()):
         assert torch.allclose(kept, own, atol=1e-3)
     assert not any(p.requires_grad for p in model.fusion.parameters())
-    batch = generated_batch(settings, 0, 0, 0, 1)
+    batch = generated_batch(settings, 0, 0)
     assert batch.scene.K.shape[:3] == (8, 1, 3)
     task.training_step(model, batch, 0)["loss"].mean().backward()
     assert all(p.grad is not None for p in model.lifter.parameters())
-    assert task.monitor in task.validate(model.eval(), settings)
-    assert RigTask().monitor == "mpjpe"
-    assert task.pictures(model, settings) == {}
+    assert task.monitor in task.validate(model.eval()) and task.monitor != RigTask.monitor
+    assert task.pictures(model) == {}
 
 
 def test_validation_and_pictures(monkeypatch):
     monkeypatch.setattr("ptri.training.validation3d.NUM_SCENES", 8)
-    task, settings = RigTask(), config.load(None, [*GENERATED, "evaluate.pictures=1"])
-    model = task.build_model(settings).eval()
-    metrics = task.validate(model, settings)
+    task = RigTask(config.load(None, [*GENERATED, "evaluate.pictures=1"]))
+    model = task.build_model().eval()
+    metrics = task.validate(model)
     assert task.monitor in metrics
     assert all(value == value for value in metrics.values()), metrics
-    pictures = task.pictures(model, settings)
+    pictures = task.pictures(model)
     assert next(iter(pictures.values())).shape[2] == 3
 
 
@@ -104,11 +102,11 @@ def test_end_to_end_step_reaches_the_heatmaps():
         *SMALL, "data.root=data/demo", "data.train_subjects=[1]", "data.test_subjects=[9]",
         "data.image_size=64", "data.workers=0", "train.batch_size=2",
     ]  # fmt: skip
-    task, settings = RigTask(), config.load(None, overrides)
+    task = RigTask(config.load(None, overrides))
     torch.manual_seed(0)
-    model = task.build_model(settings).train()
+    model = task.build_model().train()
     assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
-    batch = next(iter(task.train_loader(settings, 0, 0, 1, 0)))
+    batch = next(task.batches(0, 1))
     values = task.training_step(model, batch, 0)
     # The 3D losses alone must reach the heatmaps, unless that is cut.
     weights = model.network2d.head.heatmaps.weight
@@ -116,8 +114,7 @@ def test_end_to_end_step_reaches_the_heatmaps():
     assert weights.grad is not None
     assert float(weights.grad.abs().max()) > 0
     model.zero_grad()
-    cut = config.load(None, [*overrides, "train.gradient_2d=0"])
-    task.build_model(cut)
+    task = RigTask(config.load(None, [*overrides, "train.gradient_2d=0"]))
     values = task.training_step(model, batch, 0)
     (values["loss/x3d"] + values["loss/pose"]).mean().backward()
     assert weights.grad is None

@@ -131,13 +131,15 @@ def test_taught_run_resumes_and_ships_the_network_alone(tmp_path):
         "data.train_subjects=[1]", "data.test_subjects=[9]", "data.image_size=64",
         "data.workers=0", "train.batch_size=4", "train.steps_per_epoch=2", "evaluate.pictures=0",
     ]  # fmt: skip
-    teacher = config.load(None, [*common, "run.name=teacher", f"model.backbone={OTHER}",
-                                 "train.epochs=1"])  # fmt: skip
-    engine.fit(HeatmapTask(), teacher)
-    taught = [*common, "run.name=taught", f"init.teacher_2d={tmp_path / 'teacher' / 'best.pt'}",
+
+    def train(*settings, resume=False):
+        engine.fit(HeatmapTask(config.load(None, [*common, *settings])), resume)
+
+    train("run.name=teacher", f"model.backbone={OTHER}", "train.epochs=1")
+    taught = ["run.name=taught", f"init.teacher_2d={tmp_path / 'teacher' / 'best.pt'}",
               "train.weight_orientation=1.0"]  # fmt: skip
-    engine.fit(HeatmapTask(), config.load(None, [*taught, "train.epochs=1"]))
-    engine.fit(HeatmapTask(), config.load(None, [*taught, "train.epochs=2"]), resume=True)
+    train(*taught, "train.epochs=1")
+    train(*taught, "train.epochs=2", resume=True)
     log = (tmp_path / "taught" / "metrics.jsonl").read_text()
     assert "loss/imitation" in log and "loss/orientation" in log
     path = tmp_path / "taught" / "last.pt"

@@ -9,6 +9,7 @@ from torch import nn
 
 from ptri import config
 from ptri.training import engine
+from ptri.training.state import Task
 
 SAMPLES = 96
 
@@ -32,34 +33,35 @@ class Net(nn.Module):
         return self.layers(x) + (self.idle(x) if with_idle else 0.0)
 
 
-class ToyTask:
+class ToyTask(Task):
+    """With ``idle``, a layer takes part in every third step alone."""
+
     monitor = "error"
 
-    def __init__(
-        self, width=8, dropout=0.0, bad_frame=None, hook=None, validation=None, idle=False
-    ):
+    def __init__(self, config, width=8, dropout=0.0, bad_frame=None, hook=None, idle=False):
+        super().__init__(config)
         self.width, self.dropout, self.bad_frame, self.hook = width, dropout, bad_frame, hook
-        self.idle_weights = idle  # a layer that takes part in every third step
-        self.validation = validation
+        self.idle_weights = idle
         self.seen = []
         generator = torch.Generator().manual_seed(5)
         self.x = torch.randn(SAMPLES, 3, generator=generator)
         self.y = self.x @ torch.tensor([[1.0], [-2.0], [0.5]]) + 0.3
 
-    def build_model(self, config):
+    def build_model(self):
         return Net(self.width, self.dropout, self.idle_weights)
 
-    def parameter_groups(self, model, config):
+    def parameter_groups(self, model):
         return [{"params": list(model.parameters())}]
 
-    def steps_per_epoch(self, config):
-        return config.train.steps_per_epoch or SAMPLES // config.train.batch_size
+    def steps_per_epoch(self):
+        return SAMPLES // self.config.train.batch_size
 
-    def train_loader(self, config, epoch, rank, world, start_step):
-        order = np.random.default_rng([config.run.seed, epoch]).permutation(SAMPLES)
-        size, share = config.train.batch_size, config.train.batch_size // world
-        for step in range(start_step, self.steps_per_epoch(config)):
-            rows = torch.from_numpy(order[step * size + rank * share :][:share].copy())
+    def batches(self, first, end, rank=0, world=1):
+        size, share = self.config.train.batch_size, self.config.train.batch_size // world
+        for step in range(first, end):
+            epoch, number = divmod(step, self.steps_per_epoch())
+            order = np.random.default_rng([self.config.run.seed, epoch]).permutation(SAMPLES)
+            rows = torch.from_numpy(order[number * size + rank * share :][:share].copy())
             self.seen.append(rows.tolist())
             y = self.y[rows].clone()
             if self.bad_frame is not None:
@@ -73,13 +75,11 @@ class ToyTask:
         error = (model(batch.x, with_idle) - batch.y).square().mean(dim=1)
         return {"loss": error, "absolute": (error + 1e-12).sqrt()}
 
-    def validate(self, model, config):
-        if self.validation is not None:
-            self.validation(model)
+    def validate(self, model):
         assert not model.training
         return {"error": float((model(self.x, self.idle_weights) - self.y).square().mean())}
 
-    def pictures(self, model, config):
+    def pictures(self, model):
         return {"toy/grey": np.full((8, 8, 3), 128, np.uint8)}
 
 
@@ -97,7 +97,7 @@ def run(folder, log, options, *overrides):
 
     Args:
         options: "flags" for `engine.fit`; "strike": (step, signal) to send to itself; "rank",
-            "world", "port" of several processes.
+            "world", "port" of several processes; "dropout", "bad_frame", "idle" of the task.
     """
     stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stderr, 2)
@@ -113,10 +113,6 @@ def run(folder, log, options, *overrides):
         if "strike" in options and step == options["strike"][0]:
             os.kill(os.getpid(), options["strike"][1])
 
-    task = ToyTask(
-        dropout=options.get("dropout", 0.2),
-        hook=hook,
-        bad_frame=options.get("bad_frame"),
-        idle=options.get("idle", False),
-    )
-    engine.fit(task, toy_config(folder, *overrides), **options.get("flags", {}))
+    of_task = {key: options[key] for key in ("dropout", "bad_frame", "idle") if key in options}
+    task = ToyTask(toy_config(folder, *overrides), hook=hook, **{"dropout": 0.2, **of_task})
+    engine.fit(task, **options.get("flags", {}))

@@ -6,20 +6,25 @@ is cut into global batches, and each rank takes its share of every one.
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ptri.data.h36m import SampleKey
 from ptri.errors import UserError
 
 WORKER_GRACE = 20  # s that a loader process works on after SIGTERM
+
+
+def num_batches(dataset: Dataset, batch_size: int) -> int:
+    """Global batches of one pass over a data set; see `epoch_order`."""
+    return max(1, len(dataset) // batch_size)
 
 
 def epoch_order(length: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
@@ -33,36 +38,39 @@ def epoch_order(length: int, batch_size: int, seed: int, epoch: int) -> np.ndarr
     return np.resize(order, (steps, batch_size))
 
 
-class _TrainBatches(Sampler):
-    """Lists of keys, this rank's share of each global batch from ``start_step`` on."""
+@dataclasses.dataclass
+class _TrainKeys:
+    """Lists of keys: this rank's share of the global batches ``steps``, counted over all passes."""
 
-    def __init__(self, views, batch_size, seed, rank, world, num_views) -> None:
-        self.views, self.batch_size, self.seed = np.asarray(views), batch_size, seed
-        self.rank, self.world, self.num_views = rank, world, num_views
-        self.epoch, self.start_step = 0, 0
-
-    def __len__(self) -> int:
-        return max(1, len(self.views) // self.batch_size) - self.start_step
+    dataset: Dataset
+    batch_size: int
+    seed: int
+    rank: int
+    world: int
+    num_views: tuple[int, int]
+    steps: range = range(0)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = epoch_order(len(self.views), self.batch_size, self.seed, self.epoch)
         share = self.batch_size // self.world
-        for step in range(self.start_step, len(order)):
-            batch = order[step]
-            count = self._draw_views(step, int(self.views[batch].min()))
+        current = None
+        for step in self.steps:
+            epoch, number = divmod(step, num_batches(self.dataset, self.batch_size))
+            if epoch != current:
+                order = epoch_order(len(self.dataset), self.batch_size, self.seed, epoch)
+                current = epoch
+            batch = order[number]
+            # A batch is one tensor: every sample has as many views.
+            available = int(self.dataset.num_views[batch].min())
+            low, high = self.num_views
+            high = min(high or available, available)
+            rng = np.random.default_rng((self.seed, epoch, number, 0x71E5))
+            count = int(rng.integers(min(low, high), high + 1))
             items = batch[self.rank * share : (self.rank + 1) * share]
-            yield [SampleKey(int(item), self.epoch, count) for item in items]
-
-    def _draw_views(self, step: int, available: int) -> int:
-        """How many views every sample of a step has: a batch is one tensor."""
-        low, high = self.num_views
-        high = min(high or available, available)
-        rng = np.random.default_rng((self.seed, self.epoch, step, 0x71E5))
-        return int(rng.integers(min(low, high), high + 1))
+            yield [SampleKey(int(item), epoch, count) for item in items]
 
 
 class TrainLoader:
-    """Batches of an epoch; keeps its worker processes from epoch to epoch."""
+    """A run's batches; keeps its worker processes."""
 
     def __init__(
         self,
@@ -77,38 +85,17 @@ class TrainLoader:
         """
         Args:
             dataset: items with ``num_views`` (N,), how many views each has; takes `SampleKey`.
-            batch_size: of all ranks together.
+            batch_size: of all ranks together, a multiple of their number.
             num_views: fewest and most views of a batch; 0: as many as there are.
-
-        Raises:
-            UserError: the batch cannot be shared equally.
         """
-        if batch_size % world:
-            raise UserError(
-                f"train.batch_size: {batch_size} cannot be shared by {world} processes; "
-                "choose a multiple"
-            )
-        views = dataset.num_views
-        self._batches = _TrainBatches(views, batch_size, seed, rank, world, num_views)
-        self._loader = _loader(dataset, self._batches, workers)
-
-    def __len__(self) -> int:
-        """Steps of a whole epoch."""
-        return max(1, len(self._batches.views) // self._batches.batch_size)
-
-    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Any]:
-        """Yields this rank's collated batches of an epoch, from ``start_step`` on."""
-        self._batches.epoch, self._batches.start_step = epoch, start_step
-        if start_step < len(self):
-            yield from _plain_errors(self._loader)
+        self.dataset = dataset
+        self._keys = _TrainKeys(dataset, batch_size, seed, rank, world, num_views)
+        self._loader = _loader(dataset, self._keys, workers, persistent=True)
 
     def between(self, first: int, end: int) -> Iterator[Any]:
-        """Batches ``first`` to ``end - 1``, counted over all passes over the data."""
-        while first < end:
-            epoch, start_step = divmod(first, len(self))
-            count = min(end - first, len(self) - start_step)
-            yield from islice(self.epoch(epoch, start_step), count)
-            first += count
+        """This rank's collated batches ``first`` to ``end - 1``, counted over all passes."""
+        self._keys.steps = range(first, end)
+        return _plain_errors(self._loader)
 
 
 class EvaluationLoader:
@@ -123,10 +110,7 @@ class EvaluationLoader:
         """
         borders = np.flatnonzero(np.diff(dataset.scene)) + 1
         self._scenes = [
-            [
-                scene[start : start + batch_size].tolist()
-                for start in range(0, len(scene), batch_size)
-            ]
+            [part.tolist() for part in np.split(scene, range(batch_size, len(scene), batch_size))]
             for scene in np.split(np.arange(len(dataset)), borders)
         ]
         batches = [batch for scene in self._scenes for batch in scene]
@@ -148,19 +132,15 @@ class EvaluationLoader:
             yield zip(scene, batches)
 
 
-def _loader(
-    dataset, batches: Sampler | list[list[int]], workers: int, persistent: bool = True
-) -> DataLoader:
-    options: dict[str, Any] = {}
-    if workers > 0:
-        options = {"prefetch_factor": 4, "persistent_workers": persistent}
+def _loader(dataset, batches, workers: int, persistent: bool) -> DataLoader:
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=_start_worker,
-        **options,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=persistent and workers > 0,
     )
 
 

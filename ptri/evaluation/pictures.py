@@ -30,6 +30,17 @@ def rotation_words(R: Tensor, R_true: Tensor) -> str:
     return f"{error.median():.1f} deg (median), {error.max():.1f} deg (worst)"
 
 
+def heatmap_picture(image: Tensor, logits: Tensor, xy: Tensor) -> np.ndarray:
+    """Heatmaps over the image they are of.
+
+    Args:
+        image: (3, H, W), normalised. logits: (J, h, w). xy: (J, 2) px, the true joints.
+    """
+    heatmaps = logits.flatten(1).softmax(-1).view_as(logits)
+    image, heatmaps, xy = (value.cpu().numpy() for value in (image, heatmaps, xy))
+    return draw.heatmap_overlay(draw.denormalise(image), heatmaps, xy)
+
+
 class Painter:
     """Keeps the images of evenly spread frames and draws them once their scene is solved."""
 

@@ -8,7 +8,7 @@ In reading order:
 - optimizer.py: AdamW and Muon, learning rate, averaged weights, precision;
 - runlog.py: the run folder; system.py: processes, signals, random generators;
 - task2d.py: the 2D network from images;
-- task3d.py: lifter and fusion, from generated keypoints (batches3d.py, and solved_scenes.py where
-  rigs are solved once) or from images; losses3d.py: the losses of a step, in numbered steps;
+- task3d.py: lifter and fusion, from generated keypoints (and solved_scenes.py, where rigs are
+  solved once) or from images; losses3d.py: the losses of a step, in numbered steps;
   validation3d.py: its metrics and pictures.
 """

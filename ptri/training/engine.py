@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from ptri.config import Config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import run_folder
 from ptri.structures import to_device
@@ -35,12 +34,11 @@ GRAD_CLIP = 1.0  # largest gradient norm
 MAX_SKIPPED = 20  # fp16 steps in a row with overflowing gradients before the run stops
 
 
-def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = False) -> None:
+def fit(task: Task, resume: bool = False, overwrite: bool = False) -> None:
     """Trains a task into its run folder.
 
     Args:
-        task: what is trained.
-        config: how.
+        task: what is trained, and its configuration.
         resume: continue the run folder's last.pt.
         overwrite: replace the run folder, once configuration, model and data have proved good.
 
@@ -48,10 +46,10 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
         UserError: bad settings, data or checkpoint, or the loss is no longer finite.
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, with the run saved.
     """
-    folder = run_folder(config)
-    with system.started(config.run.device) as world, StopSignals() as signals:
+    folder = run_folder(task.config)
+    with system.started(task.config.run.device) as world, StopSignals() as signals:
         system.on_first(world, lambda: check_folder(folder, resume, overwrite))
-        run = state.build(task, config, world, folder)
+        run = state.build(task, world, folder)
         saved = state.restore(run) if resume else None
         system.on_first(world, lambda: _open_log(run, saved))
         try:
@@ -62,12 +60,8 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
                 )
             _train(task, run, signals)
         except StopRequested as stop:
-            LOGGER.warning(
-                "stopped by %s at epoch %d, step %d; saved, continue with --resume",
-                stop.name,
-                run.epoch,
-                run.step,
-            )
+            where = f"epoch {run.epoch}, step {run.step}"
+            LOGGER.warning("stopped by %s at %s; saved, go on with --resume", stop.name, where)
             raise SystemExit(stop.exit_code) from None
         except UserError as error:
             LOGGER.error("%s", error)
@@ -82,17 +76,13 @@ def fit(task: Task, config: Config, resume: bool = False, overwrite: bool = Fals
 
 
 def _open_log(run: Run, saved: dict[str, Any] | None) -> None:
-    if saved is None:
-        run.log = RunLog(run.folder, run.config)
-    else:
-        run.log = RunLog(run.folder, run.config, saved["log_lines"], run.step)
-        for change in state.changes(saved, run.config):
-            LOGGER.warning("resuming with changed %s", change)
-    count = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+    run.log = RunLog(run.folder, run.config, saved and saved["log_lines"], run.step)
+    for change in state.changes(saved, run.config) if saved else ():
+        LOGGER.warning("resuming with changed %s", change)
     LOGGER.info(
         "%s: %d trained parameters, %d steps per epoch, %s, %s, %d process(es); epoch %d, step %d",
         run.folder,
-        count,
+        sum(p.numel() for p in run.model.parameters() if p.requires_grad),
         run.steps_per_epoch,
         run.world.device,
         run.amp or torch.float32,
@@ -104,54 +94,65 @@ def _open_log(run: Run, saved: dict[str, Any] | None) -> None:
 
 def _train(task: Task, run: Run, signals: StopSignals) -> None:
     """The loop over epochs."""
-    if run.epoch >= run.config.train.epochs:
+    epochs = run.config.train.epochs
+    if run.epoch >= epochs:
         LOGGER.info("all %d epochs are done", run.epoch)
-    while run.epoch < run.config.train.epochs:
+    while run.epoch < epochs:
         task.epoch = run.epoch
         # 1. The steps of the epoch, or what is left of them.
-        start = run.step - run.epoch * run.steps_per_epoch
-        if start < run.steps_per_epoch:
-            _train_epoch(task, run, signals, start)
+        _train_epoch(task, run, signals)
         state.save(run, "last.pt")  # a stop during validation repeats that, not the epoch
         # 2. Validation of the averaged weights, by the first process.
         metrics, pictures = _validate(task, run, signals)
         _stop_if_asked(run, signals)
         run.epoch += 1
         # 3. What is evaluated is what is saved.
-        _log_validation(run, metrics, pictures)
-        if metrics and metrics[task.monitor] < run.best:
-            run.best = metrics[task.monitor]
-            state.save(run, "best.pt")  # before last.pt, which holds its metric
+        if metrics:
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            LOGGER.info("epoch %d/%d, step %d: %s", run.epoch, epochs, run.step, shown)
+            run.log.scalars("val", run.epoch - 1, run.step, metrics)
+            run.log.pictures(run.step, pictures)
+            if metrics[task.monitor] < run.best:
+                run.best = metrics[task.monitor]
+                state.save(run, "best.pt")  # before last.pt, which holds its metric
         state.save(run, "last.pt")
 
 
-def _train_epoch(task: Task, run: Run, signals: StopSignals, start: int) -> None:
-    """The loop over an epoch's steps from ``start`` on."""
-    train, world = run.config.train, run.world
+def _train_epoch(task: Task, run: Run, signals: StopSignals) -> None:
+    """The steps of an epoch that are still to be done."""
+    train, world, start = run.config.train, run.world, run.step
+    end = (run.epoch + 1) * run.steps_per_epoch
     run.losses.train()
-    batches = iter(task.train_loader(run.config, run.epoch, world.rank, world.size, start))
+    batches = iter(task.batches(start, end, world.rank, world.size))
     began = time.perf_counter()
-    with _progress(run, start) as bar:
-        for done in bar:
+    with tqdm(
+        total=run.steps_per_epoch,
+        initial=start + run.steps_per_epoch - end,
+        unit="step",
+        leave=False,
+        desc=f"epoch {run.epoch + 1}/{train.epochs}",
+        disable=None if world.first else True,
+    ) as bar:
+        while run.step < end:
             # 1. A batch, a step.
-            batch = next(batches, None)
-            if batch is None:
-                raise RuntimeError(
-                    f"the loader ended after {done - 1} of {run.steps_per_epoch} batches"
-                )
-            values = _training_step(run, batch)
+            values = _training_step(run, next(batches))
+            bar.update()
             # 2. Means over some steps are logged.
             for name, value in values.items():
                 run.window[name] = run.window.get(name, 0.0) + value
             run.window["steps"] = run.window.get("steps", 0) + 1
-            last = done == run.steps_per_epoch
+            last = run.step == end
             if last or run.step % train.log_every_steps == 0:
                 bar.set_postfix(loss=f"{values['loss']:.4g}", refresh=False)
-                seconds = time.perf_counter() - began
-                _log_window(run, samples_per_second=(done - start) * train.batch_size / seconds)
+                count = run.window.pop("steps")
+                means = {name: value / count for name, value in run.window.items()}
+                run.window.clear()
+                samples = (run.step - start) * train.batch_size
+                means["samples_per_second"] = samples / (time.perf_counter() - began)
+                if run.log is not None:
+                    run.log.scalars("train", run.epoch, run.step, means)
             # 3. The state is saved, and the run stops here if it was asked to.
-            every = train.save_every_steps
-            if every and run.step % every == 0 and not last:
+            if train.save_every_steps and run.step % train.save_every_steps == 0 and not last:
                 state.save(run, "last.pt")
             if not last:
                 _stop_if_asked(run, signals, save=True)
@@ -176,7 +177,7 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
     means = (system.total(world, sums) / world.size).tolist()  # the shares are equal
     values = dict(zip(losses, means))
     if not math.isfinite(values["loss"]):
-        _raise_not_finite(run, "loss", _sample_names(batch, ~losses["loss"].isfinite()))
+        _raise_not_finite(run, "loss", batch, ~losses["loss"].isfinite())
     # 3. Gradients, clipped. In fp16 the scaler skips a step that overflows and lowers its scale.
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(losses["loss"].float().mean()).backward()
@@ -185,8 +186,7 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
     values["grad_norm"] = float(nn.utils.clip_grad_norm_(weights, GRAD_CLIP))
     run.skipped = 0 if math.isfinite(values["grad_norm"]) else run.skipped + 1
     if run.skipped > (MAX_SKIPPED if run.scaler.is_enabled() else 0):
-        any_sample = torch.ones_like(losses["loss"], dtype=torch.bool)
-        _raise_not_finite(run, "gradient norm", _sample_names(batch, any_sample))
+        _raise_not_finite(run, "gradient norm", batch, torch.ones_like(losses["loss"]))
     # 4. Weights, learning rate, averaged weights.
     values["lr"] = run.optimizer.param_groups[0]["lr"]
     run.scaler.step(run.optimizer)
@@ -198,17 +198,13 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
     return values
 
 
-def _sample_names(batch: Any, chosen: Tensor) -> list[str]:
-    """What the chosen samples (B,) of a batch are called, as far as the batch knows."""
-    indices = chosen.nonzero().flatten().tolist()
-    known = [key for key in ("subject", "action", "frame") if hasattr(batch, key)]
-    if not known:
-        return [f"{index} of the batch" for index in indices]
-    return [", ".join(f"{key} {int(getattr(batch, key)[i])}" for key in known) for i in indices]
-
-
-def _raise_not_finite(run: Run, what: str, samples: list[str]) -> NoReturn:
-    """Every process names the samples of all."""
+def _raise_not_finite(run: Run, what: str, batch: Any, chosen: Tensor) -> NoReturn:
+    """Names the chosen samples (B,) of all processes, as far as their batches know."""
+    keys = [key for key in ("subject", "action", "frame") if hasattr(batch, key)]
+    samples = [
+        ", ".join(f"{key} {int(getattr(batch, key)[i])}" for key in keys) or f"{i} of the batch"
+        for i in chosen.nonzero().flatten().tolist()
+    ]
     names = [name for part in system.gather(run.world, samples) for name in part]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     raise UserError(
@@ -216,29 +212,6 @@ def _raise_not_finite(run: Run, what: str, samples: list[str]) -> NoReturn:
         f"{'; '.join(names[:4])}{more}; last.pt keeps the last checkpoint; look at these samples, "
         f"lower train.lr or set train.amp=off"
     )
-
-
-def _progress(run: Run, start: int) -> tqdm:
-    """Numbers of an epoch's steps, from 1, beside a progress bar in the first process."""
-    return tqdm(
-        range(start + 1, run.steps_per_epoch + 1),
-        total=run.steps_per_epoch,
-        initial=start,
-        unit="step",
-        leave=False,
-        desc=f"epoch {run.epoch + 1}/{run.config.train.epochs}",
-        disable=None if run.world.first else True,
-    )
-
-
-def _log_window(run: Run, samples_per_second: float) -> None:
-    """Logs the means since the last logged step."""
-    count = run.window.pop("steps")
-    means = {name: value / count for name, value in run.window.items()}
-    run.window.clear()
-    if run.log is not None:
-        values = {**means, "samples_per_second": samples_per_second}
-        run.log.scalars("train", run.epoch, run.step, values)
 
 
 def _validate(
@@ -253,18 +226,9 @@ def _validate(
     try:
         with signals.at_once(), torch.no_grad():
             run.ema.eval()
-            return task.validate(run.ema, run.config), task.pictures(run.ema, run.config)
+            return task.validate(run.ema), task.pictures(run.ema)
     except StopRequested:
         return {}, {}
-
-
-def _log_validation(run: Run, metrics: dict[str, float], pictures: dict[str, np.ndarray]) -> None:
-    if run.log is None or not metrics:
-        return
-    shown = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    LOGGER.info("epoch %d/%d, step %d: %s", run.epoch, run.config.train.epochs, run.step, shown)
-    run.log.scalars("val", run.epoch - 1, run.step, metrics)
-    run.log.pictures(run.step, pictures)
 
 
 def _stop_if_asked(run: Run, signals: StopSignals, save: bool = False) -> None:

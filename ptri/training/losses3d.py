@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +16,12 @@ from ptri.models.heatmap import image_to_heatmap
 from ptri.models.lifter import Lifted, lifting_loss
 from ptri.models.network2d import Detection
 from ptri.models.pose_model import PoseModel
+from ptri.people.scenes import Scene
 from ptri.posterior.sampling import RigSolution, pose_loss, posterior_from_cameras
 from ptri.rig import estimate
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, Sample, tree_map
-from ptri.training.batches3d import Batch
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, Sample, tree_map
 
 ROOT = H36M17.root
 MAX_POSE_LOSS = 200.0  # nats; a rig solved in the wrong basin teaches nothing beyond
@@ -29,6 +30,15 @@ MIN_KEYPOINTS = 6  # of a view whose skeleton is compared with the truth
 # Weights of losses in the total, where those of the joints (L1) and of the lifter have 1.
 WEIGHT_JOINT = 0.1  # of the joints' negative log likelihood (nats)
 WEIGHT_POSE = 0.02  # of the Monte-Carlo pose loss (nats)
+
+
+class Batch(NamedTuple):
+    """Generated scenes, and how this step uses them (equal on all ranks)."""
+
+    scene: Scene
+    lift_only: bool = False
+    calibrated: bool = False
+    posterior: RigPosterior | None = None  # solved before, for the head alone
 
 
 def generated_losses(

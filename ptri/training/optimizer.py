@@ -68,6 +68,14 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
+def decaying_groups(weights: list[nn.Parameter], **options: Any) -> list[dict[str, Any]]:
+    """Groups for an optimizer: matrices and kernels decay, biases and norms do not."""
+    return [
+        {"params": [p for p in weights if p.ndim >= 2], **options},
+        {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0, **options},
+    ]
+
+
 def make_optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
     """AdamW, or `Muon` with each group's matrices in a group of their own (``train.optimizer``)."""
     options = {"lr": train.lr, "weight_decay": WEIGHT_DECAY}

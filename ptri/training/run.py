@@ -10,13 +10,8 @@ from ptri.training import engine
 from ptri.training.state import Task
 
 
-def main(task: Task, description: str) -> int:
-    """Trains a task as the command line says; returns the exit status.
-
-    Args:
-        task: what is trained.
-        description: of the script, for --help.
-    """
+def main(task: type[Task], description: str) -> int:
+    """Trains a task as the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -30,6 +25,6 @@ def main(task: Task, description: str) -> int:
 
     def train() -> None:
         settings = config.load(args.config, args.overrides)
-        engine.fit(task, settings, resume=args.resume, overwrite=args.overwrite)
+        engine.fit(task(settings), resume=args.resume, overwrite=args.overwrite)
 
     return exit_status(train)

@@ -53,27 +53,27 @@ class RunLog:
         config: written to config.yaml.
         resume_lines: number of lines of metrics.jsonl that belong to the resumed checkpoint; later
             ones are cut off. None starts a new run.
-        resume_step: TensorBoard forgets what was logged after this step.
+        step: of the resumed checkpoint; TensorBoard forgets what was logged after it.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        config: Config,
-        resume_lines: int | None = None,
-        resume_step: int | None = None,
+        self, folder: Path, config: Config, resume_lines: int | None = None, step: int = 0
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-        if resume_lines is None:
-            _remove_run(folder)
+        metrics, board = folder / "metrics.jsonl", folder / "tensorboard"
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        if resume_lines is None:  # what an older run wrote goes, and nothing else
+            for name in _OWN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(board, ignore_errors=True)
         (folder / "config.yaml").write_text(configuration.to_yaml(config), encoding="utf-8")
-        self.lines = _keep_lines(folder / "metrics.jsonl", resume_lines or 0)
-        self._metrics = open(folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115
-        purge = None if resume_step is None else resume_step + 1
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        kept = metrics.read_text().splitlines(True)[:resume_lines] if metrics.exists() else []
+        self.lines = len(kept)
+        metrics.write_text("".join(kept))
+        self._metrics = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
+        purge = None if resume_lines is None else step + 1
+        self._board = SummaryWriter(str(board), purge_step=purge)
         self._handlers: list[logging.Handler] = [
             _TqdmHandler(),
             logging.FileHandler(folder / "log.txt", encoding="utf-8"),
@@ -118,19 +118,3 @@ class _TqdmHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
-
-
-def _remove_run(folder: Path) -> None:
-    """Removes what a run writes and nothing else."""
-    for name in _OWN_FILES:
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-
-
-def _keep_lines(path: Path, count: int) -> int:
-    """Cuts a text file after so many lines; returns how many there are."""
-    if not path.exists():
-        return 0
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:count]
-    path.write_text("".join(lines), encoding="utf-8")
-    return len(lines)

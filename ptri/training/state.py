@@ -6,9 +6,9 @@ import copy
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,37 +25,38 @@ from ptri.training.runlog import RunLog
 from ptri.training.system import World
 
 
-class Task(Protocol):
+class Task:
     """What is trained. Everything it draws is seeded by (run.seed, epoch or step, sample)."""
 
     monitor: str  # the validation metric that chooses best.pt; lower is better
-    idle_weights: bool  # whether some steps leave trained weights out; those get no gradient
-    epoch: int | None  # the engine's, also during validation; None outside training
+    idle_weights = False  # whether some steps leave trained weights out; those get no gradient
+    epoch: int | None = None  # the engine's, also during validation; None outside training
 
-    def build_model(self, config: Config) -> nn.Module:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def build_model(self) -> nn.Module:
         """The model, initialised from ``config.init`` where that is set, on the CPU."""
 
-    def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Groups for the optimizer; "lr" defaults to the configuration's."""
 
-    def steps_per_epoch(self, config: Config) -> int:
+    def steps_per_epoch(self) -> int:
         """Global batches in an epoch; opens and checks the data set."""
 
-    def train_loader(
-        self, config: Config, epoch: int, rank: int, world: int, start_step: int
-    ) -> Iterable[Any]:
-        """This rank's equal share of each global batch, from batch ``start_step`` of the epoch on.
+    def batches(self, first: int, end: int, rank: int = 0, world: int = 1) -> Iterator[Any]:
+        """This rank's equal share of the run's global batches ``first`` to ``end - 1``.
 
-        The order depends on (seed, epoch) only, and skipping does not load what is skipped.
+        They depend on the seed and their numbers only, and earlier ones are not loaded.
         """
 
     def training_step(self, model: nn.Module, batch: Any, step: int) -> dict[str, Tensor]:
         """Losses (B,) per sample; "loss" is optimised, the others are logged."""
 
-    def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
         """Metrics over the whole validation set, without augmentation."""
 
-    def pictures(self, model: nn.Module, config: Config) -> dict[str, np.ndarray]:
+    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
         """Pictures (H, W, 3) uint8 for TensorBoard, by name."""
 
 
@@ -96,59 +97,41 @@ class Run:
     log: RunLog | None = None  # of the first process
 
 
-def build(task: Task, config: Config, world: World, folder: Path) -> Run:
+def build(task: Task, world: World, folder: Path) -> Run:
     """A new run; nothing is written.
 
     Raises:
         UserError: bad settings, data or weights.
     """
-    train = config.train
+    config, train = task.config, task.config.train
     check_batch(config, world)
     system.keep_freed_memory()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     # 1. The model, with the same weights in every process, and the data.
     system.seed_everything(config.run.seed)
-    model = task.build_model(config)
-    steps = task.steps_per_epoch(config)
-    if steps < 1:
-        raise UserError("train: no full batch in the training set; lower train.batch_size")
+    model = task.build_model()
+    steps = task.steps_per_epoch()
     if world.size > 1 and world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(world.device)
     # 2. Optimizer, learning rate, averaged weights, precision.
-    optimizer = make_optimizer(task.parameter_groups(model, config), train)
-    total = steps * train.epochs
+    optimizer = make_optimizer(task.parameter_groups(model), train)
     scheduler = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: learning_rate_factor(step, total, train.warmup_steps),
+        lambda step: learning_rate_factor(step, steps * train.epochs, train.warmup_steps),
     )
     ema = copy.deepcopy(model).requires_grad_(False) if train.ema_decay > 0 else model
     amp = amp_type(train.amp, world.device)
     if amp is torch.float16:  # the scaler may skip the very first step
         warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     scaler = torch.amp.GradScaler(world.device.type, enabled=amp is torch.float16)
-    return Run(
-        config=config,
-        world=world,
-        folder=folder,
-        model=model,
-        losses=Losses(task, model),
-        ema=ema,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        scaler=scaler,
-        amp=amp,
-        steps_per_epoch=steps,
-    )
+    losses = Losses(task, model)
+    return Run(config, world, folder, model, losses, ema, optimizer, scheduler, scaler, amp, steps)
 
 
 def check_batch(config: Config, world: World) -> None:
-    """Checks that the processes can share a batch equally.
-
-    Raises:
-        UserError: they cannot.
-    """
+    """Raises UserError where the processes cannot share a batch equally."""
     if config.train.batch_size % world.size:
         raise UserError(
             f"train.batch_size: {config.train.batch_size} is not a multiple of the {world.size} "

@@ -63,16 +63,15 @@ def started(device: str) -> Iterator[World]:
 
 def on_first(world: World, action: Callable[[], Any]) -> None:
     """Runs the action in the first process while the others wait; all raise its UserError."""
-    message = [None]
-    if world.first:
-        try:
+    message = None
+    try:
+        if world.first:
             action()
-        except UserError as error:
-            message = [str(error)]
-    if world.size > 1:
-        dist.broadcast_object_list(message, src=0)
-    if message[0] is not None:
-        raise UserError(message[0])
+    except UserError as error:
+        message = str(error)
+    message = gather(world, message)[0]
+    if message is not None:
+        raise UserError(message)
 
 
 def total(world: World, values: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ def total(world: World, values: Tensor) -> Tensor:
 
 def largest(world: World, value: int) -> int:
     """Largest of the processes' values; all wait for each other."""
-    return value if world.size == 1 else int(max(gather(world, value)))
+    return max(gather(world, value))
 
 
 def gather(world: World, value: Any) -> list[Any]:

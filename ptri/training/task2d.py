@@ -13,12 +13,13 @@ from torch.utils.data import Dataset
 from ptri import checkpoint
 from ptri.config import Config, replace
 from ptri.data.h36m import open_split
-from ptri.data.loaders import EvaluationLoader, TrainLoader
+from ptri.data.loaders import EvaluationLoader, TrainLoader, num_batches
 from ptri.data.mixture import Mixture
 from ptri.data.shards import Shards
 from ptri.errors import UserError
-from ptri.evaluation import draw as visualize
+from ptri.evaluation import draw
 from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
+from ptri.evaluation.pictures import heatmap_picture, spread
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.imitation import Imitation
@@ -27,7 +28,9 @@ from ptri.models.network2d import Detection, Network2D
 from ptri.models.orientation import Orientation
 from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
-from ptri.structures import Sample, to_device
+from ptri.structures import Sample, cat, to_device
+from ptri.training.optimizer import decaying_groups
+from ptri.training.state import Task
 
 # Weights of losses in the total, where that of the heatmaps has 1.
 WEIGHT_X2D = 0.02  # of the coordinates' L1 (px)
@@ -39,153 +42,121 @@ CONFIDENCE_RADIUS = 0.05  # of the image's side: a keypoint within it counts as 
 CONTEXT = "head.context."  # names of the weights of the head's `Context`
 
 
-class HeatmapTask:
-    """Trains `Network2D`; the engine's `Task` protocol."""
+class HeatmapTask(Task):
+    """Trains `Network2D`."""
 
     monitor = "x2d/l2"
-    idle_weights = False
-    epoch: int | None = None
 
-    def __init__(self) -> None:
-        self._config: Config | None = None
-        self._train: TrainLoader | None = None
-        self._kind = (0, 1, 0)  # rank, world and image size of the loader
-        self._test: Dataset | None = None
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self._data: dict[str, tuple[int, Dataset]] = {}  # by split: image size and data set
+        self._loader: TrainLoader | None = None
 
-    def build_model(self, config: Config) -> nn.Module:
+    def build_model(self) -> nn.Module:
         """The 2D network, from ``init.checkpoint_2d`` where that is set.
 
         Weights without the head's `Context` may start a network with it, which changes nothing yet.
         """
-        self._config = config
-        model = Network2D(config.model)
-        if config.init.checkpoint_2d is not None:
-            weights, _ = checkpoint.load_weights(config.init.checkpoint_2d)
+        init = self.config.init
+        model = Network2D(self.config.model)
+        if init.checkpoint_2d is not None:
+            weights, _ = checkpoint.load_weights(init.checkpoint_2d)
             if not any(name.startswith(CONTEXT) for name in weights):
                 new = model.state_dict()
                 weights |= {name: new[name] for name in new if name.startswith(CONTEXT)}
-            checkpoint.load_state(model, weights, config.init.checkpoint_2d)
-        if config.train.weight_orientation > 0:
+            checkpoint.load_state(model, weights, init.checkpoint_2d)
+        if self.config.train.weight_orientation > 0:
             model.orientation = Orientation(model.backbone.channels)
-        if config.init.teacher_2d is not None:
-            teacher, _ = read_network2d(config.init.teacher_2d)
+        if init.teacher_2d is not None:
+            teacher, _ = read_network2d(init.teacher_2d)
             model.imitation = Imitation(model.backbone.channels, teacher)
         return model
 
-    def parameter_groups(self, model: nn.Module, config: Config) -> list[dict[str, Any]]:
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Convolutions and matrices decay; biases and BatchNorm do not."""
-        weights = [p for p in model.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in weights if p.ndim >= 2]},
-            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
-        ]
+        return decaying_groups([p for p in model.parameters() if p.requires_grad])
 
-    def steps_per_epoch(self, config: Config) -> int:
+    def steps_per_epoch(self) -> int:
         """``train.steps_per_epoch``, or those of one pass; opens and checks both splits."""
-        self._open_test(config)
-        first = self._open_train(config, 0, 1, image_size(config, 0))
-        return config.train.steps_per_epoch or len(first)
+        self._open("test")
+        one_pass = num_batches(self._open("train"), self.config.train.batch_size)
+        return self.config.train.steps_per_epoch or one_pass
 
-    def train_loader(
-        self, config: Config, epoch: int, rank: int, world: int, start_step: int
-    ) -> Iterator[Sample]:
-        """This rank's share of each global batch of single views.
-
-        Passes over the data follow one another, whatever the length of an epoch.
-        """
-        loader = self._open_train(config, rank, world, image_size(config, epoch))
-        steps = self.steps_per_epoch(config)
-        yield from loader.between(epoch * steps + start_step, (epoch + 1) * steps)
+    def batches(self, first: int, end: int, rank: int = 0, world: int = 1) -> Iterator[Sample]:
+        """Batches of single views; passes over the data follow one another."""
+        data, size = self._open("train"), self.config.train.batch_size
+        if self._loader is None or self._loader.dataset is not data:
+            self._loader = None  # ends its workers before the new ones start
+            workers, seed = self.config.data.workers, self.config.run.seed
+            self._loader = TrainLoader(data, size, seed, rank, world, workers, num_views=(1, 1))
+        return self._loader.between(first, end)
 
     def training_step(self, model: nn.Module, batch: Sample, step: int) -> dict[str, Tensor]:
         """Losses (B,) of a batch; "loss" is their weighted sum."""
-        assert self._config is not None, "build_model comes first"
         images = batch.images.flatten(0, 1)  # (B V, 3, H, W)
         detection = model(images, isolate_uncertainty=True)
-        values, _ = detection_losses(detection, batch, self._config)
+        values, _ = detection_losses(detection, batch)
+        total = values["loss"]
         if hasattr(model, "orientation"):
             joints = batch.joints3d, batch.joints2d[:, 0]  # of single views
-            told = model.orientation(detection.maps, *joints, images.shape[-1])
-            total = values["loss"] + self._config.train.weight_orientation * told
-            values |= {"loss": total, "loss/orientation": told}
+            untold = model.orientation(detection.maps, *joints, images.shape[-1])
+            total = total + self.config.train.weight_orientation * untold
+            values["loss/orientation"] = untold
         if hasattr(model, "imitation"):
-            left = model.imitation(images, detection)
-            total = values["loss"] + WEIGHT_IMITATION * left
-            values |= {"loss": total, "loss/imitation": left}
-        return values
+            untold = model.imitation(images, detection)
+            total = total + WEIGHT_IMITATION * untold
+            values["loss/imitation"] = untold
+        return {**values, "loss": total}
 
     @torch.no_grad()
-    def validate(self, model: nn.Module, config: Config) -> dict[str, float]:
+    def validate(self, model: nn.Module) -> dict[str, float]:
         """Losses, pixel errors and coverage over every view of every test frame.
 
         During training the images have the size of the epoch's; errors are then scaled to px of
         ``data.image_size``, so that the epochs can be compared.
         """
-        loader = EvaluationLoader(
-            self._open_test(config), config.evaluate.batch_size, config.data.workers
-        )
+        config, data = self.config, self._open("test")
         network = merge_batchnorm(model)
         device = next(model.parameters()).device
         sums: dict[str, float] = {}
-        images, parts = 0, []
-        for batch in loader:
+        parts = []
+        for batch in EvaluationLoader(data, config.evaluate.batch_size, config.data.workers):
             batch = to_device(batch, device)
-            detection = network(batch.images.flatten(0, 1))
-            values, joints = detection_losses(detection, batch, config)
+            values, errors = detection_losses(network(batch.images.flatten(0, 1)), batch)
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value.double().sum())
-            images += len(batch.images)
-            parts.append({name: value.cpu() for name, value in joints.items()})
-        joints = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        scale = config.data.image_size / self._open_test(config).data.image_size
-        joints["error"], joints["absolute"] = scale * joints["error"], scale * joints["absolute"]
-        return {
-            **{name: value / images for name, value in sums.items()},
-            **joint_metrics(**joints),
-        }
+            parts.append(to_device(errors, torch.device("cpu")))
+        errors = cat(parts)
+        scale = config.data.image_size / data.data.image_size
+        errors["error"], errors["absolute"] = scale * errors["error"], scale * errors["absolute"]
+        means = {name: value / len(data) for name, value in sums.items()}
+        return {**means, **joint_metrics(**errors)}
 
     @torch.no_grad()
-    def pictures(self, model: nn.Module, config: Config) -> dict[str, np.ndarray]:
+    def pictures(self, model: nn.Module) -> dict[str, np.ndarray]:
         """Heatmaps over images and skeletons with error ellipses, of evenly spread test views."""
-        data = self._open_test(config)
-        count = min(config.evaluate.pictures, len(data))
-        pictures = {}
+        data, pictures = self._open("test"), {}
         device = next(model.parameters()).device
-        for number, index in enumerate(np.linspace(0, len(data) - 1, count).round().astype(int)):
-            sample = data[int(index)]
-            detection = model(sample.images[:1].to(device))
-            keypoints = detection.keypoints
-            image = visualize.denormalise(sample.images[0].numpy())
-            xy, covariance = (part[0].cpu().numpy() for part in keypoints[:2])
-            heatmaps = detection.logits[0].flatten(1).softmax(-1).view_as(detection.logits[0])
-            truth = sample.joints2d[0].numpy()
-            pictures[f"heatmaps/{number}"] = visualize.heatmap_overlay(
-                image, heatmaps.cpu().numpy(), truth
+        for number, index in enumerate(spread(len(data), self.config.evaluate.pictures)):
+            image, truth = data[index].images[0], data[index].joints2d[0]
+            detection = model(image[None].to(device))
+            xy, covariance = (part[0].cpu().numpy() for part in detection.keypoints[:2])
+            pictures[f"heatmaps/{number}"] = heatmap_picture(image, detection.logits[0], truth)
+            pictures[f"skeleton/{number}"] = draw.overlay(
+                draw.denormalise(image.numpy()), H36M17, xy, covariance
             )
-            pictures[f"skeleton/{number}"] = visualize.overlay(image, H36M17, xy, covariance)
         return pictures
 
-    def _open_train(self, config: Config, rank: int, world: int, size: int) -> TrainLoader:
-        if self._train is None or (rank, world, size) != self._kind:
-            self._train = None  # ends its workers before the new ones start
-            data = _open_data(replace(config, data__image_size=size), "train")
-            self._kind = (rank, world, size)
-            self._train = TrainLoader(
-                data,
-                config.train.batch_size,
-                config.run.seed,
-                rank,
-                world,
-                config.data.workers,
-                num_views=(1, 1),
-            )
-        return self._train
-
-    def _open_test(self, config: Config) -> Dataset:
-        size = config.data.image_size if self.epoch is None else image_size(config, self.epoch)
-        if self._test is None or self._test.data.image_size != size:
-            self._test = _open_data(replace(config, data__image_size=size), "test")
-        return self._test
+    def _open(self, split: str) -> Dataset:
+        """A split with images of the epoch's size; opened again where that changes."""
+        if self.epoch is None and split == "test":
+            size = self.config.data.image_size
+        else:
+            size = image_size(self.config, self.epoch or 0)
+        if split not in self._data or self._data[split][0] != size:
+            data = _open_data(replace(self.config, data__image_size=size), split)
+            self._data[split] = size, data
+        return self._data[split][1]
 
 
 def _open_data(config: Config, split: str) -> Dataset:
@@ -229,7 +200,7 @@ def image_size(config: Config, epoch: int) -> int:
 
 
 def detection_losses(
-    detection: Detection, batch: Sample, config: Config
+    detection: Detection, batch: Sample
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses per sample and errors per joint of a batch's detections.
 

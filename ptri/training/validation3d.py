@@ -10,6 +10,7 @@ from ptri.config import Config
 from ptri.data.h36m import H36M
 from ptri.data.loaders import EvaluationLoader
 from ptri.evaluation import draw, metrics
+from ptri.evaluation.pictures import heatmap_picture, spread
 from ptri.geometry.cameras import transform
 from ptri.models.pose_model import PoseModel
 from ptri.models.sizes import sizes_of
@@ -129,19 +130,14 @@ def draw_generated(model: PoseModel, config: Config) -> dict[str, np.ndarray]:
 def draw_images(model: PoseModel, data: H36M, config: Config) -> dict[str, np.ndarray]:
     """Skeletons and heatmaps of frames spread evenly over a data set."""
     device = next(model.parameters()).device
-    count = min(config.evaluate.pictures, len(data))
     pictures = {}
-    for number, index in enumerate(np.linspace(0, len(data) - 1, count).round().astype(int)):
-        sample = to_device(data[int(index)], device)
+    for number, index in enumerate(spread(len(data), config.evaluate.pictures)):
+        sample = to_device(data[index], device)
         detection, keypoints, features = detect(model, sample.images[None])
-        K = sample.cameras.K[None, None]
-        _, prediction = estimate(model, keypoints, K, features, config)
+        _, prediction = estimate(model, keypoints, sample.cameras.K[None, None], features, config)
         pictures[f"skeleton/{number}"] = _skeletons(prediction, 0, sample.joints3d)
-        logits = detection.logits[0]  # of the first view
-        pictures[f"heatmaps/{number}"] = draw.heatmap_overlay(
-            draw.denormalise(sample.images[0].cpu().numpy()),
-            logits.flatten(1).softmax(-1).view_as(logits).cpu().numpy(),
-            sample.joints2d[0].cpu().numpy(),
+        pictures[f"heatmaps/{number}"] = heatmap_picture(  # of the first view
+            sample.images[0], detection.logits[0], sample.joints2d[0]
         )
     return pictures
 

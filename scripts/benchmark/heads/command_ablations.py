@@ -132,7 +132,7 @@ def _train(plan: Config, fresh: bool, folder: Path) -> float:
     start, resume = time.perf_counter(), begun and not fresh
     before = known.get(plan.run.name, 0.0) if resume else 0.0
     try:
-        engine.fit(RigTask(), plan, resume=resume, overwrite=not resume)
+        engine.fit(RigTask(plan), resume=resume, overwrite=not resume)
     finally:  # also where it is stopped, to go on later
         known[plan.run.name] = before + time.perf_counter() - start
         log.parent.mkdir(parents=True, exist_ok=True)
