@@ -98,7 +98,7 @@ def test_joints_boxes_and_masks_agree():
     for shot in shots():
         pixels = Camera(shot.K, shot.R, shot.t).project(shot.joints)
         inside = (pixels[:, :2] >= 0).all(1) & (pixels[:, :2] <= 95).all(1)
-        top, left, bottom, right = shot.box
+        top, left, bottom, right = shot.boxes
         assert 0 <= top < bottom <= 96 and 0 <= left < right <= 96
         x, y = pixels[inside, :2].T
         assert np.all((x >= left - 1) & (x <= right) & (y >= top - 1) & (y <= bottom))
@@ -313,7 +313,7 @@ def test_test_images_on_the_fly_stay_the_same():
     assert len(first) == 4
     for item in range(4):
         np.testing.assert_array_equal(first[item].images, second[item].images)
-    boxes = np.stack([shot.box for shot in first._shots])
+    boxes = np.stack([shot.boxes for shot in first._shots])
     whole = [shot.cropped for shot in first._shots]
     assert sum(whole) >= 2
     assert ((boxes[:, 2:] - boxes[:, :2]).max(1) > 61)[whole].all()  # people fill their images

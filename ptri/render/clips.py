@@ -125,7 +125,7 @@ def render_action(
     clip = sample_clip(person, kind, settings.frames, settings.fps, int(rng.integers(2**31)))
     rig = sample_rig(settings, subject)
     centres = -np.einsum("vji,vj->vi", rig.R, rig.t)
-    pictures = backdrops.list_pictures(settings.backgrounds) if settings.backgrounds else []
+    pictures = backdrops.list_pictures(settings.backgrounds)
     room, picture = sample_place(rng, centres / 1000, settings, pictures, room_rng)
     renderer.set_picture(picture)
     renderer.set_person(person.dressed)

@@ -7,7 +7,7 @@ other bodies. World: z up, metres, the person above the origin.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class Shot(NamedTuple):
     coco: np.ndarray  # (17, 3) mm, COCO's
     visible: np.ndarray  # (17,) bool
     coco_visible: np.ndarray  # (17,) bool
-    box: np.ndarray  # (4,) int16 px: top, left, bottom, right
+    boxes: np.ndarray  # (4,) int16 px: top, left, bottom, right
     kind: str  # of the pose
     mask: np.ndarray | None  # (h, w) bool, the person's visible pixels, where asked for
     cropped: bool  # the image is the wanted crop of the person's box
@@ -83,9 +83,8 @@ class Studio:
     def __init__(self, config: RenderConfig, masks: bool = False, crop: Crop | None = None):
         self.config, self.masks, self.crop = config, masks, crop
         self._renderer = Renderer(config.size, config.size, config.samples)
-        self._people: OrderedDict[tuple[int, ...], Person] = OrderedDict()
-        folder = config.backgrounds
-        self._pictures = backdrops.list_pictures(folder) if folder else []
+        self._people = functools.lru_cache(maxsize=2 * config.people)(self._make_person)
+        self._pictures = backdrops.list_pictures(config.backgrounds)
 
     def shoot(
         self, keys: Sequence[tuple[int, int, int]], lenses: Sequence[np.ndarray] | None = None
@@ -132,23 +131,18 @@ class Studio:
         renderer.set_picture(picture)
         if what.kind in SEATED:
             room = with_seat(room, body.joints)
-        held, hidden, accompanied, blurred = rng.random(4) < (
-            config.held,
-            config.occluders,
-            config.second_person,
-            config.motion_blur,
-        )
+        chances = config.held, config.occluders, config.second_person, config.motion_blur
+        held, hidden, accompanied, blurred = rng.random(4) < chances
         side_rng = make_rng(*key, _PURPOSES["other pose"])
         if held:
             room = occluders.add_held(side_rng, room, body.joints)
         if hidden and other is not None:
             for _ in range(int(side_rng.integers(1, 3))):
                 room = occluders.add_occluder(side_rng, room, camera, body.joints)
-        drawn = {0: body}
+        second = None
         if accompanied and other is not None:
             second = self._other(key, side_rng, other, camera, body)
-            if second is not None:
-                drawn[1] = second
+        drawn = [body] if second is None else [body, second]
         image, depth = self._draw(drawn, room, camera, what if blurred else None)
         image = sensor.expose(image, sensor.sample_sensor(rng, config), rng)
         mask = None
@@ -157,20 +151,9 @@ class Studio:
             mask = (alone < 0.99 * FAR) & (alone < depth + 0.02)
         renderer.end_pose()
         label = truth.label(body.points, body.joints, body.coco, camera, depth)
-        return Shot(
-            image=image,
-            K=camera.K,
-            R=camera.R,
-            t=1000 * camera.t,
-            joints=1000 * body.joints,
-            coco=1000 * body.coco,
-            visible=label.visible,
-            coco_visible=label.coco_visible,
-            box=label.boxes,
-            kind=what.kind,
-            mask=mask,
-            cropped=cropped,
-        )
+        joints, coco = 1000 * body.joints, 1000 * body.coco
+        K, R, t = camera.K, camera.R, 1000 * camera.t
+        return Shot(image, K, R, t, joints, coco, *label, what.kind, mask, cropped)
 
     def _cropped(
         self, rng: np.random.Generator, camera: Camera, points: np.ndarray
@@ -186,51 +169,41 @@ class Studio:
         return camera._replace(K=K), True
 
     def _draw(
-        self, drawn: dict[int, _Body], room: Room, camera: Camera, moving: Pose | None
+        self, drawn: list[_Body], room: Room, camera: Camera, moving: Pose | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """The picture and its depth; of a moving pose, the mean of its three moments."""
         renderer = self._renderer
-        for slot, body in drawn.items():
+        for slot, body in enumerate(drawn):
             renderer.set_person(body.person.dressed, slot)
-        posed = {slot: (body.points, body.normals) for slot, body in drawn.items()}
-        moments = []
-        if moving is not None:
-            for moment in (0, 2):
-                main, turns = drawn[0], moving.rotations[moment : moment + 1]
-                transforms, _ = pose(main.person.rig, turns, np.zeros((1, 3)))
-                points, normals = main.person.skin(transforms[0])
-                renderer.pose({**posed, 0: (points + main.shift, normals)}, room)
-                moments.append(renderer.draw(*camera).astype(np.float32))
-                renderer.end_pose()
+        posed = {slot: (body.points, body.normals) for slot, body in enumerate(drawn)}
+        main, moments = drawn[0], []
+        for moment in (0, 2) if moving is not None else ():
+            transforms, _ = pose(main.person.rig, moving.rotations[[moment]], np.zeros((1, 3)))
+            points, normals = main.person.skin(transforms[0])
+            renderer.pose({**posed, 0: (points + main.shift, normals)}, room)
+            moments.append(renderer.draw(*camera).astype(np.float32))
+            renderer.end_pose()
         renderer.pose(posed, room)
-        image = renderer.draw(*camera)
-        depth = renderer.depth()
+        image, depth = renderer.draw(*camera), renderer.depth()
         if moments:
             image = ((moments[0] + image + moments[1]) / 3).astype(np.uint8)
         return image, depth
 
     def _pose(self, key: tuple[int, ...], rng: np.random.Generator, what: Pose) -> _Body:
         """A person of the subject's crowd in new colours, on the floor above the origin."""
-        person = self._person(key[0], key[1], int(rng.integers(self.config.people)))
+        person = self._people(key[0], key[1], int(rng.integers(self.config.people)))
         person = person.recoloured(rng)
-        transforms, joints = pose(person.rig, what.rotations[1:2], np.zeros((1, 3)))
+        transforms, joints = pose(person.rig, what.rotations[[1]], np.zeros((1, 3)))
         points, normals = person.skin(transforms[0])
         low, high = points.min(0), points.max(0)
         shift = -np.append((low + high)[:2] / 2, low[2])
         coco = coco_keypoints(person.rig, transforms)[0]
         return _Body(person, points + shift, normals, joints[0] + shift, coco + shift, shift)
 
-    def _person(self, seed: int, subject: int, number: int) -> Person:
-        key = (seed, subject, number)
-        if key not in self._people:
-            rng = make_rng(*key, _PURPOSES["person"])
-            person = sample_person(rng, self.config, any_age=True)
-            # The naked body's vertices, a third of the memory, are of no more use.
-            shape = person.shape._replace(vertices=np.zeros((0, 3), np.float32))
-            self._people[key] = person._replace(shape=shape)
-            if len(self._people) > 2 * self.config.people:
-                self._people.popitem(last=False)
-        return self._people[key]
+    def _make_person(self, *key: int) -> Person:
+        person = sample_person(make_rng(*key, _PURPOSES["person"]), self.config, any_age=True)
+        # The naked body's vertices, a third of the memory, are of no more use.
+        return person._replace(shape=person.shape._replace(vertices=np.zeros((0, 3), np.float32)))
 
     def _other(
         self,

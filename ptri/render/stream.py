@@ -103,7 +103,7 @@ class Rendered(Dataset):
     def _crop(self, shot: Shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The square around a person whom the frame cuts off, black outside, as a box gives it."""
         low, high, shift = self.crop
-        centre, side = transforms.square_crop(shot.box, rng.uniform(low, high))
+        centre, side = transforms.square_crop(shot.boxes, rng.uniform(low, high))
         centre = centre + side * rng.uniform(-shift, shift, 2)
         K, turn = transforms.crop_camera(shot.K, centre, side, self.data.image_size)
         return transforms.warp(shot.image, shot.K, K, turn, self.data.image_size), K
@@ -125,8 +125,7 @@ def _prepare(render: RenderConfig) -> None:
     """Checks files and loads what worker processes can share by being forked later."""
 
     def load() -> None:
-        if render.backgrounds:
-            backdrops.list_pictures(render.backgrounds)
+        backdrops.list_pictures(render.backgrounds)
         if render.garments:
             open_folder(render.garments)
         if render.mocap:

@@ -49,16 +49,12 @@ class Figure:
         for part in person.parts:  # clothes first, so that what they hide is not shaded
             if not part.cut:
                 self._draw_part(part, self._cloth, self._garment)
-        program = self._program
-        program["colours"].write(person.colours.astype("f4").tobytes())
-        program["styles"].write(person.styles.astype("f4").tobytes())
-        program["face"].write(person.face.astype("f4").tobytes())
-        program["tucked"].value = person.tucked
-        program["painted_brows"].value = person.painted_brows
+        names = ("colours", "styles", "face", "tucked", "painted_brows")
+        set_uniforms(self._program, {name: getattr(person, name) for name in names})
         self._array.render(vertices=3 * person.num_closed)
         context.disable(context.CULL_FACE)
-        if person.num_shaded > person.num_closed:
-            shells = person.num_shaded - person.num_closed
+        shells = person.num_shaded - person.num_closed
+        if shells:
             self._array.render(first=3 * person.num_closed, vertices=3 * shells)
         context.enable(context.CULL_FACE)
         for part in person.parts:
@@ -70,11 +66,13 @@ class Figure:
         if part.count == 0:
             return
         self._textures[part.texture.key].use(3)
-        program["colours"].write(padded(part.colours, 2 * MAX_PIECES).tobytes())
-        program["styles"].write(padded(part.styles, MAX_PIECES).tobytes())
-        columns = part.tints.transpose(0, 2, 1)  # OpenGL stores matrices by column
-        program["tints"].write(padded(columns, 3 * MAX_PIECES).tobytes())
-        program["fold"].value = 0.0 if part.cut else 0.25
+        values = {
+            "colours": padded(part.colours, 2 * MAX_PIECES),
+            "styles": padded(part.styles, MAX_PIECES),
+            "tints": padded(part.tints.transpose(0, 2, 1), 3 * MAX_PIECES),
+            "fold": 0.0 if part.cut else 0.25,
+        }
+        set_uniforms(program, values)
         self._context.disable(self._context.CULL_FACE)  # cloth and hair are seen from both sides
         array.render(first=3 * part.first, vertices=3 * part.count)
         self._context.enable(self._context.CULL_FACE)
@@ -87,6 +85,15 @@ class Figure:
         """Frees the buffers."""
         for item in reversed(self._buffers):
             item.release()
+
+
+def set_uniforms(program, values: dict) -> None:
+    """Sets a program's numbers, flags and arrays; OpenGL stores matrices by column."""
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            program[name].write(value.astype("f4").tobytes())
+        else:
+            program[name].value = value
 
 
 def padded(values: np.ndarray, rows: int) -> np.ndarray:

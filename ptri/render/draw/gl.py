@@ -13,13 +13,14 @@ from importlib import resources
 import cv2
 import numpy as np
 
-from ptri.render.draw.figure import Figure, padded
+from ptri.render.draw.figure import Figure, padded, set_uniforms
 from ptri.render.draw.smooth import smooth_edges
 from ptri.render.people.dressed import Dressed
 from ptri.render.people.textures import Texture
 from ptri.render.stage.room import Room
 
 _NEAR, FAR = 0.15, 60.0  # m
+_BACKDROP = ("turn", "tint", "flat_picture", "window")  # what it shows of a `Look`
 _SHADOW_SIZE = 512  # px
 _SHADOW_REACH = 2.2  # m around the person
 _current: list[Renderer] = []  # whose context is the current one
@@ -160,18 +161,16 @@ class Renderer:
         if room.look.light.shadow_strength > 0:
             self._shadow_target.use()
             self._shadow_target.clear(depth=1.0)
-            self._depth_only["matrix"].write(light.T.astype("f4").tobytes())
+            set_uniforms(self._depth_only, {"matrix": light.T})
             for figure in self._drawn:
                 figure.draw_depth()
             if room.first_caster < len(room.mesh):
                 room_depth.render(first=room.first_caster)
-        values = room.look.light._asdict() | {"light_matrix": light.T}
         for program in (self._person, self._garment, self._hair, self._room):
-            for name, value in values.items():
-                program[name].write(np.asarray(value, "f4").tobytes())
-        self._room["colours"].write(padded(room.colours, 32).tobytes())
-        self._room["styles"].write(padded(room.styles, 16).tobytes())
-        self._room["catcher"].value = self._picture is not None
+            set_uniforms(program, room.look.light._asdict() | {"light_matrix": light.T})
+        colours, styles = padded(room.colours, 32), padded(room.styles, 16)
+        catcher = self._picture is not None
+        set_uniforms(self._room, {"colours": colours, "styles": styles, "catcher": catcher})
         self._room_buffers = [buffer, self._room_array, room_depth]
         self._look = room.look
 
@@ -186,7 +185,7 @@ class Renderer:
             (height, width, 3) uint8 RGB.
         """
         context = self.context
-        matrix = view_projection(K, R, t, self.width, self.height).T.astype("f4").tobytes()
+        matrix = view_projection(K, R, t, self.width, self.height).T
         self._target.use()
         self._target.clear(0.5, 0.5, 0.5, depth=1.0)
         if self._picture is not None:
@@ -194,21 +193,17 @@ class Renderer:
             x, y = self.width / 2, self.height / 2
             to_pixel = np.array([[x, 0, x - 0.5], [0, y, y - 0.5], [0, 0, 1]])
             rays = R.T @ np.linalg.inv(K) @ to_pixel
-            self._backdrop["rays"].write(rays.T.astype("f4").tobytes())
-            self._backdrop["turn"].value = self._look.turn
-            self._backdrop["tint"].value = tuple(self._look.tint.tolist())
-            self._backdrop["flat_picture"].value = self._look.flat_picture
-            self._backdrop["window"].value = tuple(self._look.window.tolist())
+            shown = {name: getattr(self._look, name) for name in _BACKDROP}
+            set_uniforms(self._backdrop, {"rays": rays.T, **shown})
             self._picture.use(0)
             self._quad.render(self._gl.TRIANGLE_STRIP)
             context.enable(self._gl.DEPTH_TEST)
         self._shadow.use(1)
         self._noise.use(2)
-        eye = tuple((-R.T @ t).tolist())
         for program in (self._room, self._person, self._garment, self._hair):
-            program["view_projection"].write(matrix)
-            if "eye_position" in program:  # nothing of a room shines
-                program["eye_position"].value = eye
+            set_uniforms(program, {"view_projection": matrix})
+            if program is not self._room:  # nothing of a room shines
+                set_uniforms(program, {"eye_position": -R.T @ t})
         for figure in self._drawn:
             figure.draw()
         if self._picture is not None:  # the floor is but a shadow on it
@@ -233,7 +228,7 @@ class Renderer:
         self._resolved.use()
         self._resolved.clear(0.0, 0.0, 0.0, depth=1.0)
         self.context.enable_only(self._gl.DEPTH_TEST)
-        self._depth_only["matrix"].write(matrix.T.astype("f4").tobytes())
+        set_uniforms(self._depth_only, {"matrix": matrix.T})
         self._figures[slot].draw_depth()
         return self.depth()
 

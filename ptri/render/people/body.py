@@ -26,19 +26,6 @@ import numpy as np
 
 from ptri.skeleton import COCO17, H36M17
 
-PHENOTYPES = (
-    "gender",
-    "age",
-    "muscle",
-    "weight",
-    "height",
-    "proportions",
-    "cupsize",
-    "firmness",
-    "african",
-    "asian",
-    "caucasian",
-)
 STATURE_RANGE = (1.50, 1.95)  # m, kept by truncation
 STATURE_MEN = (1.77, 0.07)  # m, mean and standard deviation
 STATURE_WOMEN = (1.64, 0.065)
@@ -97,7 +84,7 @@ class BodyShape(NamedTuple):
     joints: np.ndarray  # (17, 3)
     stature: float  # m
     gender: float  # 0 man, 1 woman
-    phenotypes: dict[str, float]  # all of `PHENOTYPES`, height solved
+    phenotypes: dict[str, float]  # Anny's, the height solved
     floor: float  # m, height of the soles in Anny's own rest pose
 
 
@@ -112,6 +99,14 @@ class BaseMesh(NamedTuple):
     template: np.ndarray  # (N, 3) m, rest vertices of Anny's template
 
 
+def _load_anny(**options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import anny
+
+        return anny.Anny(skinning_method="lbs", phenotypes="all", **options)
+
+
 @functools.cache
 def load_body_model() -> BodyModel:
     """Loads Anny (the first time ever it builds a cache, which takes one to two minutes).
@@ -119,11 +114,7 @@ def load_body_model() -> BodyModel:
     Raises:
         ImportError: if the `render` extra is not installed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import anny
-
-        model = anny.Anny(skinning_method="lbs", phenotypes="all")
+    model = _load_anny()
     template = model.template_vertices.double().numpy()
     weights = _dense_weights(model)
     on_head = weights[:, model.bone_labels.index("head")] > 0.5
@@ -148,11 +139,7 @@ def load_base_mesh() -> BaseMesh:
     Raises:
         ImportError: if the `render` extra is not installed.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import anny
-
-        model = anny.Anny(skinning_method="lbs", phenotypes="all", topology="anny-full")
+    model = _load_anny(topology="anny-full")
     body = load_body_model().anny.base_mesh_vertex_indices.numpy()
     template = model.template_vertices.double().numpy()
     helpers = np.setdiff1d(np.arange(len(template)), body)
@@ -181,8 +168,7 @@ def sample_phenotypes(num: int, rng: np.random.Generator) -> dict[str, np.ndarra
         label -> (num,) values; and "stature", (num,) m, the standing height to reach.
     """
     woman = rng.permutation(np.arange(num) % 2).astype(float)
-    mean = np.where(woman > 0, STATURE_WOMEN[0], STATURE_MEN[0])
-    std = np.where(woman > 0, STATURE_WOMEN[1], STATURE_MEN[1])
+    mean, std = (np.where(woman > 0, *pair) for pair in zip(STATURE_WOMEN, STATURE_MEN))
     stature = mean + std * rng.standard_normal(num)
     while np.any(bad := (stature < STATURE_RANGE[0]) | (stature > STATURE_RANGE[1])):
         stature[bad] = mean[bad] + std[bad] * rng.standard_normal(int(bad.sum()))
@@ -215,13 +201,15 @@ def build_shapes(phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
     stature = np.asarray(phenotypes["stature"], float)
     low, high = np.zeros_like(stature), np.ones_like(stature)
     # The stature is piecewise linear and increasing in the height phenotype: regula falsi.
-    z_low, z_high = (_rest(model, phenotypes, h)[0] for h in (low, high))
-    span_low, span_high = np.ptp(z_low[..., 2], axis=1), np.ptp(z_high[..., 2], axis=1)
+    span_low, span_high = (
+        np.ptp(_rest(model, phenotypes, height)[0][..., 2], axis=1) for height in (low, high)
+    )
     height = np.clip((stature - span_low) / (span_high - span_low), 0, 1)
-    vertices, heads = _rest(model, phenotypes, height)
-    error = stature - np.ptp(vertices[..., 2], axis=1)
+    error = stature - np.ptp(_rest(model, phenotypes, height)[0][..., 2], axis=1)
     height = np.clip(height + error / (span_high - span_low), 0, 1)
     vertices, heads = _rest(model, phenotypes, height)
+    solved = {name: values for name, values in phenotypes.items() if name != "stature"}
+    solved["height"] = height
     shapes = []
     for i in range(len(stature)):
         floor = np.array([0, 0, vertices[i, :, 2].min()])
@@ -233,10 +221,7 @@ def build_shapes(phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
                 joints=_rest_joints(model, points, bone_heads),
                 stature=float(np.ptp(points[:, 2])),
                 gender=float(phenotypes["gender"][i]),
-                phenotypes={
-                    name: float(height[i] if name == "height" else phenotypes[name][i])
-                    for name in PHENOTYPES
-                },
+                phenotypes={name: float(values[i]) for name, values in solved.items()},
                 floor=float(floor[2]),
             )
         )
@@ -285,7 +270,6 @@ def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> d
         A JSON-ready dict of the adults, with one of the children in it; bones in the order of
         `H36M17.bones`.
     """
-    names = [f"{H36M17.joints[c]}-{H36M17.joints[p]}" for c, p in H36M17.bones]
     rng = np.random.default_rng(seed)
     adults, children = (_statistics(num_bodies, rng, batch, young) for young in (False, True))
     drawn = f"{num_bodies} bodies, seed {seed}; sampling:"
@@ -293,34 +277,33 @@ def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> d
         "source": f"Anny adults, {drawn} {SAMPLING_RULE}",
         "command": "scripts/render_people.py --body-statistics",
         "joint_definition": "ptri/render/people/body.py",
-        "bones": names,
+        "bones": [f"{H36M17.joints[c]}-{H36M17.joints[p]}" for c, p in H36M17.bones],
         **adults,
         "children": {"source": f"Anny children, {drawn} {CHILDREN_RULE}", **children},
     }
 
 
 def _statistics(num_bodies: int, rng: np.random.Generator, batch: int, young: bool) -> dict:
-    child, parent = np.array(H36M17.bones).T
-    lengths, stature = [], []
+    shapes = []
     for first in range(0, num_bodies, batch):
         num = min(batch, num_bodies - first)
         phenotypes = sample_phenotypes(num, rng)
         if young:
             grow_down(phenotypes, rng.random(num), rng.random(num))
-        shapes = build_shapes(phenotypes)
-        joints = np.stack([shape.joints for shape in shapes])
-        lengths.append(1000 * np.linalg.norm(joints[:, child] - joints[:, parent], axis=-1))
-        stature += [1000 * shape.stature for shape in shapes]
-    log_lengths = np.log(np.concatenate(lengths))
+        shapes += [(shape.joints, shape.stature) for shape in build_shapes(phenotypes)]
+    joints, stature = (1000 * np.array(values) for values in zip(*shapes))
+    child, parent = np.array(H36M17.bones).T
+    length = np.linalg.norm(joints[:, child] - joints[:, parent], axis=-1)
+    log_length, log_stature = np.log(length), np.log(stature)
     return {
-        "mean_log_length": np.round(log_lengths.mean(0), 6).tolist(),
-        "covariance_log_length": np.round(np.cov(log_lengths.T), 8).tolist(),
-        "mean_length_mm": np.round(np.exp(log_lengths).mean(0), 2).tolist(),
-        "std_length_mm": np.round(np.exp(log_lengths).std(0), 2).tolist(),
-        "stature_mean_mm": round(float(np.mean(stature)), 2),
-        "stature_std_mm": round(float(np.std(stature)), 2),
-        "log_stature_mean": round(float(np.log(stature).mean()), 6),
-        "log_stature_std": round(float(np.log(stature).std()), 6),
+        "mean_log_length": np.round(log_length.mean(0), 6).tolist(),
+        "covariance_log_length": np.round(np.cov(log_length.T), 8).tolist(),
+        "mean_length_mm": np.round(length.mean(0), 2).tolist(),
+        "std_length_mm": np.round(length.std(0), 2).tolist(),
+        "stature_mean_mm": round(float(stature.mean()), 2),
+        "stature_std_mm": round(float(stature.std()), 2),
+        "log_stature_mean": round(float(log_stature.mean()), 6),
+        "log_stature_std": round(float(log_stature.std()), 6),
     }
 
 
@@ -340,7 +323,7 @@ def _rest(
     from anny.skinning.skinning import apply_linear_blendshape
 
     anny_model = model.anny
-    values = {k: torch.as_tensor(v) for k, v in phenotypes.items() if k in PHENOTYPES}
+    values = {k: torch.as_tensor(v) for k, v in phenotypes.items() if k != "stature"}
     values["height"] = torch.as_tensor(height)
     tensors = anny_model.get_tensor_inputs(None, values, None, None)
     with torch.no_grad():

@@ -15,12 +15,14 @@ _LARGEST = 1024  # px, longer side that is kept
 _COLLAGE = 160  # px
 
 
-def list_pictures(folder: str | Path) -> list[Path]:
-    """Pictures of a folder, sorted.
+def list_pictures(folder: str | Path | None) -> list[Path]:
+    """Pictures of a folder, sorted; none of no folder.
 
     Raises:
         UserError: the folder is missing or holds no picture.
     """
+    if not folder:
+        return []
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"render.backgrounds: {folder}: not a folder of pictures")

@@ -30,8 +30,9 @@ from ptri.render.people.person import make_rng
 from ptri.render.people.poses import KIND_NAMES
 from ptri.render.processes import run_jobs
 from ptri.render.settings import RenderSettings
-from ptri.render.single import Shot, Studio
+from ptri.render.single import Studio
 from ptri.render.stage.cameras import Camera, sample_lens
+from ptri.render.truth import Label
 from ptri.render.write import shards
 
 TRUTH_NAME = "rendered_truth.npz"
@@ -136,7 +137,7 @@ def _rig_job(job: _Job) -> dict[str, np.ndarray]:
 
     def write(camera: int, frame: int, image: np.ndarray) -> None:
         path = image_path(Path(settings.out), *names, settings.camera_names[camera], frame)
-        _write_image(path, image, settings.quality)
+        _write_image(path, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings.quality)
 
     rows = render_action(settings, renderer, job.subject, job.number, write)
     return rows | {"action": np.full(settings.frames, job.number, np.int16)}
@@ -153,23 +154,25 @@ def _single_job(job: _Job) -> dict[str, np.ndarray]:
         name = f"{settings.subjects[job.subject]}-{job.number:07d}.tar"
         shards.write_shard(Path(settings.out) / name, keys, shots, settings.quality)
         return {}
-    for index, shot in zip(indices.tolist(), shots):
-        _write_shot(settings, job.subject, index, shot)
-
-    def of_camera(values: list[np.ndarray]) -> np.ndarray:
-        table = np.zeros((len(shots), settings.lenses, *values[0].shape), values[0].dtype)
-        table[np.arange(len(shots)), camera] = values
-        return table
-
-    return {
-        "action": np.array([KIND_NAMES.index(shot.kind) for shot in shots], np.int16),
-        "frame": frame.astype(np.int32),
-        "joints": np.stack([_to_fixed(shot.joints, shot) for shot in shots]),
-        "coco": np.stack([_to_fixed(shot.coco, shot) for shot in shots]),
-        "boxes": of_camera([shot.box for shot in shots]),
-        "visible": of_camera([shot.visible for shot in shots]),
-        "coco_visible": of_camera([shot.coco_visible for shot in shots]),
-    }
+    actions = [KIND_NAMES.index(shot.kind) for shot in shots]
+    rows = {"action": np.array(actions, np.int16), "frame": frame.astype(np.int32)}
+    for name in ("joints", "coco"):
+        # In the camera's frame: there all single images of a lens have one camera.
+        placed = [getattr(shot, name) @ shot.R.T + shot.t for shot in shots]
+        rows[name] = np.stack(placed).astype(np.float32)
+    for name in Label._fields:
+        values = np.stack([getattr(shot, name) for shot in shots])
+        rows[name] = np.zeros((len(shots), settings.lenses, *values.shape[1:]), values.dtype)
+        rows[name][np.arange(len(shots)), camera] = values
+    names = action_names(settings)
+    for action, f, c, shot in zip(actions, frame.tolist(), camera.tolist(), shots):
+        place = settings.subjects[job.subject], names[action], settings.camera_names[c]
+        path = image_path(Path(settings.out), *place, f)
+        _write_image(path, cv2.cvtColor(shot.image, cv2.COLOR_RGB2BGR), settings.quality)
+        if shot.mask is not None:
+            mask = str(path).replace("imageSequence-undistorted", "masks")
+            _write_image(Path(mask).with_suffix(".png"), 255 * shot.mask.astype(np.uint8))
+    return rows
 
 
 @functools.lru_cache(maxsize=1)
@@ -182,55 +185,31 @@ def _open_studio(settings: RenderSettings) -> Studio:
     return Studio(settings, masks=settings.masks)
 
 
-def _to_fixed(points: np.ndarray, shot: Shot) -> np.ndarray:
-    """World points in the camera's frame: there all single images of a lens have one camera."""
-    return (points @ shot.R.T + shot.t).astype(np.float32)
-
-
 def _lenses(settings: RenderSettings, subject: int) -> np.ndarray:
     """The intrinsics (L, 3, 3) px of a subject's single images."""
-    return np.stack(
-        [
-            sample_lens(make_rng(settings.seed, subject, lens, 79), settings)
-            for lens in range(settings.lenses)
-        ]
-    )
+    rngs = (make_rng(settings.seed, subject, lens, 79) for lens in range(settings.lenses))
+    return np.stack([sample_lens(rng, settings) for rng in rngs])
 
 
-def _write_shot(settings: RenderSettings, subject: int, index: int, shot: Shot) -> None:
-    action = action_names(settings)[KIND_NAMES.index(shot.kind)]
-    camera = settings.camera_names[index % settings.lenses]
-    path = image_path(
-        Path(settings.out), settings.subjects[subject], action, camera, index // settings.lenses
-    )
-    _write_image(path, shot.image, settings.quality)
-    if shot.mask is not None:
-        path = Path(str(path).replace("imageSequence-undistorted", "masks")).with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), 255 * shot.mask.astype(np.uint8)):
-            raise OSError(f"{path}: cannot be written")
-
-
-def _write_image(path: Path, image: np.ndarray, quality: int) -> None:
+def _write_image(path: Path, image: np.ndarray, quality: int = 100) -> None:
+    """Writes an image, BGR or grey, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options):
+    if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, quality]):
         raise OSError(f"{path}: cannot be written")
 
 
 def _check_same(settings: RenderSettings, root: Path) -> None:
     """Keeps the settings beside the data and refuses to mix two data sets."""
     relevant = dataclasses.asdict(settings)
-    for name in ("out", "workers", "backgrounds", "mocap", "garments"):
+    for name in ("out", "workers"):
         relevant.pop(name)
-    relevant["backgrounds"] = bool(settings.backgrounds)
-    relevant["mocap"] = bool(settings.mocap)
-    relevant["garments"] = bool(settings.garments)
+    for name in ("backgrounds", "mocap", "garments"):  # folders may move
+        relevant[name] = bool(relevant[name])
     text = json.dumps(relevant, indent=1)
     path = root / "extra" / "render_settings.json"
     if (root / "extra" / NPY_NAME).exists():
         raise UserError(f"{root}: holds a finished data set; give another --out or remove it")
-    if path.exists() and path.read_text() != text:
+    if path.exists() and json.loads(path.read_text()) != json.loads(text):
         raise UserError(
             f"{root}: holds a part of a data set with other settings (see {path}); give the same "
             "settings to go on, another --out, or remove it"

@@ -50,7 +50,7 @@ def truth_of(shot: Shot) -> dict:
         "coco17": np.round(shot.coco, 2).tolist(),
         "h36m17_visible": shot.visible.astype(int).tolist(),
         "coco17_visible": shot.coco_visible.astype(int).tolist(),
-        "box": shot.box.tolist(),
+        "box": shot.boxes.tolist(),
         "kind": shot.kind,
     }
 
