@@ -69,29 +69,21 @@ def sample_rig(settings: RenderSettings, subject: int) -> Camera:
     ring = 1000 * settings.reach * np.stack([np.cos(turn), np.sin(turn)], 1)
     points = [np.column_stack([ring, np.full(12, z)]) for z in (0.0, 1000.0, 2100.0)]
     points = torch.from_numpy(np.concatenate(points)).float()
-    sampled = sample_rigs(
-        draws,
-        families,
-        points.expand(len(families), 1, -1, -1),
-        settings.cameras // len(families),
-        max_truncated=0.0,
-    )
-    K, R, t = (value.double().flatten(0, 1).numpy() for value in sampled.cameras)
-    size = sampled.size.double().flatten(0, 1).numpy()
+    num_views = settings.cameras // len(families)
+    rigs = sample_rigs(draws, families, points.expand(len(families), 1, -1, -1), num_views, 0.0)
+    K, R, t, size = (value.double().flatten(0, 1).numpy() for value in (*rigs.cameras, rigs.size))
     # A square from the middle of each image, at our resolution.
-    side = size.min(1)
+    side = size.min(1, keepdims=True)
     scale = settings.size / side
-    middle = (K[:, :2, 2] - (size - side[:, None]) / 2 + 0.5) * scale[:, None] - 0.5
-    square = np.zeros_like(K)
-    square[:, 0, 0], square[:, 1, 1] = K[:, 0, 0] * scale, K[:, 1, 1] * scale
-    square[:, :2, 2], square[:, 2, 2] = middle, 1
+    middle = (K[:, :2, 2] - (size - side) / 2 + 0.5) * scale - 0.5
+    focal = K[:, [0, 1], [0, 1]] * scale
     seen = points.double().numpy() @ R.transpose(0, 2, 1) + t[:, None]
     slope = np.abs(seen[..., :2] / seen[..., 2:])
     edge = np.minimum(middle, settings.size - 1 - middle)[:, None]
-    focal = square[:, [0, 1], [0, 1]]
     reach = (slope * focal[:, None] / edge).max((1, 2))
     zoom = 1 / reach if settings.tight else np.minimum(1, 1 / reach)
-    square[:, [0, 1], [0, 1]] = focal * zoom[:, None]
+    square = np.tile(np.eye(3), (len(K), 1, 1))
+    square[:, [0, 1], [0, 1]], square[:, :2, 2] = focal * zoom[:, None], middle
     order = make_rng(settings.seed, subject, 78).permutation(settings.cameras)
     return Camera(square[order], R[order], t[order])
 

@@ -93,10 +93,10 @@ class RenderConfig(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         for low, high in (("near", "far"), ("fill_low", "fill_high")):
-            if getattr(self, low) > getattr(self, high):
+            least, most = getattr(self, low), getattr(self, high)
+            if least > most:
                 raise UserError(
-                    f"render.{low}: {getattr(self, low)} is above render.{high}, "
-                    f"{getattr(self, high)}; exchange them"
+                    f"render.{low}: {least} is above render.{high}, {most}; exchange them"
                 )
 
 

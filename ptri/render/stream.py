@@ -8,10 +8,11 @@ in processes of their own: a process that has drawn must not fork.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -58,7 +59,14 @@ class Rendered(Dataset):
         if split != "train":  # .bvh files have no held-out trials
             captured = tuple(name for name in self.render.mocap if name.endswith(".npz"))
             self.render = dataclasses.replace(self.render, mocap=captured, mocap_split="held_out")
-        _prepare(self.render)
+        with _plain_errors():  # and loads what worker processes share by being forked later
+            backdrops.list_pictures(self.render.backgrounds)
+            if self.render.garments:
+                open_folder(self.render.garments)
+            if self.render.mocap:
+                load_part_motion(self.render.mocap, self.render.mocap_split)
+            body_faces(self.render.faces)
+            coco_weights()
         count = self.render.pass_images if split == "train" else self.render.test_images
         self.num_views = np.ones(count, np.int64)
         self._shots = None if split == "train" else self._make_all(config.data.workers)
@@ -79,7 +87,8 @@ class Rendered(Dataset):
 
     def _studio(self) -> Studio:
         os.environ.setdefault("LP_NUM_THREADS", "1")
-        return _plainly(functools.partial(_open_studio, os.getpid(), self.render, self.crop))
+        with _plain_errors():
+            return _open_studio(os.getpid(), self.render, self.crop)
 
     def _make_all(self, workers: int) -> list[Shot]:
         numbers = range(len(self))
@@ -109,31 +118,17 @@ class Rendered(Dataset):
         return transforms.warp(shot.image, shot.K, K, turn, self.data.image_size), K
 
 
-def _plainly(make):
-    """Calls a function; a missing extra or driver becomes a UserError."""
+@contextlib.contextmanager
+def _plain_errors() -> Iterator[None]:
+    """A missing extra or driver becomes a UserError."""
     try:
-        return make()
+        yield
     except ImportError as error:
         raise UserError(
             f"data.kind: rendered needs the render extra ({error}): pip install -e .[render]"
         ) from None
     except RuntimeError as error:
         raise UserError(f"data.kind: rendered: {error}") from None
-
-
-def _prepare(render: RenderConfig) -> None:
-    """Checks files and loads what worker processes can share by being forked later."""
-
-    def load() -> None:
-        backdrops.list_pictures(render.backgrounds)
-        if render.garments:
-            open_folder(render.garments)
-        if render.mocap:
-            load_part_motion(render.mocap, render.mocap_split)
-        body_faces(render.faces)
-        coco_weights()
-
-    _plainly(load)
 
 
 @functools.lru_cache(maxsize=2)

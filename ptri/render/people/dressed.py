@@ -84,6 +84,9 @@ def assemble(
         Part(start, end - start, *look)
         for start, end, look in zip(first_face[shaded:], first_face[shaded + 1 :], looks)
     ]
+    model = load_body_model()
+    head = dict(zip(model.bones, shape.bone_heads))
+    mouth = shape.vertices[model.nose_tip] + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
     return Dressed(
         vertices=points,
         normals=normals,
@@ -94,18 +97,10 @@ def assemble(
         eyes=np.concatenate([eyes, np.zeros(len(points) - len(eyes))]).astype(np.float32),
         colours=colours,
         styles=styles,
-        face=face_marks(shape),
+        face=np.stack([head["eye.L"], head["eye.R"], mouth]),
         tucked=False,
         painted_brows=True,
         num_shaded=first_face[shaded],
         surface=surface,
         parts=tuple(parts),
     )
-
-
-def face_marks(shape: BodyShape) -> np.ndarray:
-    """Rest positions (3, 3) m of left eye, right eye and mouth."""
-    model = load_body_model()
-    head = dict(zip(model.bones, shape.bone_heads))
-    mouth = shape.vertices[model.nose_tip] + np.array([0, 0.02, -0.045 * shape.stature / 1.7])
-    return np.stack([head["eye.L"], head["eye.R"], mouth])

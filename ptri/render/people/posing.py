@@ -190,18 +190,17 @@ def _plan() -> tuple[_Driver, np.ndarray]:
 @functools.cache
 def _driver_indices() -> np.ndarray:
     """(B,) the driver each Anny bone moves with: itself, or the nearest ancestor's."""
-    special = {"pelvis": "root", "shoulder01": "clavicle", "upperarm02": "upperarm01"}
-    special |= {"upperleg02": "upperleg01", "upperarm01": "upperarm01+"}
-    special |= {"upperleg01": "upperleg01+", "lowerarm02": "lowerarm01", "lowerleg02": "lowerleg01"}
+    special = {"pelvis": "root", "shoulder01": "clavicle{}", "lowerarm02": "lowerarm01{}"}
+    special |= {"upperarm01": "upperarm01{}+", "upperarm02": "upperarm01{}"}
+    special |= {"upperleg01": "upperleg01{}+", "upperleg02": "upperleg01{}"}
+    special |= {"lowerleg02": "lowerleg01{}"}
     names, model = driver_names(), load_body_model()
 
     def find(bone: str) -> int:
         stem, dot, side = bone.partition(".")
-        target = special.get(stem, stem)
-        sided = target.rstrip("+") + dot + side + ("+" if target.endswith("+") else "")
-        for name in (target, sided):
-            if name in names:
-                return names.index(name)
+        name = special.get(stem, stem + "{}").format(dot + side)
+        if name in names:
+            return names.index(name)
         return find(model.bones[model.parents[model.bones.index(bone)]])
 
     return np.array([find(bone) for bone in model.bones])

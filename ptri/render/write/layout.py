@@ -45,23 +45,8 @@ class _Job(NamedTuple):
     settings: RenderSettings
     subject: int
     number: int
-
-    @property
-    def images(self) -> int:
-        settings = self.settings
-        if settings.mode == "single":
-            return min(settings.shard_size or _CHUNK, settings.images - self.number)
-        return settings.frames * settings.cameras
-
-    @property
-    def part(self) -> Path:
-        """The file that says that it is done, with what the labels need."""
-        settings = self.settings
-        name = f"{self.number:07d}"
-        if settings.mode == "rig":
-            name = settings.actions[self.number]
-        name = f"{settings.subjects[self.subject]}_{name}.npz"
-        return Path(settings.out) / "extra" / "parts" / name
+    images: int
+    part: Path  # the file that says that it is done, with what the labels need
 
 
 def action_names(settings: RenderSettings) -> tuple[str, ...]:
@@ -94,9 +79,8 @@ def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels | 
     jobs = _list_jobs(settings)
     jobs[0].part.parent.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs if not job.part.exists()]
-    done = sum(job.images for job in jobs) - sum(job.images for job in todo)
-    total = sum(job.images for job in jobs)
-    with tqdm(total=total, initial=done, unit="image", disable=not progress) as bar:
+    total, left = (sum(job.images for job in some) for some in (jobs, todo))
+    with tqdm(total=total, initial=total - left, unit="image", disable=not progress) as bar:
         workers = settings.workers if settings.workers > 1 and len(todo) > 1 else 0
         for images in run_jobs(_job, todo, workers):
             bar.update(images)
@@ -112,12 +96,22 @@ def render_dataset(settings: RenderSettings, progress: bool = True) -> Labels | 
 
 
 def _list_jobs(settings: RenderSettings) -> list[_Job]:
-    subjects = range(len(settings.subjects))
+    parts = Path(settings.out) / "extra" / "parts"
+    subjects = list(enumerate(settings.subjects))
     if settings.mode == "rig":
-        return [_Job(settings, s, a) for a in range(len(settings.actions)) for s in subjects]
-    step = settings.shard_size or _CHUNK
+        images = settings.frames * settings.cameras
+        return [
+            _Job(settings, s, a, images, parts / f"{subject}_{action}.npz")
+            for a, action in enumerate(settings.actions)
+            for s, subject in subjects
+        ]
+    step, count = settings.shard_size or _CHUNK, settings.images
     # Subject by subject: a studio keeps the dressed bodies of two crowds.
-    return [_Job(settings, s, i) for s in subjects for i in range(0, settings.images, step)]
+    return [
+        _Job(settings, s, first, min(step, count - first), parts / f"{subject}_{first:07d}.npz")
+        for s, subject in subjects
+        for first in range(0, count, step)
+    ]
 
 
 def _job(job: _Job) -> int:
@@ -256,8 +250,7 @@ def _image_truth(labels: Labels, truth: dict[str, np.ndarray]) -> dict[str, np.n
     row, camera = np.nonzero((labels.boxes != 0).any(-1))  # a box is at least a pixel large
     keypoints = {"h36m17": [], "coco17": []}
     for n, c in zip(row, camera):
-        subject = labels.subject[n]
-        view = Camera(labels.K[subject, c], labels.R[subject, c], labels.t[subject, c])
+        view = Camera(*(part[labels.subject[n], c] for part in (labels.K, labels.R, labels.t)))
         for name, points in (("h36m17", labels.joints[n]), ("coco17", truth["coco"][n])):
             keypoints[name].append(view.project(points.astype(float))[:, :2].astype(np.float32))
     return {
