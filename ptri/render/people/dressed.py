@@ -11,6 +11,7 @@ from ptri.render.people.textures import Texture
 
 # Layers as the shader numbers them.
 SKIN, BOTTOM, TOP, SHOE, HAIR, EYE = range(6)
+FAR = 10.0  # m, a distance that never decides; a layer as far outside is nowhere
 
 
 class Part(NamedTuple):
@@ -49,35 +50,43 @@ class Dressed(NamedTuple):
 
 
 class Mesh(NamedTuple):
-    """One of the meshes that a dressed person consists of, n vertices."""
+    """One of the meshes that a dressed person consists of: n vertices, of which some are used."""
 
     points: np.ndarray  # (n, 3) rest positions, m
     normals: np.ndarray  # (n, 3)
     weights: np.ndarray  # (n, D)
     faces: np.ndarray  # (k, 3)
-    layers: np.ndarray  # (n, 4) as in `Dressed`
-    surface: np.ndarray  # (n, 3) as in `Dressed`
+    layers: np.ndarray | float = -FAR  # (n, 4) as in `Dressed`; by default it is in none
+    eyes: np.ndarray | float = 0.0  # (n,) as in `Dressed`
+    surface: np.ndarray | float = 0.0  # (n, 3) as in `Dressed`
 
 
 def assemble(
     meshes: list[Mesh],
     looks: list[tuple],
     shape: BodyShape,
-    eyes: np.ndarray,
     colours: np.ndarray,
     styles: np.ndarray,
+    tucked: bool = False,
+    painted_brows: bool = True,
 ) -> Dressed:
     """A dressed person of meshes: the body, shells of procedural clothes, textured parts.
 
     Args:
         looks: of the textured parts, which are the last meshes: `Part`'s fields from texture on.
-        eyes: of the body's vertices; colours, styles: of the layers (as in `Dressed`).
+        colours, styles, tucked, painted_brows: as in `Dressed`.
     """
-    points, normals, weights, _, layers, surface = (
-        np.concatenate(values).astype(np.float32) for values in zip(*meshes)
+    rows, faces, num = [], [], 0
+    for points, normals, weights, corners, layers, eyes, surface in meshes:
+        used, corners = np.unique(corners, return_inverse=True)
+        fixed = (np.broadcast_to(layers, (len(points), 4)), np.broadcast_to(eyes, len(points)))
+        surface = np.broadcast_to(surface, points.shape)
+        rows.append([value[used] for value in (points, normals, weights, *fixed, surface)])
+        faces.append(num + corners.reshape(-1, 3))
+        num += len(used)
+    points, normals, weights, layers, eyes, surface = (
+        np.concatenate(values).astype(np.float32) for values in zip(*rows)
     )
-    first = np.cumsum([0] + [len(mesh.points) for mesh in meshes])
-    faces = [mesh.faces + start for mesh, start in zip(meshes, first)]
     first_face = np.cumsum([0] + [len(mesh.faces) for mesh in meshes]).tolist()
     shaded = len(meshes) - len(looks)
     parts = [
@@ -94,12 +103,12 @@ def assemble(
         faces=np.concatenate(faces).astype(np.int32),
         num_closed=first_face[1],
         layers=layers,
-        eyes=np.concatenate([eyes, np.zeros(len(points) - len(eyes))]).astype(np.float32),
+        eyes=eyes,
         colours=colours,
         styles=styles,
         face=np.stack([head["eye.L"], head["eye.R"], mouth]),
-        tucked=False,
-        painted_brows=True,
+        tucked=tucked,
+        painted_brows=painted_brows,
         num_shaded=first_face[shaded],
         surface=surface,
         parts=tuple(parts),

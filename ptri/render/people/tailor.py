@@ -16,16 +16,9 @@ import numpy as np
 
 from ptri.render.people.body import BodyShape, base_vertices, load_base_mesh, load_body_model
 from ptri.render.people.decimate import vertex_normals
-from ptri.render.people.dressed import BOTTOM, HAIR, SHOE, TOP, Dressed, Mesh, assemble
+from ptri.render.people.dressed import BOTTOM, FAR, HAIR, SHOE, TOP, Dressed, Mesh, assemble
 from ptri.render.people.garment_files import NUM_BASE, GarmentFolder, read_eye_map
-from ptri.render.people.garments import (
-    LOWER,
-    UPPER,
-    Garment,
-    fit,
-    layer_masks,
-    load_garment,
-)
+from ptri.render.people.garments import LOWER, UPPER, Garment, fit, layer_masks, load_garment
 from ptri.render.people.posing import body_weights
 from ptri.render.people.textures import read_eye
 from ptri.render.people.wardrobe import body_faces, bone_share, hair_region, sample_colours
@@ -33,7 +26,6 @@ from ptri.render.people.wardrobe import body_faces, bone_share, hair_region, sam
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _BROWN = np.array([[0, 0, 1], [0, 0.75, 0], [0.55, 0, 0]]) * 0.75  # blue becomes red
 _DARK = 0.03  # linear luminance
-_NOTHING = -10.0  # m, a layer distance that is nowhere inside
 _SCALP_LINE = -0.035  # m, hair line of the painted scalp: a little within that of the meshes
 _BIB = 0.25  # m above the hips: lower pieces that reach so high keep their own upper pieces
 
@@ -57,29 +49,28 @@ def dress_in_garments(
     normals = vertex_normals(shape.vertices.astype(float), load_body_model().faces)
     eye_uv = _eye_coordinates(folder, base.body)
     bare &= ~np.isfinite(eye_uv).all(1)[coarse].all(1)
-    used, faces = np.unique(coarse[bare], return_inverse=True)
-    layers = np.full((len(used), 4), _NOTHING)
+    layers = np.full((len(normals), 4), -FAR)
     if any(garment.category == "hair" for garment, _ in worn):
         # Hair is strips and thin shells: paint the scalp below.
-        layers[:, 3] = hair_region(shape, _SCALP_LINE)[used]
-    skin = shape.vertices[used], normals[used], body_weights()[used], faces.reshape(-1, 3)
-    meshes = [Mesh(*skin, layers, np.zeros((len(used), 3)))]
-    looks = []
+        layers[:, 3] = hair_region(shape, _SCALP_LINE)
+    skin, eyeballs = (shape.vertices, normals, body_weights()), bone_share("eye") > 0.5
+    meshes, looks = [Mesh(*skin, coarse[bare], layers, eyeballs)], []
     for (garment, _), mask in zip(worn, masks):
         meshes.append(_mesh(garment, mask, rest))
         looks.append((garment.texture, garment.category in ("hair", "eyebrows")))
         looks[-1] += _recolour(garment, colours, styles, rng)
     if folder.eyes:
-        meshes.append(_eyes(shape, normals, eye_uv))
+        faces = load_body_model().faces
+        surface = np.column_stack([eye_uv, np.zeros(len(eye_uv))])
+        with_uv = faces[np.isfinite(eye_uv[faces]).all((1, 2))]
+        meshes.append(Mesh(*skin, with_uv, surface=surface))
         picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
         # Most eyes are brown; the pictures are mostly blue.
         turn = _BROWN if rng.random() < 0.75 else np.eye(3)
         look = np.zeros((1, 2, 3)), turn[None], np.array([[0, 10, 0.5, 0]])
         looks.append((picture, False, *look))
-    eyeballs = bone_share("eye")[used] > 0.5
-    dressed = assemble(meshes, looks, shape, eyeballs, colours, styles)
     brows = any(garment.category == "eyebrows" for garment, _ in worn)
-    return dressed._replace(painted_brows=not brows)
+    return assemble(meshes, looks, shape, colours, styles, painted_brows=not brows)
 
 
 def choose(
@@ -129,11 +120,9 @@ def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> Mesh:
         fitted = fitted + np.array([0, -0.0015, 0])  # the thinned face must not cover them
     elif garment.category == "hats":
         fitted = fitted + 0.004 * normals  # nor must the hair
-    used, faces = np.unique(garment.drawn[mask], return_inverse=True)
-    vertex = garment.corners[used]
-    surface = np.column_stack([garment.uv[used], garment.pieces[used]])
-    skinned = fitted[vertex], normals[vertex], garment.drivers[used], faces.reshape(-1, 3)
-    return Mesh(*skinned, np.full((len(used), 4), _NOTHING), surface)
+    skin = fitted[garment.corners], normals[garment.corners], garment.drivers
+    surface = np.column_stack([garment.uv, garment.pieces])
+    return Mesh(*skin, garment.drawn[mask], surface=surface)
 
 
 def _eye_coordinates(folder: GarmentFolder, body_to_base: np.ndarray) -> np.ndarray:
@@ -143,16 +132,6 @@ def _eye_coordinates(folder: GarmentFolder, body_to_base: np.ndarray) -> np.ndar
         vertices, around = read_eye_map(folder.folder)
         uv[vertices] = around
     return uv[body_to_base]
-
-
-def _eyes(shape: BodyShape, normals: np.ndarray, uv: np.ndarray) -> Mesh:
-    """The eyeballs as a textured mesh; uv (P, 2) from `_eye_coordinates`."""
-    faces = load_body_model().faces
-    whole = faces[np.isfinite(uv[faces]).all((1, 2))]
-    used, faces = np.unique(whole, return_inverse=True)
-    surface = np.column_stack([uv[used], np.zeros(len(used))])
-    skinned = shape.vertices[used], normals[used], body_weights()[used], faces.reshape(-1, 3)
-    return Mesh(*skinned, np.full((len(used), 4), _NOTHING), surface)
 
 
 def _recolour(

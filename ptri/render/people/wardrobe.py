@@ -126,23 +126,13 @@ def dress(
     waves = np.sin(vertices @ rng.normal(0, 60, (3, 3)) + rng.uniform(0, 6, 3)).mean(1)
     offset *= 1 + 0.25 * waves
     points = vertices + offset[:, None] * normals
-    coarse = body_faces(num_faces)
-    used, faces = np.unique(coarse, return_inverse=True)
-    body = Mesh(
-        points=points[used],
-        normals=vertex_normals(points, model.faces)[used],
-        weights=body_weights()[used],
-        faces=faces.reshape(-1, 3),
-        layers=layers[used],
-        surface=np.zeros((len(used), 3)),
-    )
-    meshes = [body]
+    normals = vertex_normals(points, model.faces)
+    meshes = [Mesh(points, normals, body_weights(), body_faces(num_faces), layers, eyes)]
     if outfit.skirt:
         meshes.append(_skirt(shape, outfit))
     if outfit.long_hair and outfit.hair:
         meshes.append(_hair_fall(shape, outfit))
-    dressed = assemble(meshes, [], shape, eyes[used], colours, styles)
-    return dressed._replace(tucked=outfit.tucked)
+    return assemble(meshes, [], shape, colours, styles, tucked=outfit.tucked)
 
 
 def _layers(shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
@@ -277,8 +267,7 @@ def _shell(
     for name, share in shares.items():
         weights[:, driver_names().index(name)] = share
     layers[:, layer] = 1.0
-    normals = vertex_normals(points, faces)
-    return Mesh(points, normals, weights, faces, layers, np.zeros((len(points), 3)))
+    return Mesh(points, vertex_normals(points, faces), weights, faces, layers)
 
 
 def _between(tones: np.ndarray, rng: np.random.Generator) -> np.ndarray:
