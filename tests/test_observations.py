@@ -8,11 +8,7 @@ from scipy import stats
 
 from ptri.geometry.rotations import so3_exp
 from ptri.people.bodies import sample_clips
-from ptri.people.detections import (
-    SimulatedDetections,
-    frame_correlation,
-    simulate_detections,
-)
+from ptri.people.detections import SimulatedDetections, frame_correlation, simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
 from ptri.people.rigs import FAMILY_NAMES, sample_rigs

@@ -122,12 +122,7 @@ def frame_correlation(seconds: float, fps: float) -> float:
 
 
 def _systematic(
-    draws: Draws,
-    errors: ErrorModel,
-    joints: Tensor,
-    cameras: Cameras,
-    clean: Tensor,
-    scale: Tensor,
+    draws: Draws, errors: ErrorModel, joints: Tensor, cameras: Cameras, clean: Tensor, scale: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Where a detector aims (B, T, V, J, 2) px, and what of it differs from person to person, px.
 
@@ -163,11 +158,7 @@ def _coloured(
 
 
 def _rare(
-    draws: Draws,
-    errors: ErrorModel,
-    num_frames: int,
-    shape: tuple[int, ...],
-    rate: float | Tensor,
+    draws: Draws, errors: ErrorModel, num_frames: int, shape: tuple[int, ...], rate: float | Tensor
 ) -> Tensor:
     """(B, T, *shape) bool events of a given rate, or rates, that last some frames."""
     rho = frame_correlation(errors.fault_s, errors.fps)

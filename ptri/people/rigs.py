@@ -100,11 +100,7 @@ def _family_table() -> Family:
 
 
 def sample_rigs(
-    draws: Draws,
-    family: Tensor,
-    joints: Tensor,
-    num_views: int,
-    max_truncated: float = 0.2,
+    draws: Draws, family: Tensor, joints: Tensor, num_views: int, max_truncated: float = 0.2
 ) -> Rig:
     """Draws a rig for each person, in random view order.
 

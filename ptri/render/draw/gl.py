@@ -7,7 +7,6 @@ everywhere in ptri.
 
 from __future__ import annotations
 
-import functools
 from importlib import resources
 
 import cv2
@@ -16,7 +15,6 @@ import numpy as np
 from ptri.render.draw.figure import Figure, padded, set_uniforms
 from ptri.render.draw.smooth import smooth_edges
 from ptri.render.people.dressed import Dressed
-from ptri.render.people.textures import Texture
 from ptri.render.stage.room import Room
 
 _NEAR, FAR = 0.15, 60.0  # m
@@ -24,22 +22,6 @@ _BACKDROP = ("turn", "tint", "flat_picture", "window")  # what it shows of a `Lo
 _SHADOW_SIZE = 512  # px
 _SHADOW_REACH = 2.2  # m around the person
 _current: list[Renderer] = []  # whose context is the current one
-
-
-def _in_context(method):
-    """Makes the renderer's context the current one, if another renderer has been used since.
-
-    It stays current: a change of context waits for the driver.
-    """
-
-    @functools.wraps(method)
-    def wrapped(self, *args, **kwargs):
-        if _current != [self]:
-            self.context.__enter__()
-            _current[:] = [self]
-        return method(self, *args, **kwargs)
-
-    return wrapped
 
 
 class Renderer:
@@ -75,10 +57,11 @@ class Renderer:
         self._room = make(_source("scene.vert"), _source("scene.frag"))
         self._backdrop = make(_BACKDROP_VERTEX, _source("backdrop.frag"))
         self._depth_only = make(_DEPTH_VERTEX, _DEPTH_FRAGMENT)
-        for program in (self._room, self._person, self._garment, self._hair):
-            program["shadow_map"].value, program["noise_map"].value = 1, 2
+        self._lit = (self._room, self._person, self._garment, self._hair)
+        for program in self._lit:
+            set_uniforms(program, {"shadow_map": 1, "noise_map": 2})
         for program in (self._garment, self._hair):
-            program["cloth"].value = 3
+            set_uniforms(program, {"cloth": 3})
         context, size = self.context, (width, height)
         context.front_face = "cw"  # images are drawn upside down
         software = "llvmpipe" in context.info["GL_RENDERER"]
@@ -109,34 +92,35 @@ class Renderer:
         self._figures: dict[int, Figure] = {}
         self._drawn: list[Figure] = []
 
-    @_in_context
     def set_person(self, person: Dressed | None, slot: int = 0) -> None:
         """Uploads what stays the same for a person; None empties the slot.
 
         Several people are several slots; slot 0 is the one whom the shadow map is centred on.
         """
+        self._activate()
         if slot in self._figures:
             self._figures.pop(slot).release()
         if person is not None:
             programs = (self._person, self._garment, self._hair, self._depth_only)
-            for part in person.parts:
-                self._upload(part.texture)
+            for texture in (part.texture for part in person.parts):
+                if texture.key not in self._textures:
+                    size, data = texture.pixels.shape[1::-1], texture.pixels.tobytes()
+                    kept = self._textures[texture.key] = self.context.texture(size, 4, data)
+                    kept.build_mipmaps()
+                    kept.filter = (self._gl.LINEAR_MIPMAP_NEAREST, self._gl.LINEAR)
             self._figures[slot] = Figure(self.context, programs, self._textures, person)
 
-    @_in_context
     def set_picture(self, picture: np.ndarray | None) -> None:
         """Sets the backdrop picture, (h, w, 3) uint8 RGB, or none."""
+        self._activate()
         if self._picture is not None:
             self._picture.release()
-            self._picture = None
+        self._picture = None
         if picture is not None:
-            height, width = picture.shape[:2]
-            self._picture = self.context.texture(
-                (width, height), 3, np.ascontiguousarray(picture).tobytes(), alignment=1
-            )
+            size, data = picture.shape[1::-1], np.ascontiguousarray(picture).tobytes()
+            self._picture = self.context.texture(size, 3, data, alignment=1)
             self._picture.repeat_x = True
 
-    @_in_context
     def pose(self, people: dict[int, tuple[np.ndarray, np.ndarray]], room: Room) -> None:
         """Uploads posed people and a room, and draws the shadow map of all.
 
@@ -145,6 +129,7 @@ class Renderer:
                 slot 0 first. Slots that are not named are not drawn.
             room: with furniture and lights.
         """
+        self._activate()
         context = self.context
         self._drawn = [self._figures[slot] for slot in people]
         for figure, (vertices, normals) in zip(self._drawn, people.values()):
@@ -166,7 +151,7 @@ class Renderer:
                 figure.draw_depth()
             if room.first_caster < len(room.mesh):
                 room_depth.render(first=room.first_caster)
-        for program in (self._person, self._garment, self._hair, self._room):
+        for program in self._lit:
             set_uniforms(program, room.look.light._asdict() | {"light_matrix": light.T})
         colours, styles = padded(room.colours, 32), padded(room.styles, 16)
         catcher = self._picture is not None
@@ -174,7 +159,6 @@ class Renderer:
         self._room_buffers = [buffer, self._room_array, room_depth]
         self._look = room.look
 
-    @_in_context
     def draw(self, K: np.ndarray, R: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Draws the current person and room from one camera.
 
@@ -184,6 +168,7 @@ class Renderer:
         Returns:
             (height, width, 3) uint8 RGB.
         """
+        self._activate()
         context = self.context
         matrix = view_projection(K, R, t, self.width, self.height).T
         self._target.use()
@@ -200,7 +185,7 @@ class Renderer:
             context.enable(self._gl.DEPTH_TEST)
         self._shadow.use(1)
         self._noise.use(2)
-        for program in (self._room, self._person, self._garment, self._hair):
+        for program in self._lit:
             set_uniforms(program, {"view_projection": matrix})
             if program is not self._room:  # nothing of a room shines
                 set_uniforms(program, {"eye_position": -R.T @ t})
@@ -216,7 +201,6 @@ class Renderer:
         image = np.frombuffer(data, np.uint8).reshape(self.height, self.width, 3)
         return smooth_edges(image) if self._smooth else image
 
-    @_in_context
     def person_depth(
         self, K: np.ndarray, R: np.ndarray, t: np.ndarray, slot: int = 0
     ) -> np.ndarray:
@@ -224,6 +208,7 @@ class Renderer:
 
         `depth` then is this picture's.
         """
+        self._activate()
         matrix = view_projection(K, R, t, self.width, self.height)
         self._resolved.use()
         self._resolved.clear(0.0, 0.0, 0.0, depth=1.0)
@@ -232,37 +217,34 @@ class Renderer:
         self._figures[slot].draw_depth()
         return self.depth()
 
-    @_in_context
     def depth(self) -> np.ndarray:
         """Depth (height, width) float32 m along the optical axis of the last picture drawn.
 
         `FAR`, the far plane, where there is nothing.
         """
+        self._activate()
         data = np.frombuffer(self._depth.read(alignment=1), np.float32)
         data = data.reshape(self.height, self.width)
         return 2 * FAR * _NEAR / (FAR + _NEAR - (2 * data - 1) * (FAR - _NEAR))
 
-    @_in_context
     def end_pose(self) -> None:
         """Frees the buffers of the last `pose`."""
+        self._activate()
         for item in getattr(self, "_room_buffers", []):
             item.release()
         self._room_buffers = []
+
+    def _activate(self) -> None:
+        """Makes the context the current one; it stays so: a change of it waits for the driver."""
+        if _current != [self]:
+            self.context.__enter__()
+            _current[:] = [self]
 
     def close(self) -> None:
         """Frees the context."""
         if _current == [self]:
             _current.clear()
         self.context.release()
-
-    def _upload(self, texture: Texture) -> None:
-        """Keeps a garment's picture with its mipmaps."""
-        if texture.key not in self._textures:
-            height, width = texture.pixels.shape[:2]
-            kept = self.context.texture((width, height), 4, texture.pixels.tobytes())
-            kept.build_mipmaps()
-            kept.filter = (self._gl.LINEAR_MIPMAP_NEAREST, self._gl.LINEAR)
-            self._textures[texture.key] = kept
 
 
 def view_projection(

@@ -19,18 +19,18 @@ from ptri.errors import UserError
 
 CATEGORIES = ("outfits", "shoes", "hair", "hats", "eyebrows")
 NUM_BASE = 19158  # vertices of the base mesh
-# name -> (number of columns, upper limit of an index or None for a real number)
+# name -> (columns, upper limit of an index or None for a real number)
 _ARRAYS = {
-    "vertices": (3, None),
-    "uv": (2, None),
-    "ref": (3, NUM_BASE),
-    "weight": (3, None),
-    "offset": (3, None),
-    "scale_verts": (2, NUM_BASE),
-    "scale_den": (0, None),
-    "delete_verts": (0, NUM_BASE),
-    "faces": (3, "vertices"),
-    "face_uv": (3, "uv"),
+    "vertices": ((3,), None),
+    "uv": ((2,), None),
+    "ref": ((3,), NUM_BASE),
+    "weight": ((3,), None),
+    "offset": ((3,), None),
+    "scale_verts": ((2,), NUM_BASE),
+    "scale_den": ((), None),
+    "delete_verts": ((), NUM_BASE),
+    "faces": ((3,), "vertices"),
+    "face_uv": ((3,), "uv"),
 }
 
 
@@ -74,11 +74,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: unreadable, or an array is missing, of a wrong shape, or points outside.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a readable garment file ({error})") from None
+    arrays = _load(path)
 
     def fail(what: str) -> None:
         raise UserError(f"{path}: damaged garment file: {what}; fetch it again or remove it")
@@ -87,7 +83,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if name not in arrays:
             fail(f"array {name} is missing")
         array = arrays[name]
-        if array.ndim != (2 if columns else 1) or (columns and array.shape[1] != columns):
+        if array.shape[1:] != columns or array.ndim == 0:
             fail(f"{name} has shape {array.shape}")
         if limit is None:
             if array.dtype.kind != "f" or not np.isfinite(array).all():
@@ -113,6 +109,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        message = f"{path}: not a readable garment file ({error}); fetch it again or remove it"
+        raise UserError(message) from None
+
+
 @functools.cache
 def read_eye_map(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Base vertices (e,) of the eyeballs and their texture coordinates (e, 2).
@@ -121,11 +126,9 @@ def read_eye_map(folder: Path) -> tuple[np.ndarray, np.ndarray]:
         UserError: a damaged anny_base_map.npz.
     """
     path = folder / "anny_base_map.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            vertices, uv = file["eye_base"].astype(np.int64), file["eye_uv"].astype(np.float32)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}); fetch it again or remove it") from None
+    arrays = _load(path)
+    vertices, uv = (arrays.get(name, np.zeros(0)) for name in ("eye_base", "eye_uv"))
+    vertices, uv = vertices.astype(np.int64), uv.astype(np.float32)
     if uv.shape != (len(vertices), 2) or not 0 <= vertices.min() <= vertices.max() < NUM_BASE:
         raise UserError(f"{path}: eye_base and eye_uv do not fit; fetch it again or remove it")
     return vertices, uv

@@ -9,7 +9,6 @@ for women and a few men. All random choices come from one generator.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +30,7 @@ _BIB = 0.25  # m above the hips: lower pieces that reach so high keep their own 
 
 
 def dress_in_garments(
-    shape: BodyShape,
-    rng: np.random.Generator,
-    folder: GarmentFolder,
-    num_faces: int = 9000,
+    shape: BodyShape, rng: np.random.Generator, folder: GarmentFolder, num_faces: int = 9000
 ) -> Dressed:
     """Dresses a body in garments of a folder; bare skin is drawn from about `num_faces` triangles.
 
@@ -64,7 +60,7 @@ def dress_in_garments(
         surface = np.column_stack([eye_uv, np.zeros(len(eye_uv))])
         with_uv = faces[np.isfinite(eye_uv[faces]).all((1, 2))]
         meshes.append(Mesh(*skin, with_uv, surface=surface))
-        picture = _eye_picture(folder.eyes[rng.integers(len(folder.eyes))])
+        picture = read_eye(folder.eyes[rng.integers(len(folder.eyes))])
         # Most eyes are brown; the pictures are mostly blue.
         turn = _BROWN if rng.random() < 0.75 else np.eye(3)
         look = np.zeros((1, 2, 3)), turn[None], np.array([[0, 10, 0.5, 0]])
@@ -193,11 +189,6 @@ def _turned(rng: np.random.Generator) -> np.ndarray:
     saturation, value = rng.uniform(0.2, 1.2), rng.uniform(0.5, 2.0)
     grey = np.tile(_LUMINANCE, (3, 1))
     return value * (saturation * np.eye(3) + (1 - saturation) * grey) @ turn
-
-
-@functools.cache
-def _eye_picture(path: Path):
-    return read_eye(path)
 
 
 def recolour(dressed: Dressed, rng: np.random.Generator) -> Dressed:

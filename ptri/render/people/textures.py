@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,7 @@ def read_texture(
     return Texture(f"{path}", _flipped(pixels)), bool(found)
 
 
+@functools.cache
 def read_eye(path: Path) -> Texture:
     """The picture of a pair of eyes.
 

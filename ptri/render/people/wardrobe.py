@@ -100,10 +100,7 @@ def body_faces(num_faces: int) -> np.ndarray:
 
 
 def dress(
-    shape: BodyShape,
-    rng: np.random.Generator,
-    num_faces: int = 9000,
-    tight: bool = False,
+    shape: BodyShape, rng: np.random.Generator, num_faces: int = 9000, tight: bool = False
 ) -> Dressed:
     """Dresses a body with a drawn outfit; the body is drawn with about `num_faces` triangles.
 

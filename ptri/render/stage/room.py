@@ -112,10 +112,7 @@ def sample_place(
 
 
 def sample_room(
-    rng: np.random.Generator,
-    camera_centres: np.ndarray,
-    config: RenderConfig,
-    bare: bool = False,
+    rng: np.random.Generator, camera_centres: np.ndarray, config: RenderConfig, bare: bool = False
 ) -> Room:
     """Draws a room around cameras and person, with furniture out of their way.
 
