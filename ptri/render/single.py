@@ -70,7 +70,6 @@ class Studio:
     """Keeps what images share: the OpenGL context, bodies and backdrop pictures.
 
     Args:
-        config: what the images look like.
         masks: also find the person's visible pixels.
         crop: makes the images such crops, but for people whom the frame cuts off; None: the
             framing is `config`'s.

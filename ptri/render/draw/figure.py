@@ -12,10 +12,8 @@ class Figure:
     """A dressed person on the graphics card.
 
     Args:
-        context: moderngl's.
         programs: of the body, of cloth, of hair, and of depth only.
         textures: key -> texture, of the person's parts.
-        person: whose mesh and material these are.
     """
 
     def __init__(self, context, programs, textures: dict, person: Dressed):

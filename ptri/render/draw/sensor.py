@@ -18,31 +18,26 @@ class Sensor(NamedTuple):
     gamma: float
     noise: float  # standard deviation, grey levels
     blur: float  # standard deviation, px; 0 none
-    shake: np.ndarray | None = None  # (k, k) kernel
-    quality: int = 0  # of visible JPEG compression; 0 none
-    meter: float = 0.0  # how far an exposure meter brings the mean to ...
-    target: float = 115.0  # ... this grey level; 0: it does not
+    shake: np.ndarray | None  # (k, k) kernel
+    quality: int  # of visible JPEG compression; 0 none
+    meter: float  # how far, 0 to 1, an exposure meter brings the mean to ...
+    target: float  # ... this grey level
 
 
 def sample_sensor(rng: np.random.Generator, config: RenderConfig) -> Sensor:
     """Draws one camera's exposure, colour response, blur, shake, noise and compression."""
     strength = config.sensor
-    sensor = Sensor(
-        gain=np.exp(strength * (rng.normal(0, 0.12) + rng.normal(0, 0.05, 3))),
-        gamma=float(np.exp(strength * rng.normal(0, 0.12))),
-        noise=strength * rng.gamma(1.5, 2.5),
-        blur=strength * (rng.uniform(0.3, 1.5) if rng.random() < 0.4 else 0.0),
-    )
+    gain = np.exp(strength * (rng.normal(0, 0.12) + rng.normal(0, 0.05, 3)))
+    gamma = float(np.exp(strength * rng.normal(0, 0.12)))
+    noise = strength * rng.gamma(1.5, 2.5)
+    blur = strength * (rng.uniform(0.3, 1.5) if rng.random() < 0.4 else 0.0)
     if config.samples == 0:  # no picture of a lens has steps at its edges
-        sensor = sensor._replace(blur=float(np.hypot(sensor.blur, rng.uniform(0.45, 0.65))))
-    shake, jpeg = rng.random() < config.shake, rng.random() < config.jpeg
-    length, angle, quality = rng.uniform(3, 10), rng.uniform(0, np.pi), rng.integers(25, 91)
-    return sensor._replace(
-        shake=_line_kernel(length * config.size / 256, angle) if shake else None,
-        quality=int(quality) if jpeg else 0,
-        meter=config.metering,
-        target=rng.uniform(80, 150),
-    )
+        blur = float(np.hypot(blur, rng.uniform(0.45, 0.65)))
+    shaken, jpeg = rng.random() < config.shake, rng.random() < config.jpeg
+    length, angle, quality = rng.uniform(3, 10), rng.uniform(0, np.pi), int(rng.integers(25, 91))
+    shake = _line_kernel(length * config.size / 256, angle) if shaken else None
+    target = rng.uniform(80, 150)
+    return Sensor(gain, gamma, noise, blur, shake, jpeg * quality, config.metering, target)
 
 
 def expose(image: np.ndarray, sensor: Sensor, rng: np.random.Generator) -> np.ndarray:

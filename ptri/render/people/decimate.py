@@ -33,7 +33,8 @@ def decimate(vertices: np.ndarray, faces: np.ndarray, num_faces: int) -> np.ndar
     content = hashlib.sha256(_VERSION + str((vertices.shape, num_faces)).encode())
     content.update(np.ascontiguousarray(vertices, np.float64).tobytes())
     content.update(np.ascontiguousarray(faces, np.int64).tobytes())
-    path = _cache_folder() / f"{content.hexdigest()[:32]}.npy"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = cache / "ptri" / "thinned" / f"{content.hexdigest()[:32]}.npy"
     try:
         kept = np.load(path, allow_pickle=False)
         if kept.ndim == 2 and kept.shape[1] == 3 and 0 <= kept.min() <= kept.max() < len(vertices):
@@ -49,10 +50,6 @@ def decimate(vertices: np.ndarray, faces: np.ndarray, num_faces: int) -> np.ndar
     except OSError:  # a read-only home: the next process thins again
         pass
     return result
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptri" / "thinned"
 
 
 def _collapse(vertices: np.ndarray, faces: np.ndarray, num_faces: int) -> np.ndarray:

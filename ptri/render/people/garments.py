@@ -36,7 +36,6 @@ _WHOLE_BODY = 1.15  # m, height of clothes sewn together that dress legs and tru
 class Garment(NamedTuple):
     """One garment, ready to be fitted. n vertices, m corners (vertices split at texture seams)."""
 
-    name: str
     category: str
     ref: np.ndarray  # (n, 3) base vertices
     weight: np.ndarray  # (n, 3)
@@ -61,7 +60,6 @@ def fit(garment: Garment, rest: np.ndarray) -> np.ndarray:
     """Garment vertices (n, 3) m on a body at rest.
 
     Args:
-        garment: to fit.
         rest: (N, 3) m, base-mesh vertices in Anny's axes (x left, y back, z up).
     """
     points = np.einsum("nk,nkx->nx", garment.weight, rest[garment.ref])
@@ -85,10 +83,15 @@ def load_garment(path: Path) -> Garment:
     )
     corners, split = pairs[:, 0], inverse.reshape(-1, 3)
     uv = arrays["uv"][pairs[:, 1]]
-    drawn = _thinned(arrays["vertices"][corners], split, category)
+    limit = _NUM_FACES.get(category, 2000)
+    if category == "hair":
+        # Borders stay, so that the rest of a mesh with many strips would vanish: only half of it.
+        limit = max(limit, len(split) - int((~find_border(split, len(corners))).sum()))
+    drawn = split
+    if len(split) > limit:
+        drawn = decimate(arrays["vertices"][corners], split, limit)
     texture, has_diffuse = read_texture(path, category, uv, split)
     garment = Garment(
-        name=path.stem,
         category=category,
         ref=arrays["ref"],
         weight=arrays["weight"].astype(float),
@@ -138,15 +141,6 @@ def layer_masks(
             gone = gone | garment.hides[kind]
     gone[_NUM_SKIN:] = False  # some lists name eyes and tongue
     return ~gone[body_to_base[body_faces]].all(1), masks
-
-
-def _thinned(vertices: np.ndarray, faces: np.ndarray, category: str) -> np.ndarray:
-    """Fewer faces (g, 3) of the same corners."""
-    limit = _NUM_FACES.get(category, 2000)
-    if category == "hair":
-        # Borders stay, so that the rest of a mesh with many strips would vanish: only half of it.
-        limit = max(limit, len(faces) - int((~find_border(faces, len(vertices))).sum()))
-    return faces if len(faces) <= limit else decimate(vertices, faces, limit)
 
 
 def _bone_weights(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:

@@ -91,7 +91,6 @@ def pose(rig: RiggedBody, parts: np.ndarray, root: np.ndarray) -> tuple[np.ndarr
     """Driver transforms and joints of T poses.
 
     Args:
-        rig: from `bind`.
         parts: (T, P + 1, 3, 3) world rotations of `PARTS_AND_ROOT`, float64.
         root: (T, 3) m, where the hip (root) joint goes.
 

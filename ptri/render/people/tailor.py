@@ -43,7 +43,11 @@ def dress_in_garments(
     coarse = body_faces(num_faces)
     bare, masks = layer_masks(coarse, base.body, worn)
     normals = vertex_normals(shape.vertices.astype(float), load_body_model().faces)
-    eye_uv = _eye_coordinates(folder, base.body)
+    eye_uv = np.full((NUM_BASE, 2), np.nan)  # nan: no eyeball
+    if folder.eyes:
+        vertices, around = read_eye_map(folder.folder)
+        eye_uv[vertices] = around
+    eye_uv = eye_uv[base.body]
     bare &= ~np.isfinite(eye_uv).all(1)[coarse].all(1)
     layers = np.full((len(normals), 4), -FAR)
     if any(garment.category == "hair" for garment, _ in worn):
@@ -121,56 +125,40 @@ def _mesh(garment: Garment, mask: np.ndarray, rest: np.ndarray) -> Mesh:
     return Mesh(*skin, garment.drawn[mask], surface=surface)
 
 
-def _eye_coordinates(folder: GarmentFolder, body_to_base: np.ndarray) -> np.ndarray:
-    """Texture coordinates (P, 2) of the body's vertices on the eyeballs, NaN elsewhere."""
-    uv = np.full((NUM_BASE, 2), np.nan)
-    if folder.eyes:
-        vertices, around = read_eye_map(folder.folder)
-        uv[vertices] = around
-    return uv[body_to_base]
-
-
 def _recolour(
     garment: Garment, colours: np.ndarray, styles: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Colours (k, 2, 3), tints (k, 3, 3) and styles (k, 4) of a garment's pieces."""
     num = len(garment.piece_class)
-    own, tints, looks = np.zeros((num, 2, 3)), np.tile(np.eye(3), (num, 1, 1)), np.zeros((num, 4))
+    pairs, tints = np.zeros((num, 2, 3)), np.tile(np.eye(3), (num, 1, 1))
+    looks, flat = np.zeros((num, 4)), float(not garment.has_diffuse)
     if garment.category in ("hair", "eyebrows"):
-        hair = colours[HAIR] * (0.6 if garment.category == "eyebrows" else 1.0)
-        own[:] = hair
-        own[:, 1] = 0.8 * own[:, 0]
-        looks[:] = 4, 60, 0.2, float(not garment.has_diffuse)
-        if garment.category == "eyebrows":
-            looks[:] = 0, 10, 0, 1
+        brows = garment.category == "eyebrows"
+        hair = colours[HAIR, 0] * (0.6 if brows else 1.0)
+        pairs[:, 0], pairs[:, 1] = hair, 0.8 * hair
+        looks[:] = (0, 10, 0, 1) if brows else (4, 60, 0.2, flat)
         for k, tone in enumerate(garment.piece_tone):
-            tints[k] = _tint(hair[0], tone)
-            if garment.has_diffuse and tone @ _LUMINANCE < _DARK and looks[k, 3] == 0:
+            tints[k] = _tint(hair, tone)
+            if tone @ _LUMINANCE < _DARK and looks[k, 3] == 0:
                 looks[k] = 0, 60, 0.2, 0.5  # else highlights of a black picture become stripes
-        return own, tints, looks
+        return pairs, tints, looks
     untouched = rng.random() < 0.12
     for k in range(num):
         layer = SHOE
         if garment.category == "outfits":
             layer = TOP if garment.piece_class[k] == UPPER else BOTTOM
         again = any(garment.piece_class[:k] == garment.piece_class[k])
-        pair, style = colours[layer], styles[layer]
-        if again:  # a shirt below a jacket, laces
-            other_colours, other_styles = sample_colours(rng)
-            pair, style = other_colours[layer], other_styles[layer]
-        own[k] = pair
-        looks[k] = style[0], style[1], style[2], float(not garment.has_diffuse)
+        # Again one of a class, as a shirt below a jacket, or laces: in other colours.
+        shades, manners = sample_colours(rng) if again else (colours, styles)
+        pair, style = shades[layer], manners[layer]
+        pairs[k], looks[k] = pair, (*style[:3], flat)
         if not garment.has_diffuse or untouched:
             continue
         mode = rng.random()
-        if mode < 0.3:
-            tints[k] = _turned(rng)
-        elif mode < 0.6:
-            tints[k] = _tint(pair[0], garment.piece_tone[k])
-        else:
+        tints[k] = _turned(rng) if mode < 0.3 else _tint(pair[0], garment.piece_tone[k])
+        if mode >= 0.6:
             looks[k, 3] = 0.85  # a little of the texture's folds and seams stays
-            tints[k] = _tint(pair[0], garment.piece_tone[k])
-    return own, tints, looks
+    return pairs, tints, looks
 
 
 def _tint(colour: np.ndarray, tone: np.ndarray) -> np.ndarray:

@@ -73,9 +73,8 @@ def sample_colours(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     colours = np.zeros((6, 2, 3))
     for layer in (BOTTOM, TOP, SHOE):
         base = _cloth_colour(rng)
-        other = (
-            _cloth_colour(rng) if rng.random() < 0.6 else np.clip(base * rng.uniform(0.5, 2), 0, 1)
-        )
+        fresh = rng.random() < 0.6
+        other = _cloth_colour(rng) if fresh else np.clip(base * rng.uniform(0.5, 2), 0, 1)
         colours[layer] = base, other
     skin = _between(_SKIN_TONES, rng)
     colours[SKIN] = skin, skin * [0.78, 0.42, 0.4]  # second: lips
@@ -138,10 +137,8 @@ def _layers(shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
     arm = bone_share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
     leg = bone_share("upperleg", "lowerleg", "foot", "toe")
     skull = bone_share("head", "neck02", "neck03", "eye")
-    along = np.zeros(len(v))
-    for side, (shoulder, elbow, wrist) in {1: (13, 14, 15), -1: (12, 11, 10)}.items():
-        mine = np.sign(v[:, 0]) == side
-        along = np.where(mine, _along(v, joints[shoulder], joints[elbow], joints[wrist]), along)
+    left, right = (_along(v, *joints[arm]) for arm in ([13, 14, 15], [12, 11, 10]))
+    along = np.where(v[:, 0] > 0, left, right)
     hip, knee, ankle = joints[6, 2], joints[1, 2], joints[0, 2]
     down = np.where(
         v[:, 2] > knee, (hip - v[:, 2]) / (hip - knee), 1 + (knee - v[:, 2]) / (knee - ankle)
@@ -153,16 +150,13 @@ def _layers(shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
     top = np.where(on_arm, (outfit.sleeve - along) * 0.28, top)
     top = np.where(skull > 0.5, np.minimum(top, outfit.collar - neck_plane), top)
     belt = hip + 0.14
-    bottom = np.minimum(belt - v[:, 2], (max(outfit.leg, 0.35) - down) * 0.4)
-    if outfit.skirt:
-        bottom = np.minimum(belt - v[:, 2], (0.3 - down) * 0.4)
+    leg_end = 0.3 if outfit.skirt else max(outfit.leg, 0.35)
+    bottom = np.minimum(belt - v[:, 2], (leg_end - down) * 0.4)
     bottom = np.where(on_arm, -_FAR, bottom)
     if outfit.tucked:
         top = np.where(on_arm, top, np.minimum(top, v[:, 2] - belt + 0.01))
     shoe = np.where(leg > 0.5, ankle + 0.01 + outfit.shoe - v[:, 2], -_FAR)
-    hair = hair_region(shape, outfit.hair_line)
-    if outfit.hair == 0:
-        hair = np.full(len(v), -_FAR)
+    hair = hair_region(shape, outfit.hair_line) if outfit.hair else np.full(len(v), -_FAR)
     return np.stack([bottom, top, shoe, hair], 1), (bone_share("eye") > 0.5).astype(float)
 
 

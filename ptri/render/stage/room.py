@@ -118,7 +118,6 @@ def sample_room(
 
     Args:
         camera_centres: (V, 3) m.
-        config: furniture and light.
         bare: floor only, for use before a backdrop picture.
     """
     reach = np.abs(camera_centres[:, :2]).max() + rng.uniform(0.4, 2.5)

@@ -29,30 +29,27 @@ def write_shard(
     temporary = path.with_suffix(".tmp")
     with webdataset.TarWriter(str(temporary), mtime=0) as writer:
         for key, shot in zip(keys, shots):
+            truth = {
+                "K": np.round(shot.K, 4),
+                "R": np.round(shot.R, 7),
+                "t": np.round(shot.t, 3),
+                "h36m17": np.round(shot.joints, 2),
+                "coco17": np.round(shot.coco, 2),
+                "h36m17_visible": shot.visible.astype(int),
+                "coco17_visible": shot.coco_visible.astype(int),
+                "box": shot.boxes,
+            }
+            truth = {name: values.tolist() for name, values in truth.items()}
+            options = [cv2.IMWRITE_JPEG_QUALITY, quality]
             sample = {
                 "__key__": "_".join(f"{part:07d}" for part in key),
-                "jpg": _encode(".jpg", shot.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]),
-                "json": truth_of(shot),
+                "jpg": _encode(".jpg", shot.image[..., ::-1], options),
+                "json": truth | {"kind": shot.kind},
             }
             if shot.mask is not None:
                 sample["png"] = _encode(".png", 255 * shot.mask.astype(np.uint8), [])
             writer.write(sample)
     temporary.replace(path)
-
-
-def truth_of(shot: Shot) -> dict:
-    """What is true of a single image, as plain numbers."""
-    return {
-        "K": np.round(shot.K, 4).tolist(),
-        "R": np.round(shot.R, 7).tolist(),
-        "t": np.round(shot.t, 3).tolist(),
-        "h36m17": np.round(shot.joints, 2).tolist(),
-        "coco17": np.round(shot.coco, 2).tolist(),
-        "h36m17_visible": shot.visible.astype(int).tolist(),
-        "coco17_visible": shot.coco_visible.astype(int).tolist(),
-        "box": shot.boxes.tolist(),
-        "kind": shot.kind,
-    }
 
 
 def _encode(suffix: str, image: np.ndarray, options: list[int]) -> bytes:
