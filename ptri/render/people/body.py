@@ -62,6 +62,7 @@ JOINT_CARRIERS = tuple(
     for joint in H36M17.joints
 )
 _NUM_CROWN_VERTICES = 12
+_BATCH = 50  # people built at once
 
 
 class BodyModel(NamedTuple):
@@ -214,11 +215,16 @@ def build_shapes(phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
     for i in range(len(stature)):
         floor = np.array([0, 0, vertices[i, :, 2].min()])
         points, bone_heads = vertices[i] - floor, heads[i] - floor
+        head = dict(zip(model.bones, bone_heads))
+        joints = {joint: head[bone] for joint, bone in _JOINT_BONES.items()}
+        joints["hip"] = (joints["left_hip"] + joints["right_hip"]) / 2
+        joints["nose"] = (head["head"] + points[model.nose_tip]) / 2
+        joints["head"] = points[model.crown].mean(0)
         shapes.append(
             BodyShape(
                 vertices=points.astype(np.float32),
                 bone_heads=bone_heads,
-                joints=_rest_joints(model, points, bone_heads),
+                joints=np.stack([joints[name] for name in H36M17.joints]),
                 stature=float(np.ptp(points[:, 2])),
                 gender=float(phenotypes["gender"][i]),
                 phenotypes={name: float(values[i]) for name, values in solved.items()},
@@ -226,16 +232,6 @@ def build_shapes(phenotypes: dict[str, np.ndarray]) -> list[BodyShape]:
             )
         )
     return shapes
-
-
-def _rest_joints(model: BodyModel, vertices: np.ndarray, bone_heads: np.ndarray) -> np.ndarray:
-    """The 17 joints of a rest shape: (P, 3) and (B, 3) m -> (17, 3) m (module docstring)."""
-    head = {bone: bone_heads[i] for i, bone in enumerate(model.bones)}
-    joints = {joint: head[bone] for joint, bone in _JOINT_BONES.items()}
-    joints["hip"] = (joints["left_hip"] + joints["right_hip"]) / 2
-    joints["nose"] = (head["head"] + vertices[model.nose_tip]) / 2
-    joints["head"] = vertices[model.crown].mean(0)
-    return np.stack([joints[name] for name in H36M17.joints])
 
 
 @functools.cache
@@ -258,20 +254,18 @@ def grow_down(phenotypes: dict[str, np.ndarray], age: np.ndarray, size: np.ndarr
     phenotypes["stature"] = 1.05 + 0.55 * age + 0.15 * (size - 0.5)
 
 
-def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> dict:
+def body_statistics(num_bodies: int, seed: int = 0) -> dict:
     """Mean and covariance of log bone lengths (log mm) and of the stature, adults and children.
 
     Args:
         num_bodies: adults drawn, and children.
-        seed: of the draw.
-        batch: people built at once.
 
     Returns:
         A JSON-ready dict of the adults, with one of the children in it; bones in the order of
         `H36M17.bones`.
     """
     rng = np.random.default_rng(seed)
-    adults, children = (_statistics(num_bodies, rng, batch, young) for young in (False, True))
+    adults, children = (_statistics(num_bodies, rng, young) for young in (False, True))
     drawn = f"{num_bodies} bodies, seed {seed}; sampling:"
     return {
         "source": f"Anny adults, {drawn} {SAMPLING_RULE}",
@@ -283,10 +277,10 @@ def body_statistics(num_bodies: int = 2000, seed: int = 0, batch: int = 50) -> d
     }
 
 
-def _statistics(num_bodies: int, rng: np.random.Generator, batch: int, young: bool) -> dict:
+def _statistics(num_bodies: int, rng: np.random.Generator, young: bool) -> dict:
     shapes = []
-    for first in range(0, num_bodies, batch):
-        num = min(batch, num_bodies - first)
+    for first in range(0, num_bodies, _BATCH):
+        num = min(_BATCH, num_bodies - first)
         phenotypes = sample_phenotypes(num, rng)
         if young:
             grow_down(phenotypes, rng.random(num), rng.random(num))

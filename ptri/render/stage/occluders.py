@@ -58,9 +58,8 @@ def add_held(rng: np.random.Generator, room: Room, joints: np.ndarray) -> Room:
         mesh = box_mesh(hand + axes[2] * rng.uniform(0, 0.4) * half[2], half, axes, material)
     elif kind < 0.55:  # bag, hanging
         half = rng.uniform([0.1, 0.03, 0.1], [0.22, 0.1, 0.25])
-        mesh = box_mesh(
-            hand - _up(half[2] + 0.05), half, upright_axes(rng.uniform(0, 2 * np.pi)), material
-        )
+        axes = upright_axes(rng.uniform(0, 2 * np.pi))
+        mesh = box_mesh(hand - _up(half[2] + 0.05), half, axes, material)
     elif kind < 0.8:  # book, phone, cup
         half = rng.uniform([0.03, 0.005, 0.05], [0.14, 0.05, 0.18])
         mesh = box_mesh(hand, half, _random_axes(rng), material)
@@ -145,14 +144,9 @@ def _blob(rng, place, height, material, camera) -> np.ndarray:
 
 def _ball(middle: np.ndarray, radius: float, material: int) -> np.ndarray:
     """A coarse sphere of 8 x 5 faces."""
-    turn = np.linspace(0, 2 * np.pi, 9)
-    polar = np.linspace(0, np.pi, 6)[:, None]
-    grid = np.stack(
-        np.broadcast_arrays(
-            np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)
-        ),
-        -1,
-    )
+    polar, turn = np.meshgrid(np.linspace(0, np.pi, 6), np.linspace(0, 2 * np.pi, 9), indexing="ij")
+    level = [np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn)]
+    grid = np.stack([*level, np.cos(polar)], -1)
     a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]
     corners = np.stack([a, d, c, a, c, b], -2).reshape(-1, 3, 3)
     mesh = triangles_mesh(middle + radius * corners, material)

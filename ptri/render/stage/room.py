@@ -123,19 +123,16 @@ def sample_room(
     reach = np.abs(camera_centres[:, :2]).max() + rng.uniform(0.4, 2.5)
     width, depth = (reach * rng.uniform(1, 1.25, 2)).tolist()
     height = max(float(camera_centres[:, 2].max()) + 0.3, rng.uniform(2.5, 4.0))
-    corners = np.array([[-width, -depth, 0], [width, depth, height]])
-    colours, styles = [], []
-    parts = [_quad([-width, -depth, 0], [2 * width, 0, 0], [0, 2 * depth, 0], 0)]
-    colours.append(cloth_pair(rng, 0.7))
-    styles.append([_pick(rng, (0, 1, 2, 3, 3, 5)), rng.uniform(0.8, 4), rng.uniform(0, 0.2), 0.8])
+    along, across, up = [2 * width, 0, 0], [0, 2 * depth, 0], [0, 0, height]
+    parts, colours = [_quad([-width, -depth, 0], along, across, 0)], [cloth_pair(rng, 0.7)]
+    styles = [[_pick(rng, (0, 1, 2, 3, 3, 5)), rng.uniform(0.8, 4), rng.uniform(0, 0.2), 0.8]]
     if not bare:
-        (x0, y0, z0), (x1, y1, z1) = corners.tolist()
         sides = [
-            ([x0, y0, z1], [0, y1 - y0, 0], [x1 - x0, 0, 0]),
-            ([x0, y0, z0], [0, y1 - y0, 0], [0, 0, z1 - z0]),
-            ([x1, y1, z0], [0, y0 - y1, 0], [0, 0, z1 - z0]),
-            ([x1, y0, z0], [x0 - x1, 0, 0], [0, 0, z1 - z0]),
-            ([x0, y1, z0], [x1 - x0, 0, 0], [0, 0, z1 - z0]),
+            ([-width, -depth, height], across, along),
+            ([-width, -depth, 0], across, up),
+            ([width, depth, 0], [0, -2 * depth, 0], up),
+            ([width, -depth, 0], [-2 * width, 0, 0], up),
+            ([-width, depth, 0], along, up),
         ]
         wall = cloth_pair(rng, 0.5)
         for material, (corner, u, v) in enumerate(sides, start=1):
@@ -143,12 +140,12 @@ def sample_room(
             colours.append(wall if rng.random() < 0.5 and material > 1 else cloth_pair(rng, 0.5))
             pattern = _pick(rng, (0, 0, 2, 4, 5, 5, 6))
             styles.append([pattern, rng.uniform(0.6, 5), 0, rng.uniform(0.1, 0.9)])
-        parts += _pictures(rng, corners, colours, styles)
+        parts += _pictures(rng, (width, depth, height), colours, styles)
     first = sum(len(part) for part in parts)
     for _ in range(int(rng.integers(0, config.clutter + 1))):
         if len(colours) >= MAX_MATERIALS - 1:
             break
-        box = _furniture(rng, corners, camera_centres)
+        box = _furniture(rng, np.array([width, depth]), camera_centres)
         if box is None:
             continue
         axes = upright_axes(rng.uniform(0, np.pi))
@@ -268,10 +265,10 @@ _SQUARE = np.array([[0, 0], [1, 0], [1, 1], [0, 0], [1, 1], [0, 1]], float)
 _CUBE, _CUBE_UV = _cube()
 
 
-def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
+def _pictures(rng, size, colours: list, styles: list) -> list[np.ndarray]:
     """Posters, windows and doors: rectangles a centimetre before the walls."""
     parts = []
-    (x0, y0, _), (x1, y1, z1) = corners.tolist()
+    x1, y1, z1 = size  # half of the width, half of the depth, height
     for _ in range(int(rng.integers(0, 5))):
         width, height = rng.uniform(0.4, 2.2), rng.uniform(0.4, 1.8)
         low = rng.uniform(0, max(z1 - height, 0.1))
@@ -279,10 +276,10 @@ def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
         gap = 0.015
         wall = rng.integers(4)
         if wall < 2:
-            x, sign = (x0 + gap, 1) if wall == 0 else (x1 - gap, -1)
+            x, sign = (gap - x1, 1) if wall == 0 else (x1 - gap, -1)
             corner, across = [x, along * y1 - sign * width / 2, low], [0, sign * width, 0]
         else:
-            y, sign = (y0 + gap, -1) if wall == 2 else (y1 - gap, 1)
+            y, sign = (gap - y1, -1) if wall == 2 else (y1 - gap, 1)
             corner, across = [along * x1 - sign * width / 2, y, low], [sign * width, 0, 0]
         quad = _quad(corner, across, [0, 0, height], len(colours))
         if wall >= 2:  # u x v points outwards there
@@ -294,13 +291,13 @@ def _pictures(rng, corners, colours: list, styles: list) -> list[np.ndarray]:
 
 
 def _furniture(
-    rng: np.random.Generator, corners: np.ndarray, cameras: np.ndarray
+    rng: np.random.Generator, extent: np.ndarray, cameras: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Centre and half size of a box, or None where the draw stands in the way."""
     half = [rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.6), rng.uniform(0.15, 0.6)]
     if rng.random() < 0.25:
         half[2] = rng.uniform(0.6, 1.1)
-    x, y = (rng.uniform(-0.92, 0.92, 2) * corners[1, :2]).tolist()
+    x, y = (rng.uniform(-0.92, 0.92, 2) * extent).tolist()
     radius = math.hypot(*half[:2])
     if math.hypot(x, y) < _KEEP_FREE + radius:
         return None
