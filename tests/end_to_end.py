@@ -15,12 +15,15 @@ from pathlib import Path
 import torch
 from test_stages import end_to_end, evaluate, parts
 
+from ptri.evaluation.table import grid
+
 VARIANTS = {
     "2D frozen": ["train.freeze_2d=true"],
     "2D trained by heatmaps alone": ["train.gradient_2d=0"],
     "end to end, gradient_2d 0.01": ["train.gradient_2d=0.01"],
     "end to end": ["train.gradient_2d=1"],
 }
+NAMES = ("not trained together", *VARIANTS)
 POOLED = "evaluate.pool_frames=50"
 FIGURES = {
     "mpjpe": "MPJPE, mm, each frame alone",
@@ -33,27 +36,29 @@ FIGURES = {
 def run_seed(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     """Figures of each variant on the test subjects."""
     given = parts(folder, seed)
-    found = {"not trained together": evaluate(given.data, folder, "together", *given.init, POOLED)}
+    figures = {
+        "not trained together": evaluate(given.data, folder, "together", *given.init, POOLED)
+    }
     for number, (name, arguments) in enumerate(VARIANTS.items()):
-        own = [POOLED, *arguments]
-        found[name] = end_to_end(given, folder, seed, f"variant_{number}", *own)
-    return found
+        place = f"variant_{number}"
+        figures[name] = end_to_end(given, folder, seed, place, POOLED, *arguments)
+    return figures
 
 
 def table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """Figures by variant and seed; then differences from the frozen network, paired by seed."""
-    lines = []
+    heads, tables = [*(f"seed {seed}" for seed in results), "mean", "over frozen"], []
     for figure, title in FIGURES.items():
-        seeds = "".join(f"{'seed ' + seed:>9}" for seed in results)
-        lines += ["", f"{title:<32}{seeds}     mean   over frozen"]
-        for name in next(iter(results.values())):
-            own = torch.tensor([found[name][figure] for found in results.values()])
-            frozen = torch.tensor([found["2D frozen"][figure] for found in results.values()])
-            gain = own - frozen
-            error = gain.std() / len(gain) ** 0.5 if len(gain) > 1 else torch.tensor(torch.nan)
-            row = "".join(f"{value:9.2f}" for value in own.tolist())
-            lines.append(f"{name:<32}{row}{own.mean():9.2f}{gain.mean():+9.2f} +- {error:.2f}")
-    return "\n".join(lines)
+        seeds = results.values()
+        values = {name: torch.tensor([seed[name][figure] for seed in seeds]) for name in NAMES}
+        rows = []
+        for name, value in values.items():
+            gain = value - values["2D frozen"]
+            error = gain.std() / len(gain) ** 0.5  # NaN of one seed
+            cells = [f"{number:.2f}" for number in (*value, value.mean())]
+            rows.append([name, *cells, f"{gain.mean():+.2f} +- {error:.2f}"])
+        tables.append(grid([title, *heads], rows))
+    return "\n\n".join(tables)
 
 
 def main() -> None:

@@ -141,23 +141,21 @@ def test_halves_that_disagree_reject_the_rig(processed, caplog):
             return super().solve(keypoints, K, seed)
 
     changing = Changing(cameras=model.cameras)
-    halves = compare_halves(changing, whole, options)
+    apart = compare_halves(changing, whole, options)
     # 40 deg over the root of 8 frames, once to each side.
-    assert halves.difference_deg[1:].tolist() == pytest.approx([28.3] * 3, abs=1.0)
-    assert halves.solution.estimate.verdict.code is Code.HALVES
-    assert "two halves" in halves.solution.estimate.reason
-    assert "half of it says more" in halves.text
+    assert apart.halves_deg[1:].tolist() == pytest.approx([28.3] * 3, abs=1.0)
+    assert apart.estimate.verdict.code is Code.HALVES
+    assert "two halves" in apart.estimate.reason and "half of it says more" in apart.halves
     steady = compare_halves(model, whole, options)
-    assert steady.solution.estimate.accepted and "says more" not in steady.text
+    assert steady.estimate.accepted and "says more" not in steady.halves
     few = whole._replace(recording=recording.part([0, 1, 2, 3], slice(8)))
-    halves = compare_halves(changing, few, options)
-    assert halves.solution.estimate.accepted and "not compared" in halves.text
+    few = compare_halves(changing, few, options)
+    assert few.estimate.accepted and "not compared" in few.halves
     late = recording.xy.copy()
     late[:8, 2] = np.nan  # a camera that saw nobody in the first half is not told as left out
-    halves = compare_halves(
-        changing, whole._replace(recording=recording._replace(xy=late)), options
-    )
-    assert "a camera saw too little" in halves.text and not caplog.records
+    late = whole._replace(recording=recording._replace(xy=late))
+    late = compare_halves(changing, late, options)
+    assert "a camera saw too little" in late.halves and not caplog.records
 
 
 def test_detections_are_used_again_until_stale(drawn, processed, tmp_path):

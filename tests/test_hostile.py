@@ -105,24 +105,16 @@ def test_a_person_who_stands_still(good):
     assert spread_ten > 0.25 * spread_one
 
 
-@pytest.mark.parametrize("direction", [(0.0, 1.0, 0.0), (0.3, 0.8, 0.5), (0.0, 0.0, 1.0)])
-def test_all_joints_on_a_line(good, direction):
+@pytest.mark.parametrize("length", [1600.0, 0.0])
+def test_all_joints_on_a_line_or_a_point(good, length):
     """A line looks the same from all around it."""
-    along = torch.tensor(direction, dtype=torch.float64)
-    place = torch.linspace(-800, 800, 17, dtype=torch.float64)
-    middle = good.joints.mean((0, 1))
-    joints = (middle + place[:, None] * along / along.norm()).expand(3, 17, 3)
-    truth = observe(joints, good.R, good.t, good.K)
+    along = torch.tensor([0.3, 0.8, 0.5], dtype=torch.float64)
+    place = length * torch.linspace(-0.5, 0.5, 17, dtype=torch.float64)
+    joints = good.joints.mean((0, 1)) + place[:, None] * along
+    truth = observe(joints.expand(3, 17, 3), good.R, good.t, good.K)
     result = estimate(truth)
     assert is_lawful(result) and not result.accepted
-    assert "on one line" in result.reason
-
-
-def test_all_joints_at_one_point(good):
-    joints = good.joints.mean((0, 1)).expand(2, 17, 3)
-    truth = observe(joints, good.R, good.t, good.K)
-    result = estimate(truth)
-    assert is_lawful(result) and not result.accepted
+    assert "on one line or point" in result.reason
     # And with the default covariance, whose measure is the person's extent.
     result = ptri.estimate_rig(truth.xy.round(), truth.K)
     assert is_lawful(result) and not result.accepted
@@ -180,21 +172,15 @@ def test_nothing_is_seen(good):
         assert result.joints3d_covariance.diagonal(dim1=-2, dim2=-1).min() > 1e6
 
 
-def test_infinity_that_was_not_seen_does_no_harm(good):
-    xy, confidence = good.xy.clone(), good.confidence.clone()
-    xy[0, 1, 3], confidence[0, 1, 3] = INF, 0.0
-    result = ptri.estimate_rig(xy, good.K, confidence, good.covariance)
-    xy[0, 1, 3] = NAN
-    assert result.R.equal(ptri.estimate_rig(xy, good.K, None, good.covariance).R)
-
-
-def test_nan_beside_unseen_keypoints_does_no_harm(good):
-    """Confidence and covariance of keypoints that were not seen are not looked at."""
+def test_what_was_not_seen_does_no_harm(good):
+    """Infinite xy of no confidence; confidence and covariance where there is no xy."""
     xy, confidence, covariance = good.xy.clone(), good.confidence.clone(), good.covariance.clone()
     xy[:, 1, 3] = NAN
-    expected = ptri.estimate_rig(xy, good.K, confidence, covariance)
-    confidence[:, 1, 3], covariance[:, 1, 3] = NAN, NAN
-    assert ptri.estimate_rig(xy, good.K, confidence, covariance).R.equal(expected.R)
+    expected = ptri.estimate_rig(xy, good.K, confidence, covariance).R
+    xy[:, 1, 3], confidence[:, 1, 3] = INF, 0.0
+    assert ptri.estimate_rig(xy, good.K, confidence, covariance).R.equal(expected)
+    xy[:, 1, 3], confidence[:, 1, 3], covariance[:, 1, 3] = NAN, NAN, NAN
+    assert ptri.estimate_rig(xy, good.K, confidence, covariance).R.equal(expected)
 
 
 @pytest.mark.parametrize("scale2", [1e-4, 1e6])
@@ -221,37 +207,25 @@ BAD_VALUES = [
     ("xy", put((1, 2, 3, 0), INF), r"infinite at frame 1, view 2, joint 3 \(1 of 204\); write NaN"),
     ("xy", put((1, 2, 3, 0), 1e30), HUGE_RAY),
     ("xy", lambda xy: xy[:0], "xy: no frames; give at least one"),
-    ("xy", lambda xy: xy[:, :0], "xy: 0 view"),
     ("xy", lambda xy: xy[:, :1], "xy: 1 view; at least two"),
     ("xy", lambda xy: xy[0], r"got \(4, 17, 2\).*xy\[None\]"),
-    ("xy", lambda xy: xy.expand(2, 3, 4, 17, 2), r"expected shape \(frames, views, joints, 2\)"),
     ("xy", lambda xy: xy[:, :, :16], "xy: 16 joints, but skeleton 'h36m17'"),
     ("xy", lambda xy: xy > 0, "xy: expected real numbers"),
     ("xy", np.array([["a"]]), "xy: not an array of numbers"),
-    ("xy", [[1.0], [1.0, 2.0]], "xy: not an array of numbers"),
-    ("xy", None, "xy: not an array of numbers"),
     ("K", put((1, 0, 0), NAN), "K: NaN or infinite at view 1"),
-    ("K", put((1, 0, 2), INF), "K: NaN or infinite at view 1"),
-    ("K", put(2, 0.0), "K: not an intrinsic matrix at view 2"),
     ("K", lambda K: K.mT, r"K: not an intrinsic matrix.*\[\[fx, s, cx\]"),
     ("K", put((3, 0, 0), -1000.0), "K: a focal length is zero or negative at view 3"),
-    ("K", put((0, 1, 1), 0.0), "zero or negative at view 0"),
     ("K", put((0, 0, 1), 1e4), "K: skew beyond half of fy"),
     ("K", put((0, 0, 0), 1e12), "K: beyond any camera"),
     ("K", lambda K: K[:3], r"K: expected shape \(4, 3, 3\)"),
     ("K", lambda K: K[0], "repeat it for every view"),
-    ("K", lambda K: K.to(torch.complex128), "K: expected real numbers"),
     ("confidence", lambda c: 100 * c, r"outside \[0, 1\] at frame 0.*divide by the largest"),
-    ("confidence", lambda c: -c, r"confidence: outside \[0, 1\]"),
     ("confidence", lambda c: NAN * c, r"confidence: outside \[0, 1\]"),
     ("confidence", lambda c: c[0], r"\(3, 4, 17\).*got \(4, 17\)"),
     ("covariance", lambda c: NAN * c, "covariance: NaN or infinite"),
-    ("covariance", lambda c: 0 * c, NOT_POSITIVE),
     ("covariance", lambda c: -c, NOT_POSITIVE),
-    ("covariance", torch.ones_like, NOT_POSITIVE),
     ("covariance", put((..., 0, 1), 0.5), "covariance: not symmetric"),
     ("covariance", lambda c: 1e15 * c, "beyond any keypoint"),
-    ("covariance", lambda c: 1e-15 * c, "beyond any keypoint"),
     ("covariance", lambda c: c[..., 0], r"covariance: expected shape \(3, 4, 17, 2, 2\)"),
     ("skeleton", "coco", "skeleton: no joint set 'coco'"),
     ("num_samples", 0, "num_samples: 0; expected a whole number >= 8"),
@@ -265,7 +239,6 @@ BAD_VALUES = [
     ("scale", {}, 'scale: {}; expected {"subject_height"'),
     ("scale", {"subject_height": 1, "camera_distance": (0, 1, 1)}, "expected .* or "),
     ("scale", {"subject_height": 1.78}, "1.78 mm.*not m or cm"),
-    ("scale", {"subject_height": NAN}, "subject_height of nan mm; expected 300 to"),
     ("scale", {"camera_distance": (1, 1, 3000)}, "two different views from 0 to 3"),
     ("scale", {"camera_distance": 3000}, "camera_distance 3000"),
 ]

@@ -1,7 +1,6 @@
 """Reading recordings: exact on made-up files, the right person, errors that name the culprit."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from ptri.recordings.solve import rig_input
 from ptri.recordings.subject import follow_subject
 from ptri.rig.check import known_joints
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
-
-SAMPLE = Path(__file__).resolve().parents[2] / "shared/data/pose2sim_single"
 
 
 def read(root, **options):
@@ -211,27 +208,9 @@ def test_views_can_be_chosen_and_ordered(made):
     assert read(root, first_frame=2, last_frame=3).frames.tolist() == [2, 3]
 
 
-def test_a_camera_that_saw_nobody_is_all_nan(made):
+def test_a_camera_without_files_is_all_nan(made):
     root, _ = made
     for path in (root / "openpose/right_json").glob("*.json"):
-        path.write_text('{"people": []}')
-    recording = read(root)
-    assert np.isnan(recording.xy[:, 2]).all()
-    assert np.isfinite(recording.xy[:, [0, 1, 3]]).all()
-    for path in (root / "openpose/right_json").glob("*.json"):
-        path.unlink()  # no files at all
-    np.testing.assert_array_equal(read(root).xy, recording.xy)
-
-
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the sample recording is not here")
-def test_the_sample_recording_is_read_as_it_is():
-    recording = read(SAMPLE)
-    assert recording.xy.shape == (100, 4, 25, 2)
-    assert recording.skeleton.name == "body25b"
-    seen = np.isfinite(recording.xy[..., 1])
-    assert seen.any(-1).mean() > 0.99
-    # The subject, not the bystander: about 700 px tall in every view.
-    y = recording.xy[..., 1]
-    height = np.where(seen, y, -np.inf).max(-1) - np.where(seen, y, np.inf).min(-1)
-    assert (np.median(height, 0) > 600).all()
-    assert recording.reference.t.abs().max() > 1000
+        path.unlink()
+    seen = np.isfinite(read(root).xy).all((0, 2, 3))
+    assert seen.tolist() == [True, True, False, True]

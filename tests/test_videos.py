@@ -67,7 +67,15 @@ def test_a_video_shorter_than_its_header(grey):
         list(videos.read_in_step(long, range(5)))
 
 
-def test_one_file_for_two_cameras(plain):
+def test_videos_are_found_by_camera(plain):
+    """By its name, else by what the name starts with."""
+    (plain / "videos/left.avi").rename(plain / "videos/left-take2.avi")
+    paths = videos.videos_by_camera(["left", "back", "other"], plain)
+    assert {name: path.name for name, path in paths.items()} == {
+        "left": "left-take2.avi", "back": "back.avi",
+    }  # fmt: skip
+    assert abs(videos.read_frame(paths["left"], 1).mean() - 90) < 10
+    assert videos.read_frame(paths["left"], 7) is None
     edit_cameras(plain, lambda cameras: cameras[0].update(name="bac"))
     with pytest.raises(UserError, match="only video for cameras bac, back"):
         videos.open_video_set(settings(plain))

@@ -245,32 +245,24 @@ def _moving_squares(
 
 
 def refine(cropper: Cropper, images: Sequence[np.ndarray], first: CropKeypoints) -> CropKeypoints:
-    """Detects again in crops fitted to the keypoints; keeps what the network is surer of."""
-    N = len(first.view)
-    crops = [_fitted_crop(first.rows(n), cropper.size) for n in range(N)]
-    second = cropper(images, first.view, np.array(crops).reshape(N, 4))
+    """Detects again in crops fitted to confident keypoints; keeps what the network is surer of."""
+    sure = first.confidence >= SURE  # (N, J)
+    low = np.where(sure[..., None], first.local, np.inf).min(1)
+    high = np.where(sure[..., None], first.local, -np.inf).max(1)
+    enough = sure.sum(1) >= FEWEST
+    low[~enough], high[~enough] = 0, cropper.size - 1  # the crop as it is
+    x, y, side, roll = first.crops.T
+    scale = side / cropper.size  # full-image px per network px
+    across, down = scale * ((low + high) / 2 - (cropper.size - 1) / 2).T
+    cos, sin = np.cos(roll), np.sin(roll)  # the crop shows the picture turned by +roll
+    fitted = KEYPOINT_CROP * scale * (high - low).max(1)
+    fitted = np.clip(fitted, side / LARGEST_STEP, side * LARGEST_STEP)
+    fitted = np.where(enough, fitted, side)
+    place = x + cos * across + sin * down, y - sin * across + cos * down
+    second = cropper(images, first.view, np.column_stack([*place, fitted, roll]))
     better = second.confidence.mean(1) > first.confidence.mean(1)
     both = CropKeypoints(*map(np.concatenate, zip(first, second)))
-    return both.rows(np.arange(N) + N * better)
-
-
-def _fitted_crop(keypoints: CropKeypoints, size: int) -> np.ndarray:
-    """The crop (4,) around the confident keypoints of one crop, turned as it is; or that itself.
-
-    Args:
-        keypoints: without the dimension N. size: px of the network's image.
-    """
-    sure = keypoints.confidence >= SURE
-    if sure.sum() < FEWEST:
-        return keypoints.crops
-    x, y, side, roll = keypoints.crops
-    low, high = keypoints.local[sure].min(0), keypoints.local[sure].max(0)
-    scale = side / size  # full-image px per network px
-    away = scale * ((low + high) / 2 - (size - 1) / 2)
-    cos, sin = np.cos(roll), np.sin(roll)  # the crop shows the picture turned by +roll
-    x, y = x + cos * away[0] + sin * away[1], y - sin * away[0] + cos * away[1]
-    fitted = KEYPOINT_CROP * scale * (high - low).max()
-    return np.array([x, y, np.clip(fitted, side / LARGEST_STEP, side * LARGEST_STEP), roll])
+    return both.rows(np.arange(len(better)) + len(better) * better)
 
 
 def _shrink(image: np.ndarray, factor: int) -> np.ndarray:

@@ -8,11 +8,8 @@ what such errors do. The mean of two halves that differ by d is off by about d /
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
-from torch import Tensor
 
 from ptri.config import Config
 from ptri.errors import UserError
@@ -27,30 +24,29 @@ LEAST_FRAMES = 16  # of a recording; fewer are not halved
 TELLING = 2.0  # times the stated deviation: so large a half of the difference is pointed out
 
 
-class Halves(NamedTuple):
-    """How far the cameras of the halves differ."""
-
-    solution: Solution  # with its verdict
-    difference_deg: Tensor | None  # (V,) rotations, the reference 0; None: not compared
-    text: str  # a line for the report
-
-
-def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Halves:
+def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Solution:
     """Solves both halves of a solved recording; rejects a rig whose halves differ too much.
 
     The limit is ``posterior.max_rotation_std_deg``, for half of the difference.
+
+    Returns:
+        The solution with its verdict and what its halves say.
     """
     name, recording, estimate = "halves of the recording: ", solution.recording, solution.estimate
     T, views = len(recording.frames), list(range(len(recording.cameras)))
+
+    def not_compared(reason: str) -> Solution:
+        return solution._replace(halves=f"{name}not compared{reason}")
+
     if T < LEAST_FRAMES:
-        return Halves(solution, None, f"{name}not compared, fewer than {LEAST_FRAMES} frames")
+        return not_compared(f", fewer than {LEAST_FRAMES} frames")
     halves = [recording.part(views, part) for part in (slice(0, T // 2), slice(T // 2, T))]
     if min(num_keypoints(half).min() for half in halves) < MIN_KEYPOINTS:
-        return Halves(solution, None, f"{name}not compared, a camera saw too little in one")
+        return not_compared(", a camera saw too little in one")
     try:
         solved = [solve_recording_cameras(model, half, config)[0] for half in halves]
     except UserError as error:
-        return Halves(solution, None, f"{name}not compared ({error})")
+        return not_compared(f" ({error})")
     first, second = (posterior_mean(half.posterior)[0][0].cpu() for half in solved)
     difference = torch.rad2deg(rotation_angle(first.mT @ second))  # (V,)
     parts = [f"{camera} {angle:.1f}" for camera, angle in zip(recording.names, difference)]
@@ -63,5 +59,5 @@ def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Halv
     if float(angle[worst]) > limit and estimate.accepted:
         value, figures = float(difference[worst]), estimate.verdict.figures
         verdict = Verdict(Code.HALVES, worst, value=value, limit=limit, figures=figures)
-        solution = solution._replace(estimate=estimate._replace(verdict=verdict))
-    return Halves(solution, difference, text)
+        estimate = estimate._replace(verdict=verdict)
+    return solution._replace(estimate=estimate, halves=text, halves_deg=difference)

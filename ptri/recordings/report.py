@@ -71,7 +71,11 @@ def figures_of(solution: Solution) -> dict[str, object]:
         figures[f"reprojection_error_px_median/{name}"] = float(error[:, v].nanmedian())
     if recording.reference is not None:
         figures.update(_differences(recording, estimate))
-    return figures | {f"seconds/{stage}": value for stage, value in solution.seconds.items()}
+    figures |= {f"seconds/{stage}": value for stage, value in solution.seconds.items()}
+    if solution.halves_deg is not None:
+        for name, value in zip(recording.names, solution.halves_deg.tolist()):
+            figures[f"halves_rotation_difference_deg/{name}"] = value
+    return figures
 
 
 def _differences(recording: Recording, estimate: RigEstimate) -> dict[str, object]:
@@ -122,6 +126,7 @@ def text_of(solution: Solution, figures: dict) -> str:
         f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
         f"triangulation: {error}",
         f"time: rig posterior {seconds['posterior']:.2f} s, joints {joints_ms:.1f} ms a frame",
+        solution.halves,
     ]
     return "\n".join(parts)
 

@@ -59,13 +59,9 @@ def process(
     Returns:
         The figures of metrics.json, and the printed text.
     """
-    halves = compare_halves(model, solve(model, recording, config), config)
-    solution = halves.solution
+    solution = compare_halves(model, solve(model, recording, config), config)
     figures = report.figures_of(solution)
-    text = f"{report.text_of(solution, figures)}\n{halves.text}"
-    if halves.difference_deg is not None:
-        for name, value in zip(solution.recording.names, halves.difference_deg.tolist()):
-            figures[f"halves_rotation_difference_deg/{name}"] = value
+    text = report.text_of(solution, figures)
     outputs.clear(folder)
     if detections is not None:
         text += f"\n{report.detection_text(detections, recording, config)}"

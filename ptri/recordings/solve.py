@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptri.config import Config
 from ptri.errors import UserError
@@ -33,6 +34,8 @@ class Solution(NamedTuple):
     left_out: list[str]  # names of cameras that saw too little
     estimate: RigEstimate  # joints are NaN in frames in which fewer than two views see the person
     seconds: dict[str, float]  # of the posterior and of the joints
+    halves: str = ""  # what its halves say (`ptri.recordings.halves`), and ...
+    halves_deg: Tensor | None = None  # ... (V,) by which rotations differ; None: not compared
 
 
 def num_keypoints(recording: Recording) -> np.ndarray:

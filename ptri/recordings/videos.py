@@ -84,8 +84,9 @@ def open_videos(
         UserError: a missing or unreadable video, another picture size than K's, different frame
             rates or lengths. The message names the files.
     """
-    paths = videos_by_camera([camera.name for camera in cameras], root, setting)
-    missing = [camera.name for camera in cameras if camera.name not in paths]
+    names = [camera.name for camera in cameras]
+    paths = videos_by_camera(names, root, setting)
+    missing = [name for name in names if name not in paths]
     if missing:
         folder = Path(root) / "videos" if setting == "auto" else setting
         raise UserError(
@@ -94,9 +95,10 @@ def open_videos(
             "or leave the camera out with recording.views"
         )
     for path in paths.values():
-        names = [name for name in paths if paths[name] == path]
-        if len(names) > 1:
-            raise UserError(f"{path}: the only video for cameras {', '.join(names)}; name one each")
+        sharing = [name for name in paths if paths[name] == path]
+        if len(sharing) > 1:
+            text = ", ".join(sharing)
+            raise UserError(f"{path}: the only video for cameras {text}; name one each")
     videos = [_open(camera, paths[camera.name]) for camera in cameras]
     rates = [video.fps for video in videos if video.fps > 0]
     if rates and max(rates) > (1 + RATE_TOLERANCE) * min(rates):
@@ -119,10 +121,10 @@ def frame_numbers(videos: Sequence[Video], first: int, last: int | None, every: 
         UserError: there are none, or the last one is not in every video.
     """
     shortest = min(videos, key=lambda video: video.num_frames)
-    final = shortest.num_frames - 1
-    has = f"{shortest.path} has {shortest.num_frames} frames (0 to {final})"
-    last = final if last is None else last
-    if last > final:
+    end = shortest.num_frames
+    has = f"{shortest.path} has {end} frames (0 to {end - 1})"
+    last = end - 1 if last is None else last
+    if last >= end:
         raise UserError(f"recording.last_frame: {last}, but {has}")
     numbers = list(range(first, last + 1, every))
     if not numbers:
@@ -157,33 +159,23 @@ def read_frame(path: Path, number: int) -> np.ndarray | None:
 
 def _read(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray | None]:
     """Yields the images of rising frame numbers, BGR; None where one cannot be read."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        position = 0
-        for number in frames:
-            # Seeking by number is not exact in every container.
-            there = all(capture.grab() for _ in range(number - position))
-            there, image = capture.read() if there else (False, None)
-            yield image if there else None
-            position = number + 1
-    finally:
-        capture.release()
+    capture, position = cv2.VideoCapture(str(path)), 0
+    for number in frames:
+        # Seeking by number is not exact in every container.
+        there = all(capture.grab() for _ in range(number - position))
+        yield capture.read()[1] if there else None
+        position = number + 1
 
 
 def _open(camera: CameraEntry, path: Path) -> Video:
     """A camera's video; its first frame is read and compared with the camera file."""
     capture = cv2.VideoCapture(str(path))
-    try:
-        there, image = capture.read()
-        if not there:
-            raise UserError(
-                f"{path}: not a video that OpenCV can read; convert it, for instance to H.264 .mp4"
-            )
-        turn = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        fps = float(capture.get(cv2.CAP_PROP_FPS))
-    finally:
-        capture.release()
+    there, image = capture.read()
+    if not there:
+        raise UserError(
+            f"{path}: not a video that OpenCV can read; convert it, for instance to H.264 .mp4"
+        )
+    turn = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
     height, width = image.shape[:2]
     if (width, height) != tuple(camera.size):
         turned = f" as shown, rotated by {turn} deg by its metadata" if turn else ""
@@ -194,6 +186,7 @@ def _open(camera: CameraEntry, path: Path) -> Video:
         )
     if turn:
         log.warning("%s: rotated by %d deg by its metadata; K must be for it as shown", path, turn)
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if count < 1:
         raise UserError(f"{path}: the file does not say how many frames it has; convert it to .mp4")
-    return Video(path, count, fps)
+    return Video(path, count, capture.get(cv2.CAP_PROP_FPS))
