@@ -126,13 +126,13 @@ def test_untrained_heads_with_cameras_are_near_the_truth(head, limit):
     known = posterior_from_cameras(cameras)
     with torch.no_grad():
         found = model.fuse(keypoints, K, known).joints3d
-    assert float(metrics.mpjpe(found, joints.float(), ROOT).mean()) < limit
+    assert float(metrics.mpjpe(found, joints.float()).mean()) < limit
     # The control: under cameras that are wrong it is not.
     shift = torch.tensor([[0.0, 0, 0], [900, 0, 0], [0, 900, 0], [-900, 0, 0]])  # mm
     wrong = known._replace(t=known.t + shift)
     with torch.no_grad():
         away = model.fuse(keypoints, K, wrong).joints3d
-    assert float(metrics.mpjpe(away, joints.float(), ROOT).mean()) > 2 * limit
+    assert float(metrics.mpjpe(away, joints.float()).mean()) > 2 * limit
 
 
 def test_uncertain_cameras_widen_the_covariance():
@@ -240,7 +240,7 @@ def test_mixture_covers_cameras_and_joints():
 
     def share(spread):
         answers = (truth + pull * shared[m % M] + own[m] for m in range(tries))
-        parts = [metrics.joint_coverage(mean, spread, x, ROOT, (0.5, 0.9)) for x in answers]
+        parts = [metrics.joint_coverage(mean, spread, x) for x in answers]
         return torch.stack(parts).mean((0, 1))
 
     inside, narrow = share(spread), share(covariance[0])

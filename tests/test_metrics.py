@@ -29,10 +29,10 @@ def test_mpjpe_agrees_with_a_loop_and_ignores_translation(generator):
     truth, estimate = people(generator)
     pairs = zip(estimate.numpy(), truth.numpy())  # the root's zero counts
     naive = [np.linalg.norm(e - e[ROOT] - g + g[ROOT], axis=1).mean() for e, g in pairs]
-    error = metrics.mpjpe(estimate, truth, ROOT)
+    error = metrics.mpjpe(estimate, truth)
     np.testing.assert_allclose(error, naive, rtol=1e-12)
     moved = estimate + torch.tensor([100.0, -20, 3000])
-    torch.testing.assert_close(metrics.mpjpe(moved, truth, ROOT), error)
+    torch.testing.assert_close(metrics.mpjpe(moved, truth), error)
     assert (metrics.joint_l2(moved, truth) > 2000).all()  # the control: this one sees it
 
 
@@ -41,7 +41,7 @@ def test_pa_mpjpe_ignores_similarities_but_not_mirrors(generator):
     R = random_rotation(generator, 20)
     moved = 0.7 * truth @ R.transpose(-1, -2) + 500
     assert metrics.pa_mpjpe(moved, truth).max() < 1e-9
-    assert metrics.n_mpjpe(moved, truth, ROOT).min() > 50
+    assert metrics.n_mpjpe(moved, truth).min() > 50
     mirrored = truth * torch.tensor([-1.0, 1, 1])
     assert metrics.pa_mpjpe(mirrored, truth).min() > 50
 
@@ -49,10 +49,10 @@ def test_pa_mpjpe_ignores_similarities_but_not_mirrors(generator):
 def test_alignment_lowers_the_error(generator):
     truth, estimate = people(generator)
     scaled = 1.3 * estimate
-    plain = metrics.mpjpe(scaled, truth, ROOT)
-    normalised = metrics.n_mpjpe(scaled, truth, ROOT)
+    plain = metrics.mpjpe(scaled, truth)
+    normalised = metrics.n_mpjpe(scaled, truth)
     assert (normalised < plain).all()
-    torch.testing.assert_close(normalised, metrics.n_mpjpe(estimate, truth, ROOT))
+    torch.testing.assert_close(normalised, metrics.n_mpjpe(estimate, truth))
     # Least squares after a similarity leaves less than after a scale about the root.
     assert (metrics.pa_mpjpe(scaled, truth) < normalised).all()
 
@@ -121,14 +121,13 @@ def test_joint_coverage_is_nominal_on_gaussian_errors(generator):
     draw = torch.randn(4000, 17, 3, 1, generator=generator, dtype=torch.float64)
     estimate = (chol @ draw).squeeze(-1)
     estimate[:, ROOT] = 0  # root-relative: the covariance is of joints about the root
-    levels = (0.5, 0.9)
-    share = metrics.joint_coverage(estimate, covariance, truth, ROOT, levels).mean(0)
+    share = metrics.joint_coverage(estimate, covariance, truth).mean(0)
     # 64,000 independent joints: standard error 0.002.
-    torch.testing.assert_close(share, torch.tensor(levels, dtype=torch.float64), atol=0.008, rtol=0)
+    torch.testing.assert_close(share, torch.tensor(metrics.LEVELS).double(), atol=0.008, rtol=0)
     # Controls: intervals 2 x too narrow, and a covariance that is none.
-    narrow = metrics.joint_coverage(estimate, covariance / 4, truth, ROOT, levels).mean(0)
+    narrow = metrics.joint_coverage(estimate, covariance / 4, truth).mean(0)
     assert narrow[1] < 0.7
-    assert metrics.joint_coverage(estimate, -covariance, truth, ROOT, levels).max() == 0
+    assert metrics.joint_coverage(estimate, -covariance, truth).max() == 0
 
 
 def gaussian_posterior(generator, samples, rigs, views, spread, spread_stated):
@@ -148,28 +147,28 @@ def gaussian_posterior(generator, samples, rigs, views, spread, spread_stated):
 
 def test_rotation_coverage_is_nominal_when_the_posterior_is_right(generator):
     posterior, truth = gaussian_posterior(generator, 256, 600, 3, 0.02, 0.02)
-    share = metrics.rotation_coverage(posterior, truth, (0.5, 0.9)).mean((0, 1))
+    share = metrics.rotation_coverage(posterior, truth).mean((0, 1))
     # 1,200 draws: standard errors 0.014 and 0.009.
     assert share[0].item() == pytest.approx(0.5, abs=0.045)
     assert share[1].item() == pytest.approx(0.9, abs=0.03)
     posterior, truth = gaussian_posterior(generator, 256, 600, 3, 0.02, 0.007)
-    assert metrics.rotation_coverage(posterior, truth, (0.9,)).mean() < 0.5
+    assert metrics.rotation_coverage(posterior, truth)[..., 1].mean() < 0.5
 
 
 def test_rotation_coverage_uses_the_weights(generator):
     posterior, truth = gaussian_posterior(generator, 2048, 400, 2, 0.02, 0.04)
     # Samples twice too wide, reweighted to the right law: N(s) / N(2 s) in the tangent space.
-    wide = metrics.rotation_coverage(posterior, truth, (0.5,)).mean()
+    wide = metrics.rotation_coverage(posterior, truth)[..., 0].mean()
     assert wide > 0.8
     uniform = torch.full(posterior.R.shape[:2], 1 / 2048, dtype=torch.float64)
     mean = rotation_mean(posterior.R[:, :, 1], uniform)
     w = so3_log(mean.transpose(-1, -2) @ posterior.R[:, :, 1])
     z = w / (0.02 * torch.tensor([3.0, 1.0, 0.3]))
     log_weights = (-0.5 * z.square().sum(-1) * (1 - 1 / 4)).log_softmax(0)
-    share = metrics.rotation_coverage(posterior._replace(log_weights=log_weights), truth, (0.5,))
-    assert share.mean().item() == pytest.approx(0.5, abs=0.075)
+    share = metrics.rotation_coverage(posterior._replace(log_weights=log_weights), truth)
+    assert share[..., 0].mean().item() == pytest.approx(0.5, abs=0.075)
 
 
 def test_a_single_sample_has_no_coverage(generator):
     posterior, truth = gaussian_posterior(generator, 1, 3, 4, 0.02, 0.02)
-    assert torch.isnan(metrics.rotation_coverage(posterior, truth, (0.5, 0.9))).all()
+    assert torch.isnan(metrics.rotation_coverage(posterior, truth)).all()

@@ -57,7 +57,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     inside = []
     for seed in range(2):
         solution, cameras, _ = solved(batch=16, frames=1, seed=seed)
-        inside.append(rotation_coverage(solution.posterior, cameras.R, (0.5, 0.9)))
+        inside.append(rotation_coverage(solution.posterior, cameras.R))
     share = torch.cat(inside).double().flatten(0, -2).mean(0)
     assert 0.36 < float(share[0]) < 0.62
     assert 0.75 < float(share[1]) < 0.97

@@ -24,7 +24,6 @@ from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
 from ptri.rig.estimate import solve
 from ptri.rig.joints import fuse_body
-from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,7 +91,7 @@ def generated_errors(model: PoseModel, settings: config.Config) -> Errors:
             fuse_body(model, scene.keypoints, scene.K, truth).joints3d,
             plain.joints3d.float(),
         ]
-        found.append([metrics.mpjpe(e, scene.joints3d, H36M17.root).mean() for e in estimates])
+        found.append([metrics.mpjpe(e, scene.joints3d).mean() for e in estimates])
     return Errors(*torch.tensor(found).mean(0).tolist())
 
 

@@ -132,7 +132,7 @@ def evaluate(
                 score("pooled/", _rig_scores(pooled, true_rig, scene, dataset))
                 score("pooled/", _joint_scores(pooled.prediction, truth))
                 known = _fuse_scene(model, scene, true_rig)
-                error = metrics.mpjpe(known.joints3d, truth, ROOT)
+                error = metrics.mpjpe(known.joints3d, truth)
                 score("pooled/", {"mpjpe_calibrated": error})
             # 4 rows and pictures
             predictions.write_rows(file, scene, singles, pooled, dataset)
@@ -248,7 +248,7 @@ def _keypoint_scores(frames: SceneFrames, logits: Tensor) -> dict[str, Tensor]:
 def _seed_scores(prediction: Prediction, truth: Sample) -> dict[str, Tensor]:
     """What the seed project prints of joints."""
     estimate, joints3d = prediction.joints3d, truth.joints3d
-    centred = [x - x[:, ROOT : ROOT + 1] for x in (estimate, joints3d)]
+    centred = metrics.about_root(estimate), metrics.about_root(joints3d)
     return {
         "loss/x3d": losses.joint_l1(estimate, joints3d, ROOT),
         "x3d/l1": metrics.joint_l1(*centred),
@@ -260,11 +260,11 @@ def _seed_scores(prediction: Prediction, truth: Sample) -> dict[str, Tensor]:
 def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, Tensor]:
     estimate, covariance = prediction
     return {
-        "mpjpe": metrics.mpjpe(estimate, truth, ROOT),
-        "n_mpjpe": metrics.n_mpjpe(estimate, truth, ROOT),
+        "mpjpe": metrics.mpjpe(estimate, truth),
+        "n_mpjpe": metrics.n_mpjpe(estimate, truth),
         "pa_mpjpe": metrics.pa_mpjpe(estimate, truth),
         "absolute": metrics.joint_l2(estimate, truth),
-        "joint_coverage": metrics.joint_coverage(estimate, covariance, truth, ROOT, metrics.LEVELS),
+        "joint_coverage": metrics.joint_coverage(estimate, covariance, truth),
     }
 
 
@@ -282,7 +282,7 @@ def _rig_scores(
     rotation[:, seen] = metrics.rotation_error_deg(R, R_true)
     direction[:, seen] = metrics.translation_direction_error_deg(R, t, R_true, t_true)
     coverage = R.new_full((T, C - 1, len(metrics.LEVELS)), torch.nan)
-    coverage[:, : V - 1] = metrics.rotation_coverage(posterior, R_true, metrics.LEVELS)
+    coverage[:, : V - 1] = metrics.rotation_coverage(posterior, R_true)
     pair_seen = torch.isin(torch.arange(len(pairs)), torch.tensor(seen)).expand(T, -1)
     return {
         "ess": posterior.ess,

@@ -7,8 +7,6 @@ in single images, at the end, average over all joints given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import roma
 import torch
 from scipy.stats import chi2, rankdata
@@ -26,25 +24,25 @@ FAILURE_DEG = 10.0  # a pair of views whose rotation is farther off has failed
 # --- joints ----------------------------------------------------------------------------------
 
 
-def mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
+def mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
     """Mean per-joint position error after moving both roots to the origin; no other alignment.
 
     Args:
-        estimate, truth: (..., J, 3) mm. root: joint index.
+        estimate, truth: (..., 17, 3) mm.
 
     Returns:
-        (...,) mm, the mean over all J joints (the root's own zero included, as is usual).
+        (...,) mm, the mean over all joints (the root's own zero included, as is usual).
     """
-    return joint_l2(_centre(estimate, root), _centre(truth, root))
+    return joint_l2(about_root(estimate), about_root(truth))
 
 
-def n_mpjpe(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
+def n_mpjpe(estimate: Tensor, truth: Tensor) -> Tensor:
     """Root-relative error (...,) mm after the best scale (Rhodin et al., CVPR 2018).
 
     The scale minimises the squared error, ``s = sum <e, g> / sum <e, e>``. So N-MPJPE <= MPJPE
     holds for the root mean square; for the mean it can be broken by a small margin.
     """
-    estimate, truth = _centre(estimate, root), _centre(truth, root)
+    estimate, truth = about_root(estimate), about_root(truth)
     valid = _valid(estimate, truth)
     e, g = _zeroed(estimate, valid), _zeroed(truth, valid)
     # 1e-9 mm^2 guards an estimate whose joints all lie on the root.
@@ -72,12 +70,16 @@ def joint_l1(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Te
     Args:
         estimate, truth: (..., J, D). valid: (..., J) bool, joints that count; None: all finite.
     """
-    return _masked_mean((estimate - truth).abs().mean(-1), _valid(estimate, truth), valid)
+    finite = _valid(estimate, truth)
+    valid = finite if valid is None else finite & valid
+    return _masked_mean((estimate - truth).abs().mean(-1), valid)
 
 
 def joint_l2(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """Mean over joints of the Euclidean distance, (...,); arguments as `joint_l1`."""
-    return _masked_mean((estimate - truth).norm(dim=-1), _valid(estimate, truth), valid)
+    finite = _valid(estimate, truth)
+    valid = finite if valid is None else finite & valid
+    return _masked_mean((estimate - truth).norm(dim=-1), valid)
 
 
 # --- cameras ---------------------------------------------------------------------------------
@@ -132,27 +134,24 @@ def failures(error_deg: Tensor) -> Tensor:
 # --- coverage --------------------------------------------------------------------------------
 
 
-def joint_coverage(
-    estimate: Tensor, covariance: Tensor, truth: Tensor, root: int, levels: Sequence[float]
-) -> Tensor:
-    """Share of joints whose truth lies in the stated region, root-relative.
+def joint_coverage(estimate: Tensor, covariance: Tensor, truth: Tensor) -> Tensor:
+    """Share of joints whose truth lies in the stated region of each of `LEVELS`, root-relative.
 
     The region of a joint is the ellipsoid ``e^T C^-1 e <= chi2_3(level)`` with e the error of the
     root-relative joint and C the joint's covariance. The root itself does not count.
 
     Args:
-        estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2 of root-relative joints.
-        root: joint index. levels: L probabilities, such as (0.5, 0.9).
+        estimate, truth: (..., 17, 3) mm. covariance: (..., 17, 3, 3) mm^2 of root-relative joints.
 
     Returns:
         (..., L) in [0, 1].
     """
-    error = _centre(estimate, root) - _centre(truth, root)
+    error = about_root(estimate) - about_root(truth)
     square = mahalanobis_square(error, covariance)  # (..., J)
-    keep = [j for j in range(estimate.shape[-2]) if j != root]
-    valid = torch.isfinite(error).all(-1)[..., keep]
-    inside = [square[..., keep] <= chi2.ppf(level, 3) for level in levels]
-    return torch.stack([_masked_mean(part.to(estimate), valid, None) for part in inside], -1)
+    counts = torch.isfinite(error).all(-1)
+    counts[..., H36M17.root] = False
+    inside = [square <= chi2.ppf(level, 3) for level in LEVELS]
+    return torch.stack([_masked_mean(part.to(estimate), counts) for part in inside], -1)
 
 
 def mahalanobis_square(error: Tensor, covariance: Tensor) -> Tensor:
@@ -199,19 +198,18 @@ def rotation_level(posterior: RigPosterior, R_true: Tensor) -> Tensor:
     return (weights * (of_samples < of_truth)).sum(0)
 
 
-def rotation_coverage(posterior: RigPosterior, R_true: Tensor, levels: Sequence[float]) -> Tensor:
-    """Whether each view's true rotation lies in the posterior's region of each level.
+def rotation_coverage(posterior: RigPosterior, R_true: Tensor) -> Tensor:
+    """Whether each view's true rotation lies in the posterior's region of each of `LEVELS`.
 
     Args:
         posterior, R_true: see ``rotation_level``.
-        levels: L probabilities.
 
     Returns:
         (B, V - 1, L), 1 or 0; NaN where ``rotation_level`` is.
     """
     level = rotation_level(posterior, R_true).unsqueeze(-1)
-    inside = (level <= level.new_tensor(list(levels))).to(R_true)
-    return torch.where(torch.isnan(level), torch.nan, inside).to(R_true)
+    inside = (level <= level.new_tensor(LEVELS)).to(R_true)
+    return inside.masked_fill(torch.isnan(level), torch.nan)
 
 
 # --- keypoints of single images --------------------------------------------------------------
@@ -284,8 +282,9 @@ def ranking(confidence: Tensor, happened: Tensor) -> float:
 # --- helpers ---------------------------------------------------------------------------------
 
 
-def _centre(joints: Tensor, root: int) -> Tensor:
-    return joints - joints[..., root : root + 1, :]
+def about_root(joints: Tensor) -> Tensor:
+    """Joints (..., 17, D) with the root at the origin."""
+    return joints - joints[..., H36M17.root, None, :]
 
 
 def _valid(a: Tensor, b: Tensor) -> Tensor:
@@ -293,11 +292,10 @@ def _valid(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _zeroed(points: Tensor, valid: Tensor) -> Tensor:
-    return torch.where(valid.unsqueeze(-1), points, torch.zeros_like(points))
+    return points.masked_fill(~valid.unsqueeze(-1), 0.0)
 
 
-def _masked_mean(values: Tensor, finite: Tensor, valid: Tensor | None) -> Tensor:
+def _masked_mean(values: Tensor, valid: Tensor) -> Tensor:
     """Mean over the last dimension of the values that count; NaN where none does."""
-    valid = finite if valid is None else finite & valid
-    total = torch.where(valid, values, torch.zeros_like(values)).sum(-1)
+    total = values.masked_fill(~valid, 0.0).sum(-1)
     return total / torch.where(valid.any(-1), valid.sum(-1), torch.nan)

@@ -87,7 +87,7 @@ class Painter:
         for what, (prediction, posterior, _) in estimates.items():
             R, t = (part[0].float() for part in posterior_mean(posterior))
             joints, covariance = (part.float().numpy() for part in prediction)
-            error = float(metrics.mpjpe(prediction.joints3d.float(), truth.joints3d, H36M17.root))
+            error = float(metrics.mpjpe(prediction.joints3d.float(), truth.joints3d))
             person, up = (joints, covariance, truth.joints3d.numpy()), up_direction(R.numpy())
             title = f"{name}, {what}: MPJPE {error:.0f} mm"
             skeletons.append(draw.skeleton_sides(*person, up, title))

@@ -153,7 +153,7 @@ def joint_losses(prediction: Prediction, joints3d: Tensor, config: Config) -> di
     stated = prediction.joints3d, prediction.covariance, joints3d, ROOT
     x3d = losses.joint_l1(prediction.joints3d, joints3d, ROOT).mean(1)
     joint = losses.joint_likelihood(*stated).mean(1)
-    error = metrics.mpjpe(prediction.joints3d.detach(), joints3d, ROOT).mean(1)
+    error = metrics.mpjpe(prediction.joints3d.detach(), joints3d).mean(1)
     total = x3d + WEIGHT_JOINT * joint
     values = {"loss/x3d": x3d, "loss/joint": joint, "mpjpe": error}
     if config.train.weight_region > 0:

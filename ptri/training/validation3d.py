@@ -18,11 +18,9 @@ from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig.estimate import solve
 from ptri.rig.joints import fuse_body
-from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, to_device
 from ptri.training.losses3d import detect
 
-ROOT = H36M17.root
 NUM_SCENES = 64  # generated scenes of held-out families, of one frame
 NUM_CLIPS, CLIP_FRAMES = 16, 8  # and of more
 NUM_VIEWS = 4
@@ -90,13 +88,13 @@ def rig_errors(
     posterior, prediction = estimate(model, keypoints, K, features, config)
     calibrated = fuse_body(model, keypoints, K, posterior_from_cameras(cameras), features=features)
     R, _ = posterior_mean(posterior)
-    stated = prediction.joints3d, prediction.covariance, joints3d, ROOT
+    stated = prediction.joints3d, prediction.covariance, joints3d
     return {
-        "mpjpe": metrics.mpjpe(prediction.joints3d, joints3d, ROOT),
-        "n_mpjpe": metrics.n_mpjpe(prediction.joints3d, joints3d, ROOT),
-        "mpjpe_calibrated": metrics.mpjpe(calibrated.joints3d, joints3d, ROOT),
+        "mpjpe": metrics.mpjpe(prediction.joints3d, joints3d),
+        "n_mpjpe": metrics.n_mpjpe(prediction.joints3d, joints3d),
+        "mpjpe_calibrated": metrics.mpjpe(calibrated.joints3d, joints3d),
         "rotation_error_deg": metrics.rotation_error_deg(R.float(), cameras.R),
-        "coverage_90": metrics.joint_coverage(*stated, (0.9,)),
+        "coverage_90": metrics.joint_coverage(*stated)[..., 1],
     }
 
 
@@ -151,7 +149,7 @@ def _lift_errors(model: PoseModel, scene: Scene) -> Tensor:
     """MPJPE (B, T, V) mm of lifted skeletons."""
     R, t = scene.cameras.R[:, None], scene.cameras.t[:, None]
     lifted = model.lifter(scene.keypoints, scene.K)
-    return metrics.mpjpe(lifted.relative, transform(scene.joints3d.unsqueeze(2), R, t), ROOT)
+    return metrics.mpjpe(lifted.relative, transform(scene.joints3d.unsqueeze(2), R, t))
 
 
 def _collect(collected: dict[str, list[Tensor]], values: dict[str, Tensor]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from detector_errors.bones import bone_ratio
 from detector_errors.clips import Clips
-from detector_errors.truth import NAMES, ROOT, Truth
+from detector_errors.truth import NAMES, Truth
 from ptri.evaluation import metrics
 from ptri.evaluation.metrics import mirrored
 from ptri.geometry.robust import robust_triangulation
@@ -73,7 +73,7 @@ def _triangulated(clips: Clips) -> dict[str, float]:
     """Robust triangulation with the true cameras; bones drawn over true ones."""
     cameras = clips.moving_cameras()
     joints = robust_triangulation(clips.keypoints, cameras)[0].joints3d.to(clips.joints)
-    error = metrics.mpjpe(joints, clips.joints, ROOT).double().nanmean()
+    error = metrics.mpjpe(joints, clips.joints).double().nanmean()
     found = {"triangulated, true cameras: MPJPE, mm": float(error)}
     ratio = bone_ratio(clips.keypoints, cameras, clips.joints)
     for name in ("head", "left_shoulder", "left_hip", "left_knee", "left_elbow"):

@@ -160,7 +160,7 @@ def score(heads: list[Head], rig_set: RigSet, solved: Solved) -> Iterator[tuple[
     plain, _ = robust_triangulation(scene.keypoints, Cameras(scene.K, *scene.cameras[1:]))
     plain = plain.joints3d.to(truth)
     known = torch.where(torch.isfinite(plain).all(-1, keepdim=True), truth, torch.nan)
-    error = _per_rig(metrics.mpjpe(plain, known, ROOT))
+    error = _per_rig(metrics.mpjpe(plain, known))
     yield "triangulation", {"calibrated": error, "answered": error}
     for head in heads:
         fixed = getattr(head.model.fusion, "num_views", rig_set.num_views)
@@ -183,21 +183,21 @@ def _head_scores(model: PoseModel, solved: Solved, known: Tensor) -> Scores:
         level = torch.full(R.shape[:2], -float(np.log(len(R))))
         posterior = RigPosterior(R, t, level, torch.ones(len(few.K)))
         unknown = fuse_body(model, few.keypoints, few.K, posterior, sides)
-        values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d, ROOT)}
-        values["answered"] = metrics.mpjpe(unknown.joints3d, answered, ROOT)
-        values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d, ROOT)
+        values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d)}
+        values["answered"] = metrics.mpjpe(unknown.joints3d, answered)
+        values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d)
         values |= _coverage(unknown, few.joints3d, "coverage")
         if model.fusion.uses_cameras:
             fused = fuse_body(model, few.keypoints, few.K, posterior_from_cameras(few.cameras))
-            values["calibrated"] = metrics.mpjpe(fused.joints3d, few.joints3d, ROOT)
-            values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d, ROOT)
+            values["calibrated"] = metrics.mpjpe(fused.joints3d, few.joints3d)
+            values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d)
             values |= _coverage(fused, few.joints3d, "calibrated_coverage")
         parts.append({name: _per_rig(value) for name, value in values.items()})
     return pool(parts)
 
 
 def _coverage(prediction: Prediction, truth: Tensor, name: str) -> dict[str, Tensor]:
-    share = metrics.joint_coverage(prediction.joints3d, prediction.covariance, truth, ROOT, LEVELS)
+    share = metrics.joint_coverage(prediction.joints3d, prediction.covariance, truth)
     return {f"{name}{100 * level:.0f}": share[..., i] for i, level in enumerate(LEVELS)}
 
 

@@ -48,14 +48,12 @@ def score(cases: Cases, answer: Answer) -> dict[str, np.ndarray]:
     if answer.metric:
         values["scale"] = (1 / scale - 1).abs()
     if answer.posterior is not None:
-        values["coverage_R"] = metrics.rotation_coverage(answer.posterior, truth.R, LEVELS)
+        values["coverage_R"] = metrics.rotation_coverage(answer.posterior, truth.R)
         values["ess"] = answer.posterior.ess
     if answer.covariance is not None:
         counted = _counted(cases)
         joints = torch.where(counted[..., None], cases.joints3d, torch.nan)
-        share = metrics.joint_coverage(
-            answer.joints3d, answer.covariance, joints, H36M17.root, LEVELS
-        )  # (B, T, 2)
+        share = metrics.joint_coverage(answer.joints3d, answer.covariance, joints)  # (B, T, 2)
         values["coverage_x"] = share.nanmean(1)
     if answer.accepted is not None:
         values["accepted"] = answer.accepted.double()
