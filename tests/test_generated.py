@@ -9,30 +9,15 @@ from ptri.geometry.cameras import project
 from ptri.people.rigs import FAMILY_NAMES
 from ptri.people.scenes import Scene, draw_num_views, generate_batch
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras
+from ptri.structures import Cameras, take, tree_map
 
 CONFIG = Config(run=RunConfig(name="test"))
 
 
-def leaves(value) -> list[torch.Tensor]:
-    return (
-        [value] if isinstance(value, torch.Tensor) else [t for item in value for t in leaves(item)]
-    )
-
-
 def same(a: Scene, b: Scene) -> bool:
-    return all(
-        torch.equal(x.nan_to_num(-9), y.nan_to_num(-9)) for x, y in zip(leaves(a), leaves(b))
-    )
-
-
-def rows(scene: Scene, chosen: slice):
-    def take(value):
-        if isinstance(value, torch.Tensor):
-            return value[chosen]
-        return type(value)(*(take(item) for item in value))
-
-    return take(scene)
+    flags = []
+    tree_map(lambda x, y: flags.append(torch.equal(x.nan_to_num(-9), y.nan_to_num(-9))), a, b)
+    return all(flags)
 
 
 def test_shapes_and_reference_frame():
@@ -44,7 +29,8 @@ def test_shapes_and_reference_frame():
     assert scene.family.shape == (6,) and scene.family.dtype == torch.int64
     assert torch.equal(scene.cameras.t[:, 0], torch.zeros(6, 3))
     assert torch.equal(scene.cameras.R[:, 0], torch.eye(3).expand(6, 3, 3))
-    assert all(t.dtype == torch.float32 for t in leaves(scene)[:-1])
+    numbers = (*scene.keypoints, scene.K, *scene.cameras, scene.joints3d)
+    assert {value.dtype for value in numbers} == {torch.float32}
     assert (scene.joints3d[..., 2] > 500).all()  # mm before the reference camera
     assert scene.keypoints.covariance.isfinite().all()
     seen = ~scene.keypoints.xy.isnan()
@@ -52,22 +38,18 @@ def test_shapes_and_reference_frame():
 
 
 def test_a_sample_depends_on_seed_step_and_index_only():
-    whole = generate_batch(CONFIG, 3, 5, 8, 3, 2)
-    assert same(whole, generate_batch(CONFIG, 3, 5, 8, 3, 2))
-    assert same(rows(whole, slice(4, 8)), generate_batch(CONFIG, 3, 5, 4, 3, 2, first=4))
+    scene = generate_batch(CONFIG, 3, 5, 8, 3, 2)
+    assert same(take(scene, slice(4, 8)), generate_batch(CONFIG, 3, 5, 4, 3, 2, first=4))
     for seed, step in ((3, 6), (4, 5)):
-        assert not same(whole, generate_batch(CONFIG, seed, step, 8, 3, 2))
-    first, second = rows(whole, slice(0, 1)), rows(whole, slice(1, 2))
-    assert not torch.allclose(first.joints3d, second.joints3d, atol=1.0)
+        assert not same(scene, generate_batch(CONFIG, seed, step, 8, 3, 2))
+    assert not torch.allclose(scene.joints3d[0], scene.joints3d[1], atol=1.0)
 
 
 def test_keypoints_are_projections_of_the_joints():
     """With hardly any noise, K, cameras and joints3d reproduce the keypoints."""
     config = replace(CONFIG, generated__errors={"noise": 1e-5, "missing_rate": 0.0})
     scene = generate_batch(config, 0, 0, 20, 4, 3, exact=True)
-    cameras = Cameras(
-        scene.K, scene.cameras.R.unsqueeze(1).expand(-1, 3, -1, -1, -1), scene.cameras.t[:, None]
-    )
+    cameras = Cameras(scene.K, scene.cameras.R.unsqueeze(1), scene.cameras.t.unsqueeze(1))
     expected = project(scene.joints3d, cameras)
     seen = ~scene.keypoints.xy.isnan()
     assert seen.float().mean() > 0.9
@@ -75,27 +57,25 @@ def test_keypoints_are_projections_of_the_joints():
 
 
 def test_families_are_held_out():
-    train = generate_batch(CONFIG, 0, 0, 200, 2)
-    names = {FAMILY_NAMES[i] for i in train.family.tolist()}
-    assert names == set(CONFIG.generated.families)
-    held_out = generate_batch(CONFIG, 0, 0, 20, 2, split="held_out")
-    assert {FAMILY_NAMES[i] for i in held_out.family.tolist()} == {"wall"}
-    one = replace(CONFIG, generated__families=["dome"], generated__held_out_families=[])
-    assert set(generate_batch(one, 0, 0, 9, 2).family.tolist()) == {FAMILY_NAMES.index("dome")}
+    def names(split: str) -> set[str]:
+        drawn = generate_batch(CONFIG, 0, 0, 200, 2, split=split).family
+        return {FAMILY_NAMES[i] for i in drawn.tolist()}
+
+    assert names("train") == set(CONFIG.generated.families) and names("held_out") == {"wall"}
+    none = replace(CONFIG, generated__held_out_families=[])
     with pytest.raises(UserError, match="held_out_families: no rig family"):
-        generate_batch(one, 0, 0, 2, 2, split="held_out")
+        generate_batch(none, 0, 0, 2, 2, split="held_out")
 
 
 def test_bad_options_are_named():
     for changes, message in (
         ({"generated__families": ["dome", "wall"]}, "wall is also in generated.families"),
-        ({"generated__families": ["circle"]}, "unknown rig family 'circle'"),
         ({"generated__held_out_families": ["line"]}, "held_out_families: unknown rig family"),
         ({"generated__min_views": 7}, "max_views"),
-        ({"generated__mocap": "none.npz"}, "no such file: none.npz"),
+        ({"generated__more_errors": [{"noize": 1}]}, "'generated.errors.noize'.*errors.noise"),
     ):
         with pytest.raises(UserError, match=message):
-            generate_batch(replace(CONFIG, **changes), 0, 0, 1, 2)
+            generate_batch(replace(CONFIG, **changes), 0, 1, 1, 2)
 
 
 def test_batches_take_turns_between_kinds_of_errors(tmp_path):
@@ -111,22 +91,10 @@ def test_batches_take_turns_between_kinds_of_errors(tmp_path):
         assert step % 3 == 0 or not same(scenes[0], generate_batch(CONFIG, 1, step, 3, 2))
 
 
-def test_files_of_errors_that_cannot_be_used_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.yaml: no such configuration file"):
-        load(None, ["run.name=test", "generated.more_errors=[none.yaml]"])
-    for values, message in (
-        ({"noize": 0.05}, "unknown key 'generated.errors.noize'.*generated.errors.noise"),
-        ({"noise": -1}, "generated.errors.noise: -1.0 is out of range"),
-    ):
-        with pytest.raises(UserError, match=message):
-            generate_batch(replace(CONFIG, generated__more_errors=[values]), 0, 1, 1, 2)
-
-
 def test_number_of_views_is_drawn_per_batch():
     config = replace(CONFIG, generated__min_views=2, generated__max_views=5)
-    drawn = [draw_num_views(config, 0, step) for step in range(100)]
-    assert set(drawn) == {2, 3, 4, 5}
-    assert drawn == [draw_num_views(config, 0, step) for step in range(100)]
+    first, second = ([draw_num_views(config, 0, step) for step in range(100)] for _ in range(2))
+    assert set(first) == {2, 3, 4, 5} and first == second
     for num_views in (1, 8):
         assert generate_batch(config, 0, 0, 2, num_views).K.shape[2] == num_views
 
@@ -135,12 +103,14 @@ def test_motion_capture_is_mixed_in(tmp_path):
     from test_bodies import write_mocap
 
     path = write_mocap(tmp_path / "mocap.npz")
-    config = replace(CONFIG, generated__mocap=path, generated__mocap_share=1.0)
-    scene = generate_batch(config, 0, 0, 10, 2, 3)
-    joints = scene.joints3d
+    config = replace(CONFIG, generated__mocap=path)
     left, right = (H36M17.joints.index(f"{side}_wrist") for side in ("left", "right"))
-    span = (joints[..., left, :] - joints[..., right, :]).norm(dim=-1)
-    assert (span > 1000).all()  # everyone stands in the file's T
-    mixed = generate_batch(replace(config, generated__mocap_share=0.5), 0, 0, 60, 2).joints3d
-    wide = (mixed[..., left, :] - mixed[..., right, :]).norm(dim=-1) > 1000
-    assert 0.4 < wide.float().mean() < 0.9
+
+    def share_wide(share: float) -> float:
+        mixed = replace(config, generated__mocap_share=share)
+        joints = generate_batch(mixed, 0, 0, 60, 2).joints3d
+        span = (joints[..., left, :] - joints[..., right, :]).norm(dim=-1)
+        return float((span > 1000).float().mean())
+
+    assert share_wide(1.0) == 1  # everyone stands in the file's T
+    assert 0.4 < share_wide(0.5) < 0.9

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from ptri.errors import UserError
-from ptri.people.articulation import PARTS, bone_parts, rest_directions
+from ptri.people.articulation import PARTS_AND_ROOT, bone_parts, rest_directions
 from ptri.people.bvh import read_bvh
 from ptri.people.mocap import load_mocap
 from ptri.people.retarget import load_part_motion, retarget
@@ -16,7 +16,7 @@ from ptri.render.settings import RenderConfig
 from ptri.skeleton import H36M17
 
 CMU = Path(__file__).resolve().parents[2] / "shared" / "data" / "cmu_mocap.npz"
-PART = {part: i for i, part in enumerate((*PARTS, "root"))}
+PART = {part: i for i, part in enumerate(PARTS_AND_ROOT)}
 # A small person in a T, y up, facing z; centimetres.
 TREE = [
     ("Hips", -1, (0, 95, 0)), ("Spine", 0, (0, 12, 0)), ("Spine1", 1, (0, 20, 0)),
