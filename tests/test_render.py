@@ -23,15 +23,8 @@ from ptri.skeleton import H36M17
 
 STATISTICS = Path(__file__).resolve().parents[1] / "ptri" / "posterior" / "body_statistics.json"
 JOINT = {name: i for i, name in enumerate(H36M17.joints)}
-TINY = RenderSettings(
-    subjects=("S1", "S9"),
-    actions=("Walking-1", "Sitting-1"),
-    frames=2,
-    cameras=2,
-    size=72,
-    rig="ring",
-    faces=FACES,
-)
+SMALL = {"frames": 2, "cameras": 2, "size": 72, "rig": "ring", "faces": FACES}
+TINY = RenderSettings(subjects=("S1", "S9"), actions=("Walking-1", "Sitting-1"), **SMALL)
 
 
 def silhouette(camera: Camera, slot: int = 0) -> np.ndarray:
@@ -41,7 +34,6 @@ def silhouette(camera: Camera, slot: int = 0) -> np.ndarray:
 
 def put(transforms: np.ndarray) -> np.ndarray:
     """Poses the person in an empty room; returns its points (Q, 3) m."""
-    renderer().set_picture(None)
     renderer().set_person(person().dressed)
     points, normals = person().skin(transforms)
     renderer().pose({0: (points, normals)}, empty_room())
@@ -72,7 +64,6 @@ def test_joints_lie_inside_silhouettes(kind):
 def test_two_people_stand_in_one_picture():
     camera, posed = level_camera(-1.3), {}
     transforms, _ = pose_of(person())
-    renderer().set_picture(None)
     for slot, (who, shift) in enumerate(((person(), -0.5), (person(12), 0.5))):
         renderer().set_person(who.dressed, slot)
         points, normals = who.skin(transforms)
@@ -172,19 +163,14 @@ def test_a_data_set_is_readable_deterministic_and_resumable(tmp_path, monkeypatc
         np.testing.assert_array_equal(first, second)
     images = [sorted((tmp_path / n / "processed").rglob("*.jpg")) for n in ("whole", "broken")]
     assert len(images[0]) == len(images[1]) == 16
-    for first, second in zip(*images):
-        assert first.read_bytes() == second.read_bytes()
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*images))
     for row, camera in np.ndindex(8, 2):
-        subject = labels.subject[row]
-        view = Camera(
-            labels.K[subject, camera], labels.R[subject, camera], labels.t[subject, camera]
-        )
-        x, y, _ = view.project(labels.joints[row].astype(float)).T
+        rig = (part[labels.subject[row], camera] for part in (labels.K, labels.R, labels.t))
+        pixels = Camera(*rig).project(labels.joints[row].astype(float))[:, :2]
+        seen = ((pixels > 0) & (pixels < 71)).all(1)
         top, left, bottom, right = labels.boxes[row, camera]
-        seen = (x > 0) & (x < 71) & (y > 0) & (y < 71)
-        assert seen.mean() > 0.7
-        assert np.all((x[seen] >= left - 1) & (x[seen] <= right + 1))
-        assert np.all((y[seen] >= top - 1) & (y[seen] <= bottom + 1))
+        assert seen.mean() > 0.7 and (pixels[seen] >= [left - 1, top - 1]).all()
+        assert (pixels[seen] <= [right + 1, bottom + 1]).all()
     with pytest.raises(UserError, match="finished data set"):
         layout.render_dataset(broken, progress=False)
 

@@ -1,12 +1,11 @@
 """Parts of the renderer that need neither Anny nor OpenGL."""
 
 import dataclasses
-import importlib.util
-import sys
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import render_people
 from scipy.spatial import ConvexHull
 
 from ptri.errors import UserError
@@ -19,8 +18,7 @@ from ptri.render.people.wardrobe import sample_colours, sample_outfit
 from ptri.render.settings import RenderConfig, settings_from
 from ptri.render.stage import backdrops
 from ptri.render.stage import room as rooms
-
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "render_people.py"
+from ptri.render.stage.cameras import Camera
 
 
 def sphere(rings: int = 24, around: int = 32) -> tuple[np.ndarray, np.ndarray]:
@@ -31,15 +29,9 @@ def sphere(rings: int = 24, around: int = 32) -> tuple[np.ndarray, np.ndarray]:
     around_axis = [np.sin(polar) * np.cos(turn), np.sin(polar) * np.sin(turn), np.cos(polar)]
     vertices = np.concatenate([np.stack(around_axis, -1).reshape(-1, 3), [[0, 0, 1], [0, 0, -1]]])
     faces = ConvexHull(vertices).simplices
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    inwards = np.einsum("ni,ni->n", np.cross(b - a, c - a), a) < 0
+    inwards = np.linalg.det(vertices[faces]) < 0
     faces[inwards] = faces[inwards][:, ::-1]
     return vertices, faces
-
-
-def volume(vertices: np.ndarray, faces: np.ndarray) -> float:
-    a, b, c = (vertices[faces[:, i]] for i in range(3))
-    return float(np.einsum("ni,ni->", np.cross(a, b), c) / 6)
 
 
 def test_decimation_keeps_the_shape_closed():
@@ -47,10 +39,10 @@ def test_decimation_keeps_the_shape_closed():
     coarse = decimate(vertices, faces, 400)
     assert 350 < len(coarse) <= 401 < len(faces)
     edges = np.sort(np.concatenate([coarse[:, [0, 1]], coarse[:, [1, 2]], coarse[:, [2, 0]]]), 1)
-    _, count = np.unique(edges, axis=0, return_counts=True)
-    assert np.all(count == 2)
+    assert np.all(np.unique(edges, axis=0, return_counts=True)[1] == 2)
     # Inscribed polyhedron of 400 faces: measured 0.963 of the fine one's volume.
-    assert 0.93 < volume(vertices, coarse) / volume(vertices, faces) < 1.001
+    volume, fine = (np.linalg.det(vertices[mesh]).sum() for mesh in (coarse, faces))
+    assert 0.93 < volume / fine < 1.001
     np.testing.assert_array_equal(coarse, decimate(vertices, faces, 400))
     normals = vertex_normals(vertices, faces)
     assert np.einsum("ni,ni->n", normals, vertices).min() > 0.99
@@ -59,11 +51,8 @@ def test_decimation_keeps_the_shape_closed():
 def test_view_projection_follows_the_pixel_convention():
     rng = np.random.default_rng(0)
     K = np.array([[300.0, 0, 70], [0, 310, 60], [0, 0, 1]])
-    t = np.array([0.1, -0.2, 3])
-    points = rng.normal(0, 0.3, (20, 3))
-    camera = points + t
-    pixel = camera @ K.T
-    pixel = pixel[:, :2] / pixel[:, 2:]
+    t, points = np.array([0.1, -0.2, 3]), rng.normal(0, 0.3, (20, 3))
+    pixel = Camera(K, np.eye(3), t).project(points)[:, :2]
     clip = np.c_[points, np.ones(20)] @ view_projection(K, np.eye(3), t, 160, 120).T
     window = (clip[:, :2] / clip[:, 3:] + 1) / 2 * [160, 120]
     np.testing.assert_allclose(window - 0.5, pixel, atol=1e-9)
@@ -77,10 +66,9 @@ def test_rigs_see_the_space_around_the_origin(rig, tight):
     sampled = sample_rig(settings, 1)
     x, y, z = np.meshgrid([-560, 560], [-560, 560], [0, 2100])
     corners = np.stack([x.ravel(), y.ravel(), z.ravel()], 1)  # inside the cylinder of the reach
-    camera = np.einsum("vij,nj->vni", sampled.R, corners) + sampled.t[:, None]
-    pixel = np.einsum("vij,vnj->vni", sampled.K, camera)
-    pixel = pixel[..., :2] / pixel[..., 2:]
-    assert camera[..., 2].min() > 0
+    pixel = np.stack([Camera(*view).project(corners) for view in zip(*sampled)])
+    assert pixel[..., 2].min() > 0
+    pixel = pixel[..., :2]
     assert pixel.min() > -0.5 and pixel.max() < 299.5
     assert np.ptp(pixel, axis=1).max(1).min() > (120 if tight else 80)  # and not from afar
     again, other = sample_rig(settings, 1), sample_rig(settings, 2)
@@ -117,9 +105,8 @@ def test_sensor_keeps_pictures_and_depends_on_the_seed():
     image = np.tile(np.arange(64, dtype=np.uint8)[:, None, None] * 3 + 20, (1, 64, 3))
     plain = RenderConfig(sensor=0.0, metering=0.0, shake=0.0, jpeg=0.0)
     perfect = sensors.sample_sensor(make_rng(0), plain)
-    np.testing.assert_allclose(
-        sensors.expose(image, perfect, make_rng(1)).astype(int), image, atol=1
-    )
+    kept = sensors.expose(image, perfect, make_rng(1))
+    np.testing.assert_allclose(kept.astype(int), image, atol=1)
     sensor = sensors.sample_sensor(make_rng(3), dataclasses.replace(plain, sensor=1.0))
     sensor = sensor._replace(gain=np.ones(3), gamma=1.0)
     first, same, other = (sensors.expose(image, sensor, make_rng(seed)) for seed in (1, 1, 2))
@@ -130,18 +117,14 @@ def test_sensor_keeps_pictures_and_depends_on_the_seed():
 
 def test_outfits_vary_and_stay_in_range():
     rng = make_rng(5)
-    women = [sample_outfit(1.0, rng) for _ in range(200)]
-    men = [sample_outfit(0.0, rng) for _ in range(200)]
-    assert not any(outfit.skirt for outfit in men)
-    assert 0.15 < np.mean([outfit.skirt > 0 for outfit in women]) < 0.55
+    skirts = [np.mean([sample_outfit(g, rng).skirt > 0 for _ in range(200)]) for g in (0.0, 1.0)]
+    assert skirts[0] == 0 and 0.15 < skirts[1] < 0.55
     colours, styles = sample_colours(rng)
     assert colours.shape == (6, 2, 3) and colours.min() >= 0 and colours.max() <= 1
     assert styles.shape == (6, 4)
 
 
 def test_pictures_of_a_folder(tmp_path):
-    import cv2
-
     with pytest.raises(UserError, match="not a folder"):
         backdrops.list_pictures(tmp_path / "missing")
     with pytest.raises(UserError, match=r"no \.jpg"):
@@ -159,23 +142,16 @@ def test_pictures_of_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"framez": 3}, "unknown key 'render.framez'; did you mean 'render.frames'"),
-        ({"frames": "many"}, "render.frames: 'many'; expected a whole number"),
         ({"frames": 0}, "render.frames: 0"),
-        ({"fps": 0}, "render.fps"),
         ({"actions": "Flying-1"}, "--actions Flying-1: unknown"),
         ({"rig": "ringg"}, "--rig"),
         ({"rig": "dome+ring", "cameras": 3}, "not a multiple"),
-        ({"variety": "none"}, "render.variety: 'none'"),
-        ({"mode": "both"}, "render.mode: 'both'"),
         ({"near": 5, "far": 2}, "render.near: 5.0 is above"),
-        ({"tight": "maybe"}, "tight: 'maybe'"),
     ],
 )
 def test_bad_settings_name_the_key(change, message):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=message):
         settings_from(change)
-    assert message in str(error.value)
 
 
 def test_settings_read_lists_and_booleans():
@@ -185,18 +161,10 @@ def test_settings_read_lists_and_booleans():
     assert len(set(settings.camera_names)) == 6
 
 
-def test_the_script_fails_in_one_line(monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("render_people", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    for arguments, message in (
-        (["--cameras", "x"], "render.cameras: 'x'; expected a whole number"),
-        (["--config", "/no/such.yaml"], "/no/such.yaml: no such"),
-    ):
-        monkeypatch.setattr(sys, "argv", ["render_people.py", *arguments])
-        assert script.main() == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith("error: ") and message in line
+def test_the_script_fails_in_one_line(capsys):
+    assert render_people.main(["--cameras", "x"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: command line: render.cameras: 'x'; expected a whole number")
 
 
 def test_thinned_meshes_are_kept_and_damaged_ones_made_again(tmp_path, monkeypatch):
