@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from rigs_fixture import gaussian_scene
 from torch import Tensor
 
-from ptri import config
 from ptri.geometry.rotations import rotation_angle, so3_log
-from ptri.people.scenes import SceneNumbers, generate_batch
+from ptri.structures import take
 
 
 class Truth(NamedTuple):
@@ -26,19 +26,11 @@ class Truth(NamedTuple):
 
 def scene(frames=4, views=4, seed=0, family="ring", fps=2.0, noise=0.004, missing=0.05) -> Truth:
     """One rig of a family; noise as a share of the person's height."""
-    settings = config.load(
-        None,
-        [
-            "run.name=test", f"generated.errors.noise={noise}",
-            f"generated.families=[{family}]", f"generated.errors.missing_rate={missing}",
-            "generated.held_out_families=[]", "generated.errors.definition_mm=0",
-        ],
-    )  # fmt: skip
-    numbers = SceneNumbers(fps=fps, max_truncated=0.0)
-    made = generate_batch(settings, seed, 0, 1, views, frames, exact=True, numbers=numbers)
-    parts = (*made.keypoints, made.K[:, 0], made.cameras.R, made.cameras.t, made.joints3d)
-    xy, covariance, confidence, K, R, t, joints = (part[0].double() for part in parts)
-    return Truth(xy, K, confidence, covariance, R, t, joints)
+    overrides = [f"generated.families=[{family}]", "generated.errors.definition_mm=0"]
+    made = gaussian_scene(1, views, frames, seed, noise, missing, fps, overrides)
+    keypoints, K, cameras, joints = take(made, 0)
+    xy, covariance, confidence = keypoints
+    return Truth(xy, K[0], confidence, covariance, cameras.R, cameras.t, joints)
 
 
 def rotation_error_deg(estimate, truth: Truth) -> Tensor:
@@ -56,17 +48,13 @@ def deviation(estimate, R: Tensor) -> Tensor:
     return (chi2 / 3).sqrt()
 
 
-def is_finite(estimate) -> bool:
-    parts = (
-        estimate.R, estimate.t, estimate.joints3d, estimate.joints3d_covariance,
-        estimate.rotation_cov, estimate.t_cov, *estimate.posterior[:4],
-    )  # fmt: skip
-    return all(bool(torch.isfinite(part).all()) for part in parts)
-
-
 def is_lawful(estimate) -> bool:
     """Finite; rotations are rotations; covariances positive semidefinite; weights sum to one."""
-    if not is_finite(estimate):
+    parts = (
+        estimate.R, estimate.t, estimate.joints3d, estimate.joints3d_covariance,
+        estimate.rotation_cov, estimate.t_cov, *estimate.posterior,
+    )  # fmt: skip
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
         return False
     eye = torch.eye(3, dtype=torch.float64)
     orthogonal = (estimate.R @ estimate.R.mT - eye).abs().max() < 1e-6

@@ -12,14 +12,16 @@ from ptri.structures import Keypoints
 BODY = load_body_prior(spread=0.05)
 
 
-def gaussian_scene(batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0):
+def gaussian_scene(
+    batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0, overrides=()
+):
     """Scenes whose noise is exactly what the covariances say; float64."""
     settings = config.load(
         None,
         [
             "run.name=test", f"generated.errors.noise={noise}",
-            "generated.families=[ring]",
-            f"generated.errors.missing_rate={missing}", "generated.held_out_families=[]",
+            "generated.families=[ring]", "generated.held_out_families=[]",
+            f"generated.errors.missing_rate={missing}", *overrides,
         ],
     )  # fmt: skip
     numbers = SceneNumbers(fps=fps, max_truncated=0.0)

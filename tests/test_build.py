@@ -30,14 +30,10 @@ KNOWN = Detector((0.9,) * 16, (1.5,) * 17, 0.5)
 
 
 def settings(**init):
-    sizes = [
-        "model.sizes.lifter_width=16",
-        "model.sizes.lifter_blocks=1",
-        "model.sizes.fusion_width=8",
-    ]
-    sizes += ["model.sizes.fusion_layers=1", "model.sizes.head_channels=8", "run.device=cpu"]
+    sizes = "lifter_width: 16, lifter_blocks: 1, fusion_width: 8, fusion_layers: 1"
+    sizes = f"model.sizes={{{sizes}, head_channels: 8}}"
     files = [f"init.{name}={path}" for name, path in init.items()]
-    return config.load(None, ["run.name=test", *sizes, *files])
+    return config.load(None, ["run.name=test", "run.device=cpu", sizes, *files])
 
 
 def detected(network2d, image):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy.stats import chi2
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ptri.config import ModelConfig
 from ptri.errors import UserError
@@ -95,19 +96,18 @@ def test_gradient_of_position_against_differences():
     centre = random_centres((1, 3))
     logits = gaussian_logits(centre, 2.0 * torch.eye(2).expand(1, 3, 2, 2)).double()
     logits = logits.requires_grad_()
-    decode_xy = lambda values: decode_double(values).sum((0, 1))  # noqa: E731
 
-    def decode_double(values):
-        return heatmap_moments(values).mean
+    def total_x(values):
+        return heatmap_moments(values).mean[..., 0].sum()
 
-    decode_xy(logits)[0].backward()
+    total_x(logits).backward()
     direction = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
-    step = 1e-6
+    step = 1e-6 * direction
     with torch.no_grad():
-        change = decode_xy(logits + step * direction) - decode_xy(logits - step * direction)
+        change = total_x(logits + step) - total_x(logits - step)
     expected = float((logits.grad * direction).sum())
     # The window is fixed in the gradient and moves in the difference: its effect is small.
-    assert abs(float(change[0]) / (2 * step) - expected) < 0.05 * abs(expected)
+    assert abs(float(change) / 2e-6 - expected) < 0.05 * abs(expected)
 
 
 def test_learned_covariance_is_calibrated():
@@ -188,7 +188,8 @@ def test_fused_network_equals_unfused():
     network = small_network()
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        nn.init.normal_(network.head.heatmaps.weight, std=0.3)
+        for weight in (network.head.heatmaps.weight, network.head.context.output.weight):
+            nn.init.normal_(weight, std=0.3)
         for _ in range(5):
             network.train()(images)  # statistics
         network.eval()
@@ -225,34 +226,17 @@ def test_context_starts_as_nothing_and_then_reaches_everywhere():
     coarse = maps[-1].detach().requires_grad_()
     context(coarse)[0, :, 0, 0].square().sum().backward()
     assert (coarse.grad.abs().amax(1) > 0).all()  # of all 4 x 4 pixels
-    before, after = network(images), merge_batchnorm(network)(images)
-    torch.testing.assert_close(before.logits, after.logits, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("name, expected", [("mobileone_s0", 358e6), ("mobileone_s4", 3960e6)])
 def test_head_is_light(name, expected):
     """The head spends under a third of its backbone's multiply-adds at 256 px."""
     network = merge_batchnorm(small_network(backbone=name))
-    macs = {}
-
-    def count(name):
-        def hook(module, inputs, output):
-            if isinstance(module, nn.Linear):
-                amount = output.numel() * module.in_features
-            elif isinstance(module, heatmap.Context):  # the attention's two products
-                tokens = inputs[0].shape[-2:].numel()
-                amount = 2 * tokens**2 * output.shape[1]
-            else:
-                amount = output[0].numel() * module.weight[0].numel()
-            macs[name] = macs.get(name, 0) + amount
-
-        return hook
-
-    for name in ("backbone", "head"):
-        for module in getattr(network, name).modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear, heatmap.Context)):
-                module.register_forward_hook(count(name))
-    with torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 256, 256))
-    assert macs["head"] < 0.25 * macs["backbone"], macs  # measured 0.2 of s0, 0.02 of s4
-    assert math.isclose(macs["backbone"], expected, rel_tol=0.02), macs
+    counts = counter.get_flop_counts()
+    backbone, head = (
+        sum(counts[f"Network2D.{part}"].values()) / 2 for part in ("backbone", "head")
+    )
+    assert head < 0.25 * backbone  # measured 0.2 of s0, 0.02 of s4
+    assert math.isclose(backbone, expected, rel_tol=0.02)

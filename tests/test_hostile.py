@@ -232,6 +232,8 @@ BAD_VALUES = [
     ("num_iterations", 2.5, "num_iterations: 2.5; expected a whole"),
     ("num_iterations", 999, "num_iterations: 999 for 512 samples"),
     ("max_frames", 0, "max_frames: 0"),
+    ("children", 2, "children: 2; expected a chance from 0 to 1"),
+    ("model", "nowhere.pt", r"nowhere\.pt: no such checkpoint"),
     ("seed", -1, "seed: -1"),
     ("device", "abacus", "device: 'abacus'"),
     ("scale", 1780, 'scale: 1780; expected {"subject_height"'),

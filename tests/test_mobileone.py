@@ -25,13 +25,7 @@ def random_statistics(model, seed=0):
 
 
 @pytest.mark.parametrize(
-    "name, plain",
-    [
-        ("mobileone_s0", True),
-        ("mobileone_s0", False),
-        ("mobileone_s2", True),
-        ("mobileone_s4", True),
-    ],
+    "name, plain", [("mobileone_s0", True), ("mobileone_s0", False), ("mobileone_s4", True)]
 )
 def test_fused_equals_unfused(name, plain):
     model = random_statistics(Backbone(name, plain=plain)).eval()
@@ -52,14 +46,11 @@ def test_fused_equals_unfused(name, plain):
 
 
 def test_plain_and_branches_fuse_to_the_same_network():
-    shapes = [
-        {
-            name: tuple(p.shape)
-            for name, p in merge_batchnorm(Backbone(plain=plain)).named_parameters()
-        }
-        for plain in (True, False)
-    ]
-    assert shapes[0] == shapes[1] and len(shapes[0]) == 2 * 43
+    plain, branches = (
+        [(name, p.shape) for name, p in merge_batchnorm(Backbone(plain=form)).named_parameters()]
+        for form in (True, False)
+    )
+    assert plain == branches and len(plain) == 2 * 43
 
 
 def test_plain_form_keeps_published_function(monkeypatch):

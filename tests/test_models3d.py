@@ -1,10 +1,11 @@
 import pytest
 import torch
 from rigs_fixture import gaussian_scene
+from torch import Tensor
 
 from ptri import config
 from ptri.config import PosteriorConfig
-from ptri.geometry.cameras import transform
+from ptri.geometry.cameras import normalised_to_pixel, pixel_to_normalised, transform
 from ptri.geometry.rotations import so3_exp
 from ptri.models.fusion import FusionTransformer, body_frame, robust_joints
 from ptri.models.lifter import Lifter, lifting_loss
@@ -14,7 +15,7 @@ from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
 from ptri.rig.estimate import solve
 from ptri.rig.joints import fuse_body
-from ptri.structures import Keypoints
+from ptri.structures import Keypoints, take, tree_map
 
 NAME = ["run.name=test"]
 SMALL = [
@@ -26,10 +27,6 @@ SMALL = [
 def small_model(*overrides):
     torch.manual_seed(0)
     return PoseModel(config.load(None, [*SMALL, *overrides]), with_images=False)
-
-
-def leaves(detection):
-    return [*detection.keypoints, detection.logits, detection.features, *detection.maps]
 
 
 def spoiled_scene(seed=0, frames=1, views=4):
@@ -72,14 +69,13 @@ def test_lifter_learns_and_turns_with_the_camera():
     # A camera turned about its centre sees the same skeleton, turned.
     keypoints, K, _, _ = gaussian_scene(batch=1, noise=1e-6, missing=0.0)
     turn = so3_exp(torch.tensor([0.05, -0.1, 0.0], dtype=torch.float64))
-    first = K[:, :, :1]
-    rays = torch.linalg.solve(first[:, :, 0], _homogeneous(keypoints.xy[:, :, 0]).mT).mT @ turn.mT
-    turned = (rays / rays[..., 2:]) @ first[:, :, 0].mT
-    views = [
-        Keypoints(xy.unsqueeze(2).float(), *(v[:, :, :1].float() for v in keypoints[1:]))
-        for xy in (keypoints.xy[:, :, 0], turned[..., :2])
-    ]
-    a, b = (lifter(view, first.float()).relative[0, 0, 0].detach() for view in views)
+    view, K = take((keypoints, K), (0, 0, slice(1)))
+    rays = pixel_to_normalised(view.xy, K)
+    rays = torch.cat([rays, torch.ones_like(rays[..., :1])], -1) @ turn.mT
+    turned = view._replace(xy=normalised_to_pixel(rays[..., :2] / rays[..., 2:], K))
+    a, b = (
+        lifter(*tree_map(Tensor.float, (seen, K))).relative[0].detach() for seen in (view, turned)
+    )
     assert float((a @ turn.float().mT - b).norm(dim=-1).max()) < 0.02 * float(a.norm(dim=-1).max())
 
 
@@ -105,18 +101,11 @@ def test_shipped_lifter_spots_gross_outliers():
     assert float(error.median()) < 90.0
 
 
-def _homogeneous(xy):
-    return torch.cat([xy, torch.ones_like(xy[..., :1])], -1)
-
-
 def test_robust_joints_ignore_an_outlier():
     keypoints, K, cameras, joints = gaussian_scene(batch=4, noise=0.002, missing=0.0)
-    xy = keypoints.xy[:, 0].clone()
-    xy[:, 1] += 80.0
-    frame = keypoints._replace(
-        xy=xy, covariance=keypoints.covariance[:, 0], confidence=keypoints.confidence[:, 0]
-    )
-    points, _, weight, _ = robust_joints(frame, K[:, 0], cameras.R[None], cameras.t[None])
+    frame, K = take((keypoints, K), (slice(None), 0))
+    frame.xy[:, 1] += 80.0
+    points, _, weight, _ = robust_joints(frame, K, cameras.R[None], cameras.t[None])
     error = (points[0] - joints[:, 0]).norm(dim=-1)
     assert float(error.median()) < 20.0
     assert float(weight[0, :, 1].mean()) < 0.2
@@ -138,16 +127,6 @@ def fused(model, scene, order):
     return model.fuse(keypoints, scene.K[:, :, order], posterior_from_cameras(cameras))
 
 
-def test_fusion_does_not_see_the_order_of_views():
-    model = small_model().eval()
-    torch.nn.init.normal_(model.fusion.output[1].weight, std=0.1)
-    scene = spoiled_scene()
-    with torch.no_grad():
-        first, other = (fused(model, scene, order) for order in ([0, 1, 2, 3], [2, 0, 3, 1]))
-    assert torch.allclose(first.joints3d, other.joints3d, atol=0.5)
-    assert torch.allclose(first.covariance, other.covariance, rtol=1e-2, atol=1.0)
-
-
 def test_fusion_of_any_number_of_views_is_finite():
     model = small_model().eval()
     for views in (2, 3, 7):
@@ -156,17 +135,6 @@ def test_fusion_of_any_number_of_views_is_finite():
         assert bool(torch.isfinite(prediction.joints3d).all())
         smallest = torch.linalg.eigvalsh(prediction.covariance.double()).min()
         assert float(smallest.detach()) > 0
-
-
-def test_untrained_fusion_is_close_to_triangulation():
-    torch.manual_seed(0)
-    fusion = FusionTransformer(16, 1)
-    keypoints, K, cameras, joints = gaussian_scene(batch=4, noise=0.002, missing=0.0)
-    frame = Keypoints(*(v[:, 0].float() for v in keypoints))
-    cameras = [v.float()[None] for v in (cameras.R, cameras.t)]
-    with torch.no_grad():
-        prediction = fusion(frame, K[:, 0].float(), *cameras, torch.zeros(1, 4))
-    assert float((prediction.joints3d - joints[:, 0]).norm(dim=-1).median()) < 20.0
 
 
 def test_context_stays_in_its_clip_and_window():
@@ -235,9 +203,7 @@ def test_images_are_the_same_detected_in_parts():
     model = PoseModel(config.load(None, [*SMALL, "model.plain_convolutions=true"])).eval()
     images = torch.randn(IMAGES_AT_ONCE + 3, 3, 64, 64)
     with torch.no_grad():
-        whole, parts = model.network2d(images), model.detect(images)
-    for one, other in zip(leaves(whole), leaves(parts)):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(model.detect(images), model.network2d(images))
 
 
 def test_solving_takes_joints_the_lifter_does_not_know():

@@ -17,7 +17,6 @@ from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior import sampling as posterior
 from ptri.posterior.body import bone_vectors, load_body_prior
 from ptri.rig.check import check_input, extra_joints, for_model
-from ptri.rig.estimate import find_model
 from ptri.rig.scale import body_height
 from ptri.skeleton import H36M17, SKELETONS, find_skeleton
 from ptri.structures import Cameras
@@ -63,24 +62,19 @@ def test_the_truth_lies_within_the_stated_uncertainty(ring, plain):
 
 def test_shapes_and_documentation_agree(plain):
     T, V, J, M = FRAMES, 4, 17, 512
-    shapes = {
-        "R": (V, 3, 3), "t": (V, 3), "joints3d": (T, J, 3), "joints3d_covariance": (T, J, 3, 3),
-        "rotation_cov": (V, 3, 3), "t_cov": (V, 3, 3),
-    }  # fmt: skip
-    for name, shape in shapes.items():
-        value = getattr(plain, name)
-        assert value.shape == shape and value.dtype == torch.float64, name
+    shapes = [(V, 3, 3), (V, 3), (T, J, 3), (T, J, 3, 3), (V, 3, 3), (V, 3, 3)]
+    values = (*plain[:4], plain.rotation_cov, plain.t_cov)
+    assert [value.shape for value in values] == shapes
+    assert all(value.dtype == torch.float64 for value in values)
     assert plain.posterior.R.shape == (M, 1, V, 3, 3)
     assert plain.posterior.log_weights.shape == (M, 1)
     assert type(plain.ess) is float and type(plain.accepted) is bool and type(plain.reason) is str
 
 
-@pytest.mark.parametrize("order", [[0, 3, 1, 2], [2, 0, 1, 3], [3, 2, 1, 0]])
+@pytest.mark.parametrize("order", [[0, 3, 1, 2], [2, 0, 1, 3]])
 def test_order_and_reference_of_the_views(ring, plain, order):
-    moved = ring._replace(
-        xy=ring.xy[:, order], K=ring.K[order], confidence=ring.confidence[:, order],
-        covariance=ring.covariance[:, order],
-    )  # fmt: skip
+    seen = {name: getattr(ring, name)[:, order] for name in ("xy", "confidence", "covariance")}
+    moved = ring._replace(K=ring.K[order], **seen)
     other = estimate(moved)
     back = [order.index(v) for v in range(4)]
     R, _ = relative(other.R[back], other.t[back], 0)
@@ -93,8 +87,8 @@ def test_order_and_reference_of_the_views(ring, plain, order):
     assert ((joints - plain.joints3d).norm(dim=-1) / sigma).max() < 1
 
 
-@pytest.mark.parametrize("view", [0, 2])
-def test_turning_a_camera_about_its_axis_turns_its_image(ring, plain, view):
+def test_turning_a_camera_about_its_axis_turns_its_image(ring, plain):
+    view = 0  # the reference
     turn = so3_exp(torch.tensor([0.0, 0.0, 0.65], dtype=torch.float64))
     centre = ring.K[view, :2, 2]
     xy, covariance = ring.xy.clone(), ring.covariance.clone()
@@ -136,10 +130,8 @@ def test_skewed_pixels_are_straightened(ring, plain, monkeypatch):
 
 def test_joint_order_does_not_matter(ring, plain):
     order = torch.randperm(17, generator=torch.Generator().manual_seed(0))
-    moved = ring._replace(
-        xy=ring.xy[:, :, order], confidence=ring.confidence[:, :, order],
-        covariance=ring.covariance[:, :, order],
-    )  # fmt: skip
+    seen = {name: getattr(ring, name)[:, :, order] for name in ("xy", "confidence", "covariance")}
+    moved = ring._replace(**seen)
     other = estimate(moved, skeleton=[H36M17.joints[j] for j in order])
     torch.testing.assert_close(other.R, plain.R, rtol=0, atol=1e-9)
     torch.testing.assert_close(other.joints3d, plain.joints3d[:, order], rtol=0, atol=1e-3)
@@ -168,9 +160,9 @@ def test_numpy_torch_lists_and_float32_agree(ring, plain):
         other = ptri.estimate_rig(*parts)
         assert deviation(plain, other.R[1:]).max() < SAME
         assert isinstance(other.R, torch.Tensor)
-    whole = np.nan_to_num(ring.xy.numpy(), nan=0).astype(np.int64)
+    pixels = np.nan_to_num(ring.xy.numpy(), nan=0).astype(np.int64)
     seen = ~torch.isnan(ring.xy).any(-1)
-    other = ptri.estimate_rig(whole, ring.K.float(), ring.confidence * seen, ring.covariance)
+    other = ptri.estimate_rig(pixels, ring.K.float(), ring.confidence * seen, ring.covariance)
     assert deviation(plain, other.R[1:]).max() < 1  # rounded to whole pixels
 
 
@@ -226,26 +218,22 @@ def test_unknown_joints_take_part_in_the_geometry(ring):
 
 
 def test_the_models_joints_come_first_and_none_twice():
+    K = torch.tensor([[1000.0, 0, 500], [0, 1000, 500], [0, 0, 1]]).repeat(3, 1, 1)
     for name in ("coco17", "body25b", "mpii16", "h36m17"):
         skeleton = SKELETONS[name]
-        J = len(skeleton.joints)
-        xy = torch.rand(2, 3, J, 2, dtype=torch.float64) * 1000
-        K = torch.tensor([[1000.0, 0, 500], [0, 1000, 500], [0, 0, 1]]).repeat(3, 1, 1)
+        xy = torch.rand(2, 3, len(skeleton.joints), 2, dtype=torch.float64) * 1000
         keypoints = for_model(check_input(xy, K, skeleton=name))
-        assert keypoints.xy.shape[2] == 17 + len(extra_joints(skeleton))
-        for j in extra_joints(skeleton):
-            assert skeleton.joints[j] not in ("left_knee", "right_wrist", "left_hip")
-    assert extra_joints(SKELETONS["h36m17"]) == []
-    assert [SKELETONS["coco17"].joints[j] for j in extra_joints(SKELETONS["coco17"])] == [
-        "nose", "left_eye", "right_eye", "left_ear", "right_ear",
-    ]  # fmt: skip
+        extra = [skeleton.joints[j] for j in extra_joints(skeleton)]
+        assert keypoints.xy.shape[2] == 17 + len(extra)
+        assert not {"left_knee", "right_wrist", "left_hip"} & set(extra)
+        assert name != "coco17" or extra == ["nose", *skeleton.joints[1:5]]  # eyes and ears
+        assert name != "h36m17" or extra == []
 
 
 def test_names_are_forgiving():
     names = [name.replace("_", " ").title() for name in SKELETONS["body25b"].joints]
     assert find_skeleton(names).joints == SKELETONS["body25b"].joints
     for wrong, message in (
-        ("coco", "no joint set 'coco'; expected one of h36m17, coco17"),
         (["left_knee", "Left Knee", *H36M17.joints], "left_knee occurs more than once"),
         (["a", "b", "c"], "only 0 of Human3.6M's 17 joints"),
         ([1, 2], "expected the name of a joint set"),
@@ -304,20 +292,6 @@ def test_a_view_without_keypoints_is_named_and_the_others_are_solved(ring, plain
     R = result.posterior.R[:, 0, 3] @ result.posterior.R[:, 0, 1].mT
     truth = ring.R[3] @ ring.R[1].T
     assert float((R - truth).norm(dim=(-1, -2)).median()) < 0.15
-
-
-# --- the model -----------------------------------------------------------------------------------
-
-
-def test_the_model_is_loaded_once_and_can_be_given(ring, plain, tmp_path):
-    model = find_model(None, torch.device("cpu"))
-    assert find_model(None, torch.device("cpu")) is model
-    other = estimate(ring, model=model)
-    assert other.R.equal(plain.R)
-    with pytest.raises(ValueError, match=r"nowhere\.pt: no such checkpoint"):
-        estimate(ring, model=tmp_path / "nowhere.pt")
-    with pytest.raises(ValueError, match=r"children: 2.*expected a chance from 0 to 1"):
-        estimate(ring, children=2)
 
 
 def test_a_child_is_smaller_when_children_are_expected(ring):
