@@ -1,10 +1,14 @@
-"""A stand-in for the 3D model that knows the truth and answers with a chosen error."""
+"""A stand-in for the 3D model that knows the truth and answers with a chosen error.
+
+A test module imports `FakeModel`, and `fake_models_solve_themselves` for its effect.
+"""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -36,9 +40,8 @@ class FakeModel(nn.Module):
     def __init__(self, dataset=None, noise=1.0, error_deg=2.0, spread_deg=2.0, cameras=None):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self.dataset, self.noise, self.error_deg, self.spread_deg = (
-            dataset, noise, error_deg, spread_deg,
-        )  # fmt: skip
+        self.dataset, self.noise = dataset, noise
+        self.error_deg, self.spread_deg = error_deg, spread_deg
         self.cameras = cameras  # (R (V, 3, 3), t (V, 3)): the same for every rig
         self.seen = 0
         self.solved = []  # number of frames of every call of solve
@@ -65,16 +68,9 @@ class FakeModel(nn.Module):
         """True cameras of rigs, found in the data set by the intrinsics of their crops."""
         if self.cameras is not None:
             return tuple(part.expand(len(K), *part.shape) for part in self.cameras)
-        found = []
-        for rig in K[:, 0]:
-            for item in range(len(self.dataset)):
-                sample = self.dataset[item]
-                if torch.equal(sample.cameras.K, rig):
-                    found.append(sample.cameras)
-                    break
-            else:
-                raise AssertionError("the intrinsics belong to no frame")
-        return torch.stack([c.R for c in found]), torch.stack([c.t for c in found])
+        known = [self.dataset[item].cameras for item in range(len(self.dataset))]
+        rigs = [next(c for c in known if torch.equal(c.K, rig)) for rig in K[:, 0]]
+        return torch.stack([c.R for c in rigs]), torch.stack([c.t for c in rigs])
 
     def solve(self, keypoints: Keypoints, K: Tensor, seed: int = 0) -> RigPosterior:
         B, T, V = K.shape[:3]
@@ -101,16 +97,19 @@ class FakeModel(nn.Module):
         return type(prediction)(*(part.float() for part in prediction))
 
 
-real_solve = estimate.solve
-
-
-def solve(model, keypoints, K, options, seed=0, **more):
+@pytest.fixture(scope="module", autouse=True)
+def fake_models_solve_themselves():
     """`ptri.rig.estimate.solve`, but a `FakeModel` answers itself, and is accepted."""
-    if not isinstance(model, FakeModel):
-        return real_solve(model, keypoints, K, options, seed, **more)
-    evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
-    rig = SimpleNamespace(posterior=model.solve(keypoints, K, seed), evidence=evidence)
-    return estimate.Solution(rig, [Verdict(Code.ACCEPTED)] * len(K), None)
+    real = estimate.solve
 
+    def solve(model, keypoints, K, options, seed=0, **more):
+        if not isinstance(model, FakeModel):
+            return real(model, keypoints, K, options, seed, **more)
+        evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
+        rig = SimpleNamespace(posterior=model.solve(keypoints, K, seed), evidence=evidence)
+        return estimate.Solution(rig, [Verdict(Code.ACCEPTED)] * len(K), None)
 
-estimate.solve = evaluate.solve = solve
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "solve", solve)
+        patch.setattr(evaluate, "solve", solve)
+        yield

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from fake_model import fake_models_solve_themselves  # noqa: F401
 from recording_fixture import run_script
 from test_boxes import write_boxes
 from videos_fixture import DIST, NAMES, SIZE, DotModel, make_grey, make_videos, settings

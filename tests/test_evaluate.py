@@ -6,7 +6,7 @@ import json
 import h5py
 import numpy as np
 import pytest
-from fake_model import FakeModel
+from fake_model import FakeModel, fake_models_solve_themselves  # noqa: F401
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from fake_model import FakeModel
+from fake_model import FakeModel, fake_models_solve_themselves  # noqa: F401
 from recording_fixture import NAMES, make_recording
 
 from ptri import config
