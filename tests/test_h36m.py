@@ -37,6 +37,12 @@ def _index(root, split="test", **changes):
     return build_index(_data(root, **changes), split)
 
 
+def _fails(words, root, split="test", **changes):
+    with pytest.raises(UserError, match=words) as caught:
+        build_index(_data(root, **changes), split)
+    assert "\n" not in str(caught.value)
+
+
 def _config(root, **changes) -> configuration.Config:
     run = configuration.RunConfig(name="x")
     return configuration.Config(run=run, data=_data(root, **changes), augment=PLAIN)
@@ -136,15 +142,12 @@ def test_types_and_bookkeeping(tiny):
     data = _data(root)
     dataset = H36M(build_index(data, "test"), data)
     sample = dataset[4]
-    assert sample.images.shape == (4, 3, 96, 96) and sample.images.dtype == torch.float32
-    assert sample.cameras.K.shape == (4, 3, 3)
-    assert sample.joints3d.dtype == sample.joints2d.dtype == torch.float32
+    assert sample.images.shape == (4, 3, 96, 96) and sample.cameras.K.shape == (4, 3, 3)
+    for value in (sample.images, sample.joints3d, sample.joints2d):
+        assert value.dtype == torch.float32
     assert sample.visible.shape == (4, 17) and sample.visible.dtype == torch.bool
-    for value in (sample.subject, sample.action, sample.frame):
-        assert value.shape == () and value.dtype == torch.int64
-    assert labels.subject_names[sample.subject] == "S9"
-    assert labels.action_names[sample.action] == "Walking-1"
-    assert sample.frame == 5
+    assert labels.subject_names[sample.subject] == "S9" and sample.subject.dtype == torch.int64
+    assert labels.action_names[sample.action] == "Walking-1" and sample.frame == 5
     assert len(dataset) == 6 and dataset.num_views.tolist() == [4] * 6
     later = dataset[SampleKey(4, epoch=7)]  # tests do not augment
     assert torch.equal(sample.images, later.images)
@@ -213,8 +216,7 @@ def test_views_by_index_and_by_name(tiny):
     for views, message in (([4, 0], "no camera 4"), ([-1, 0], "no camera"), ([0, 0], "twice")):
         with pytest.raises(UserError, match=f"data.views: .*{message}"):
             _index(tiny[0], views=views)
-    with pytest.raises(UserError, match=r"data\.views: 1 view only; at least 2"):
-        _index(tiny[0], views=[2])
+    _fails(r"data\.views: 1 view only; at least 2", tiny[0], views=[2])
 
 
 def _relabel(root: Path, labels, **changes) -> None:
@@ -244,31 +246,24 @@ def test_missing_views(tmp_path, caplog):
 
 
 def test_wrong_roots(tmp_path):
-    with pytest.raises(UserError, match=r"data.root: .*nowhere is not a folder"):
-        _index(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="labels are missing"):
-        _index(tmp_path)
+    _fails(r"data.root: .*nowhere is not a folder", tmp_path / "nowhere")
+    _fails("labels are missing", tmp_path)
     make_tiny_h36m(tmp_path, num_frames=1, size=64)
     (tmp_path / "processed").rename(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="processed: no such folder"):
-        _index(tmp_path)
+    _fails("processed: no such folder", tmp_path)
     (tmp_path / "elsewhere").rename(tmp_path / "processed")
-    with pytest.raises(UserError, match=r"data\.test_subjects: .*no frame of S11; it holds"):
-        _index(tmp_path, test_subjects=[11])
+    _fails(r"data\.test_subjects: .*no frame of S11; it holds", tmp_path, test_subjects=[11])
 
 
 def test_missing_and_truncated_images(tmp_path):
     make_tiny_h36m(tmp_path, size=64)
     folder = tmp_path / "processed/S9/Walking-1/imageSequence-undistorted/55011271"
     (folder / "img_000006.jpg").unlink()
-    with pytest.raises(UserError, match=r"1 of 24 images are missing, such as .*img_000006\.jpg"):
-        _index(tmp_path)
+    _fails(r"1 of 24 images are missing, such as .*img_000006\.jpg", tmp_path)
     _index(tmp_path, "train")  # not needed there
     _index(tmp_path, views=[0, 2])
     shutil.rmtree(folder)
-    with pytest.raises(UserError, match="3 of 24 images are missing") as caught:
-        _index(tmp_path)
-    assert "\n" not in str(caught.value)
+    _fails("3 of 24 images are missing", tmp_path)
     path = tmp_path / "processed/S1/Walking-1/imageSequence-undistorted/55011271/img_000006.jpg"
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(UserError, match=r"img_000006\.jpg: truncated JPEG"):
@@ -280,18 +275,15 @@ def test_absurd_labels(tmp_path):
     K = labels.K.copy()
     K[1, 2, 0, 0] = np.nan
     _relabel(tmp_path, labels, K=K)
-    with pytest.raises(UserError, match="camera 58860488 of S9: K holds NaN"):
-        _index(tmp_path)
+    _fails("camera 58860488 of S9: K holds NaN", tmp_path)
     _index(tmp_path, "train")  # another subject's cameras
     _index(tmp_path, views=[0, 1])
     joints = labels.joints.copy()
     joints[2, 5] = np.nan
     _relabel(tmp_path, labels, joints=joints)
-    with pytest.raises(UserError, match=r"1 frames have NaN .* joints, such as S9/Greeting-2"):
-        _index(tmp_path)
+    _fails(r"1 frames have NaN .* joints, such as S9/Greeting-2", tmp_path)
     _relabel(tmp_path, labels, t=labels.t / 1000)  # metres
-    with pytest.raises(UserError, match="joints project into their boxes"):
-        _index(tmp_path)
+    _fails("joints project into their boxes", tmp_path)
 
 
 def test_mixture_holds_every_part_once(tiny):

@@ -23,15 +23,12 @@ LAYERS = [
 ]
 
 
+LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
+
+
 def part_of(module):
     """Name of the unit a module belongs to: its top module or package inside ptri."""
     return module.split(".")[1] if module.count(".") else ""
-
-
-def level(part):
-    found = [index for index, layer in enumerate(LAYERS) if part in layer]
-    assert found, f"ptri.{part} is in no layer: add it to LAYERS in {Path(__file__).name}"
-    return found[0]
 
 
 def imported(path, module):
@@ -54,17 +51,16 @@ def imported(path, module):
 def violations(root):
     """Every import in ``root/ptri`` against the direction of the layers, in words."""
     found = []
+    scripts = {script.stem for script in root.glob("*.py")}
     for path in sorted((root / "ptri").rglob("*.py")):
         module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
-        own = part_of(module)
+        importer = part_of(module)
         for name, line in imported(path, module):
-            other = part_of(name) if name.split(".")[0] == "ptri" else None
-            scripts = {script.stem for script in root.glob("*.py")}
+            other = part_of(name) if name.split(".")[0] == "ptri" else ""
             if name.split(".")[0] in scripts:
                 found.append(f"{path.name}:{line}: imports the script {name}")
-            if not other or not own or other == own:
-                continue
-            if level(other) >= level(own):
+            # A part that is in no layer has a KeyError: add it to LAYERS.
+            elif other and importer and other != importer and LEVEL[other] >= LEVEL[importer]:
                 found.append(f"{module}:{line}: imports ptri.{other}")
     return found
 

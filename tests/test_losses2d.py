@@ -107,52 +107,32 @@ def test_confidence_entropy_is_least_at_the_frequency():
     assert math.isfinite(float(losses.confidence_entropy(torch.ones(1, 1000), found)))
 
 
-def test_ellipse_quantile_is_least_where_the_share_is_held():
-    """Heavy tails: the likelihood's 90 % ellipse holds too little, this loss's holds 90 %."""
-    generator = torch.Generator().manual_seed(0)
-    error = torch.randn(1, 20000, 2, generator=generator)
-    error[:, ::8] *= 8.0  # one in eight is poor
-    square = error.square().sum(-1)
-    seen = torch.ones(1, 20000, dtype=torch.bool)
-    scales = torch.linspace(0.5, 8, 100)
-
-    def best(loss):
-        values = [
-            float(loss(error, s**2 * torch.eye(2).expand(1, 20000, 2, 2), 0 * error, seen))
-            for s in scales
-        ]
-        return scales[int(np.argmin(values))]
-
-    held = [
-        float((square < -2 * math.log(0.1) * best(loss) ** 2).float().mean())
-        for loss in (
-            losses.ellipse_quantile,
-            lambda *values: losses.error_likelihood(*values, area=6e4),
-        )
-    ]
-    assert abs(held[0] - 0.9) < 0.01, held  # measured 0.900 and 0.828
-    assert held[1] < 0.86, held
-
-
-def test_joint_quantile_is_least_where_the_share_is_held():
-    """The same in space; the likelihood's Student-t holds too much where tails are heavier."""
-    generator = torch.Generator().manual_seed(1)
-    error = torch.randn(1, 20001, 3, generator=generator)
-    error[:, 1::8] *= 8.0
-    error[:, 0] = 0  # the root
+@pytest.mark.parametrize(
+    "dim, radius2, wrong", [(2, -2 * math.log(0.1), 0.828), (3, 6.2514, 0.871)]
+)
+def test_quantile_losses_are_least_where_the_share_is_held(dim, radius2, wrong):
+    """Heavy tails: the likelihood's 90 % region holds less, in the image and in space."""
+    generator = torch.Generator().manual_seed(dim - 2)
+    error = torch.randn(1, 20001, dim, generator=generator)
+    error[:, 1::8] *= 8.0  # one in eight is poor
+    error[:, 0] = 0  # in space: the root
     square = error[0, 1:].square().sum(-1)
+    seen = torch.ones(1, 20001, dtype=torch.bool)
     scales = torch.linspace(0.5, 8, 100)
 
-    def held(loss):
-        values = [
-            float(
-                loss(
-                    100 * error, (100 * s) ** 2 * torch.eye(3).expand(1, 20001, 3, 3), 0 * error, 0
-                )
-            )
-            for s in scales
-        ]
-        return float((square < 6.2514 * scales[int(np.argmin(values))] ** 2).float().mean())
+    def held(loss, unit, *more, **options):
+        def value(scale):
+            covariance = (unit * scale) ** 2 * torch.eye(dim).expand(1, 20001, dim, dim)
+            return float(loss(unit * error, covariance, 0 * error, *more, **options))
 
-    assert abs(held(losses.joint_quantile) - 0.9) < 0.01
-    assert abs(held(losses.joint_likelihood) - 0.9) > 0.02
+        best = scales[int(np.argmin([value(scale) for scale in scales]))]
+        return float((square < radius2 * best**2).float().mean())
+
+    if dim == 2:
+        quantile = held(losses.ellipse_quantile, 1.0, seen)
+        likelihood = held(losses.error_likelihood, 1.0, seen, area=6e4)
+    else:  # mm
+        quantile = held(losses.joint_quantile, 100.0, 0)
+        likelihood = held(losses.joint_likelihood, 100.0, 0)
+    assert abs(quantile - 0.9) < 0.01
+    assert abs(likelihood - wrong) < 0.02 and abs(likelihood - 0.9) > 0.02
