@@ -18,9 +18,6 @@ _HIPS = [i for i, name in enumerate(H36M17.joints) if "hip" in name]
 _UPPER = [i for i in range(len(H36M17.joints)) if i not in _LEGS + _HIPS]
 
 
-# --- crops -----------------------------------------------------------------------------------
-
-
 def augment_crop(
     centre: np.ndarray,
     side: float,
@@ -37,24 +34,17 @@ def augment_crop(
         Centre (2,) px, side px and roll, radians.
     """
     if augment.half_body and rng.random() < augment.half_body:
-        centre, side = _half_body(side, joints, rng)
+        # Around the upper body (two times in three) or the legs, with some margin.
+        part = _UPPER if rng.random() < 2 / 3 else _LEGS
+        chosen = joints[part + (_HIPS if rng.random() < 0.5 else [])]
+        low, high = chosen.min(0), chosen.max(0)
+        extent = rng.uniform(1.15, 1.5) * float((high - low).max())
+        # A third of the person at least: legs seen from above would fill the image otherwise.
+        centre, side = (low + high) / 2, float(np.clip(extent, side / 3, side))
     side = side * rng.uniform(1 - augment.scale, 1 + augment.scale)
     centre = centre + side * rng.uniform(-augment.shift, augment.shift, 2)
     roll = np.deg2rad(rng.uniform(-augment.rotation_deg, augment.rotation_deg))
     return centre, side, roll
-
-
-def _half_body(side: float, joints: np.ndarray, rng: np.random.Generator):
-    """The square around the upper body (two times in three) or the legs, with some margin."""
-    part = _UPPER if rng.random() < 2 / 3 else _LEGS
-    chosen = joints[part + (_HIPS if rng.random() < 0.5 else [])]
-    low, high = chosen.min(0), chosen.max(0)
-    extent = rng.uniform(1.15, 1.5) * float((high - low).max())
-    # A third of the person at least: legs seen from above would fill the image otherwise.
-    return (low + high) / 2, float(np.clip(extent, side / 3, side))
-
-
-# --- images ----------------------------------------------------------------------------------
 
 
 def augment_image(
@@ -71,11 +61,18 @@ def augment_image(
         image = image.copy()
         for _ in range(rng.integers(1, 4)):
             _occlude(image, rng)
-    if rng.random() < augment.border:
-        image = _cut(image, rng)
+    if rng.random() < augment.border:  # one side black up to 40 %: the photograph ended there
+        image = image.copy()
+        turned = np.rot90(image, rng.integers(4))  # a view
+        turned[: int(rng.uniform(0.05, 0.4) * len(turned))] = 0
     if rng.random() < augment.blur:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.8))
-    image = _change_color(image, augment, rng)
+    if augment.gamma:
+        exponent = np.exp(rng.uniform(-augment.gamma, augment.gamma))
+        curve = 255 * (np.arange(256) / 255) ** exponent
+        image = cv2.LUT(image, curve.round().astype(np.uint8))
+    if max(augment.color, augment.grey) > 0:
+        image = cv2.transform(image, color_matrix(augment, np.array(cv2.mean(image)[:3]), rng))
     if rng.random() < augment.noise:
         noise = rng.standard_normal(image.shape, np.float32) * rng.uniform(2.0, 12.0)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
@@ -121,35 +118,14 @@ def _hue_rotation(angle: float) -> np.ndarray:
     return outer + np.cos(angle) * (np.eye(3) - outer) + np.sin(angle) * cross
 
 
-def _change_color(
-    image: np.ndarray, augment: AugmentConfig, rng: np.random.Generator
-) -> np.ndarray:
-    if augment.gamma:
-        exponent = np.exp(rng.uniform(-augment.gamma, augment.gamma))
-        curve = 255 * (np.arange(256) / 255) ** exponent
-        image = cv2.LUT(image, curve.round().astype(np.uint8))
-    if max(augment.color, augment.grey) > 0:
-        matrix = color_matrix(augment, np.array(cv2.mean(image)[:3]), rng)
-        image = cv2.transform(image, matrix)
-    return image
-
-
 def _lower_resolution(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Sampled down by a factor of 1.3 to 5 and up again: a person far away."""
     height, width = image.shape[:2]
     factor = np.exp(rng.uniform(np.log(1.3), np.log(5.0)))
     small = (max(8, round(width / factor)), max(8, round(height / factor)))
     up = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_CUBIC)[rng.integers(3)]
-    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height),
-                      interpolation=up)  # fmt: skip
-
-
-def _cut(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blackens one side up to 40 %: the photograph ended there."""
-    image = image.copy()
-    turned = np.rot90(image, rng.integers(4))  # a view
-    turned[: int(rng.uniform(0.05, 0.4) * len(turned))] = 0
-    return image
+    image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, (width, height), interpolation=up)
 
 
 def _occlude(image: np.ndarray, rng: np.random.Generator) -> None:

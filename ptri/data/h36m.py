@@ -29,6 +29,15 @@ _MIRROR = np.diag([-1.0, 1.0, 1.0])
 _MIRRORED_JOINTS = list(H36M17.flip)
 
 
+class View(NamedTuple):
+    """A person's square crop."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    K: np.ndarray  # (3, 3) px
+    R: np.ndarray  # (3, 3) world to camera
+    t: np.ndarray  # (3,) mm
+
+
 class SampleKey(NamedTuple):
     """What a loader asks of a data set."""
 
@@ -84,13 +93,10 @@ class H36M(Dataset):
             single_view: items are single views (V = 1), for 2D training.
         """
         self.index, self.data, self.augment, self.seed = index, data, augment, seed
-        views = index.seen.sum(1)
-        if single_view:
-            position, view = np.nonzero(index.seen)
-            self.items = np.stack([position, view], 1)
-            views = np.ones(len(position), np.int64)
-        else:
-            self.items = np.stack([np.arange(len(views)), np.full(len(views), -1)], 1)
+        self.items = np.argwhere(index.seen)  # (items, 2): position in the index, and the view
+        if not single_view:  # -1: all views
+            self.items = np.stack([np.arange(len(index.seen)), np.full(len(index.seen), -1)], 1)
+        views = np.ones(len(self.items), np.int64) if single_view else index.seen.sum(1)
         self.num_views = views  # (items,) views that an item has
         self.scene = scene_numbers(index)[self.items[:, 0]]  # (items,)
 
@@ -109,19 +115,14 @@ class H36M(Dataset):
         if self.augment is not None:  # any view may be the reference
             views = rng.permutation(views)
         views = views[: key.num_views or None]
-        return self._sample(int(self.index.rows[position]), views, rng)
-
-    def _sample(self, row: int, views: np.ndarray, rng: np.random.Generator) -> Sample:
-        labels = self.index.labels
+        labels, row = self.index.labels, self.row(key.index)
         joints = labels.joints[row].astype(np.float64)
         flip = self.augment is not None and rng.random() < self.augment.flip
         parts = [self._view(row, self.index.cameras[view], joints, rng) for view in views]
         numbers = int(labels.subject[row]), int(labels.action[row]), int(labels.frame[row])
         return make_sample(parts, joints, flip, self.data.image_size, numbers)
 
-    def _view(
-        self, row: int, camera: int, joints: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _view(self, row: int, camera: int, joints: np.ndarray, rng: np.random.Generator) -> View:
         index = self.index
         read = functools.partial(transforms.read_jpeg, index.image_path(row, camera))
         dist = None if index.undistorted else index.labels.dist[index.labels.subject[row], camera]
@@ -138,7 +139,7 @@ def cut_view(
     augment: AugmentConfig | None,
     rng: np.random.Generator,
     dist: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> View:
     """A person's square crop, augmented.
 
     Args:
@@ -146,9 +147,6 @@ def cut_view(
         camera: K (3, 3) px, R (3, 3), t (3,) mm, world to camera.
         box: (4,) px: top, left, bottom, right. joints: (17, 3) mm, world.
         dist: (5,) OpenCV's; None: the image is undistorted.
-
-    Returns:
-        RGB image (H, W, 3) uint8 and its K, R, t with world extrinsics.
     """
     K, R, t = camera
     centre, side = transforms.square_crop(box, data.crop_scale)
@@ -163,17 +161,17 @@ def cut_view(
     image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     if augment is not None:
         image = augment_image(image, augment, rng)
-    return image, cropped_K, turn @ R, turn @ t
+    return View(image, cropped_K, turn @ R, turn @ t)
 
 
 def make_sample(
-    parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
+    parts: Sequence[View],
     joints: np.ndarray,
     flip: bool,
     size: int,
     numbers: tuple[int, int, int],
 ) -> Sample:
-    """A sample of the views of `cut_view`, in the first one's frame.
+    """A sample of some views, in the first one's frame.
 
     Args:
         joints: (17, 3) mm, world. flip: mirror the scene: images, cameras and joints.

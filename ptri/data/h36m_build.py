@@ -10,7 +10,6 @@ Frames are those that have images. Boxes are squares around the projected joints
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,9 +84,8 @@ def build_labels(root: str | Path, una: str | Path | None = None) -> Labels:
         UserError: no scenes; a scene has neither annot.h5 nor una-dinosauria joints; a camera
             cannot be recovered.
     """
-    root = Path(root)
-    una = None if una is None else Path(una)
-    if una is not None and not (una / "cameras.h5").is_file():
+    root, una = Path(root), una and Path(una)
+    if una and not (una / "cameras.h5").is_file():
         raise UserError(f"{una / 'cameras.h5'}: no such file; expected the una-dinosauria folder")
     scenes = _find_scenes(root)
     subjects = sorted({subject for subject, _ in scenes}, key=lambda name: int(name[1:]))
@@ -99,7 +97,7 @@ def build_labels(root: str | Path, una: str | Path | None = None) -> Labels:
             for name, action in scenes
             if name == subject
         }
-        if una is not None:
+        if una:
             calibration = read_una_cameras(una / "cameras.h5", subject)
         else:
             calibration = recover_cameras([a for a in annotations.values() if a], subject)
@@ -111,8 +109,8 @@ def build_labels(root: str | Path, una: str | Path | None = None) -> Labels:
                 world = _una_joints(una, subject, action)
             folder = root / "processed" / subject / action
             frames, joints, boxes = _label_scene(folder, world, calibration)
-            numbers = np.array([[s, actions.index(action)]] * len(frames))
-            parts.append((*numbers.T, frames, joints, boxes))
+            numbers = (np.full(len(frames), number) for number in (s, actions.index(action)))
+            parts.append((*numbers, frames, joints, boxes))
     subject, action, frame, joints, boxes = map(np.concatenate, zip(*parts))
     cameras = dict(zip(Calibration._fields, map(np.stack, zip(*calibrations))))
     return Labels(
@@ -144,13 +142,8 @@ def _label_scene(
 
 
 def _find_scenes(root: Path) -> list[tuple[str, str]]:
-    scenes = [
-        (subject.name, action.name)
-        for subject in sorted(root.glob("processed/S*"))
-        if re.fullmatch(r"S\d+", subject.name)
-        for action in sorted(subject.iterdir())
-        if any((action / name).is_dir() for name in ("imageSequence", "imageSequence-undistorted"))
-    ]
+    folders = sorted({path.parent for path in root.glob("processed/S[0-9]*/*/imageSequence*")})
+    scenes = [(path.parent.name, path.name) for path in folders]
     if not scenes:
         raise UserError(
             f"{root}: no images; expected processed/S*/<Action>/imageSequence/<camera>/img_*.jpg"
@@ -161,13 +154,9 @@ def _find_scenes(root: Path) -> list[tuple[str, str]]:
 def _images_by_camera(scene: Path) -> dict[str, set[int]]:
     """Frames (0-based) that have an image in any of the two folders, by camera."""
     images: dict[str, set[int]] = {camera: set() for camera in CAMERA_NAMES}
-    for camera in CAMERA_NAMES:
-        for name in ("imageSequence", "imageSequence-undistorted"):
-            folder = scene / name / camera
-            for file in os.listdir(folder) if folder.is_dir() else ():
-                match = re.fullmatch(r"img_(\d{6})\.jpg", file)
-                if match:
-                    images[camera].add(int(match[1]) - 1)
+    for path in scene.glob("imageSequence*/*/img_*.jpg"):
+        if path.parent.name in images and re.fullmatch(r"img_\d{6}", path.stem):
+            images[path.parent.name].add(int(path.stem[4:]) - 1)
     return images
 
 
@@ -233,7 +222,7 @@ def read_una_cameras(path: Path, subject: str) -> Calibration:
     Raises:
         UserError: unreadable, or other cameras than expected.
     """
-    K, dist, R, t = [], [], [], []
+    cameras = []
     with _opened(path, f"cameras of {subject}") as file:
         for number, camera in enumerate(CAMERA_NAMES, start=1):
             group = file[f"{subject.replace('S', 'subject')}/camera{number}"]
@@ -241,13 +230,11 @@ def read_una_cameras(path: Path, subject: str) -> Calibration:
             name = "".join(chr(int(code)) for code in np.ravel(group["Name"]))
             if name != camera:
                 raise UserError(f"{path}: camera {number} is {name!r}, expected {camera}")
-            k, p = value["k"], value["p"]
-            K.append(np.diag([*value["f"], 1.0]))
-            K[-1][:2, 2] = value["c"]
-            dist.append([k[0], k[1], p[0], p[1], k[2]])
-            R.append(value["R"].T)  # stored column by column, as MATLAB does
-            t.append(-R[-1] @ value["T"])
-    return Calibration(*map(np.array, (K, dist, R, t)))
+            K, R = np.diag([*value["f"], 1.0]), value["R"].T  # stored by columns, as MATLAB does
+            K[:2, 2] = value["c"]
+            dist = [*value["k"][:2], *value["p"], value["k"][2]]
+            cameras.append((K, dist, R, -R @ value["T"]))
+    return Calibration(*map(np.array, zip(*cameras)))
 
 
 def _read_annotations(path: Path) -> dict[str, Annotation] | None:
@@ -272,8 +259,7 @@ def recover_cameras(annotations: list[dict[str, Annotation]], subject: str) -> C
     Raises:
         UserError: a camera shares no frame with the first one.
     """
-    K, dist, R, t = [], [], [], []
-    first = CAMERA_NAMES[0]
+    cameras, first = [], CAMERA_NAMES[0]
     for camera in CAMERA_NAMES:
         seen = [scene[camera] for scene in annotations if camera in scene]
         if not seen:
@@ -284,13 +270,12 @@ def recover_cameras(annotations: list[dict[str, Annotation]], subject: str) -> C
         )
         both = [scene for scene in annotations if {first, camera} <= scene.keys()]
         pairs = [_common_joints(scene[first], scene[camera]) for scene in both]
-        if not sum(len(source) for source, _ in pairs):
+        if not any(len(source) for source, _ in pairs):
             raise UserError(f"{subject}: camera {camera} shares no frame with {first}")
         source, target = (torch.from_numpy(np.concatenate(points)) for points in zip(*pairs))
-        rotation, translation = roma.rigid_points_registration(source, target)
-        for values, value in zip((K, dist, R, t), (*intrinsics, rotation, translation)):
-            values.append(np.asarray(value))
-    return Calibration(*map(np.array, (K, dist, R, t)))
+        pose = roma.rigid_points_registration(source, target)
+        cameras.append((*intrinsics, *(value.numpy() for value in pose)))
+    return Calibration(*map(np.array, zip(*cameras)))
 
 
 def _common_joints(a: Annotation, b: Annotation) -> tuple[np.ndarray, np.ndarray]:

@@ -22,12 +22,7 @@ _NORMALISED = (np.arange(256, dtype=np.float32) / 255 - IMAGE_MEAN[:, None]) / I
 
 # A whole JPEG ends with this marker; some writers append a few bytes.
 _END_MARKER, _TAIL_BYTES = b"\xff\xd9", 256
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+_REDUCED = {1: cv2.IMREAD_COLOR} | {n: getattr(cv2, f"IMREAD_REDUCED_COLOR_{n}") for n in (2, 4, 8)}
 
 
 def read_jpeg(path: str | Path, reduction: int = 1) -> np.ndarray:
@@ -38,20 +33,12 @@ def read_jpeg(path: str | Path, reduction: int = 1) -> np.ndarray:
     Raises:
         UserError: missing, truncated or not a JPEG (OpenCV alone fills truncated images with grey).
     """
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    return decode_jpeg(data, path, reduction)
+    return decode_jpeg(_read(path), path, reduction)
 
 
 def decode_jpeg(data: bytes, path: str | Path, reduction: int = 1) -> np.ndarray:
-    """`read_jpeg` of bytes that are at hand; path: what errors name.
-
-    Raises:
-        UserError: truncated or not a JPEG.
-    """
-    check_jpeg(path, data[:2], data[-_TAIL_BYTES:])
+    """`read_jpeg` of bytes that are at hand; path: what errors name."""
+    _check_ends(path, data[:2], data[-_TAIL_BYTES:])
     flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
@@ -62,21 +49,27 @@ def decode_jpeg(data: bytes, path: str | Path, reduction: int = 1) -> np.ndarray
     return image
 
 
-def check_jpeg(path: str | Path, head: bytes | None = None, tail: bytes | None = None) -> None:
-    """Checks that a JPEG file starts and ends as it must, by its first and last bytes.
+def check_jpeg(path: str | Path) -> None:
+    """Checks that a JPEG file starts and ends as it must, reading no more of it.
 
     Raises:
-        UserError: empty, not a JPEG or truncated.
+        UserError: missing, empty, not a JPEG or truncated.
     """
-    if head is None or tail is None:
-        try:
-            with open(path, "rb") as file:
-                head = file.read(2)
-                size = file.seek(0, 2)
-                file.seek(max(0, size - _TAIL_BYTES))
-                tail = file.read()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    _check_ends(path, _read(path, 0, 2), _read(path, -_TAIL_BYTES))
+
+
+def _read(path: str | Path, start: int = 0, count: int = -1) -> bytes:
+    """Bytes of a file from ``start`` on, from its end where that is negative."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, 2)
+            file.seek(start if start >= 0 else max(0, size + start))
+            return file.read(count)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _check_ends(path: str | Path, head: bytes, tail: bytes) -> None:
     if head != b"\xff\xd8":
         raise UserError(f"{path}: not a JPEG image" if head else f"{path}: empty image file")
     if _END_MARKER not in tail:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ptri.config import Config
 from ptri.data import augmentation, transforms
-from ptri.data.h36m import SampleKey, make_sample
+from ptri.data.h36m import SampleKey, View, make_sample
 from ptri.errors import UserError
 from ptri.fields import build
 from ptri.people.retarget import load_part_motion
@@ -106,7 +106,7 @@ class Rendered(Dataset):
         if self.augment is not None:
             image = augmentation.augment_image(np.ascontiguousarray(image), self.augment, rng)
         crowd = _TRAIN_CROWD if self._shots is None else _TEST_CROWD
-        view, numbers = (image, K, shot.R, shot.t), (crowd, 0, key.index)
+        view, numbers = View(image, K, shot.R, shot.t), (crowd, 0, key.index)
         return make_sample([view], shot.joints, False, self.data.image_size, numbers)
 
     def _crop(self, shot: Shot, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
