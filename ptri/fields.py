@@ -27,9 +27,9 @@ _WORDS = {"true": True, "false": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def number(default, low=-math.inf, high=math.inf, above=None):
-    """A numeric setting: low <= value <= high, and value > above where that is given."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
+def number(default, low=-math.inf, high=math.inf, above=-math.inf):
+    """A numeric setting: low <= value <= high, and value > above."""
+    return field(default=default, metadata={">=": low, ">": above, "<=": high})
 
 
 class Section:
@@ -38,14 +38,10 @@ class Section:
     def __post_init__(self) -> None:
         for item in fields(self):  # type: ignore[arg-type]
             value, limit = getattr(self, item.name), item.metadata
-            if not limit or value is None or isinstance(value, str):
+            if not limit or not isinstance(value, (int, float)):
                 continue
-            above = limit["above"]
-            inside = limit["low"] <= value <= limit["high"] and (above is None or value > above)
-            if not inside:  # also catches NaN
-                bounds = [f">= {limit['low']:g}"] if math.isfinite(limit["low"]) else []
-                bounds += [f"> {above:g}"] if above is not None else []
-                bounds += [f"<= {limit['high']:g}"] if math.isfinite(limit["high"]) else []
+            if not (limit[">="] <= value <= limit["<="] and value > limit[">"]):  # also NaN
+                bounds = [f"{sign} {x:g}" for sign, x in limit.items() if math.isfinite(x)]
                 raise UserError(
                     f"{section_name(type(self))}.{item.name}: {value} is out of range; expected a "
                     f"number {' and '.join(bounds)}"

@@ -87,14 +87,7 @@ def test_losses_are_per_sample_and_weighted(root, tmp_path):
     model = task.build_model().train()
     batch = next(task.batches(0, 1))
     values = task.training_step(model, batch, 0)
-    weights = {
-        "hm": 1.0,
-        "x2d": task2d.WEIGHT_X2D,
-        "covariance": task2d.WEIGHT_COVARIANCE,
-        "coverage": task2d.WEIGHT_COVERAGE,
-        "confidence": task2d.WEIGHT_CONFIDENCE,
-    }
-    expected = sum(weight * values[f"loss/{name}"] for name, weight in weights.items())
+    expected = sum(weight * values[name] for name, weight in task2d.WEIGHTS.items())
     assert values["loss"].shape == (8,)
     torch.testing.assert_close(values["loss"], expected)
     # Two views of four samples instead of eight: the mean over views.

@@ -66,42 +66,35 @@ def open_pool(model: PoseModel, config: Config) -> Pool:
     path, settings = Path(str(config.generated.pool)), _settings(model, config)
     if path.exists():
         content = read_tensors(path, KIND)
-        check_settings(path, content["settings"], settings)
+        _check_settings(path, content["settings"], settings)
     else:
         content = {"settings": settings, "groups": _solve(model, config)}
         write_tensors(path, KIND, content)
     plain = list(content["groups"])
-    for more in config.generated.more_pools:
-        plain += _read_more(Path(more), settings)
+    for more in map(Path, config.generated.more_pools):
+        if not more.exists():
+            raise UserError(
+                f"generated.more_pools: no such file: {more}; a run with generated.pool={more} "
+                "makes it"
+            )
+        content = read_tensors(more, KIND)
+        if content["settings"]["lifter"] != settings["lifter"]:
+            raise UserError(
+                f"{more}: a pool solved with another lifter; make it again with init.checkpoint_3d "
+                "of this run, or leave it out of generated.more_pools"
+            )
+        plain += content["groups"]
     groups = [from_plain(group) for group in plain]
     frames = [group for group in groups if group.scene.K.shape[1] == 1]
     return Pool(frames, [group for group in groups if group.scene.K.shape[1] > 1])
 
 
-def _read_more(path: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
-    if not path.exists():
-        raise UserError(
-            f"generated.more_pools: no such file: {path}; a run with generated.pool={path} makes it"
-        )
-    content = read_tensors(path, KIND)
-    if content["settings"]["lifter"] != settings["lifter"]:
-        raise UserError(
-            f"{path}: a pool solved with another lifter; make it again with init.checkpoint_3d of "
-            "this run, or leave it out of generated.more_pools"
-        )
-    return content["groups"]
-
-
-def check_settings(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Compares the settings that a pool was made with with those of a run, which know no others.
-
-    Raises:
-        UserError: they differ; the message names how.
-    """
+def _check_settings(path: Path, made: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Settings that are asked for and differ; those of earlier versions are not asked for."""
     differences = [
-        f"{key}: {made.get(key)!r} (now {asked.get(key)!r})"
+        f"{key}: {made.get(key)!r} (now {asked[key]!r})"
         for key in sorted(asked)
-        if made.get(key) != asked.get(key)
+        if made.get(key) != asked[key]
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -136,9 +129,8 @@ def draw(
     R, t = group.R[samples][:, rows], group.t[samples][:, rows]
     if turn == 1:
         R, t, count = scene.cameras.R[None], scene.cameras.t[None], 1
-    one = torch.ones(len(rows))
     weights = torch.full((count, len(rows)), -math.log(count))
-    return scene, RigPosterior(R, t, weights, count * one)
+    return scene, RigPosterior(R, t, weights, torch.full((len(rows),), float(count)))
 
 
 def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
@@ -150,21 +142,20 @@ def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
     kept |= {"run.seed": config.run.seed, "train.max_frames": config.train.max_frames}
     mocap = config.generated.mocap
     if mocap is not None and Path(mocap).is_file():
-        kept["generated.mocap"] = digest(Path(mocap).read_bytes())
+        kept["generated.mocap"] = _digest(Path(mocap).read_bytes())
     kept["detector"] = detector_to_meta(model.detector)
     kept["lifter"] = weights_digest(model.lifter)
     return kept
 
 
-def digest(*parts: bytes) -> str:
-    """Sixteen hexadecimal digits that stand for some content."""
-    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def weights_digest(module: nn.Module) -> str:
-    """The same of a module's weights."""
+    """Sixteen hexadecimal digits that stand for a module's weights."""
     state = module.state_dict()
-    return digest(*(state[name].cpu().numpy().tobytes() for name in sorted(state)))
+    return _digest(b"".join(state[name].cpu().numpy().tobytes() for name in sorted(state)))
 
 
 def _plan(config: Config) -> Iterator[tuple[int, int]]:
@@ -209,13 +200,12 @@ def join(parts: list[Group]) -> Group:
 def to_plain(group: Group) -> dict[str, Any]:
     """Dicts of tensors, which load with ``weights_only=True``."""
     scene = group.scene
-    plain = {"K": scene.K.contiguous(), "joints3d": scene.joints3d, "family": scene.family}
-    plain |= {"keypoints": dict(scene.keypoints._asdict()), "R": group.R, "t": group.t}
-    return {**plain, "cameras": dict(scene.cameras._asdict())}
+    parts = {name: dict(getattr(scene, name)._asdict()) for name in ("keypoints", "cameras")}
+    return {**scene._asdict(), **parts, "K": scene.K.contiguous(), "R": group.R, "t": group.t}
 
 
 def from_plain(plain: dict[str, Any]) -> Group:
     """What `to_plain` made of a group."""
-    keypoints, cameras = Keypoints(**plain["keypoints"]), Cameras(**plain["cameras"])
-    scene = Scene(keypoints, plain["K"], cameras, plain["joints3d"], plain["family"])
+    parts = {"keypoints": Keypoints(**plain["keypoints"]), "cameras": Cameras(**plain["cameras"])}
+    scene = Scene(**{name: parts.get(name, plain[name]) for name in Scene._fields})
     return Group(scene, plain["R"], plain["t"])

@@ -32,11 +32,13 @@ from ptri.structures import Sample, cat, to_device
 from ptri.training.optimizer import decaying_groups
 from ptri.training.state import Task
 
-# Weights of losses in the total, where that of the heatmaps has 1.
-WEIGHT_X2D = 0.02  # of the coordinates' L1 (px)
-WEIGHT_COVARIANCE = 0.02  # of the errors' negative log likelihood (nats)
-WEIGHT_COVERAGE = 0.6  # of the pinball loss of the 90 % error ellipse
-WEIGHT_CONFIDENCE = 0.2  # of the confidence's cross-entropy (nats)
+WEIGHTS = {  # of losses in the total
+    "loss/hm": 1.0,
+    "loss/x2d": 0.02,  # of the coordinates' L1 (px)
+    "loss/covariance": 0.02,  # of the errors' negative log likelihood (nats)
+    "loss/coverage": 0.6,  # of the pinball loss of the 90 % error ellipse
+    "loss/confidence": 0.2,  # of the confidence's cross-entropy (nats)
+}
 WEIGHT_IMITATION = 1.0  # of the share of a teacher's features that is not told
 CONFIDENCE_RADIUS = 0.05  # of the image's side: a keypoint within it counts as found
 CONTEXT = "head.context."  # names of the weights of the head's `Context`
@@ -233,13 +235,7 @@ def detection_losses(
         "loss/confidence": losses.confidence_entropy(keypoints.confidence, found),
     }
     parts = {name: value.unflatten(0, views).mean(1) for name, value in parts.items()}
-    total = (
-        parts["loss/hm"]
-        + WEIGHT_X2D * parts["loss/x2d"]
-        + WEIGHT_COVARIANCE * parts["loss/covariance"]
-        + WEIGHT_COVERAGE * parts["loss/coverage"]
-        + WEIGHT_CONFIDENCE * parts["loss/confidence"]
-    )
+    total = sum(weight * parts[name] for name, weight in WEIGHTS.items())
     joints = {
         "error": error,
         "absolute": (xy - truth).abs().mean(-1),

@@ -62,11 +62,9 @@ def validate_generated(model: PoseModel, config: Config) -> dict[str, float]:
 def validate_lifter(model: PoseModel, config: Config) -> dict[str, float]:
     """Mean and median over poses of the lifted skeletons' root-relative error, mm."""
     device = next(model.parameters()).device
-    parts = []
-    for step in range(NUM_LIFTED // SCENES_AT_ONCE):
-        scene = to_device(held_out_scenes(config, 1, step), device)
-        parts.append(_lift_errors(model, scene).flatten().cpu())
-    error = torch.cat(parts)
+    steps = range(NUM_LIFTED // SCENES_AT_ONCE)
+    scenes = (to_device(held_out_scenes(config, 1, step), device) for step in steps)
+    error = torch.cat([_lift_errors(model, scene).flatten().cpu() for scene in scenes])
     return {"lift": float(error.mean()), "lift_median": float(error.median())}
 
 
