@@ -1,7 +1,7 @@
 """Videos end to end with a detector of drawn dots; crops, candidates, cached detections."""
 
+from collections import namedtuple
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -21,11 +21,11 @@ from ptri.recordings import cache, run, videos
 from ptri.recordings.boxes import Motion
 from ptri.recordings.detect import (
     CropKeypoints,
-    Cropper,
     Turns,
     crop_of_box,
     detected_recording,
     follow,
+    look_at,
 )
 from ptri.recordings.halves import compare_halves
 from ptri.recordings.intrinsics import CameraEntry, read_cameras
@@ -38,6 +38,9 @@ from ptri.verdict.verdict import Code
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
 WEIGHTS = [ROOT / "checkpoints/ptri_2d_s0.pt", ROOT / "checkpoints/ptri_3d.pt"]
+
+
+Processed = namedtuple("Processed", "options model detections recording figures text folder")
 
 
 def model_of(truth, kind=DotModel, **options):
@@ -71,15 +74,7 @@ def processed(drawn):
     recording = detected_recording(detections, cameras, 0.1)
     folder = root / "out"
     figures, text = run.process(model, recording, options, folder, detections)
-    return SimpleNamespace(
-        options=options,
-        model=model,
-        detections=detections,
-        recording=recording,
-        figures=figures,
-        text=text,
-        folder=folder,
-    )
+    return Processed(options, model, detections, recording, figures, text, folder)
 
 
 # --- the whole path --------------------------------------------------------------------------
@@ -266,7 +261,8 @@ def test_points_come_back_from_a_turned_crop(drawn, roll_deg):
     points = undistorted(truth)[4, 0]
     middle = (points.min(0) + points.max(0)) / 2
     roll = np.deg2rad(roll_deg)
-    keypoints = Cropper(DotModel(), cameras, 256)([image], [0], np.array([[*middle, 300.0, roll]]))
+    crops = np.array([[*middle, 300.0, roll]])
+    keypoints = look_at(DotModel(), cameras, 256, [image], [0], crops)
     assert np.median(np.linalg.norm(keypoints.xy[0] - points, axis=-1)) < 1
     if roll_deg:  # and the crop was turned: upright, the same crop shows the points elsewhere
         upright = (points - middle) * 256 / 300 + 127.5
@@ -286,7 +282,7 @@ def test_large_crops_are_averaged_not_sampled(drawn):
             seen.append(images)
             return super().detect(images)
 
-    Cropper(Watching(), cameras, 64)([stripes], [0], np.array([[240.0, 240, 440, 0]]))
+    look_at(Watching(), cameras, 64, [stripes], [0], np.array([[240.0, 240, 440, 0]]))
     spread = seen[0][0, 0, 16:48, 16:48].std() * transforms.IMAGE_STD[0] * 255
     assert spread < 8  # of stripes 200 apart; sampled: 60 and more
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.evaluation import draw as visualize
 from ptri.evaluation.draw_rig import rig_picture
 from ptri.geometry.rotations import so3_exp
@@ -125,9 +124,3 @@ def test_rig_picture_shows_cameras_samples_and_truth(joints):
     apart = rig_picture(certain(cameras), joints, NAMES, cameras._replace(t=moved))
     grey = [nearest(p, visualize.TRUTH)[1] for p in (bare, other, apart)]
     assert grey[2] > grey[1] + 50
-
-
-def test_denormalise_inverts_the_backbones_normalisation():
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
-    normal = (pixels / 255 - IMAGE_MEAN) / IMAGE_STD
-    np.testing.assert_array_equal(visualize.denormalise(normal.transpose(2, 0, 1)), pixels)

@@ -110,8 +110,8 @@ class DotModel(FakeModel):
             away = np.linalg.norm(pixels[ys, xs][:, None] - COLOURS, axis=-1)
             joint, near = away.argmin(1), away.min(1) < 60
             for j in np.unique(joint[near]):
-                mine = near & (joint == j)
-                xy[n, j] = torch.tensor([np.median(xs[mine]), np.median(ys[mine])])
+                dot = near & (joint == j)
+                xy[n, j] = torch.tensor([np.median(xs[dot]), np.median(ys[dot])])
                 confidence[n, j] = 0.9
             trunk = (xy[n, 8] - xy[n, 6]).double()
             upright = float(-trunk[1] / trunk.norm().clamp_min(1e-6))

@@ -166,11 +166,11 @@ def beside(pictures: Sequence[np.ndarray], columns: int | None = None) -> np.nda
         row = pictures[start : start + columns]
         height = max(len(picture) for picture in row)
         pads = [((0, height - len(picture)), (4, 4), (0, 0)) for picture in row]
-        strips.append(np.hstack([_padded(picture, pad) for picture, pad in zip(row, pads)]))
+        strips.append(np.hstack(list(map(_padded, row, pads))))
     width = max(strip.shape[1] for strip in strips)
     spare = [width - strip.shape[1] for strip in strips]
     pads = [((4, 4), (each // 2, each - each // 2), (0, 0)) for each in spare]
-    return np.vstack([_padded(strip, pad) for strip, pad in zip(strips, pads)])
+    return np.vstack(list(map(_padded, strips, pads)))
 
 
 # --- on images -------------------------------------------------------------------------------

@@ -44,13 +44,12 @@ from ptri.structures import (
     Prediction,
     RigPosterior,
     Sample,
+    cat,
     take,
     to_device,
     tree_map,
 )
 from ptri.system import choose_device
-
-ROOT = H36M17.root
 
 
 class Timer:
@@ -111,7 +110,6 @@ def evaluate(
                 # 1 from images to keypoints
                 batch, items = to_device(batch, device), torch.tensor(items)
                 frames, logits = _detect(model, batch, items, timer)
-                painter.keep(batch.images, logits, items)
                 score("", _keypoint_scores(frames, logits))
                 # 2 each frame alone
                 single = _solve_single(model, frames, config, timer)
@@ -121,22 +119,24 @@ def evaluate(
                 score("", _seed_scores(single.prediction, frames.truth))
                 for method, ceiling in _ceilings(model, frames, true_rigs).items():
                     score(f"{method}/", _joint_scores(ceiling, frames.truth.joints3d))
-                parts.append((frames, predictions.thin(single)))
+                single = predictions.thin(single)
+                predictions.write_frames(file, frames, dataset)
+                predictions.write_estimate(file, "single", single, frames, dataset)
+                painter.keep(batch.images, logits, frames, single)
+                parts.append(frames)
                 progress.update(len(items))
             # 3 the frames of the scene pooled
-            scene, singles = predictions.join(parts)
-            truth = scene.truth.joints3d
+            scene = cat(parts)
             if config.evaluate.pool_frames:
                 pooled = _solve_pooled(model, scene, config, timer)
                 true_rig = posterior_from_cameras(take(scene.truth.cameras, slice(0, 1)))
                 score("pooled/", _rig_scores(pooled, true_rig, scene, dataset))
-                score("pooled/", _joint_scores(pooled.prediction, truth))
+                score("pooled/", _joint_scores(pooled.prediction, scene.truth.joints3d))
                 known = _fuse_scene(model, scene, true_rig)
-                error = metrics.mpjpe(known.joints3d, truth)
+                error = metrics.mpjpe(known.joints3d, scene.truth.joints3d)
                 score("pooled/", {"mpjpe_calibrated": error})
-            # 4 rows and pictures
-            predictions.write_rows(file, scene, singles, pooled, dataset)
-            painter.scene(scene, singles, pooled)
+                predictions.write_estimate(file, "pooled", pooled, scene, dataset)
+            painter.scene(scene.item, pooled)
             num_scenes += 1
     scores = {name: np.concatenate(parts) for name, parts in collected.items()}
     return _report(scores, timer, dataset, config, num_scenes, folder)
@@ -201,7 +201,7 @@ def _ceilings(model, frames: SceneFrames, true_rigs) -> dict[str, Prediction]:
     cameras = frames.truth.cameras
     plain, _ = robust_triangulation(keypoints, Cameras(K, cameras.R, cameras.t))
     # Errors of triangulated joints are independent, so those about the root add.
-    covariance = plain.covariance + plain.covariance[:, :, ROOT : ROOT + 1]
+    covariance = plain.covariance + plain.covariance[:, :, H36M17.root, None]
     both = {"calibrated": fused, "plain": Prediction(plain.joints3d, covariance)}
     return tree_map(lambda part: part[:, 0].to(K), both)
 
@@ -246,13 +246,11 @@ def _keypoint_scores(frames: SceneFrames, logits: Tensor) -> dict[str, Tensor]:
 
 
 def _seed_scores(prediction: Prediction, truth: Sample) -> dict[str, Tensor]:
-    """What the seed project prints of joints."""
+    """What the seed project prints of joints, beside their MPJPE."""
     estimate, joints3d = prediction.joints3d, truth.joints3d
-    centred = metrics.about_root(estimate), metrics.about_root(joints3d)
     return {
-        "loss/x3d": losses.joint_l1(estimate, joints3d, ROOT),
-        "x3d/l1": metrics.joint_l1(*centred),
-        "x3d/l2": metrics.joint_l2(*centred),
+        "loss/x3d": losses.joint_l1(estimate, joints3d, H36M17.root),
+        "x3d/l1": metrics.joint_l1(metrics.about_root(estimate), metrics.about_root(joints3d)),
         "action": truth.action,
     }
 

@@ -47,40 +47,45 @@ class Painter:
     def __init__(self, folder: Path, dataset: H36M, count: int) -> None:
         self.folder, self.dataset = folder, dataset
         self.wanted = set(spread(len(dataset), count))
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # images and heatmaps
+        self._kept: dict[int, tuple] = {}  # by place in the data set: what `keep` says
 
-    def keep(self, images: Tensor, logits: Tensor, items: Tensor) -> None:
-        """Keeps chosen frames of images (B, V, 3, H, W) and heatmaps' logits (B, V, J, h, w)."""
-        for row, item in enumerate(items.tolist()):
+    def keep(
+        self, images: Tensor, logits: Tensor, frames: SceneFrames, single: SceneEstimate
+    ) -> None:
+        """Keeps images and heatmaps of chosen frames, what was detected, and estimated of each.
+
+        Args:
+            images: (B, V, 3, H, W). logits: (B, V, J, h, w) of the heatmaps.
+        """
+        for row, item in enumerate(frames.item.tolist()):
             if item in self.wanted:
                 views = [draw.denormalise(image.cpu().numpy()) for image in images[row]]
-                heatmaps = logits[row].float().flatten(2).softmax(-1).view_as(logits[row])
-                self._kept[item] = np.stack(views), heatmaps.cpu().numpy()
+                heatmaps = logits[row].flatten(2).softmax(-1).view_as(logits[row]).cpu().numpy()
+                estimate = to_device((take(frames, row), single.frame(row)), torch.device("cpu"))
+                self._kept[item] = (np.stack(views), heatmaps, *estimate)
 
-    def scene(
-        self, scene: SceneFrames, single: SceneEstimate, pooled: SceneEstimate | None
-    ) -> None:
-        """Draws the scene's chosen frames and forgets their images."""
-        for row, item in enumerate(scene.item.tolist()):
+    def scene(self, items: Tensor, pooled: SceneEstimate | None) -> None:
+        """Draws the chosen frames of a scene and forgets them."""
+        for row, item in enumerate(items.tolist()):
             if item not in self._kept:
                 continue
-            estimates = {"alone": single.frame(row)}
+            images, heatmaps, frame, single = self._kept.pop(item)
+            estimates = {"alone": single}
             if pooled is not None:
-                estimates[f"{len(scene.item)} frames pooled"] = pooled.frame(row)
-            frame, estimates = to_device((take(scene, row), estimates), torch.device("cpu"))
+                estimate = to_device(pooled.frame(row), torch.device("cpu"))
+                estimates[f"{len(items)} frames pooled"] = estimate
             labels, truth = self.dataset.index.labels, frame.truth
             action = f"{labels.subject_names[truth.subject]} {labels.action_names[truth.action]}"
             name = f"{action} frame {int(truth.frame)}"
             plain = re.sub(r"[^\w.-]+", "_", name)
-            for part, picture in self._draw(frame, estimates, name).items():
+            for part, picture in self._draw(images, heatmaps, frame, estimates, name).items():
                 draw.save(picture, self.folder / f"{plain}_{part}.png")
 
     def _draw(
-        self, frame: SceneFrames, estimates: dict[str, SceneEstimate], name: str
+        self, images, heatmaps, frame: SceneFrames, estimates: dict[str, SceneEstimate], name: str
     ) -> dict[str, np.ndarray]:
         """The pictures of one frame (no dimension T); estimates by what titles call them."""
         truth, index = frame.truth, self.dataset.index
-        images, heatmaps = self._kept.pop(int(frame.item))
         places = np.flatnonzero(index.seen[int(frame.item)])
         names = [index.labels.camera_names[index.cameras[place]] for place in places]
         views, maps, skeletons, rigs = [], [], [], []

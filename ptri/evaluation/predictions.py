@@ -1,4 +1,4 @@
-"""Frames after the 2D network, a scene at a time: batches joined, rows of predictions.h5."""
+"""Frames after the 2D network, what is estimated of them, and their rows in predictions.h5."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
-import torch
 from torch import Tensor
 
 from ptri.data.h36m import H36M
 from ptri.evaluation.outputs import append
 from ptri.posterior.sampling import posterior_mean, resample
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints, Prediction, RigPosterior, Sample, cat, take
+from ptri.structures import Keypoints, Prediction, RigPosterior, Sample, take
 
 SAVED_SAMPLES = 32  # posterior samples per rig in predictions.h5, of equal weight
 
@@ -51,20 +50,9 @@ class SceneFrames(NamedTuple):
 
 
 def thin(estimate: SceneEstimate) -> SceneEstimate:
-    """Keeps `SAVED_SAMPLES` samples of equal weight of each rig: a scene may be long."""
+    """Keeps `SAVED_SAMPLES` samples of equal weight of each rig."""
     samples = resample(estimate.posterior, SAVED_SAMPLES)
     return estimate._replace(posterior=RigPosterior(*samples, estimate.posterior.ess))
-
-
-def join(
-    parts: list[tuple[SceneFrames, SceneEstimate]],
-) -> tuple[SceneFrames, SceneEstimate]:
-    """One scene of the batches it was read in."""
-    frames, estimates = zip(*parts)
-    prediction, posterior, accepted = zip(*estimates)
-    samples, ess = cat([rigs[:3] for rigs in posterior], 1), [rigs.ess for rigs in posterior]
-    posterior = RigPosterior(*samples, torch.cat(ess))
-    return cat(frames), SceneEstimate(cat(prediction), posterior, torch.cat(accepted))
 
 
 def write_header(file: h5py.File, dataset: H36M) -> None:
@@ -77,44 +65,40 @@ def write_header(file: h5py.File, dataset: H36M) -> None:
     file["joint_names"] = list(H36M17.joints)
 
 
-def write_rows(
-    file: h5py.File,
-    scene: SceneFrames,
-    single: SceneEstimate,
-    pooled: SceneEstimate | None,
-    dataset: H36M,
-) -> None:
-    """Appends a scene; views stand at their camera's place, NaN if absent."""
-    place, T = scene.places(dataset), len(scene.item)
-
-    def spread_views(value: Tensor, axis: int = 1) -> np.ndarray:
-        array = np.moveaxis(value.float().cpu().numpy(), axis, 0)
-        result = np.full((len(dataset.index.cameras), *array.shape[1:]), np.nan, np.float32)
-        result[place] = array
-        return np.moveaxis(result, 0, axis)
-
-    truth = scene.truth
+def write_frames(file: h5py.File, frames: SceneFrames, dataset: H36M) -> None:
+    """Appends what was detected in frames, and the truth."""
+    truth = frames.truth
     rows = {name: getattr(truth, name).cpu().numpy() for name in ("subject", "action", "frame")}
-    for name, value in scene.keypoints._asdict().items():
-        rows[f"keypoints/{name}"] = spread_views(value)
+    for name, value in frames.keypoints._asdict().items():
+        rows[f"keypoints/{name}"] = _spread_views(value, 1, frames, dataset)
     for name, value in truth.cameras._asdict().items():
-        rows[f"cameras/{name}"] = spread_views(value)
-    rows["joints3d_true"] = truth.joints3d.float().cpu().numpy()
-    for method, estimate in (("single", single), ("pooled", pooled)):
-        if estimate is None:
-            continue
-        R, t = posterior_mean(estimate.posterior)
-        sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
-        values = {
-            "R": spread_views(R),
-            "t": spread_views(t),
-            "samples_R": spread_views(sample_R.transpose(0, 1), 2),
-            "samples_t": spread_views(sample_t.transpose(0, 1), 2),
-            "accepted": estimate.accepted.cpu().numpy(),
-            "ess": estimate.posterior.ess.float().cpu().numpy(),
-        }
-        for name, value in values.items():  # one rig of a scene stands at each of its frames
-            rows[f"{method}/{name}"] = np.repeat(value, T, 0) if len(value) == 1 else value
-        for name, value in estimate.prediction._asdict().items():
-            rows[f"{method}/{name}"] = value.float().cpu().numpy()
-    append(file, rows)
+        rows[f"cameras/{name}"] = _spread_views(value, 1, frames, dataset)
+    append(file, rows | {"joints3d_true": truth.joints3d.float().cpu().numpy()})
+
+
+def write_estimate(
+    file: h5py.File, method: str, estimate: SceneEstimate, frames: SceneFrames, dataset: H36M
+) -> None:
+    """Appends what was estimated of frames; a rig of several stands at each of them."""
+    T, (R, t) = len(frames.item), posterior_mean(estimate.posterior)
+    sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
+    rows = {
+        "R": _spread_views(R, 1, frames, dataset),
+        "t": _spread_views(t, 1, frames, dataset),
+        "samples_R": _spread_views(sample_R.transpose(0, 1), 2, frames, dataset),
+        "samples_t": _spread_views(sample_t.transpose(0, 1), 2, frames, dataset),
+        "accepted": estimate.accepted.cpu().numpy(),
+        "ess": estimate.posterior.ess.float().cpu().numpy(),
+    }
+    for name, value in estimate.prediction._asdict().items():
+        rows[name] = value.float().cpu().numpy()
+    rows = {name: value.repeat(T, 0) if len(value) < T else value for name, value in rows.items()}
+    append(file, {f"{method}/{name}": value for name, value in rows.items()})
+
+
+def _spread_views(value: Tensor, axis: int, frames: SceneFrames, dataset: H36M) -> np.ndarray:
+    """Views at their camera's place along an axis; NaN where there is none."""
+    array = np.moveaxis(value.float().cpu().numpy(), axis, 0)
+    result = np.full((len(dataset.index.cameras), *array.shape[1:]), np.nan, np.float32)
+    result[frames.places(dataset)] = array
+    return np.moveaxis(result, 0, axis)

@@ -10,8 +10,9 @@ that can be followed through the frames is the subject (`ptri.recordings.subject
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -60,6 +61,9 @@ class CropKeypoints(NamedTuple):
         return CropKeypoints(*(part[index] for part in self))
 
 
+Look = Callable[[np.ndarray, np.ndarray], CropKeypoints]  # `look_at` a frame: views, crops
+
+
 class Detections(NamedTuple):
     """Keypoints of one person in T frames of V views; NaN xy = nobody, or not in the picture."""
 
@@ -80,13 +84,14 @@ def detect(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
     """
     start = time.perf_counter()
     cameras, videos, frames, boxes = video_set
-    cropper = Cropper(model, cameras, config.data.image_size)
+    size = config.data.image_size
     turns = Turns(len(cameras), config.recording.max_roll_deg)
     motion = backgrounds(videos, frames) if boxes is None else None
     previous: list[np.ndarray | None] = [None] * len(cameras)  # crops of the best candidates
     candidates = []  # of each frame, the people who may be the subject, one crop each
     reading = tqdm(read_in_step(videos, frames), "detect", len(frames), False, unit="frame")
     for row, images in enumerate(reading):
+        look = functools.partial(look_at, model, cameras, size, images)
         if boxes is None:
             squares = [
                 _moving_squares(motion[v].boxes(image), cameras[v], previous[v])
@@ -99,9 +104,9 @@ def detect(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
             ]
         views = np.repeat(np.arange(len(cameras)), [len(part) for part in squares])
         crops = np.array([square for part in squares for square in part]).reshape(-1, 3)
-        people = turns.best(cropper, images, views, crops, row)
+        people = turns.best(look, views, crops, row)
         if boxes is None:
-            people = refine(cropper, images, people)
+            people = refine(look, people, size)
         candidates.append(people)
         # The best of each view by what `follow_subject` goes by: size times confidence.
         for n in np.argsort(people.crops[:, 2] * people.confidence.mean(1)):
@@ -139,50 +144,45 @@ def detected_recording(
 # --- crops -----------------------------------------------------------------------------------
 
 
-class Cropper:
-    """Cuts crops out of the images of V views and detects keypoints in them."""
+def look_at(
+    model: nn.Module,
+    cameras: Sequence[CameraEntry],
+    size: int,
+    images: Sequence[np.ndarray],
+    views: np.ndarray,
+    crops: np.ndarray,
+) -> CropKeypoints:
+    """Cuts crops out of the images of V views and detects keypoints in them.
 
-    def __init__(self, model: nn.Module, cameras: Sequence[CameraEntry], size: int) -> None:
-        """
-        Args:
-            model: with ``detect`` of `ptri.models.pose_model.PoseModel`. size: px of its images.
-        """
-        self.model, self.cameras, self.size = model, cameras, size
-        self.device = next(model.parameters()).device
-
-    def __call__(
-        self, images: Sequence[np.ndarray], views: np.ndarray, crops: np.ndarray
-    ) -> CropKeypoints:
-        """
-        Args:
-            images: V of (H, W, 3) uint8 BGR, as recorded.
-            views: (N,) of the crops, places in images. crops: (N, 4).
-        """
-        if not len(views):
-            J = len(H36M17.joints)
-            shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,))
-            return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
-        shrunk: dict[tuple[int, int], np.ndarray] = {}
-        inputs, to_full = [], []
-        for view, (x, y, side, roll) in zip(views, crops):
-            camera = self.cameras[view]
-            K, turn = transforms.crop_camera(camera.K, np.array([x, y]), side, self.size, roll)
-            # Sampling alone would skip pixels of a large crop: average them first.
-            factor = transforms.reduction_for(side, self.size)
-            if (view, factor) not in shrunk:
-                shrunk[view, factor] = _shrink(images[view], factor)
-            source = transforms.resize_intrinsics(camera.K, 1 / factor)
-            dist = camera.dist if camera.dist.any() else None
-            image = transforms.warp(shrunk[view, factor], source, K, turn, self.size, dist)
-            inputs.append(transforms.normalise(image[:, :, ::-1]))
-            to_full.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
-        with torch.no_grad():
-            keypoints = self.model.detect(torch.stack(inputs).to(self.device)).keypoints
-        local, covariance, confidence = (part.double().cpu().numpy() for part in keypoints)
-        A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
-        xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
-        covariance = np.einsum("nab,njbc,ndc->njad", A, covariance, A)
-        return CropKeypoints(views, xy, covariance, confidence, local, crops)
+    Args:
+        model: with ``detect`` of `ptri.models.pose_model.PoseModel`. size: px of its images.
+        images: V of (H, W, 3) uint8 BGR, as recorded.
+        views: (N,) of the crops, places in images. crops: (N, 4).
+    """
+    if not len(views):
+        J = len(H36M17.joints)
+        shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,))
+        return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
+    shrink = functools.cache(lambda view, factor: _shrink(images[view], factor))
+    inputs, to_full = [], []
+    for view, (x, y, side, roll) in zip(views, crops):
+        camera = cameras[view]
+        K, turn = transforms.crop_camera(camera.K, np.array([x, y]), side, size, roll)
+        # Sampling alone would skip pixels of a large crop: average them first.
+        factor = transforms.reduction_for(side, size)
+        source = transforms.resize_intrinsics(camera.K, 1 / factor)
+        dist = camera.dist if camera.dist.any() else None
+        image = transforms.warp(shrink(view, factor), source, K, turn, size, dist)
+        inputs.append(transforms.normalise(image[:, :, ::-1]))
+        to_full.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
+    with torch.no_grad():
+        batch = torch.stack(inputs).to(next(model.parameters()).device)
+        keypoints = model.detect(batch).keypoints
+    local, covariance, confidence = (part.double().cpu().numpy() for part in keypoints)
+    A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
+    xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
+    covariance = np.einsum("nab,njbc,ndc->njad", A, covariance, A)
+    return CropKeypoints(views, xy, covariance, confidence, local, crops)
 
 
 class Turns:
@@ -193,21 +193,14 @@ class Turns:
         self.rolls = np.deg2rad(ROLL_STEP * np.arange(-count, count + 1))  # rad, 0 among them
         self.trust = np.zeros((num_views, len(self.rolls)))  # running mean confidence
 
-    def best(
-        self,
-        cropper: Cropper,
-        images: Sequence[np.ndarray],
-        views: np.ndarray,
-        squares: np.ndarray,
-        row: int,
-    ) -> CropKeypoints:
+    def best(self, look: Look, views: np.ndarray, squares: np.ndarray, row: int) -> CropKeypoints:
         """The keypoints of N squares (N, 3) at their views' best turns; row: of the frame."""
         N, count = len(squares), len(self.rolls)
         if row % ROLL_EVERY and self.trust[views].any(1).all():
             roll = self.rolls[self.trust[views].argmax(1)]
-            return cropper(images, views, np.column_stack([squares, roll]))
+            return look(views, np.column_stack([squares, roll]))
         crops = np.column_stack([np.repeat(squares, count, 0), np.tile(self.rolls, N)])
-        keypoints = cropper(images, np.repeat(views, count), crops)
+        keypoints = look(np.repeat(views, count), crops)
         confidence = keypoints.confidence.mean(1).reshape(N, count)
         for v in set(views):
             self.trust[v] = ROLL_MEMORY * self.trust[v] + confidence[views == v].max(0)
@@ -244,22 +237,22 @@ def _moving_squares(
     return squares
 
 
-def refine(cropper: Cropper, images: Sequence[np.ndarray], first: CropKeypoints) -> CropKeypoints:
+def refine(look: Look, first: CropKeypoints, size: int) -> CropKeypoints:
     """Detects again in crops fitted to confident keypoints; keeps what the network is surer of."""
     sure = first.confidence >= SURE  # (N, J)
     low = np.where(sure[..., None], first.local, np.inf).min(1)
     high = np.where(sure[..., None], first.local, -np.inf).max(1)
     enough = sure.sum(1) >= FEWEST
-    low[~enough], high[~enough] = 0, cropper.size - 1  # the crop as it is
+    low[~enough], high[~enough] = 0, size - 1  # the crop as it is
     x, y, side, roll = first.crops.T
-    scale = side / cropper.size  # full-image px per network px
-    across, down = scale * ((low + high) / 2 - (cropper.size - 1) / 2).T
+    scale = side / size  # full-image px per network px
+    across, down = scale * ((low + high) / 2 - (size - 1) / 2).T
     cos, sin = np.cos(roll), np.sin(roll)  # the crop shows the picture turned by +roll
     fitted = KEYPOINT_CROP * scale * (high - low).max(1)
     fitted = np.clip(fitted, side / LARGEST_STEP, side * LARGEST_STEP)
     fitted = np.where(enough, fitted, side)
     place = x + cos * across + sin * down, y - sin * across + cos * down
-    second = cropper(images, first.view, np.column_stack([*place, fitted, roll]))
+    second = look(first.view, np.column_stack([*place, fitted, roll]))
     better = second.confidence.mean(1) > first.confidence.mean(1)
     both = CropKeypoints(*map(np.concatenate, zip(first, second)))
     return both.rows(np.arange(len(better)) + len(better) * better)
