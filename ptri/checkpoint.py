@@ -25,7 +25,6 @@ CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
 # Names of weights that serve only while a network is trained.
 TRAINING_ONLY = ("imitation.", "orientation.")
 _META = ("config", "epoch", "step", "best", "commit", "detector")  # of a checkpoint's weights
-_FIELDS = ("config", "model", "ema", "optimizer", "scheduler", "epoch", "step", "best")
 
 
 def save(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -39,17 +38,7 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, a corrupt one, or one that is no training checkpoint.
     """
-    return _complete(read_tensors(path, CHECKPOINT, WEIGHTS), path)
-
-
-def _complete(state: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    missing = [name for name in _FIELDS if name not in state]
-    if state["kind"] != CHECKPOINT or missing:
-        raise UserError(
-            f"{path}: not a training checkpoint (it holds {state['kind']}, missing: "
-            f"{', '.join(missing) or 'nothing'}); give the last.pt or best.pt of a run"
-        )
-    return state
+    return read_tensors(path, CHECKPOINT)
 
 
 def save_weights(path: str | Path, state: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -95,7 +84,7 @@ def load_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if state["kind"] == WEIGHTS:
         weights, meta = state["model"], state["meta"]
     else:
-        weights = _complete(state, path)["ema"]
+        weights = state["ema"]
         meta = {name: state.get(name) for name in _META}
     weights = {k: v for k, v in weights.items() if not k.startswith(TRAINING_ONLY)}
     return {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, meta
@@ -117,32 +106,19 @@ def initialise(module: nn.Module, path: str | Path, prefix: str = "") -> dict[st
 
 
 def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """`load_state_dict` that accepts exactly the module's names and shapes.
+    """`load_state_dict`, which accepts exactly the module's names and shapes.
 
     Raises:
-        UserError: one line that counts and names what differs.
+        UserError: one line that names what differs.
     """
-    expected = module.state_dict()
-    differences = {
-        "missing": [name for name in expected if name not in state],
-        "unexpected": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {list(state[name].shape)} instead of {list(value.shape)}"
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
-        ],
-    }
-    problems = [
-        f"{len(names)} {what} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
-        for what, names in differences.items()
-        if names
-    ]
-    if problems:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:  # a headline, then a line for each kind of difference
+        differences = [f"{line.strip():.120}" for line in str(error).splitlines()[1:4]]
         raise UserError(
-            f"{path}: weights of another architecture: {'; '.join(problems)}; build the model "
+            f"{path}: weights of another architecture: {' '.join(differences)}; build the model "
             f"with the settings the file was made with (model.*)"
-        )
-    module.load_state_dict(state)
+        ) from None
 
 
 @functools.cache
@@ -203,8 +179,7 @@ def read_tensors(path: str | Path, *kinds: str) -> dict[str, Any]:
             f"{path}: corrupt or not a checkpoint ({type(error).__name__}: {reason}); "
             f"use another file or train again"
         ) from None
-    if not isinstance(state, dict) or state.get("kind") not in kinds:
-        kind = state.get("kind") if isinstance(state, dict) else None
-        what = "checkpoint of this project" if CHECKPOINT in kinds else kinds[0]
-        raise UserError(f"{path}: not a {what} (kind: {kind})")
+    kind = state.get("kind") if isinstance(state, dict) else None
+    if kind not in kinds:
+        raise UserError(f"{path}: holds {kind or 'something else'}, expected {' or '.join(kinds)}")
     return state

@@ -129,5 +129,5 @@ def test_a_pool_needs_a_lifter_and_is_a_file_of_its_kind(tmp_path, lifter):
     bare = config.replace(bare, train__new="nothing")
     with pytest.raises(UserError, match=r"init\.checkpoint_3d"):
         RigTask(bare).build_model()
-    with pytest.raises(UserError, match="not a ptri-pool"):
+    with pytest.raises(UserError, match="expected ptri-pool"):
         RigTask(settings(lifter, lifter)).build_model()

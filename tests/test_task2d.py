@@ -130,7 +130,7 @@ def test_starts_from_a_checkpoint(root, tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(more(images).logits, again(images).logits)
     checkpoint.save_weights(tmp_path / "more.pt", more.state_dict(), {})
-    with pytest.raises(UserError, match=r"more\.pt.*unexpected"):
+    with pytest.raises(UserError, match=r"more\.pt.*Unexpected"):
         build(False, "more.pt")
     with pytest.raises(UserError, match=r"w\.pt"):
         build(False, "w.pt", head_channels=32)

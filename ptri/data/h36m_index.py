@@ -90,11 +90,7 @@ def build_index(data: DataConfig, split: str, min_views: int = 2) -> Index:
 
 
 def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
-    """The first step of `build_index`: which frames and views, without looking at any image.
-
-    Raises:
-        UserError: wrong root, missing labels, unknown views, one view only, no frame.
-    """
+    """The first step of `build_index`: which frames and views, without looking at any image."""
     root = Path(data.root)
     source = labels_path(root)
     labels = read_labels(source)
@@ -109,12 +105,12 @@ def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
     rows = _choose_rows(data, split, labels, source)
     boxes = labels.boxes[rows][:, list(cameras)].astype(np.int64)
     seen = (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
-    enough = seen.sum(1) >= max(min_views, 1)
+    enough = seen.sum(1) >= min_views
     if not enough.all():
         row = rows[~enough][0]
         message = (
             f"{source}: {(~enough).sum()} of {len(rows)} {split} frames have fewer than "
-            f"{max(min_views, 1)} views (such as {frame_name(labels, row)})"
+            f"{min_views} views (such as {frame_name(labels, row)})"
         )
         if not enough.any():
             raise UserError(f"{message}; choose other data.views")
@@ -140,10 +136,8 @@ def scene_numbers(index: Index) -> np.ndarray:
 def is_damaged(labels: Labels) -> np.ndarray:
     """(rows of the table,) bool: the frame belongs to one of S9's `DAMAGED` scenes."""
     subjects, actions = np.array(labels.subject_names), np.array(labels.action_names)
-    result = np.zeros(len(labels.frame), bool)
-    for subject, action in DAMAGED:
-        result |= (subjects[labels.subject] == subject) & (actions[labels.action] == action)
-    return result
+    scenes = [(subjects == s)[labels.subject] & (actions == a)[labels.action] for s, a in DAMAGED]
+    return np.any(scenes, axis=0)
 
 
 def _choose_cameras(views: list[int] | None, labels: Labels) -> tuple[int, ...]:
