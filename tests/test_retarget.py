@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from ptri.errors import UserError
-from ptri.people.articulation import PARTS_AND_ROOT, bone_parts, rest_directions
+from ptri.people.articulation import PARTS_AND_ROOT, load_bones
 from ptri.people.bvh import read_bvh
 from ptri.people.mocap import load_mocap
 from ptri.people.retarget import load_part_motion, retarget
@@ -160,10 +160,11 @@ def test_cmu_limbs_agree_with_its_positions():
     assert abs(np.linalg.det(motion.rotations[::500]) - 1).max() < 1e-4
     # The kind whose skeleton does not stand at rest comes first and is left out.
     positions = load_mocap(str(CMU), "all").positions.numpy()[-len(motion.rotations) :]
+    rest = load_bones()
     for bone, (child, parent) in enumerate(H36M17.bones):
         name = H36M17.joints[child].split("_")[-1]
         seen = positions[::50, child] - positions[::50, parent]
-        ours = motion.rotations[::50, bone_parts()[bone]] @ rest_directions()[bone].numpy()
+        ours = motion.rotations[::50, rest.part[bone]] @ rest.direction[bone].numpy()
         cosine = (seen * ours).sum(-1) / np.linalg.norm(seen, axis=-1)
         angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
         if name in ("knee", "foot", "elbow", "wrist"):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -84,28 +85,44 @@ LIMITS = TRUNK_LIMITS | {
 ANGLES = tuple(LIMITS)
 INDEX = {name: index for index, name in enumerate(ANGLES)}
 
-# Rest directions of the bones, (child, part that carries it, direction); those of trunk, shoulders
-# and head are the means over adult Anny bodies.
+# Bones by child: the part that carries it, its rest direction (trunk, shoulders and head: the mean
+# over adult Anny bodies), and how far (rad) people's vary about that.
 _BONES = {
-    "right_foot": ("right_shank", (0, 0, -1)),
-    "right_knee": ("right_thigh", (0, 0, -1)),
-    "right_hip": ("root", (-1, 0, 0)),
-    "left_hip": ("root", (1, 0, 0)),
-    "left_knee": ("left_thigh", (0, 0, -1)),
-    "left_foot": ("left_shank", (0, 0, -1)),
-    "spine": ("spine", (0, 0.074, 0.997)),
-    "thorax": ("chest", (0, -0.087, 0.996)),
-    "head": ("head", (0, 0.361, 0.932)),
-    "right_wrist": ("right_forearm", (-1, 0, 0)),
-    "right_elbow": ("right_upper_arm", (-1, 0, 0)),
-    "right_shoulder": ("right_clavicle", (-0.887, -0.04, -0.46)),
-    "left_shoulder": ("left_clavicle", (0.887, -0.04, -0.46)),
-    "left_elbow": ("left_upper_arm", (1, 0, 0)),
-    "left_wrist": ("left_forearm", (1, 0, 0)),
-    "nose": ("neck", (0, -0.68, 0.733)),
+    "right_foot": ("right_shank", (0, 0, -1), 0.0),
+    "right_knee": ("right_thigh", (0, 0, -1), 0.0),
+    "right_hip": ("root", (-1, 0, 0), 0.0),
+    "left_hip": ("root", (1, 0, 0), 0.0),
+    "left_knee": ("left_thigh", (0, 0, -1), 0.0),
+    "left_foot": ("left_shank", (0, 0, -1), 0.0),
+    "spine": ("spine", (0, 0.074, 0.997), 0.05),
+    "thorax": ("chest", (0, -0.087, 0.996), 0.06),
+    "head": ("head", (0, 0.361, 0.932), 0.1),
+    "right_wrist": ("right_forearm", (-1, 0, 0), 0.0),
+    "right_elbow": ("right_upper_arm", (-1, 0, 0), 0.0),
+    "right_shoulder": ("right_clavicle", (-0.887, -0.04, -0.46), 0.09),
+    "left_shoulder": ("left_clavicle", (0.887, -0.04, -0.46), 0.09),
+    "left_elbow": ("left_upper_arm", (1, 0, 0), 0.0),
+    "left_wrist": ("left_forearm", (1, 0, 0), 0.0),
+    "nose": ("neck", (0, -0.68, 0.733), 0.12),
 }
-# How far (rad) people's rest directions vary about the means above.
-_DIRECTION_SPREAD = {"spine": 0.05, "thorax": 0.06, "head": 0.1, "nose": 0.12, "shoulder": 0.09}
+
+
+class Bones(NamedTuple):
+    """The 16 bones in the order of `H36M17.bones`."""
+
+    part: Tensor  # (16,) index into `PARTS_AND_ROOT` of the part that carries it
+    direction: Tensor  # (16, 3) unit, at rest
+    spread: Tensor  # (16,) rad, standard deviation of people's directions about that
+
+
+@functools.cache
+def load_bones() -> Bones:
+    """What is known of the bones at rest."""
+    rows = [_BONES[H36M17.joints[child]] for child, _ in H36M17.bones]
+    part, direction, spread = zip(*rows)
+    direction = torch.nn.functional.normalize(torch.tensor(direction), dim=-1)
+    part = torch.tensor([PARTS_AND_ROOT.index(name) for name in part])
+    return Bones(part, direction, torch.tensor(spread))
 
 
 @functools.cache
@@ -208,27 +225,6 @@ def global_rotations(rotations: Tensor, root: Tensor) -> Tensor:
 
 
 @functools.cache
-def rest_directions() -> Tensor:
-    """Unit rest directions (16, 3) of the bones in the order of `H36M17.bones`."""
-    directions = [_BONES[H36M17.joints[child]][1] for child, _ in H36M17.bones]
-    return torch.nn.functional.normalize(torch.tensor(directions, dtype=torch.float32), dim=-1)
-
-
-@functools.cache
-def direction_spread() -> Tensor:
-    """Standard deviation (16,) rad of people's rest directions about `rest_directions`."""
-    names = [H36M17.joints[child].split("_")[-1] for child, _ in H36M17.bones]
-    return torch.tensor([_DIRECTION_SPREAD.get(name, 0.0) for name in names])
-
-
-@functools.cache
-def bone_parts() -> Tensor:
-    """Index (16,) of the part that carries each bone; P for the root."""
-    parts = [_BONES[H36M17.joints[child]][0] for child, _ in H36M17.bones]
-    return torch.tensor([PARTS_AND_ROOT.index(part) for part in parts])
-
-
-@functools.cache
 def chain_matrix() -> Tensor:
     """(17, 16) matrix of 0 and 1: a joint is the sum of the bones between it and the hip."""
     bones = {child: i for i, (child, _) in enumerate(H36M17.bones)}
@@ -255,13 +251,14 @@ def forward_kinematics(
         root_rotation: (..., T, 3, 3) body to world.
         root_translation: (..., T, 3) mm, position of the joint "hip".
         bone_lengths: (..., 16) mm, in the order of `H36M17.bones`, the same for all T frames.
-        directions: (..., 16, 3) unit rest directions of this body; `rest_directions` by default.
+        directions: (..., 16, 3) unit rest directions of this body; the mean by default.
 
     Returns:
         (..., T, 17, 3) mm, world.
     """
-    directions = rest_directions() if directions is None else directions
-    R = global_rotations(rotations, root_rotation)[..., bone_parts(), :, :]  # (..., T, 16, 3, 3)
+    rest = load_bones()
+    directions = rest.direction if directions is None else directions
+    R = global_rotations(rotations, root_rotation)[..., rest.part, :, :]  # (..., T, 16, 3, 3)
     bones = (directions * bone_lengths.unsqueeze(-1)).unsqueeze(-3)  # (..., 1, 16, 3)
     vectors = (R @ bones.unsqueeze(-1)).squeeze(-1)
     return chain_matrix() @ vectors + root_translation.unsqueeze(-2)

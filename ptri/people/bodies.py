@@ -16,12 +16,7 @@ from torch import Tensor
 
 from ptri.errors import UserError
 from ptri.geometry.rotations import so3_exp
-from ptri.people.articulation import (
-    angles_to_rotations,
-    direction_spread,
-    forward_kinematics,
-    rest_directions,
-)
+from ptri.people.articulation import angles_to_rotations, forward_kinematics, load_bones
 from ptri.people.draws import Draws
 from ptri.people.motions import KINDS, sample_angles
 from ptri.posterior.body import load_body_prior
@@ -82,8 +77,8 @@ def sample_directions(draws: Draws) -> Tensor:
     mirror = torch.tensor(H36M17.flip)[child]
     noise = draws.normal(len(H36M17.joints), 3)[:, torch.minimum(child, mirror)]
     noise[..., 0] *= torch.sign(mirror - child)  # one of a pair mirrors the other; the middle stays
-    mean, spread = rest_directions(), direction_spread()
-    return torch.nn.functional.normalize(mean + spread[:, None] * noise, dim=-1)
+    bones = load_bones()
+    return torch.nn.functional.normalize(bones.direction + bones.spread[:, None] * noise, dim=-1)
 
 
 def kind_indices(kinds: Sequence[str], key: str = "motions") -> Tensor:

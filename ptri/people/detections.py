@@ -91,11 +91,15 @@ def simulate_detections(
         wrong = _coloured(draws, errors, T, (V, J, 2), 0.8) * errors.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
         reported, confidence = _report(draws, errors, covariance, xy - target, scale, outlier)
-        if errors.confident_swaps < 1:
-            apart = (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)
-            reported, confidence = _doubt_swaps(
-                draws, errors, swapped, apart, covariance, reported, confidence
-            )
+        if errors.confident_swaps < 1:  # some of the exchanged joints are noticed
+            noticed = swapped & (draws.uniform(T, V, J) >= errors.confident_swaps)
+            apart = (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)  # to the mirror image
+            doubt = noticed * draws.uniform(T, V, J) * (_MIRROR_DOUBT * apart) ** 2
+            reported = reported + doubt[..., None, None] * torch.eye(2)
+            # The same loss as of a wider noise, see `_report`; 1e-6 px^2 guards no noise at all.
+            ratio = doubt / _mean_variance(covariance).clamp_min(1e-6)
+            loss = 0.5 * errors.confidence_slope * torch.log1p(ratio)
+            confidence = torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
         if errors.gross_rate > 0:
             gross = _drawn_rate(draws, errors.gross_rate, T, V, J)
             xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
@@ -262,30 +266,6 @@ def _report(
     spread = torch.sqrt((mean + 0.5 * known) / 1.5) / unit.clamp_min(1e-3)
     logit = errors.confidence_logit - errors.confidence_slope * torch.log(spread.clamp_min(1e-3))
     return reported, torch.sigmoid(logit + errors.confidence_noise * draws.normal(T, V, J))
-
-
-def _doubt_swaps(
-    draws: Draws,
-    errors: ErrorModel,
-    swapped: Tensor,
-    apart: Tensor,
-    covariance: Tensor,
-    reported: Tensor,
-    confidence: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The reported covariance and confidence once some exchanged joints are noticed.
-
-    Args:
-        swapped: (B, T, V, J) bool. apart: (B, T, V, J) px to the joint's mirror image.
-    """
-    shape = swapped.shape[1:]
-    noticed = swapped & (draws.uniform(*shape) >= errors.confident_swaps)
-    doubt = noticed * draws.uniform(*shape) * (_MIRROR_DOUBT * apart) ** 2
-    reported = reported + doubt[..., None, None] * torch.eye(2)
-    # The same loss as of a wider noise, see `_report`; 1e-6 px^2 guards no noise at all.
-    ratio = doubt / _mean_variance(covariance).clamp_min(1e-6)
-    loss = 0.5 * errors.confidence_slope * torch.log1p(ratio)
-    return reported, torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
 
 
 def _mean_variance(covariance: Tensor) -> Tensor:

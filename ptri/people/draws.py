@@ -30,12 +30,6 @@ class Draws:
         """One stream per tuple of non-negative integers, such as (seed, step, index)."""
         return cls([np.random.Generator(np.random.SFC64(list(seed))) for seed in seeds])
 
-    @classmethod
-    def from_torch(cls, generator: torch.Generator, batch: int = 1) -> Draws:
-        """Streams seeded by a torch generator, which advances."""
-        seeds = torch.randint(2**62, (batch,), generator=generator)
-        return cls.from_seeds([(seed,) for seed in seeds.tolist()])
-
     @property
     def batch(self) -> int:
         return len(self.generators)

@@ -141,58 +141,22 @@ POSTURES: dict[str, dict[str, tuple[float, float, float]]] = {
     },
     "random": {},  # anything within the joint limits, in any orientation
 }
-# Arm actions, drawn for each arm; "own" is what the posture's table says.
-ARMS: dict[str, dict[str, tuple[float, float, float]]] = {
-    "own": {},
-    "gesture": {
-        "arm_flex": (32, 28, 18),
-        "arm_abd": (18, 22, 12),
-        "arm_twist": (18, 28, 15),
-        "elbow_flex": (72, 34, 20),
-    },
-    "reach": {
-        "arm_flex": (80, 38, 15),
-        "arm_abd": (25, 38, 15),
-        "elbow_flex": (24, 22, 10),
-        "clavicle_forward": (10, 8, 4),
-    },
-    "head": {  # phone, food, cigarette, hair
-        "arm_flex": (48, 26, 8),
-        "arm_abd": (18, 26, 6),
-        "arm_twist": (22, 25, 8),
-        "elbow_flex": (128, 14, 7),
-    },
-    "fold": {
-        "arm_flex": (35, 14, 4),
-        "arm_abd": (0, 10, 3),
-        "arm_twist": (52, 14, 5),
-        "elbow_flex": (98, 16, 6),
-    },
-    "akimbo": {  # hands on the hips
-        "arm_flex": (-12, 10, 3),
-        "arm_abd": (44, 9, 3),
-        "arm_twist": (66, 12, 4),
-        "elbow_flex": (92, 14, 5),
-    },
-    "up": {
-        "arm_flex": (112, 36, 12),
-        "arm_abd": (55, 42, 12),
-        "elbow_flex": (42, 36, 14),
-        "clavicle_up": (18, 8, 4),
-    },
-    "side": {"arm_flex": (8, 22, 8), "arm_abd": (85, 24, 8), "elbow_flex": (22, 24, 8)},
-    "lap": {
-        "arm_flex": (28, 12, 4),
-        "arm_abd": (8, 9, 3),
-        "arm_twist": (22, 18, 5),
-        "elbow_flex": (62, 20, 6),
-    },
-    "behind": {
-        "arm_flex": (-30, 12, 4),
-        "arm_abd": (18, 10, 3),
-        "arm_twist": (62, 14, 4),
-        "elbow_flex": (70, 28, 6),
-    },
+# Arm actions, drawn for each arm: the same of these angles; None: what the posture's table says.
+_ARM_ANGLES = (
+    *("arm_flex", "arm_abd", "arm_twist", "elbow_flex"),
+    *("clavicle_up", "clavicle_forward"),
+)
+ARMS = {
+    "own": (),
+    "gesture": ((32, 28, 18), (18, 22, 12), (18, 28, 15), (72, 34, 20)),
+    "reach": ((80, 38, 15), (25, 38, 15), None, (24, 22, 10), None, (10, 8, 4)),
+    "head": ((48, 26, 8), (18, 26, 6), (22, 25, 8), (128, 14, 7)),  # phone, food, hair
+    "fold": ((35, 14, 4), (0, 10, 3), (52, 14, 5), (98, 16, 6)),
+    "akimbo": ((-12, 10, 3), (44, 9, 3), (66, 12, 4), (92, 14, 5)),  # hands on the hips
+    "up": ((112, 36, 12), (55, 42, 12), None, (42, 36, 14), (18, 8, 4)),
+    "side": ((8, 22, 8), (85, 24, 8), None, (22, 24, 8)),
+    "lap": ((28, 12, 4), (8, 9, 3), (22, 18, 5), (62, 20, 6)),
+    "behind": ((-30, 12, 4), (18, 10, 3), (62, 14, 4), (70, 28, 6)),
 }
 
 
@@ -240,37 +204,41 @@ _PARTNERS = {
 KINDS = tuple(POSTURES)
 
 
-@functools.cache
-def _table(kind: str, arm: str | None) -> Tensor:
-    """(3, D) mean, spread, sway in rad of a posture, or NaN where an arm action says nothing."""
-    entries = _STAND | POSTURES[kind] if arm is None else ARMS[arm]
-    rows = torch.full((3, len(ANGLES)), math.nan)
-    # An entry for one side wins over one for both limbs.
-    for name in sorted(entries, key=lambda name: name not in LIMBS):
-        place = both_sides(name) if name in LIMBS else [INDEX[name]]
-        rows[:, place] = torch.tensor(entries[name], dtype=torch.float32)[:, None]
-    return rows * (math.pi / 180)
+class _Tables(NamedTuple):
+    """What clips of the K kinds are drawn from; angles in rad."""
+
+    postures: Tensor  # (K, 3, D) mean, spread and sway
+    actions: Tensor  # (A, 3, D) the same of the arm actions, NaN where they say nothing
+    partners: Tensor  # (K, 60) kinds that each passes to and fro, repeated to one length
+    arms: Tensor  # (K, 60) favourite arm actions, repeated alike
+    own_arms: Tensor  # (K,) share of clips that keep the posture's arms
+    balance: Tensor  # (K,) share of the balance that is kept
+    gaits: Tensor  # (K, 5) `Gait`, zeros where there is none
 
 
 @functools.cache
-def _tables() -> tuple[Tensor, Tensor]:
-    """(K, 3, D) of the postures and (A, 3, D) of the arm actions."""
-    return (
-        torch.stack([_table(kind, None) for kind in KINDS]),
-        torch.stack([_table("stand", arm) for arm in ARMS]),
-    )
+def _tables() -> _Tables:
+    def table(entries: dict[str, tuple[float, float, float]]) -> Tensor:
+        rows = torch.full((3, len(ANGLES)), math.nan)
+        # An entry for one side wins over one for both limbs.
+        for name in sorted(entries, key=lambda name: name not in LIMBS):
+            place = both_sides(name) if name in LIMBS else [INDEX[name]]
+            rows[:, place] = torch.tensor(entries[name], dtype=torch.float32)[:, None]
+        return rows * (math.pi / 180)
 
+    def repeated(names: tuple[str, ...], known: tuple[str, ...]) -> list[int]:
+        return [known.index(name) for name in (names * 60)[:60]]
 
-@functools.cache
-def _lookups() -> tuple[Tensor, Tensor, Tensor]:
-    """Partners (K, 12), favourite arms (K, 60) as padded choice tables; own-arm share (K,)."""
-    partners = [(_PARTNERS.get(kind, (kind,)) * 60)[:60] for kind in KINDS]
-    arms = [(_FAVOURITE_ARMS.get(kind, tuple(ARMS)) * 60)[:60] for kind in KINDS]
-    names = list(ARMS)
-    return (
-        torch.tensor([[KINDS.index(name) for name in row] for row in partners]),
-        torch.tensor([[names.index(name) for name in row] for row in arms]),
+    arms = tuple(ARMS)
+    actions = [{n: row for n, row in zip(_ARM_ANGLES, rows) if row} for rows in ARMS.values()]
+    return _Tables(
+        torch.stack([table(_STAND | POSTURES[kind]) for kind in KINDS]),
+        torch.stack([table(action) for action in actions]),
+        torch.tensor([repeated(_PARTNERS.get(kind, (kind,)), KINDS) for kind in KINDS]),
+        torch.tensor([repeated(_FAVOURITE_ARMS.get(kind, arms), arms) for kind in KINDS]),
         torch.tensor([_OWN_ARMS.get(kind, 0.3) for kind in KINDS]),
+        torch.tensor([BALANCE.get(kind, 0.0) for kind in KINDS]),
+        torch.tensor([GAITS.get(kind, Gait(0, 0, 0, 0, 0)) for kind in KINDS]),
     )
 
 
@@ -283,24 +251,21 @@ def sway(draws: Draws, times: Tensor, size: int, low_hz: float, high_hz: float) 
     ratio = math.log(high_hz / low_hz)
     frequency = low_hz * torch.exp(draws.uniform(3, size) * ratio)
     phase = draws.uniform(3, size, high=2 * math.pi)
-    waves = torch.cos(
-        2 * math.pi * frequency.unsqueeze(1) * times[..., None, None] + phase[:, None]
-    )
-    return waves.sum(2) * math.sqrt(2 / 3)
+    angle = 2 * math.pi * frequency.unsqueeze(1) * times[..., None, None] + phase[:, None]
+    return torch.cos(angle).sum(2) * math.sqrt(2 / 3)
 
 
 def _pose(draws: Draws, kind: Tensor) -> tuple[Tensor, Tensor]:
     """A pose (B, D) drawn from the tables of each row's posture, and its sway (B, D), rad."""
-    postures, actions = _tables()
-    rows = postures[kind]  # (B, 3, D)
-    _, favourites, own_share = _lookups()
-    picks = favourites[kind].gather(1, draws.choice(favourites.shape[1], 2))
+    tables = _tables()
+    rows = tables.postures[kind]  # (B, 3, D)
+    picks = tables.arms[kind].gather(1, draws.choice(tables.arms.shape[1], 2))
     same = draws.uniform(1) < 0.5
-    own = draws.uniform(2) < own_share[kind, None]
-    picks = torch.where(same, picks[:, :1], picks) * ~torch.where(same, own[:, :1], own)
+    picks = picks * (draws.uniform(2) >= tables.own_arms[kind, None])  # 0 is "own"
+    picks = torch.where(same, picks[:, :1], picks)  # (B, 2) left, right
     for arm, side in enumerate(("left_", "right_")):
         mask = torch.tensor([name.startswith(side) for name in ANGLES])
-        action = actions[picks[:, arm]]
+        action = tables.actions[picks[:, arm]]
         rows = torch.where(mask & ~action.isnan(), action, rows)
     pose = rows[:, 0] + rows[:, 1] * draws.normal(len(ANGLES)).clamp(-2.5, 2.5)
     # "random": anywhere within the limits, the whole body upright more often than not.
@@ -326,8 +291,7 @@ def _add_gait(angles: Tensor, draws: Draws, kind: Tensor, times: Tensor) -> Tens
     Returns:
         (B,) nominal speed in mm/s, 0 for motions without a gait.
     """
-    gaits = torch.tensor([GAITS.get(name, Gait(0, 0, 0, 0, 0)) for name in KINDS])[kind]  # (B, 5)
-    cadence, hip, knee, arm, speed = gaits.unsqueeze(-1).unbind(1)  # (B, 1) each
+    cadence, hip, knee, arm, speed = _tables().gaits[kind].unsqueeze(-1).unbind(1)  # (B, 1) each
     tempo, size = torch.exp(0.15 * draws.normal(1)), draws.uniform(1, low=0.55, high=1.25)
     cycle = 2 * math.pi * (cadence * tempo * times + draws.uniform(1))  # (B, T)
     phase = torch.stack([cycle, cycle + math.pi], dim=-1)  # (B, T, 2) left, right
@@ -357,7 +321,7 @@ def sample_angles(draws: Draws, kind: Tensor, times: Tensor) -> tuple[Tensor, Te
         (B, T, D) rad in the order of `ANGLES`; (B, T) heading in rad, counter-clockwise from above,
         0 facing -y; (B,) share of balance to be kept.
     """
-    partners, _, _ = _lookups()
+    partners, balance = _tables().partners, _tables().balance
     other = partners[kind].gather(1, draws.choice(partners.shape[1], 1)).squeeze(1)
     first, first_sway = _pose(draws, kind)
     second, second_sway = _pose(draws, other)
@@ -381,6 +345,5 @@ def sample_angles(draws: Draws, kind: Tensor, times: Tensor) -> tuple[Tensor, Te
     turning = draws.sign(1) * speed.unsqueeze(1) / radius  # rad/s
     heading = draws.uniform(1, high=2 * math.pi) + turning * times
     heading = heading + 0.3 * sway(draws, clock, 1, 0.05, 0.25).squeeze(-1)
-    balance = torch.tensor([BALANCE.get(name, 0.0) for name in KINDS])
     share = torch.lerp(balance[kind].unsqueeze(1), balance[other].unsqueeze(1), mix.squeeze(-1))
     return angles, heading, share

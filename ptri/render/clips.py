@@ -46,7 +46,8 @@ def sample_clip(person: Person, kind: str, num_frames: int, fps: float, seed: in
     child, parent = np.array(H36M17.bones).T
     joints = 1000 * person.shape.joints
     lengths = torch.from_numpy(np.linalg.norm(joints[child] - joints[parent], axis=-1)).float()
-    draws = Draws.from_torch(torch.Generator().manual_seed(seed))
+    seeds = torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed))
+    draws = Draws.from_seeds([tuple(seeds.tolist())])
     motion = sample_motions(draws, kind_indices([kind]), num_frames, fps, lengths.unsqueeze(0))
     parts = global_rotations(motion.rotations[0], motion.root_rotation[0]).double().numpy()
     root = motion.root_translation[0].double().numpy() / 1000
