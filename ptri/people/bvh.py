@@ -20,13 +20,12 @@ _ROTATION = ("Xrotation", "Yrotation", "Zrotation")
 
 
 class SkeletonMotion(NamedTuple):
-    """A skeleton that moves: J joints, N frames. Units and axes are the file's."""
+    """A skeleton that turns: J joints, N frames. Units and axes are the file's."""
 
     names: tuple[str, ...]  # J; parents come before children
     parents: tuple[int, ...]  # -1 for the root
     offsets: np.ndarray  # (J, 3) in the parent's frame
     rotations: np.ndarray  # (N, J, 3, 3) local
-    root: np.ndarray  # (N, 3) position of the root
     fps: float
 
 
@@ -55,19 +54,14 @@ def read_bvh(path: str | Path) -> SkeletonMotion:
             "expected as many"
         )
     rotations = np.tile(np.eye(3), (len(frames), len(names), 1, 1))
-    root, column = np.tile(offsets[0], (len(frames), 1)), 0
+    column = 0
     for joint, listed in enumerate(channels):
-        values = dict(zip(listed, frames[:, column : column + len(listed)].T))
-        column += len(listed)
-        turns = [name for name in listed if name in _ROTATION]
+        turns = [i for i, name in enumerate(listed) if name in _ROTATION]
         if turns:
-            angles = np.stack([values[name] for name in turns], -1)
-            axes = "".join(name[0] for name in turns)
+            axes, angles = "".join(listed[i][0] for i in turns), frames[:, column:][:, turns]
             rotations[:, joint] = Rotation.from_euler(axes, angles, degrees=True).as_matrix()
-        for axis, name in enumerate(_POSITION):
-            if joint == 0 and name in values:
-                root[:, axis] = values[name]
-    return SkeletonMotion(tuple(names), tuple(parents), offsets, rotations, root, fps)
+        column += len(listed)
+    return SkeletonMotion(tuple(names), tuple(parents), offsets, rotations, fps)
 
 
 def _read_hierarchy(words: list[str]) -> tuple[list, list, np.ndarray, list]:

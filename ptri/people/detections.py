@@ -90,16 +90,9 @@ def simulate_detections(
         outlier = _rare(draws, errors, T, (V, J), errors.outlier_rate)
         wrong = _coloured(draws, errors, T, (V, J, 2), 0.8) * errors.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
-        reported, confidence = _report(draws, errors, covariance, xy - target, scale, outlier)
-        if errors.confident_swaps < 1:  # some of the exchanged joints are noticed
-            noticed = swapped & (draws.uniform(T, V, J) >= errors.confident_swaps)
-            apart = (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)  # to the mirror image
-            doubt = noticed * draws.uniform(T, V, J) * (_MIRROR_DOUBT * apart) ** 2
-            reported = reported + doubt[..., None, None] * torch.eye(2)
-            # The same loss as of a wider noise, see `_report`; 1e-6 px^2 guards no noise at all.
-            ratio = doubt / _mean_variance(covariance).clamp_min(1e-6)
-            loss = 0.5 * errors.confidence_slope * torch.log1p(ratio)
-            confidence = torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
+        apart = swapped * (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)
+        error = xy - target
+        reported, confidence = _report(draws, errors, covariance, error, scale, outlier, apart)
         if errors.gross_rate > 0:
             gross = _drawn_rate(draws, errors.gross_rate, T, V, J)
             xy = torch.where(gross.unsqueeze(-1), _in_box(draws, clean), xy)
@@ -243,15 +236,17 @@ def _report(
     error: Tensor,
     scale: Tensor,
     outlier: Tensor,
+    apart: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The covariance (..., 2, 2) px^2 and the confidence (...) that the detector reports.
 
     The covariance is the true one, partly rounded and mis-scaled. The confidence falls with the
-    noise and half-knowingly with the error itself; some outliers are made with full confidence.
+    noise and half-knowingly with the error itself; some outliers are made with full confidence, and
+    some of the exchanged joints, which stand ``apart`` px (B, T, V, J) from their place.
     """
     _, T, V, J = outlier.shape
     noticed = outlier & (draws.uniform(T, V, J) >= errors.confident_outliers)
-    mean = _mean_variance(covariance)
+    mean = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
     isotropic = mean[..., None, None] * torch.eye(2)
     stated = errors.overstate * torch.tensor(errors.joint_stated or [1.0] * J)
     factor = stated**2 * torch.exp(2 * errors.misreport * draws.normal(T, V, J))
@@ -265,12 +260,15 @@ def _report(
     # 1e-3 px guards the logarithm where the noise is configured away.
     spread = torch.sqrt((mean + 0.5 * known) / 1.5) / unit.clamp_min(1e-3)
     logit = errors.confidence_logit - errors.confidence_slope * torch.log(spread.clamp_min(1e-3))
-    return reported, torch.sigmoid(logit + errors.confidence_noise * draws.normal(T, V, J))
-
-
-def _mean_variance(covariance: Tensor) -> Tensor:
-    """Mean (...) px^2 over the two axes of covariances (..., 2, 2)."""
-    return covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+    confidence = torch.sigmoid(logit + errors.confidence_noise * draws.normal(T, V, J))
+    if errors.confident_swaps < 1:
+        noticed = draws.uniform(T, V, J) >= errors.confident_swaps
+        doubt = noticed * draws.uniform(T, V, J) * (_MIRROR_DOUBT * apart) ** 2
+        reported = reported + doubt[..., None, None] * torch.eye(2)
+        # The same loss as of a wider noise; 1e-6 px^2 guards no noise at all.
+        loss = 0.5 * errors.confidence_slope * torch.log1p(doubt / mean.clamp_min(1e-6))
+        confidence = torch.sigmoid(torch.logit(confidence, 1e-6) - loss)
+    return reported, confidence
 
 
 def _drawn_rate(draws: Draws, most: float, T: int, V: int, J: int) -> Tensor:

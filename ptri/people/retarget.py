@@ -35,7 +35,7 @@ _SIDE = {
     "upper_arm": ("arm", "upperarm", "humerus", "uparm"),
     "forearm": ("forearm", "lowerarm", "radius", "lowarm", "elbow"),
     "hand": ("hand", "wrist"),
-    "thigh": ("upleg", "thigh", "femur", "upperleg"),
+    "thigh": ("upleg", "thigh", "femur", "upperleg", "hip"),
     "shank": ("leg", "shin", "tibia", "calf", "lowleg", "lowerleg", "knee"),
     "foot": ("foot", "ankle"),
 }
@@ -53,20 +53,19 @@ _MOVE_WITH = {"spine": "root", "chest": "spine", "neck": "chest", "head": "neck"
 _MOVE_WITH |= {f"{side}_clavicle": "chest" for side in ("left", "right")}
 _MOVE_WITH |= {f"{side}_hand": f"{side}_forearm" for side in ("left", "right")}
 _MOVE_WITH |= {f"{side}_foot": f"{side}_shank" for side in ("left", "right")}
-_FPS = 30.0  # of what is kept
+FPS = 30.0  # of what is kept
 _Y_TO_Z_UP = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
 
 
 class PartMotion(NamedTuple):
-    """World rotations of the body's parts, clip after clip."""
+    """World rotations of the body's parts, clip after clip, `FPS` frames a second."""
 
     rotations: np.ndarray  # (N, P + 1, 3, 3) float32, of `PARTS_AND_ROOT`; z up
     following: np.ndarray  # (N,) int64, a frame's successor in its clip (the last one: itself)
-    fps: float
 
 
 def retarget(motion: SkeletonMotion, where: str) -> np.ndarray:
-    """Part rotations (N, P + 1, 3, 3) of a moving skeleton with y up, about `_FPS` a second.
+    """Part rotations (N, P + 1, 3, 3) of a moving skeleton with y up, about `FPS` a second.
 
     Args:
         where: names the source in errors.
@@ -77,7 +76,7 @@ def retarget(motion: SkeletonMotion, where: str) -> np.ndarray:
     joint = _find_joints(motion.names, where)
     turn, parents = _Y_TO_Z_UP, motion.parents
     rest = np.zeros((len(parents), 3))
-    frames = motion.rotations[:: max(1, round(motion.fps / _FPS))]
+    frames = motion.rotations[:: max(1, round(motion.fps / FPS))]
     world = np.empty_like(frames)
     for i, parent in enumerate(parents):
         local = frames[:, i]
@@ -138,7 +137,7 @@ def load_part_motion(paths: tuple[str, ...], split: str) -> PartMotion:
     following = np.arange(1, count + 1)
     last = np.cumsum([len(part) for part in parts]) - 1
     following[last] = last
-    return PartMotion(np.concatenate(parts), following, _FPS)
+    return PartMotion(np.concatenate(parts), following)
 
 
 def _read_npz(path: Path, split: str) -> list[np.ndarray]:
@@ -152,13 +151,11 @@ def _read_npz(path: Path, split: str) -> list[np.ndarray]:
             local = Rotation.from_quat(quat[..., [1, 2, 3, 0]].reshape(-1, 4)).as_matrix()
             local = local.reshape(*quat.shape[:2], 3, 3)
             for clip in np.flatnonzero(kept_clips(data, kind, split)):
-                frames = slice(start[clip], start[clip + 1])
                 motion = SkeletonMotion(
                     names=tuple(map(str, data[f"{kind}_joint_names"])),
                     parents=tuple(data[f"{kind}_parents"].tolist()),
                     offsets=data[f"{kind}_offsets"][data[f"{kind}_clip_skeleton"][clip]],
-                    rotations=local[frames],
-                    root=data[f"{kind}_root"][frames],
+                    rotations=local[start[clip] : start[clip + 1]],
                     fps=fps,
                 )
                 try:
@@ -179,22 +176,15 @@ def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
     """
     plain = [_plain(name) for name in names]
     joint: dict[str, int] = {}
-
-    def find(part: str, side: str, candidates: tuple[str, ...]) -> None:
-        for candidate in candidates:
-            if part not in joint and (side, candidate) in plain:
-                joint[part] = plain.index((side, candidate))
-
-    for part, candidates in _TRUNK.items():
-        find(part, "", candidates)
-    for side in ("left", "right"):
-        for part, candidates in _SIDE.items():
-            find(f"{side}_{part}", side, candidates)
-        # "LeftShoulder" is the upper arm where there is no arm, "LeftHip" the thigh.
-        if f"{side}_upper_arm" not in joint and (side, "shoulder") in plain:
-            find(f"{side}_upper_arm", side, ("shoulder",))
+    for side, parts in (("", _TRUNK), ("left", _SIDE), ("right", _SIDE)):
+        for part, candidates in parts.items():
+            known = [(side, name) for name in candidates if (side, name) in plain]
+            if known:
+                joint[f"{side}_{part}" if side else part] = plain.index(known[0])
+        # "LeftShoulder" is the upper arm where there is no arm.
+        if side and f"{side}_upper_arm" not in joint and (side, "shoulder") in plain:
+            joint[f"{side}_upper_arm"] = plain.index((side, "shoulder"))
             joint.pop(f"{side}_clavicle", None)
-        find(f"{side}_thigh", side, ("hip",))
     for part, other in _MOVE_WITH.items():
         if other in joint:
             joint.setdefault(part, joint[other])

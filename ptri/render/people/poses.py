@@ -14,7 +14,7 @@ from ptri.people.articulation import PARTS_AND_ROOT, global_rotations
 from ptri.people.bodies import kind_indices, sample_motions
 from ptri.people.draws import Draws
 from ptri.people.motions import KINDS
-from ptri.people.retarget import load_part_motion
+from ptri.people.retarget import FPS, load_part_motion
 from ptri.render.settings import RenderConfig
 from ptri.skeleton import mirror_name
 
@@ -65,7 +65,7 @@ def sample_poses(config: RenderConfig, seeds: Sequence[tuple[int, ...]]) -> list
     if rows:
         place = [int(float(shift[i]) * len(source.rotations)) for i in rows]
         pairs = source.rotations[np.stack([place, source.following[place]], 1)].astype(float)
-        moving = _between(pairs, min(SHUTTER * source.fps, 1.0))  # (N, 3, P + 1, 3, 3)
+        moving = _between(pairs, min(SHUTTER * FPS, 1.0))  # (N, 3, P + 1, 3, 3)
         heading = Rotation.from_euler("z", turn[rows, None].numpy()).as_matrix()[:, None, None]
         for i, moments, about in zip(rows, moving, heading):
             poses[i] = Pose(about @ (_mirrored(moments) if mirror[i] else moments), MOCAP)
