@@ -27,10 +27,9 @@ from ptri.recordings.detect import (
     follow,
     look_at,
 )
-from ptri.recordings.halves import compare_halves
 from ptri.recordings.intrinsics import CameraEntry, read_cameras
 from ptri.recordings.keypoint_files import read_recording, undistort
-from ptri.recordings.solve import rig_input, solve
+from ptri.recordings.solve import compare_halves, rig_input, solve
 from ptri.rig.check import known_joints
 from ptri.structures import Cameras
 from ptri.verdict.verdict import Code

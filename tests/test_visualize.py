@@ -73,11 +73,12 @@ def test_overlay_ellipse_has_the_covariance_axes():
     assert (few < 250).any(-1).sum() < (picture < 250).any(-1).sum() / 3
 
 
-def test_heatmap_overlay_is_bright_at_the_peak():
-    image = np.full((64, 64, 3), 128, np.uint8)
-    y, x = np.mgrid[:16, :16]
-    heatmaps = np.exp(-((x - 4) ** 2 + (y - 10) ** 2) / 2.0)[None]
-    picture = visualize.heatmap_overlay(image, heatmaps)
+def test_heatmaps_are_bright_at_the_peak():
+    y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
+    logits = -((x - 4) ** 2 + (y - 10) ** 2)[None] / 2.0
+    picture = visualize.heatmap_picture(
+        torch.zeros(3, 64, 64), logits, torch.full((1, 2), torch.nan)
+    )
     peak = np.unravel_index(picture.sum(-1).argmax(), picture.shape[:2])
     scale = picture.shape[0] / 16
     np.testing.assert_allclose(np.array(peak) / scale, [10.5, 4.5], atol=0.5)

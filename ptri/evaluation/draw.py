@@ -15,6 +15,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from torch import Tensor
 
 from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.geometry.rotations import upright_axes
@@ -74,39 +75,34 @@ def overlay(
     thick = max(2, round(height / 150))
     if covariance is not None:
         layer = canvas.copy()
-        for centre, matrix, colour in zip(place(xy), covariance, colours):
+        for centre, matrix, colour in zip(_fixed(place(xy)), covariance, colours):
             _ellipse(layer, centre, matrix * (height / image.shape[0]) ** 2, colour)
         canvas = cv2.addWeighted(layer, 0.5, canvas, 0.5, 0)
     _limbs(canvas, skeleton, place(xy if reprojected is None else reprojected), thick)
-    for centre, colour in zip(place(xy), colours):
-        if _drawable(centre):
-            cv2.circle(canvas, _fixed(centre), (thick + 1) << 4, PAPER, -1, cv2.LINE_AA, 4)
-            cv2.circle(canvas, _fixed(centre), thick << 4, colour, -1, cv2.LINE_AA, 4)
+    for centre, colour in zip(_fixed(place(xy)), colours):
+        if centre:
+            cv2.circle(canvas, centre, (thick + 1) << 4, PAPER, -1, cv2.LINE_AA, 4)
+            cv2.circle(canvas, centre, thick << 4, colour, -1, cv2.LINE_AA, 4)
     return _titled(canvas, title)
 
 
-def heatmap_overlay(
-    image: np.ndarray, heatmaps: np.ndarray, xy: np.ndarray | None = None, title: str = ""
-) -> np.ndarray:
+def heatmap_picture(image: Tensor, logits: Tensor, xy: Tensor, title: str = "") -> np.ndarray:
     """Heatmaps laid over their image, each joint's scaled to its own peak.
 
     Args:
-        image: (H, W, 3) uint8 RGB. heatmaps: (J, h, w), non-negative.
+        image: (3, H, W), normalised. logits: (J, h, w) of the heatmaps.
         xy: (J, 2) px of the image, true keypoints, drawn as crosses.
     """
-    canvas, place = _enlarged(image, HEIGHT)
+    canvas, place = _enlarged(denormalise(image.cpu().numpy()), HEIGHT)
     grey = cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY)[..., None] * 0.6
-    # 1e-12 guards an empty heatmap.
-    peak = heatmaps.max((1, 2), keepdims=True).clip(1e-12)
-    size = canvas.shape[1::-1]
-    strength = cv2.resize((heatmaps / peak).max(0).astype(np.float32), size)[..., None].clip(0, 1)
+    heat = (logits - logits.amax((1, 2), keepdim=True)).exp().amax(0).float().cpu().numpy()
+    strength = cv2.resize(heat, canvas.shape[1::-1])[..., None].clip(0, 1)
     colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)
     opacity = 0.85 * strength**0.5
     canvas = grey * (1 - opacity) + colours[..., ::-1] * opacity
     canvas = np.ascontiguousarray(canvas.clip(0, 255).astype(np.uint8))
-    for point in () if xy is None else place(xy):
-        if _drawable(point):
-            centre = tuple(int(value) for value in point.round())
+    for centre in _fixed(place(xy.cpu()), bits=0):
+        if centre:
             cv2.drawMarker(canvas, centre, (90, 220, 255), cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
     return _titled(canvas, title)
 
@@ -191,33 +187,30 @@ def _padded(picture: np.ndarray, pad: tuple) -> np.ndarray:
     return np.pad(picture, pad, constant_values=255)
 
 
-def _drawable(point: np.ndarray) -> bool:
-    return bool(np.isfinite(point).all() and np.abs(point).max() < 1e4)
-
-
-def _fixed(point: np.ndarray) -> tuple[int, int]:
-    """OpenCV's fixed-point coordinates with 4 fractional bits."""
-    return tuple(int(value) for value in np.round(point * 16))  # type: ignore[return-value]
+def _fixed(points: np.ndarray, bits: int = 4) -> list[tuple[int, ...] | None]:
+    """OpenCV's fixed-point coordinates with some fractional bits; None: nothing can be drawn."""
+    inside = (np.abs(points) < 1e4).all(-1)  # not so where NaN
+    return [tuple(map(int, p)) if ok else None for p, ok in zip((points * 2**bits).round(), inside)]
 
 
 def _limbs(canvas: np.ndarray, skeleton: Skeleton, points: np.ndarray, thick: int) -> None:
+    ends = _fixed(points)
     for width, fixed in ((thick + 2, PAPER), (thick, None)):  # a white rim, then the colour
         for child, parent in skeleton.bones:
-            if _drawable(points[child]) and _drawable(points[parent]):
+            if ends[child] and ends[parent]:
                 colour = fixed or joint_colour(skeleton.joints[child])
-                ends = _fixed(points[child]), _fixed(points[parent])
-                cv2.line(canvas, *ends, colour, width, cv2.LINE_AA, 4)
+                cv2.line(canvas, ends[child], ends[parent], colour, width, cv2.LINE_AA, 4)
 
 
-def _ellipse(canvas: np.ndarray, centre: np.ndarray, covariance: np.ndarray, colour) -> None:
-    if not (_drawable(centre) and np.isfinite(covariance).all()):
+def _ellipse(canvas: np.ndarray, centre: tuple | None, covariance: np.ndarray, colour) -> None:
+    if centre is None or not np.isfinite(covariance).all():
         return
     axes, angle = _ellipse_90(covariance)
     if axes.max() > 1e3:
         return
     lengths = [max(1, int(length * 16)) for length in axes]
     filled = -1 if axes.max() < WIDE_SHARE * canvas.shape[0] else 1
-    cv2.ellipse(canvas, _fixed(centre), lengths, angle, 0, 360, colour, filled, cv2.LINE_AA, 4)
+    cv2.ellipse(canvas, centre, lengths, angle, 0, 360, colour, filled, cv2.LINE_AA, 4)
 
 
 def _ellipse_90(covariance: np.ndarray) -> tuple[np.ndarray, float]:

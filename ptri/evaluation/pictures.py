@@ -30,17 +30,6 @@ def rotation_words(R: Tensor, R_true: Tensor) -> str:
     return f"{error.median():.1f} deg (median), {error.max():.1f} deg (worst)"
 
 
-def heatmap_picture(image: Tensor, logits: Tensor, xy: Tensor) -> np.ndarray:
-    """Heatmaps over the image they are of.
-
-    Args:
-        image: (3, H, W), normalised. logits: (J, h, w). xy: (J, 2) px, the true joints.
-    """
-    heatmaps = logits.flatten(1).softmax(-1).view_as(logits)
-    image, heatmaps, xy = (value.cpu().numpy() for value in (image, heatmaps, xy))
-    return draw.heatmap_overlay(draw.denormalise(image), heatmaps, xy)
-
-
 class Painter:
     """Keeps the images of evenly spread frames and draws them once their scene is solved."""
 
@@ -52,24 +41,22 @@ class Painter:
     def keep(
         self, images: Tensor, logits: Tensor, frames: SceneFrames, single: SceneEstimate
     ) -> None:
-        """Keeps images and heatmaps of chosen frames, what was detected, and estimated of each.
+        """Keeps what was seen in chosen frames, and estimated of each alone.
 
         Args:
             images: (B, V, 3, H, W). logits: (B, V, J, h, w) of the heatmaps.
         """
         for row, item in enumerate(frames.item.tolist()):
             if item in self.wanted:
-                views = [draw.denormalise(image.cpu().numpy()) for image in images[row]]
-                heatmaps = logits[row].flatten(2).softmax(-1).view_as(logits[row]).cpu().numpy()
-                estimate = to_device((take(frames, row), single.frame(row)), torch.device("cpu"))
-                self._kept[item] = (np.stack(views), heatmaps, *estimate)
+                seen = images[row].clone(), logits[row], take(frames, row), single.frame(row)
+                self._kept[item] = to_device(seen, torch.device("cpu"))
 
     def scene(self, items: Tensor, pooled: SceneEstimate | None) -> None:
         """Draws the chosen frames of a scene and forgets them."""
         for row, item in enumerate(items.tolist()):
             if item not in self._kept:
                 continue
-            images, heatmaps, frame, single = self._kept.pop(item)
+            images, logits, frame, single = self._kept.pop(item)
             estimates = {"alone": single}
             if pooled is not None:
                 estimate = to_device(pooled.frame(row), torch.device("cpu"))
@@ -78,11 +65,11 @@ class Painter:
             action = f"{labels.subject_names[truth.subject]} {labels.action_names[truth.action]}"
             name = f"{action} frame {int(truth.frame)}"
             plain = re.sub(r"[^\w.-]+", "_", name)
-            for part, picture in self._draw(images, heatmaps, frame, estimates, name).items():
+            for part, picture in self._draw(images, logits, frame, estimates, name).items():
                 draw.save(picture, self.folder / f"{plain}_{part}.png")
 
     def _draw(
-        self, images, heatmaps, frame: SceneFrames, estimates: dict[str, SceneEstimate], name: str
+        self, images, logits, frame: SceneFrames, estimates: dict[str, SceneEstimate], name: str
     ) -> dict[str, np.ndarray]:
         """The pictures of one frame (no dimension T); estimates by what titles call them."""
         truth, index = frame.truth, self.dataset.index
@@ -106,10 +93,11 @@ class Painter:
         for v, image in enumerate(images):
             error = np.linalg.norm(projected[v] - xy[v], axis=-1)
             title = f"{names[v]}: reprojection {np.nanmedian(error):.1f} px (median)"
-            views.append(draw.overlay(image, H36M17, xy[v], covariance[v], projected[v], title))
+            view = draw.denormalise(image.numpy()), H36M17, xy[v], covariance[v], projected[v]
+            views.append(draw.overlay(*view, title))
             error = np.linalg.norm(xy[v] - truth.joints2d[v].numpy(), axis=-1)
             title = f"{names[v]}: keypoint error {np.nanmedian(error):.1f} px (median)"
-            maps.append(draw.heatmap_overlay(image, heatmaps[v], truth.joints2d[v].numpy(), title))
+            maps.append(draw.heatmap_picture(image, logits[v], truth.joints2d[v], title))
         rows = [draw.beside(views), *(draw.beside(pair) for pair in zip(skeletons, rigs))]
         return {
             "views": draw.beside(views, 4),

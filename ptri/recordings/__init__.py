@@ -3,5 +3,5 @@
 In reading order: `run` (what ``infer3d.py`` does), `intrinsics` (camera files), `keypoint_files`
 (OpenPose's JSON, and the `Recording` that everything after it takes), `subject` (who is followed);
 for videos `videos` (files read in step), `boxes` (where the person is), `detect` (the 2D network on
-crops) and `cache` (detections in a file); then `solve`, `halves` (do two halves agree?), `report`.
+crops) and `cache` (detections in a file); then `solve` and `report`.
 """

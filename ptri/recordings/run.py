@@ -15,10 +15,9 @@ from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import resample
 from ptri.recordings import cache, report
 from ptri.recordings.detect import Detections, detected_recording
-from ptri.recordings.halves import compare_halves
 from ptri.recordings.intrinsics import write_toml
 from ptri.recordings.keypoint_files import Recording, read_recording
-from ptri.recordings.solve import Solution, camera_spread, solve
+from ptri.recordings.solve import Solution, camera_spread, compare_halves, solve
 from ptri.recordings.videos import open_video_set
 from ptri.skeleton import H36M17
 

@@ -19,7 +19,7 @@ from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.evaluation import draw
 from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
-from ptri.evaluation.pictures import heatmap_picture, spread
+from ptri.evaluation.pictures import spread
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.imitation import Imitation
@@ -143,7 +143,7 @@ class HeatmapTask(Task):
             image, truth = data[index].images[0], data[index].joints2d[0]
             detection = model(image[None].to(device))
             xy, covariance = (part[0].cpu().numpy() for part in detection.keypoints[:2])
-            pictures[f"heatmaps/{number}"] = heatmap_picture(image, detection.logits[0], truth)
+            pictures[f"heatmaps/{number}"] = draw.heatmap_picture(image, detection.logits[0], truth)
             pictures[f"skeleton/{number}"] = draw.overlay(
                 draw.denormalise(image.numpy()), H36M17, xy, covariance
             )

@@ -10,7 +10,7 @@ from ptri.config import Config
 from ptri.data.h36m import H36M
 from ptri.data.loaders import EvaluationLoader
 from ptri.evaluation import draw, metrics
-from ptri.evaluation.pictures import heatmap_picture, spread
+from ptri.evaluation.pictures import spread
 from ptri.geometry.cameras import transform
 from ptri.models.pose_model import PoseModel
 from ptri.models.sizes import sizes_of
@@ -132,7 +132,7 @@ def draw_images(model: PoseModel, data: H36M, config: Config) -> dict[str, np.nd
         detection, keypoints, features = detect(model, sample.images[None])
         _, prediction = estimate(model, keypoints, sample.cameras.K[None, None], features, config)
         pictures[f"skeleton/{number}"] = _skeletons(prediction, 0, sample.joints3d)
-        pictures[f"heatmaps/{number}"] = heatmap_picture(  # of the first view
+        pictures[f"heatmaps/{number}"] = draw.heatmap_picture(  # of the first view
             sample.images[0], detection.logits[0], sample.joints2d[0]
         )
     return pictures

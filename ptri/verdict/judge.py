@@ -9,7 +9,7 @@ Four kinds of evidence, from the posterior and the keypoints alone:
   (`ptri.verdict.leave_one_out`); it may fit them better with left and right exchanged, mirrored or
   at another time, or fit nowhere;
 * keypoints that disagree as a whole: most are outliers, or many times as far off as they state;
-* of a recording, two halves that give other cameras (`ptri.recordings.halves`).
+* of a recording, two halves that give other cameras (`ptri.recordings.solve`).
 
 The verdict reports. It does not repair: solving again with a view read anew did more harm than good
 on detectors that nobody had tuned to (docs/decisions.md).
