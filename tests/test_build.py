@@ -12,8 +12,8 @@ from ptri.evaluation.evaluate import load_model
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.weights import (
     build_model,
+    find_model,
     holds_2d,
-    load_pose_model,
     model_settings,
     read_detector,
     read_network2d,
@@ -21,7 +21,6 @@ from ptri.models.weights import (
 )
 from ptri.posterior.body import load_body_prior
 from ptri.rig.detector import body_prior
-from ptri.rig.estimate import find_model
 from ptri.structures import Detector
 from ptri.training.task3d import RigTask
 
@@ -178,12 +177,13 @@ def test_a_file_of_weights_that_was_replaced_is_read_again(tmp_path):
     path, shipped = tmp_path / "model.pt", "checkpoints/ptri_3d.pt"
     weights, meta = checkpoint.load_weights(shipped)
     checkpoint.save_weights(path, weights, meta)
-    first = load_pose_model(path)
-    assert load_pose_model(path) is first and load_pose_model(str(path)) is first
+    cpu = torch.device("cpu")
+    first = find_model(path, cpu)
+    assert find_model(path, cpu) is first and find_model(str(path), cpu) is first
     checkpoint.save_weights(path, {name: 0 * value for name, value in weights.items()}, meta)
-    second = load_pose_model(path)
-    assert second is find_model(path, torch.device("cpu")) and second is not first
+    second = find_model(path, cpu)
+    assert second is not first
     assert not second.lifter.output[1].weight.any() and first.lifter.output[1].weight.any()
     path.unlink()
     with pytest.raises(UserError, match=r"model\.pt: no such checkpoint"):
-        load_pose_model(path)
+        find_model(path, cpu)

@@ -230,7 +230,7 @@ BAD_VALUES = [
     ("skeleton", "coco", "skeleton: no joint set 'coco'"),
     ("num_samples", 0, "num_samples: 0; expected a whole number >= 8"),
     ("num_iterations", 2.5, "num_iterations: 2.5; expected a whole"),
-    ("num_iterations", 999, "num_iterations: 999 for 512 samples"),
+    ("num_iterations", 999, "num_iterations: 999; expected a whole number from 1 to num_samples"),
     ("max_frames", 0, "max_frames: 0"),
     ("children", 2, "children: 2; expected a chance from 0 to 1"),
     ("model", "nowhere.pt", r"nowhere\.pt: no such checkpoint"),

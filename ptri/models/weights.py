@@ -23,6 +23,7 @@ from ptri.models.sizes import Sizes
 from ptri.skeleton import H36M17
 from ptri.structures import UNKNOWN_DETECTOR, Detector
 
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints/ptri_3d.pt"
 _PREFIX_2D = "network2d."
 # What earlier versions could choose, and what it always is now.
 _NO_LONGER_CHOSEN = {"heatmap_window": WINDOW, "volume_side": SIDE, "volume_features": FEATURES}
@@ -54,17 +55,31 @@ def build_model(config: Config, with_images: bool = True) -> PoseModel:
     return model
 
 
-def load_pose_model(path: str | Path, device: torch.device | str = "cpu") -> PoseModel:
-    """A file's lifter and fusion in evaluation mode, for keypoints of which nothing is known.
+def find_model(model: nn.Module | str | Path | None, device: torch.device) -> PoseModel:
+    """A model in evaluation mode on a device, for keypoints of which nothing is known.
 
-    Kept in memory: the same file is read once, and again when it has changed.
+    Files are kept in memory: the same one is read once, and again when it has changed.
+
+    Args:
+        model: one with its weights, or a file of lifter and fusion; None: the shipped one.
 
     Raises:
-        UserError: as `build_model`.
+        UserError: a model elsewhere or in training mode; a file as of `build_model`.
     """
-    path = Path(path)
-    found = path.stat() if path.is_file() else None
-    version = (found.st_mtime_ns, found.st_size) if found else None
+    if isinstance(model, nn.Module):
+        place = next(model.parameters()).device
+        if place != device:
+            raise UserError(f"model: on {place}, but the keypoints are on {device}; move one")
+        if model.training:
+            raise UserError("model: in training mode; call model.eval() first")
+        return model
+    if model is not None and not isinstance(model, (str, Path)):
+        raise UserError(f"model: {type(model).__name__}; expected a PoseModel or a file of weights")
+    path = SHIPPED if model is None else Path(model)
+    if model is None and not path.is_file():
+        raise UserError(f"model: no weights at {path}; give model=path/to/ptri_3d.pt")
+    state = path.stat() if path.is_file() else None
+    version = state and (state.st_mtime_ns, state.st_size)
     return _load_pose_model(str(path), version, str(device))
 
 

@@ -22,6 +22,7 @@ LEAST_NOISE = 5e-4  # and over the focal length: half a pixel at 1000 px
 MAX_RAY = 20.0  # a keypoint further from the optical axis (tangent; 87 deg) is in no pinhole image
 # A joint made of others repeats what they say: its variance is taken so many times larger.
 DERIVED_VARIANCE = 9.0
+_UP_TO_SAMPLES = "a whole number from 1 to num_samples, the samples of all iterations together"
 
 
 class RigInput(NamedTuple):
@@ -162,35 +163,30 @@ def joints_to_h36m17(joints: Tensor, skeleton: Skeleton) -> Tensor:
 
 
 def check_numbers(
-    num_samples: int, num_iterations: int, children: float, max_frames: int, seed: int
+    num_samples: int, num_iterations: int, children: float, seed: int, max_frames: int
 ) -> tuple[PosteriorConfig, int, int]:
-    """The posterior's options, and max_frames and seed as Python's own integers.
+    """The posterior's options, and seed and max_frames as Python's own integers.
 
     Raises:
         UserError: one of them is out of range.
     """
     for name, value, kind, low, high, expected in (
         ("num_samples", num_samples, Integral, 8, math.inf, "a whole number >= 8"),
-        ("num_iterations", num_iterations, Integral, 1, math.inf, "a whole number >= 1"),
+        ("num_iterations", num_iterations, Integral, 1, num_samples, _UP_TO_SAMPLES),
         ("children", children, Real, 0, 1, "a chance from 0 to 1"),
         ("max_frames", max_frames, Integral, 1, math.inf, "a whole number >= 1"),
         ("seed", seed, Integral, 0, math.inf, "a whole number >= 0"),
     ):
         if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
             raise UserError(f"{name}: {value!r:.80}; expected {expected}")
-    if num_iterations > num_samples:
-        raise UserError(
-            f"num_iterations: {num_iterations} for {num_samples} samples; expected no more than "
-            "num_samples, which is the number of samples of all iterations together"
-        )
-    options = PosteriorConfig(
-        num_samples=int(num_samples), num_iterations=int(num_iterations), children=float(children)
-    )
-    return options, int(max_frames), int(seed)
+    options = PosteriorConfig(int(num_samples), int(num_iterations), children=float(children))
+    return options, int(seed), int(max_frames)
 
 
-def _tensor(value, name: str, device) -> Tensor:
-    """Any array of real numbers as float64."""
+def _tensor(
+    value, name: str, device, shape: tuple[int, ...] | None = None, what: str = ""
+) -> Tensor:
+    """Any array of real numbers as float64, of a shape where one is given; ``what`` says whose."""
     try:
         if not isinstance(value, Tensor):
             value = torch.as_tensor(np.asarray(value))
@@ -201,19 +197,13 @@ def _tensor(value, name: str, device) -> Tensor:
         ) from None
     if value.dtype == torch.bool or value.is_complex():
         raise UserError(f"{name}: expected real numbers, got {value.dtype}")
+    if shape is not None and value.shape != shape:
+        hint = "; repeat it for every view" if value.shape == (3, 3) else ""
+        raise UserError(f"{name}: expected shape {shape}, {what}, got {tuple(value.shape)}{hint}")
     try:
         return value.detach().to(device=device, dtype=torch.float64)
     except (RuntimeError, AssertionError, TypeError) as error:  # no such device
         raise UserError(f"device: {str(device)!r}: {str(error).splitlines()[0][:120]}") from None
-
-
-def _shaped(value, name: str, shape: tuple[int, ...], what: str, device) -> Tensor:
-    """An array of real numbers of a shape; ``what`` says whose."""
-    value = _tensor(value, name, device)
-    if value.shape != shape:
-        hint = "; repeat it for every view" if value.shape == (3, 3) else ""
-        raise UserError(f"{name}: expected shape {shape}, {what}, got {tuple(value.shape)}{hint}")
-    return value
 
 
 def _refuse(bad: Tensor, what: str, mend: str, words=("frame", "view", "joint")) -> None:
@@ -226,7 +216,7 @@ def _refuse(bad: Tensor, what: str, mend: str, words=("frame", "view", "joint"))
 
 def _check_intrinsics(K, num_views: int, device) -> tuple[Tensor, Tensor]:
     """K (V, 3, 3) without skew, and the shear (V,) that takes the skew out of points."""
-    given = _shaped(K, "K", (num_views, 3, 3), "one per view of xy", device)
+    given = _tensor(K, "K", device, (num_views, 3, 3), "one per view of xy")
     finite = torch.isfinite(given).flatten(1).all(1)
     below = given[:, 1, 0].abs() + given[:, 2, :2].abs().sum(-1)  # zero but for rounding
     corner = given[:, 2, 2]
@@ -255,7 +245,7 @@ def _check_confidence(confidence, there: Tensor, device) -> Tensor:
     if confidence is None:
         return there.double()
     what = "that of xy without its last dimension"
-    confidence = _shaped(confidence, "confidence", tuple(there.shape), what, device)
+    confidence = _tensor(confidence, "confidence", device, tuple(there.shape), what)
     mend = "expected 0 (not seen) to 1 (certain); divide by the largest where a detector has scores"
     inside = (confidence >= 0) & (confidence <= 1)  # False for NaN
     _refuse(there & ~inside, "confidence: outside [0, 1]", mend)
@@ -264,7 +254,7 @@ def _check_confidence(confidence, there: Tensor, device) -> Tensor:
 
 def _check_covariance(covariance, seen: Tensor, device) -> Tensor:
     what = "a matrix (px^2) per keypoint"
-    covariance = _shaped(covariance, "covariance", (*seen.shape, 2, 2), what, device)
+    covariance = _tensor(covariance, "covariance", device, (*seen.shape, 2, 2), what)
     finite = torch.isfinite(covariance).flatten(-2).all(-1)
     a, b, d, c = covariance.flatten(-2).unbind(-1)
     size = torch.maximum(a, c)

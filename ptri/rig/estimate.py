@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ptri.config_sections import PosteriorConfig
-from ptri.errors import UserError
 from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
-from ptri.models.weights import load_pose_model
+from ptri.models.weights import find_model
 from ptri.posterior.sampling import (
     Poses,
     RigSolution,
@@ -42,8 +41,6 @@ from ptri.system import one_thread
 from ptri.verdict.judge import MIN_KEYPOINTS, judge
 from ptri.verdict.readings import Sides, apply_sides
 from ptri.verdict.verdict import Code, Verdict
-
-WEIGHTS = "checkpoints/ptri_3d.pt"
 
 
 class RigEstimate(NamedTuple):
@@ -164,12 +161,10 @@ def estimate_rig(
     # 1 check the input
     given = check_input(xy, K, confidence, covariance, skeleton, device)
     known = known_length(scale, given.K.shape[1])
-    options, max_frames, seed = check_numbers(
-        num_samples, num_iterations, children, max_frames, seed
-    )
+    numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
     model = find_model(model, given.K.device)
     # 2 to 7
-    solved = solve_cameras(model, given, options, seed, max_frames, known)
+    solved = solve_cameras(model, given, *numbers, known)
     solved.scale.refuse_unmeasured()
     # 8
     return with_joints(model, solved, given)
@@ -213,11 +208,9 @@ def solve_cameras(
         chosen = take(inside, frames)
         keypoints = Keypoints(*(value[None] for value in for_model(chosen)))
         times = torch.tensor(frames) if times is None else times[frames]
+        times, start = times.to(given.K.device), None if partial else start
         # 3 to 7
-        solution = solve(
-            model, keypoints, chosen.K[None], options, seed,
-            start=None if partial else start, times=times.to(given.K.device),
-        )  # fmt: skip
+        solution = solve(model, keypoints, chosen.K[None], options, seed, start=start, times=times)
         posterior = tree_map(Tensor.double, solution.posterior)
         noise2 = solution.rig.evidence.scale2[0].double()
         verdict, sides = solution.verdicts[0].of_views(views), solution.sides
@@ -235,36 +228,23 @@ def solve_cameras(
 
 
 @torch.no_grad()
-def with_joints(
-    model: PoseModel, solved: Solved, given: RigInput, same_frames: bool = True
-) -> RigEstimate:
-    """The estimate with the joints of some frames: step 8.
+def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimate:
+    """The estimate with the joints of the same frames, or of others: step 8.
 
     Args:
-        same_frames: whether ``given`` holds the frames that the cameras were chosen from.
+        solved: its ``sides`` None where ``given`` holds others than it was solved from.
     """
     # 8 joints: of the given skeleton, triangulated; and Human3.6M's, fused
     posterior = solved.posterior
     R, t = (part[0] for part in posterior_mean(posterior))
-    weights = posterior.log_weights[:, 0].exp()
+    joints = joints_under(given.keypoints, given.K, posterior, solved.noise2)
+    known = known_joints(given)
+    body = fuse_rig(model, known, given.K, posterior, solved.sides, solved.frames)
     away = posterior.t[:, 0] - t  # (M, V, 3)
-    joints, covariance = joints_under(given.keypoints, given.K, posterior, solved.noise2)
-    sides = solved.sides if same_frames else None
-    body = fuse_rig(model, known_joints(given), given.K, posterior, sides, solved.frames)
-    return RigEstimate(
-        R=R,
-        t=t,
-        joints3d=joints,
-        joints3d_covariance=covariance,
-        body=body,
-        posterior=posterior,
-        rotation_cov=rotation_covariance(posterior)[0],
-        t_cov=torch.einsum("m,mvi,mvj->vij", weights, away, away),
-        ess=float(posterior.ess[0]),
-        verdict=solved.verdict,
-        scale=solved.scale,
-        frames=solved.frames,
-    )
+    t_cov = torch.einsum("m,mvi,mvj->vij", posterior.log_weights[:, 0].exp(), away, away)
+    rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
+    rest = solved.verdict, solved.scale, solved.frames
+    return RigEstimate(R, t, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
 
 
 @one_thread()
@@ -320,36 +300,11 @@ def solve(
     poses = Poses(lifted.joints3d.detach().double(), sigma)
 
     # 6 posterior
-    rig = rig_posterior(
-        observations, starts, body, options, seed, poses,
-        correlated=thorough, frame_worth=detector.frame_worth,
-    )  # fmt: skip
+    worth = detector.frame_worth
+    rig = rig_posterior(observations, starts, body, options, seed, poses, thorough, worth)
     if not thorough:
         return Solution(rig, [], sides)
 
     # 7 verdict
     verdicts = judge(rig, options.max_rotation_std_deg, times)
-    return Solution(
-        without_misfits(rig, verdicts, options, seed, detector.frame_worth), verdicts, sides
-    )
-
-
-def find_model(model: nn.Module | str | Path | None, device: torch.device) -> PoseModel:
-    """A model in evaluation mode on a device: the one given, or that of a file of weights.
-
-    Raises:
-        UserError: no such file, or one of another architecture.
-    """
-    if isinstance(model, nn.Module):
-        place = next(model.parameters()).device
-        if place != device:
-            raise UserError(f"model: on {place}, but the keypoints are on {device}; move one")
-        if model.training:
-            raise UserError("model: in training mode; call model.eval() first")
-        return model
-    if model is not None and not isinstance(model, (str, Path)):
-        raise UserError(f"model: {type(model).__name__}; expected a PoseModel or a file of weights")
-    shipped = Path(__file__).resolve().parents[2] / WEIGHTS
-    if model is None and not shipped.is_file():
-        raise UserError(f"model: no weights at {shipped}; give model=path/to/ptri_3d.pt")
-    return load_pose_model(model or shipped, device)
+    return Solution(without_misfits(rig, verdicts, options, seed, worth), verdicts, sides)

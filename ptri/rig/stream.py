@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ptri.geometry.robust import robust_triangulation
+from ptri.models.weights import find_model
 from ptri.posterior.sampling import posterior_mean
 from ptri.rig.check import RigInput, check_input, check_numbers, known_joints
-from ptri.rig.estimate import RigEstimate, Solved, find_model, solve_cameras, with_joints
+from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import (
     coordinates,
     greedy,
@@ -68,9 +69,7 @@ class RigFilter:
         Raises:
             ValueError: as `ptri.estimate_rig`.
         """
-        self._options, self._max_frames, self._seed = check_numbers(
-            num_samples, num_iterations, children, max_frames, seed
-        )
+        self._numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
         self._model = model
         self._known: KnownLength | None = None
@@ -108,23 +107,27 @@ class RigFilter:
             self._model = find_model(self._model, given.K.device)
         self._keep(given)
         if self._is_news():
-            self._solve()
-        solved = self._solved._replace(frames=self._solved_from[1].tolist())
-        return with_joints(self._model, solved, given, same_frames=False)
+            start = None if self._solved is None else _start(self._kept, self._solved)
+            problem = (self._model, self._kept, *self._numbers, self._known)
+            self._solved = solve_cameras(*problem, start=start, times=self._when.cpu())
+            self._solved_from = (self._kept, self._when)
+        solved = self._solved._replace(frames=self._solved_from[1].tolist(), sides=None)
+        return with_joints(self._model, solved, given)
 
     def _keep(self, given: RigInput) -> None:
         """Takes new frames in and drops those that say least."""
+        *_, max_frames = self._numbers
         good = usable_frames(given.keypoints).nonzero()[:, 0]
         new, when = take(given, good), self._count + good
         self._count += len(given.K)
-        if len(when) > self._max_frames:
-            best = greedy(information(new), when, self._max_frames).sort().values
+        if len(when) > max_frames:
+            best = greedy(information(new), when, max_frames).sort().values
             new, when = take((new, when), best)
         if self._kept is not None:
             new, when = cat([(self._kept, self._when), (new, when)])
-        if len(when) > self._max_frames:
+        if len(when) > max_frames:
             each, rows = information(new), torch.arange(len(when), device=when.device)
-            while len(rows) > self._max_frames:  # without the one that the others miss least
+            while len(rows) > max_frames:  # without the one that the others miss least
                 weighted = weighted_information(each[rows], when[rows])
                 worst = int(log_det(weighted.sum(0) - weighted).argmax())
                 rows = torch.cat([rows[:worst], rows[worst + 1 :]])
@@ -147,14 +150,6 @@ class RigFilter:
         )
         V = self._kept.K.shape[1]
         return float(now - then) > 9 * math.comb(V, 2) * math.log(GROWTH)
-
-    def _solve(self) -> None:
-        start = None if self._solved is None else _start(self._kept, self._solved)
-        self._solved = solve_cameras(
-            self._model, self._kept, self._options, self._seed, self._max_frames, self._known,
-            start=start, times=self._when.cpu(),
-        )  # fmt: skip
-        self._solved_from = (self._kept, self._when)
 
 
 def _start(kept: RigInput, solved: Solved) -> tuple[Cameras, Tensor] | None:

@@ -26,10 +26,8 @@ class _Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
-            nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU(),
-        )  # fmt: skip
+        layers = [[nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()] for _ in range(2)]
+        self.body = nn.Sequential(*layers[0], *layers[1])
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)

@@ -81,10 +81,10 @@ class VolumetricHead(nn.Module):
         self.features = nn.Linear(num_features, FEATURES, bias=False)
         self.feature_stem = nn.Conv3d(FEATURES, width, 1, bias=False)
         nn.init.zeros_(self.feature_stem.weight)  # pre-training without images changes nothing
-        self.coarse = nn.Sequential(
-            nn.Conv3d(width, 2 * width, 2, 2), nn.GroupNorm(4, 2 * width), nn.ReLU(),
-            _Residual(2 * width), _Residual(2 * width), nn.ConvTranspose3d(2 * width, width, 2, 2),
-        )  # fmt: skip
+        double = 2 * width
+        down = nn.Conv3d(width, double, 2, 2), nn.GroupNorm(4, double), nn.ReLU()
+        across = _Residual(double), _Residual(double)
+        self.coarse = nn.Sequential(*down, *across, nn.ConvTranspose3d(double, width, 2, 2))
         self.output = nn.Conv3d(width, NUM_JOINTS, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
