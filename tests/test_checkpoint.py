@@ -54,20 +54,16 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "noise", "empty", "flipped"])
-def test_corrupt_files(tmp_path, damage):
+def test_corrupt_files(tmp_path):
     path, model = tmp_path / "last.pt", small_model()
     checkpoint.save(path, full_state(model))
-    content = bytearray(path.read_bytes())
-    if damage == "flipped":
-        content[content.index(model[0].weight.detach().numpy().tobytes())] ^= 0xFF
-    damaged = {
-        "truncated": content[: len(content) // 2], "noise": bytes(range(256)) * 9, "empty": b"",
-        "flipped": content,
-    }[damage]  # fmt: skip
-    path.write_bytes(damaged)
-    text = message(checkpoint.load, path)
-    assert "last.pt" in text and "corrupt" in text
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[whole.index(model[0].weight.detach().numpy().tobytes())] ^= 0xFF
+    for damaged in (whole[: len(whole) // 2], bytes(range(256)) * 9, b"", flipped):
+        path.write_bytes(damaged)
+        text = message(checkpoint.load, path)
+        assert "last.pt" in text and "corrupt" in text
 
 
 def test_a_missing_file_and_a_foreign_one(tmp_path):

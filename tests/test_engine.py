@@ -1,7 +1,6 @@
 """The engine on a toy task: what it promises about averaging, stopping, resuming, several ranks."""
 
 import itertools
-import json
 import multiprocessing
 import os
 import signal
@@ -11,7 +10,7 @@ import pytest
 import torch
 import toy_task
 from torch import nn
-from toy_task import ToyTask, toy_config
+from toy_task import ToyTask, read_lines, toy_config
 
 from ptri import checkpoint
 from ptri import config as configuration
@@ -25,10 +24,7 @@ RANKS_RTOL = 1e-5  # two processes against one; measured: 2e-7 losses, 5e-7 weig
 
 
 def lines(folder, split="train"):
-    found = [json.loads(text) for text in (folder / "toy/metrics.jsonl").read_text().splitlines()]
-    for line in found:
-        line.pop("samples_per_second", None)
-    return [line for line in found if line["split"] == split]
+    return [line for line in read_lines(folder) if line["split"] == split]
 
 
 def errors(folder):

@@ -1,11 +1,10 @@
 """Run folders: what is protected, what is written."""
 
-import json
 import logging
 
 import numpy as np
 import pytest
-from toy_task import toy_config
+from toy_task import read_lines, toy_config
 
 from ptri import config as configuration
 from ptri.config import load
@@ -43,32 +42,24 @@ def test_nested_run_name():
 
 
 def test_what_is_written(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings = toy_config(tmp_path)
     log = RunLog(tmp_path / "toy", settings)
-    log.scalars("train", 0, 1, {"loss": 0.5})
-    log.scalars("val", 0, 1, {"error": float("nan")})
-    log.pictures(1, {"grey": np.zeros((4, 4, 3), np.uint8)})
+    log.scalars("train", 0, 3, {"loss": 0.5})
+    log.scalars("val", 0, 3, {"error": float("nan")})
+    log.pictures(3, {"grey": np.zeros((4, 4, 3), np.uint8)})
     logging.getLogger("ptri.training.engine").info("a line")
     log.close()
     logging.getLogger("ptri.training.engine").info("after the end")
     assert configuration.load(tmp_path / "toy/config.yaml") == settings
-    lines = [json.loads(s) for s in (tmp_path / "toy/metrics.jsonl").read_text().splitlines()]
-    assert lines == [
-        {"split": "train", "epoch": 0, "step": 1, "loss": 0.5},
-        {"split": "val", "epoch": 0, "step": 1, "error": None},
+    assert read_lines(tmp_path) == [
+        {"split": "train", "epoch": 0, "step": 3, "loss": 0.5},
+        {"split": "val", "epoch": 0, "step": 3, "error": None},
     ]
     text = (tmp_path / "toy/log.txt").read_text()
     assert "a line" in text and "after the end" not in text
-
-
-def test_tensorboard_holds_scalars_and_pictures(tmp_path):
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    log = RunLog(tmp_path / "toy", toy_config(tmp_path))
-    log.scalars("train", 0, 3, {"loss": 0.25})
-    log.pictures(3, {"grey": np.zeros((4, 4, 3), np.uint8)})
-    log.close()
     events = accumulator.EventAccumulator(str(tmp_path / "toy/tensorboard")).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.25)]
+    assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.5)]
     assert [e.step for e in events.Images("grey")] == [3]
 
 
@@ -82,8 +73,7 @@ def test_resuming_cuts_the_lines_after_the_checkpoint(tmp_path):
     log = RunLog(tmp_path / "toy", toy_config(tmp_path), resume_lines=3, step=3)
     log.scalars("train", 0, 4, {"loss": 40.0})
     log.close()
-    lines = [json.loads(s) for s in (tmp_path / "toy/metrics.jsonl").read_text().splitlines()]
-    assert [line["loss"] for line in lines] == [1, 2, 3, 40]
+    assert [line["loss"] for line in read_lines(tmp_path)] == [1, 2, 3, 40]
     assert log.lines == 4
 
 

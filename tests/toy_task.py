@@ -1,5 +1,6 @@
 """A tiny task for the engine's tests: regression with a small network and dropout."""
 
+import json
 import os
 from typing import NamedTuple
 
@@ -90,6 +91,13 @@ def toy_config(folder, *overrides):
         "train.ema_decay=0.9", "train.lr=0.02", "train.amp=off",
     ]  # fmt: skip
     return config.load(None, base + list(overrides))
+
+
+def read_lines(out):
+    """The lines of the metrics of the one run below a folder; what they say of time is left out."""
+    (path,) = out.glob("*/metrics.jsonl")
+    found = [json.loads(text) for text in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in found]
 
 
 def run(folder, log, options, *overrides):
