@@ -37,6 +37,10 @@ def _index(root, split="test", **changes):
     return build_index(_data(root, **changes), split)
 
 
+def _open(root, split="test", augment=None, seed=0, **changes):
+    return H36M(_index(root, split, **changes), _data(root, **changes), augment, seed)
+
+
 def _fails(words, root, split="test", **changes):
     with pytest.raises(UserError, match=words) as caught:
         build_index(_data(root, **changes), split)
@@ -84,8 +88,7 @@ def _consistent(sample) -> None:
 @pytest.mark.parametrize("size", [128, 512])  # 512: decoded at a reduced size
 def test_joints_lie_on_their_dots(tmp_path, size):
     make_tiny_h36m(tmp_path, num_frames=2, size=size)
-    data = _data(tmp_path)
-    for sample in H36M(build_index(data, "test"), data):
+    for sample in _open(tmp_path):
         _consistent(sample)
         # Nearer joints hide others: in side views up to 5 of 17.
         assert _hits(sample) > 0.75
@@ -96,8 +99,7 @@ def test_joints_lie_on_their_dots(tmp_path, size):
 def test_plain_images_are_undistorted(tmp_path):
     dist = (-4.0, 0.3, 0.15, -0.1, 0.2)  # strong: the dots are small
     make_tiny_h36m(tmp_path, num_frames=1, size=256, dist=dist, folder="imageSequence")
-    data = _data(tmp_path)
-    index = build_index(data, "test")
+    data, index = _data(tmp_path), _index(tmp_path)
     assert not index.undistorted
     sample = H36M(index, data)[0]
     _consistent(sample)
@@ -105,14 +107,13 @@ def test_plain_images_are_undistorted(tmp_path):
     ignored = index._replace(labels=index.labels._replace(dist=0 * index.labels.dist))
     assert _hits(H36M(ignored, data)[0], joints=[HEAD]) == 0  # the control
     make_tiny_h36m(tmp_path, num_frames=1)
-    assert build_index(data, "test").undistorted  # where there are both
+    assert _index(tmp_path).undistorted  # where there are both
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_augmented_samples_stay_consistent(tiny, flip):
-    data = _data(tiny[0])
     augment = dataclasses.replace(PLAIN, rotation_deg=60, scale=0.2, shift=0.1, flip=flip)
-    dataset = H36M(build_index(data, "train"), data, augment, seed=3)
+    dataset = _open(tiny[0], "train", augment, seed=3)
     for epoch in range(3):
         sample = dataset[SampleKey(4, epoch)]
         _consistent(sample)
@@ -123,8 +124,7 @@ def test_augmented_samples_stay_consistent(tiny, flip):
 def test_world_to_reference(tiny):
     """joints3d is the reference camera's view of the world joints; distances are kept."""
     root, labels = tiny
-    data = _data(root, views=[2, 0])
-    dataset = H36M(build_index(data, "test"), data)
+    dataset = _open(root, views=[2, 0])
     sample = dataset[3]
     row = dataset.row(3)
     world = labels.joints[row].astype(float)
@@ -139,8 +139,7 @@ def test_world_to_reference(tiny):
 
 def test_types_and_bookkeeping(tiny):
     root, labels = tiny
-    data = _data(root)
-    dataset = H36M(build_index(data, "test"), data)
+    dataset = _open(root)
     sample = dataset[4]
     assert sample.images.shape == (4, 3, 96, 96) and sample.cameras.K.shape == (4, 3, 3)
     for value in (sample.images, sample.joints3d, sample.joints2d):
@@ -154,17 +153,14 @@ def test_types_and_bookkeeping(tiny):
 
 
 def test_training_shuffles_views_and_draws_subsets(tiny):
-    data = _data(tiny[0])
-    dataset = H36M(build_index(data, "train"), data, AugmentConfig(scale=0, shift=0), seed=1)
+    dataset = _open(tiny[0], "train", AugmentConfig(scale=0, shift=0), seed=1)
     samples = [dataset[SampleKey(0, epoch)] for epoch in range(12)]
     assert len({tuple(sample.joints3d[0].round().tolist()) for sample in samples}) >= 3
     assert dataset[SampleKey(0, 0, 2)].images.shape[0] == 2
 
 
 def test_samples_depend_on_seed_epoch_and_index_only(tiny):
-    data = _data(tiny[0])
-    index = build_index(data, "train")
-    a, b, other = (H36M(index, data, AugmentConfig(), seed=seed) for seed in (5, 5, 6))
+    a, b, other = (_open(tiny[0], "train", AugmentConfig(), seed) for seed in (5, 5, 6))
     for _ in range(3):
         b[0]  # earlier draws leave no trace
     for key in (SampleKey(1, 2), SampleKey(3, 0, 3)):
@@ -235,7 +231,7 @@ def test_missing_views(tmp_path, caplog):
         caplog.text
     )
     assert index.rows.tolist() == [6, 7, 9, 10, 11]
-    dataset = H36M(index, _data(tmp_path))
+    dataset = _open(tmp_path)
     assert dataset.num_views.tolist() == [4, 3, 4, 4, 4]
     assert dataset[1].images.shape[0] == 3
     _consistent(dataset[1])
@@ -267,7 +263,7 @@ def test_missing_and_truncated_images(tmp_path):
     path = tmp_path / "processed/S1/Walking-1/imageSequence-undistorted/55011271/img_000006.jpg"
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(UserError, match=r"img_000006\.jpg: truncated JPEG"):
-        H36M(_index(tmp_path, "train"), _data(tmp_path))[4]
+        _open(tmp_path, "train")[4]
 
 
 def test_absurd_labels(tmp_path):

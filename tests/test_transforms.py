@@ -18,14 +18,12 @@ def _centroid(image):
     return np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
 
 
-def test_square_crop():
+def test_square_crops():
     centre, side = transforms.square_crop(np.array([10, 20, 40, 30]), 1.5)
     # columns 20..29 and rows 10..39
     np.testing.assert_allclose(centre, [24.5, 24.5])
     assert side == 45
-
-
-def test_a_crop_of_the_whole_image_is_a_resize():
+    # of the whole image: a resize
     box = np.array([0, 0, 256, 256])
     cropped, turn = transforms.crop_camera(K, *transforms.square_crop(box), size=64)
     np.testing.assert_allclose(cropped, transforms.resize_intrinsics(K, 0.25), atol=1e-12)
