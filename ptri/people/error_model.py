@@ -22,9 +22,8 @@ class ErrorModel(Section):
 
     fps: float = number(10.0, above=0)  # frames per second, for what lasts; scenes have their own
     noise: float = number(0.007, 0)  # of the person: standard deviation of an average joint
-    joint_noise: list[float] = field(
-        default_factory=list
-    )  # how hard the 17 joints are, factors on it; []: those of ptri/people/detections.py
+    # How hard the 17 joints are, factors on it; []: those of ptri/people/detections.py
+    joint_noise: list[float] = field(default_factory=list)
     clip_spread: float = number(0.35, 0)  # log-normal factor of the noise per clip
     view_spread: float = number(0.2, 0)  # the same per view
     noise_spread: float = number(0.4, 0)  # and per joint and frame, known to the detector
@@ -36,9 +35,8 @@ class ErrorModel(Section):
     correlation_s: float = number(0.4, 0)  # its correlation time, s: rho = e^(-1 / (fps * this))
     # Systematic errors; each clip draws its own strength between 0 and these.
     definition_mm: float = number(20.0, 0)  # the detector's joints lie off ours, fixed to the body
-    definition_mean: list[list[float]] = field(
-        default_factory=list
-    )  # mm, the same in everybody: along the bone, left, up, forwards for each of the 17 joints
+    # mm, the same in everybody: along the bone, left, up, forwards for each of the 17 joints
+    definition_mean: list[list[float]] = field(default_factory=list)
     view_bias: float = number(0.006, 0)  # of the person: constant error per view and joint
     bias_follows: float = number(0.0, 0, 2)  # both times the noise's log-normal factors to this
     misreport: float = number(0.25, 0)  # log-normal factor, reported over true noise
@@ -60,9 +58,7 @@ class ErrorModel(Section):
     fault_s: float = number(0.25, 0)  # s, time over which outliers, swaps, losses come and go
     missing_rate: float = number(0.04, 0, 0.9)  # single joints not detected
     missing_hidden_rate: float = number(0.3, 0, 1)  # joints behind the trunk not detected
-    missing_view_rate: float = number(
-        0.01, 0, 0.9
-    )  # whole person lost in a view; two views always stay
+    missing_view_rate: float = number(0.01, 0, 0.9)  # person lost in a view; two always stay
     confidence_noise: float = number(0.6, 0)  # on the confidence's logit
     confidence_logit: float = number(1.8)  # confidence's logit at an error of noise ...
     confidence_slope: float = number(1.5, 0)  # ... and its fall for each e-fold of the error
