@@ -17,6 +17,7 @@ from ptri.skeleton import H36M17
 
 CMU = Path(__file__).resolve().parents[2] / "shared" / "data" / "cmu_mocap.npz"
 PART = {part: i for i, part in enumerate(PARTS_AND_ROOT)}
+SIDES = ("left", "right")
 # A small person in a T, y up, facing z; centimetres.
 TREE = [
     ("Hips", -1, (0, 95, 0)), ("Spine", 0, (0, 12, 0)), ("Spine1", 1, (0, 20, 0)),
@@ -30,30 +31,23 @@ TREE = [
 
 
 def write_bvh(path: Path, frames: list[dict[str, tuple[float, float, float]]], tree=TREE) -> Path:
-    """frames: joint -> degrees about z, x, y."""
-    lines, order = ["HIERARCHY"], []
-
-    def put(index: int, depth: int) -> None:
-        name, parent, offset = tree[index]
-        pad = "  " * depth
-        order.append(name)
-        lines.append(f"{pad}{'ROOT' if parent < 0 else 'JOINT'} {name}\n{pad}{{")
-        lines.append(f"{pad}  OFFSET {offset[0]} {offset[1]} {offset[2]}")
-        position = "6 Xposition Yposition Zposition" if parent < 0 else "3"
-        lines.append(f"{pad}  CHANNELS {position} Zrotation Xrotation Yrotation")
-        children = [i for i, row in enumerate(tree) if row[1] == index]
-        for child in children:
-            put(child, depth + 1)
-        if not children:
-            end = " ".join(str(0.2 * value) for value in offset)
-            lines.append(f"{pad}  End Site\n{pad}  {{\n{pad}    OFFSET {end}\n{pad}  }}")
-        lines.append(pad + "}")
-
-    put(0, 0)
+    """frames: joint -> degrees about z, x, y; children follow their parent in the tree."""
+    lines, above = ["HIERARCHY"], []
+    for i, (name, parent, (x, y, z)) in enumerate(tree):
+        while above and above[-1] != parent:
+            above.pop()
+            lines.append("}")
+        position = "3" if above else "6 Xposition Yposition Zposition"
+        lines.append(f"{'JOINT' if above else 'ROOT'} {name} {{ OFFSET {x} {y} {z}")
+        lines.append(f"CHANNELS {position} Zrotation Xrotation Yrotation")
+        if all(row[1] != i for row in tree):
+            lines.append(f"End Site {{ OFFSET {0.2 * x} {0.2 * y} {0.2 * z} }}")
+        above.append(i)
+    lines += ["}"] * len(above)
     lines += ["MOTION", f"Frames: {len(frames)}", "Frame Time: 0.0333333"]
     for frame in frames:
         numbers = [0.0, 95.0, 0.0]
-        for name in order:
+        for name, *_ in tree:
             numbers += frame.get(name, (0, 0, 0))
         lines.append(" ".join(map(str, numbers)))
     path.write_text("\n".join(lines))
@@ -95,17 +89,13 @@ def test_limbs_point_where_the_performer_s_point(tmp_path):
 
 
 def test_hanging_arms_at_rest_make_no_difference(tmp_path):
-    lowered = []
-    for name, parent, offset in TREE:
-        if name in ("LeftForeArm", "LeftHand", "RightForeArm", "RightHand"):
-            offset = (0, -abs(offset[0]), 0)
-        lowered.append((name, parent, offset))
+    hanging = ("LeftForeArm", "LeftHand", "RightForeArm", "RightHand")
+    lowered = [(n, p, (0, -abs(at[0]), 0) if n in hanging else at) for n, p, at in TREE]
     still = read_bvh(write_bvh(tmp_path / "a.bvh", [{"LeftArm": (90, 0, 0)}], lowered))
     turns = retarget(still, "a.bvh")
-    np.testing.assert_allclose(turns[0, PART["left_upper_arm"]] @ [1, 0, 0], [1, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(
-        turns[0, PART["right_upper_arm"]] @ [-1, 0, 0], [0, 0, -1], atol=1e-6
-    )
+    left, right = (turns[0, PART[f"{side}_upper_arm"]] for side in SIDES)
+    np.testing.assert_allclose(left @ [1, 0, 0], [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(right @ [-1, 0, 0], [0, 0, -1], atol=1e-6)
 
 
 def test_a_thigh_named_after_the_hip_leaves_the_shoulders_alone(tmp_path):
@@ -143,11 +133,9 @@ def test_poses_come_from_a_folder_of_bvh(tmp_path):
     seeds = [(1, i) for i in range(12)]
     poses = sample_poses(config, seeds)
     assert all(p.kind == MOCAP for p in poses)
-    sides = (("left", 1), ("right", -1))
-    low = [
-        [p.rotations[1, PART[f"{side}_upper_arm"]] @ [x, 0, 0] for side, x in sides] for p in poses
-    ]
-    down = np.array(low)[..., 2] < -0.9  # one arm hangs: the left, or the right in the mirror
+    arms = np.stack([p.rotations[1, [PART[f"{s}_upper_arm"] for s in SIDES]] for p in poses])
+    # One arm hangs: the left, or the right in the mirror.
+    down = arms[:, :, 2, 0] * [1, -1] < -0.9
     assert (down.sum(1) == 1).all() and 0 < down[:, 0].sum() < 12
     again = sample_poses(config, seeds[5:7])
     np.testing.assert_array_equal(again[0].rotations, poses[5].rotations)

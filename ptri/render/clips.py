@@ -139,5 +139,5 @@ def render_action(
         name: np.stack(values).reshape(settings.frames, settings.cameras, -1)
         for name, values in zip(truth.Label._fields, zip(*labels))
     }
-    rows |= {"joints": (1000 * clip.joints).astype(np.float32), "frame": frames}
-    return rows | {"coco": (1000 * clip.coco).astype(np.float32)}
+    joints, coco = ((1000 * places).astype(np.float32) for places in (clip.joints, clip.coco))
+    return rows | {"frame": frames, "joints": joints, "coco": coco}

@@ -20,6 +20,7 @@ from ptri.render.draw.gl import FAR, Renderer
 from ptri.render.people.person import Person, make_rng, sample_person
 from ptri.render.people.poses import Pose, sample_poses
 from ptri.render.people.posing import coco_keypoints, pose
+from ptri.render.people.tailor import recolour
 from ptri.render.settings import RenderConfig
 from ptri.render.stage import backdrops, cameras, occluders
 from ptri.render.stage.cameras import Camera
@@ -191,7 +192,7 @@ class Studio:
     def _pose(self, key: tuple[int, ...], rng: np.random.Generator, what: Pose) -> _Body:
         """A person of the subject's crowd in new colours, on the floor above the origin."""
         person = self._people(key[0], key[1], int(rng.integers(self.config.people)))
-        person = person.recoloured(rng)
+        person = person._replace(dressed=recolour(person.dressed, rng))
         transforms, joints = pose(person.rig, what.rotations[[1]], np.zeros((1, 3)))
         points, normals = person.skin(transforms[0])
         low, high = points.min(0), points.max(0)

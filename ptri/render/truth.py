@@ -53,11 +53,9 @@ def label(
         points: (N, 3) m, world, the person's surface. joints, coco: (17, 3) m, world.
         depth: (h, w) m of the picture's surfaces.
     """
-    seen, coco_seen = (
-        find_visible(places, radii(name), camera, depth)
-        for name, places in (("h36m17", joints), ("coco17", coco))
-    )
-    return Label(seen, coco_seen, find_box(points, camera, len(depth)))
+    sets = (("h36m17", joints), ("coco17", coco))
+    seen = (find_visible(places, radii(name), camera, depth) for name, places in sets)
+    return Label(*seen, find_box(points, camera, len(depth)))
 
 
 def find_visible(

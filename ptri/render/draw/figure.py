@@ -43,10 +43,10 @@ class Figure:
     def draw(self) -> None:
         """Draws the person with the programs' current view and light."""
         person, context = self._person, self._context
-        context.enable(context.CULL_FACE)
         for part in person.parts:  # clothes first, so that what they hide is not shaded
             if not part.cut:
                 self._draw_part(part, self._cloth, self._garment)
+        context.enable(context.CULL_FACE)  # all else is seen from both sides
         names = ("colours", "styles", "face", "tucked", "painted_brows")
         set_uniforms(self._program, {name: getattr(person, name) for name in names})
         self._array.render(vertices=3 * person.num_closed)
@@ -54,11 +54,9 @@ class Figure:
         shells = person.num_shaded - person.num_closed
         if shells:
             self._array.render(first=3 * person.num_closed, vertices=3 * shells)
-        context.enable(context.CULL_FACE)
         for part in person.parts:
             if part.cut:
                 self._draw_part(part, self._locks, self._hair)
-        context.disable(context.CULL_FACE)
 
     def _draw_part(self, part: Part, array, program) -> None:
         if part.count == 0:
@@ -71,9 +69,7 @@ class Figure:
             "fold": 0.0 if part.cut else 0.25,
         }
         set_uniforms(program, values)
-        self._context.disable(self._context.CULL_FACE)  # cloth and hair are seen from both sides
         array.render(first=3 * part.first, vertices=3 * part.count)
-        self._context.enable(self._context.CULL_FACE)
 
     def draw_depth(self) -> None:
         """Draws the shape only, with the depth program's current matrix."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import maximum, minimum
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
@@ -169,9 +170,10 @@ def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray) -> Gar
     island, sewn = _connected(split, size), _connected(garment.faces, len(points))[corners]
     count = np.bincount(island)
     hip = float(base.anny.template_bone_heads[base.anny.bone_labels.index("upperleg01.L"), 2])
-    lowest, highest = _extent(points[corners, 2], sewn)
+    height = points[corners, 2]
+    lowest, highest = (of(height, sewn, range(sewn.max() + 1)) for of in (minimum, maximum))
     # What is sewn together is one garment (with its pockets), unless it dresses the whole body.
-    lows, highs = _extent(points[corners, 2], island)
+    lows, highs = (of(height, island, range(len(count))) for of in (minimum, maximum))
     first = np.unique(island, return_index=True)[1]
     whole = (highest - lowest)[sewn[first]] > _WHOLE_BODY
     middle = np.where(whole, lows + highs, (lowest + highest)[sewn[first]]) / 2
@@ -246,11 +248,3 @@ def _connected(faces: np.ndarray, size: int) -> np.ndarray:
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
     graph = coo_matrix((np.ones(len(edges)), edges.T), (size, size))
     return connected_components(graph, directed=False)[1]
-
-
-def _extent(height: np.ndarray, part: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest of each part."""
-    lowest, highest = np.full(part.max() + 1, np.inf), np.full(part.max() + 1, -np.inf)
-    np.minimum.at(lowest, part, height)
-    np.maximum.at(highest, part, height)
-    return lowest, highest

@@ -10,7 +10,7 @@ from ptri.render.people.body import BodyShape, build_shapes, grow_down, sample_p
 from ptri.render.people.dressed import Dressed
 from ptri.render.people.garment_files import open_folder
 from ptri.render.people.posing import RiggedBody, bind, skin
-from ptri.render.people.tailor import dress_in_garments, recolour
+from ptri.render.people.tailor import dress_in_garments
 from ptri.render.people.wardrobe import dress
 from ptri.render.settings import RenderConfig
 
@@ -26,10 +26,6 @@ class Person(NamedTuple):
         """Points and normals (Q, 3) of the surface for the drivers' transforms (D, 3, 4)."""
         dressed = self.dressed
         return skin(transforms, dressed.weights, dressed.vertices, dressed.normals)
-
-    def recoloured(self, rng: np.random.Generator) -> Person:
-        """The same body in clothes of the same cut, with other colours, skin and hair."""
-        return self._replace(dressed=recolour(self.dressed, rng))
 
 
 def make_rng(*key: int) -> np.random.Generator:

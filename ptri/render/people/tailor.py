@@ -9,6 +9,7 @@ for women and a few men. All random choices come from one generator.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -79,12 +80,12 @@ def choose(
     """Draws what a person wears: garments and the classes of their pieces."""
     woman = shape.gender > 0.5
 
-    def draw(paths: list[Path], weights: list[float] | None = None) -> Garment:
+    def draw(paths: Sequence[Path], weights: list[float] | None = None) -> Garment:
         share = None if weights is None else np.array(weights) / np.sum(weights)
         return load_garment(paths[rng.choice(len(paths), p=share)])
 
     outfits = [p for p in folder.paths["outfits"] if woman or not p.stem.startswith("female")]
-    outfits = outfits or list(folder.paths["outfits"])
+    outfits = outfits or folder.paths["outfits"]
     weights = [2.5 if p.stem.startswith("female") else 1.0 for p in outfits]
     lower, upper = draw(outfits, weights), draw(outfits, weights)
     both = (LOWER, UPPER)
@@ -96,19 +97,18 @@ def choose(
         mixed = top < shape.joints[6, 2] + _BIB
     worn = [(lower, (LOWER,)), (upper, (UPPER,))] if mixed else [(upper, both)]
     if folder.paths["shoes"] and rng.random() < 0.94:
-        worn.append((draw(list(folder.paths["shoes"])), both))
+        worn.append((draw(folder.paths["shoes"]), both))
     short = [p for p in folder.paths["hair"] if p.stem.startswith(("short", "afro"))]
     hat = bool(folder.paths["hats"]) and rng.random() < (0.06 if woman else 0.12)
+    hairs = folder.paths["hair"]
     if hat:
-        worn.append((draw(list(folder.paths["hats"])), both))
+        worn.append((draw(folder.paths["hats"]), both))
         hairs = [p for p in short if p.stem == "short04"]  # the one that fits below hats
-    else:
-        hairs = list(folder.paths["hair"])
     weights = [(0.25 if woman else 1.0) if p in short else (1.0 if woman else 0.04) for p in hairs]
     if hairs and rng.random() < (0.99 if woman else 0.88):
         worn.append((draw(hairs, weights), both))
     if folder.paths["eyebrows"]:
-        worn.append((draw(list(folder.paths["eyebrows"])), both))
+        worn.append((draw(folder.paths["eyebrows"]), both))
     return worn
 
 

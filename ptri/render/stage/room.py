@@ -220,15 +220,7 @@ def _quad(corner, u, v, material: int) -> np.ndarray:
 
 def triangles_mesh(corners: np.ndarray, material: int) -> np.ndarray:
     """A scene mesh (3 N, 9) of triangles (N, 3, 3) m, counter-clockwise seen from outside."""
-    b, c = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    normal = np.stack(
-        [
-            b[:, 1] * c[:, 2] - b[:, 2] * c[:, 1],
-            b[:, 2] * c[:, 0] - b[:, 0] * c[:, 2],
-            b[:, 0] * c[:, 1] - b[:, 1] * c[:, 0],
-        ],
-        1,
-    )
+    normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     # 1e-9 m^2 guards triangles without an area.
     normal /= np.maximum(np.sqrt((normal**2).sum(1, keepdims=True)), 1e-9)
     points = corners.reshape(-1, 3)

@@ -37,6 +37,8 @@ from ptri.render.write import shards
 
 TRUTH_NAME = "rendered_truth.npz"
 _CHUNK = 64  # single images of a job
+_open_renderer = functools.lru_cache(maxsize=1)(Renderer)
+_open_studio = functools.lru_cache(maxsize=1)(Studio)
 
 
 class _Job(NamedTuple):
@@ -126,7 +128,7 @@ def _job(job: _Job) -> int:
 def _rig_job(job: _Job) -> dict[str, np.ndarray]:
     """Renders an action; returns its rows of the labels' table."""
     settings = job.settings
-    renderer = _open_renderer(settings.size, settings.samples)
+    renderer = _open_renderer(settings.size, settings.size, settings.samples)
     names = settings.subjects[job.subject], settings.actions[job.number]
 
     def write(camera: int, frame: int, image: np.ndarray) -> None:
@@ -143,7 +145,8 @@ def _single_job(job: _Job) -> dict[str, np.ndarray]:
     indices = np.arange(job.number, job.number + job.images)
     frame, camera = np.divmod(indices, settings.lenses)
     keys = [(settings.seed, job.subject, i) for i in indices.tolist()]
-    shots = _open_studio(settings).shoot(keys, _lenses(settings, job.subject)[camera])
+    lenses = _lenses(settings, job.subject)[camera]
+    shots = _open_studio(settings, settings.masks).shoot(keys, lenses)
     if settings.shard_size:
         name = f"{settings.subjects[job.subject]}-{job.number:07d}.tar"
         shards.write_shard(Path(settings.out) / name, keys, shots, settings.quality)
@@ -167,16 +170,6 @@ def _single_job(job: _Job) -> dict[str, np.ndarray]:
             mask = str(path).replace("imageSequence-undistorted", "masks")
             _write_image(Path(mask).with_suffix(".png"), 255 * shot.mask.astype(np.uint8))
     return rows
-
-
-@functools.lru_cache(maxsize=1)
-def _open_renderer(size: int, samples: int) -> Renderer:
-    return Renderer(size, size, samples)
-
-
-@functools.lru_cache(maxsize=1)
-def _open_studio(settings: RenderSettings) -> Studio:
-    return Studio(settings, masks=settings.masks)
 
 
 def _lenses(settings: RenderSettings, subject: int) -> np.ndarray:
