@@ -15,6 +15,7 @@ from h36m_fixture import CAMERA_NAMES
 
 from ptri.config import GeneratedConfig
 from ptri.data.labels import NPY_NAME, Labels, write_npy
+from ptri.data.transforms import project
 from ptri.people.draws import Draws
 from ptri.people.rigs import family_indices, sample_rigs
 from ptri.people.scenes import SceneNumbers, people
@@ -52,29 +53,29 @@ def make_drawn_people(
     for s, v in np.ndindex(S, V):
         backdrop = _backdrop(rng)
         for n in range(A * T):
-            camera = joints[s, n] @ R[s, v].T + t[s, v]
-            xy = camera @ K[s, v].T
-            xy = xy[:, :2] / xy[:, 2:]
+            placed = project(joints[s, n], K[s, v], R[s, v], t[s, v])
+            xy, depth = placed[:, :2], placed[:, 2]
             folder = "imageSequence-undistorted"
             path = root / "processed" / subjects[s] / actions[n // T] / folder / CAMERA_NAMES[v]
             path.mkdir(parents=True, exist_ok=True)
-            scale = K[s, v, 0, 0] / camera[:, 2]
-            image = _draw(backdrop, xy, camera[:, 2], scale, grain, rng)
+            scale = K[s, v, 0, 0] / depth
+            image = _draw(backdrop, xy, depth, scale, grain, rng)
             file = path / f"img_{20 * (n % T) + 1:06d}.jpg"
             cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
             margin = 120 * scale.max()  # mm around the joints
             left, top = np.floor(xy.min(0) - margin)
             right, bottom = np.ceil(xy.max(0) + margin)
             boxes[s, n, v] = top, left, bottom, right
+    names = {"subject_names": subjects, "camera_names": CAMERA_NAMES, "action_names": actions}
     labels = Labels(
-        subject_names=subjects, camera_names=CAMERA_NAMES, action_names=actions,
-        K=K, dist=np.zeros((S, V, 5)), R=R, t=t,
+        **names,
+        **{"K": K, "dist": np.zeros((S, V, 5)), "R": R, "t": t},
         subject=np.repeat(np.arange(S, dtype=np.int16), A * T),
         action=np.tile(np.repeat(np.arange(A, dtype=np.int16), T), S),
         frame=np.tile(20 * np.arange(T, dtype=np.int32), S * A),
         joints=joints.reshape(-1, 17, 3).astype(np.float32),
         boxes=boxes.reshape(-1, V, 4),
-    )  # fmt: skip
+    )
     write_npy(root / "extra" / NPY_NAME, labels)
 
 

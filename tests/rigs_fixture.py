@@ -7,7 +7,7 @@ from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior.adjust import Bundle, move_cameras, person_centre
 from ptri.posterior.body import load_body_prior
 from ptri.posterior.sampling import normalise
-from ptri.structures import Keypoints
+from ptri.structures import tree_map
 
 BODY = load_body_prior(spread=0.05)
 
@@ -16,19 +16,13 @@ def gaussian_scene(
     batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0, overrides=()
 ):
     """Scenes whose noise is exactly what the covariances say; float64."""
-    settings = config.load(
-        None,
-        [
-            "run.name=test", f"generated.errors.noise={noise}",
-            "generated.families=[ring]", "generated.held_out_families=[]",
-            f"generated.errors.missing_rate={missing}", *overrides,
-        ],
-    )  # fmt: skip
+    chosen = ["families=[ring]", "held_out_families=[]"]
+    chosen += [f"errors.noise={noise}", f"errors.missing_rate={missing}"]
+    chosen = [f"generated.{setting}" for setting in chosen]
+    settings = config.load(None, ["run.name=test", *chosen, *overrides])
     numbers = SceneNumbers(fps=fps, max_truncated=0.0)
     scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True, numbers=numbers)
-    keypoints = Keypoints(*(value.double() for value in scene.keypoints))
-    cameras = type(scene.cameras)(*(value.double() for value in scene.cameras))
-    return keypoints, scene.K.double(), cameras, scene.joints3d.double()
+    return tree_map(lambda value: value.double(), tuple(scene[:4]))
 
 
 def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0):
@@ -44,10 +38,9 @@ def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0
     step = torch.randn(B, count, V - 1, 6, generator=generator, dtype=torch.float64) * size
     centre = repeat(person_centre(truth))
     R, t = move_cameras(repeat(cameras.R), repeat(cameras.t), centre, step.flatten(2))
-    moved = repeat(joints) + millimetres * torch.randn(
-        B, count, *joints.shape[1:], generator=generator, dtype=torch.float64
-    )
-    return Bundle(R, t, moved, BODY.mean.expand(B, count, -1))
+    shape = (B, count, *joints.shape[1:])
+    noise = millimetres * torch.randn(shape, generator=generator, dtype=torch.float64)
+    return Bundle(R, t, repeat(joints) + noise, BODY.mean.expand(B, count, -1))
 
 
 def observed(batch=8, views=4, frames=1, seed=0, **options):

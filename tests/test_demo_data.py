@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from ptri.data import transforms
 from ptri.data.labels import Labels, labels_path, read_labels
 from ptri.posterior.body import length_laws
 from ptri.skeleton import H36M17
@@ -22,10 +23,9 @@ def labels() -> Labels:
 def project(labels: Labels, flip_world: bool = False) -> np.ndarray:
     """Pixels (N, V, 17, 2) of all joints in all views."""
     joints = labels.joints.astype(float) * ([-1, 1, 1] if flip_world else [1, 1, 1])
-    K, R, t = (value[labels.subject] for value in (labels.K, labels.R, labels.t))
-    camera = np.einsum("nvij,nkj->nvki", R, joints) + t[:, :, None]
-    pixels = np.einsum("nvij,nvkj->nvki", K, camera)
-    return pixels[..., :2] / pixels[..., 2:]
+    rigs = zip(*(value[labels.subject] for value in (labels.K, labels.R, labels.t)))
+    rows = [[transforms.project(p, *view) for view in zip(*rig)] for p, rig in zip(joints, rigs)]
+    return np.array(rows)[..., :2]
 
 
 def image_path(labels: Labels, row: int, view: int) -> Path:
