@@ -83,13 +83,11 @@ def random_places(good, xy):
     return torch.rand(xy.shape, generator=generator, dtype=torch.float64) * size
 
 
-@pytest.mark.parametrize("sees", ["noise", "nothing"])
-def test_a_camera_that_looks_away(good, sees):
+def test_a_camera_that_looks_away(good):
     xy = good.xy.clone()
-    xy[:, 2] = random_places(good, xy)[:, 2] if sees == "noise" else NAN
+    xy[:, 2] = random_places(good, xy)[:, 2]
     result = estimate(good._replace(xy=xy))
     assert is_lawful(result) and not result.accepted
-    assert sees == "noise" or "view 2 has 0 keypoints" in result.reason
 
 
 def test_a_person_who_stands_still(good):
@@ -128,7 +126,7 @@ def test_keypoints_that_say_nothing(good, useless):
     assert is_lawful(result) and not result.accepted
 
 
-@pytest.mark.parametrize("views", [2, 3, 5, 8, 12])
+@pytest.mark.parametrize("views", [2, 5, 12])
 def test_numbers_of_views(views):
     truth = scene(3, views=views, seed=1, family="dome")
     result = estimate(truth)

@@ -276,21 +276,20 @@ def _rig_scores(
     T, V, C = len(frames.item), R.shape[1], len(dataset.index.cameras)
     places, pairs = frames.places(dataset), metrics.view_pairs(C)
     seen = [pairs.index((places[i], places[j])) for i, j in metrics.view_pairs(V)]
-    rotation, direction = R.new_full((2, T, len(pairs)), torch.nan)
-    rotation[:, seen] = metrics.rotation_error_deg(R, R_true)
-    direction[:, seen] = metrics.translation_direction_error_deg(R, t, R_true, t_true)
     coverage = R.new_full((T, C - 1, len(metrics.LEVELS)), torch.nan)
     coverage[:, : V - 1] = metrics.rotation_coverage(posterior, R_true)
-    pair_seen = torch.isin(torch.arange(len(pairs)), torch.tensor(seen)).expand(T, -1)
-    return {
-        "ess": posterior.ess,
-        "accepted": estimate.accepted.float(),
+    scores = {"ess": posterior.ess, "accepted": estimate.accepted.float()}
+    scores["rotation_coverage"] = coverage
+    rotation = metrics.rotation_error_deg(R, R_true)
+    of_pairs = {
         "rotation_deg": rotation,
-        "direction_deg": direction,
-        "pair_seen": pair_seen,
+        "direction_deg": metrics.translation_direction_error_deg(R, t, R_true, t_true),
         "failed": metrics.failures(rotation),
-        "rotation_coverage": coverage,
     }
+    for name, value in of_pairs.items():
+        scores[name] = R.new_full((T, len(pairs)), torch.nan)
+        scores[name][:, seen] = value.to(R)
+    return scores
 
 
 def load_model(config: Config, images: bool) -> nn.Module:

@@ -68,7 +68,9 @@ def details_of(scores: Scores, keep: np.ndarray, pair_names: list[str]) -> dict[
     """
     details = {}
     for method in _methods(scores):
-        of = {name.partition("/")[2]: v for name, v in scores.items() if name.startswith(method)}
+        of = {
+            name.partition("/")[2]: v for name, v in scores.items() if name.startswith(f"{method}/")
+        }
         entry = {name: _mean(of[name]) for name in JOINT_ERRORS}
         entry["without_damaged_scenes"] = {name: _mean(of[name][keep]) for name in JOINT_ERRORS}
         for index, level in enumerate(("50", "90")):
@@ -80,7 +82,7 @@ def details_of(scores: Scores, keep: np.ndarray, pair_names: list[str]) -> dict[
             entry |= {
                 "mpjpe_calibrated": _mean(ceiling),
                 ROTATION: _median(rotation),
-                "rotation_failures": _mean(of["failed"][of["pair_seen"]]),
+                "rotation_failures": _share(of["failed"]),
                 "coverage_50": _share(of["rotation_coverage"][..., 0]),
                 "coverage_90": _share(of["rotation_coverage"][..., 1]),
                 "rotation_error_deg_90th": float(np.percentile(_finite(rotation), 90)),

@@ -107,58 +107,49 @@ def _differences(recording: Recording, estimate: RigEstimate) -> dict[str, objec
 def text_of(solution: Solution, figures: dict) -> str:
     """The printed report."""
     recording, estimate, seconds = solution.recording, solution.estimate, solution.seconds
-    first, last = recording.frames[0], recording.frames[-1]
-    error = f"{figures['reprojection_error_px_median']:.1f} px"
-    joints_ms = 1000 * seconds["joints"] / len(recording.frames)
-    reference = []
-    if recording.reference is not None:
-        error += f"; of the reference {figures['reprojection_error_px_median/reference']:.1f} px"
-        reference = [_reference_text(recording, figures), ""]
+    names, frames, error = recording.names, recording.frames, "reprojection_error_px_median"
+    rows = []
+    places = centres(estimate.R, estimate.t).tolist()
+    for name, (x, y, z), angle, distance in zip(names, places, *camera_spread(estimate)):
+        place = f"{round(x)}, {round(y)}, {round(z)}"
+        reprojection = f"{figures[f'{error}/{name}']:.1f}"
+        rows.append([name, place, f"{distance:.0f}", f"{angle:.2f}", reprojection])
+    rows += [[name, "not solved: too few keypoints"] for name in solution.left_out]
+    where = f"centre x, y, z in the frame of {names[0]}, mm"
     parts = [
-        f"{len(recording.frames)} frames ({first} to {last}), {len(recording.cameras)} cameras, "
+        f"{len(frames)} frames ({frames[0]} to {frames[-1]}), {len(names)} cameras, "
         f"{recording.skeleton.name} keypoints; the cameras come from {len(estimate.frames)} frames",
         f"verdict: {'' if estimate.accepted else 'REJECTED: '}{figures['verdict']}",
         f"scale: {figures['scale']}",
         "",
-        _camera_table(solution, figures),
+        grid(["camera", where, "+- mm", "rotation +- deg", "reprojection, px"], rows),
         "",
-        *reference,
-        f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
-        f"triangulation: {error}",
-        f"time: rig posterior {seconds['posterior']:.2f} s, joints {joints_ms:.1f} ms a frame",
-        solution.halves,
     ]
-    return "\n".join(parts)
-
-
-def _camera_table(solution: Solution, figures: dict) -> str:
-    names, estimate = solution.recording.names, solution.estimate
-    places = centres(estimate.R, estimate.t).tolist()
-    rows = []
-    for name, (x, y, z), angle, distance in zip(names, places, *camera_spread(estimate)):
-        error = figures[f"reprojection_error_px_median/{name}"]
-        place = f"{round(x)}, {round(y)}, {round(z)}"
-        rows.append([name, place, f"{distance:.0f}", f"{angle:.2f}", f"{error:.1f}"])
-    rows += [[name, "not solved: too few keypoints"] for name in solution.left_out]
-    where = f"centre x, y, z in the frame of {names[0]}, mm"
-    return grid(["camera", where, "+- mm", "rotation +- deg", "reprojection, px"], rows)
-
-
-def _reference_text(recording: Recording, figures: dict) -> str:
-    names = recording.names
-    pairs = [(names[i], names[j]) for i, j in metrics.view_pairs(len(names))]
-    keys = {f"{a} - {b}": f"/{a}-{b}" for a, b in pairs} | {"median": "_median", "worst": "_worst"}
-    kinds = ("rotation_difference_deg", "translation_direction_difference_deg")
-    rows = [[k, *(f"{figures[kind + key]:.2f}" for kind in kinds)] for k, key in keys.items()]
-    regions = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in names[1:]]
-    return "\n".join(
-        [
+    text = f"{figures[error]:.1f} px"
+    if recording.reference is not None:
+        text += f"; of the reference {figures[f'{error}/reference']:.1f} px"
+        pairs = [(names[i], names[j]) for i, j in metrics.view_pairs(len(names))]
+        keys = {f"{a} - {b}": f"/{a}-{b}" for a, b in pairs}
+        rows = []
+        for label, key in (keys | {"median": "_median", "worst": "_worst"}).items():
+            kinds = ("rotation_difference_deg", "translation_direction_difference_deg")
+            rows.append([label, *(f"{figures[kind + key]:.2f}" for kind in kinds)])
+        regions = [f"{100 * figures[f'reference_in_region/{name}']:.1f} %" for name in names[1:]]
+        parts += [
             grid(["difference from the reference, deg", "rotation", "direction"], rows),
             f"the reference's rotations lie in the stated regions of {', '.join(regions)} "
             f"({', '.join(names[1:])})",
             f"scale over the reference: {figures['scale_over_reference']:.3f}",
+            "",
         ]
-    )
+    parts += [
+        f"reprojection error, median of keypoints of confidence >= {CLEAR:g} after robust "
+        f"triangulation: {text}",
+        f"time: rig posterior {seconds['posterior']:.2f} s, joints "
+        f"{1000 * seconds['joints'] / len(frames):.1f} ms a frame",
+        solution.halves,
+    ]
+    return "\n".join(parts)
 
 
 def detection_text(detections: Detections, recording: Recording, config: Config) -> str:
