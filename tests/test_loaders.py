@@ -102,22 +102,6 @@ def test_training_is_independent_of_workers(tiny):
             assert torch.equal(a.cameras.R, b.cameras.R) and torch.equal(a.frame, b.frame)
 
 
-def test_a_sample_is_independent_of_batch_size(tiny):
-    index, data = tiny
-    dataset = H36M(index, data, AugmentConfig(), seed=4)
-    seen = []
-    for batch_size in (2, 6):
-        by_frame = {}
-        loader = TrainLoader(dataset, batch_size, 4, num_views=(4, 4))
-        for batch in loader.between(0, 12 // batch_size):
-            for i in range(batch_size):
-                key = (int(batch.subject[i]), int(batch.action[i]), int(batch.frame[i]))
-                by_frame[key] = batch.images[i]
-        seen.append(by_frame)
-    assert seen[0].keys() == seen[1].keys() and len(seen[0]) == 12
-    assert all(torch.equal(seen[0][key], seen[1][key]) for key in seen[0])
-
-
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_evaluation_covers_every_item_once_and_in_order_scene_by_scene(batch_size):
     lengths = [9, 3, 14, 1]
@@ -144,15 +128,6 @@ def test_scenes_of_human36m_end_where_the_set_of_views_changes(tiny):
     assert H36M(index, data).scene.tolist() == [0, 1, 2] + [3] * 3 + [4] * 3 + [5] * 3
     views = H36M(index, data, single_view=True)  # of a frame's views each
     assert np.bincount(views.scene).tolist() == [4, 3, 4, 12, 12, 12]
-
-
-def test_evaluation_with_workers_on_images(tiny):
-    index, data = tiny
-    dataset = H36M(index, data)
-    plain, parallel = (list(EvaluationLoader(dataset, 5, workers=w)) for w in (0, 2))
-    assert sum(len(batch.frame) for batch in plain) == len(dataset) == 12
-    assert all(torch.equal(a.images, b.images) for a, b in zip(plain, parallel))
-    assert plain[0].images.shape == (3, 4, 3, 32, 32)  # a scene has three frames
 
 
 class Broken(Numbers):

@@ -144,13 +144,9 @@ def _choose_cameras(views: list[int] | None, labels: Labels) -> tuple[int, ...]:
     names = labels.camera_names
     if views is None:
         return tuple(range(len(names)))
-    chosen = []
-    for view in views:
-        if str(view) in names:
-            chosen.append(names.index(str(view)))
-        elif 0 <= view < len(names):
-            chosen.append(view)
-        else:
+    chosen = [names.index(str(view)) if str(view) in names else view for view in views]
+    for view in chosen:
+        if not 0 <= view < len(names):
             raise UserError(
                 f"data.views: no camera {view}; expected 0 to {len(names) - 1} or a name of "
                 f"{', '.join(names)}"

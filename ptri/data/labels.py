@@ -40,8 +40,18 @@ class Labels(NamedTuple):
 
 
 _NAMES = ("subject_names", "camera_names", "action_names")
-_CAMERA = {"K": "f8", "dist": "f8", "R": "f8", "t": "f8"}
-_ARRAYS = {**_CAMERA, "subject": "i2", "action": "i2", "frame": "i4", "joints": "f4", "boxes": "i2"}
+_CAMERA = ("K", "dist", "R", "t")
+_ARRAYS = {  # the type, and the shape: S subjects, C cameras, N frames
+    "K": ("f8", "S", "C", 3, 3),
+    "dist": ("f8", "S", "C", 5),
+    "R": ("f8", "S", "C", 3, 3),
+    "t": ("f8", "S", "C", 3),
+    "subject": ("i2", "N"),
+    "action": ("i2", "N"),
+    "frame": ("i4", "N"),
+    "joints": ("f4", "N", NUM_JOINTS, 3),
+    "boxes": ("i2", "N", "C", 4),
+}
 # The table of the .npy form: its names and types of our arrays by frame.
 _COLUMNS = {
     "subject": ("subject_idx", "i1"),
@@ -90,10 +100,10 @@ def _read_npy(path: Path) -> Labels:
         tree = _load_dictionary(file, path)
     try:
         names = {name: tuple(map(str, tree[name])) for name in _NAMES}
-        arrays = {name: np.asarray(tree["cameras"][name], kind) for name, kind in _CAMERA.items()}
+        arrays = {name: np.asarray(tree["cameras"][name], "f8") for name in _CAMERA}
         arrays["t"] = arrays["t"].reshape(*tree["cameras"].shape, 3)
         for name, (column, _) in _COLUMNS.items():
-            arrays[name] = np.asarray(tree["table"][column], _ARRAYS[name])
+            arrays[name] = np.asarray(tree["table"][column], _ARRAYS[name][0])
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"{path}: not a Human3.6M labels file: {_one_line(error)}; expected the keys "
@@ -138,10 +148,10 @@ class _NumpyUnpickler(pickle.Unpickler):
     """Admits numpy arrays, dtypes and scalars (module names of numpy 1 and 2), nothing else."""
 
     def find_class(self, module: str, name: str):
-        found = _numpy_types().get((module.replace("numpy._core", "numpy.core"), name))
-        if found is None:
+        key = module.replace("numpy._core", "numpy.core"), name
+        if key not in _numpy_types():
             raise _RefusedError(f"{module}.{name}")
-        return found
+        return _numpy_types()[key]
 
     def persistent_load(self, pid):
         raise _RefusedError(f"the external object {str(pid)[:40]!r}")
@@ -214,7 +224,7 @@ def write_h5(path: str | Path, labels: Labels) -> None:
         file.attrs["format"] = "ptri human36m labels 1"
         for name in _NAMES:
             file[name] = np.array(getattr(labels, name), dtype=h5py.string_dtype())
-        for name, kind in _ARRAYS.items():
+        for name, (kind, *_) in _ARRAYS.items():
             value = np.asarray(getattr(labels, name), kind)
             options = {}
             if value.nbytes > 4096 and name != "joints":
@@ -250,17 +260,8 @@ def _map(path: Path, data: h5py.Dataset) -> np.ndarray:
 
 def _check_shapes(labels: Labels, path: Path) -> Labels:
     S, C, N = len(labels.subject_names), len(labels.camera_names), len(labels.frame)
-    expected = {
-        "K": (S, C, 3, 3),
-        "dist": (S, C, 5),
-        "R": (S, C, 3, 3),
-        "t": (S, C, 3),
-        "subject": (N,),
-        "action": (N,),
-        "joints": (N, NUM_JOINTS, 3),
-        "boxes": (N, C, 4),
-    }
-    for name, shape in expected.items():
+    for name, (_, *letters) in _ARRAYS.items():
+        shape = tuple({"S": S, "C": C, "N": N}.get(letter, letter) for letter in letters)
         if getattr(labels, name).shape != shape:
             raise UserError(
                 f"{path}: {name} has shape {getattr(labels, name).shape}, expected {shape}"

@@ -26,7 +26,7 @@ from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import detector_to_meta
 from ptri.people.scenes import Scene, errors_of, generate_batch
-from ptri.posterior.sampling import resample
+from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.rig.estimate import solve
 from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
 
@@ -124,11 +124,11 @@ def draw(
     chosen = rng.choice(len(group.scene.K), size, replace=size > len(group.scene.K))
     rows = torch.from_numpy(chosen)[rank * size // world : (rank + 1) * size // world]
     scene = take(group.scene, rows)
+    if turn == 1:
+        return scene, posterior_from_cameras(scene.cameras)
     count = min(config.train.fusion_samples or config.model.fusion_samples, len(group.R))
     samples = torch.from_numpy(rng.choice(len(group.R), count, replace=False))
     R, t = group.R[samples][:, rows], group.t[samples][:, rows]
-    if turn == 1:
-        R, t, count = scene.cameras.R[None], scene.cameras.t[None], 1
     weights = torch.full((count, len(rows)), -math.log(count))
     return scene, RigPosterior(R, t, weights, torch.full((len(rows),), float(count)))
 
