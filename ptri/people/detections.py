@@ -255,10 +255,10 @@ def _report(
     reported = factor[..., None, None] * torch.lerp(covariance, isotropic, errors.rounding)
     reported = reported + torch.where(noticed, doubt, 0.0)[..., None, None] * torch.eye(2)
 
-    known = torch.where(outlier & ~noticed, 0.0, error.square().mean(-1))
+    sensed = torch.where(outlier & ~noticed, 0.0, error.square().mean(-1))
     unit = errors.noise * scale.unsqueeze(-1)
     # 1e-3 px guards the logarithm where the noise is configured away.
-    spread = torch.sqrt((mean + 0.5 * known) / 1.5) / unit.clamp_min(1e-3)
+    spread = torch.sqrt((mean + 0.5 * sensed) / 1.5) / unit.clamp_min(1e-3)
     logit = errors.confidence_logit - errors.confidence_slope * torch.log(spread.clamp_min(1e-3))
     confidence = torch.sigmoid(logit + errors.confidence_noise * draws.normal(T, V, J))
     if errors.confident_swaps < 1:

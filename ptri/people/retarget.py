@@ -178,9 +178,9 @@ def _find_joints(names: tuple[str, ...], where: str) -> dict[str, int]:
     joint: dict[str, int] = {}
     for side, parts in (("", _TRUNK), ("left", _SIDE), ("right", _SIDE)):
         for part, candidates in parts.items():
-            known = [(side, name) for name in candidates if (side, name) in plain]
-            if known:
-                joint[f"{side}_{part}" if side else part] = plain.index(known[0])
+            places = [plain.index((side, c)) for c in candidates if (side, c) in plain]
+            if places:
+                joint[f"{side}_{part}" if side else part] = places[0]
         # "LeftShoulder" is the upper arm where there is no arm.
         if side and f"{side}_upper_arm" not in joint and (side, "shoulder") in plain:
             joint[f"{side}_upper_arm"] = plain.index((side, "shoulder"))

@@ -78,12 +78,12 @@ def family_indices(names: list[str] | tuple[str, ...], key: str = "generated.fam
     Raises:
         UserError: an unknown family or none at all; the message names ``key``.
     """
+    families = ", ".join(FAMILY_NAMES)
     for name in names:
         if name not in FAMILIES:
-            known = ", ".join(FAMILY_NAMES)
-            raise UserError(f"{key}: unknown rig family '{name}'; expected one of {known}")
+            raise UserError(f"{key}: unknown rig family '{name}'; expected one of {families}")
     if not names:
-        raise UserError(f"{key}: no rig family; name at least one of {', '.join(FAMILY_NAMES)}")
+        raise UserError(f"{key}: no rig family; name at least one of {families}")
     return torch.tensor([FAMILY_NAMES.index(name) for name in names])
 
 
@@ -169,7 +169,7 @@ def _places(draws: Draws, family: Tensor, row: Family, num_views: int) -> tuple[
     """Horizontal camera positions (B, V, 2) mm about the origin and heights (B, V) mm."""
     index = torch.arange(num_views).expand(draws.batch, -1)
     heading = draws.uniform(1, high=2 * math.pi)
-    each, shared = _between(draws, row.distance, num_views), _between(draws, row.distance, 1)
+    distances, shared = (_between(draws, row.distance, num) for num in (num_views, 1))
     jitter = draws.normal(num_views)
     layout = row.layout[:, None]
     # Layout 0: evenly around, at one distance give or take.
@@ -181,7 +181,7 @@ def _places(draws: Draws, family: Tensor, row: Family, num_views: int) -> tuple[
     # Layout 3: anywhere.
     anywhere = draws.uniform(num_views, high=2 * math.pi)
     angle = torch.where(layout == 0, even, torch.where(layout == 3, anywhere, spread))
-    distance = torch.where(layout == 0, shared * (1 + 0.08 * draws.normal(num_views)), each)
+    distance = torch.where(layout == 0, shared * (1 + 0.08 * draws.normal(num_views)), distances)
     distance = torch.where(layout == 2, shared / torch.cos(spread), distance)
 
     height = _between(draws, row.height, num_views)

@@ -55,5 +55,5 @@ def _sample(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     places = np.zeros((2, rows * _ROW), np.float32)
     places[:, :count] = x.ravel(), y.ravel()
     places = places.reshape(2, rows, _ROW)
-    found = cv2.remap(image, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return found.reshape(-1, 3)[:count].reshape(*shape, 3).astype(np.float32)
+    pixels = cv2.remap(image, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return pixels.reshape(-1, 3)[:count].reshape(*shape, 3).astype(np.float32)

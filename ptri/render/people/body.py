@@ -173,7 +173,7 @@ def sample_phenotypes(num: int, rng: np.random.Generator) -> dict[str, np.ndarra
     stature = mean + std * rng.standard_normal(num)
     while np.any(bad := (stature < STATURE_RANGE[0]) | (stature > STATURE_RANGE[1])):
         stature[bad] = mean[bad] + std[bad] * rng.standard_normal(int(bad.sum()))
-    origins = rng.dirichlet([0.6] * 3, num)
+    origins = zip(("african", "asian", "caucasian"), rng.dirichlet([0.6] * 3, num).T)
     return {
         "stature": stature,
         "gender": np.abs(woman - 0.15 * rng.random(num)),
@@ -183,9 +183,7 @@ def sample_phenotypes(num: int, rng: np.random.Generator) -> dict[str, np.ndarra
         "proportions": rng.uniform(0.2, 1.0, num),
         "cupsize": rng.uniform(0.2, 0.8, num),
         "firmness": rng.uniform(0.2, 0.8, num),
-        "african": origins[:, 0],
-        "asian": origins[:, 1],
-        "caucasian": origins[:, 2],
+        **dict(origins),
     }
 
 

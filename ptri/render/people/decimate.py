@@ -139,9 +139,9 @@ def _quadrics(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     normal = normal / np.maximum(area, 1e-15)  # guards degenerate triangles
     plane = np.concatenate([normal, -(normal * a).sum(1, keepdims=True)], 1)
     row, column = np.triu_indices(4)
-    each = area * plane[:, row] * plane[:, column]  # (F, 10)
+    terms = area * plane[:, row] * plane[:, column]  # (F, 10)
     corner = faces.T.ravel()
-    return np.stack([np.bincount(corner, np.tile(value, 3), len(vertices)) for value in each.T], 1)
+    return np.stack([np.bincount(corner, np.tile(value, 3), len(vertices)) for value in terms.T], 1)
 
 
 def find_border(faces: np.ndarray, num_vertices: int) -> np.ndarray:

@@ -175,8 +175,8 @@ def _with_pieces(garment: Garment, split: np.ndarray, delete: np.ndarray) -> Gar
     # What is sewn together is one garment (with its pockets), unless it dresses the whole body.
     lows, highs = (of(height, island, range(len(count))) for of in (minimum, maximum))
     first = np.unique(island, return_index=True)[1]
-    whole = (highest - lowest)[sewn[first]] > _WHOLE_BODY
-    middle = np.where(whole, lows + highs, (lowest + highest)[sewn[first]]) / 2
+    full_body = (highest - lowest)[sewn[first]] > _WHOLE_BODY
+    middle = np.where(full_body, lows + highs, (lowest + highest)[sewn[first]]) / 2
     kind = np.where(middle > hip + 0.1, UPPER, LOWER)
     if garment.category != "outfits":
         kind[:] = UPPER
@@ -235,9 +235,9 @@ def _hidden(
     hides = np.zeros((2, NUM_BASE), bool)
     distance = np.full((2, len(delete)), np.inf)
     for k in (LOWER, UPPER):
-        mine = garment.corners[kind == k]
-        if len(mine) and len(delete):
-            distance[k] = cKDTree(points[mine]).query(template[delete])[0]
+        vertices = garment.corners[kind == k]
+        if len(vertices) and len(delete):
+            distance[k] = cKDTree(points[vertices]).query(template[delete])[0]
     for k in (LOWER, UPPER):  # where both are near, both hide
         hides[k, delete[distance[k] < distance[1 - k] + 0.015]] = True
     return hides

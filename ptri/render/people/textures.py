@@ -36,11 +36,11 @@ def read_texture(
         UserError: not a readable picture.
     """
     size = _SIZE.get(category, 256)
-    found = [path.with_name(f"{path.stem}_diffuse{end}") for end in (".jpg", ".png")]
-    found = [candidate for candidate in found if candidate.exists()]
+    pictures = [path.with_name(f"{path.stem}_diffuse{end}") for end in (".jpg", ".png")]
+    pictures = [picture for picture in pictures if picture.exists()]
     pixels = np.full((size, size, 4), 255, np.uint8)
-    if found:
-        pixels = cv2.resize(_read_picture(found[0]), (size, size), interpolation=cv2.INTER_AREA)
+    if pictures:
+        pixels = cv2.resize(_read_picture(pictures[0]), (size, size), interpolation=cv2.INTER_AREA)
     inside = np.zeros((size, size), np.uint8)
     corner = uv * [size, -size] + [0, size] - 0.5
     for triangle in np.round(corner[faces]).astype(np.int32):
@@ -55,7 +55,7 @@ def read_texture(
             dark = cv2.resize(_read_picture(occlusion), (size, size), interpolation=cv2.INTER_AREA)
             pixels[..., 3] = np.maximum(dark[..., 0], round(255 * _DARKEST_AO))
         pixels = _spread(pixels, inside)
-    return Texture(f"{path}", _flipped(pixels)), bool(found)
+    return Texture(f"{path}", _flipped(pixels)), bool(pictures)
 
 
 @functools.cache
