@@ -100,7 +100,7 @@ def color_matrix(augment: AugmentConfig, mean: np.ndarray, rng: np.random.Genera
 
     grey = np.outer(np.ones(3), _LUMA)
     matrix = np.diag(rng.uniform(1 - strength / 3, 1 + strength / 3, 3))
-    matrix = _hue_rotation(2 * np.pi * rng.uniform(-hue, hue)) @ matrix
+    matrix = hue_rotation(2 * np.pi * rng.uniform(-hue, hue)) @ matrix
     matrix = (grey + factor(strength) * (np.eye(3) - grey)) @ matrix
     matrix = factor(strength) * matrix
     if rng.random() < augment.grey:
@@ -110,7 +110,7 @@ def color_matrix(augment: AugmentConfig, mean: np.ndarray, rng: np.random.Genera
     return np.concatenate([contrast * matrix, np.full((3, 1), offset)], 1)
 
 
-def _hue_rotation(angle: float) -> np.ndarray:
+def hue_rotation(angle: float) -> np.ndarray:
     """Rotation (3, 3) of RGB about the grey axis."""
     axis = np.full(3, 3**-0.5)
     cross = np.cross(np.eye(3), axis)

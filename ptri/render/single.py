@@ -96,12 +96,12 @@ class Studio:
         """
         seeds = [(*key, _PURPOSES[what]) for what in ("pose", "other pose") for key in keys]
         poses = sample_poses(self.config, seeds)
+        lenses = [None] * len(keys) if lenses is None else lenses
         shots = []
-        for i, key in enumerate(keys):
-            lens = None if lenses is None else lenses[i]
-            shot = self._shoot(key, poses[i], poses[len(keys) + i], lens)
+        for key, what, other, lens in zip(keys, poses, poses[len(keys) :], lenses):
+            shot = self._shoot(key, what, other, lens)
             if shot.visible.sum() < _MIN_VISIBLE:
-                shot = self._shoot(key, poses[i], None, lens)
+                shot = self._shoot(key, what, None, lens)
             shots.append(shot)
         return shots
 

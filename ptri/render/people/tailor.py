@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ptri.data.augmentation import hue_rotation
 from ptri.render.people.body import BodyShape, base_vertices, load_base_mesh, load_body_model
 from ptri.render.people.decimate import vertex_normals
 from ptri.render.people.dressed import BOTTOM, FAR, HAIR, SHOE, TOP, Dressed, Mesh, assemble
@@ -169,11 +170,7 @@ def _tint(colour: np.ndarray, tone: np.ndarray) -> np.ndarray:
 
 def _turned(rng: np.random.Generator) -> np.ndarray:
     """(3, 3): a turn of the hue, another saturation and brightness."""
-    angle = rng.uniform(0, 2 * np.pi)
-    cosine, sine = np.cos(angle), np.sin(angle)
-    axis = np.ones(3) / np.sqrt(3)
-    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
-    turn = cosine * np.eye(3) + sine * cross + (1 - cosine) * np.outer(axis, axis)
+    turn = hue_rotation(rng.uniform(0, 2 * np.pi))
     saturation, value = rng.uniform(0.2, 1.2), rng.uniform(0.5, 2.0)
     grey = np.tile(_LUMINANCE, (3, 1))
     return value * (saturation * np.eye(3) + (1 - saturation) * grey) @ turn

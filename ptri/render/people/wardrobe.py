@@ -208,14 +208,13 @@ def _skirt(shape: BodyShape, outfit: Outfit) -> Mesh:
         near = legs[np.abs(legs[:, 2] - level) < 0.03][:, :2] - centre
         reach = (near @ ring.T).max(0) if len(near) else radius
         radius = np.maximum(reach + 0.012, radius * 0.995)
-        points.append(
-            np.column_stack([centre + radius[:, None] * ring, np.full(_NUM_AROUND, level)])
-        )
+        around = centre + radius[:, None] * ring
+        points.append(np.column_stack([around, np.full(_NUM_AROUND, level)]))
     points = np.concatenate(points)
     depth = np.clip((hip + 0.05 - points[:, 2]) / 0.25, 0, 0.9)
     left = 1 / (1 + np.exp(-points[:, 0] / 0.04))
     thighs = {"upperleg01.L": depth * left, "upperleg01.R": depth * (1 - left)}
-    return _shell(points, {"root": 1 - depth} | thighs, _tube(len(levels), closed=True), 0)
+    return _shell(points, {"root": 1 - depth} | thighs, closed=True, layer=0)
 
 
 def _hair_fall(shape: BodyShape, outfit: Outfit) -> Mesh:
@@ -236,24 +235,16 @@ def _hair_fall(shape: BodyShape, outfit: Outfit) -> Mesh:
         points.append(np.column_stack([around, np.full(_NUM_AROUND, level)]))
     points = np.concatenate(points)
     low = np.clip((head["neck01"][2] - points[:, 2]) / 0.12, 0, 0.8)
-    return _shell(points, {"head": 1 - low, "spine01": low}, _tube(len(rows), closed=False), 3)
+    return _shell(points, {"head": 1 - low, "spine01": low}, closed=False, layer=3)
 
 
-def _tube(num_rows: int, closed: bool) -> np.ndarray:
-    """Triangles of a grid of rows of `_NUM_AROUND` vertices."""
-    row, column = np.meshgrid(
-        np.arange(num_rows - 1), np.arange(_NUM_AROUND - (not closed)), indexing="ij"
-    )
-    right = (column + 1) % _NUM_AROUND
-    a, b = row * _NUM_AROUND + column, row * _NUM_AROUND + right
+def _shell(points: np.ndarray, shares: dict[str, np.ndarray], closed: bool, layer: int) -> Mesh:
+    """Rows of `_NUM_AROUND` points as a mesh of one layer; shares (n,): weights of drivers."""
+    rows = len(points) // _NUM_AROUND
+    row, column = np.mgrid[: rows - 1, : _NUM_AROUND - (not closed)]
+    a, b = row * _NUM_AROUND + column, row * _NUM_AROUND + (column + 1) % _NUM_AROUND
     c, d = a + _NUM_AROUND, b + _NUM_AROUND
-    return np.concatenate([np.stack([a, b, d], -1), np.stack([a, d, c], -1)]).reshape(-1, 3)
-
-
-def _shell(
-    points: np.ndarray, shares: dict[str, np.ndarray], faces: np.ndarray, layer: int
-) -> Mesh:
-    """A mesh that is of one layer everywhere; shares (n,): skinning weights of drivers."""
+    faces = np.concatenate([np.stack([a, b, d], -1), np.stack([a, d, c], -1)]).reshape(-1, 3)
     weights, layers = np.zeros((len(points), len(driver_names()))), np.full((len(points), 4), -_FAR)
     for name, share in shares.items():
         weights[:, driver_names().index(name)] = share

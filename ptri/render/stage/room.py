@@ -183,9 +183,8 @@ def upright_axes(turn: float) -> np.ndarray:
 
 
 def _direction(azimuth: float, height: float) -> np.ndarray:
-    return np.array(
-        [np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)]
-    )
+    level = np.cos(height)
+    return np.array([np.cos(azimuth) * level, np.sin(azimuth) * level, np.sin(height)])
 
 
 def _pick(rng: np.random.Generator, values: tuple[int, ...]) -> int:
