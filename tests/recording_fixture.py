@@ -40,19 +40,11 @@ def body(num_frames: int) -> np.ndarray:
 
 
 def detector_joints(world: np.ndarray, joint_set: str) -> np.ndarray:
-    """Joints (T, J, 3) of a detector's set; those beyond Human3.6M's lie near nose or feet."""
-    skeleton = SKELETONS[joint_set]
-    result = map_joints(world, linear_map(H36M17, skeleton))
-    index = {name: j for j, name in enumerate(H36M17.joints)}
-    for j, name in enumerate(skeleton.joints):
-        if np.isnan(result[:, j]).any():
-            side = -40 if name.startswith("right_") else 40
-            if any(part in name for part in ("toe", "heel")):
-                near = world[:, index["right_foot" if side < 0 else "left_foot"]]
-            else:
-                near = world[:, index["nose"]]
-            result[:, j] = near + np.array([side, 30 + j, -20])
-    return result
+    """Joints (T, J, 3) of a detector's set; those beyond Human3.6M's are near the nose."""
+    joints = map_joints(world, linear_map(H36M17, SKELETONS[joint_set]))
+    beside = np.array([[40, 30 + j, -20] for j in range(joints.shape[1])])
+    nose = world[:, [H36M17.joints.index("nose")]]
+    return np.where(np.isnan(joints), nose + beside, joints)
 
 
 def make_recording(

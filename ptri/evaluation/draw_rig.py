@@ -12,6 +12,7 @@ from mpl_toolkits.mplot3d.art3d import Line3DCollection
 
 from ptri.evaluation.draw import CAMERA_COLOURS, MIDDLE, TRUTH, finish, plot_limbs, quiet, rgb
 from ptri.geometry.cameras import centres
+from ptri.geometry.rotations import upright_axes
 from ptri.posterior.sampling import posterior_mean
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, RigPosterior, to_device
@@ -44,7 +45,11 @@ def rig_picture(
     posterior = to_device(posterior, torch.device("cpu"))
     R, t = (part[0].double() for part in posterior_mean(posterior))
     centre, R = centres(R, t).numpy(), R.numpy()
-    axes = _level_axes(up_direction(R), R)
+    up, (_, down, forward) = up_direction(R), R[0]
+    if np.linalg.norm(np.cross(forward, up)) < 1e-3 * np.linalg.norm(up):
+        forward = -down  # it looks straight down
+    # Rows: right, up, away from the reference camera along the floor.
+    axes = upright_axes(*map(torch.from_numpy, (forward, up))).flip(0).numpy()
     size = 0.09 * max(np.linalg.norm(centre - centre.mean(0), axis=1).max(), 300.0)
     figure = Figure(figsize=(10.6, 5.4), dpi=100, facecolor="white")
     space = figure.add_axes([0.0, 0.05, 0.55, 0.86], projection="3d", computed_zorder=False)
@@ -81,16 +86,6 @@ def rig_picture(
     quiet(plan, "from above")
     figure.text(0.02, 0.02, "    ".join(notes), color=rgb(MIDDLE), fontsize=10)
     return finish(figure, title)
-
-
-def _level_axes(up: np.ndarray, R: np.ndarray) -> np.ndarray:
-    """Rows: right, up, away from the reference camera along the floor."""
-    up = up / np.linalg.norm(up)
-    right = np.cross(R[0, 2], up)
-    if np.linalg.norm(right) < 1e-3:  # it looks straight down
-        right = np.cross(-R[0, 1], up)
-    right = right / np.linalg.norm(right)
-    return np.stack([right, up, np.cross(up, right)])
 
 
 def _samples(space, plan, axes, centre: np.ndarray, R: np.ndarray, length: float) -> None:

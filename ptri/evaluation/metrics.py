@@ -7,9 +7,11 @@ in single images, at the end, average over all joints given.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import roma
 import torch
-from scipy.stats import chi2, rankdata
+from scipy.stats import chi2, mannwhitneyu
 from torch import Tensor
 
 from ptri.errors import UserError
@@ -87,7 +89,7 @@ def joint_l2(estimate: Tensor, truth: Tensor, valid: Tensor | None = None) -> Te
 
 def view_pairs(num_views: int) -> list[tuple[int, int]]:
     """Every pair (i, j), i < j, in the order in which the pair functions return them."""
-    return [(i, j) for i in range(num_views) for j in range(i + 1, num_views)]
+    return list(combinations(range(num_views), 2))
 
 
 def relative_pose(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,8 +101,7 @@ def relative_pose(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (..., P, 3, 3) and (..., P, 3) with P = V (V - 1) / 2.
     """
-    first, second = zip(*view_pairs(R.shape[-3]))
-    first, second = list(first), list(second)
+    first, second = torch.tensor(view_pairs(R.shape[-3])).T
     R_pair = R[..., second, :, :] @ R[..., first, :, :].transpose(-1, -2)
     t_pair = t[..., second, :] - (R_pair @ t[..., first, :].unsqueeze(-1)).squeeze(-1)
     return R_pair, t_pair
@@ -271,12 +272,11 @@ def calibration_gap(confidence: Tensor, happened: Tensor, bins: int = 10) -> flo
 
 def ranking(confidence: Tensor, happened: Tensor) -> float:
     """Area under the ROC curve: 0.5 says nothing, 1 is perfect; 0.5 where all or none happened."""
-    positive = int(happened.sum())
-    negative = len(happened) - positive
-    if not positive or not negative:
+    yes, no = (confidence[mask].cpu().numpy() for mask in (happened, ~happened))
+    if not len(yes) or not len(no):
         return 0.5
-    ranks = rankdata(confidence.cpu().numpy())[happened.cpu().numpy()]  # Mann and Whitney's U
-    return float(ranks.sum() - positive * (positive + 1) / 2) / (positive * negative)
+    pairs = mannwhitneyu(yes, no, method="asymptotic").statistic  # in the right order
+    return float(pairs) / (len(yes) * len(no))
 
 
 # --- helpers ---------------------------------------------------------------------------------
