@@ -141,13 +141,13 @@ def keypoint_boxes(recording: Recording, frames: Sequence[int]) -> np.ndarray:
 
 
 class Motion:
-    """What moves before one static camera's median background."""
+    """What moves before one static camera's median background.
+
+    Args:
+        images: `small` ones (h, w, 3) uint8, a few dozen spread over the whole video.
+    """
 
     def __init__(self, images: Sequence[np.ndarray]) -> None:
-        """
-        Args:
-            images: `small` ones (h, w, 3) uint8, a few dozen spread over the whole video.
-        """
         self.background = np.median(np.stack(images), 0).astype(np.uint8)
 
     def boxes(self, image: np.ndarray) -> list[np.ndarray]:
@@ -189,11 +189,7 @@ def small(image: np.ndarray) -> np.ndarray:
 
 
 def _join(corners: np.ndarray, weight: np.ndarray) -> list[int]:
-    """The heaviest region and those that join it, as indices.
-
-    Args:
-        corners: (N, 4) px, left, top, right, bottom of the regions. weight: (N,).
-    """
+    """The heaviest of regions (N, 4), left, top, right, bottom, and those that join it: indices."""
     members = [int(weight.argmax())]
     low, high = corners[members[0], :2], corners[members[0], 2:]
     while True:

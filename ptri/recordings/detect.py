@@ -24,6 +24,7 @@ from tqdm import tqdm
 from ptri.config import Config
 from ptri.data import transforms
 from ptri.errors import UserError
+from ptri.evaluation.pictures import spread
 from ptri.recordings.boxes import Motion, small
 from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.keypoint_files import Recording, distort, undistort
@@ -216,9 +217,9 @@ def crop_of_box(box: np.ndarray, scale: float, camera: CameraEntry) -> np.ndarra
 
 def backgrounds(videos: Sequence[Video], frames: Sequence[int]) -> list[Motion]:
     """What each camera sees when nothing moves."""
-    rows = np.unique(np.linspace(0, len(frames) - 1, BACKGROUND_FRAMES).round().astype(int))
-    reading = read_in_step(videos, [frames[row] for row in rows])
-    reading = tqdm(reading, "background", len(rows), False, unit="frame")
+    chosen = [frames[row] for row in spread(len(frames), BACKGROUND_FRAMES)]
+    reading = read_in_step(videos, chosen)
+    reading = tqdm(reading, "background", len(chosen), False, unit="frame")
     small_images = [[small(image) for image in images] for images in reading]
     return [Motion(images) for images in zip(*small_images)]
 
