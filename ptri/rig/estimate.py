@@ -33,7 +33,7 @@ from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
 from ptri.rig.joints import fuse_rig, joints_under
 from ptri.rig.left_out import with_unknown, without_misfits
-from ptri.rig.scale import KnownLength, Scale, known_length, rescale
+from ptri.rig.scale import HUMAN_BONES, Scale, known_length, rescale
 from ptri.rig.starts import gather_starts, lift_and_read
 from ptri.skeleton import Skeleton
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take, tree_map
@@ -177,7 +177,7 @@ def solve_cameras(
     options: PosteriorConfig,
     seed: int = 0,
     max_frames: int = 50,
-    known: KnownLength | None = None,
+    scale: Scale = HUMAN_BONES,
     *,
     start: tuple[Cameras, Tensor] | None = None,
     times: Tensor | None = None,
@@ -190,7 +190,7 @@ def solve_cameras(
     Args:
         model: in evaluation mode.
         max_frames: that the cameras are solved from, at most.
-        known: a length that fixes the scale; None: the lengths of human bones.
+        scale: a length that fixes it; by default the lengths of human bones.
         start: cameras (1, V, ...) and joints (1, frames, 17, 3) to start from besides the lifted
             ones; ``given`` then holds just the frames to solve from.
         times: (T,) int64 the frames' places in time; None: one after the other.
@@ -202,7 +202,7 @@ def solve_cameras(
     inside = take(given, (slice(None), views))
     frames = choose_frames(inside, max_frames) if len(views) >= 2 else []
     posterior, sides = None, None
-    noise2, length = given.K.new_ones(()), Scale(known)
+    noise2 = given.K.new_ones(())
     verdict = Verdict(Code.FEW_FRAMES, limit=MIN_JOINTS)
     if frames:
         chosen = take(inside, frames)
@@ -222,9 +222,8 @@ def solve_cameras(
         )
     if partial or not frames:
         posterior = with_unknown(posterior, views, given.K, options.num_samples, seed)
-    if frames:
-        posterior, length = rescale(posterior, inside, views, frames, known)
-    return Solved(posterior, verdict, frames, sides, noise2, length)
+    posterior, scale = rescale(posterior, inside, views, frames, scale)
+    return Solved(posterior, verdict, frames, sides, noise2, scale)
 
 
 @torch.no_grad()

@@ -21,24 +21,48 @@ from ptri.structures import RigPosterior, take
 # measured along the body: 0.818 - 0.039 of the height (Drillis and Contini 1966).
 HEIGHT_OVER_SEGMENTS = 1 / 0.779
 SCALE_FRAMES = 50  # frames that measure the subject's height
-FROM_BONES = "lengths of human bones (give subject_height or camera_distance for better)"
 
 
-class KnownLength(NamedTuple):
-    """A length that is known; views = None: the subject's standing height."""
+class Scale(NamedTuple):
+    """Where an estimate's millimetres come from."""
 
-    length: float  # mm
-    views: tuple[int, int] | None  # whose cameras are so far apart
+    length: float | None = None  # mm, that is known; None: the lengths of human bones
+    views: tuple[int, int] | None = None  # whose cameras are so far apart; None: standing height
+    factor: float = 1.0  # mean factor from the bones' scale to that of the known length
+    measured: float = math.nan  # mm, of that length at the bones' scale; NaN: it was not measured
+
+    def words(self, names: Sequence[str] | None = None) -> str:
+        """The source in words; ``names`` of the views, None: "view 0" and so on."""
+        if self.length is None:
+            return "lengths of human bones (give subject_height or camera_distance for better)"
+        if math.isnan(self.measured):
+            return "lengths of human bones; the known length could not be measured"
+        before = f"{self.length:g} mm (before: {self.measured:.0f} mm)"
+        if self.views is None:
+            return f"subject's height of {before}"
+        first, second = (f"view {v}" if names is None else names[v] for v in self.views)
+        return f"distance of {first} and {second}, {before}"
+
+    def refuse_unmeasured(self) -> None:
+        """Raises UserError where the subject's height was given, but could not be measured."""
+        if math.isnan(self.factor):
+            raise UserError(
+                "scale: subject_height needs a frame in which both legs, the hips and the "
+                "shoulders are seen by two views; give camera_distance instead"
+            )
 
 
-def known_length(scale: Mapping[str, object] | None, num_views: int) -> KnownLength | None:
+HUMAN_BONES = Scale()
+
+
+def known_length(scale: Mapping[str, object] | None, num_views: int) -> Scale:
     """Reads ``{"subject_height": mm}`` or ``{"camera_distance": (view, view, mm)}``.
 
     Raises:
         UserError: anything else.
     """
     if scale is None:
-        return None
+        return HUMAN_BONES
     expected = 'expected {"subject_height": mm} or {"camera_distance": (view, view, mm)}'
     kinds = {"subject_height", "camera_distance"}
     if not isinstance(scale, Mapping) or len(scale) != 1 or not kinds.issuperset(scale):
@@ -64,35 +88,7 @@ def known_length(scale: Mapping[str, object] | None, num_views: int) -> KnownLen
         raise UserError(
             f"scale: {kind} of {value!r:.80} mm; expected {low:g} to {high:g} mm (not m or cm)"
         )
-    return KnownLength(float(value), views)
-
-
-class Scale(NamedTuple):
-    """Where an estimate's millimetres come from."""
-
-    known: KnownLength | None = None  # None: the lengths of human bones
-    factor: float = 1.0  # mean factor from the bones' scale to that of the known length
-    measured: float = math.nan  # mm, of that length at the bones' scale; NaN: it was not measured
-
-    def words(self, names: Sequence[str] | None = None) -> str:
-        """The source in words; ``names`` of the views, None: "view 0" and so on."""
-        if self.known is None:
-            return FROM_BONES
-        if math.isnan(self.measured):
-            return "lengths of human bones; the known length could not be measured"
-        before = f"{self.known.length:g} mm (before: {self.measured:.0f} mm)"
-        if self.known.views is None:
-            return f"subject's height of {before}"
-        first, second = (f"view {v}" if names is None else names[v] for v in self.known.views)
-        return f"distance of {first} and {second}, {before}"
-
-    def refuse_unmeasured(self) -> None:
-        """Raises UserError where the subject's height was given, but could not be measured."""
-        if self.known is not None and math.isnan(self.factor):
-            raise UserError(
-                "scale: subject_height needs a frame in which both legs, the hips and the "
-                "shoulders are seen by two views; give camera_distance instead"
-            )
+    return Scale(float(value), views)
 
 
 def rescale(
@@ -100,7 +96,7 @@ def rescale(
     given: RigInput,
     views: list[int],
     frames: list[int],
-    known: KnownLength | None,
+    scale: Scale,
 ) -> tuple[RigPosterior, Scale]:
     """Every sample (B = 1) at the scale of the known length.
 
@@ -108,9 +104,9 @@ def rescale(
         given: keypoints of the views that were solved, which are ``views`` of the rig.
         frames: that the subject is measured in, at most `SCALE_FRAMES` of them.
     """
-    if known is None:
-        return posterior, Scale()
-    if known.views is None:
+    if scale.length is None or not frames:
+        return posterior, scale
+    if scale.views is None:
         part = take(given, frames[:: -(-len(frames) // SCALE_FRAMES)])
         solved = posterior._replace(R=posterior.R[:, :, views], t=posterior.t[:, :, views])
         joints = joint_samples(part.keypoints, part.K, solved)  # (M, T, J, 3)
@@ -118,14 +114,15 @@ def rescale(
         joints = torch.where(seen[..., None], joints, torch.nan)
         measured = body_height(joints_to_h36m17(joints, given.skeleton))  # (M,)
     else:
-        first, second = centres(posterior.R[:, 0], posterior.t[:, 0])[:, known.views].unbind(1)
+        first, second = centres(posterior.R[:, 0], posterior.t[:, 0])[:, scale.views].unbind(1)
         measured = (first - second).norm(dim=-1)
-    factor = known.length / measured.clamp_min(1.0)  # 1 mm guards cameras that coincide
+    factor = scale.length / measured.clamp_min(1.0)  # 1 mm guards cameras that coincide
     if not bool(torch.isfinite(factor).all()):
-        return posterior, Scale(known, math.nan)
+        return posterior, scale._replace(factor=math.nan)
     weights = posterior.log_weights[:, 0].exp()
     posterior = posterior._replace(t=posterior.t * factor[:, None, None, None])
-    return posterior, Scale(known, float(weights @ factor), float(weights @ measured))
+    factor, measured = float(weights @ factor), float(weights @ measured)
+    return posterior, scale._replace(factor=factor, measured=measured)
 
 
 def body_height(joints: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from ptri.rig.frames import (
     usable_frames,
     weighted_information,
 )
-from ptri.rig.scale import KnownLength, known_length
+from ptri.rig.scale import HUMAN_BONES, known_length
 from ptri.skeleton import Skeleton
 from ptri.structures import Cameras, cat, take
 
@@ -72,7 +72,7 @@ class RigFilter:
         self._numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
         self._model = model
-        self._known: KnownLength | None = None
+        self._known = HUMAN_BONES
         self._kept: RigInput | None = None  # N frames that say most
         self._when: Tensor | None = None  # (N,) their numbers, int64
         self._solved: Solved | None = None
