@@ -92,12 +92,8 @@ class Context(nn.Module):
 
 
 def _separable(width: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        ConvNorm(width, width, kernel, groups=width),
-        nn.ReLU(),
-        ConvNorm(width, width, 1),
-        nn.ReLU(),
-    )
+    depthwise, pointwise = ConvNorm(width, width, kernel, groups=width), ConvNorm(width, width, 1)
+    return nn.Sequential(depthwise, nn.ReLU(), pointwise, nn.ReLU())
 
 
 class Reliability(nn.Module):
@@ -157,12 +153,10 @@ def heatmap_moments(logits: Tensor) -> Moments:
     y = torch.arange(height, dtype=flat.dtype, device=flat.device)
     centre_x, centre_y = (index % width).to(flat.dtype), (index // width).to(flat.dtype)
     with torch.no_grad():
-        inside = _box(y, centre_y)[..., :, None] * _box(x, centre_x)[..., None, :]
-        cut = probability * inside
+        cut = probability * _window(x, y, centre_x, centre_y)
         mass = cut.sum((-1, -2))
-        centre_x = (cut.sum(-2) @ x) / mass
-        centre_y = (cut.sum(-1) @ y) / mass
-        inside = _box(y, centre_y)[..., :, None] * _box(x, centre_x)[..., None, :]
+        centre_x, centre_y = (cut.sum(-2) @ x) / mass, (cut.sum(-1) @ y) / mass
+        inside = _window(x, y, centre_x, centre_y)
     cut = probability * inside  # (N, J, h, w)
     mass = cut.sum((-1, -2))
     dx, dy = x - centre_x[..., None], y - centre_y[..., None]  # (N, J, w), (N, J, h)
@@ -176,9 +170,11 @@ def heatmap_moments(logits: Tensor) -> Moments:
     return Moments(probability, mean, covariance, peak, mass)
 
 
-def _box(position: Tensor, centre: Tensor) -> Tensor:
-    """The window, its edges one pixel soft: (..., n) from n positions and (...) centres."""
-    return (WINDOW + 0.5 - (position - centre[..., None]).abs()).clamp(0, 1)
+def _window(x: Tensor, y: Tensor, centre_x: Tensor, centre_y: Tensor) -> Tensor:
+    """The window (..., h, w) about centres (...), its edges one pixel soft; x (w,), y (h,)."""
+    along_x = (WINDOW + 0.5 - (x - centre_x[..., None]).abs()).clamp(0, 1)
+    along_y = (WINDOW + 0.5 - (y - centre_y[..., None]).abs()).clamp(0, 1)
+    return along_y[..., :, None] * along_x[..., None, :]
 
 
 def heatmap_to_image(xy: Tensor) -> Tensor:

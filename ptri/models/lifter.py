@@ -81,8 +81,8 @@ class Lifter(nn.Module):
         """
         xy, confidence = keypoints.xy[..., :NUM_JOINTS, :], keypoints.confidence[..., :NUM_JOINTS]
         seen = torch.isfinite(xy).all(-1) & (confidence > 0)
-        weight = torch.where(seen, confidence.clamp_min(1e-3), torch.zeros_like(confidence))
-        rays = pixel_to_normalised(torch.where(seen[..., None], xy, torch.zeros_like(xy)), K)
+        weight = torch.where(seen, confidence.clamp_min(1e-3), 0.0)
+        rays = pixel_to_normalised(torch.where(seen[..., None], xy, 0.0), K)
         directions = torch.cat([rays, torch.ones_like(rays[..., :1])], dim=-1)
         directions = directions / directions.norm(dim=-1, keepdim=True)
         turn = look_at(_median_ray(directions, weight))  # (..., 3, 3), camera to facing camera
@@ -97,17 +97,10 @@ class Lifter(nn.Module):
         covariance = keypoints.covariance[..., :NUM_JOINTS, :, :]
         variance = 0.5 * covariance.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(1e-6)
         noise = variance.sqrt() / (focal[..., None] * radius)  # relative to the person
-        x = torch.stack(
-            [
-                *plane.unbind(-1),
-                weight,
-                noise.clamp(1e-4, 10).log() / 4 + 1,
-                ((radius.log() + 2) / 2).expand_as(weight),
-                torch.ones_like(weight),
-            ],
-            dim=-1,
-        )
-        x = torch.where(seen[..., None], x, torch.zeros_like(x))
+        noise = noise.clamp(1e-4, 10).log() / 4 + 1
+        size = ((radius.log() + 2) / 2).expand_as(weight)
+        x = torch.stack([*plane.unbind(-1), weight, noise, size, torch.ones_like(weight)], dim=-1)
+        x = torch.where(seen[..., None], x, 0.0)
         x = self.layers((self.input(x) + self.joint).flatten(0, -3))
         result = self.output(x).unflatten(0, xy.shape[:-2])
         relative = 500.0 * result[..., :3] @ turn  # back to the camera's axes
@@ -145,7 +138,7 @@ def lifting_loss(lifted: Lifted, truth: Tensor, keypoints: Keypoints, K: Tensor)
 
     xy = keypoints.xy[..., :NUM_JOINTS, :]
     seen = torch.isfinite(xy).all(-1)
-    rays = pixel_to_normalised(torch.where(seen[..., None], xy, torch.zeros_like(xy)), K)
+    rays = pixel_to_normalised(torch.where(seen[..., None], xy, 0.0), K)
     # 1 mm guards joints behind the camera.
     off = (rays - truth[..., :2] / truth[..., 2:].clamp_min(1.0)).norm(dim=-1)
     inlier = off * truth[..., H36M17.root, None, 2] < INLIER_MM

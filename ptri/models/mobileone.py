@@ -12,7 +12,6 @@ Other networks of timm's serve in its place, as they are: to compare with, or to
 from __future__ import annotations
 
 import copy
-import logging
 
 import torch
 from torch import Tensor, nn
@@ -158,33 +157,21 @@ def _timm_network(name: str, pretrained: bool, weights: str | None) -> nn.Module
     options = {"features_only": True, "out_indices": (1, 2, 3, 4)}
     if not pretrained:
         return timm.create_model(name, **options)
-    if weights is not None:
-        _check_weights(name, weights)
-        options["pretrained_cfg_overlay"] = {"file": weights}
-    hub = logging.getLogger("timm.models._builder")
-    level = hub.level
-    hub.setLevel(logging.ERROR)
     try:
+        if weights is not None:  # timm itself would pass over some that are missing
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            timm.create_model(name).load_state_dict(state)
+            options["pretrained_cfg_overlay"] = {"file": weights}
         return timm.create_model(name, pretrained=True, **options)
-    except Exception as error:  # whatever the network and the hub's client raise
+    except Exception as error:  # whatever the network, the hub's client and torch.load raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
+        if weights is not None:
+            raise UserError(
+                f"model.pretrained_file: {weights}: no weights of {name} ({reason}); give a file "
+                f"of its timm state dict"
+            ) from None
         raise UserError(
             f"model.pretrained: the weights of {name} cannot be downloaded ({reason}); connect to "
             f"the network, put them into the Hugging Face cache, name a file by "
             f"model.pretrained_file, or set model.pretrained=false"
-        ) from None
-    finally:
-        hub.setLevel(level)
-
-
-def _check_weights(name: str, weights: str) -> None:
-    """Raises UserError unless a file has all weights of a network; timm would pass over some."""
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        timm.create_model(name).load_state_dict(state)
-    except Exception as error:  # whatever the file system, torch.load and strict loading raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(
-            f"model.pretrained_file: {weights}: no weights of {name} ({reason}); give a file of "
-            f"its timm state dict"
         ) from None
