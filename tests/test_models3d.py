@@ -204,12 +204,3 @@ def test_images_are_the_same_detected_in_parts():
     images = torch.randn(IMAGES_AT_ONCE + 3, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(model.detect(images), model.network2d(images))
-
-
-def test_solving_takes_joints_the_lifter_does_not_know():
-    model = small_model().eval()
-    scene = generate_batch(config.load(None, SMALL), 0, 0, 2, 3, 1)
-    extra = Keypoints(*(torch.cat([v, v[:, :, :, :2]], 3) for v in scene.keypoints))
-    with torch.no_grad():
-        posterior = solve(model, extra, scene.K, PosteriorConfig()).posterior
-    assert bool(torch.isfinite(posterior.log_weights).all())

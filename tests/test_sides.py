@@ -1,15 +1,14 @@
 """Left and right read anew: planted faults are found, good keypoints stay, cameras gain by it."""
 
-from pathlib import Path
+import copy
 
 import pytest
 import torch
 
 from ptri import config
-from ptri.checkpoint import initialise
 from ptri.evaluation.metrics import relative_pose, rotation_error_deg
 from ptri.geometry.robust import robust_triangulation, triangulate_observations
-from ptri.models.pose_model import PoseModel
+from ptri.models.weights import find_model
 from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior.sampling import normalise, posterior_from_cameras, posterior_mean
 from ptri.rig import estimate
@@ -20,7 +19,6 @@ from ptri.structures import UNKNOWN_DETECTOR, Cameras, Detector, Keypoints
 from ptri.verdict import readings as sides
 
 OPTIONS = config.PosteriorConfig(num_samples=64)
-WEIGHTS = Path(__file__).resolve().parent.parent / "checkpoints/ptri_3d.pt"
 FLIP = torch.tensor(H36M17.flip)
 KEEP = torch.arange(17)
 NAMES = H36M17.joints
@@ -157,9 +155,9 @@ def test_applied_readings_keep_further_joints_and_gradients():
 
 
 def model(detector=UNKNOWN_DETECTOR):
-    made = PoseModel(config.load(None, ["run.name=test"]), False, detector)
-    initialise(made, WEIGHTS)
-    return made.eval()
+    made = copy.copy(find_model(None, torch.device("cpu")))
+    made.detector = detector
+    return made
 
 
 def pair_errors(solution, scene):
@@ -233,7 +231,7 @@ def test_overstated_covariances_are_taken_for_what_they_are():
 def test_the_posterior_takes_one_thread_and_gives_the_others_back():
     scene = scenes(1)
     solver, before, during = model(), torch.get_num_threads(), []
-    solver.lifter.register_forward_hook(lambda *_: during.append(torch.get_num_threads()))
+    hook = solver.lifter.register_forward_hook(lambda *_: during.append(torch.get_num_threads()))
     torch.set_num_threads(2)
     try:
         with torch.no_grad():
@@ -245,6 +243,7 @@ def test_the_posterior_takes_one_thread_and_gives_the_others_back():
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+        hook.remove()
 
 
 def test_observations_triangulate_as_keypoints_do():
