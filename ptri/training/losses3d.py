@@ -69,11 +69,11 @@ def generated_losses(
 def image_losses(model: PoseModel, batch: Sample, step: int, config: Config) -> dict[str, Tensor]:
     """Losses (B,) of images, each sample one frame; "loss" is the weighted sum."""
     B, V = batch.images.shape[:2]
-    K, joints3d = batch.cameras.K[:, None], batch.joints3d[:, None]  # (B, 1, ...): one frame
     # 1. Detect.
-    detection, keypoints, features = detect(model, batch.images)
+    scene, features, detection = detect(model, batch)
+    K, joints3d = scene.K, scene.joints3d
     keypoints, features = tree_map(
-        lambda value: _scale_gradient(value, config.train.gradient_2d), (keypoints, features)
+        lambda value: _scale_gradient(value, config.train.gradient_2d), (scene.keypoints, features)
     )
     # 2. Lift each view.
     fixed = tree_map(lambda value: value.detach().float(), keypoints)
@@ -96,16 +96,19 @@ def image_losses(model: PoseModel, batch: Sample, step: int, config: Config) -> 
     return {**values, "loss": total, "loss/lift": lift, "loss/pose": pose, "loss/hm": heatmap}
 
 
-def detect(model: PoseModel, images: Tensor) -> tuple[Detection, Keypoints, Tensor]:
-    """Detections of images (B, V, 3, H, W) of one frame each.
+def detect(model: PoseModel, batch: Sample) -> tuple[Scene, Tensor, Detection]:
+    """The frames of a batch as scenes of one frame each, as the 2D network sees them.
 
     Returns:
-        The detection of B V images; its keypoints and features as (B, 1, V, J, ...).
+        The scenes; features of their joints (B, 1, V, J, D); the detection of B V images.
     """
-    B, V = images.shape[:2]
-    detection = model.detect(images.flatten(0, 1))
+    B, V = batch.images.shape[:2]
+    detection = model.detect(batch.images.flatten(0, 1))
     parts = detection.keypoints, model.joint_features(detection)
-    return detection, *tree_map(lambda value: value.unflatten(0, (B, 1, V)), parts)
+    keypoints, features = tree_map(lambda value: value.unflatten(0, (B, 1, V)), parts)
+    K, joints3d = batch.cameras.K[:, None], batch.joints3d[:, None]
+    family = torch.full_like(batch.subject, -1)  # none
+    return Scene(keypoints, K, batch.cameras, joints3d, family), features, detection
 
 
 def solve(
