@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ptri.evaluation import evaluate
-from ptri.geometry.robust import robust_triangulation
 from ptri.geometry.rotations import so3_exp
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.posterior.sampling import posterior_mean
 from ptri.rig import estimate
 from ptri.structures import UNKNOWN_DETECTOR, Cameras, Keypoints, RigPosterior

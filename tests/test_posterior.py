@@ -8,6 +8,7 @@ from rigs_fixture import BODY, gaussian_scene, observed, starts_near
 
 from ptri.config_sections import PosteriorConfig
 from ptri.evaluation.metrics import rotation_coverage
+from ptri.geometry.rays import normalise
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.posterior import sampling as rig
 from ptri.posterior.adjust import Bundle
@@ -102,7 +103,7 @@ def test_equal_seeds_give_equal_bits_and_batches_do_not_matter():
 def test_target_and_joints_are_differentiable_in_the_keypoints():
     keypoints, K, cameras, joints = gaussian_scene(batch=1, views=3, missing=0.0)
     starts = starts_near(cameras, joints, 2.0)
-    observations = rig.normalise(keypoints, K)
+    observations = normalise(keypoints, K)
     _, evidence = rig.find_modes(observations, starts, BODY, SETTINGS)
     R = cameras.R[None].expand(2, -1, -1, -1, -1) @ so3_exp(
         0.01 * torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
@@ -110,7 +111,7 @@ def test_target_and_joints_are_differentiable_in_the_keypoints():
     t = cameras.t[None].expand(2, -1, -1, -1)
 
     def target(xy, covariance, confidence):
-        moved = rig.normalise(Keypoints(xy, covariance, confidence), K)
+        moved = normalise(Keypoints(xy, covariance, confidence), K)
         density, points = rig.log_target(R, t, evidence._replace(observations=moved))
         return density, points[:, :, :, :2]
 
@@ -197,7 +198,7 @@ def test_refining_keypoints_on_the_joint_error_converges():
     optimiser = torch.optim.Adam([xy], lr=0.5)  # px
     errors = []
     for _ in range(15):
-        observations = rig.normalise(keypoints._replace(xy=xy), K)
+        observations = normalise(keypoints._replace(xy=xy), K)
         settings = replace(SETTINGS, num_samples=32, num_iterations=2)
         solution = rig.rig_posterior(observations, starts, BODY, settings)
         weights = solution.posterior.log_weights.exp()
@@ -218,7 +219,7 @@ def test_missing_views_and_joints_stay_finite():
     xy[0, :, 2] = torch.nan  # a view sees nobody
     xy[1, :, :, 9] = torch.nan  # nobody sees the head
     xy[2, :, 1:, 15] = torch.nan  # one view sees the left wrist
-    observations = rig.normalise(keypoints._replace(xy=xy), K)
+    observations = normalise(keypoints._replace(xy=xy), K)
     starts = starts_near(cameras, joints, 3.0)
     solution = rig.rig_posterior(observations, starts, BODY, SETTINGS)
     assert bool(torch.isfinite(solution.posterior.log_weights).all())
@@ -231,7 +232,7 @@ def test_a_camera_that_disagrees_is_named():
     keypoints, K, cameras, joints = gaussian_scene(batch=1, views=4, frames=6, missing=0.0)
     xy = keypoints.xy.clone()
     xy[:, :, 2] = xy[:, :, 2, torch.randperm(17, generator=torch.Generator().manual_seed(0))]
-    observations = rig.normalise(keypoints._replace(xy=xy), K)
+    observations = normalise(keypoints._replace(xy=xy), K)
     starts = starts_near(cameras, joints, 3.0)
     solution = rig.rig_posterior(observations, starts, BODY, SETTINGS)
     verdict = judge(solution, SETTINGS.max_rotation_std_deg)[0]
@@ -268,12 +269,12 @@ def test_bad_covariances_are_an_error():
     covariance = keypoints.covariance.clone()
     covariance[0, 0, 1, 3] = -1.0
     with pytest.raises(ValueError, match="positive definite"):
-        rig.normalise(keypoints._replace(covariance=covariance), K)
+        normalise(keypoints._replace(covariance=covariance), K)
 
 
 def test_normalised_residuals_equal_those_in_pixels():
     keypoints, K, _, _ = gaussian_scene(batch=1, missing=0.0)
-    observations = rig.normalise(keypoints, K)
+    observations = normalise(keypoints, K)
     step = torch.tensor([1.5, -0.7], dtype=torch.float64)
     focal = K[0, 0, 0].diagonal()[:2]
     inside = (step / focal) @ observations.information[0, 0, 0, 4] @ (step / focal)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ptri.geometry.cameras import project
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.structures import Cameras, Keypoints
 
 

@@ -7,15 +7,15 @@ import torch
 
 from ptri import config
 from ptri.evaluation.metrics import relative_pose, rotation_error_deg
-from ptri.geometry.robust import robust_triangulation, triangulate_observations
+from ptri.geometry.rays import normalise
 from ptri.models.weights import find_model
 from ptri.people.scenes import SceneNumbers, generate_batch
-from ptri.posterior.sampling import normalise, posterior_from_cameras, posterior_mean
+from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig import estimate
 from ptri.rig.detector import observe
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
-from ptri.structures import UNKNOWN_DETECTOR, Cameras, Detector, Keypoints
+from ptri.structures import UNKNOWN_DETECTOR, Detector, Keypoints
 from ptri.verdict import readings as sides
 
 OPTIONS = config.PosteriorConfig(num_samples=64)
@@ -244,12 +244,3 @@ def test_the_posterior_takes_one_thread_and_gives_the_others_back():
     finally:
         torch.set_num_threads(before)
         hook.remove()
-
-
-def test_observations_triangulate_as_keypoints_do():
-    scene = scenes(4, 2)
-    keypoints, K = doubled(scene.keypoints), scene.K.double()
-    R, t = (value.double() for value in (scene.cameras.R, scene.cameras.t))
-    found = triangulate_observations(normalise(keypoints, K), R, t)
-    expected = robust_triangulation(keypoints, Cameras(K, R, t))[0].joints3d
-    assert torch.allclose(found, expected, atol=1e-3, equal_nan=True)

@@ -11,12 +11,12 @@ from rigs_fixture import gaussian_scene
 from ptri import config
 from ptri.evaluation.evaluate import load_model
 from ptri.evaluation.metrics import rotation_error_deg
+from ptri.geometry.rays import chi_square, normalise, responsibility
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
-from ptri.geometry.robust import chi_square, responsibility
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.adjust import Bundle, reprojection
-from ptri.posterior.sampling import normalise, posterior_mean
+from ptri.posterior.sampling import posterior_mean
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.solve import solve
 from ptri.rig import estimate

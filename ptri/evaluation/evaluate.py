@@ -28,7 +28,7 @@ from ptri.errors import UserError
 from ptri.evaluation import metrics, outputs, predictions, table
 from ptri.evaluation.pictures import Painter
 from ptri.evaluation.predictions import SceneEstimate, SceneFrames
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.mobileone import merge_batchnorm
@@ -36,7 +36,7 @@ from ptri.models.weights import build_model, holds_2d
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig.check import RigInput
 from ptri.rig.estimate import solve, solve_cameras
-from ptri.rig.joints import fuse_body, fuse_rig
+from ptri.rig.joints import body_under
 from ptri.skeleton import H36M17
 from ptri.structures import (
     Cameras,
@@ -189,7 +189,7 @@ def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> S
         solution = solve(model, keypoints, K, config.posterior, config.run.seed)
     posterior = solution.posterior
     with timer("fusion", len(K)):
-        prediction = fuse_body(model, keypoints, K, posterior, solution.sides, features)
+        prediction = body_under(model, keypoints, K, posterior, solution.sides, features)
     accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
     return SceneEstimate(take(prediction, (slice(None), 0)), posterior, accepted)
 
@@ -197,7 +197,7 @@ def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> S
 def _ceilings(model, frames: SceneFrames, true_rigs) -> dict[str, Prediction]:
     """Joints under the true cameras: by the same fusion, and plainly triangulated."""
     keypoints, K, features = frames.alone()
-    fused = fuse_body(model, keypoints, K, true_rigs, features=features)
+    fused = body_under(model, keypoints, K, true_rigs, features=features)
     cameras = frames.truth.cameras
     plain, _ = robust_triangulation(keypoints, Cameras(K, cameras.R, cameras.t))
     # Errors of triangulated joints are independent, so those about the root add.
@@ -220,8 +220,8 @@ def _solve_pooled(model, scene: SceneFrames, config: Config, timer: Timer) -> Sc
 
 def _fuse_scene(model, scene: SceneFrames, posterior, sides=None, frames=()) -> Prediction:
     """Joints of a scene's frames, which lie in order of time, under one posterior."""
-    K = scene.truth.cameras.K
-    return fuse_rig(model, scene.keypoints, K, posterior, sides, frames, scene.features)
+    keypoints, K, features = take((scene.keypoints, scene.truth.cameras.K, scene.features), None)
+    return take(body_under(model, keypoints, K, posterior, sides, features, frames), 0)
 
 
 # --- scores ----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Cameras, rotations and points: pure functions, any batch. Read in this order:
 
 * `rotations`, `cameras`: conventions and conversions;
-* `triangulation`: joints from rays in closed form; `robust`: the same against outliers, and the
-  mixture of inliers and outliers that every likelihood is made of;
+* `rays`: keypoints as observations, and the mixture of inliers and outliers that every likelihood
+  is made of; `triangulation`: joints from rays in closed form, and against outliers;
 * `alignment`: rigs from skeletons of single views; `epipolar`: rigs by the five-point method;
 * `resection`: one camera from joints that are known.
 """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ptri.geometry.alignment import look_at, place_on_rays
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import MEDIAN_CHI2, log_mixture, responsibility
+from ptri.geometry.rays import MEDIAN_CHI2, log_mixture, responsibility
 from ptri.geometry.rotations import so3_exp
 
 

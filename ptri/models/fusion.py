@@ -12,17 +12,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ptri.geometry.cameras import MIN_DEPTH, centres
+from ptri.geometry.cameras import centres
+from ptri.geometry.rays import normalise
 from ptri.geometry.rotations import upright_axes
-from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
-from ptri.posterior.sampling import normalise
+from ptri.geometry.triangulation import (
+    START_DEPTH,
+    ray_moments,
+    reproject,
+    triangulate,
+    weighted_triangulation,
+)
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, Prediction
 
 JOINTS = H36M17.joints
 NUM_JOINTS = len(JOINTS)
 LENGTH = 500.0  # mm, unit of the network's lengths
-START_DEPTH = 4000.0  # mm, for the first weights of the views against each other
 PRIOR_SIGMA = 2000.0  # mm, keeps joints that fewer than two views see finite
 WIDTHS = (16.0, 8.0, 5.0, 3.0, 3.0)  # standard deviations, of the weights of each round
 
@@ -59,37 +64,24 @@ def robust_joints(
     dtype = K.dtype
     R, t = R.double(), t.double()
     frame = Keypoints(*(value.unsqueeze(1).double() for value in keypoints))
-    observations = normalise(frame, K.unsqueeze(1).double())
-    rays, information = observations.xy[:, 0], observations.information[:, 0]
-    confidence = observations.inlier[:, 0]
-    M, N, V = R.shape[:3]
-    J = rays.shape[-2]
-    weight = confidence.expand(M, N, V, J)
-    depth = torch.full_like(weight, START_DEPTH)
+    observations = normalise(frame, K.unsqueeze(1).double())  # (N, 1, V, J, ...)
+    confidence = observations.inlier[None]
     # The middle of the rays' closest points serves where a joint has too few of them.
-    prior = None
-    flat_R, flat_t = R.reshape(1, M * N, V, 3, 3), t.reshape(1, M * N, V, 3)
+    scaled = observations.information * (observations.inlier / START_DEPTH**2)[..., None, None]
+    together = ray_moments(observations.xy, scaled).mean(-2)  # (N, 1, V, 6)
+    prior, _, _ = triangulate(together, R, t, torch.zeros_like(R[0, :, :1, 0]), 1e-12)
+    prior = prior.unsqueeze(-2)  # (M, N, 1, 1, 3)
+    weight, depth = confidence.expand(len(R), *confidence.shape[1:]), START_DEPTH
     for width in (*widths, None):
-        scaled = information * (weight / depth.square())[..., None, None]
-        moments = ray_moments(rays.expand(M, *rays.shape), scaled)  # (M, N, V, J, 6)
-        moments = moments.transpose(2, 3).reshape(M * N, J, V, 6)
-        if prior is None:
-            everyone = moments.mean(1, keepdim=True)
-            zero = moments.new_zeros(M * N, 1, 3)
-            prior, _, _ = triangulate(everyone, flat_R, flat_t, zero, 1e-12)
-            prior = prior[0].expand(M * N, J, 3)
-        points, entries, _ = triangulate(moments, flat_R, flat_t, prior, PRIOR_SIGMA**-2)
-        points = points[0].reshape(M, N, J, 3)
-        camera = torch.einsum("mnvik,mnjk->mnvji", R, points) + t.unsqueeze(3)
-        depth = camera[..., 2].clamp_min(MIN_DEPTH)
-        error = camera[..., :2] / depth[..., None] - rays
+        points, covariance = weighted_triangulation(
+            observations, R, t, weight, depth, prior, PRIOR_SIGMA**-2
+        )
+        at = reproject(points, observations, R, t)
         if width is not None:
-            chi2 = torch.einsum("mnvji,nvjik,mnvjk->mnvj", error, information, error)
-            front = (camera[..., 2] > MIN_DEPTH).to(depth)
-            weight = confidence * front / (1 + chi2 / width**2).square()
-    sigma = information.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
-    covariance = symmetric_to_matrix(entries[:, 0]).reshape(M, N, J, 3, 3)
-    return points.to(dtype), covariance.to(dtype), weight.to(dtype), (error * sigma).to(dtype)
+            weight, depth = confidence * at.front / (1 + at.chi2 / width**2).square(), at.depth
+    sigma = observations.information.diagonal(dim1=-2, dim2=-1).clamp_min(0).sqrt()
+    joints = points, covariance, weight, at.error * sigma
+    return tuple(value[:, :, 0].to(dtype) for value in joints)
 
 
 def body_frame(joints: Tensor) -> Tensor:

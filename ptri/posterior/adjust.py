@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import MEDIAN_CHI2, chi_square, log_mixture, responsibility
+from ptri.geometry.rays import MEDIAN_CHI2, chi_square, log_mixture, responsibility
 from ptri.geometry.rotations import skew, so3_exp
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import log_mixture, responsibility
+from ptri.geometry.rays import log_mixture, responsibility
 from ptri.geometry.rotations import log_haar_density, so3_log
 from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
 from ptri.posterior import adjust as adjustment

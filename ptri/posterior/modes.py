@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import triangulate_observations
 from ptri.geometry.rotations import rotation_angle
+from ptri.geometry.triangulation import robust_joints
 from ptri.posterior import adjust as adjustment
 from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import NOISE_PRIOR_COUNT, Bundle
@@ -227,7 +227,7 @@ def _distinct(copy: Tensor) -> tuple[Tensor, Tensor]:
 
 def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
     """Joints (N, T, J, 3) mm from the images alone; those that two views do not see stay."""
-    joints = triangulate_observations(observations, bundle.R, bundle.t, iterations=4)
+    joints = robust_joints(observations, bundle.R, bundle.t, iterations=4)[0].joints[0]
     # Rays that hardly cross put a joint anywhere.
     near = (joints - bundle.joints).norm(dim=-1, keepdim=True) < MAX_SHIFT
     return torch.where(near, joints, bundle.joints)

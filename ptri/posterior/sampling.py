@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
-from ptri.geometry.cameras import pixel_to_normalised
 from ptri.geometry.rotations import rotation_mean, so3_log
 from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import Bundle
@@ -35,7 +34,6 @@ from ptri.posterior.modes import (
 )
 from ptri.structures import (
     Cameras,
-    Keypoints,
     Observations,
     RigPosterior,
     take,
@@ -51,39 +49,6 @@ NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at mo
 MAX_SCALE_STEP = 8.0
 ROW = 16  # samples of a mode that are worked out at once
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
-
-
-def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
-    """Keypoints in pixels to observations in normalised coordinates.
-
-    Args:
-        keypoints: (B, T, V, J, ...) px; NaN xy = not seen.
-        K: (B, T, V, 3, 3) px, zero skew.
-
-    Raises:
-        ValueError: a covariance or confidence of a seen point is not finite.
-    """
-    seen = torch.isfinite(keypoints.xy).all(-1) & (keypoints.confidence > 0)
-    xy = torch.where(seen[..., None], keypoints.xy, torch.zeros_like(keypoints.xy))
-    a, b, c = (
-        keypoints.covariance[..., 0, 0],
-        keypoints.covariance[..., 0, 1],
-        keypoints.covariance[..., 1, 1],
-    )
-    determinant = a * c - b * b
-    usable = (determinant > 0) & torch.isfinite(determinant) & torch.isfinite(keypoints.confidence)
-    if bool((seen & ~usable).any()):
-        raise ValueError("keypoints: a covariance is not positive definite or a value not finite")
-    one = torch.ones_like(a)
-    determinant = torch.where(seen, determinant, one)
-    information = torch.stack([c, -b, -b, a], dim=-1) / determinant[..., None]
-    focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]  # (B, T, V, 1, 2)
-    information = information.unflatten(-1, (2, 2)) * (focal.unsqueeze(-1) * focal.unsqueeze(-2))
-    information = torch.where(seen[..., None, None], information, torch.zeros_like(information))
-    normalised = torch.where(seen[..., None], pixel_to_normalised(xy, K), torch.zeros_like(xy))
-    inlier = torch.where(seen, keypoints.confidence, torch.zeros_like(keypoints.confidence))
-    held = torch.ones_like(inlier[:, :, 0])
-    return Observations(normalised, information, inlier, held)
 
 
 class _Rows(NamedTuple):
@@ -278,7 +243,7 @@ def rig_posterior(
     """Posterior of B rigs from T frames each.
 
     Args:
-        observations: (B, T, V, J, ...), see ``normalise``.
+        observations: (B, T, V, J, ...), see `ptri.geometry.rays.normalise`.
         starts: (B, C, ...) candidate rigs with their joints, any scale within a few tenths.
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
         poses: of single views; they weigh the modes against each other.

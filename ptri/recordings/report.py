@@ -15,7 +15,7 @@ from ptri.evaluation.draw_rig import rig_picture, up_direction
 from ptri.evaluation.pictures import rotation_words, spread
 from ptri.evaluation.table import grid
 from ptri.geometry.cameras import centres, project
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.recordings.boxes import box_source
 from ptri.recordings.detect import Detections
 from ptri.recordings.keypoint_files import Recording, distort

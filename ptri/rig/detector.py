@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
+from ptri.geometry.rays import normalise
 from ptri.posterior.body import BodyPrior, load_body_prior
-from ptri.posterior.sampling import normalise
 from ptri.skeleton import H36M17
 from ptri.structures import MANY_FRAMES, Detector, Keypoints, Observations
 

@@ -31,7 +31,7 @@ from ptri.posterior.sampling import (
 from ptri.rig.check import RigInput, check_input, check_numbers, for_model, known_joints
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
-from ptri.rig.joints import fuse_rig, joints_under
+from ptri.rig.joints import body_under, joints_under
 from ptri.rig.left_out import with_unknown, without_misfits
 from ptri.rig.scale import HUMAN_BONES, Scale, known_length, rescale
 from ptri.rig.starts import gather_starts, lift_and_read
@@ -232,8 +232,8 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     posterior = solved.posterior
     R, t = (part[0] for part in posterior_mean(posterior))
     joints = joints_under(given.keypoints, given.K, posterior, solved.noise2)
-    known = known_joints(given)
-    body = fuse_rig(model, known, given.K, posterior, solved.sides, solved.frames)
+    known, K = take((known_joints(given), given.K), None)
+    body = take(body_under(model, known, K, posterior, solved.sides, frames=solved.frames), 0)
     away = posterior.t[:, 0] - t  # (M, V, 3)
     t_cov = torch.einsum("m,mvi,mvj->vij", posterior.log_weights[:, 0].exp(), away, away)
     rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])

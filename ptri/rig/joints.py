@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.robust import START_DEPTH, chi_square, responsibility, robust_triangulation
-from ptri.geometry.triangulation import ray_moments, symmetric_to_matrix, triangulate
+from ptri.geometry.rays import normalise, responsibility
+from ptri.geometry.triangulation import (
+    START_DEPTH,
+    Triangulation,
+    reproject,
+    robust_joints,
+    weighted_triangulation,
+)
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import normalise, posterior_mean, resample
-from ptri.rig.detector import observe
-from ptri.structures import Cameras, Detector, Keypoints, Prediction, RigPosterior
+from ptri.posterior.sampling import posterior_from_cameras, posterior_mean, resample
+from ptri.rig.detector import NUM_JOINTS, observe
+from ptri.skeleton import H36M17
+from ptri.structures import (
+    Cameras,
+    Detector,
+    Keypoints,
+    Prediction,
+    RigPosterior,
+    cat,
+    take,
+    tree_map,
+)
 from ptri.verdict.readings import Sides, apply_sides, in_order, read_under
 
 NUM_SAMPLES = 64  # of the posterior that joints are triangulated under
-CHUNK = 128  # frames at once: bounds the memory
-FUSE_CHUNK = 64  # frames fused at once
+CHUNK = 64  # frames at once: bounds the memory
+ROUNDS = 3  # in which the mean cameras decide which keypoints are outliers
 # A joint that the views do not fix lies this near the middle of the person (mm, standard deviation
 # a coordinate), so that its place stays finite and its covariance says how little is known.
 PERSON_SIGMA = 600.0
 
 
 def joints_under(
-    keypoints: Keypoints,
-    K: Tensor,
-    posterior: RigPosterior,
-    noise2: Tensor | float = 1.0,
-    num_samples: int = NUM_SAMPLES,
+    keypoints: Keypoints, K: Tensor, posterior: RigPosterior, noise2: Tensor | float = 1.0
 ) -> Prediction:
     """Joints of T frames under a rig posterior, of these frames or of others.
 
@@ -37,7 +48,7 @@ def joints_under(
     given the cameras plus the spread of the joint over the cameras.
 
     Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
+        keypoints: (T, V, J, ...) px. K: (T, V, 3, 3) px.
         posterior: of one rig (B = 1).
         noise2: () squared factor on the keypoints' stated standard deviations.
 
@@ -45,20 +56,21 @@ def joints_under(
         (T, J, 3) mm and (T, J, 3, 3) mm^2 in view 0's frame, float64, always finite: a joint that
         fewer than two views see lies near the person, within a covariance of `PERSON_SIGMA`.
     """
-    R, t, log_weights = resample(posterior, num_samples)
-    weights = log_weights[:, 0].exp()
+    R, t, _ = resample(posterior, NUM_SAMPLES)
     parts = []
-    for points, spread in _given_cameras(keypoints, K, posterior, R, t, noise2):
-        mean = torch.einsum("m,mtja->tja", weights, points)
-        away = points - mean
-        between = torch.einsum("m,mtja,mtjb->tjab", weights, away, away)
-        parts.append((mean, between + torch.einsum("m,mtjab->tjab", weights, spread)))
-    return Prediction(*(torch.cat(values) for values in zip(*parts)))
+    for first in range(0, len(K), CHUNK):
+        part, part_K = take((keypoints, K), (None, slice(first, first + CHUNK)))
+        given = joints_given(part, part_K, posterior, R, t, noise2)
+        mean, spread = _moments(given.joints)
+        parts.append(Prediction(mean[0], (given.covariance.mean(0) + spread)[0]))
+    return cat(parts)
 
 
-def joint_samples(keypoints: Keypoints, K: Tensor, posterior: RigPosterior) -> Tensor:
-    """Joints (M, T, J, 3) mm under each of the posterior's M samples, in their order."""
-    return joints_given(keypoints, K, posterior, posterior.R, posterior.t)[0]
+def _moments(joints: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (B, T, J, 3) and covariance (B, T, J, 3, 3) over equally weighted samples (M, ...)."""
+    mean = joints.mean(0)
+    away = joints - mean
+    return mean, torch.einsum("m...i,m...j->...ij", away, away) / len(joints)
 
 
 def joints_given(
@@ -68,77 +80,51 @@ def joints_given(
     R: Tensor,
     t: Tensor,
     noise2: Tensor | float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Joints (M, T, J, 3) mm under each of M cameras, and their covariances (M, T, J, 3, 3) mm^2.
+) -> Triangulation:
+    """Joints (M, B, T, J, 3) mm under each of M cameras, and their covariances, float64.
 
     Args:
-        keypoints, K, posterior, noise2: as in `joints_under`; the posterior's mean decides which
-            keypoints are outliers.
-        R, t: (M, 1, V, 3, 3), (M, 1, V, 3) mm.
+        keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
+        posterior: its mean decides which keypoints are outliers.
+        R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
+        noise2: squared factor on the keypoints' stated standard deviations.
     """
-    parts = zip(*_given_cameras(keypoints, K, posterior, R, t, noise2))
-    points, spread = (torch.cat(values, dim=1) for values in parts)
-    return points, spread
-
-
-def _given_cameras(keypoints, K, posterior, R, t, noise2) -> Iterator[tuple[Tensor, Tensor]]:
-    """`joints_given`, a chunk of frames at a time."""
-    mean_R, mean_t = posterior_mean(posterior)
-    K = K.double().expand(*keypoints.xy.shape[:2], 3, 3)
-    noise2 = torch.as_tensor(noise2).to(mean_R)
-    for first in range(0, keypoints.xy.shape[0], CHUNK):
-        some = slice(first, first + CHUNK)
-        part = Keypoints(*(value[some][None].double() for value in keypoints))
-        yield _triangulate(part, Cameras(K[None, some], mean_R, mean_t), R, t, noise2)
-
-
-def _triangulate(
-    keypoints: Keypoints, mean: Cameras, R: Tensor, t: Tensor, noise2: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Joints (M, T, J, 3) and covariances (M, T, J, 3, 3) of keypoints (1, T, V, J, ...)."""
-    _, T, V, J, _ = keypoints.xy.shape
-    K = mean.K
+    keypoints, K, R, t, posterior = tree_map(Tensor.double, (keypoints, K, R, t, posterior))
+    mean = posterior_mean(posterior)
     observations = normalise(keypoints, K)
-    information = observations.information / noise2
-    points = robust_triangulation(keypoints, Cameras(K, mean.R, mean.t))[0].joints3d  # (1, T, J, 3)
-    middle, precision = _person(points)
-    points = torch.where(torch.isfinite(points), points, middle.unsqueeze(-2))
-    anchor = middle.unsqueeze(-2).expand(1, T, J, 3).reshape(1, T * J, 3)
-    precision = precision[..., None].expand(1, T, J).reshape(T * J)
-    for _ in range(3):  # expectation maximisation: which keypoints are outliers
-        camera = torch.einsum("bvac,btjc->btvja", mean.R, points) + mean.t[:, None, :, None]
-        depth = camera[..., 2].clamp_min(MIN_DEPTH)
-        residual = camera[..., :2] / depth[..., None] - observations.xy
-        chi2 = chi_square(residual, information)
-        weight = responsibility(chi2, observations.inlier)
-        weight = weight * (camera[..., 2] > MIN_DEPTH)
-        moments = ray_moments(
-            observations.xy, information * (weight / depth.square())[..., None, None]
-        )
-        moments = moments.permute(0, 1, 3, 2, 4).reshape(1, T * J, V, 6)
-        points, _, _ = triangulate(moments, mean.R[None], mean.t[None], anchor, precision)
-        points = points[0].unflatten(1, (T, J))
-    points, entries, _ = triangulate(moments, R, t, anchor, precision)
-    spread = symmetric_to_matrix(entries[:, :, 0])  # (M, T J, 3, 3)
-    return points[:, 0].unflatten(1, (T, J)), spread.unflatten(1, (T, J))
+    points = robust_joints(observations, *mean)[0].joints[0]  # (B, T, J, 3)
+    observations = observations._replace(information=observations.information / noise2)
+    middle, precision = _person(points)  # (B, T, 1, 3), (B, T)
+    points = torch.where(torch.isfinite(points), points, middle)
+    prior = middle, precision.repeat_interleave(points.shape[2], 1)
+    mean = take(mean, None)
+
+    def weigh(joints: Tensor) -> tuple[Tensor, Tensor]:
+        at = reproject(joints, observations, *mean)
+        return responsibility(at.chi2, observations.inlier) * at.front, at.depth
+
+    weights = weigh(points[None])
+    for _ in range(ROUNDS - 1):  # expectation maximisation
+        weights = weigh(weighted_triangulation(observations, *mean, *weights, *prior).joints)
+    return weighted_triangulation(observations, R, t, *weights, *prior)
 
 
 def _person(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Middle of the person (1, T, 3) in each frame, and its precision (1, T) 1/mm^2.
+    """Middle of the person (B, T, 1, 3) in each frame, and its precision (B, T) 1/mm^2.
 
     In a frame in which nothing is triangulated the person is where it usually is, give or take
     how much it moves.
     """
-    middle = points.nanmedian(dim=2).values  # (1, T, 3), NaN where nothing is
+    middle = points.nanmedian(dim=2).values  # (B, T, 3), NaN where nothing is
     nowhere = points.new_tensor([0.0, 0.0, START_DEPTH])
     usual = middle.nanmedian(dim=1, keepdim=True).values
     lost = torch.isnan(usual)
     usual = torch.where(lost, nowhere, usual)
-    moves = (middle - usual).square().nanmean(1, keepdim=True).nan_to_num(0.0).amax(-1)  # (1, 1)
+    moves = (middle - usual).square().nanmean(1, keepdim=True).nan_to_num(0.0).amax(-1)  # (B, 1)
     moves = torch.where(lost.any(-1), START_DEPTH**2, moves)
-    missing = torch.isnan(middle).any(-1)
-    variance = PERSON_SIGMA**2 + torch.where(missing, moves, torch.zeros_like(moves))
-    return torch.where(torch.isnan(middle), usual, middle), 1 / variance
+    missing = torch.isnan(middle)
+    variance = PERSON_SIGMA**2 + torch.where(missing.any(-1), moves, 0.0)
+    return torch.where(missing, usual, middle).unsqueeze(2), 1 / variance
 
 
 def read_again(
@@ -180,7 +166,8 @@ def fuse_body(
     """Human3.6M's 17 joints of T successive frames of B rigs, by the fusion network.
 
     Heads that look at cameras are given the keypoints with left and right read: as the solver read
-    them, and then once more under the cameras (see `ptri.verdict.readings`).
+    them, and then once more under the cameras (see `ptri.verdict.readings`). The mixture over a few
+    samples, differentiable in them, serves training; `body_under` is nearer to the posterior's.
 
     Args:
         keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
@@ -196,34 +183,51 @@ def fuse_body(
     return model.fuse(keypoints, K, posterior, features)
 
 
-def fuse_rig(
+@torch.no_grad()
+def body_under(
     model: PoseModel,
     keypoints: Keypoints,
     K: Tensor,
     posterior: RigPosterior,
     sides: Sides | None = None,
-    frames: Sequence[int] = (),
     features: Tensor | None = None,
+    frames: Sequence[int] | None = None,
 ) -> Prediction:
-    """`fuse_body` of the T frames of one rig, a chunk at a time: (T, 17, 3) and (T, 17, 3, 3).
+    """`fuse_body` over the whole posterior, at the price of one sample.
+
+    How joints move with the cameras is known well from triangulation alone. So the network runs
+    under the one sample whose triangulated joints are nearest to their mean, and joints and
+    covariances are carried to the posterior by the mean and the spread of the triangulated ones
+    (a control variate with its coefficient at one).
 
     Args:
-        keypoints: (T, V, J, ...) px. K: (V, 3, 3) or (T, V, 3, 3) px.
-        sides: (1, frames, V, 17) of the solver in ``frames``.
+        frames: those of the T that ``sides`` (B, len(frames), V, 17) are of; None: all.
     """
-    T, V = keypoints.xy.shape[:2]
-    K = K.expand(T, V, 3, 3)
-    if sides is not None:
-        joints = torch.arange(sides.order.shape[-1], device=sides.order.device)
-        order = joints.repeat(1, T, V, 1)
-        keep = torch.ones_like(order, dtype=torch.bool)
-        order[:, frames], keep[:, frames] = sides
-        sides = Sides(order, keep)
+    B, T = K.shape[:2]
+    if sides is not None and frames is not None:
+        labelled = torch.arange(NUM_JOINTS, device=K.device).expand(B, T, K.shape[2], -1)
+        given, sides = sides, Sides(labelled.clone(), torch.ones_like(labelled, dtype=torch.bool))
+        for value, part in zip(sides, given):
+            value[:, list(frames)] = part
     parts = []
-    for first in range(0, T, FUSE_CHUNK):
-        some = slice(first, first + FUSE_CHUNK)
-        part = Keypoints(*(value[None, some] for value in keypoints))
-        read = None if sides is None else Sides(*(value[:, some] for value in sides))
-        feature = None if features is None else features[None, some]
-        parts.append(fuse_body(model, part, K[None, some], posterior, read, feature))
-    return Prediction(*(torch.cat(values, dim=1)[0] for values in zip(*parts)))
+    for first in range(0, T, CHUNK):
+        rows = slice(None), slice(first, first + CHUNK)
+        parts.append(_body_under(model, posterior, *take((keypoints, K, sides, features), rows)))
+    return cat(parts, 1)
+
+
+def _body_under(model, posterior, keypoints, K, sides, features) -> Prediction:
+    if not model.fusion.uses_cameras or len(posterior.R) == 1:
+        return fuse_body(model, keypoints, K, posterior, sides, features)
+    keypoints, features = read_again(keypoints, K, posterior, model.detector, sides, features)
+    R, t, _ = resample(posterior, NUM_SAMPLES)
+    named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
+    joints = joints_given(named, K, posterior, R, t).joints  # (M, B, T, 17, 3)
+    mean = joints.mean(0)
+    rigs = torch.arange(len(K), device=K.device)
+    central = (joints - mean).square().sum((2, 3, 4)).argmin(0), rigs  # (B,) each
+    camera = posterior_from_cameras(Cameras(K, R[central], t[central]))
+    fused = model.fuse(keypoints, K, camera, features)
+    _, spread = _moments(joints - joints[..., H36M17.root, None, :])
+    moved = fused.joints3d + mean - joints[central]
+    return Prediction(moved.float(), (fused.covariance + spread).float())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
-from ptri.geometry.triangulation import ray_moments, triangulate
+from ptri.geometry.triangulation import weighted_triangulation
 from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.adjust import Bundle
@@ -83,20 +83,22 @@ def gather_starts(
 
 def _with_further_joints(starts: Bundle, observations: Observations) -> Bundle:
     """Adds the joints that the lifter does not know, triangulated under each start's cameras."""
-    B, T, V, J, _ = observations.xy.shape
-    extra = J - NUM_JOINTS
-    if not extra:
+    if observations.xy.shape[3] == NUM_JOINTS:
         return starts
     root = starts.joints[..., H36M17.root, :]  # (B, C, T, 3)
     distance = root.norm(dim=-1).mean((1, 2))[:, None, None, None]
-    weight = observations.inlier[..., NUM_JOINTS:] / distance.square()
-    moments = ray_moments(
-        observations.xy[..., NUM_JOINTS:, :],
-        observations.information[..., NUM_JOINTS:, :, :] * weight[..., None, None],
+    further = Observations(
+        *(value[:, :, :, NUM_JOINTS:] for value in observations[:3]),
+        observations.held[..., NUM_JOINTS:],
     )
-    moments = moments.permute(0, 1, 3, 2, 4).reshape(B, T * extra, V, 6)
-    anchor = root.mean(1)[:, :, None].expand(B, T, extra, 3).reshape(B, T * extra, 3)
-    R, t = starts.R.transpose(0, 1).to(moments), starts.t.transpose(0, 1).to(moments)
-    points, _, _ = triangulate(moments, R, t, anchor.to(moments), PERSON_SIGMA**-2)
-    points = points.transpose(0, 1).unflatten(2, (T, extra)).to(starts.joints)
+    points, _ = weighted_triangulation(
+        further,
+        starts.R.transpose(0, 1).to(further.xy),
+        starts.t.transpose(0, 1).to(further.xy),
+        further.inlier[None],
+        distance,
+        root.mean(1)[:, :, None],
+        PERSON_SIGMA**-2,
+    )
+    points = points.transpose(0, 1).to(starts.joints)
     return starts._replace(joints=torch.cat([starts.joints, points], dim=-2))

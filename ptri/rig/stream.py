@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.weights import find_model
 from ptri.posterior.sampling import posterior_mean
 from ptri.rig.check import RigInput, check_input, check_numbers, known_joints

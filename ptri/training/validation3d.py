@@ -19,7 +19,7 @@ from ptri.models.sizes import sizes_of
 from ptri.people.scenes import Scene, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig.estimate import solve
-from ptri.rig.joints import fuse_body
+from ptri.rig.joints import body_under
 from ptri.structures import Prediction, RigPosterior, to_device, tree_map
 from ptri.training.losses3d import detect
 
@@ -67,7 +67,7 @@ def rig_errors(
     """Errors of joints and rotations, cameras unknown, and of joints under the true cameras."""
     joints3d, true_rigs = scene.joints3d, posterior_from_cameras(scene.cameras)
     posterior, prediction = estimate(model, scene, config, features)
-    calibrated = fuse_body(model, scene.keypoints, scene.K, true_rigs, features=features)
+    calibrated = body_under(model, scene.keypoints, scene.K, true_rigs, features=features)
     R, _ = posterior_mean(posterior)
     stated = prediction.joints3d, prediction.covariance, joints3d
     return {
@@ -86,7 +86,7 @@ def estimate(
     keypoints, K = scene.keypoints, scene.K
     solution = solve(model, keypoints, K, config.posterior, config.run.seed)
     posterior = solution.posterior
-    return posterior, fuse_body(model, keypoints, K, posterior, solution.sides, features)
+    return posterior, body_under(model, keypoints, K, posterior, solution.sides, features)
 
 
 def held_out_scenes(

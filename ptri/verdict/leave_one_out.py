@@ -13,11 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.rays import MEDIAN_CHI2, responsibility
 from ptri.geometry.resection import Points, Pose, orthographic_starts, resect, square_root
-from ptri.geometry.robust import MEDIAN_CHI2, chi_square, responsibility
 from ptri.geometry.rotations import rotation_angle
-from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_inverse
+from ptri.geometry.triangulation import (
+    Reprojection,
+    Triangulation,
+    reproject,
+    weighted_triangulation,
+)
 from ptri.structures import MANY_FRAMES, Observations, cat, put, take, tree_map, where
 from ptri.verdict.readings import NUM_JOINTS, Reading
 
@@ -123,60 +127,34 @@ def examine(
 def _leave_one_out(
     observations: Observations, R: Tensor, t: Tensor, joints: Tensor, weight: Tensor
 ) -> _Known:
-    """Joints from all views but one, for each view; reweighted twice, by the mixture.
+    """Joints from all views but one, for each view; reweighted once, by the mixture.
 
-    Index letters: e is the view left out, v one of the others, n a joint of a frame.
+    Index letters: e is the view left out, the camera hypothesis here; v one of the others.
     """
-    _, T, V, J, _ = observations.xy.shape
-    xy, information, inlier, weight = (
-        value.transpose(1, 2).flatten(2, 3)  # (B, V, T * J, ...)
-        for value in (observations.xy, observations.information, observations.inlier, weight)
-    )
-    others = 1 - torch.eye(V, dtype=xy.dtype, device=xy.device)[..., None]  # (E, V, 1)
-    matrix = camera_matrix(R, t)[:, None]  # (B, 1, 9, 6 V)
-    X = joints.flatten(1, 2)[:, None].expand(-1, V, -1, -1)  # (B, E, N, 3)
-    anchor, share = X, weight[:, None] * others  # (B, E, V, N)
-    noise = torch.ones_like(share[:, :, 0, 0])  # (B, E)
-    seen = inlier[:, None] * others
-    for last in (False, True):
-        camera = R[:, None] @ X.mT.unsqueeze(2) + t[:, None, :, :, None]  # (B, E, V, 3, N)
-        depth = camera[..., 2, :].clamp_min(MIN_DEPTH)
-        if last:
-            error = camera[..., :2, :].mT / depth[..., None] - xy[:, None]
-            chi2 = chi_square(error, information[:, None])
-            noise = _noise(chi2, seen)
-            share = responsibility(chi2 / noise[..., None, None], seen)
-            share = share * (camera[..., 2, :] > MIN_DEPTH)
-        scaled = share / (depth.square() * noise[..., None, None])
-        moments = ray_moments(
-            xy[:, None].expand(*depth.shape, 2), information[:, None] * scaled[..., None, None]
+    V = R.shape[1]
+    others = 1 - torch.eye(V, dtype=R.dtype, device=R.device)[:, None, None, :, None]
+    seen = observations.inlier * others  # (E, B, T, V, J)
+    hypotheses = R.expand(V, *R.shape), t.expand(V, *t.shape)
+
+    def solve(weight: Tensor, at: Reprojection) -> Triangulation:
+        return weighted_triangulation(
+            observations, *hypotheses, weight, at.depth, joints, ANCHOR_SIGMA**-2
         )
-        product = matrix @ moments.movedim(-1, -2).flatten(2, 3)  # (B, E, 9, N)
-        ridge = xy.new_tensor([1.0, 0, 0, 1.0, 0, 1.0])[:, None] * ANCHOR_SIGMA**-2
-        a, b, c, d, e, f = covariance = symmetric_inverse(
-            (product[..., :6, :] + ridge).movedim(-2, 0)
-        )[0]
-        u, v, w = (product[..., 6:, :] + ANCHOR_SIGMA**-2 * anchor.mT).unbind(-2)
-        X = torch.stack([a * u + b * v + c * w, b * u + d * v + e * w, c * u + e * v + f * w], -1)
-    variance = (covariance[0] + covariance[3] + covariance[5]) / 3
-    sure = variance < MAX_SIGMA**2
-    return _Known(
-        *(
-            value.unflatten(2, (T, J))
-            for value in (
-                X,
-                variance,
-                xy,
-                information / noise[..., None, None, None],
-                inlier * sure,
-            )
-        )
-    )
+
+    first = solve(weight * others, reproject(joints[None], observations, R[None], t[None]))
+    at = reproject(first.joints, observations, *hypotheses)
+    noise = _noise(at.chi2, seen)[..., None, None, None]  # (E, B, 1, 1, 1)
+    share = responsibility(at.chi2 / noise, seen) * at.front
+    points, covariance = (value.transpose(0, 1) for value in solve(share / noise, at))
+    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)  # (B, V, T, J)
+    xy, information, inlier = (value.transpose(1, 2) for value in observations[:3])
+    information = information / noise.transpose(0, 1).unsqueeze(-1)
+    return _Known(points, variance, xy, information, inlier * (variance < MAX_SIGMA**2))
 
 
 def _noise(chi2: Tensor, seen: Tensor) -> Tensor:
-    """Squared noise scale (B, E), at least one, from the median residual of (B, E, V, N) points."""
-    views = (seen > 0).sum(2, keepdim=True)
+    """Squared noise scale (E, B), at least one, of the median residual (E, B, T, V, J)."""
+    views = (seen > 0).sum(-2, keepdim=True)
     # A joint takes three of its 2 V coordinates; of two views, one coordinate in four is left.
     left = (2 * views - 3).clamp_min(1) / (2 * views).clamp_min(4)
     each = torch.where(seen > 0, chi2 / left, torch.nan).flatten(2)

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.alignment import align_views
-from ptri.geometry.robust import chi_square, log_mixture, triangulate_observations
+from ptri.geometry.rays import chi_square, log_mixture
+from ptri.geometry.triangulation import robust_joints
 from ptri.posterior import adjust as adjustment
 from ptri.posterior.adjust import Bundle, Errors
 from ptri.posterior.body import BodyPrior
@@ -107,7 +108,7 @@ def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
     """
     named = _named(observations)
-    joints = triangulate_observations(named, R, t)
+    joints = robust_joints(named, R, t)[0].joints[0]
     known = torch.isfinite(joints).all(-1)
     known = known & known[..., _FLIP.to(known.device)]
     bundle = Bundle(R, t, joints.nan_to_num(0.0), joints[:, 0, :, 0])

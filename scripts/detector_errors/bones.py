@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.posterior.body import bone_vectors, load_body_prior
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints

@@ -10,7 +10,7 @@ from detector_errors.clips import Clips
 from detector_errors.truth import NAMES, Truth
 from ptri.evaluation import metrics
 from ptri.evaluation.metrics import mirrored
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.skeleton import H36M17
 
 _QUANTILES = (0.5, 0.9, 0.99)

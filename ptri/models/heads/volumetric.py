@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ptri.errors import UserError
+from ptri.geometry.rays import normalise
 from ptri.models.fusion import (
     NUM_JOINTS,
     about_root,
@@ -25,7 +26,6 @@ from ptri.models.fusion import (
     mixture,
     robust_joints,
 )
-from ptri.posterior.sampling import normalise
 from ptri.skeleton import H36M17
 from ptri.structures import take
 

@@ -25,13 +25,13 @@ from ptri.config import Config, replace
 from ptri.errors import UserError
 from ptri.evaluation import metrics
 from ptri.evaluation.metrics import LEVELS
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.pose_model import PoseModel
 from ptri.people.draws import Draws
 from ptri.people.scenes import Scene, errors_of, people, seen_by
 from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.rig import estimate
-from ptri.rig.joints import fuse_body
+from ptri.rig.joints import body_under
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, cat, take, tree_map
 from ptri.training.solved_scenes import (
@@ -182,13 +182,13 @@ def _head_scores(model: PoseModel, solved: Solved, known: Tensor) -> Scores:
         R, t = solved.group.R[:, part], solved.group.t[:, part]
         level = torch.full(R.shape[:2], -float(np.log(len(R))))
         posterior = RigPosterior(R, t, level, torch.ones(len(few.K)))
-        unknown = fuse_body(model, few.keypoints, few.K, posterior, sides)
+        unknown = body_under(model, few.keypoints, few.K, posterior, sides)
         values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d)}
         values["answered"] = metrics.mpjpe(unknown.joints3d, answered)
         values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d)
         values |= _coverage(unknown, few.joints3d, "coverage")
         if model.fusion.uses_cameras:
-            fused = fuse_body(model, few.keypoints, few.K, posterior_from_cameras(few.cameras))
+            fused = body_under(model, few.keypoints, few.K, posterior_from_cameras(few.cameras))
             values["calibrated"] = metrics.mpjpe(fused.joints3d, few.joints3d)
             values["calibrated_scaled"] = metrics.n_mpjpe(fused.joints3d, few.joints3d)
             values |= _coverage(fused, few.joints3d, "calibrated_coverage")

@@ -57,7 +57,8 @@ def solve(model: PoseModel, options: PosteriorConfig, cases: Cases, seed: int = 
         *drawn, log_weights = resample(one, NUM_SAMPLES)
         keypoints, K = take((cases.keypoints, cases.K), rig)
         noise2 = solution.rig.evidence.scale2[rig]
-        joints, covariance = joints_given(keypoints, K, one, *drawn, noise2)  # (M, T, J, ...)
+        given = joints_given(*take((keypoints, K), None), one, *drawn, noise2)
+        joints, covariance = take(given, (slice(None), 0))  # (M, T, J, ...)
         weights = log_weights.expand(joints.shape[:2])
         parts.append(mixture(joints, about_root(covariance), weights))
     mean, spread = (torch.stack(values) for values in zip(*parts))

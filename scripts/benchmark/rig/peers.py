@@ -19,7 +19,7 @@ import torch
 from benchmark.rig.cases import Cases
 from benchmark.rig.scores import Answer
 from ptri.geometry.epipolar import five_point_rigs
-from ptri.geometry.robust import robust_triangulation
+from ptri.geometry.triangulation import robust_triangulation
 from ptri.structures import Cameras, Keypoints, take
 
 # Reprojection error of an inlier over the focal length: four standard deviations of the true noise,

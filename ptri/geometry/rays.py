@@ -1,0 +1,69 @@
+"""Keypoints as rays: normalised coordinates with their information, and how likely a miss is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import pixel_to_normalised
+from ptri.structures import Keypoints, Observations
+
+MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
+# Log density of an outlier over the inlier's peak: at twelve squared standard deviations an
+# outlier of prior probability one half becomes the better explanation.
+LOG_OUTLIER = -0.5 * 12.0
+
+
+def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
+    """Keypoints in pixels to observations in normalised coordinates.
+
+    Args:
+        keypoints: (B, T, V, J, ...) px; NaN xy = not seen.
+        K: (B, T, V, 3, 3) px, zero skew.
+
+    Raises:
+        ValueError: a covariance or confidence of a seen point is not finite.
+    """
+    seen = torch.isfinite(keypoints.xy).all(-1) & (keypoints.confidence > 0)
+    xy = torch.where(seen[..., None], keypoints.xy, 0.0)
+    covariance = keypoints.covariance
+    a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    determinant = a * c - b * b
+    usable = (determinant > 0) & torch.isfinite(determinant) & torch.isfinite(keypoints.confidence)
+    if bool((seen & ~usable).any()):
+        raise ValueError("keypoints: a covariance is not positive definite or a value not finite")
+    information = torch.stack([c, -b, -b, a], dim=-1).unflatten(-1, (2, 2))
+    information = information / torch.where(seen, determinant, 1.0)[..., None, None]
+    focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]  # (B, T, V, 1, 2)
+    information = information * (focal.unsqueeze(-1) * focal.unsqueeze(-2))
+    information = torch.where(seen[..., None, None], information, 0.0)
+    normalised = torch.where(seen[..., None], pixel_to_normalised(xy, K), 0.0)
+    inlier = torch.where(seen, keypoints.confidence, 0.0)
+    return Observations(normalised, information, inlier, torch.ones_like(inlier[:, :, 0]))
+
+
+def chi_square(residual: Tensor, information: Tensor) -> Tensor:
+    """Squared Mahalanobis length (...) of residuals (..., 2)."""
+    x, y = residual.unbind(-1)
+    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
+    return (a * x + 2 * b * y) * x + c * y.square()
+
+
+def log_mixture(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0) -> Tensor:
+    """Log density of keypoints, a mixture of inliers and outliers; zero where not seen (c = 0).
+
+    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(LOG_OUTLIER)]``
+    """
+    good, bad = _log_parts(chi2, inlier, log_peak)
+    return torch.where(inlier > 0, torch.logaddexp(good, bad), 0.0)  # even where chi2 is NaN
+
+
+def responsibility(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0) -> Tensor:
+    """Probability that a keypoint is an inlier, given its residual; zero where not seen."""
+    good, bad = _log_parts(chi2, inlier, log_peak)
+    return torch.where(inlier > 0, torch.sigmoid(good - bad), 0.0)
+
+
+def _log_parts(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float) -> tuple[Tensor, Tensor]:
+    c = inlier.clamp(0.02, 0.98)  # no detector is certain, nor useless
+    return c.log() + log_peak - 0.5 * chi2, torch.log1p(-c) + LOG_OUTLIER
