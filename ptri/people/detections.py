@@ -81,14 +81,14 @@ def simulate_detections(
     if not exact and errors.bias_follows > 0:
         grown = torch.expm1(errors.bias_follows * log_factor)
         target = target + grown.unsqueeze(-1) * systematic
-    white = _coloured(draws, errors, T, (V, J, 2), 0.0 if exact else errors.correlated_share)
+    white = _coloured(draws, errors, (T, V, J, 2), 0.0 if exact else errors.correlated_share)
     xy = target + (torch.linalg.cholesky(covariance) @ white.unsqueeze(-1)).squeeze(-1)
     # 4 Outliers, and what the detector says of all that
     outlier, reported = torch.zeros_like(hidden), covariance
     confidence = torch.ones(outlier.shape)
     if not exact:
-        outlier = _rare(draws, errors, T, (V, J), errors.outlier_rate)
-        wrong = _coloured(draws, errors, T, (V, J, 2), 0.8) * errors.outlier_size
+        outlier = _rare(draws, errors, (T, V, J), errors.outlier_rate)
+        wrong = _coloured(draws, errors, (T, V, J, 2), 0.8) * errors.outlier_size
         xy = torch.where(outlier.unsqueeze(-1), xy + wrong * scale[..., None, None], xy)
         apart = swapped * (aimed[..., H36M17.flip, :] - aimed).norm(dim=-1)
         error = xy - target
@@ -142,26 +142,20 @@ def _systematic(
     return target, target - common
 
 
-def _coloured(
-    draws: Draws, errors: ErrorModel, num_frames: int, shape: tuple[int, ...], share: float
-) -> Tensor:
-    """(B, T, *shape) unit-variance noise of which a share of the variance is AR(1)."""
-    white = draws.normal(num_frames, *shape)
+def _coloured(draws: Draws, errors: ErrorModel, shape: tuple[int, ...], share: float) -> Tensor:
+    """(B, *shape) unit-variance noise of which a share of the variance is AR(1) over T."""
+    white = draws.normal(*shape)
     if share == 0:
         return white
-    rho = frame_correlation(errors.correlation_s, errors.fps)
-    slow = ar1(draws.normal(num_frames, *shape), rho)
+    slow = ar1(draws.normal(*shape), frame_correlation(errors.correlation_s, errors.fps))
     return math.sqrt(share) * slow + math.sqrt(1 - share) * white
 
 
-def _rare(
-    draws: Draws, errors: ErrorModel, num_frames: int, shape: tuple[int, ...], rate: float | Tensor
-) -> Tensor:
-    """(B, T, *shape) bool events of a given rate, or rates, that last some frames."""
-    rho = frame_correlation(errors.fault_s, errors.fps)
+def _rare(draws: Draws, errors: ErrorModel, shape: tuple[int, ...], rate: float | Tensor) -> Tensor:
+    """(B, *shape) bool events of a given rate, or rates, that last some of the T frames."""
+    latent = ar1(draws.normal(*shape), frame_correlation(errors.fault_s, errors.fps))
     rate = torch.as_tensor(rate, dtype=torch.float64).clamp_max(1.0)
-    threshold = math.sqrt(2) * torch.erfinv((1 - 2 * rate).float())  # infinite for a rate of 0
-    return ar1(draws.normal(num_frames, *shape), rho) > threshold
+    return latent > math.sqrt(2) * torch.erfinv((1 - 2 * rate).float())  # infinite for a rate of 0
 
 
 def _swap(draws: Draws, errors: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +166,7 @@ def _swap(draws: Draws, errors: ErrorModel, xy: Tensor) -> tuple[Tensor, Tensor]
     limbs = errors.limb_swap_rate
     for ends, rate in (("",), errors.body_swap_rate), (_ARMS, limbs), (_LEGS, limbs):
         exchanged = torch.tensor([name.endswith(ends) for name in H36M17.joints])
-        swap = swap ^ (_rare(draws, errors, T, (V,), rate).unsqueeze(-1) & exchanged)
+        swap = swap ^ (_rare(draws, errors, (T, V), rate).unsqueeze(-1) & exchanged)
     swap = swap & (flip != torch.arange(len(flip)))
     return torch.where(swap.unsqueeze(-1), xy[..., flip, :], xy), swap
 
@@ -188,7 +182,7 @@ def _copy(
     names, flip = H36M17.joints, list(H36M17.flip)
     T, V = xy.shape[1:3]
     rate = errors.limb_copy_rate * errors.profile_copies ** (1 - front.abs())
-    happens = _rare(draws, errors, T, (V, 2), rate.unsqueeze(-1).clamp_max(_MOST_COPIES))
+    happens = _rare(draws, errors, (T, V, 2), rate.unsqueeze(-1).clamp_max(_MOST_COPIES))
     left, both = draws.uniform(1, V, 2) < 0.5, draws.uniform(1, V, 2) < 0.5
     moved = torch.zeros_like(swapped)
     for limb, (middle, end) in enumerate(_LIMBS):
@@ -286,11 +280,11 @@ def _in_box(draws: Draws, xy: Tensor) -> Tensor:
 def _missing(draws: Draws, errors: ErrorModel, hidden: Tensor, exact: bool) -> Tensor:
     """(B, T, V, J) bool: joints, hidden joints and whole views that are not detected."""
     T, V, J = hidden.shape[1:]
-    joints = _rare(draws, errors, T, (V, J), errors.missing_rate)
+    joints = _rare(draws, errors, (T, V, J), errors.missing_rate)
     # Two views of a scene always keep the person; nothing could be learnt from one.
     sparable = draws.uniform(V).argsort(dim=1).argsort(dim=1) >= 2
-    view = _rare(draws, errors, T, (V,), errors.missing_view_rate) & sparable.unsqueeze(1)
-    behind = hidden & _rare(draws, errors, T, (V, J), errors.missing_hidden_rate)
+    view = _rare(draws, errors, (T, V), errors.missing_view_rate) & sparable.unsqueeze(1)
+    behind = hidden & _rare(draws, errors, (T, V, J), errors.missing_hidden_rate)
     if errors.drop_rate > 0:
         joints = joints | _drawn_rate(draws, errors.drop_rate, T, V, J)
     return joints if exact else joints | view.unsqueeze(-1) | behind

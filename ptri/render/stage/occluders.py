@@ -14,7 +14,7 @@ from ptri.render.stage.room import (
     box_mesh,
     cloth_pair,
     triangles_mesh,
-    upright_axes,
+    turned_axes,
 )
 
 
@@ -58,7 +58,7 @@ def add_held(rng: np.random.Generator, room: Room, joints: np.ndarray) -> Room:
         mesh = box_mesh(hand + axes[2] * rng.uniform(0, 0.4) * half[2], half, axes, material)
     elif kind < 0.55:  # bag, hanging
         half = rng.uniform([0.1, 0.03, 0.1], [0.22, 0.1, 0.25])
-        axes = upright_axes(rng.uniform(0, 2 * np.pi))
+        axes = turned_axes(rng.uniform(0, 2 * np.pi))
         mesh = box_mesh(hand - _up(half[2] + 0.05), half, axes, material)
     elif kind < 0.8:  # book, phone, cup
         half = rng.uniform([0.03, 0.005, 0.05], [0.14, 0.05, 0.18])
@@ -157,7 +157,7 @@ def _ball(middle: np.ndarray, radius: float, material: int) -> np.ndarray:
 def _facing(camera: Camera, place: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Upright axes (3, 3, rows) whose first runs across the camera's view, give or take."""
     toward = place - camera.centre
-    return upright_axes(np.arctan2(toward[1], toward[0]) - np.pi / 2 + rng.normal(0, 0.4))
+    return turned_axes(np.arctan2(toward[1], toward[0]) - np.pi / 2 + rng.normal(0, 0.4))
 
 
 def _up(height: float) -> np.ndarray:

@@ -148,7 +148,7 @@ def sample_room(
         box = _furniture(rng, np.array([width, depth]), camera_centres)
         if box is None:
             continue
-        axes = upright_axes(rng.uniform(0, np.pi))
+        axes = turned_axes(rng.uniform(0, np.pi))
         parts.append(box_mesh(*box, axes, len(colours)))
         colours.append(cloth_pair(rng, 0.9))
         styles.append([_pick(rng, (0, 0, 1, 3, 4, 5, 6)), rng.uniform(1.5, 12), 0.1, 0.7])
@@ -170,13 +170,13 @@ def with_seat(room: Room, joints: np.ndarray) -> Room:
     # 1 um guards hips above one another.
     back = np.array([-across[1], across[0]]) / max(np.linalg.norm(across[:2]), 1e-6)
     centre = hips.mean(0)[:2] + 0.06 * back
-    axes = upright_axes(float(np.arctan2(across[1], across[0])))
+    axes = turned_axes(float(np.arctan2(across[1], across[0])))
     half = np.array([0.19, 0.19, height / 2])
     box = box_mesh(np.append(centre, height / 2), half, axes, len(room.colours) - 1)
     return room._replace(mesh=np.concatenate([room.mesh, box.astype(np.float32)]))
 
 
-def upright_axes(turn: float) -> np.ndarray:
+def turned_axes(turn: float) -> np.ndarray:
     """Axes (3, 3), one per row, turned about the vertical (rad)."""
     c, s = np.cos(turn), np.sin(turn)
     return np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]])
