@@ -232,4 +232,4 @@ def _opened(start: ErrorModel, measured: Statistics, fps: float) -> ErrorModel:
 def _in_range(options: ErrorModel, name: str, value: float) -> float:
     """A setting within what it allows."""
     limits = next(item.metadata for item in dataclasses.fields(options) if item.name == name)
-    return float(min(max(value, limits["low"]), limits["high"]))
+    return float(min(max(value, limits[">="]), limits["<="]))
