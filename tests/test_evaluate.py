@@ -15,6 +15,7 @@ from ptri.data.h36m_index import build_index
 from ptri.evaluation import outputs
 from ptri.evaluation.evaluate import evaluate
 from ptri.evaluation.pictures import spread
+from ptri.evaluation.table import UNDAMAGED
 
 KEYS = [
     "loss", "loss/hm", "loss/x3d", "x2d/l1", "x2d/l2", "x3d/l1", "x3d/l2", "mpjpe", "n_mpjpe",
@@ -117,16 +118,14 @@ def test_printed_lines_and_files(evaluated):
     lines = text.splitlines()
     assert [line.split(":")[0] for line in lines[:7]] == KEYS[:7]
     assert f"x3d/l2: {figures['x3d/l2']:.4f}" == lines[6]
-    assert "without damaged S9 scenes" in text  # Greeting-2 of S9 is one of them
+    assert UNDAMAGED in text  # Greeting-2 of S9 is one of them
     assert (folder / "table.txt").read_text() == text + "\n"
     with open(folder / "per_action.csv") as file:
         rows = {row["action"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {
-        "Greeting", "Walking", "all frames", "mean of actions", "without damaged S9 scenes",
-    }  # fmt: skip
+    assert set(rows) == {"Greeting", "Walking", "all frames", "mean of actions", UNDAMAGED}
     assert float(rows["all frames"]["single/mpjpe"]) == pytest.approx(figures["mpjpe"], abs=1e-3)
-    assert int(rows["without damaged S9 scenes"]["frames"]) == 3
-    assert rows["without damaged S9 scenes"]["single/mpjpe"] == rows["Walking"]["single/mpjpe"]
+    assert int(rows[UNDAMAGED]["frames"]) == 3
+    assert rows[UNDAMAGED]["single/mpjpe"] == rows["Walking"]["single/mpjpe"]
     kinds = {path.stem.rpartition("_")[2] for path in (folder / "pictures").iterdir()}
     assert kinds == {"views", "heatmaps", "skeleton", "rig", "overview"}
 

@@ -71,9 +71,8 @@ def test_videos_are_found_by_camera(plain):
     """By its name, else by what the name starts with."""
     (plain / "videos/left.avi").rename(plain / "videos/left-take2.avi")
     paths = videos.videos_by_camera(["left", "back", "other"], plain)
-    assert {name: path.name for name, path in paths.items()} == {
-        "left": "left-take2.avi", "back": "back.avi",
-    }  # fmt: skip
+    assert set(paths) == {"left", "back"}
+    assert [paths[name].name for name in ("left", "back")] == ["left-take2.avi", "back.avi"]
     assert abs(videos.read_frame(paths["left"], 1).mean() - 90) < 10
     assert videos.read_frame(paths["left"], 7) is None
     edit_cameras(plain, lambda cameras: cameras[0].update(name="bac"))

@@ -84,15 +84,14 @@ def _plain(value: Any) -> Any:
 
 def append(file: h5py.File, arrays: dict[str, np.ndarray]) -> None:
     """Appends rows to data sets, which are made as needed. Float64 becomes float32."""
+    packed = {"chunks": True, "shuffle": True, "compression": "gzip", "compression_opts": 1}
     for name, value in arrays.items():
         value = np.asarray(value)
         value = value.astype(np.float32) if value.dtype == np.float64 else value
-        if name not in file:
-            file.create_dataset(
-                name, data=value, maxshape=(None, *value.shape[1:]), chunks=True, shuffle=True,
-                compression="gzip", compression_opts=1,
-            )  # fmt: skip
-            continue
-        start = len(file[name])
-        file[name].resize(start + len(value), axis=0)
-        file[name][start:] = value
+        if name in file:
+            start = len(file[name])
+            file[name].resize(start + len(value), axis=0)
+            file[name][start:] = value
+        else:
+            shape = (None, *value.shape[1:])
+            file.create_dataset(name, data=value, maxshape=shape, **packed)
