@@ -44,21 +44,12 @@ PARTS_AND_ROOT = (*PARTS, "root")  # the root is the pelvis
 # vector, so it has no singular direction below 180 deg); twist is inward rotation. Hips alike, with
 # outward twist. Elbows and knees only bend one way.
 TRUNK_LIMITS = {
-    "root_pitch": (-180.0, 180.0),  # the whole body leans forwards
-    "root_roll": (-180.0, 180.0),  # and to its left
-    "spine_flex": (-20.0, 45.0),
-    "spine_side": (-25.0, 25.0),
-    "spine_twist": (-15.0, 15.0),
-    "chest_flex": (-20.0, 35.0),
-    "chest_side": (-20.0, 20.0),
-    "chest_twist": (-30.0, 30.0),
-    "neck_flex": (-40.0, 45.0),
-    "neck_side": (-25.0, 25.0),
-    "neck_twist": (-40.0, 40.0),
-    "head_flex": (-25.0, 25.0),
-    "head_side": (-15.0, 15.0),
-    "head_twist": (-35.0, 35.0),
-}
+    "root_pitch": (-180, 180), "root_roll": (-180, 180),  # the whole body leans forwards, left
+    "spine_flex": (-20, 45), "spine_side": (-25, 25), "spine_twist": (-15, 15),
+    "chest_flex": (-20, 35), "chest_side": (-20, 20), "chest_twist": (-30, 30),
+    "neck_flex": (-40, 45), "neck_side": (-25, 25), "neck_twist": (-40, 40),
+    "head_flex": (-25, 25), "head_side": (-15, 15), "head_twist": (-35, 35),
+}  # fmt: skip
 _TRUNK_AXES = {"pitch": 0, "flex": 0, "roll": 1, "side": 1, "twist": 2}  # x, y or z
 # Limits, the part that turns, and the left side's axis; the right side's is its mirror image.
 LIMBS = {

@@ -129,9 +129,8 @@ def generate_batch(
     options = config.generated
     check(options)
     errors = dataclasses.replace(errors_of(options, step), fps=numbers.fps)
-    held_out = split == "held_out"
-    key = "generated.held_out_families" if held_out else "generated.families"
-    families = family_indices(options.held_out_families if held_out else options.families, key)
+    key = "held_out_families" if split == "held_out" else "families"
+    families = family_indices(getattr(options, key), f"generated.{key}")
     seeds = [(seed, step, first + i, _STREAM[split]) for i in range(batch_size)]
     draws = Draws.from_seeds(seeds)
     joints = people(draws, options, num_frames, split, numbers)
