@@ -41,14 +41,10 @@ _STAND = {
     "knee_flex": (7, 7, 3), "ankle_flex": (0, 2, 0),
 }  # fmt: skip
 _SIT = {
-    "root_pitch": (-6, 9, 2),
-    "hip_flex": (82, 10, 2),
-    "knee_flex": (85, 18, 3),
-    "hip_abd": (8, 9, 3),
+    "root_pitch": (-6, 9, 2), "spine_flex": (10, 12, 4), "chest_flex": (6, 9, 3),
+    "hip_flex": (82, 10, 2), "knee_flex": (85, 18, 3), "hip_abd": (8, 9, 3),
     "hip_twist": (5, 12, 2),
-    "spine_flex": (10, 12, 4),
-    "chest_flex": (6, 9, 3),
-}
+}  # fmt: skip
 _ALL_FOURS = {"root_pitch": (80, 10, 3), "neck_flex": (-25, 15, 5), "head_flex": (-10, 10, 4)}
 POSTURES: dict[str, dict[str, tuple[float, float, float]]] = {
     "stand": {},
@@ -59,76 +55,49 @@ POSTURES: dict[str, dict[str, tuple[float, float, float]]] = {
     "climb": {"root_pitch": (10, 8, 3), "hip_flex": (25, 12, 3), "knee_flex": (25, 12, 3)},
     "sit": _SIT,
     "sit_floor": {
-        "root_pitch": (-10, 14, 3),
-        "hip_flex": (88, 16, 3),
-        "knee_flex": (60, 40, 5),
-        "hip_abd": (14, 12, 3),
+        "root_pitch": (-10, 14, 3), "spine_flex": (18, 12, 4), "chest_flex": (10, 9, 3),
+        "hip_flex": (88, 16, 3), "knee_flex": (60, 40, 5), "hip_abd": (14, 12, 3),
         "hip_twist": (15, 20, 4),
-        "spine_flex": (18, 12, 4),
-        "chest_flex": (10, 9, 3),
     },
-    "sit_crossed": _SIT
-    | {
-        "hip_flex": (85, 10, 2),
-        "hip_abd": (38, 8, 2),
+    "sit_crossed": _SIT | {
+        "hip_flex": (85, 10, 2), "knee_flex": (125, 10, 2), "hip_abd": (38, 8, 2),
         "hip_twist": (42, 7, 2),
-        "knee_flex": (125, 10, 2),
     },
     "squat": {
-        "root_pitch": (22, 12, 3),
-        "hip_flex": (100, 15, 5),
-        "knee_flex": (112, 20, 6),
-        "hip_abd": (14, 9, 2),
-        "spine_flex": (15, 12, 4),
+        "root_pitch": (22, 12, 3), "spine_flex": (15, 12, 4),
+        "hip_flex": (100, 15, 5), "knee_flex": (112, 20, 6), "hip_abd": (14, 9, 2),
     },
     "bend": {
-        "root_pitch": (45, 20, 6),
-        "hip_flex": (48, 20, 5),
-        "knee_flex": (15, 18, 4),
-        "spine_flex": (25, 12, 5),
-        "chest_flex": (14, 10, 4),
+        "root_pitch": (45, 20, 6), "spine_flex": (25, 12, 5), "chest_flex": (14, 10, 4),
         "neck_flex": (0, 20, 6),
+        "hip_flex": (48, 20, 5), "knee_flex": (15, 18, 4),
         "arm_flex": (65, 30, 12),
     },
     "lunge": {
-        "left_hip_flex": (50, 18, 5),
-        "left_knee_flex": (60, 20, 5),
-        "right_hip_flex": (-12, 8, 3),
-        "right_knee_flex": (22, 15, 5),
+        "left_hip_flex": (50, 18, 5), "left_knee_flex": (60, 20, 5),
+        "right_hip_flex": (-12, 8, 3), "right_knee_flex": (22, 15, 5),
     },
     "kneel_one": {
-        "left_hip_flex": (85, 10, 3),
-        "left_knee_flex": (92, 12, 3),
-        "right_hip_flex": (3, 8, 3),
-        "right_knee_flex": (95, 10, 3),
+        "left_hip_flex": (85, 10, 3), "left_knee_flex": (92, 12, 3),
+        "right_hip_flex": (3, 8, 3), "right_knee_flex": (95, 10, 3),
     },
     "kneel": {"hip_flex": (15, 18, 5), "knee_flex": (112, 20, 4), "root_pitch": (6, 8, 3)},
-    "crawl": _ALL_FOURS
-    | {
-        "hip_flex": (85, 12, 8),
-        "knee_flex": (88, 12, 8),
-        "arm_flex": (85, 12, 8),
-        "elbow_flex": (12, 10, 5),
+    "crawl": _ALL_FOURS | {
+        "hip_flex": (85, 12, 8), "knee_flex": (88, 12, 8),
+        "arm_flex": (85, 12, 8), "elbow_flex": (12, 10, 5),
     },
     "lie_back": {"root_pitch": (-86, 10, 2), "hip_flex": (20, 22, 5), "knee_flex": (32, 30, 8)},
     "lie_front": {"root_pitch": (84, 8, 2), "hip_flex": (0, 8, 3), "neck_flex": (-15, 15, 6)},
     "lie_side": {"root_roll": (84, 12, 2), "hip_flex": (35, 25, 4), "knee_flex": (50, 30, 6)},
     "dance": {
-        "hip_flex": (20, 22, 16),
-        "hip_abd": (12, 12, 9),
-        "hip_twist": (8, 16, 8),
+        "spine_side": (0, 10, 8), "chest_twist": (0, 14, 12), "spine_flex": (3, 11, 7),
+        "hip_flex": (20, 22, 16), "hip_abd": (12, 12, 9), "hip_twist": (8, 16, 8),
         "knee_flex": (28, 24, 18),
-        "spine_side": (0, 10, 8),
-        "chest_twist": (0, 14, 12),
-        "spine_flex": (3, 11, 7),
     },
     "random": {},  # anything within the joint limits, in any orientation
-}
+}  # fmt: skip
 # Arm actions, drawn for each arm: the same of these angles; None: what the posture's table says.
-_ARM_ANGLES = (
-    *("arm_flex", "arm_abd", "arm_twist", "elbow_flex"),
-    *("clavicle_up", "clavicle_forward"),
-)
+_ARM_ANGLES = ("arm_flex", "arm_abd", "arm_twist", "elbow_flex", "clavicle_up", "clavicle_forward")
 ARMS = {
     "own": (),
     "gesture": ((32, 28, 18), (18, 22, 12), (18, 28, 15), (72, 34, 20)),
