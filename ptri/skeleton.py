@@ -39,11 +39,8 @@ class Skeleton(NamedTuple):
 
 def mirror_name(name: str) -> str:
     """The name of the same thing on the other side."""
-    if name.startswith("left_"):
-        return "right_" + name[5:]
-    if name.startswith("right_"):
-        return "left_" + name[6:]
-    return name
+    side, _, part = name.partition("_")
+    return {"left": f"right_{part}", "right": f"left_{part}"}.get(side, name)
 
 
 def _skeleton(name: str, parents: dict[str, str | None], root: str | None) -> Skeleton:
@@ -110,12 +107,9 @@ def linear_map(source: Skeleton, target: Skeleton) -> np.ndarray:
     matrix = np.full((len(target.joints), len(source.joints)), np.nan)
     for row, name in enumerate(target.joints):
         recipes = special.get(name) or ({name: 1.0}, *_SAME_NAME_FIRST.get(name, ()))
-        for recipe in recipes:
-            if all(part in source.joints for part in recipe):
-                matrix[row] = 0.0
-                for part, weight in recipe.items():
-                    matrix[row, source.joints.index(part)] = weight
-                break
+        recipe = next((r for r in recipes if set(r) <= set(source.joints)), None)
+        if recipe is not None:
+            matrix[row] = [recipe.get(joint, 0.0) for joint in source.joints]
     return matrix
 
 
@@ -144,18 +138,13 @@ def find_skeleton(skeleton: str | Sequence[str] | Skeleton) -> Skeleton:
     """
     if isinstance(skeleton, Skeleton):
         return skeleton
-    if isinstance(skeleton, str):
-        if skeleton not in SKELETONS:
-            raise UserError(
-                f"skeleton: no joint set {skeleton!r}; expected one of {', '.join(SKELETONS)}, or "
-                "a list of joint names"
-            )
+    if isinstance(skeleton, str) and skeleton in SKELETONS:
         return SKELETONS[skeleton]
     names = list(skeleton)
-    if not all(isinstance(name, str) for name in names):
+    if isinstance(skeleton, str) or not all(isinstance(name, str) for name in names):
         raise UserError(
-            f"skeleton: expected the name of a joint set ({', '.join(SKELETONS)}) or a list of "
-            f"joint names, got {skeleton!r:.80}"
+            f"skeleton: no joint set {skeleton!r:.80}; expected one of {', '.join(SKELETONS)}, or "
+            "a list of joint names"
         )
     joints = [name.strip().lower().replace("-", "_").replace(" ", "_") for name in names]
     joints = [_ALIASES.get(name, name) for name in joints]
@@ -164,8 +153,7 @@ def find_skeleton(skeleton: str | Sequence[str] | Skeleton) -> Skeleton:
         raise UserError(
             f"skeleton: {', '.join(twice)} occurs more than once; give every joint its own name"
         )
-    result = _skeleton("custom", dict.fromkeys(joints), None)
-    result = result._replace(root=joints.index("hip") if "hip" in joints else -1)
+    result = _skeleton("custom", dict.fromkeys(joints), "hip" if "hip" in joints else None)
     known = H36M17.joints if "spine" in joints else COCO17.joints
     count = int((~np.isnan(linear_map(result, H36M17)).any(1)).sum())
     if count < MIN_KNOWN_JOINTS:

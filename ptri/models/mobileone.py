@@ -142,11 +142,12 @@ def _make_plain(block: MobileOneBlock, keep_weights: bool) -> None:
 
 def _normalisation(name: str) -> tuple[list[float], list[float]] | None:
     """Gain and offset (3,) from images normalised our way to a network's own; None: the same."""
-    own = timm.get_pretrained_cfg(name)
-    if own is None or (own.mean == IMAGENET_DEFAULT_MEAN and own.std == IMAGENET_DEFAULT_STD):
+    theirs = timm.get_pretrained_cfg(name)
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if theirs is None or (theirs.mean == mean and theirs.std == std):
         return None
-    gain = [ours / theirs for ours, theirs in zip(IMAGENET_DEFAULT_STD, own.std)]
-    offset = [(a - b) / std for a, b, std in zip(IMAGENET_DEFAULT_MEAN, own.mean, own.std)]
+    gain = [ours / other for ours, other in zip(std, theirs.std)]
+    offset = [(a - b) / c for a, b, c in zip(mean, theirs.mean, theirs.std)]
     return gain, offset
 
 

@@ -182,9 +182,9 @@ def _momentary(reading: Tensor) -> Tensor:
     """
     if reading.shape[1] < MANY_FRAMES:
         return reading
-    whole = (reading == _EXCHANGED).all(-1)  # (B, T, V)
-    lasting = whole.double().mean(1, keepdim=True) > 0.5
-    return torch.where((whole & lasting)[..., None], 0, reading)
+    exchanged = (reading == _EXCHANGED).all(-1)  # (B, T, V)
+    lasting = exchanged.double().mean(1, keepdim=True) > 0.5
+    return torch.where((exchanged & lasting)[..., None], 0, reading)
 
 
 def apply_sides(keypoints: Keypoints, sides: Sides) -> Keypoints:

@@ -165,8 +165,8 @@ def _exponent(rays: Tensor, information: Tensor, confidence: Tensor, variance: T
     """
     a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
     determinant = a * c - b * b
-    whole = 1 + variance * (a + c) + variance.square() * determinant
-    a, b, c = (a + variance * determinant) / whole, b / whole, (c + variance * determinant) / whole
+    total = 1 + variance * (a + c) + variance.square() * determinant
+    a, b, c = (a + variance * determinant) / total, b / total, (c + variance * determinant) / total
     x, y = rays.unbind(-1)
     p, q = a * x + b * y, b * x + c * y
     # e^-30 stands for a confidence of zero.
