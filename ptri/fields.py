@@ -23,13 +23,14 @@ MISSING = "???"  # the value of a setting that has to be given
 # Settings of a part that reads them itself: a mapping, or the YAML file that holds it.
 Table = dict[str, Any]
 S = TypeVar("S", bound="Section")
+_SIGNS = {"low": ">=", "above": ">", "high": "<="}
 _WORDS = {"true": True, "false": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
 def number(default, low=-math.inf, high=math.inf, above=-math.inf):
     """A numeric setting: low <= value <= high, and value > above."""
-    return field(default=default, metadata={">=": low, ">": above, "<=": high})
+    return field(default=default, metadata={"low": low, "above": above, "high": high})
 
 
 class Section:
@@ -40,8 +41,8 @@ class Section:
             value, limit = getattr(self, item.name), item.metadata
             if not limit or not isinstance(value, (int, float)):
                 continue
-            if not (limit[">="] <= value <= limit["<="] and value > limit[">"]):  # also NaN
-                bounds = [f"{sign} {x:g}" for sign, x in limit.items() if math.isfinite(x)]
+            if not (limit["low"] <= value <= limit["high"] and value > limit["above"]):  # also NaN
+                bounds = [f"{_SIGNS[k]} {x:g}" for k, x in limit.items() if math.isfinite(x)]
                 raise UserError(
                     f"{section_name(type(self))}.{item.name}: {value} is out of range; expected a "
                     f"number {' and '.join(bounds)}"

@@ -1,11 +1,10 @@
 """Errors of a detector: what is measured is what was planted, and the fit finds the settings."""
 
 import dataclasses
-import importlib.util
 import math
 import shutil
-from pathlib import Path
 
+import fit_errors as script
 import pytest
 import torch
 from detector_errors import report
@@ -29,10 +28,6 @@ from ptri.people.trunk import body_fixed, facing
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Detector, Keypoints
 
-ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("fit_errors", ROOT / "scripts/fit_errors.py")
-script = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(script)
 FLIP = list(H36M17.flip)
 WRIST, FOOT = (H36M17.joints.index(name) for name in ("left_wrist", "left_foot"))
 # Unlike the defaults in everything that is looked at below.

@@ -12,10 +12,9 @@ from h36m_fixture import COLORS, make_tiny_h36m
 from ptri import config as configuration
 from ptri.config import AugmentConfig, DataConfig
 from ptri.data import h36m_index
-from ptri.data.h36m import H36M, SampleKey, open_split
+from ptri.data.h36m import H36M, Mixture, SampleKey, open_split
 from ptri.data.h36m_index import build_index
 from ptri.data.labels import NPY_NAME, write_npy
-from ptri.data.mixture import Mixture
 from ptri.errors import UserError
 from ptri.evaluation.draw import denormalise
 from ptri.geometry.cameras import project

@@ -1,4 +1,3 @@
-import importlib.util
 import itertools
 import shutil
 from pathlib import Path
@@ -8,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from h36m_fixture import CAMERA_NAMES, make_tiny_h36m
+from prepare_h36m import main as prepare
 
 from ptri.config import DataConfig
 from ptri.data.h36m_build import (
@@ -22,15 +22,6 @@ from ptri.data.labels import H5_NAME, NPY_NAME, read_labels
 from ptri.errors import UserError
 
 DISTORTION = np.array([-0.2, 0.24, -0.0014, -0.001, -0.003])
-SCRIPT = Path(__file__).parents[1] / "scripts/prepare_h36m.py"
-
-
-@pytest.fixture(scope="module")
-def prepare():
-    spec = importlib.util.spec_from_file_location("prepare_h36m", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 @pytest.fixture
@@ -185,7 +176,7 @@ def test_sequence_names():
         assert len(names) == 30
 
 
-def test_build_errors(tiny, prepare, capsys):
+def test_build_errors(tiny, capsys):
     root, labels = tiny
     una = root.parent / "una"
 
@@ -214,7 +205,7 @@ def test_build_errors(tiny, prepare, capsys):
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
 
 
-def test_build_command_makes_a_usable_tree(tiny, prepare, capsys):
+def test_build_command_makes_a_usable_tree(tiny, capsys):
     root, labels = tiny
     (root / "extra" / NPY_NAME).unlink()
     _write_annotations(root, labels)
@@ -226,7 +217,7 @@ def test_build_command_makes_a_usable_tree(tiny, prepare, capsys):
     assert "exists already; give --overwrite" in capsys.readouterr().err
 
 
-def test_convert(tiny, prepare, capsys):
+def test_convert(tiny, capsys):
     root, labels = tiny
     assert prepare(["convert", str(root)]) == 0
     assert f"{len(labels.frame)} frames" in capsys.readouterr().out
@@ -235,7 +226,7 @@ def test_convert(tiny, prepare, capsys):
     assert prepare(["convert", str(root), "--overwrite"]) == 0
 
 
-def test_check_reports_counts_and_writes_overlays(tiny, prepare, capsys, tmp_path):
+def test_check_reports_counts_and_writes_overlays(tiny, capsys, tmp_path):
     root, _ = tiny
     out = tmp_path / "out"
     assert prepare(["check", str(root), "--read", "--out", str(out)]) == 0
@@ -249,7 +240,7 @@ def test_check_reports_counts_and_writes_overlays(tiny, prepare, capsys, tmp_pat
     assert all(cv2.imread(str(path)).std() > 10 for path in pictures)
 
 
-def test_check_names_what_is_missing_or_damaged(tiny, prepare, capsys, tmp_path):
+def test_check_names_what_is_missing_or_damaged(tiny, capsys, tmp_path):
     root, _ = tiny
     scene = root / "processed/S9/Walking-1/imageSequence"
     (scene / CAMERA_NAMES[1] / "img_000004.jpg").unlink()

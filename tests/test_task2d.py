@@ -1,9 +1,8 @@
 """The 2D task on painted joints: one colour per joint, so a small network can learn them."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import export_weights
 import numpy as np
 import pytest
 import torch
@@ -15,11 +14,6 @@ from ptri.evaluation.metrics import calibration_gap, joint_metrics, mirrored, ra
 from ptri.skeleton import H36M17
 from ptri.training import engine, task2d
 from ptri.training.task2d import HeatmapTask, detection_losses, image_size
-
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "export_weights.py"
-specification = importlib.util.spec_from_file_location("export_weights", SCRIPT)
-export_weights = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(export_weights)
 
 
 @pytest.fixture(scope="module")

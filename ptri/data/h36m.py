@@ -7,6 +7,7 @@ with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an i
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from ptri.config import AugmentConfig, Config, DataConfig
 from ptri.data import transforms
@@ -128,6 +129,20 @@ class H36M(Dataset):
         dist = None if index.undistorted else index.labels.dist[index.labels.subject[row], camera]
         pose, box = index.camera_of(row, camera), index.labels.boxes[row, camera]
         return cut_view(read, pose, box, joints, self.data, self.augment, rng, dist)
+
+
+class Mixture(ConcatDataset):
+    """Several data sets as one, part after part; takes `SampleKey` like them."""
+
+    def __init__(self, parts: list[Dataset]) -> None:
+        super().__init__(parts)
+        self.num_views = np.concatenate([part.num_views for part in parts])
+
+    def __getitem__(self, key: int | SampleKey) -> Sample:
+        key = SampleKey.of(key)
+        number = bisect.bisect_right(self.cumulative_sizes, key.index)
+        part = self.datasets[number]
+        return part[key._replace(index=key.index - self.cumulative_sizes[number] + len(part))]
 
 
 def cut_view(
