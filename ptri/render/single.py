@@ -141,7 +141,7 @@ class Studio:
                 room = occluders.add_occluder(side_rng, room, camera, body.joints)
         second = None
         if accompanied and other is not None:
-            second = self._other(key, side_rng, other, camera, body)
+            second = _beside(side_rng, self._pose(key, side_rng, other), camera, body)
         drawn = [body] if second is None else [body, second]
         image, depth = self._draw(drawn, room, camera, what if blurred else None)
         image = sensor.expose(image, sensor.sample_sensor(rng, config), rng)
@@ -205,29 +205,22 @@ class Studio:
         # The naked body's vertices, a third of the memory, are of no more use.
         return person._replace(shape=person.shape._replace(vertices=np.zeros((0, 3), np.float32)))
 
-    def _other(
-        self,
-        key: tuple[int, ...],
-        rng: np.random.Generator,
-        what: Pose,
-        camera: Camera,
-        body: _Body,
-    ) -> _Body | None:
-        """Somebody else beside, behind or in front; None where there is no room."""
-        other = self._pose(key, rng, what)
-        depth = float(camera.project(body.joints)[:, 2].mean())
-        kind = rng.random()
-        if kind < 0.5:  # beside
-            away, aside = rng.uniform(-0.4, 0.6), rng.uniform(0.45, 1.3)
-        elif kind < 0.85:  # behind
-            away, aside = rng.uniform(0.5, 4.0), rng.uniform(0.0, 1.5)
-        else:  # in front
-            away, aside = -rng.uniform(0.3, 0.5) * depth, rng.uniform(0.25, 0.8)
-        if depth + away < 0.9:
-            return None
-        forward = camera.R[2] * [1, 1, 0]
-        forward /= max(np.linalg.norm(forward), 1e-6)  # a camera that looks straight down
-        across = np.array([-forward[1], forward[0], 0]) * rng.choice([-1, 1])
-        middle = body.joints.mean(0) * [1, 1, 0]
-        move = middle + away * forward + aside * across
-        return other._replace(points=other.points + move, shift=other.shift + move)
+
+def _beside(rng: np.random.Generator, other: _Body, camera: Camera, body: _Body) -> _Body | None:
+    """Somebody else beside, behind or in front; None where there is no room."""
+    depth = float(camera.project(body.joints)[:, 2].mean())
+    kind = rng.random()
+    if kind < 0.5:  # beside
+        away, aside = rng.uniform(-0.4, 0.6), rng.uniform(0.45, 1.3)
+    elif kind < 0.85:  # behind
+        away, aside = rng.uniform(0.5, 4.0), rng.uniform(0.0, 1.5)
+    else:  # in front
+        away, aside = -rng.uniform(0.3, 0.5) * depth, rng.uniform(0.25, 0.8)
+    if depth + away < 0.9:
+        return None
+    forward = camera.R[2] * [1, 1, 0]
+    forward /= max(np.linalg.norm(forward), 1e-6)  # a camera that looks straight down
+    across = np.array([-forward[1], forward[0], 0]) * rng.choice([-1, 1])
+    middle = body.joints.mean(0) * [1, 1, 0]
+    move = middle + away * forward + aside * across
+    return other._replace(points=other.points + move, shift=other.shift + move)

@@ -137,7 +137,7 @@ def _layers(shape: BodyShape, outfit: Outfit) -> tuple[np.ndarray, np.ndarray]:
     arm = bone_share("upperarm", "lowerarm", "wrist", "finger", "metacarpal")
     leg = bone_share("upperleg", "lowerleg", "foot", "toe")
     skull = bone_share("head", "neck02", "neck03", "eye")
-    left, right = (_along(v, *joints[arm]) for arm in ([13, 14, 15], [12, 11, 10]))
+    left, right = (_along(v, *joints[limb]) for limb in ([13, 14, 15], [12, 11, 10]))
     along = np.where(v[:, 0] > 0, left, right)
     hip, knee, ankle = joints[6, 2], joints[1, 2], joints[0, 2]
     down = np.where(
