@@ -11,7 +11,7 @@ from ptri.people.bodies import sample_clips
 from ptri.people.detections import SimulatedDetections, frame_correlation, simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
-from ptri.people.rigs import FAMILY_NAMES, sample_rigs
+from ptri.people.rigs import FAMILY_NAMES, look_at, sample_rigs
 from ptri.people.trunk import body_fixed, self_occluded
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
@@ -231,13 +231,9 @@ def test_definition_offsets_turn_with_the_body():
 def test_hands_behind_the_back_are_hidden_from_the_front():
     _, joints, _ = scene(num=1, frames=1, kinds=("stand",))
     joints = joints.clone()
-    R = torch.tensor([[-1.0, 0, 0], [0, 0, -1], [0, -1, 0]])  # looks along -y from y = +4 m
-    front = R * torch.tensor([[-1.0], [1.0], [-1.0]])  # and along +y from y = -4 m
-    cameras = Cameras(
-        torch.eye(3).expand(1, 2, 3, 3),
-        torch.stack([R, front]).unsqueeze(0),
-        torch.tensor([[[0.0, 900, 4000], [0.0, 900, 4000]]]),
-    )
+    centre = torch.tensor([[[0.0, 4000, 900], [0.0, -4000, 900]]])  # behind, in front
+    R = look_at(centre, torch.tensor([0.0, 0, 900]), torch.zeros(1, 2))
+    cameras = Cameras(torch.eye(3).expand_as(R), R, -(R @ centre.unsqueeze(-1)).squeeze(-1))
     hip, thorax, wrist = (H36M17.joints.index(n) for n in ("hip", "thorax", "left_wrist"))
     joints[..., wrist, :] = (joints[..., hip, :] + joints[..., thorax, :]) / 2
     joints[..., wrist, 1] += 250

@@ -122,7 +122,7 @@ def sample_rigs(
     shift = 0.02 * size * draws.normal(num_views, 2)
     rig = _see_person(draws, joints, centre, R, focal, size, size / 2 - 0.5 + shift, max_truncated)
     order = draws.uniform(num_views).argsort(dim=1)
-    return _permute_views(rig, order)
+    return take(rig, (torch.arange(draws.batch).unsqueeze(1), order))
 
 
 def in_order(rig: Rig) -> Rig:
@@ -135,7 +135,7 @@ def in_order(rig: Rig) -> Rig:
     gap = (angle - angle.roll(1, dims=1)) % (2 * math.pi)  # before each view
     start = gap.argmax(dim=1, keepdim=True)
     turn = (torch.arange(angle.shape[1]) + start) % angle.shape[1]
-    return _permute_views(rig, order.gather(1, turn))
+    return take(rig, (torch.arange(len(angle)).unsqueeze(1), order.gather(1, turn)))
 
 
 def look_at(centre: Tensor, target: Tensor, roll: Tensor) -> Tensor:
@@ -261,8 +261,3 @@ def _see_person(
     K[..., 0, 0], K[..., 1, 1] = focal, focal * (1 + 0.002 * draws.normal(V))
     K[..., :2, 2] = middle
     return Rig(Cameras(K, R, t), size)
-
-
-def _permute_views(rig: Rig, order: Tensor) -> Rig:
-    """Reorders the views of each rig by (B, V) indices."""
-    return take(rig, (torch.arange(len(order)).unsqueeze(1), order))
