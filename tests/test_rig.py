@@ -47,7 +47,7 @@ def test_the_truth_lies_within_the_stated_uncertainty(ring, plain):
     # Control: cameras of another rig are far outside.
     assert deviation(plain, scene(FRAMES, seed=1).R[1:]).min() > 10
     assert plain.R[0].equal(torch.eye(3, dtype=torch.float64)) and not plain.t[0].any()
-    assert "bones" in plain.scale_source
+    assert plain.units == "mm" and "bones" in plain.scale_source
     assert plain.frames == [0, 1, 2, 3]
     assert 1 <= plain.ess <= 512
 

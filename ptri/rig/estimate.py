@@ -83,6 +83,11 @@ class RigEstimate(NamedTuple):
         """Where the millimetres come from, in words."""
         return self.scale.words()
 
+    @property
+    def units(self) -> str:
+        """Of every length."""
+        return "mm"
+
 
 class Solution(NamedTuple):
     """B rigs, solved from T frames each."""
