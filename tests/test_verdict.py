@@ -396,7 +396,8 @@ def test_the_others_are_solved_again_only_where_that_moves_them(model, view, mon
     assert torch.equal(mended.posterior.R[:, 1], R[:, 1])
     mended.posterior.log_weights[0].sum().backward()  # of rigs that keep their samples
     assert log_weights.grad[0].tolist() == [0, 1]
-    errors = [float(among(p.posterior, scene.cameras.R, others)[0]) for p in (solution, mended)]
+    with torch.no_grad():
+        errors = [float(among(p.posterior, scene.cameras.R, others)[0]) for p in (solution, mended)]
     assert errors[0] > 10 and errors[1] < 6  # measured 11.3 and at most 4.7
     # The view left out stands where the others' joints put it.
     assert float(among(mended.posterior, scene.cameras.R, [0, 1, 2, 3])[0]) < 8  # measured 6.2
