@@ -67,7 +67,8 @@ def sample_bone_lengths(draws: Draws, spread: float = 0.0, children: float = 0.0
     if children > 0:
         mean, factor = _log_length_law(1.0)
         logs = torch.where(draws.uniform(1) < children, mean + white @ factor.T, logs)
-    pair = [min(child, H36M17.flip[child]) for child, _ in H36M17.bones]
+    flip = H36M17.flip
+    pair = [min(child, flip[child]) for child, _ in H36M17.bones]
     return torch.exp(logs + spread * draws.normal(len(H36M17.joints))[:, pair])
 
 
