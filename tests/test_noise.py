@@ -12,7 +12,7 @@ from ptri.structures import MANY_FRAMES
 
 def fitted(observations, cameras, joints, **options):
     start = Bundle(*(value.flatten(0, 1) for value in starts_near(cameras, joints, 2.0, count=1)))
-    bundle, errors, _ = adjustment.adjust(observations, start, BODY)
+    bundle, errors = adjustment.adjust(observations, start, BODY)
     return fit_errors(observations, bundle, errors, BODY, **options)[1]
 
 

@@ -11,11 +11,11 @@ from rigs_fixture import gaussian_scene
 from ptri import config
 from ptri.evaluation.evaluate import load_model
 from ptri.evaluation.metrics import rotation_error_deg
-from ptri.geometry.rays import chi_square, normalise, responsibility
+from ptri.geometry.rays import normalise
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
-from ptri.posterior.adjust import Bundle, reprojection
+from ptri.posterior.adjust import Bundle, misfits, plain_errors
 from ptri.posterior.sampling import posterior_mean
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.solve import solve
@@ -66,9 +66,8 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     one = torch.ones(B, dtype=torch.float64)
     posterior = RigPosterior(R, cameras.t.expand(64, -1, -1, -1), weights, one)
     observations = normalise(keypoints, K)
-    _, residual = reprojection(Bundle(cameras.R, cameras.t, joints, None), observations.xy)
-    chi2 = chi_square(residual, observations.information)
-    weight = responsibility(chi2, observations.inlier)
+    bundle = Bundle(cameras.R, cameras.t, joints, None)
+    _, weight = misfits(bundle, observations, plain_errors(observations))
     evidence = SimpleNamespace(
         observations=observations, joints=joints, weight=weight, scale2=one.clone()
     )

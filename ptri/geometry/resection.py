@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ptri.geometry.alignment import look_at, place_on_rays
 from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.damping import next_damping, start_damping
 from ptri.geometry.rays import MEDIAN_CHI2, log_mixture, responsibility
 from ptri.geometry.rotations import so3_exp
+from ptri.structures import where
 
 
 class Points(NamedTuple):
@@ -104,7 +106,7 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
     """
     seen = points.inlier > 0
     pivot = points.joints.mean(-2)
-    damping = torch.full_like(t[:, 0], 1e-2)
+    damping = start_damping(t[:, 0])
     state = _residuals(points, R, t)
     for iteration in range(num_iterations):
         camera, residual, chi2 = state
@@ -131,13 +133,8 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
         trial = _residuals(points, trial_R, trial_t)
         after = log_mixture(trial[2] / noise, points.inlier)
         better = after.sum(-1) > value.sum(-1)
-        R = torch.where(better[:, None, None], trial_R, R)
-        t = torch.where(better[:, None], trial_t, t)
-        state = tuple(
-            torch.where(better.view(-1, *[1] * (new.ndim - 1)), new, old)
-            for new, old in zip(trial, state)
-        )
-        damping = torch.where(better, damping * 0.2, damping * 8).clamp(1e-6, 1e6)
+        R, t, state = where(better, (trial_R, trial_t, trial), (R, t, state))
+        damping = next_damping(damping, better)
     value = log_mixture(state[2], points.inlier)
     return Pose(R, t, -value.sum(-1))
 

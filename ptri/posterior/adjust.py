@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.damping import next_damping, start_damping
 from ptri.geometry.rays import MEDIAN_CHI2, chi_square, log_mixture, responsibility
 from ptri.geometry.rotations import skew, so3_exp
-from ptri.geometry.triangulation import camera_matrix, ray_moments, symmetric_to_matrix
+from ptri.geometry.triangulation import camera_matrix, ray_moments, reproject, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
 from ptri.structures import Observations, where
 
@@ -130,22 +131,16 @@ def move_cameras(R: Tensor, t: Tensor, centre: Tensor, tangent: Tensor) -> tuple
     return torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
 
 
-def reprojection(bundle: Bundle, xy: Tensor) -> tuple[Tensor, Tensor]:
-    """Camera-frame joints (N, T, V, J, 3) mm and residuals (N, T, V, J, 2), normalised."""
-    camera = torch.einsum("nvab,ntjb->ntvja", bundle.R, bundle.joints)
-    camera = camera + bundle.t[:, None, :, None]
-    depth = camera[..., 2:].clamp_min(MIN_DEPTH)
-    return camera, camera[..., :2] / depth - xy
-
-
-def biased_reprojection(
-    bundle: Bundle, observations: Observations, errors: Errors
-) -> tuple[Tensor, Tensor]:
-    """As ``reprojection``, with the biases added to the projected joints."""
-    camera, residual = reprojection(bundle, observations.xy)
-    if errors.bias.shape[2]:
-        residual = residual + noise_unit(observations)[..., None, None] * errors.bias[:, None]
-    return camera, residual
+def misfits(bundle: Bundle, observations: Observations, errors: Errors) -> tuple[Tensor, Tensor]:
+    """Residuals (N, T, V, J, 2) over the view's stated noise, the biases added, and the
+    responsibility (N, T, V, J) of the inlier."""
+    at = reproject(bundle.joints[None], observations, bundle.R[None], bundle.t[None])
+    unit = noise_unit(observations)[..., None, None]
+    bias = errors.bias[:, None] if errors.bias.shape[2] else 0.0
+    residual = at.error[0] + unit * bias
+    chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
+    weight = responsibility(chi2, observations.inlier) * at.front[0]
+    return residual / unit.clamp_min(1e-12), weight  # views that see nothing have no noise
 
 
 def lay_out(observations: Observations, body: BodyPrior) -> Layout:
@@ -339,7 +334,7 @@ def adjust(
     num_iterations: int = 12,
     num_wide: int = 6,
     errors: Errors | None = None,
-) -> tuple[Bundle, Errors, Tensor]:
+) -> tuple[Bundle, Errors]:
     """Levenberg-Marquardt on the robust cost.
 
     Args:
@@ -349,7 +344,7 @@ def adjust(
             the rest stays.
 
     Returns:
-        The bundle, the errors and the cost (N,), all at the end.
+        The bundle and the errors at the end.
     """
     num_cameras, num_bones = 6 * (start.t.shape[1] - 1), len(body.mean)
     layout = lay_out(observations, body)
@@ -360,7 +355,7 @@ def adjust(
         wide = iteration < num_wide
         current = errors
         if wide:
-            scale2 = _median_scale2(at.chi2, layout.inlier)
+            scale2 = median_scale2(at.chi2, layout.inlier)
             current = errors._replace(scale2=torch.maximum(errors.scale2, scale2))
         system = system_at(at, bundle, layout, current, body)
         step, structure = _solve(system, bundle, current, body, damping)
@@ -378,18 +373,7 @@ def adjust(
         if not wide:
             scale2 = noise_scale(system, errors, num_cameras, observations.inlier)
             errors = errors._replace(scale2=scale2)
-    cost = total_cost(frame_costs(at, layout, errors), bundle, errors, body)
-    return bundle, errors, cost
-
-
-def start_damping(like: Tensor) -> Tensor:
-    """Levenberg-Marquardt's damping of every problem at the start, of a tensor's shape."""
-    return torch.full_like(like, 1e-3)
-
-
-def next_damping(damping: Tensor, better: Tensor) -> Tensor:
-    """The damping after steps that were better, and taken, or were not."""
-    return torch.where(better, damping * 0.2, damping * 8).clamp(1e-9, 1e6)
+    return bundle, errors
 
 
 def damped(frames: Tensor, damping: Tensor) -> Tensor:
@@ -402,13 +386,8 @@ def damped(frames: Tensor, damping: Tensor) -> Tensor:
     return frames
 
 
-def median_scale2(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
-    """Squared noise scale (N,) at which the median residual is what it should be."""
-    _, residual = biased_reprojection(bundle, observations, errors)
-    return _median_scale2(chi_square(residual, observations.information), observations.inlier)
-
-
-def _median_scale2(chi2: Tensor, inlier: Tensor) -> Tensor:
+def median_scale2(chi2: Tensor, inlier: Tensor) -> Tensor:
+    """Squared noise scale (N,) at which the median of chi2 (N, ...) is what it should be."""
     chi2 = torch.where(inlier > 0, chi2, torch.nan).flatten(1)
     return chi2.nanmedian(dim=1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2
 
@@ -428,7 +407,7 @@ def noise_scale(system: System, errors: Errors, num_cameras: int, inlier: Tensor
     freedom = degrees_of_freedom(system.weight, errors, num_cameras)
     energy = (system.weight * system.chi2).sum((1, 2, 3)) + NOISE_PRIOR_COUNT
     share = freedom / (2 * system.weight.sum((1, 2, 3))).clamp_min(1.0)
-    limit = MEDIAN_MARGIN * _median_scale2(system.chi2, inlier) / share.clamp_min(0.05)
+    limit = MEDIAN_MARGIN * median_scale2(system.chi2, inlier) / share.clamp_min(0.05)
     scale2 = torch.minimum(energy / (freedom + NOISE_PRIOR_COUNT), limit.clamp_min(1.0))
     return scale2.clamp_min(MIN_SCALE2)
 

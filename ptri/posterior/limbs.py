@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ptri.geometry.damping import next_damping, start_damping
 from ptri.posterior.adjust import (
     Bundle,
     Errors,
@@ -17,9 +18,7 @@ from ptri.posterior.adjust import (
     frame_costs,
     lay_out,
     linearise,
-    next_damping,
     residuals,
-    start_damping,
 )
 from ptri.posterior.body import BodyPrior
 from ptri.skeleton import H36M17

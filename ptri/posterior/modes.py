@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
-from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rotations import rotation_angle
-from ptri.geometry.triangulation import robust_joints
+from ptri.geometry.triangulation import reproject, robust_joints
 from ptri.posterior import adjust as adjustment
 from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import NOISE_PRIOR_COUNT, Bundle
@@ -38,9 +37,10 @@ POSE_TAIL = 2.0
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
 FEW_VIEWS = 3  # up to so many may leave a limb's turn open
-MAX_SHIFT = 700.0  # mm between a joint of a start and where the images have it
+MAX_SHIFT = 700.0  # mm between where the images have a joint and where the start has it
 ADJUST_ITERATIONS = 12  # Levenberg-Marquardt steps from each start
 KEPT_STARTS = 3  # of them are followed to the end
+FIRST_FRAMES = 12  # in which the starts are told apart
 INFLATION = 1.8  # factor on the Laplace covariance, for the proposal
 HOPELESS = 100.0  # nats over the best start; limbs that are turned over cost less
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
@@ -132,18 +132,18 @@ def find_modes(
     errors = adjustment.plain_errors(repeated)
     # Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if observations.xy.shape[1] >= MANY_FRAMES else (1, 0)
-    flat, errors, _ = adjustment.adjust(repeated, flat, body, *steps, errors)
+    flat, errors = adjustment.adjust(repeated, flat, body, *steps, errors)
     if observations.xy.shape[2] <= FEW_VIEWS:
         flat = turn_limbs(repeated, flat, body, errors)
-        flat, errors, _ = adjustment.adjust(repeated, flat, body, 6, 0, errors)
+        flat, errors = adjustment.adjust(repeated, flat, body, 6, 0, errors)
 
     # A joint with one view's keypoint left is on its ray, anywhere a bone allows: no Gaussian. And
     # the bones on both sides of it hold two joints no farther apart than both are long, which a
     # Gaussian takes for a distance where the limb is straight.
-    weight = adjustment.normal_equations(flat, repeated, errors, body).weight
+    _, weight = adjustment.misfits(flat, repeated, errors)
     observations = _without(_masked(observations, weight[source[:, 0]]))
     repeated = _without(_masked(repeated, weight[source[:, 0]][own // K]))
-    flat, errors, _ = adjustment.adjust(repeated, flat, body, 2, 0, errors)
+    flat, errors = adjustment.adjust(repeated, flat, body, 2, 0, errors)
 
     def common(scale2: Tensor) -> Tensor:
         """The least noise scale of a rig's modes, for all of them."""
@@ -175,39 +175,41 @@ def adjust_starts(
 ) -> Bundle:
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
 
-    A third of the iterations for every candidate, the rest for the best few.
+    A third of the iterations for every candidate, in a few of many frames; the rest for the best.
     """
-    bundle = starts
-    num_modes, first = settings.num_modes, ADJUST_ITERATIONS // 3
+    T = observations.xy.shape[1]
+    few = torch.linspace(0, T - 1, min(T, FIRST_FRAMES)).round().long()
+    bundle, first = starts, ADJUST_ITERATIONS // 3
     copy = torch.zeros(bundle.t.shape[:2], dtype=torch.bool, device=bundle.t.device)
-    for count, iterations, wide in (
-        (max(KEPT_STARTS, num_modes), first, first),
-        (num_modes, ADJUST_ITERATIONS - first, 2),
+    for count, iterations, wide, frames in (
+        (max(KEPT_STARTS, settings.num_modes), first, first, few),
+        (settings.num_modes, ADJUST_ITERATIONS - first, 2, torch.arange(T)),
     ):
         B, C = bundle.R.shape[:2]
-        own, source = _distinct(copy)
-        rig = own // C
-        repeated = take(observations, rig)
-        flat, errors, _ = adjustment.adjust(
-            repeated, take(_flat(bundle), own), body, iterations, wide
-        )
+        distinct, source = _distinct(copy)
+        rig = distinct // C
+        repeated = take(take(observations, rig), (slice(None), frames))
+        flat = take(_flat(bundle), distinct)
+        flat = flat._replace(joints=flat.joints[:, frames])
+        flat, errors = adjustment.adjust(repeated, flat, body, iterations, wide)
         # All candidates of a rig are judged by the noise that the best of them leaves.
-        scale2 = adjustment.median_scale2(flat, repeated, errors).clamp_min(1.0)
+        at = reproject(flat.joints[None], repeated, flat.R[None], flat.t[None])
+        scale2 = adjustment.median_scale2(at.chi2[0], repeated.inlier).clamp_min(1.0)
         errors = errors._replace(scale2=scale2[source].amin(1)[rig])
         cost = adjustment.robust_cost(flat, repeated, errors, body)
-        cost = cost + 1e3 * _share_behind(flat, repeated.inlier) + _strangeness(flat, poses, rig)
-        bundle = take(flat, source)  # (B, C, ...)
-        keep = _distinct_best(bundle.R, cost[source], count)  # (B, K)
+        seen = repeated.inlier > 0
+        behind = (seen & (at.front[0] == 0)).sum((1, 2, 3)) / seen.sum((1, 2, 3)).clamp_min(1)
+        cost = cost + 1e3 * behind + _strangeness(flat, poses, rig, frames)
+        keep = _distinct_best(flat.R[source], cost[source], count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
-        bundle, copy = take(bundle, (rows, keep)), keep == keep[:, :1]
+        before = bundle.joints[rows, keep]  # (B, K, T, J, 3)
+        bundle, copy = take(flat, source[rows, keep]), keep == keep[:, :1]
         copy[:, 0] = False
-    if observations.xy.shape[1] < MANY_FRAMES:
-        return bundle
-    # By now the cameras know more of each frame than the limbs that a start had turned over, which
-    # bones hold where they are.
-    K = bundle.R.shape[1]
-    joints = _triangulated(_repeat(observations, K), _flat(bundle))
-    return bundle._replace(joints=joints.unflatten(0, (-1, K)))
+        # By now the cameras know more of each frame than the limbs that a start had turned over,
+        # which bones hold where they are.
+        if len(frames) < T or (T >= MANY_FRAMES and frames is not few):
+            bundle = bundle._replace(joints=_triangulated(observations, bundle, before))
+    return bundle
 
 
 def _distinct(copy: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,15 +227,24 @@ def _distinct(copy: Tensor) -> tuple[Tensor, Tensor]:
     return own, torch.where(copy, source[:, :1], source)
 
 
-def _triangulated(observations: Observations, bundle: Bundle) -> Tensor:
-    """Joints (N, T, J, 3) mm from the images alone; those that two views do not see stay."""
-    joints = robust_joints(observations, bundle.R, bundle.t, iterations=4)[0].joints[0]
+def _triangulated(observations: Observations, bundle: Bundle, before: Tensor) -> Tensor:
+    """Joints (B, K, T, J, 3) mm from the images alone, under the cameras of bundles (B, K, ...);
+    those that two views do not see lie about the person as they did before."""
+    K = bundle.R.shape[1]
+    cameras = _flat(bundle)[:2]
+    joints = robust_joints(_repeat(observations, K), *cameras, iterations=4)[0].joints[0]
+    middle = joints.nanmedian(2, keepdim=True).values  # NaN in a frame that nobody sees
+    usual = middle.nanmedian(1, keepdim=True).values.nan_to_num(0.0)
+    before = before.flatten(0, 1)
+    before = torch.where(torch.isnan(middle), usual, middle) + before - before.mean(2, keepdim=True)
     # Rays that hardly cross put a joint anywhere.
-    near = (joints - bundle.joints).norm(dim=-1, keepdim=True) < MAX_SHIFT
-    return torch.where(near, joints, bundle.joints)
+    near = (joints - before).norm(dim=-1, keepdim=True) < MAX_SHIFT
+    return torch.where(near, joints, before).unflatten(0, (-1, K))
 
 
-def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None) -> Tensor:
+def _strangeness(
+    bundle: Bundle, poses: Poses | None, rows: Tensor, frames: Tensor | slice = slice(None)
+) -> Tensor:
     """Negative log density (N,) of what the lifter saw, given the joints of bundles.
 
     A view of a frame has one say, heavy-tailed, however many joints it has: their errors go
@@ -242,10 +253,9 @@ def _strangeness(bundle: Bundle, poses: Poses | None, rows: Tensor | None = None
     N = len(bundle.R)
     if poses is None:
         return bundle.t.new_zeros(N)
-    B, J = poses.joints.shape[0], poses.joints.shape[3]
-    if rows is None:
-        rows = torch.arange(B, device=bundle.t.device).repeat_interleave(N // B)
-    lifted, precision = poses.joints.to(bundle.t)[rows], poses.sigma.to(bundle.t)[rows] ** -2
+    J = poses.joints.shape[3]
+    lifted, sigma = (value.to(bundle.t)[rows][:, frames] for value in poses)
+    precision = sigma**-2
     total = precision.sum(-1, keepdim=True).clamp_min(1e-12)  # (N, T, V, 1), 0 = nothing seen
     camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints[:, :, :J])
     share = (precision / total).unsqueeze(-1)
@@ -348,14 +358,6 @@ def _newton(chol: Tensor, slope: Tensor) -> Tensor:
 def _repeat(observations: Observations, count: int) -> Observations:
     """(B, ...) to (B * count, ...), each rig's copies side by side."""
     return tree_map(lambda value: value.repeat_interleave(count, dim=0), observations)
-
-
-def _share_behind(bundle: Bundle, inlier: Tensor) -> Tensor:
-    """Share (N,) of seen points that lie behind the camera that saw them."""
-    depth = torch.einsum("nvc,ntjc->ntvj", bundle.R[..., 2, :], bundle.joints)
-    depth = depth + bundle.t[:, None, :, None, 2]
-    seen = inlier > 0
-    return ((depth <= MIN_DEPTH) & seen).sum((1, 2, 3)) / seen.sum((1, 2, 3)).clamp_min(1)
 
 
 def _distinct_best(R: Tensor, cost: Tensor, count: int) -> Tensor:

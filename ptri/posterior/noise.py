@@ -19,8 +19,7 @@ from ptri.posterior.adjust import (
     Bundle,
     Errors,
     adjust,
-    biased_reprojection,
-    noise_unit,
+    misfits,
     normal_equations,
     prior_deviation,
     prior_information,
@@ -60,10 +59,10 @@ def fit_errors(
     errors = errors._replace(bias=observations.xy.new_zeros(N, V, J, 2))
     for _ in range(num_rounds):
         errors = _fit_bias(observations, bundle, errors, body)
-        bundle, errors, _ = adjust(observations, bundle, body, num_iterations, 0, errors)
+        bundle, errors = adjust(observations, bundle, body, num_iterations, 0, errors)
         worth = torch.full_like(errors.scale2, frame_worth)
         if correlated:
-            worth = worth * _frame_worth(observations, bundle, errors, body)
+            worth = worth * _frame_worth(observations, bundle, errors)
         errors = errors._replace(frame_weight=worth)
     return bundle, errors
 
@@ -108,15 +107,10 @@ def _fit_bias(
     return errors._replace(bias2=best, num_bias=(shared / (1 + shared)).sum(1))
 
 
-def _frame_worth(
-    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
-) -> Tensor:
+def _frame_worth(observations: Observations, bundle: Bundle, errors: Errors) -> Tensor:
     """How many independent frames one frame is worth, (N,) in [1 / T, 1], by its residuals."""
     T = observations.xy.shape[1]
-    weight = normal_equations(bundle, observations, errors, body).weight
-    _, residual = biased_reprojection(bundle, observations, errors)
-    unit = noise_unit(observations)[..., None].clamp_min(1e-12)  # unseen views: weight 0
-    error = residual / unit[..., None]
+    error, weight = misfits(bundle, observations, errors)
     both = (weight[:, 1:] * weight[:, :-1])[..., None]
     product = (both * error[:, 1:] * error[:, :-1]).sum((1, 2, 3, 4))
     energy = 0.5 * both * (error[:, 1:].square() + error[:, :-1].square())

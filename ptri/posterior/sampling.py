@@ -33,6 +33,7 @@ from ptri.posterior.modes import (
     noise_scale_sigma,
 )
 from ptri.structures import (
+    MANY_FRAMES,
     Cameras,
     Observations,
     RigPosterior,
@@ -47,28 +48,29 @@ DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
 NUM_NODES = 7  # at which the density of the noise's scale is evaluated
 NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at most each
 MAX_SCALE_STEP = 8.0
-ROW = 16  # samples of a mode that are worked out at once
+# Samples of a mode that are worked out at once: of one frame, and of many (larger matrices).
+ROWS = (16, 64)
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
 class _Rows(NamedTuple):
-    """Samples of B rigs, packed into N rows of ``ROW`` that share a mode."""
+    """Samples of B rigs, packed into N rows of L that share a mode."""
 
-    sample: Tensor  # (ROW, N) numbers of the samples among all M B
+    sample: Tensor  # (L, N) numbers of the samples among all M B
     mode: Tensor  # (N,) number of the row's mode among all B K
-    place: Tensor  # (M B,) where each sample is in (ROW, N), flat
+    place: Tensor  # (M B,) where each sample is in (L, N), flat
 
 
-def _pack(owner: Tensor, num_modes: int) -> _Rows:
+def _pack(owner: Tensor, num_modes: int, length: int) -> _Rows:
     """Packs samples by the mode (M, B) that each belongs to; the last of a mode fill its row."""
     B = owner.shape[1]
     mode = (torch.arange(B, device=owner.device) * num_modes + owner).flatten()  # (M B,)
     order = mode.argsort(stable=True)
     count = mode.bincount(minlength=B * num_modes)
-    rows = (count + ROW - 1) // ROW
+    rows = (count + length - 1) // length
     row_mode = torch.arange(len(rows), device=owner.device).repeat_interleave(rows)  # (N,)
     row = torch.arange(len(row_mode), device=owner.device) - (rows.cumsum(0) - rows)[row_mode]
-    inside = row * ROW + torch.arange(ROW, device=owner.device)[:, None]  # (ROW, N)
+    inside = row * length + torch.arange(length, device=owner.device)[:, None]  # (L, N)
     inside = torch.minimum(inside, count[row_mode] - 1)
     sample = order[(count.cumsum(0) - count)[row_mode] + inside]
     place = torch.empty_like(order)
@@ -102,7 +104,7 @@ def log_target(
         at, rig = evidence.expansions, torch.arange(B, device=R.device).repeat_interleave(K)
         hypotheses = tree_map(lambda value: value[:, rig], hypotheses)
     else:
-        rows = _pack(owner, K)
+        rows = _pack(owner, K, ROWS[evidence.observations.xy.shape[1] >= MANY_FRAMES])
         at, rig = take(evidence.expansions, rows.mode), rows.mode // K
         hypotheses = tree_map(lambda value: value.flatten(0, 1)[rows.sample], hypotheses)
     shape, size, _ = coordinates_of(*hypotheses[:2], at)
@@ -203,8 +205,8 @@ def _evaluate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras and target of coordinates (m, B, D + 1) around their modes (m, B)."""
     K = evidence.log_pose.shape[1]
-    rows = _pack(owner, K)
-    packed = step.flatten(0, 1)[rows.sample]  # (ROW, N, D + 1)
+    rows = _pack(owner, K, ROWS[evidence.observations.xy.shape[1] >= MANY_FRAMES])
+    packed = step.flatten(0, 1)[rows.sample]  # (L, N, D + 1)
     R, t = cameras_of(packed, take(evidence.expansions, rows.mode))
     shape, size = packed[..., :-2] * packed[..., -1:].exp(), packed[..., -2]
     value, _ = log_density(

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.alignment import align_views
-from ptri.geometry.rays import chi_square, log_mixture
-from ptri.geometry.triangulation import robust_joints
+from ptri.geometry.rays import log_mixture
+from ptri.geometry.triangulation import reproject, robust_joints
 from ptri.posterior import adjust as adjustment
-from ptri.posterior.adjust import Bundle, Errors
+from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior
 from ptri.skeleton import H36M17
 from ptri.structures import MANY_FRAMES, Keypoints, Observations, take, tree_map
@@ -111,11 +111,10 @@ def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
     joints = robust_joints(named, R, t)[0].joints[0]
     known = torch.isfinite(joints).all(-1)
     known = known & known[..., _FLIP.to(known.device)]
-    bundle = Bundle(R, t, joints.nan_to_num(0.0), joints[:, 0, :, 0])
-    errors = adjustment.plain_errors(named)
     sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
-    scale2 = adjustment.median_scale2(bundle, sure, errors).clamp_min(1.0)
-    return _sides(_momentary(_gains(bundle, sure, errors._replace(scale2=scale2)).argmax(-1)))
+    chi2 = _chi2(joints.nan_to_num(0.0), sure, R, t)
+    scale2 = adjustment.median_scale2(chi2[0], sure.inlier).clamp_min(1.0)
+    return _sides(_momentary(_gains(chi2, sure, scale2).argmax(-1)))
 
 
 def frames_to_read(num_frames: int) -> Tensor:
@@ -161,12 +160,14 @@ def read_rigs(
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
     for _ in range(ROUNDS):
         read = _read(stated, _sides(reading))
-        bundle, errors, _ = adjustment.adjust(read, bundle, body, STEPS, num_wide=STEPS)
+        bundle, errors = adjustment.adjust(read, bundle, body, STEPS, num_wide=STEPS)
         # All starts of a rig are judged by the noise that the best of them leaves.
-        scale2 = adjustment.median_scale2(bundle, read, errors).clamp_min(1.0)
+        chi2 = _chi2(bundle.joints, read, bundle.R, bundle.t)[0]
+        scale2 = adjustment.median_scale2(chi2, read.inlier).clamp_min(1.0)
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
-        errors = errors._replace(scale2=scale2)
-        gain, reading = _gains(bundle, stated, errors).max(-1)
+        chi2 = _chi2(bundle.joints, stated, bundle.R, bundle.t)
+        gain, reading = _gains(chi2, stated, scale2).max(-1)
+    errors = errors._replace(scale2=scale2)
     cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
     best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
     best = best + C * torch.arange(B, device=best.device)  # of the B C
@@ -220,15 +221,16 @@ def _read(observations: Observations, sides: Sides) -> Observations:
     )
 
 
-def _gains(bundle: Bundle, observations: Observations, errors: Errors) -> Tensor:
+def _chi2(joints: Tensor, observations: Observations, R: Tensor, t: Tensor) -> Tensor:
+    """Squared residuals (2, N, T, V, J) of the keypoints to their own joints (N, T, J, 3), and to
+    those of the other side."""
+    both = torch.stack([joints, joints[..., _FLIP.to(joints.device), :]])
+    return reproject(both, observations, R.expand(2, *R.shape), t.expand(2, *t.shape)).chi2
+
+
+def _gains(chi2: Tensor, observations: Observations, scale2: Tensor) -> Tensor:
     """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
-    flip = _FLIP.to(bundle.R.device)
-    log_density = []
-    for joints in (bundle.joints, bundle.joints[..., flip, :]):
-        _, residual = adjustment.reprojection(bundle._replace(joints=joints), observations.xy)
-        chi2 = chi_square(residual, observations.information)
-        chi2 = chi2 / errors.scale2[:, None, None, None]
-        log_density.append(log_mixture(chi2, observations.inlier))
+    log_density = log_mixture(chi2 / scale2[:, None, None, None], observations.inlier)
     labelled, exchanged = log_density
     taken = (_LIMBS | _COPIES).to(labelled)
     gain = torch.einsum("gaj,ntvj->ntvga", taken, exchanged - labelled)
