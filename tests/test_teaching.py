@@ -9,13 +9,13 @@ from ptri import checkpoint, config
 from ptri.config import ModelConfig
 from ptri.errors import UserError
 from ptri.models import mobileone
-from ptri.models.imitation import Imitation
 from ptri.models.mobileone import Backbone
 from ptri.models.network2d import Network2D
-from ptri.models.orientation import Orientation, trunk_frame
 from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
 from ptri.training import engine
+from ptri.training.imitation import Imitation
+from ptri.training.orientation import Orientation, trunk_frame
 from ptri.training.task2d import HeatmapTask
 
 OTHER = "tf_efficientnet_lite0"  # small, and normalised in its own way

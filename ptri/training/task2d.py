@@ -21,14 +21,14 @@ from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
 from ptri.evaluation.pictures import spread
 from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
-from ptri.models.imitation import Imitation
 from ptri.models.mobileone import STRIDES, merge_batchnorm
 from ptri.models.network2d import Detection, Network2D
-from ptri.models.orientation import Orientation
 from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, cat, to_device
+from ptri.training.imitation import Imitation
 from ptri.training.optimizer import decaying_groups
+from ptri.training.orientation import Orientation
 from ptri.training.state import Task
 
 WEIGHTS = {  # of losses in the total
