@@ -5,8 +5,8 @@ import torch
 from ptri import config
 from ptri.geometry.rays import normalise
 from ptri.people.scenes import SceneNumbers, generate_batch
-from ptri.posterior.adjust import Bundle, move_cameras, person_centre
 from ptri.posterior.body import load_body_prior
+from ptri.posterior.equations import Bundle, move_cameras, person_centre
 from ptri.structures import tree_map
 
 BODY = load_body_prior(spread=0.05)

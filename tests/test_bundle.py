@@ -3,9 +3,9 @@ import torch
 from rigs_fixture import BODY, observed, starts_near
 
 from ptri.geometry.rotations import rotation_angle, so3_log
-from ptri.posterior import adjust as adjustment
-from ptri.posterior.adjust import Bundle
-from ptri.posterior.density import expand
+from ptri.posterior.adjust import adjust
+from ptri.posterior.equations import Bundle, misfits, robust_cost
+from ptri.posterior.expansion import expand
 from ptri.structures import take
 
 
@@ -20,8 +20,8 @@ def errors_deg(R, cameras):
 def solve(frames, degrees, batch=8, views=4, seed=0, **options):
     observations, cameras, joints = observed(batch, views, frames, seed, **options)
     start = flat(starts_near(cameras, joints, degrees, count=1))
-    bundle, errors = adjustment.adjust(observations, start, BODY)
-    cost = adjustment.robust_cost(bundle, observations, errors, BODY)
+    bundle, errors = adjust(observations, start, BODY)
+    cost = robust_cost(bundle, observations, errors, BODY)
     return observations, cameras, joints, bundle, errors, cost
 
 
@@ -68,8 +68,8 @@ def test_outliers_are_recognised():
     xy[:, :, 1, 3] += 0.05  # about 60 px at focal length 1150
     spoiled = observations._replace(xy=xy)
     start = flat(starts_near(cameras, joints, 8.0, count=1))
-    bundle, errors = adjustment.adjust(spoiled, start, BODY)
-    _, weight = adjustment.misfits(bundle, spoiled, errors)
+    bundle, errors = adjust(spoiled, start, BODY)
+    _, weight = misfits(bundle, spoiled, errors)
     seen = observations.inlier > 0
     assert float(weight[:, :, 1, 3][seen[:, :, 1, 3]].mean()) < 0.1
     assert float(weight[seen].mean()) > 0.85
@@ -80,13 +80,13 @@ def test_noise_scale_is_estimated():
     observations, cameras, joints = observed(16, 4, 6)
     optimistic = observations._replace(information=9 * observations.information)
     start = flat(starts_near(cameras, joints, 3.0, count=1))
-    _, errors = adjustment.adjust(optimistic, start, BODY)
+    _, errors = adjust(optimistic, start, BODY)
     assert float(errors.scale2.median().sqrt()) == pytest.approx(3.0, rel=0.12)
 
 
 def test_batch_elements_do_not_influence_each_other():
     observations, cameras, joints = observed(4, 3, 2)
     start = flat(starts_near(cameras, joints, 8.0, count=1))
-    together, _ = adjustment.adjust(observations, start, BODY)
-    alone, _ = adjustment.adjust(*take((observations, start), slice(2, 3)), BODY)
+    together, _ = adjust(observations, start, BODY)
+    alone, _ = adjust(*take((observations, start), slice(2, 3)), BODY)
     assert torch.allclose(alone.R[0], together.R[2], atol=1e-6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rigs_fixture import BODY, observed
 
-from ptri.posterior.adjust import (
+from ptri.posterior.equations import (
     Bundle,
     lay_out,
     normal_equations,

@@ -4,20 +4,20 @@ import pytest
 import torch
 from rigs_fixture import BODY, observed, starts_near
 
-from ptri.posterior import adjust as adjustment
-from ptri.posterior.adjust import Bundle
+from ptri.posterior.adjust import adjust
+from ptri.posterior.equations import Bundle, noise_unit
 from ptri.posterior.noise import fit_errors
 from ptri.structures import MANY_FRAMES
 
 
 def fitted(observations, cameras, joints, **options):
     start = Bundle(*(value.flatten(0, 1) for value in starts_near(cameras, joints, 2.0, count=1)))
-    bundle, errors = adjustment.adjust(observations, start, BODY)
+    bundle, errors = adjust(observations, start, BODY)
     return fit_errors(observations, bundle, errors, BODY, **options)[1]
 
 
 def unit(observations):
-    return adjustment.noise_unit(observations)[..., None, None]
+    return noise_unit(observations)[..., None, None]
 
 
 def test_independent_errors_have_no_bias():

@@ -11,9 +11,9 @@ from ptri.evaluation.metrics import rotation_coverage
 from ptri.geometry.rays import normalise
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.posterior import sampling as rig
-from ptri.posterior.adjust import Bundle
-from ptri.posterior.density import coordinates_of
-from ptri.posterior.modes import Poses
+from ptri.posterior.equations import Bundle
+from ptri.posterior.expansion import coordinates_of
+from ptri.posterior.optima import Poses
 from ptri.structures import Keypoints, RigPosterior, take
 from ptri.training.losses3d import MAX_POSE_LOSS
 from ptri.verdict.judge import judge

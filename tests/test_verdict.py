@@ -15,7 +15,7 @@ from ptri.geometry.rays import normalise
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
-from ptri.posterior.adjust import Bundle, misfits, plain_errors
+from ptri.posterior.equations import Bundle, misfits, plain_errors
 from ptri.posterior.sampling import posterior_mean
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.solve import solve

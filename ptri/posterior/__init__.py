@@ -2,11 +2,13 @@
 
 * `body`: what is known of bones beforehand;
 * `starts`: candidate rigs, from lifted skeletons and by classical means;
-* `adjust`: robust bundle adjustment, from candidates to local optima;
+* `equations`: cost and normal equations of cameras, joints, bones and biases; `adjust`: robust
+  bundle adjustment on them;
 * `limbs`: limbs that are turned over, which adjustment does not turn back;
 * `noise`: the noise's scale, the biases, and what a frame is worth;
-* `density`: the cameras' density, with joints, body and biases integrated out;
-* `modes`: the local optima with their Laplace covariances;
+* `optima`: from candidates to the best optima of the joint density; `expansion`: it around them;
+  `density`: the cameras' density, with joints, body and biases integrated out;
+* `modes`: all of this in order: the cameras' modes with their Laplace covariances;
 * `student_t`: the proposal; `sampling`: adaptive importance sampling, and what is asked of samples.
 
 Adjustment and expansion compute in float64, the densities of samples in float32, which differ from

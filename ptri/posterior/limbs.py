@@ -11,16 +11,9 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.damping import next_damping, start_damping
-from ptri.posterior.adjust import (
-    Bundle,
-    Errors,
-    damped,
-    frame_costs,
-    lay_out,
-    linearise,
-    residuals,
-)
+from ptri.posterior.adjust import damped
 from ptri.posterior.body import BodyPrior
+from ptri.posterior.equations import Bundle, Errors, frame_costs, lay_out, linearise, residuals
 from ptri.skeleton import H36M17
 from ptri.structures import Observations, where
 

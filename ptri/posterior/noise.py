@@ -15,16 +15,16 @@ import math
 import torch
 from torch import Tensor
 
-from ptri.posterior.adjust import (
+from ptri.posterior.adjust import adjust
+from ptri.posterior.body import BodyPrior
+from ptri.posterior.equations import (
     Bundle,
     Errors,
-    adjust,
     misfits,
     normal_equations,
     prior_deviation,
     prior_information,
 )
-from ptri.posterior.body import BodyPrior
 from ptri.structures import MANY_FRAMES, Observations
 
 # Trial variances of the biases, in units of the stated noise's variance.

@@ -21,17 +21,12 @@ from torch import Tensor
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.rotations import rotation_mean, so3_log
 from ptri.posterior import student_t as laws
-from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior
-from ptri.posterior.density import Expansion, coordinates_of, log_density
-from ptri.posterior.modes import (
-    Evidence,
-    Modes,
-    Poses,
-    cameras_of,
-    find_modes,
-    noise_scale_sigma,
-)
+from ptri.posterior.density import log_density
+from ptri.posterior.equations import Bundle
+from ptri.posterior.expansion import Expansion, coordinates_of
+from ptri.posterior.modes import Evidence, Modes, cameras_of, find_modes, noise_scale_sigma
+from ptri.posterior.optima import Poses
 from ptri.structures import (
     MANY_FRAMES,
     Cameras,
@@ -136,26 +131,24 @@ def sample(
     relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
     alive = relative > -NEGLIGIBLE
     rough = _rough(evidence)
-    shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))
-    prior = laws.StudentT(modes.mean, modes.chol, DEGREES_OF_FREEDOM)
-    proposal = prior
+    shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))  # (B, K)
+    prior = proposal = laws.StudentT(modes.mean, modes.chol, DEGREES_OF_FREEDOM)
     per_round = max(settings.num_samples // settings.num_iterations, 1)
-    drawn: list[tuple[Tensor, ...]] = []
-    proposals: list[tuple[laws.StudentT, Tensor]] = []
-    places = []
+    level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
+    rounds, proposals = [], []
     for iteration in range(settings.num_iterations):
+        # 1 draw, the same noise for every rig; stratified in the mode of each sample
         noise = laws.standard_noise(per_round, D, DEGREES_OF_FREEDOM, generator, dtype)
-        noise = to_device(noise, device)
-        offsets = laws.student_t_sample(proposal, noise)  # (m, B, K, D)
-        # Stratified choice of the mode of each sample.
-        level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
+        offsets = laws.student_t_sample(proposal, to_device(noise, device))  # (m, B, K, D)
         owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
         step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
+        # 2 cameras, target, and coordinates around every mode
         R, t, target = _evaluate(step, owner, evidence, rough)
+        x, volume = _coordinates(R, t, step[..., -1], evidence.expansions)
+        rounds.append((R, t, step[..., -1], owner, target, x, volume))
         proposals.append((proposal, shares))
-        drawn.append((R, t, step[..., -1], owner, target))
-        places.append(_coordinates(R, t, step[..., -1], evidence.expansions))
-        x, volume = (torch.cat(parts) for parts in zip(*places))
+        # 3 weights of all samples so far under the mixture of all proposals so far
+        *drawn, x, volume = (torch.cat(parts) for parts in zip(*rounds))
         mixture = torch.stack(
             [
                 torch.logsumexp(laws.student_t_log_prob(law, x) - volume + part.log(), dim=-1)
@@ -163,15 +156,14 @@ def sample(
             ]
         )
         log_mixture = torch.logsumexp(mixture, dim=0) - math.log(len(proposals))
-        targets = torch.cat([part[-1] for part in drawn])
-        log_weights = torch.log_softmax(targets - log_mixture, dim=0)
+        log_weights = torch.log_softmax(drawn[-1] - log_mixture, dim=0)
+        # 4 the next proposal, by each mode's responsibility for each sample
         if iteration + 1 < settings.num_iterations:
-            # Responsibility of each mode for each sample under the current mixture.
-            each = laws.student_t_log_prob(proposal, x) - volume + shares.log()
-            owned = (log_weights[..., None] + torch.log_softmax(each, dim=-1)).exp()
+            density = laws.student_t_log_prob(proposal, x) - volume + shares.log()
+            owned = (log_weights[..., None] + torch.log_softmax(density, dim=-1)).exp()
             proposal = laws.student_t_fit(x, owned, prior, prior_samples=2.0 * D)
             shares = _normalised(torch.where(alive, owned.sum(0).clamp_min(MIN_SHARE / 2), 0.0))
-    return *(torch.cat(parts) for parts in zip(*drawn)), log_mixture
+    return *drawn, log_mixture
 
 
 def _normalised(shares: Tensor) -> Tensor:

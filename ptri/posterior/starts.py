@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ptri.geometry.alignment import align_views
 from ptri.geometry.epipolar import RigCandidate, five_point_rigs
-from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior, bone_vectors
+from ptri.posterior.equations import Bundle
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, take
 

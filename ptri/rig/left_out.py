@@ -19,7 +19,7 @@ from ptri.config_sections import PosteriorConfig
 from ptri.geometry.cameras import to_reference, transform
 from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
 from ptri.geometry.rotations import rotation_angle
-from ptri.posterior.adjust import Bundle
+from ptri.posterior.equations import Bundle
 from ptri.posterior.sampling import RigSolution, posterior_mean, rig_posterior
 from ptri.structures import Cameras, Observations, RigPosterior, take
 from ptri.verdict.figures import spread_deg

@@ -9,8 +9,8 @@ from ptri.config_sections import PosteriorConfig
 from ptri.geometry.triangulation import weighted_triangulation
 from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.adjust import Bundle
 from ptri.posterior.body import BodyPrior
+from ptri.posterior.equations import Bundle
 from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.skeleton import H36M17

@@ -21,9 +21,9 @@ from torch import Tensor
 from ptri.geometry.alignment import align_views
 from ptri.geometry.rays import log_mixture
 from ptri.geometry.triangulation import reproject, robust_joints
-from ptri.posterior import adjust as adjustment
-from ptri.posterior.adjust import Bundle
+from ptri.posterior.adjust import adjust, median_scale2
 from ptri.posterior.body import BodyPrior
+from ptri.posterior.equations import Bundle, robust_cost
 from ptri.skeleton import H36M17
 from ptri.structures import MANY_FRAMES, Keypoints, Observations, take, tree_map
 
@@ -113,7 +113,7 @@ def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
     known = known & known[..., _FLIP.to(known.device)]
     sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
     chi2 = _chi2(joints.nan_to_num(0.0), sure, R, t)
-    scale2 = adjustment.median_scale2(chi2[0], sure.inlier).clamp_min(1.0)
+    scale2 = median_scale2(chi2[0], sure.inlier).clamp_min(1.0)
     return _sides(_momentary(_gains(chi2, sure, scale2).argmax(-1)))
 
 
@@ -160,15 +160,15 @@ def read_rigs(
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
     for _ in range(ROUNDS):
         read = _read(stated, _sides(reading))
-        bundle, errors = adjustment.adjust(read, bundle, body, STEPS, num_wide=STEPS)
+        bundle, errors = adjust(read, bundle, body, STEPS, num_wide=STEPS)
         # All starts of a rig are judged by the noise that the best of them leaves.
         chi2 = _chi2(bundle.joints, read, bundle.R, bundle.t)[0]
-        scale2 = adjustment.median_scale2(chi2, read.inlier).clamp_min(1.0)
+        scale2 = median_scale2(chi2, read.inlier).clamp_min(1.0)
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
         chi2 = _chi2(bundle.joints, stated, bundle.R, bundle.t)
         gain, reading = _gains(chi2, stated, scale2).max(-1)
     errors = errors._replace(scale2=scale2)
-    cost = adjustment.robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
+    cost = robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
     best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
     best = best + C * torch.arange(B, device=best.device)  # of the B C
     if all_frames.xy.shape[1] == T:
