@@ -15,7 +15,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from tabulate import tabulate
 
 from ptri.config import DataConfig
 from ptri.data import h36m_index
@@ -25,6 +24,7 @@ from ptri.data.h36m_index import Index
 from ptri.data.labels import H5_NAME, NPY_NAME, read_labels, write_h5, write_npy
 from ptri.errors import UserError, exit_status
 from ptri.evaluation import draw as visualize
+from ptri.evaluation.table import grid
 from ptri.skeleton import H36M17
 
 
@@ -123,7 +123,7 @@ def count_table(index: Index, missing: list[Path]) -> str:
     counts = Counter(zip(labels.subject[index.rows], labels.action[index.rows]))
     gone = Counter((path.parts[-5], path.parts[-4]) for path in missing)
     present = [s for s in range(len(labels.subject_names)) if any(k[0] == s for k in counts)]
-    rows = [["", *(labels.subject_names[s] for s in present), "all"]]
+    rows = []
     for a, action in enumerate(labels.action_names):
         cells = []
         for s in present:
@@ -132,8 +132,7 @@ def count_table(index: Index, missing: list[Path]) -> str:
         rows.append([action, *cells, str(sum(counts[(s, a)] for s in present))])
     totals = [sum(n for key, n in counts.items() if key[0] == s) for s in present]
     rows.append(["all", *map(str, totals), str(sum(totals))])
-    sides = ("left", *["right"] * (len(present) + 1))
-    return tabulate(rows, "firstrow", disable_numparse=True, colalign=sides)
+    return grid(["", *(labels.subject_names[s] for s in present), "all"], rows)
 
 
 def write_overlays(index: Index, missing: set[Path], out: Path, number: int = 3) -> list[Path]:

@@ -15,7 +15,7 @@ from benchmark.rig.cases import BIAS, Cell, make_cases
 from benchmark.rig.grid import METHODS, Part, make_grid
 from benchmark.rig.human import human_calib
 from benchmark.rig.ours import make_model, solve
-from benchmark.rig.run import Options, Result, run_grid
+from benchmark.rig.run import Options, Result, make_method, run_grid
 from benchmark.rig.scores import Answer, flatten, pool, score, summarise
 from benchmark.rig.targets import check
 from benchmark.speed.rig import Size, exponent, make_call
@@ -235,7 +235,7 @@ def test_classical_peers_solve_many_frames():
     cases = make_cases(Cell("ring4", 20, noise=1.0), 2)
     ceiling = figures_of(peers.calibrated, cases)
     assert ceiling["rms_deg"] < 1e-5 and ceiling["n_mpjpe"] < 20
-    found = figures_of(peers.opencv(), cases)
+    found = figures_of(peers.five_point, cases)
     assert found["rms_deg"] < 1.0 and found["n_mpjpe"] < 1.3 * ceiling["n_mpjpe"]
 
 
@@ -272,7 +272,7 @@ def test_a_missing_library_is_reported_not_raised(monkeypatch, tmp_path):
         raise peers.NotInstalledError(f"{name}: not here")
 
     monkeypatch.setattr(peers, "library", absent)
-    monkeypatch.setattr("benchmark.rig.run._METHODS", {})
+    monkeypatch.setattr("benchmark.rig.run.make_method", make_method.__wrapped__)
     grid = [Part(Cell("two60", 1), ("poselib", "calibrated"))]
     results = {r.method: r for r in run_grid(grid, Options(2), tmp_path)}
     assert "not here" in results["poselib"].note and results["poselib"].flat == {}

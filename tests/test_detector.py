@@ -222,7 +222,7 @@ def test_known_parameters_are_recovered():
         assert getattr(found.options, name) == pytest.approx(PLANTED[name], abs=0.15), name
     up = torch.tensor(found.options.definition_mean)[:, 2]
     assert float((up - 12).abs().median()) < 5  # mm
-    assert found.told == list(LABELS)
+    assert found.names == list(LABELS)
 
 
 def test_the_settings_are_written_as_they_are_read(tmp_path):

@@ -29,23 +29,23 @@ class Oracle:
     """Answers with the truth, moved by some millimetres to one side, and says so."""
 
     def __init__(self, scene, off, uses_cameras=True):
-        self.truth, self.off = scene.joints3d, off
+        self.truth, self.t, self.off = scene.joints3d, scene.cameras.t, off
         self.fusion = types.SimpleNamespace(uses_cameras=uses_cameras, num_views=4)
 
     detector = UNKNOWN_DETECTOR
 
     def fuse(self, keypoints, K, posterior, features):
         joints = self.truth[:, :: unseen.SCORED_EVERY if self.truth.shape[1] > 1 else 1].clone()
-        # Samples that stand for unknown cameras are two here; true cameras are one.
         others = [joint for joint in range(17) if joint != unseen.ROOT]
-        joints[..., others, 0] += self.off * len(posterior.R)
+        joints[..., others, 0] += self.off * (posterior.t.norm() / self.t.norm())
         covariance = torch.eye(3).expand(*joints.shape, 3) * 100.0**2
         return Prediction(joints, covariance)
 
 
 def solved(rig_set, count=5):
     scene = unseen.make_scenes(rig_set, CONFIG, 0, 0, count)
-    R, t = (value.expand(2, *value.shape) for value in scene.cameras[1:])
+    # What stands for the solved cameras is twice as far away as the true ones.
+    R, t = (value.expand(2, *value.shape) for value in (scene.cameras.R, 2 * scene.cameras.t))
     order = torch.arange(17).expand(*scene.K.shape[:3], 17)
     return Solved(Group(scene, R, t), Sides(order, torch.ones_like(order, dtype=torch.bool)))
 

@@ -1,6 +1,8 @@
 """The rig posterior and the networks against other methods, bounds and targets.
 
-One folder for each question, with a module ``command*`` that `scripts/benchmark.py` runs:
+One folder for each question, with a module ``command*`` that `scripts/benchmark.py` runs: its
+``add_arguments(parser)`` declares the options, its ``run(args)`` writes the results and returns the
+text to print, or raises a `UserError`:
 
 * `rigs`: layouts of cameras that the questions share;
 * `rig`: the rig posterior on generated cases, beside bundle adjustment and other peers;

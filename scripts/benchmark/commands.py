@@ -13,6 +13,7 @@ python scripts/benchmark.py ablations                     # trains all heads bef
 from __future__ import annotations
 
 import argparse
+import time
 
 from benchmark.heads import command_ablations, command_unseen
 from benchmark.photos import command as command_photos
@@ -39,5 +40,6 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, module in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=module.__doc__.splitlines()[0]))
+    parser.set_defaults(start=time.perf_counter())
     args = parser.parse_args(arguments)
     return exit_status(lambda: print(COMMANDS[args.command].run(args)))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from tabulate import tabulate
+
+from ptri.evaluation.table import grid
 
 
 class Figure(NamedTuple):
@@ -73,13 +74,6 @@ def _factor(unit: str) -> int:
     return 100 if unit == " %" else 1
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
-    """A table under its title; the first column is flush left, the others right."""
-    sides = ("left", *["right"] * (len(header) - 1))
-    table = tabulate(rows, header, "simple", disable_numparse=True, colalign=sides)
-    return f"{title}\n{table}" if title else table
-
-
 def targets_table(title: str, rows: Sequence[Judged], columns: Sequence[str] = ()) -> str:
     """Each target beside what was measured, and how many are met.
 
@@ -94,8 +88,8 @@ def targets_table(title: str, rows: Sequence[Judged], columns: Sequence[str] = (
     ]
     judged = [row.met for row in rows if row.met is not None]
     headings = [column or "measured (target)" for column in columns]
-    table = text_table(["", *headings], lines, f"{title}; * = not met")
-    return f"{table}\nmet: {sum(judged)} of {len(judged)}"
+    table = grid(["", *headings], lines)
+    return f"{title}; * = not met\n{table}\nmet: {sum(judged)} of {len(judged)}"
 
 
 def bootstrap(

@@ -18,7 +18,6 @@ def write_results(
     name: str,
     text: str,
     content: dict[str, Any],
-    start: float,
     pictures: str = "",
     **settings: Any,
 ) -> str:
@@ -26,7 +25,6 @@ def write_results(
 
     Args:
         content: what the JSON holds beside the settings.
-        start: of the command, by `time.perf_counter`.
         pictures: what else was written, in words.
         settings: to be written beside or instead of the arguments.
 
@@ -35,13 +33,9 @@ def write_results(
     """
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        **vars(args),
-        **settings,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "seconds": time.perf_counter() - start,
-    }
+    settings = {**vars(args), **settings}
+    settings["seconds"] = time.perf_counter() - settings.pop("start")
+    settings |= {"python": platform.python_version(), "torch": torch.__version__}
     (folder / f"{name}.txt").write_text(text + "\n")
     write_json(folder / f"{name}.json", {"settings": settings, **content})
     files = f"{name}.txt, {name}.json" + f", {pictures}" * bool(pictures)

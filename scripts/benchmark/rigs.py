@@ -66,7 +66,7 @@ def choose(names: list[str] | tuple[str, ...]) -> list[str]:
             raise UserError(
                 f"unknown rig family '{name}'; expected some of {', '.join((*GROUPS, *NAMES))}"
             )
-        chosen += [one for one in GROUPS.get(name, (name,)) if one not in chosen]
+        chosen += [family for family in GROUPS.get(name, (name,)) if family not in chosen]
     return chosen
 
 

@@ -138,6 +138,6 @@ def simulate(clips: Clips, options: ErrorModel, seed: int) -> Clips:
     """The same people and cameras with keypoints from the error model, missing where they were."""
     draws = Draws.from_seeds([(seed, row) for row in range(len(clips.joints))])
     errors = error_options(options, clips.fps)
-    found = simulate_detections(draws, errors, clips.joints, clips.cameras).keypoints
-    missing = clips.keypoints.xy.isnan()
-    return clips._replace(keypoints=found._replace(xy=found.xy.masked_fill(missing, torch.nan)))
+    keypoints = simulate_detections(draws, errors, clips.joints, clips.cameras).keypoints
+    xy = keypoints.xy.masked_fill(clips.keypoints.xy.isnan(), torch.nan)
+    return clips._replace(keypoints=keypoints._replace(xy=xy))

@@ -9,37 +9,32 @@ from torch import Tensor
 
 from detector_errors.truth import APART, FEW, FLIP, NAMES, Truth, mean_of
 
-_GROUPS = {"trunk": ("hip", "shoulder"), "arms": ("elbow", "wrist"), "legs": ("knee", "foot")}
+_GROUPS = (("hip", "shoulder"), ("elbow", "wrist"), ("knee", "foot"))  # trunk, arms, legs
 _ENDS = ("wrist", "foot")
 
 
 def exchanges(truth: Truth, xy: Tensor, used: Tensor) -> dict[str, float]:
     """Shares of exchanged trunks and limbs, of ends in one place, and how long that lasts."""
-    known, votes = {}, {}
-    for name, parts in _GROUPS.items():
-        known[name], votes[name] = _vote(truth, xy, used, parts)
-    found = [(known["trunk"], votes["trunk"])]
-    for limb in ("arms", "legs"):
-        found.append((known["trunk"] & known[limb], votes["trunk"] ^ votes[limb]))
+    # Events: (where they can be told, where they happen), bool.
+    trunk, arms, legs = (_vote(truth, xy, used, parts) for parts in _GROUPS)
+    limbs = [(trunk[0] & limb[0], trunk[1] ^ limb[1]) for limb in (arms, legs)]
     ends = []
     for name in _ENDS:
         left, right = (NAMES.index(f"{side}_{name}") for side in ("left", "right"))
         apart = truth.apart[..., left]
-        known_end = (apart > 1.5 * APART) & used[..., left] & used[..., right]
-        ends.append((known_end, (xy[..., left, :] - xy[..., right, :]).norm(dim=-1) < 0.35 * apart))
-    known_end, one_place = (torch.stack(part, -1) for part in zip(*ends))
-    profile = known_end & (truth.facing.abs() < 0.4).unsqueeze(-1)
-    facing_ = known_end & (truth.facing.abs() > 0.8).unsqueeze(-1)
-    shares = [mean_of(one_place[chosen].float()) for chosen in (profile, facing_)]
-    lasting = [_autocorrelation(*event) for event in (*found, *ends)]
+        told = (apart > 1.5 * APART) & used[..., left] & used[..., right]
+        ends.append((told, (xy[..., left, :] - xy[..., right, :]).norm(dim=-1) < 0.35 * apart))
+    told, copied = (torch.stack(part, -1) for part in zip(*ends))
+    side_on, front_on = (truth.facing.abs() < 0.4)[..., None], (truth.facing.abs() > 0.8)[..., None]
+    copies = [mean_of(copied[told & view].float()) for view in (side_on, front_on)]
+    lasting = [_autocorrelation(*event) for event in (trunk, *limbs, *ends)]
     lasting = [value for value in lasting if not math.isnan(value)]
-    limbs = [mean_of(event[chosen].float()) for chosen, event in found[1:]]
     return {
-        "body_swap_rate": mean_of(found[0][1][found[0][0]].float()),
-        "limb_swap_rate": sum(limbs) / 2,
-        "limb_copy_rate": mean_of(one_place[known_end].float()),
+        "body_swap_rate": mean_of(trunk[1][trunk[0]].float()),
+        "limb_swap_rate": sum(mean_of(event[where].float()) for where, event in limbs) / 2,
+        "limb_copy_rate": mean_of(copied[told].float()),
         # 1e-3 guards a detector that never copies a limb.
-        "profile_copies": math.log((shares[0] + 1e-3) / (shares[1] + 1e-3)),
+        "profile_copies": math.log((copies[0] + 1e-3) / (copies[1] + 1e-3)),
         "fault_s": sum(lasting) / len(lasting) if lasting else math.nan,
     }
 
@@ -48,9 +43,11 @@ def _vote(truth: Truth, xy: Tensor, used: Tensor, parts: tuple[str, ...]) -> tup
     """(B, T, V) bool: whether a group's sides can be told, and whether they are exchanged."""
     group = [i for i, name in enumerate(NAMES) if "_" in name and name.split("_")[1] in parts]
     told = (truth.apart > APART)[..., group] & used[..., group]
-    own = (xy - truth.xy).norm(dim=-1)[..., group].clamp_max(0.3) * told
-    other = (xy - truth.xy[..., FLIP, :]).norm(dim=-1)[..., group].clamp_max(0.3) * told
-    return told.any(-1), other.sum(-1) < own.sum(-1)
+    as_named, exchanged = (
+        ((xy - target).norm(dim=-1)[..., group].clamp_max(0.3) * told).sum(-1)
+        for target in (truth.xy, truth.xy[..., FLIP, :])
+    )
+    return told.any(-1), exchanged < as_named
 
 
 def _autocorrelation(known: Tensor, event: Tensor) -> float:

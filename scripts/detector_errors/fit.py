@@ -52,7 +52,7 @@ class Fit(NamedTuple):
     measured: Statistics
     simulated: Statistics  # at the options, with other random numbers
     error: dict[str, float]  # standard error of each measured number
-    told: list[str]  # parameters that were fitted: whose statistic could be measured
+    names: list[str]  # parameters that were fitted: whose statistic could be measured
 
 
 def fit(
@@ -75,13 +75,13 @@ def fit(
     """
     truth = true_views(clips)
     measured, error = measure(truth, clips.keypoints), standard_errors(truth, clips.keypoints)
-    told = [name for name in LABELS if math.isfinite(measured.values[name])]
-    if "noise" not in told or not measured.joint.isfinite().all():
+    names = [name for name in LABELS if math.isfinite(measured.values[name])]
+    if "noise" not in names or not measured.joint.isfinite().all():
         raise UserError(
             "too few joints inside the images to measure a detector's errors on: give more frames"
         )
     options = _opened(start, measured, clips.fps)
-    origin = to_numbers(options, told)
+    origin = to_numbers(options, names)
 
     def simulated(options: ErrorModel, first: int = 0, count: int = repeats) -> Statistics:
         runs = [
@@ -90,35 +90,35 @@ def fit(
         ]
         return average(runs)
 
-    def residual(found: Statistics, options: ErrorModel) -> np.ndarray:
-        off = [(found.values[k] - measured.values[k]) / error[k] for k in told]
-        held = (to_numbers(options, told) - origin) / _PRIOR
+    def residual(statistics: Statistics, options: ErrorModel) -> np.ndarray:
+        off = [(statistics.values[k] - measured.values[k]) / error[k] for k in names]
+        held = (to_numbers(options, names) - origin) / _PRIOR
         return np.nan_to_num(np.concatenate([off, held]), nan=0.0)  # a share of nothing
 
     def once(options: ErrorModel) -> np.ndarray:
         return residual(simulated(options, count=1), options)
 
     damping, age, slope = 1.0, _STALE, None
-    found = simulated(options)
+    now = simulated(options)
     bar = tqdm(range(rounds), desc="fit", unit="round", disable=None)
     for _ in bar:
-        now = residual(found, options)
+        before = residual(now, options)
         if age >= _STALE:
-            slope, age = derivatives(options, told, once), 0
+            slope, age = derivatives(options, names, once), 0
         for _ in range(4):
-            step = _step(slope, now, damping)
-            tried = corrected(moved(options, told, step), measured, found)
+            step = _step(slope, before, damping)
+            tried = corrected(moved(options, names, step), measured, now)
             result = simulated(tried)
             after = residual(result, tried)
-            if after @ after < now @ now:
-                slope = slope + np.outer(after - now - slope @ step, step) / (step @ step)
-                options, found, age, damping = tried, result, age + 1, damping / 5
+            if after @ after < before @ before:
+                slope = slope + np.outer(after - before - slope @ step, step) / (step @ step)
+                options, now, age, damping = tried, result, age + 1, damping / 5
                 break
             damping *= 5
         else:
             age, damping = _STALE, 1.0
-        bar.set_postfix(misfit=f"{float(min(after @ after, now @ now)):.1f}")
-    return Fit(options, measured, simulated(options, repeats), error, told)
+        bar.set_postfix(misfit=f"{float(min(after @ after, before @ before)):.1f}")
+    return Fit(options, measured, simulated(options, repeats), error, names)
 
 
 def _step(slope: np.ndarray, residual: np.ndarray, damping: float) -> np.ndarray:
@@ -172,17 +172,17 @@ def moved(options: ErrorModel, names: list[str], step: np.ndarray) -> ErrorModel
     return dataclasses.replace(options, **changes)
 
 
-def corrected(options: ErrorModel, measured: Statistics, found: Statistics) -> ErrorModel:
+def corrected(options: ErrorModel, measured: Statistics, simulated: Statistics) -> ErrorModel:
     """How hard the joints are, and are said to be, by what simulations of both miss."""
-    noise = _relative(torch.tensor(options.joint_noise) * _missed(measured.joint, found.joint))
+    noise = _relative(torch.tensor(options.joint_noise) * _missed(measured.joint, simulated.joint))
     # The true noise's share of what is stated changes with it.
     old = torch.tensor(options.joint_noise) * torch.tensor(options.joint_stated)
-    stated = _relative(old * _missed(measured.stated, found.stated) / noise)
+    stated = _relative(old * _missed(measured.stated, simulated.stated) / noise)
     return dataclasses.replace(options, joint_noise=noise.tolist(), joint_stated=stated.tolist())
 
 
-def _missed(measured: Tensor, found: Tensor) -> Tensor:
-    return (measured / found).log().clamp(-0.7, 0.7).exp()
+def _missed(measured: Tensor, simulated: Tensor) -> Tensor:
+    return (measured / simulated).log().clamp(-0.7, 0.7).exp()
 
 
 def _relative(factors: Tensor) -> Tensor:
@@ -195,14 +195,14 @@ def standard_errors(truth: Truth, keypoints: Keypoints) -> dict[str, float]:
     count = len(truth.scale)  # a spread over clips needs two in a group
     groups = torch.arange(count).tensor_split(min(_GROUPS, count // 2))
     parts = [measure(take(truth, rows), take(keypoints, rows)).values for rows in groups]
-    found = {}
+    errors = {}
     for name in LABELS:
         values = np.array([part[name] for part in parts])
         known = np.isfinite(values)
         size = float(np.abs(values[known]).mean()) if known.any() else 1.0
         spread = float(values[known].std(ddof=1)) if known.sum() > 2 else size
-        found[name] = max(spread / math.sqrt(max(known.sum(), 1)), _FINEST * size, 1e-4)
-    return found
+        errors[name] = max(spread / math.sqrt(max(known.sum(), 1)), _FINEST * size, 1e-4)
+    return errors
 
 
 def average(runs: list[Statistics]) -> Statistics:
@@ -232,4 +232,4 @@ def _opened(start: ErrorModel, measured: Statistics, fps: float) -> ErrorModel:
 def _in_range(options: ErrorModel, name: str, value: float) -> float:
     """A setting within what it allows."""
     limits = next(item.metadata for item in dataclasses.fields(options) if item.name == name)
-    return float(min(max(value, limits[">="]), limits["<="]))
+    return float(min(max(value, limits["low"]), limits["high"]))

@@ -67,9 +67,9 @@ LABELS = {
 
 def resolved(truth: Truth, xy: Tensor) -> tuple[Tensor, Tensor]:
     """Errors (..., J, 2) to the joint or, where far nearer, its mirror joint; and which were."""
-    own, other = xy - truth.xy, xy - truth.xy[..., FLIP, :]
-    mirrored = (other.norm(dim=-1) < 0.5 * own.norm(dim=-1)) & (truth.apart > APART)
-    return torch.where(mirrored.unsqueeze(-1), other, own), mirrored
+    error, other = xy - truth.xy, xy - truth.xy[..., FLIP, :]
+    mirrored = (other.norm(dim=-1) < 0.5 * error.norm(dim=-1)) & (truth.apart > APART)
+    return torch.where(mirrored.unsqueeze(-1), other, error), mirrored
 
 
 def measure(truth: Truth, keypoints: Keypoints) -> Statistics:
@@ -99,9 +99,9 @@ def _stated(sigma: Tensor, used: Tensor) -> dict[str, float]:
     z = torch.where(used, (sigma / _joint_median(sigma, used)).log(), torch.nan)
     clip = z.nanmean((1, 2, 3))
     view = z.nanmean((1, 3)) - clip[:, None]  # (B, V)
-    own = z.nanmean(1) - z.nanmean((1, 3)).unsqueeze(-1)  # (B, V, J)
-    rest = z - z.nanmean(1, keepdim=True)
-    steady, quick = float(own.square().nanmean()), float(rest.square().nanmean())
+    joint = z.nanmean(1) - z.nanmean((1, 3)).unsqueeze(-1)  # (B, V, J)
+    frame = z - z.nanmean(1, keepdim=True)
+    steady, quick = float(joint.square().nanmean()), float(frame.square().nanmean())
     return {
         "clip_spread": float(clip.std()),
         "view_spread": float(view.square().nanmean().sqrt()),
@@ -164,8 +164,8 @@ def _systematic(
         _solve(left[:, first::2].sum(1), right[:, first::2].sum(1)) for first in (1, 0)
     )  # of the views
     common = (odd * even).mean()
-    each = _solve(left.sum(1), right.sum(1))  # (B, J, 4)
-    error = error - (slope @ each[:, None, None, ..., None]).squeeze(-1)
+    of_clip = _solve(left.sum(1), right.sum(1))  # (B, J, 4)
+    error = error - (slope @ of_clip[:, None, None, ..., None]).squeeze(-1)
     z = torch.where(used.unsqueeze(-1), error / sigma.unsqueeze(-1), torch.nan)
     energy, T = z.square().nanmean(), z.shape[1]
     lag = {step: float((z[:, step:] * z[:, :-step]).nanmean() / energy) for step in range(1, T)}
@@ -205,11 +205,8 @@ def _slope(x: Tensor, y: Tensor) -> float:
 
 def _joint_median(value: Tensor, used: Tensor) -> Tensor:
     """(J,) medians of (..., J), the same for both sides."""
-    return _paired(torch.stack([median_of(value[..., j][used[..., j]]) for j in range(len(NAMES))]))
-
-
-def _paired(value: Tensor) -> Tensor:
-    return 0.5 * (value + value[FLIP])
+    middle = torch.stack([median_of(value[..., j][used[..., j]]) for j in range(len(NAMES))])
+    return 0.5 * (middle + middle[FLIP])
 
 
 def _quantile(value: Tensor, level: float) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import yaml
-from tabulate import tabulate
 
 from detector_errors.bones import bone_ratio
 from detector_errors.checks import check
@@ -13,6 +12,7 @@ from detector_errors.clips import Clips, simulate
 from detector_errors.fit import Fit
 from detector_errors.moments import LABELS, measure
 from detector_errors.truth import true_views
+from ptri.evaluation.table import grid
 from ptri.people.error_model import ErrorModel
 from ptri.structures import Detector
 
@@ -23,11 +23,11 @@ _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted w
 def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
     """The numbers of ``generated.errors``: errors as fitted; rounded."""
     options = fit.options
-    found: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.told}
-    found["joint_noise"] = [round(value, 3) for value in options.joint_noise]
-    found["joint_stated"] = [round(value, 3) for value in options.joint_stated]
-    found["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
-    return found | missing_rates(clips)
+    settings: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.names}
+    settings["joint_noise"] = [round(value, 3) for value in options.joint_noise]
+    settings["joint_stated"] = [round(value, 3) for value in options.joint_stated]
+    settings["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
+    return settings | missing_rates(clips)
 
 
 def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
@@ -71,25 +71,18 @@ def table(fit: Fit, clips: Clips, start: ErrorModel, seed: int) -> str:
     known = measure(truth, before.keypoints).values
     rows = []
     for name, label in LABELS.items():
-        value, error, fitted = (
-            fit.measured.values[name],
-            fit.error[name],
-            fit.simulated.values[name],
-        )
+        value, fitted = (part.values[name] for part in (fit.measured, fit.simulated))
+        error = fit.error[name]
         mark = "*" if abs(fitted - value) / error > UNLIKE else ""
-        setting = _number(getattr(fit.options, name)) if name in fit.told else "not told"
+        setting = _number(getattr(fit.options, name)) if name in fit.names else "not told"
         numbers = (f"{_number(x)}" for x in (value, error, known[name]))
         rows.append([label, *numbers, f"{_number(fitted)}{mark}", f"{name}: {setting}"])
     parts = [check(truth, each) for each in (clips, before, after)]
     others = [[label, *(_number(part[label]) for part in parts)] for label in parts[0]]
     note = f"2D lengths over the apparent 1.7 m; * = more than {UNLIKE:g} standard errors off"
     header = ["statistic", "measured", "+-", "start", "fitted", "setting"]
-    unfitted = _aligned(["not fitted", "measured", "start", "fitted"], others)
-    return "\n\n".join([note, _aligned(header, rows), unfitted])
-
-
-def _aligned(header: list[str], rows: list[list[str]]) -> str:
-    return tabulate(rows, header, disable_numparse=True, colalign=("left", *["right"] * 3))
+    unfitted = grid(["not fitted", "measured", "start", "fitted"], others)
+    return "\n\n".join([note, grid(header, rows), unfitted])
 
 
 def _number(value: float) -> str:

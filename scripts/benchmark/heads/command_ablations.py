@@ -30,7 +30,6 @@ RIGS, CLIPS = 64, 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("--heads", nargs="+", metavar="NAME", help=f"YAML files of {CONFIGS}; default: all")
     add("--steps", type=int, default=4800, help="of every head, 32 scenes each")
@@ -46,15 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Trains what is not trained yet, evaluates, writes tables and JSON.
-
-    Returns:
-        The text to print.
-
-    Raises:
-        UserError: bad settings, or a pool or runs made with other settings.
-    """
-    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     if min(args.steps, args.scenes, args.rigs, args.clips) < 1:
         raise UserError("--steps, --scenes, --rigs, --clips: at least 1 each")
@@ -84,9 +74,7 @@ def run(args: argparse.Namespace) -> str:
     )
     text = tables.report(head_scores, rows, OURS, note)
     chosen = {"heads": describe(heads), "training_seconds": seconds}
-    return write_results(
-        args, "ablations", text, tables.to_json(head_scores, rows), start, **chosen
-    )
+    return write_results(args, "ablations", text, tables.to_json(head_scores, rows), **chosen)
 
 
 def _files(names: list[str] | None) -> list[Path]:

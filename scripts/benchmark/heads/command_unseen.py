@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
@@ -24,7 +23,6 @@ SPEED = "images in, joints out, <= 50 ms a frame: printed by make demo, not meas
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("--rigs", type=int, help=f"rigs of each family at T = 1 ({RIGS})")
     add("--clips", type=int, help=f"rigs of each family at T = 27 ({CLIPS})")
@@ -40,15 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Evaluates every head; writes tables and JSON.
-
-    Returns:
-        The text to print.
-
-    Raises:
-        UserError: bad settings or weights.
-    """
-    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     rigs, clips = _QUICK if args.quick else (RIGS, CLIPS)
     counts = {1: args.rigs or rigs, 27: args.clips or clips}
@@ -64,4 +53,4 @@ def run(args: argparse.Namespace) -> str:
     note = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
     text = tables.report(head_scores, rows, OURS, note)
     chosen = {"rigs": counts[1], "clips": counts[27], "views": VIEWS, "heads": describe(heads)}
-    return write_results(args, "unseen", text, tables.to_json(head_scores, rows), start, **chosen)
+    return write_results(args, "unseen", text, tables.to_json(head_scores, rows), **chosen)

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmark.figures import Figure, Judged, bootstrap, targets_table, text_table
+from benchmark.figures import Figure, Judged, bootstrap, targets_table
 from benchmark.heads.unseen import FRAMES, TRAINING, UNSEEN, VIEWS, RigSet, Scores
+from ptri.evaluation.table import grid
 
 RIVAL = "fixed_views_mlp"
 HeadScores = dict[str, dict[RigSet, Scores]]  # by head
@@ -20,20 +21,19 @@ def mean_of(
     head_scores: HeadScores, head: str, rig_sets: list[RigSet], key: str, over: str | None = None
 ) -> Figure:
     """Mean of a score over sets of rigs, or its ratio to another (``key`` or ``head:key``)."""
-    parts = []
-    for rig_set in rig_sets:
-        scores = head_scores.get(head, {}).get(rig_set, {})
-        if key not in scores:
-            return Figure()
-        arrays = (scores[key],)
-        if over is not None:
-            name, _, other = over.rpartition(":")
-            rival = head_scores.get(name or head, {}).get(rig_set, {})
-            if other not in rival:
-                return Figure()
-            arrays = (scores[key], rival[other])
-        parts.append(arrays)
-    return bootstrap(parts)
+    columns = [_values(head_scores, head, rig_sets, key)]
+    if over is not None:
+        name, _, other = over.rpartition(":")
+        columns.append(_values(head_scores, name or head, rig_sets, other))
+    return bootstrap(list(zip(*columns)))
+
+
+def _values(
+    head_scores: HeadScores, head: str, rig_sets: list[RigSet], key: str
+) -> list[np.ndarray]:
+    """A score of each set's rigs; nothing where a set lacks it."""
+    scores = [head_scores.get(head, {}).get(rig_set, {}) for rig_set in rig_sets]
+    return [part[key] for part in scores] if all(key in part for part in scores) else []
 
 
 def unseen_sets(num_frames: int) -> list[RigSet]:
@@ -61,7 +61,10 @@ def targets(head_scores: HeadScores, ours: str) -> list[Judged]:
     rival = mean_of(head_scores, RIVAL, [RigSet(TRAINING)], "mpjpe", f"{ours}:mpjpe")
     add(f"training family: {RIVAL} over ours", 1, rival, least=1.0, strict=True)
     for fewer, more in pairwise(VIEWS):
-        ratio = _views_ratio(head_scores, ours, fewer, more, max(VIEWS))
+        nested = [view_sets(views, max(VIEWS)) for views in (more, fewer)]  # of the same rigs
+        ratio = bootstrap(
+            list(zip(*(_values(head_scores, ours, sets, "mpjpe") for sets in nested)))
+        )
         add(f"unseen families: {more} views over {fewer}", 1, ratio, most=1.0, strict=True)
     for T in FRAMES:
         plain = mean_of(head_scores, ours, unseen_sets(T), "answered", "triangulation:answered")
@@ -72,16 +75,6 @@ def targets(head_scores: HeadScores, ours: str) -> list[Judged]:
             share = mean_of(head_scores, ours, unseen_sets(T), f"coverage{level}")
             add(f"unseen families: {level} % joint regions hold", T, share, *limit)
     return rows
-
-
-def _views_ratio(head_scores: HeadScores, head: str, fewer: int, more: int, of: int) -> Figure:
-    parts = []
-    for a, b in zip(view_sets(more, of), view_sets(fewer, of)):
-        scores = head_scores.get(head, {})
-        if a not in scores or b not in scores:
-            return Figure()
-        parts.append((scores[a]["mpjpe"], scores[b]["mpjpe"]))  # nested views of the same rigs
-    return bootstrap(parts)
 
 
 # heading, figure of (head_scores, head)
@@ -125,7 +118,7 @@ def report(head_scores: HeadScores, rows: list[Judged], ours: str, note: str) ->
         ]
         lines = [line for line in lines if set(line[1:]) != {"-"}]
         if lines:
-            blocks.append(text_table(["", *(name for name, _, _ in table)], lines, title))
+            blocks.append(f"{title}\n" + grid(["", *(name for name, _, _ in table)], lines))
     head = f"Targets, of {ours}; [95 % interval over rigs]"
     return "\n\n".join([*blocks, targets_table(head, rows), note])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ DEFAULT = "checkpoints/ptri_2d_s0.pt"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("persons", help="JSON of persons (image, bbox, keypoints) or COCO's annotations")
     add("--checkpoint", nargs="+", default=[DEFAULT], metavar="PT", help=f"default {DEFAULT}")
@@ -37,15 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Scores every network and peer; writes text, JSON and two pictures of each.
-
-    Returns:
-        The text to print.
-
-    Raises:
-        UserError: unreadable input, or peers of other crops.
-    """
-    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     if args.crop_scale <= 0 or any(size < 32 or size % 32 for size in args.size or ()):
         raise UserError("--size and --crop-scale: a multiple of 32 px, and a positive number")
@@ -55,35 +44,33 @@ def run(args: argparse.Namespace) -> str:
         crops = crop_persons(persons, size, args.crop_scale)
         write_crops(crops, args.crop_scale, Path(args.write_crops))
         return f"{len(persons)} crops of {size} px written to {args.write_crops}/"
-    own: dict[str, tuple[Crops, Guess]] = {}
+    networks: dict[str, tuple[Crops, Guess]] = {}
     for path in args.checkpoint:
         network, trained = load_network(path, args.flip)
         for size in args.size or [trained]:
             crops = crop_persons(persons, size, args.crop_scale)
             name = f"{Path(path).stem} {size}{' flip' if args.flip else ''}"
-            while name in own:
+            while name in networks:
                 name += "'"
-            own[name] = (crops, predict(network, crops))
+            networks[name] = (crops, predict(network, crops))
     crops = crop_persons(persons, 256, args.crop_scale)
     guesses = dict(read_peer(path, crops, args.crop_scale) for path in args.peer)
-    peers = {name: (crops, guess) for name, guess in guesses.items()}
-    both = {**own, **peers}
-    figures = {name: scores.score(*pair, args.seed) for name, pair in both.items()}
-    rows = scores.check({n: figures[n] for n in own}, {n: figures[n] for n in peers})
+    answers = {**networks, **{name: (crops, guess) for name, guess in guesses.items()}}
+    figures = {name: scores.score(*answer, args.seed) for name, answer in answers.items()}
+    rows = scores.check({n: figures[n] for n in networks}, {n: figures[n] for n in guesses})
     count = next(iter(figures.values()))["count"]
     head = (
         f"{len(persons)} persons in {len(set(crops.photos))} photographs, {count} labelled joints; "
         f"crops of {args.crop_scale:g} x the box's longer side; percent"
     )
     text = "\n".join([head, scores.table(figures), "", targets_table("Targets", rows)])
-    for name, pair in both.items():
-        plain = Path(args.out) / ("photos_" + re.sub(r"[^\w.-]+", "_", name))
-        draw.save(pictures.contact_sheet(*pair), Path(f"{plain}_sheet.png"))
-        draw.save(pictures.worst(*pair), Path(f"{plain}_worst.png"))
     methods = {}
-    for name, pair in both.items():
-        person_errors = scores.person_errors(*pair).round(4).tolist()
+    for name, answer in answers.items():
+        plain = Path(args.out) / ("photos_" + re.sub(r"[^\w.-]+", "_", name))
+        draw.save(pictures.contact_sheet(*answer), Path(f"{plain}_sheet.png"))
+        draw.save(pictures.worst(*answer), Path(f"{plain}_worst.png"))
+        person_errors = scores.person_errors(*answer).round(4).tolist()
         methods[name] = {**figures[name], "person_errors": dict(zip(crops.names, person_errors))}
     targets = [row.to_json() for row in rows]
     content = {"persons": crops.names, "targets": targets, "methods": methods}
-    return write_results(args, "photos", text, content, start, "two pictures of each")
+    return write_results(args, "photos", text, content, "two pictures of each")

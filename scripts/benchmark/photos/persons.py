@@ -139,14 +139,13 @@ def torso_length(xy: np.ndarray, labelled: np.ndarray, box: np.ndarray) -> np.nd
     Returns:
         (N,) px.
     """
-    shoulder, hip = ([JOINTS.index(f"{s}_{n}") for s in ("left", "right")] for n in _TORSO)
+    shoulder, hip = (
+        [JOINTS.index(f"{s}_{n}") for s in ("left", "right")] for n in ("shoulder", "hip")
+    )
     length = np.linalg.norm(xy[:, shoulder, None] - xy[:, None, hip], axis=-1)  # (N, 2, 2)
     known = labelled[:, shoulder, None] & labelled[:, None, hip]
     longest = np.where(known, length, 0.0).max((1, 2))
     return np.where(longest > 0, longest, TORSO_SHARE * box)
-
-
-_TORSO = ("shoulder", "hip")
 
 
 def crop_persons(persons: list[Person], size: int, scale: float = 1.0) -> Crops:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import chi2, mannwhitneyu
+import torch
+from scipy.stats import chi2
 
-from benchmark.figures import Figure, Judged, bootstrap, mean, median, text_table
+from benchmark.figures import Figure, Judged, bootstrap, mean, median
 from benchmark.photos.persons import JOINTS, Crops, Guess
+from ptri.evaluation import metrics
+from ptri.evaluation.table import grid
 
 MIRROR = [
     JOINTS.index(name.replace("left", "?").replace("right", "left").replace("?", "right"))
@@ -46,8 +49,8 @@ def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
         "pck20_whole" and "pck20_cut": pck20_torso of persons with and without a labelled ankle;
         "pck20_small": of boxes under 128 px of the photograph; "coverage90": share of truths inside
         the 90 % ellipse; "confidence_auc": chance that a joint within 0.2 torso has a higher
-        confidence than one that is not; "joints": pck10_torso, pck20_torso and median_box by joint;
-        "count".
+        confidence than one that is not (0.5: all are, or none); "joints": pck10_torso, pck20_torso
+        and median_box by joint; "count".
     """
     distance, labelled = errors(crops, guess), crops.labelled
     torso, box = crops.torso[:, None], crops.box[:, None]
@@ -73,11 +76,11 @@ def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
     figures["pck20_cut"] = _share(good, labelled & ~whole)
     figures["pck20_small"] = _share(good, labelled & (crops.source < SMALL)[:, None])
     if guess.confidence is not None:
-        figures["confidence_auc"] = _auc(guess.confidence[labelled], good[labelled])
+        said = torch.from_numpy(guess.confidence[labelled])
+        figures["confidence_auc"] = metrics.ranking(said, torch.from_numpy(good[labelled]))
     if guess.covariance is not None:
-        offset = crops.xy - guess.xy
-        solved = np.linalg.solve(guess.covariance, offset[..., None])[..., 0]
-        square = (offset * solved).sum(-1)
+        off, covariance = map(torch.tensor, (crops.xy - guess.xy, guess.covariance))
+        square = metrics.mahalanobis_square(off, covariance.to(off)).numpy()
         figures["coverage90"] = _share(square <= chi2.ppf(0.9, 2), labelled)
     figures["joints"] = {
         name: {
@@ -111,13 +114,6 @@ def _sides(crops: Crops, guess: Guess, distance: np.ndarray, good: np.ndarray) -
 
 def _share(hits: np.ndarray, of: np.ndarray) -> float:
     return mean(hits[of])
-
-
-def _auc(confidence: np.ndarray, good: np.ndarray) -> float:
-    if good.all() or not good.any():
-        return float("nan")
-    test = mannwhitneyu(confidence[good], confidence[~good], method="asymptotic")
-    return float(test.statistic / (good.sum() * (~good).sum()))
 
 
 def _interval(
@@ -172,7 +168,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
         [head, *(_cell(one.get(key), form) for one in results.values())]
         for key, (head, form) in _COLUMNS.items()
     ]
-    tables = [text_table(["", *letters], rows)]
+    tables = [grid(["", *letters], rows)]
     for key, head, form in _BY_JOINT:
         rows = []
         for part in PARTS:
@@ -181,7 +177,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             ]
             cells = [", ".join(_cell(side[key], form) for side in pair) for pair in pairs]
             rows.append([f"{part} ({sum(side['count'] for side in pairs[0])})", *cells])
-        tables.append(text_table(["", *letters], rows, f"{head}, by joint (left, right)"))
+        tables.append(f"{head}, by joint (left, right)\n" + grid(["", *letters], rows))
     return "\n".join(names) + "\n" + "\n\n".join(tables)
 
 

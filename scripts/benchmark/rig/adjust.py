@@ -11,18 +11,27 @@ import numpy as np
 import torch
 
 from benchmark.rig.cases import Cases
-from benchmark.rig.peers import Peer, PeerRig, calibrated, five_point, library, triangulated
+from benchmark.rig.peers import (
+    Peer,
+    PeerRig,
+    calibrated,
+    five_point,
+    library,
+    noise,
+    relative_rig,
+    triangulated,
+)
 from ptri.structures import Cameras
 
 _UNIT = 1000.0  # px, focal length of the adjusted problem
 LOSSES = {"soft_l1": 1.0, "cauchy": 2.4}  # scale over the noise
 
 
-def bundle_adjustment(loss: str, start: str = "five-point") -> Peer:
+def bundle_adjustment(loss: str, start: str = "fivepoint") -> Peer:
     """Robust bundle adjustment.
 
     Args:
-        loss: "soft_l1" or "cauchy". start: "truth" (true cameras) or "five-point" (OpenCV's).
+        loss: "soft_l1" or "cauchy". start: "truth" (true cameras) or "fivepoint" (OpenCV's).
 
     Raises:
         NotInstalledError: no pycolmap.
@@ -59,25 +68,20 @@ def adjust(
         number, params = view + 1, [_UNIT, _UNIT, 0, 0]
         camera = lib.Camera(camera_id=number, model="PINHOLE", width=1, height=1, params=params)
         problem.add_camera_with_trivial_rig(camera)
-        own = [key for key in point if seen[key[0], view, key[1]]]
-        points = np.array([xy[frame, view, joint] for frame, joint in own]).reshape(-1, 2)
+        keys = [key for key in point if seen[key[0], view, key[1]]]
+        points = np.array([xy[frame, view, joint] for frame, joint in keys]).reshape(-1, 2)
         image = lib.Image(name=str(view), camera_id=number, image_id=number, keypoints=points)
         pose = lib.Rigid3d(lib.Rotation3d(R[view]), scale * t[view])
         problem.add_image_with_trivial_frame(image, pose)
-        for index, key in enumerate(own):
+        for index, key in enumerate(keys):
             problem.add_observation(point[key], lib.TrackElement(number, index))
-    noise = float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median()) * _UNIT
-    _solve(lib, problem, loss, noise)
+    _solve(lib, problem, loss, noise(case) * _UNIT)
     poses = [problem.images[view + 1].cam_from_world() for view in range(len(R))]
-    new_R = np.stack([pose.rotation.matrix() for pose in poses])
-    new_t = np.stack([pose.translation for pose in poses])
-    if not (np.isfinite(new_R).all() and np.isfinite(new_t).all()):
-        return None
-    relative = new_R @ new_R[0].T
-    return PeerRig(relative, new_t - relative @ new_t[0])
+    rotations = np.stack([pose.rotation.matrix() for pose in poses])
+    return relative_rig(rotations, np.stack([pose.translation for pose in poses]))
 
 
-def _solve(lib, problem, loss: str, noise: float) -> None:
+def _solve(lib, problem, loss: str, noise_px: float) -> None:
     """Runs Ceres on one thread with fixed intrinsics."""
     options = lib.BundleAdjustmentOptions()
     options.refine_focal_length = options.refine_principal_point = False
@@ -85,7 +89,7 @@ def _solve(lib, problem, loss: str, noise: float) -> None:
     options.print_summary = False
     ceres = options.ceres
     ceres.loss_function_type = getattr(lib.LossFunctionType, loss.upper())
-    ceres.loss_function_scale = LOSSES[loss] * noise
+    ceres.loss_function_scale = LOSSES[loss] * noise_px
     ceres.solver_options.num_threads = 1
     ceres.solver_options.max_num_iterations = 100
     config = lib.BundleAdjustmentConfig()

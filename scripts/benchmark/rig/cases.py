@@ -24,16 +24,17 @@ import torch
 from torch import Tensor
 
 from benchmark.rigs import draw_rigs
-from ptri.geometry.cameras import project, to_reference
+from ptri.geometry.cameras import project, to_reference, transform
 from ptri.people.bodies import sample_bone_lengths, sample_clips
 from ptri.people.draws import Draws, ar1
 from ptri.people.mocap import load_mocap, relength, sample_mocap
 from ptri.people.motions import KINDS
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Keypoints, tree_map
 
 BIAS = 5.0  # px, standard deviation per coordinate of the fixed offsets
 CORRELATION, CORRELATION_FPS = 0.9, 50.0  # of detector-like errors, between frames so far apart
 CONFIDENCE = 0.9  # of every point seen
+_AREA = 1000.0  # mm, people stand within +- this of the middle, in x and y
 _BOX = 1.5  # side of the outliers' box over the person's
 _FLOOR = 75.0  # mm, height of the lowest joint
 
@@ -68,11 +69,11 @@ class Cell(NamedTuple):
 class People(NamedTuple):
     """Where poses and bodies come from."""
 
-    mocap: str | None = (
-        None  # .npz as `ptri.people.mocap` reads it (held-out trials); None: generated
-    )
-    area: float = 1000.0  # mm, people stand within +- this of the middle, in x and y
+    mocap: str | None = None  # .npz as `ptri.people.mocap` reads it (held-out trials)
     bone_spread: float = 0.03  # relative, bones beyond the body statistics, equal left and right
+
+
+DEFAULT_PEOPLE = People()
 
 
 class Cases(NamedTuple):
@@ -90,7 +91,7 @@ def make_cases(
     cell: Cell,
     count: int,
     seed: int = 0,
-    people: People | None = None,
+    people: People = DEFAULT_PEOPLE,
     first: int = 0,
     stated: float | None = 3.0,
 ) -> Cases:
@@ -99,40 +100,32 @@ def make_cases(
     Args:
         seed: of everything. Case i depends on (seed, family, i) and the cell's settings only;
             people and rigs do not depend on noise, outliers and the kind of errors.
-        people: None: the defaults of `People`.
         stated: px, the standard deviation that methods are told; None: the true one.
     """
-    people = people or People()
     family = zlib.crc32(cell.family.encode())
-    scene, noise = (
-        Draws.from_seeds([(seed, family, first + i, stream) for i in range(count)])
-        for stream in range(2)
-    )
     seeds = [(seed, family, first + i) for i in range(count)]
+    scene, noise = (Draws.from_seeds([(*key, stream) for key in seeds]) for stream in range(2))
     joints = _people(scene, seeds, cell, people)
     rig = draw_rigs(cell.family, scene, joints, cell.views)
-    world = Cameras(*(part.double() for part in rig.cameras))
-    joints = joints.double()
-    stacked = Cameras(*(part.unsqueeze(1) for part in world))
-    clean_xy = project(joints, stacked)  # (B, T, V, J, 2)
+    world, joints = tree_map(torch.Tensor.double, (rig.cameras, joints))
+    clean_xy = project(joints, tree_map(lambda part: part.unsqueeze(1), world))  # (B, T, V, J, 2)
     size = rig.size.double()
     unit = size.amax(-1) / 1000  # (B, V) px of the image per px at 1000 px
     xy, wild, missing = _observe(noise, cell, clean_xy, unit)
     inside = ((clean_xy >= -0.5) & (clean_xy <= size[:, None, :, None] - 0.5)).all(-1)
     seen = inside & ~missing
     sigma = cell.noise * unit
-    told = sigma if stated is None else stated * unit
-    covariance = told[:, None, :, None, None, None].square() * torch.eye(2, dtype=torch.float64)
+    said = sigma if stated is None else stated * unit
+    covariance = said[:, None, :, None, None, None].square() * torch.eye(2, dtype=torch.float64)
     B, T, V, J = seen.shape
     keypoints = Keypoints(
         torch.where(seen.unsqueeze(-1), xy, torch.nan),
         covariance.expand(B, T, V, J, 2, 2).contiguous(),
         CONFIDENCE * seen.double(),
     )
-    R0, t0 = world.R[:, 0], world.t[:, 0]
+    joints = transform(joints, world.R[:, :1], world.t[:, :1])
     reference = to_reference(world)
     reference.R[:, 0], reference.t[:, 0] = torch.eye(3, dtype=torch.float64), 0.0  # exactly
-    joints = joints @ R0.transpose(-1, -2).unsqueeze(1) + t0[:, None, None]
     K = world.K.unsqueeze(1).expand(-1, T, -1, -1, -1).contiguous()
     return Cases(keypoints, K, reference, joints, sigma, seen & ~wild)
 
@@ -142,27 +135,26 @@ def _people(draws: Draws, seeds: list[tuple[int, ...]], cell: Cell, people: Peop
     B, T, fps = draws.batch, cell.num_frames, cell.frames_per_second
     if fps > 0:
         clip = sample_clips(draws, T, fps, KINDS, people.bone_spread)
-        joints, place = clip.joints3d, _places(draws, people.area)[:, None, None]
+        joints, place = clip.joints3d, _places(draws)[:, None, None]
         if people.mocap is not None:
             mocap = load_mocap(people.mocap, "held_out")
             joints = sample_mocap(draws, mocap, T, fps, clip.bone_lengths)
         return joints + place
     lengths = sample_bone_lengths(draws, people.bone_spread).repeat_interleave(T, 0)  # (B T, 16)
-    each = Draws.from_seeds([(*seed, 2, frame) for seed in seeds for frame in range(T)])
+    draws = Draws.from_seeds([(*seed, 2, frame) for seed in seeds for frame in range(T)])
     if people.mocap is not None:
-        joints = sample_mocap(each, load_mocap(people.mocap, "held_out"), 1, 30.0, lengths)
+        joints = sample_mocap(draws, load_mocap(people.mocap, "held_out"), 1, 30.0, lengths)
     else:
-        joints = sample_clips(each, 1, 10.0, KINDS).joints3d
+        joints = sample_clips(draws, 1, 10.0, KINDS).joints3d
         joints = relength(joints, lengths, torch.zeros(B * T, 1))
-        rise = _FLOOR - joints[..., 2].amin(-1)  # (B T, 1)
-        joints = joints + rise[..., None, None] * torch.tensor([0.0, 0.0, 1.0])
-    joints = joints + _places(each, people.area)[:, None, None]
+        joints[..., 2] += _FLOOR - joints[..., 2].amin(-1, keepdim=True)
+    joints = joints + _places(draws)[:, None, None]
     return joints.reshape(B, T, *joints.shape[2:])
 
 
-def _places(draws: Draws, area: float) -> Tensor:
+def _places(draws: Draws) -> Tensor:
     """Uniform places (B, 3) mm in a square on the floor."""
-    place = area * draws.uniform(2, low=-1.0, high=1.0)
+    place = _AREA * draws.uniform(2, low=-1.0, high=1.0)
     return torch.nn.functional.pad(place, (0, 1))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 
 import torch
@@ -28,7 +27,6 @@ _TARGETS = "Targets; in brackets the worst family of those pooled"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("--families", nargs="+", metavar="NAME", help=f"of {', '.join((*GROUPS, *NAMES))}")
     add("--frames", nargs="+", type=int, metavar="T", help=f"default {FRAMES}")
@@ -50,15 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Runs the cells; writes tables, JSON and a picture.
-
-    Returns:
-        The text to print.
-
-    Raises:
-        UserError: unknown names or bad settings.
-    """
-    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     full = {"families": ["held-out"], "frames": FRAMES, "cases": 100, "methods": METHODS}
     default = _QUICK if args.quick else full
@@ -75,8 +64,6 @@ def run(args: argparse.Namespace) -> str:
     options = Options(count, args.seed, people, args.stated or None, tuple(args.set), args.config)
     folder = Path(args.out)
     results = run_grid(grid, options, folder / "cells", args.fresh, args.jobs)
-    order = {part.cell: index for index, part in enumerate(grid)}
-    results.sort(key=lambda r: (order[r.cell], METHODS.index(r.method)))
     rows = check(results)
     parts = [tables.accuracy(results), tables.against_adjustment(results)]
     parts += [tables.honesty(results), targets_table(_TARGETS, rows)]
@@ -84,4 +71,4 @@ def run(args: argparse.Namespace) -> str:
     drawn = plots.error_against_frames(results, folder / "rig.png")
     content = {"targets": [row.to_json() for row in rows], "cells": tables.to_json(results)}
     chosen = {"families": families, "frames": frames, "cases": count}
-    return write_results(args, "rig", text, content, start, "rig.png" * drawn, **chosen)
+    return write_results(args, "rig", text, content, "rig.png" * drawn, **chosen)

@@ -67,8 +67,8 @@ def make_grid(
                     if kind == "full" or noise == 3.0 or outliers == 0.05:
                         cells[Cell(family, T, noise, outliers, fps=fps)] = METHODS
     return [
-        Part(cell, tuple(name for name in METHODS if name in methods and name in own))
-        for cell, own in cells.items()
+        Part(cell, tuple(name for name in METHODS if name in methods and name in asked))
+        for cell, asked in cells.items()
     ]
 
 

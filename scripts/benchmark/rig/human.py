@@ -15,10 +15,11 @@ from io import StringIO
 
 import numpy as np
 import torch
+from scipy.optimize import least_squares
 
 from benchmark.rig.cases import Cases
 from benchmark.rig.ours import make_model
-from benchmark.rig.peers import Peer, PeerRig, library
+from benchmark.rig.peers import Peer, PeerRig, library, relative_rig
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 
@@ -33,7 +34,6 @@ def human_calib() -> Peer:
         NotInstalledError: no humancalib, or one of its own needs.
     """
     linear, adjust = (library(f"humancalib.calibration.{name}") for name in ("calib_linear", "ba"))
-    least_squares = library("scipy.optimize").least_squares
     adjust.least_squares = lambda *args, **options: least_squares(
         *args, **{**options, "max_nfev": _EVALUATIONS}
     )
@@ -60,10 +60,6 @@ def human_calib() -> Peer:
                 )
         except (ValueError, AssertionError, np.linalg.LinAlgError):
             return None
-        R, t = np.asarray(R, float), np.asarray(t, float).reshape(-1, 3)
-        if not (np.isfinite(R).all() and np.isfinite(t).all()):
-            return None
-        relative = R @ R[0].T
-        return PeerRig(relative, t - (relative @ t[0]))
+        return relative_rig(np.asarray(R, float), np.asarray(t, float).reshape(-1, 3))
 
     return solve

@@ -15,7 +15,6 @@ from ptri.models.weights import build_model
 from ptri.posterior.sampling import posterior_mean, resample
 from ptri.rig import estimate
 from ptri.rig.joints import NUM_SAMPLES, joints_given
-from ptri.structures import take
 
 GEOMETRY_ONLY = ("posterior.bone_slack=0.5", "posterior.bone_definition=200")  # nearly no body
 WEIGHTS = "checkpoints/ptri_3d.pt"
@@ -51,16 +50,12 @@ def solve(model: PoseModel, options: PosteriorConfig, cases: Cases, seed: int = 
     seconds = time.perf_counter() - start
     posterior = solution.posterior
     R, t = posterior_mean(posterior)
-    parts = []
-    for rig in range(len(R)):
-        one = posterior.rigs(slice(rig, rig + 1))
-        *drawn, log_weights = resample(one, NUM_SAMPLES)
-        keypoints, K = take((cases.keypoints, cases.K), rig)
-        noise2 = solution.rig.evidence.scale2[rig]
-        given = joints_given(*take((keypoints, K), None), one, *drawn, noise2)
-        joints, covariance = take(given, (slice(None), 0))  # (M, T, J, ...)
-        weights = log_weights.expand(joints.shape[:2])
-        parts.append(mixture(joints, about_root(covariance), weights))
-    mean, spread = (torch.stack(values) for values in zip(*parts))
+    *cameras, log_weights = resample(posterior, NUM_SAMPLES)
+    noise2 = solution.rig.evidence.scale2.reshape(-1, 1, 1, 1, 1, 1)
+    # (M, B, T, J, ...)
+    joints, covariance = joints_given(cases.keypoints, cases.K, posterior, *cameras, noise2)
+    weights = log_weights.unsqueeze(-1).expand(joints.shape[:3])
+    samples = (value.flatten(1, 2) for value in (joints, about_root(covariance), weights))
+    mean, spread = (value.unflatten(0, cases.K.shape[:2]) for value in mixture(*samples))
     accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
     return Answer(R, t, mean, spread, posterior, accepted, True, seconds)

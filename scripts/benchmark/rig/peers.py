@@ -76,6 +76,19 @@ def run_peer(peer: Peer, cases: Cases, seed: int = 0) -> Answer:
     return Answer(R, t, joints, seconds=seconds)
 
 
+def noise(case: Cases) -> float:
+    """The true standard deviation of a case's keypoints over the focal length; median of views."""
+    return float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median())
+
+
+def relative_rig(R: np.ndarray, t: np.ndarray) -> PeerRig | None:
+    """World cameras (V, 3, 3), (V, 3), relative to view 0; None where one is not finite."""
+    if not (np.isfinite(R).all() and np.isfinite(t).all()):
+        return None
+    relative = R @ R[0].T
+    return PeerRig(relative, t - relative @ t[0])
+
+
 def triangulated(keypoints: Keypoints, cameras: Cameras) -> torch.Tensor:
     """Robust triangulation (B, T, J, 3) at any scale of the translations."""
     # The triangulation starts from depths of people in rooms, so it is given such a scale.
@@ -96,16 +109,16 @@ def calibrated(case: Cases, seed: int) -> PeerRig:
 
 
 def five_point(case: Cases, seed: int, relative=None, resect=None) -> PeerRig | None:
-    """Five-point relative pose of pooled frames, then resection; the best of several seed pairs."""
-    noise = float((case.sigma[0] / case.K[0, 0, :, 0, 0]).median())
-    given, threshold = (case.keypoints.xy[0].numpy(), case.K[0].numpy()), max(THRESHOLD, 4 * noise)
+    """Five-point relative pose of pooled frames, then resection; the best of several seed pairs.
+
+    By default OpenCV's: USAC five-point, SQPNP RANSAC and Levenberg-Marquardt.
+    """
+    given, threshold = (
+        (case.keypoints.xy[0].numpy(), case.K[0].numpy()),
+        max(THRESHOLD, 4 * noise(case)),
+    )
     rigs = five_point_rigs(*given, None, seed, threshold, relative=relative, resect=resect)
     return PeerRig(rigs[0].R, rigs[0].t) if rigs else None
-
-
-def opencv() -> Peer:
-    """OpenCV: USAC five-point, SQPNP RANSAC and Levenberg-Marquardt."""
-    return five_point
 
 
 def poselib() -> Peer:

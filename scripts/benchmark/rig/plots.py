@@ -40,8 +40,7 @@ def error_against_frames(results: list[Result], path: Path) -> bool:
     axes = figure.subplots(len(kinds), len(families), squeeze=False, sharey=True, sharex=True)
     for row, kind in zip(axes, kinds):
         for axis, family in zip(row, families):
-            own = [r for r in known if r.cell.family == family and kind_of(r) == kind]
-            _panel(axis, own)
+            _panel(axis, [r for r in known if r.cell.family == family and kind_of(r) == kind])
             axis.set_title(f"{family}, {kind[0]}, {kind[1]:g} px, {100 * kind[2]:g} %", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("frames")

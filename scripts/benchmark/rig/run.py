@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
-import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,10 @@ from benchmark.cache import make_key
 from benchmark.rig import adjust, ours, peers
 from benchmark.rig.bound import bound, bound_with_body
 from benchmark.rig.cases import Cases, Cell, People, make_cases
-from benchmark.rig.grid import OURS, Part, num_cases
+from benchmark.rig.grid import METHODS, OURS, Part, num_cases
+from benchmark.rig.human import human_calib
 from benchmark.rig.scores import Answer, flatten, pool, score
+from ptri.checkpoint import replacing
 from ptri.posterior.body import load_body_prior
 from ptri.structures import take
 
@@ -48,32 +50,36 @@ class Result(NamedTuple):
 
 
 Solve = Callable[[Cases], Answer]
-_METHODS: dict[Options, dict[str, Solve | str]] = {}
+PEERS: dict[str, Callable[[], peers.Peer]] = {
+    "opencv": lambda: peers.five_point,
+    "poselib": peers.poselib,
+    "humancalib": human_calib,
+    "calibrated": lambda: peers.calibrated,
+    **{
+        f"ba-{start}-{loss.replace('_', '')}": functools.partial(
+            adjust.bundle_adjustment, loss, start
+        )
+        for start in ("fivepoint", "truth")
+        for loss in adjust.LOSSES
+    },
+}
 
 
-def make_method(name: str, options: Options) -> Solve:
-    """A method by name.
+@functools.cache  # once per process
+def make_method(name: str, options: Options) -> Solve | str:
+    """A method by name, or why there is none.
 
     Raises:
-        NotInstalledError: its library is missing.
         UserError: bad settings.
     """
     if name in OURS:
         geometry = name == "ours-geometry"
         model, settings = ours.make_model(options.overrides, options.config, geometry)
         return lambda cases: ours.solve(model, settings, cases, options.seed)
-    if name.startswith("ba-"):
-        _, start, loss = name.split("-")
-        loss = {"softl1": "soft_l1", "cauchy": "cauchy"}[loss]
-        peer = adjust.bundle_adjustment(loss, {"fivepoint": "five-point"}.get(start, start))
-    elif name == "humancalib":
-        from benchmark.rig.human import human_calib
-
-        peer = human_calib()
-    elif name == "calibrated":
-        peer = peers.calibrated
-    else:
-        peer = {"opencv": peers.opencv, "poselib": peers.poselib}[name]()
+    try:
+        peer = PEERS[name]()
+    except peers.NotInstalledError as error:
+        return f"not installed: {error}"
     return lambda cases: peers.run_peer(peer, cases, options.seed)
 
 
@@ -88,33 +94,22 @@ def run_grid(
         jobs: processes; with more than one, times are those of a busy machine.
     """
     job = functools.partial(run_part, options=options, folder=folder, fresh=fresh)
-    results: list[Result] = []
-    with tqdm(total=len(grid), unit="cell", disable=None) as bar:
-
-        def take(found: list[Result]) -> None:
-            results.extend(found)
-            bar.set_postfix_str(found[0].cell.name if found else "")
-            bar.update()
-
-        if jobs == 1:
-            for part in grid:
-                take(job(part))
-            return results
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(jobs, context, _one_thread) as pool:
-            for future in as_completed([pool.submit(job, part) for part in grid]):
-                take(future.result())
-    return results
+    show = functools.partial(tqdm, total=len(grid), unit="cell", disable=None)
+    if jobs == 1:
+        return list(chain.from_iterable(show(map(job, grid))))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
+        return list(chain.from_iterable(show(pool.map(job, grid))))
 
 
 def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Result]:
     """Runs, or reads, every method on one cell."""
     count = num_cases(options.count, part.cell.num_frames)
     cases = make_cases(part.cell, count, options.seed, options.people, stated=options.stated)
-    independent = part.cell.errors == "gaussian"
-    limit = bound(cases, part.cell)
-    body = None
-    if independent:  # the law that the bodies were drawn from, whose bones are rigid
+    limit, body = bound(cases, part.cell), None
+    if (
+        part.cell.errors == "gaussian"
+    ):  # the law that the bodies were drawn from, whose bones are rigid
         prior = load_body_prior(slack=_RIGID, spread=options.people.bone_spread)
         body = bound_with_body(cases, prior).numpy()
     results, ceiling = [], None
@@ -123,7 +118,7 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
         key = _key(part.cell, name, options)
         scores = None if fresh else _read(path, key)
         if scores is None:
-            solve = _method(name, options)
+            solve = make_method(name, options)
             if isinstance(solve, str):
                 results.append(Result(part.cell, name, {}, solve))
                 continue
@@ -132,22 +127,7 @@ def run_part(part: Part, options: Options, folder: Path, fresh: bool) -> list[Re
         if name == "calibrated":
             ceiling = scores["n_mpjpe"]
         results.append(Result(part.cell, name, flatten(scores, limit.numpy(), ceiling, body), ""))
-    return results
-
-
-def _method(name: str, options: Options) -> Solve | str:
-    """A method, made once per process, or why there is none."""
-    known = _METHODS.setdefault(options, {})
-    if name not in known:
-        try:
-            known[name] = make_method(name, options)
-        except peers.NotInstalledError as error:
-            known[name] = f"not installed: {error}"
-    return known[name]
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+    return sorted(results, key=lambda result: METHODS.index(result.method))
 
 
 def _run(solve: Solve, cases: Cases, batched: bool) -> dict[str, np.ndarray]:
@@ -182,7 +162,5 @@ def _read(path: Path, key: str) -> dict[str, np.ndarray] | None:
 
 
 def _write(path: Path, key: str, scores: dict[str, np.ndarray]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{time.time_ns()}.npz")
-    np.savez(part, key=key, **scores)
-    part.replace(path)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, key=key, **scores)

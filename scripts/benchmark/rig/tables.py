@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from benchmark.figures import text_table
 from benchmark.rig.cases import Cell
 from benchmark.rig.run import Result
 from benchmark.rig.scores import pool, summarise
 from benchmark.rigs import trained
+from ptri.evaluation.table import grid
 
 # figure -> heading, format
 _ACCURACY = {
@@ -116,7 +116,7 @@ def _block(
         values = [(figures.get(key, math.nan), form) for key, (_, form) in columns.items()]
         lines.append([name, *("" if math.isnan(x) else form.format(x) for x, form in values)])
     header = ["", *(heading for heading, _ in columns.values())]
-    return "\n".join([text_table(header, lines, title), *notes])
+    return "\n".join([title, grid(header, lines), *notes])
 
 
 def to_json(results: list[Result]) -> list[dict[str, Any]]:

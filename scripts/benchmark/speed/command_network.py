@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import torch
 
-from benchmark.figures import Figure, Judged, targets_table, text_table
+from benchmark.figures import Figure, Judged, targets_table
 from benchmark.results import write_results
 from benchmark.speed.network import (
     Work,
@@ -21,13 +20,13 @@ from benchmark.speed.network import (
 )
 from benchmark.timing import Timing, time_calls
 from ptri.errors import UserError
+from ptri.evaluation.table import grid
 
 TARGET_MS, TARGET_THREADS, TARGET_SHARE = 20.0, 2, 1 / 3
 PUBLISHED = "the published network: 1190-1730 ms at 384 px; its head is 95 of 141 G multiply-adds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("--backbone", nargs="+", default=["mobileone_s0", "mobileone_s4"], help="of `work`")
     add("--timed", default="mobileone_s0", help="backbone that is timed")
@@ -41,15 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Times and counts; writes text and JSON.
-
-    Returns:
-        The text to print.
-
-    Raises:
-        UserError: bad arguments, or ONNX Runtime wanted and not installed.
-    """
-    start = time.perf_counter()
     if args.size < 32 or args.size % 32 or args.views < 1 or args.repeats < 1:
         raise UserError("--size: a multiple of 32 px; --views and --repeats: at least 1")
     work = {name: multiply_adds(random_network(name), args.size) for name in args.backbone}
@@ -81,7 +71,7 @@ def run(args: argparse.Namespace) -> str:
         f"{args.timed}, {args.views} views of {args.size} px, fused, head and decoding included",
         _table("ms of a call", timings),
         _table("ms of the eager call's stages", stages),
-        text_table(["", *Work._fields], counts, title),
+        f"{title}\n{grid(['', *Work._fields], counts)}",
         targets_table("Targets", rows),
         PUBLISHED,
     ]
@@ -99,7 +89,7 @@ def run(args: argparse.Namespace) -> str:
         "matrix_product_giga_per_second": rates,
         "multiply_adds_millions": {name: one._asdict() for name, one in work.items()},
     }
-    return write_results(args, "speed2d", "\n\n".join(lines), content, start)
+    return write_results(args, "speed2d", "\n\n".join(lines), content)
 
 
 def _table(title: str, timings: dict[int, list[Timing]]) -> str:
@@ -108,4 +98,5 @@ def _table(title: str, timings: dict[int, list[Timing]]) -> str:
         for one in many:
             numbers = [f"{1000 * value:.1f}" for value in (one.fastest, one.median, one.processor)]
             rows.append([f"{threads} thread(s), {one.name}", *numbers, str(one.repeats)])
-    return text_table(["", "fastest", "median", "processor time", "calls"], rows, title)
+    heads = ["", "fastest", "median", "processor time", "calls"]
+    return f"{title}\n{grid(heads, rows)}"

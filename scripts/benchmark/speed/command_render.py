@@ -16,7 +16,6 @@ _CHUNK = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("--images", type=int, default=256, help="timed, after as many that build the people")
     add("--config", metavar="YAML", help="settings of the renderer")
@@ -24,14 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Renders in this process alone and times it.
-
-    Returns:
-        The text to print.
-
-    Raises:
-        UserError: bad settings; the `render` extra or OpenGL is missing.
-    """
     os.environ["LP_NUM_THREADS"] = "1"
     import cv2
     import torch

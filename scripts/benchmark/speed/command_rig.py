@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 
 import torch
 from tqdm import tqdm
@@ -33,7 +32,6 @@ PUBLISHED = "the published sampler: 1.39 s a frame for 128 samples (anchor, 4 vi
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the subcommand."""
     add = parser.add_argument
     add("--repeats", type=int, default=3, help="timed calls of each size; the median counts")
     add("--threads", type=int, default=1)
@@ -44,12 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> str:
-    """Times every size; writes text and JSON.
-
-    Returns:
-        The text to print.
-    """
-    start = time.perf_counter()
     torch.set_num_threads(args.threads)
     model, options = make_model(tuple(args.set), args.config)
     growth = {} if args.quick else GROWTH
@@ -87,7 +79,7 @@ def run(args: argparse.Namespace) -> str:
     }
     content = {"targets": targets, "exponents": slopes, "growth": points}
     text = "\n".join(lines)
-    return write_results(args, "speed", text, content, start)
+    return write_results(args, "speed", text, content)
 
 
 def _curve(timings: dict[int, Timing]) -> tuple[list[int], list[float]]:

@@ -41,16 +41,8 @@ def make_call(
 
 
 def with_joints(cases: Cases, num_joints: int, seed: int = 0) -> Cases:
-    """Cases with more joints: points between two of the 17, fixed to the body.
-
-    Raises:
-        ValueError: fewer than 17, which the lifter needs.
-    """
+    """Cases with more joints than 17: points between two of these, fixed to the body."""
     extra = num_joints - cases.joints3d.shape[-2]
-    if extra < 0:
-        raise ValueError(f"{num_joints} joints: the lifter takes {cases.joints3d.shape[-2]}")
-    if extra == 0:
-        return cases
     generator = torch.Generator().manual_seed(seed)
     ends = torch.randint(cases.joints3d.shape[-2], (extra, 2), generator=generator)
     share = torch.rand(extra, 1, generator=generator, dtype=torch.float64)
@@ -60,11 +52,11 @@ def with_joints(cases: Cases, num_joints: int, seed: int = 0) -> Cases:
     xy = project(joints, cameras)  # (B, T, V, extra, 2)
     noise = torch.randn(xy.shape, generator=generator, dtype=torch.float64)
     xy = xy + cases.sigma[:, None, :, None, None] * noise
-    own = cases.keypoints
+    given = cases.keypoints
     keypoints = Keypoints(
-        torch.cat([own.xy, xy], dim=-2),
-        torch.cat([own.covariance, own.covariance[..., :1, :, :].expand(*xy.shape, 2)], dim=-3),
-        torch.cat([own.confidence, torch.full_like(xy[..., 0], 0.9)], dim=-1),
+        torch.cat([given.xy, xy], dim=-2),
+        torch.cat([given.covariance, given.covariance[..., :1, :, :].expand(*xy.shape, 2)], dim=-3),
+        torch.cat([given.confidence, torch.full_like(xy[..., 0], 0.9)], dim=-1),
     )
     clean = torch.cat([cases.clean, torch.ones_like(xy[..., 0], dtype=torch.bool)], dim=-1)
     return cases._replace(
