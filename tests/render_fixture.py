@@ -5,6 +5,7 @@ A module that imports this is skipped without the `render` extra; a test that dr
 
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ pytest.importorskip("anny")
 pytest.importorskip("moderngl")
 
 from ptri.people.articulation import ANGLES, INDEX, angles_to_rotations, global_rotations
-from ptri.render.draw.gl import Renderer
-from ptri.render.people.person import Person, make_rng, sample_person
+from ptri.render.draw.gl import FAR, Renderer
+from ptri.render.people.person import Dressed, Person, make_rng, sample_person
 from ptri.render.people.posing import pose
 from ptri.render.settings import RenderConfig
 from ptri.render.stage.cameras import Camera
@@ -47,6 +48,23 @@ def pose_of(person: Person, **degrees: float) -> tuple[np.ndarray, np.ndarray]:
     parts = global_rotations(*angles_to_rotations(angles)).double().numpy()
     transforms, joints = pose(person.rig, parts, np.array([[0, 0, person.rig.joints[6, 2]]]))
     return transforms[0], joints[0]
+
+
+class Picture(NamedTuple):
+    image: np.ndarray  # (SIZE, SIZE, 3) uint8
+    depth: np.ndarray  # (SIZE, SIZE) m
+    masks: list[np.ndarray]  # (SIZE, SIZE) bool, each person alone
+
+
+def take(camera: Camera, room: Room, *people: tuple[Dressed, np.ndarray, np.ndarray]) -> Picture:
+    """A picture of people, each drawn at its own points and normals."""
+    for slot, (dressed, *_) in enumerate(people):
+        renderer().set_person(dressed, slot)
+    renderer().pose({slot: posed for slot, (_, *posed) in enumerate(people)}, room)
+    image, depth = renderer().draw(*camera), renderer().depth()
+    masks = [renderer().person_depth(*camera, slot) < 0.99 * FAR for slot in range(len(people))]
+    renderer().end_pose()
+    return Picture(image, depth, masks)
 
 
 def empty_room(bare: bool = False) -> Room:

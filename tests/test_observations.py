@@ -38,6 +38,11 @@ def see(num: int = 30, frames: int = 4, exact: bool = False, **options) -> Simul
     return simulate_detections(draws, ErrorModel(**options), joints, rig.cameras, exact=exact)
 
 
+def quiet(num: int = 30, frames: int = 4, **options) -> SimulatedDetections:
+    """As configured, everything else switched off."""
+    return see(num, frames, **(QUIET | options))
+
+
 def correlation(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
 
@@ -45,6 +50,13 @@ def correlation(first: torch.Tensor, second: torch.Tensor) -> float:
 def whitened(error: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
     factor = torch.linalg.cholesky(covariance.double())
     return torch.linalg.solve_triangular(factor, error.double().unsqueeze(-1), upper=False)[..., 0]
+
+
+def spread_of_views(flag: torch.Tensor) -> float:
+    """Mean share over the views, each of which has its own."""
+    rate = flag.float().mean((1, 3))
+    assert float(rate.min()) < 0.03 < 0.3 < float(rate.max())
+    return float(rate.mean())
 
 
 def scale_of(result: SimulatedDetections) -> float:
@@ -72,7 +84,7 @@ def test_exact_detections_are_gaussian_with_the_stated_covariance():
 
 
 def test_noise_is_anisotropic_and_of_the_stated_size():
-    result = see(num=60, **QUIET, noise=0.01, clip_spread=0.0, view_spread=0.0, noise_spread=0.0)
+    result = quiet(num=60, noise=0.01, clip_spread=0.0, view_spread=0.0, noise_spread=0.0)
     values = torch.linalg.eigvalsh(result.covariance.double())
     ratio = (values[..., 1] / values[..., 0]).sqrt().log()  # 2 |a|, a normal of 0.3
     assert abs(ratio.mean() - 2 * 0.3 * math.sqrt(2 / math.pi)) < 0.02
@@ -85,8 +97,7 @@ def test_noise_is_anisotropic_and_of_the_stated_size():
 
 def test_correlation_over_frames_is_as_configured():
     for share in (1.0, 0.5):
-        options = QUIET | {"correlated_share": share, "correlation_s": 0.4}
-        result = see(num=60, frames=12, **options)
+        result = quiet(num=60, frames=12, correlated_share=share, correlation_s=0.4)
         white = whitened(result.keypoints.xy - result.clean, result.covariance)
         for lag in (1, 3):
             expected = share * frame_correlation(0.4, 10.0) ** lag
@@ -98,7 +109,7 @@ def test_correlation_over_frames_is_as_configured():
 
 
 def test_reported_covariance_follows_the_true_one_but_is_not_it():
-    result = see(**(QUIET | {"misreport": 0.3, "rounding": 0.5}))
+    result = quiet(misreport=0.3, rounding=0.5)
     true, said = (
         covariance.diagonal(dim1=-2, dim2=-1).sum(-1).log()
         for covariance in (result.covariance, result.keypoints.covariance)
@@ -109,43 +120,40 @@ def test_reported_covariance_follows_the_true_one_but_is_not_it():
 
 
 def test_outliers_swaps_and_losses_have_their_rates():
-    result = see(num=200, frames=2, **(QUIET | {"outlier_rate": 0.1}))
+    result = quiet(num=200, frames=2, outlier_rate=0.1)
     assert float(result.outlier.float().mean()) == pytest.approx(0.1, abs=0.01)
     error = (result.keypoints.xy - result.clean).norm(dim=-1)
     assert error[result.outlier].median() > 8 * error[~result.outlier].median()
 
-    result = see(num=300, frames=2, **(QUIET | {"body_swap_rate": 0.2, "noise": 0.0005}))
-    swapped = result.swapped.any(-1).float().mean()
-    assert float(swapped) == pytest.approx(0.2, abs=0.04)
+    result = quiet(num=300, frames=2, body_swap_rate=0.2, noise=0.0005)
+    assert float(result.swapped.any(-1).float().mean()) == pytest.approx(0.2, abs=0.04)
     assert not result.swapped[..., H36M17.root].any()
     flipped = result.clean[..., list(H36M17.flip), :]
     near = result.keypoints.xy - torch.where(result.swapped[..., None], flipped, result.clean)
     assert near.norm(dim=-1).max() < 0.03 * scale_of(result)
 
-    limbs = see(num=300, frames=2, **(QUIET | {"limb_swap_rate": 0.2})).swapped
+    limbs = quiet(num=300, frames=2, limb_swap_rate=0.2).swapped
     arms, legs = H36M17.joints.index("left_wrist"), H36M17.joints.index("right_foot")
     assert (limbs[..., arms] != limbs[..., legs]).float().mean() > 0.2
     assert (limbs[..., arms] == limbs[..., H36M17.joints.index("right_elbow")]).all()
 
-    result = see(num=100, frames=2, **(QUIET | {"missing_rate": 0.15}))
+    result = quiet(num=100, frames=2, missing_rate=0.15)
     missing = result.keypoints.xy.isnan().any(-1)
     assert float(missing.float().mean()) == pytest.approx(0.15, abs=0.02)
     assert (result.keypoints.confidence[missing] == 0).all()
-    view = see(num=200, frames=2, **(QUIET | {"missing_view_rate": 0.2})).keypoints.xy.isnan()
+    view = quiet(num=200, frames=2, missing_view_rate=0.2).keypoints.xy.isnan()
     lost = view.all(-1).all(-1)  # (B, T, V)
     assert torch.equal(lost, view.any(-1).any(-1))
-    share = float(lost.float().mean())  # one view of three may go
-    assert share == pytest.approx(0.2 / 3, abs=0.02)
+    # One view of three may go.
+    assert float(lost.float().mean()) == pytest.approx(0.2 / 3, abs=0.02)
     assert ((~lost).sum(-1) >= 2).all()
 
 
 def test_gross_outliers_lie_anywhere_in_the_box_and_look_like_good_points():
-    quiet = ("missing_rate", "missing_hidden_rate", "missing_view_rate", "outlier_rate")
-    present = dict.fromkeys(quiet, 0.0)
+    off = ("missing_rate", "missing_hidden_rate", "missing_view_rate", "outlier_rate")
+    present = dict.fromkeys(off, 0.0)
     plain, result = see(num=200, **present), see(num=200, gross_rate=0.4, **present)
-    rate = result.outlier.float().mean((1, 3))  # of each view
-    assert float(rate.mean()) == pytest.approx(0.2, abs=0.02)
-    assert float(rate.min()) < 0.03 < 0.3 < float(rate.max())
+    assert spread_of_views(result.outlier) == pytest.approx(0.2, abs=0.02)
     # All else is as without them, and so is what they report.
     good = ~result.outlier
     assert torch.equal(result.keypoints.xy[good], plain.keypoints.xy[good])
@@ -159,11 +167,9 @@ def test_gross_outliers_lie_anywhere_in_the_box_and_look_like_good_points():
 
 
 def test_views_lose_joints_and_report_flat_confidences_at_rates_of_their_own():
-    result = see(num=300, **(QUIET | {"drop_rate": 0.4, "flat_views": 0.5}))
+    result = quiet(num=300, drop_rate=0.4, flat_views=0.5)
     missing = result.keypoints.xy.isnan().any(-1)
-    rate = missing.float().mean((1, 3))
-    assert float(rate.mean()) == pytest.approx(0.2, abs=0.02)
-    assert float(rate.min()) < 0.03 < 0.3 < float(rate.max())
+    assert spread_of_views(missing) == pytest.approx(0.2, abs=0.02)
     confidence = result.keypoints.confidence.masked_fill(missing, torch.nan)[:, 0]  # (B, V, J)
     spread = confidence.nan_to_num(0).amax(-1) - confidence.nan_to_num(1).amin(-1)
     assert float((spread == 0).float().mean()) == pytest.approx(0.5, abs=0.07)
@@ -184,10 +190,8 @@ def test_confidence_means_something():
     error = (keypoints.xy - result.clean).norm(dim=-1)[seen].numpy()
     confidence = keypoints.confidence[seen].numpy()
     assert stats.spearmanr(error, confidence).statistic < -0.3
-    shuffled = confidence[::-1]  # the control
-    assert abs(stats.spearmanr(error, shuffled).statistic) < 0.1
-    good, bad = confidence[error < 5].mean(), confidence[error > 60].mean()
-    assert good > bad + 0.2
+    assert abs(stats.spearmanr(error, confidence[::-1]).statistic) < 0.1  # the control
+    assert confidence[error < 5].mean() > confidence[error > 60].mean() + 0.2
     assert 0.55 < confidence.mean() < 0.9
     # Some outliers are made with confidence, as real detectors make them.
     outliers = keypoints.confidence[result.outlier & seen]
@@ -197,28 +201,24 @@ def test_confidence_means_something():
 def test_truncated_joints_are_missing():
     draws, joints, rig = scene()
     narrow = rig.size * 0.6
-    config = ErrorModel(**QUIET)
-    result = simulate_detections(draws, config, joints, rig.cameras, narrow)
+    result = simulate_detections(draws, ErrorModel(**QUIET), joints, rig.cameras, narrow)
     inside = (result.clean >= -0.5) & (result.clean <= narrow[:, None, :, None] - 0.5)
     assert torch.equal(result.keypoints.xy.isnan().any(-1), ~inside.all(-1))
     assert 0.05 < (~inside.all(-1)).float().mean() < 0.95
 
 
 def test_systematic_offsets_stay_over_frames_and_differ_between_views():
-    options = QUIET | {"view_bias": 0.02, "noise": 0.0005}
-    result = see(frames=8, **options)
+    result = quiet(frames=8, view_bias=0.02, noise=0.0005)
     error = result.keypoints.xy - result.clean
-    within = error.std(dim=1).mean()
-    between = error.mean(1).std(dim=1).mean()
-    assert between > 5 * within
-    moved = see(frames=8, **(QUIET | {"definition_mm": 40.0, "noise": 0.0005}))
+    assert error.mean(1).std(dim=1).mean() > 5 * error.std(dim=1).mean()
+    moved = quiet(frames=8, definition_mm=40.0, noise=0.0005)
     shift = (moved.keypoints.xy - moved.clean).norm(dim=-1).mean()
     expected = 0.5 * 40 * 1.4 / 1700 * scale_of(moved) / 0.87  # half strength on average
     assert 0.5 * expected < shift < 1.5 * expected
 
 
 def test_definition_offsets_turn_with_the_body():
-    _, joints, _ = scene(num=4)
+    joints = scene(num=4)[1]
     generator = torch.Generator().manual_seed(0)
     along = torch.randn(4, 1, 17, 1, generator=generator)
     trunk = torch.randn(4, 1, 17, 3, generator=generator)
@@ -229,8 +229,7 @@ def test_definition_offsets_turn_with_the_body():
 
 
 def test_hands_behind_the_back_are_hidden_from_the_front():
-    _, joints, _ = scene(num=1, frames=1, kinds=("stand",))
-    joints = joints.clone()
+    joints = scene(num=1, frames=1, kinds=("stand",))[1].clone()
     centre = torch.tensor([[[0.0, 4000, 900], [0.0, -4000, 900]]])  # behind, in front
     R = look_at(centre, torch.tensor([0.0, 0, 900]), torch.zeros(1, 2))
     cameras = Cameras(torch.eye(3).expand_as(R), R, -(R @ centre.unsqueeze(-1)).squeeze(-1))
@@ -240,7 +239,6 @@ def test_hands_behind_the_back_are_hidden_from_the_front():
     assert self_occluded(joints, cameras)[0, 0, :, wrist].tolist() == [False, True]
     joints[..., wrist, 0] += 500  # beside the trunk
     assert not self_occluded(joints, cameras)[0, 0, :, wrist].any()
-    options = QUIET | {"hidden_noise": 3.0}
-    hidden, plain = see(**options), see(**QUIET)
-    factor = (hidden.covariance[..., 0, 0] / plain.covariance[..., 0, 0]).sqrt()
+    hidden = quiet(hidden_noise=3.0)
+    factor = (hidden.covariance[..., 0, 0] / quiet().covariance[..., 0, 0]).sqrt()
     assert set(factor.round(decimals=2).unique().tolist()) == {1.0, 3.0}

@@ -7,13 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from render_fixture import FACES, SIZE, empty_room, level_camera, person, pose_of, renderer
+from render_fixture import FACES, SIZE, empty_room, level_camera, person, pose_of, renderer, take
 from scipy.spatial import cKDTree
 
 from ptri.data.labels import labels_path, read_labels
 from ptri.errors import UserError
 from ptri.render.clips import sample_clip, sample_rig
-from ptri.render.draw.gl import FAR
 from ptri.render.people.body import body_statistics, build_shapes, sample_phenotypes
 from ptri.render.people.person import make_rng
 from ptri.render.settings import RenderSettings
@@ -27,19 +26,6 @@ SMALL = {"frames": 2, "cameras": 2, "size": 72, "rig": "ring", "faces": FACES}
 TINY = RenderSettings(subjects=("S1", "S9"), actions=("Walking-1", "Sitting-1"), **SMALL)
 
 
-def silhouette(camera: Camera, slot: int = 0) -> np.ndarray:
-    """Mask (SIZE, SIZE) bool of one posed person alone."""
-    return renderer().person_depth(*camera, slot) < 0.99 * FAR
-
-
-def put(transforms: np.ndarray) -> np.ndarray:
-    """Poses the person in an empty room; returns its points (Q, 3) m."""
-    renderer().set_person(person().dressed)
-    points, normals = person().skin(transforms)
-    renderer().pose({0: (points, normals)}, empty_room())
-    return points
-
-
 @pytest.mark.parametrize("kind", ["walk", "sit", "dance", "random"])
 def test_joints_lie_inside_silhouettes(kind):
     clip = sample_clip(person(), kind, 3, 1.0, seed=5)
@@ -47,47 +33,41 @@ def test_joints_lie_inside_silhouettes(kind):
     for joints, transforms in zip(clip.joints, clip.transforms.copy()):
         middle = joints.mean(0) * [1, 1, 0]
         transforms[:, :, 3] -= middle
-        put(transforms)
+        drawn = (person().dressed, *person().skin(transforms))
         for azimuth in (0.3, 1.9, 3.7):
             camera = level_camera(azimuth)
+            (mask,) = take(camera, empty_room(), drawn).masks
             # The crown lies on the surface: one pixel of tolerance.
-            mask = cv2.dilate(silhouette(camera).astype(np.uint8), np.ones((3, 3), np.uint8))
+            mask = cv2.dilate(mask.astype(np.uint8), np.ones((3, 3), np.uint8))
             for move, result in (([0, 0, 0], inside), ([0.25, 0, 0.1], shifted)):
                 pixels = camera.project(joints - middle + move)[:, :2]
                 x, y = np.clip(pixels.round().astype(int), 0, SIZE - 1).T
                 result.append(mask[y, x])
-        renderer().end_pose()
     assert np.mean(inside) == 1.0
     assert np.mean(shifted) < 0.85  # the control
 
 
 def test_two_people_stand_in_one_picture():
-    camera, posed = level_camera(-1.3), {}
-    transforms, _ = pose_of(person())
-    for slot, (who, shift) in enumerate(((person(), -0.5), (person(12), 0.5))):
-        renderer().set_person(who.dressed, slot)
+    people, (transforms, _) = [], pose_of(person())
+    for who, shift in ((person(), -0.5), (person(12), 0.5)):
         points, normals = who.skin(transforms)
-        posed[slot] = points + np.array([shift, 0, 0]), normals
-    renderer().pose(posed, empty_room())
-    both, masks = renderer().draw(*camera), [silhouette(camera, slot) for slot in (0, 1)]
-    renderer().end_pose()
-    renderer().pose({0: posed[0]}, empty_room())
-    alone = renderer().draw(*camera)
-    renderer().end_pose()
-    renderer().set_person(None, 1)
+        people.append((who.dressed, points + np.array([shift, 0, 0]), normals))
+    camera = level_camera(-1.3)
+    both, _, masks = take(camera, empty_room(), *people)
+    change = np.abs(both.astype(int) - take(camera, empty_room(), people[0]).image)
     left, right = (np.nonzero(mask)[1].mean() for mask in masks)
     assert left < SIZE / 2 < right
-    changed = np.abs(both.astype(int) - alone).max(-1) > 0
-    assert changed[masks[1] & ~masks[0]].mean() > 0.95  # the second person is in the picture
-    assert np.abs(both.astype(int) - alone)[masks[0]].mean() < 10  # the first one, but for shadow
+    # The second person is in the picture; the first one is the same, but for shadow.
+    assert (change.max(-1) > 0)[masks[1] & ~masks[0]].mean() > 0.95
+    assert change[masks[0]].mean() < 10
 
 
 def test_left_is_left():
     transforms, joints = pose_of(person(), left_arm_abd=90)
-    points = put(transforms)
+    points, normals = person().skin(transforms)
     front = level_camera(-np.pi / 2)  # the person faces -y
-    mask, pixels = silhouette(front), front.project(joints)
-    renderer().end_pose()
+    (mask,) = take(front, empty_room(), (person().dressed, points, normals)).masks
+    pixels = front.project(joints)
     for name in ("hip", "knee", "foot", "shoulder", "elbow", "wrist"):
         left, right = JOINT[f"left_{name}"], JOINT[f"right_{name}"]
         assert joints[left, 0] > joints[right, 0]  # x is the person's left
@@ -179,11 +159,8 @@ def test_backdrops_show_behind_the_person():
     room = empty_room(bare=True)
     room = room._replace(look=room.look._replace(tint=np.ones(3)))
     renderer().set_picture(np.full((32, 64, 3), (255, 0, 0), np.uint8))
-    renderer().set_person(person().dressed)
-    renderer().pose({0: person().skin(pose_of(person())[0])}, room)
-    camera = level_camera(0.5)
-    image, mask = renderer().draw(*camera), silhouette(camera)
-    renderer().end_pose()
+    drawn = (person().dressed, *person().skin(pose_of(person())[0]))
+    image, _, (mask,) = take(level_camera(0.5), room, drawn)
     renderer().set_picture(None)
     sky = image[:16]
     assert np.all(sky[..., 0] > 250) and np.all(sky[..., 1:] < 5)

@@ -5,10 +5,9 @@ What needs the shared garments, the `render` extra or an EGL driver is skipped w
 
 import numpy as np
 import pytest
-from render_fixture import GARMENTS, empty_room, person, renderer
+from render_fixture import GARMENTS, empty_room, person, renderer, take
 
 from ptri.errors import UserError
-from ptri.render.draw.gl import FAR
 from ptri.render.draw.smooth import smooth_edges
 from ptri.render.people.body import base_vertices, load_base_mesh, load_body_model
 from ptri.render.people.garment_files import open_folder, read_arrays
@@ -140,7 +139,6 @@ def test_the_key_light_falls_on_the_side_it_comes_from(worn):
     R = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])  # looks along +y at the face
     camera = np.array([[280.0, 0, 80], [0, 280, 80], [0, 0, 1]]), R, -R @ np.array([0, -4, 0.9])
     renderer().set_picture(np.zeros((8, 16, 3), np.uint8))
-    renderer().set_person(dressed)
     brightness = []
     for side in (-1.0, 1.0):
         light = room.look.light._replace(
@@ -152,9 +150,7 @@ def test_the_key_light_falls_on_the_side_it_comes_from(worn):
             exposure=1.0,
         )
         lit = room._replace(look=room.look._replace(light=light))
-        renderer().pose({0: (dressed.vertices, dressed.normals)}, lit)
-        image, mask = renderer().draw(*camera), renderer().person_depth(*camera) < 0.99 * FAR
-        renderer().end_pose()
+        image, _, (mask,) = take(camera, lit, (dressed, dressed.vertices, dressed.normals))
         brightness.append(image[mask].mean())
     renderer().set_picture(None)
     assert brightness[0] > 1.4 * brightness[1]  # measured: 2.4 to 2.6
