@@ -1,15 +1,18 @@
-"""Motion capture on the articulated body: BVH files, and that limbs point where they should."""
+"""Motion capture: files of joints and BVH files, and that limbs point where they should."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.spatial.transform import Rotation
+from test_bodies import JOINT, bone_lengths, draws, rest_pose
 
 from ptri.errors import UserError
 from ptri.people.articulation import PARTS_AND_ROOT, load_bones
+from ptri.people.bodies import sample_bone_lengths
 from ptri.people.bvh import read_bvh
-from ptri.people.mocap import load_mocap
+from ptri.people.mocap import load_mocap, sample_mocap
 from ptri.people.retarget import load_part_motion, retarget
 from ptri.render.people.poses import MOCAP, sample_poses
 from ptri.render.settings import RenderConfig
@@ -54,6 +57,61 @@ def write_bvh(path: Path, frames: list[dict[str, tuple[float, float, float]]], t
     return path
 
 
+def turns_of(folder: Path, *frames, tree=TREE) -> np.ndarray:
+    """(T, 19, 3, 3) rotations of the body's parts in the frames of a BVH file."""
+    return retarget(read_bvh(write_bvh(folder / "a.bvh", frames, tree)), "a.bvh")
+
+
+def write_mocap(path: Path, **changes) -> str:
+    """A file of three trials: clip c is a T whose hip is c metres to the left."""
+    rest = rest_pose(200.0)
+    y_up = torch.stack([rest[:, 0], rest[:, 2], -rest[:, 1]], -1).numpy()
+    shift = np.repeat(np.arange(3), 10)[:, None, None] * [1000, 0, 0]
+    content = {
+        "fps": 30,
+        "kinds": np.array(["toy"]),
+        "toy_positions_h36m17": (y_up + shift).astype(np.int16),
+        "toy_clip_start": np.array([0, 10, 20, 30], np.int32),
+        "toy_clip_source_subject": np.array([1, 1, -1], np.int16),
+        "toy_clip_source_trial": np.array([3, 4, -1], np.int16),
+    } | changes
+    np.savez(path, **{key: value for key, value in content.items() if value is not None})
+    return str(path)
+
+
+def test_mocap_takes_other_bones_and_splits_trials(tmp_path):
+    path = write_mocap(tmp_path / "mocap.npz")
+    starts = {split: load_mocap(path, split).start.tolist() for split in ("train", "held_out")}
+    assert starts == {"train": [10, 20], "held_out": [0]}
+    assert load_mocap(path, "all").start.tolist() == [0, 10, 20]
+    lengths = sample_bone_lengths(draws(8))
+    joints = sample_mocap(draws(8), load_mocap(path, "all"), 25, 30.0, lengths)
+    assert torch.allclose(bone_lengths(joints), lengths.unsqueeze(1).expand(-1, 25, -1), atol=0.05)
+    # A T upright before and after: the arms stay level, the feet are the lowest, left is left.
+    level = joints[..., JOINT["left_wrist"], 2] - joints[..., JOINT["left_shoulder"], 2]
+    assert level.abs().max() < 0.1
+    assert torch.allclose(joints[..., 2].amin(-1), torch.tensor(75.0), atol=0.01)
+    left = joints[..., JOINT["left_hip"], :] - joints[..., JOINT["right_hip"], :]
+    nose = joints[..., JOINT["nose"], :] - joints[..., JOINT["thorax"], :]
+    assert (torch.linalg.cross(nose, left)[..., 2] > 0).all()  # nose ahead: ahead x left is up
+
+
+def test_bad_mocap_files_are_named(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    part = write_mocap(tmp_path / "part.npz", toy_clip_start=None)
+    pickled = write_mocap(tmp_path / "pickle.npz", toy_clip_start=np.array([{}], dtype=object))
+    lonely = write_mocap(tmp_path / "lonely.npz", toy_clip_source_subject=np.array([-1] * 3))
+    for path, message in (
+        (tmp_path / "none.npz", "no such file"),
+        (tmp_path / "text.npz", "expected format"),
+        (part, "expected format"),
+        (pickled, "expected format"),
+        (lonely, "no clip in the split 'held_out'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_mocap(str(path), "held_out")
+
+
 def test_bvh_is_read(tmp_path):
     path = write_bvh(tmp_path / "a.bvh", [{}, {"LeftArm": (30, 20, 10)}])
     motion = read_bvh(path)
@@ -63,18 +121,17 @@ def test_bvh_is_read(tmp_path):
     np.testing.assert_allclose(motion.rotations[1, arm], expected, atol=1e-9)
     assert motion.names[motion.parents[motion.names.index("LeftForeArm")]] == "LeftArm"
     assert "LeftHand_end" in motion.names
-    for i, parent in enumerate(motion.parents):
-        assert parent < i
+    assert (np.array(motion.parents) < np.arange(len(motion.parents))).all()
 
 
 def test_limbs_point_where_the_performer_s_point(tmp_path):
-    frames = [
+    turns = turns_of(
+        tmp_path,
         {},
         {"LeftArm": (-80, 0, 0)},  # hangs: turned about z, which looks at the viewer
         {"RightUpLeg": (0, -70, 0)},  # thigh forwards: about x, the left
         {"LeftForeArm": (0, 0, -90), "Hips": (0, 0, 90)},  # elbow bends forwards; turns to the left
-    ]
-    turns = retarget(read_bvh(write_bvh(tmp_path / "a.bvh", frames)), "a.bvh")
+    )
     np.testing.assert_allclose(turns[0], np.tile(np.eye(3), (19, 1, 1)), atol=1e-6)
     c, s = np.cos(np.radians(80)), np.sin(np.radians(80))
     arm = turns[1, PART["left_upper_arm"]] @ [1, 0, 0]
@@ -91,8 +148,7 @@ def test_limbs_point_where_the_performer_s_point(tmp_path):
 def test_hanging_arms_at_rest_make_no_difference(tmp_path):
     hanging = ("LeftForeArm", "LeftHand", "RightForeArm", "RightHand")
     lowered = [(n, p, (0, -abs(at[0]), 0) if n in hanging else at) for n, p, at in TREE]
-    still = read_bvh(write_bvh(tmp_path / "a.bvh", [{"LeftArm": (90, 0, 0)}], lowered))
-    turns = retarget(still, "a.bvh")
+    turns = turns_of(tmp_path, {"LeftArm": (90, 0, 0)}, tree=lowered)
     left, right = (turns[0, PART[f"{side}_upper_arm"]] for side in SIDES)
     np.testing.assert_allclose(left @ [1, 0, 0], [1, 0, 0], atol=1e-6)
     np.testing.assert_allclose(right @ [-1, 0, 0], [0, 0, -1], atol=1e-6)
@@ -100,8 +156,7 @@ def test_hanging_arms_at_rest_make_no_difference(tmp_path):
 
 def test_a_thigh_named_after_the_hip_leaves_the_shoulders_alone(tmp_path):
     renamed = [(name.replace("UpLeg", "Hip"), parent, offset) for name, parent, offset in TREE]
-    path = write_bvh(tmp_path / "a.bvh", [{"LeftShoulder": (20, 0, 0)}], renamed)
-    turns = retarget(read_bvh(path), "a.bvh")
+    turns = turns_of(tmp_path, {"LeftShoulder": (20, 0, 0)}, tree=renamed)
     across = turns[0, PART["left_clavicle"]] @ [1, 0, 0]
     np.testing.assert_allclose(across[2], np.sin(np.radians(20)), atol=1e-6)
 
@@ -117,11 +172,10 @@ def test_bad_motion_is_reported(tmp_path):
         with pytest.raises(UserError, match=message):
             read_bvh(path)
     named = [(f"bone{i}", parent, offset) for i, (_, parent, offset) in enumerate(TREE)]
-    with pytest.raises(UserError, match="no joint that could be"):
-        retarget(read_bvh(write_bvh(path, [{}], named)), "b.bvh")
     lying = [(name, parent, (x, z, y)) for name, parent, (x, y, z) in TREE]
-    with pytest.raises(UserError, match="stands at rest"):
-        retarget(read_bvh(write_bvh(path, [{}], lying)), "b.bvh")
+    for tree, message in ((named, "no joint that could be"), (lying, "stands at rest")):
+        with pytest.raises(UserError, match=message):
+            turns_of(tmp_path, {}, tree=tree)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no \.bvh file"):
         load_part_motion((str(tmp_path / "empty"),), "all")
@@ -147,6 +201,7 @@ def test_cmu_limbs_agree_with_its_positions():
     assert abs(np.linalg.det(motion.rotations[::500]) - 1).max() < 1e-4
     # The kind whose skeleton does not stand at rest comes first and is left out.
     positions = load_mocap(str(CMU), "all").positions.numpy()[-len(motion.rotations) :]
+    assert (positions[:, JOINT["head"], 2] > positions[:, JOINT["hip"], 2]).mean() > 0.95
     rest = load_bones()
     for bone, (child, parent) in enumerate(H36M17.bones):
         name = H36M17.joints[child].split("_")[-1]
