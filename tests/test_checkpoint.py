@@ -20,11 +20,10 @@ def full_state(model):
     }  # fmt: skip
 
 
-def message(action, *args):
-    with pytest.raises(UserError) as caught:
+def refused(message, action, *args):
+    with pytest.raises(UserError, match=message) as caught:
         action(*args)
     assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_round_trip(tmp_path):
@@ -32,8 +31,7 @@ def test_round_trip(tmp_path):
     checkpoint.save(tmp_path / "last.pt", full_state(model))
     state = checkpoint.load(tmp_path / "last.pt")
     assert (state["epoch"], state["step"], state["best"]) == (2, 9, 0.5)
-    for name, value in model.state_dict().items():
-        assert torch.equal(state["model"][name], value)
+    torch.testing.assert_close(state["model"], dict(model.state_dict()), rtol=0, atol=0)
     weights, meta = checkpoint.load_weights(tmp_path / "last.pt")
     assert weights.keys() == model.state_dict().keys() and meta["step"] == 9
 
@@ -54,7 +52,7 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_corrupt_files(tmp_path):
+def test_corrupt_missing_and_foreign_files(tmp_path):
     path, model = tmp_path / "last.pt", small_model()
     checkpoint.save(path, full_state(model))
     whole = path.read_bytes()
@@ -62,14 +60,11 @@ def test_corrupt_files(tmp_path):
     flipped[whole.index(model[0].weight.detach().numpy().tobytes())] ^= 0xFF
     for damaged in (whole[: len(whole) // 2], bytes(range(256)) * 9, b"", flipped):
         path.write_bytes(damaged)
-        text = message(checkpoint.load, path)
-        assert "last.pt" in text and "corrupt" in text
-
-
-def test_a_missing_file_and_a_foreign_one(tmp_path):
-    assert "no such" in message(checkpoint.load, tmp_path / "last.pt")
-    torch.save(small_model().state_dict(), tmp_path / "foreign.pt")
-    assert "foreign.pt" in message(checkpoint.load_weights, tmp_path / "foreign.pt")
+        refused(r"last\.pt.*corrupt", checkpoint.load, path)
+    path.unlink()
+    refused("no such", checkpoint.load, path)
+    torch.save(model.state_dict(), tmp_path / "foreign.pt")
+    refused(r"foreign\.pt", checkpoint.load_weights, tmp_path / "foreign.pt")
 
 
 class Malicious:
@@ -80,7 +75,7 @@ class Malicious:
 def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"kind": checkpoint.CHECKPOINT, "model": Malicious()}, tmp_path / "evil.pt")
-    assert "evil.pt" in message(checkpoint.load, tmp_path / "evil.pt")
+    refused(r"evil\.pt", checkpoint.load, tmp_path / "evil.pt")
     assert not (tmp_path / "ptri_was_here").exists()
     torch.load(tmp_path / "evil.pt", weights_only=False)  # the control: it would have
     assert (tmp_path / "ptri_was_here").exists()
@@ -89,15 +84,13 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch):
 def test_another_architecture(tmp_path):
     path = tmp_path / "a.pt"
     checkpoint.save_weights(path, small_model(4).state_dict(), {})
-    text = message(checkpoint.initialise, small_model(5), path)
-    assert (
-        "another architecture" in text and "a.pt" in text and "size mismatch for 0.weight" in text
-    )
     deeper = nn.Sequential(*small_model(4), nn.Linear(2, 2))
-    assert 'Missing key(s) in state_dict: "3.weight", "3.bias"' in message(
-        checkpoint.initialise, deeper, path
-    )
-    assert "Unexpected key" in message(checkpoint.initialise, small_model(4)[:2], path)
+    for model, text in (
+        (small_model(5), r"(?=.*a\.pt).*another architecture.*size mismatch for 0\.weight"),
+        (deeper, r'Missing key\(s\) in state_dict: "3\.weight", "3\.bias"'),
+        (small_model(4)[:2], "Unexpected key"),
+    ):
+        refused(text, checkpoint.initialise, model, path)
 
 
 def test_shipped_weights(tmp_path):
@@ -110,13 +103,13 @@ def test_shipped_weights(tmp_path):
     assert torch.equal(other[0].weight, model[0].weight.half().float())
     assert torch.equal(other[0].bias, model[0].bias)  # vectors keep their precision
     assert other[0].weight.dtype == torch.float32
-    assert "holds ptri-weights, expected ptri-checkpoint" in message(checkpoint.load, path)
+    refused("holds ptri-weights, expected ptri-checkpoint", checkpoint.load, path)
 
 
 def test_weights_too_large_for_fp16_are_refused(tmp_path):
     model = small_model()
     nn.init.constant_(model[0].weight, 1e6)
-    assert "0.weight" in message(checkpoint.save_weights, tmp_path / "a", model.state_dict(), {})
+    refused(r"0\.weight", checkpoint.save_weights, tmp_path / "a", model.state_dict(), {})
     assert not (tmp_path / "a").exists()
 
 
@@ -127,4 +120,4 @@ def test_a_part_of_a_model(tmp_path):
     nn.init.zeros_(part[2].weight)
     checkpoint.initialise(part, tmp_path / "a.pt", prefix="detector.")
     assert part[2].weight.abs().sum() > 0
-    assert "Missing" in message(checkpoint.initialise, part, tmp_path / "a.pt", "detectr.")
+    refused("Missing", checkpoint.initialise, part, tmp_path / "a.pt", "detectr.")

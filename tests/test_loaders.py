@@ -1,5 +1,6 @@
 import os
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -32,7 +33,7 @@ class Numbers(torch.utils.data.Dataset):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     root = tmp_path_factory.mktemp("tiny")
-    make_tiny_h36m(root, num_frames=3, size=64)
+    make_tiny_h36m(root, size=64)
     data = DataConfig(root=str(root), train_subjects=[1, 9], test_subjects=[9], image_size=32)
     return build_index(data, "train"), data
 
@@ -47,17 +48,13 @@ def test_epoch_order():
     assert sorted(epoch_order(3, 6, 0, 0)[0].tolist()) == [0, 0, 1, 1, 2, 2]
 
 
-def indices(loader, first, end):
-    return [batch[:, 0] for batch in loader.between(first, end)]
-
-
 def test_ranks_share_every_global_batch():
     numbers = Numbers([4] * 50)
-    whole = indices(TrainLoader(numbers, 12, seed=3), 2, 10)  # four make a pass
-    parts = [indices(TrainLoader(numbers, 12, 3, rank, 3), 2, 10) for rank in range(3)]
+    whole = list(TrainLoader(numbers, 12, seed=3).between(2, 10))  # four make a pass
+    parts = [TrainLoader(numbers, 12, 3, rank, 3).between(2, 10) for rank in range(3)]
     assert len(whole) == 8 == 2 * num_batches(numbers, 12)
-    for step, batch in enumerate(whole):
-        assert torch.equal(batch, torch.cat([part[step] for part in parts]))
+    for batch, *shares in zip(whole, *parts, strict=True):
+        assert torch.equal(batch, torch.cat(shares))
 
 
 def test_batches_do_not_depend_on_where_a_run_begins():
@@ -81,8 +78,8 @@ def test_number_of_views_is_one_per_batch():
         counts.append(int(batch[0, 2]))
         assert counts[-1] <= views[batch[:, 0]].min()
     assert set(counts) == {2, 3, 4}
-    for low, high, expected in ((2, 2, {2}), (4, 4, {3, 4}), (3, 0, {3, 4}), (9, 0, {3, 4})):
-        loader = TrainLoader(Numbers(views), 4, seed=0, num_views=(low, high))
+    for limits, expected in (((2, 2), {2}), ((4, 4), {3, 4}), ((3, 0), {3, 4}), ((9, 0), {3, 4})):
+        loader = TrainLoader(Numbers(views), 4, seed=0, num_views=limits)
         assert {int(batch[0, 2]) for batch in loader.between(0, 100)} == expected
     # every rank draws the same number
     ranks = [TrainLoader(Numbers(views), 4, 0, rank, 2, num_views=(2, 0)) for rank in (0, 1)]
@@ -137,19 +134,15 @@ class Broken(Numbers):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_errors_in_workers_stay_one_line(workers):
-    for loader in (
-        EvaluationLoader(Broken([4, 4]), 2, workers),
-        TrainLoader(Broken([4, 4]), 2, 0, workers=workers).between(0, 1),
-    ):
-        with pytest.raises(UserError) as caught:
+    broken = Broken([4, 4])
+    train = TrainLoader(broken, 2, 0, workers=workers).between(0, 1)
+    for loader in (EvaluationLoader(broken, 2, workers), train):
+        with pytest.raises(UserError, match=r"^img_000001\.jpg: truncated$"):
             list(loader)
-        assert str(caught.value) == "img_000001.jpg: truncated"
 
 
 class Threads(Numbers):
     def __getitem__(self, key):
-        import cv2
-
         return torch.tensor([torch.get_num_threads(), cv2.getNumThreads(), os.getpid()])
 
 
