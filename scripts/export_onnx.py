@@ -58,8 +58,8 @@ def work(args: argparse.Namespace) -> str:
     for count in (1, 3):  # two batches: the first dimension is free
         images = _pictures(count, size)
         images = images / 64 - 2 if args.normalised else images
-        found = compare(network, target, images, not args.normalised)
-        worst = {name: max(worst[name], found[name]) for name in worst}
+        differences = compare(network, target, images, not args.normalised)
+        worst = {name: max(worst[name], differences[name]) for name in worst}
     bad = {name: value for name, value in worst.items() if not value <= TOLERANCE[name]}
     if bad:
         target.unlink()

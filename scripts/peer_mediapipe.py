@@ -47,10 +47,10 @@ class PersonDetector:
         """(33, 2) px of an RGB image; None where nobody was found."""
         border = round(self.pad * len(image))
         image = cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_CONSTANT)
-        found = self.pose.process(image).pose_landmarks
-        if found is None:
+        landmarks = self.pose.process(image).pose_landmarks
+        if landmarks is None:
             return None
-        points = np.array([[point.x, point.y] for point in found.landmark])
+        points = np.array([[point.x, point.y] for point in landmarks.landmark])
         return points * image.shape[1::-1] - 0.5 - border
 
 
@@ -66,7 +66,7 @@ class GivenBox:
         self.interpreter.allocate_tensors()
         self.source = self.interpreter.get_input_details()[0]
         self.target = next(
-            one for one in self.interpreter.get_output_details() if one["shape"][-1] == 195
+            output for output in self.interpreter.get_output_details() if output["shape"][-1] == 195
         )
         self.passes, self.pad = args.passes, args.pad
         self.label = f"given box, border {args.pad:g}, {args.passes} pass(es)"

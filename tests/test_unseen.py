@@ -177,7 +177,7 @@ def test_targets_are_judged_by_their_figures():
     del found["fixed_views_mlp"]
     rows = tables.targets(found, "ours")
     assert [row.met for row in rows if "fixed_views_mlp" in row.label] == [None, None]
-    text = tables.report(found, rows, "ours", "a note")
+    text = tables.report(tables.figures(found), rows, "ours", "a note")
     assert "not measured (>= 3)" in text and "* (< 1)" in text and text.endswith("a note")
 
 

@@ -68,16 +68,16 @@ def table(fit: Fit, clips: Clips, start: ErrorModel, seed: int) -> str:
     truth = true_views(clips)
     before = simulate(clips, start, seed + _FRESH)
     after = simulate(clips, fit.options, seed + _FRESH)
-    known = measure(truth, before.keypoints).values
+    start_values = measure(truth, before.keypoints).values
     rows = []
     for name, label in LABELS.items():
         value, fitted = (part.values[name] for part in (fit.measured, fit.simulated))
         error = fit.error[name]
         mark = "*" if abs(fitted - value) / error > UNLIKE else ""
         setting = _number(getattr(fit.options, name)) if name in fit.names else "not told"
-        numbers = (f"{_number(x)}" for x in (value, error, known[name]))
+        numbers = (f"{_number(x)}" for x in (value, error, start_values[name]))
         rows.append([label, *numbers, f"{_number(fitted)}{mark}", f"{name}: {setting}"])
-    parts = [check(truth, each) for each in (clips, before, after)]
+    parts = [check(truth, source) for source in (clips, before, after)]
     others = [[label, *(_number(part[label]) for part in parts)] for label in parts[0]]
     note = f"2D lengths over the apparent 1.7 m; * = more than {UNLIKE:g} standard errors off"
     header = ["statistic", "measured", "+-", "start", "fitted", "setting"]

@@ -72,9 +72,11 @@ def run(args: argparse.Namespace) -> str:
         f"{args.steps} steps of every head, pool of {args.scenes} scenes; {args.rigs} rigs of each "
         f"family at T = 1, {args.clips} at T = 27; minutes of training: {times}"
     )
-    text = tables.report(head_scores, rows, OURS, note)
+    figures = tables.figures(head_scores)
+    text = tables.report(figures, rows, OURS, note)
     chosen = {"heads": describe(heads), "training_seconds": seconds}
-    return write_results(args, "ablations", text, tables.to_json(head_scores, rows), **chosen)
+    content = tables.to_json(head_scores, figures, rows)
+    return write_results(args, "ablations", text, content, **chosen)
 
 
 def _files(names: list[str] | None) -> list[Path]:
@@ -110,22 +112,22 @@ def _train(plan: Config, fresh: bool, folder: Path) -> float:
     """Trains or continues a head; returns the seconds of all its runs."""
     run = run_folder(plan)
     log = folder / "seconds.json"
-    known = json.loads(log.read_text()) if log.is_file() else {}
+    seconds = json.loads(log.read_text()) if log.is_file() else {}
     begun = (run / "last.pt").is_file()
     if begun and not fresh:
         saved = checkpoint.load(run / "last.pt")
         _check_same(run, saved["config"], configuration.to_dict(plan))
         if saved["epoch"] >= plan.train.epochs:
-            return known.get(plan.run.name, float("nan"))
+            return seconds.get(plan.run.name, float("nan"))
     start, resume = time.perf_counter(), begun and not fresh
-    before = known.get(plan.run.name, 0.0) if resume else 0.0
+    before = seconds.get(plan.run.name, 0.0) if resume else 0.0
     try:
         engine.fit(RigTask(plan), resume=resume, overwrite=not resume)
     finally:  # also where it is stopped, to go on later
-        known[plan.run.name] = before + time.perf_counter() - start
+        seconds[plan.run.name] = before + time.perf_counter() - start
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(json.dumps(known, indent=1) + "\n")
-    return known[plan.run.name]
+        log.write_text(json.dumps(seconds, indent=1) + "\n")
+    return seconds[plan.run.name]
 
 
 def _check_same(run: Path, old: dict, new: dict) -> None:

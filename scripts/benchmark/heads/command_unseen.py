@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> str:
     head_scores = evaluate(heads, make_rig_sets(), counts, solver, config, args.seed, solved)
     rows = tables.targets(head_scores, OURS)
     note = f"{counts[1]} rigs of each family at T = 1, {counts[27]} at T = 27; {SPEED}"
-    text = tables.report(head_scores, rows, OURS, note)
+    figures = tables.figures(head_scores)
+    text = tables.report(figures, rows, OURS, note)
     chosen = {"rigs": counts[1], "clips": counts[27], "views": VIEWS, "heads": describe(heads)}
-    return write_results(args, "unseen", text, tables.to_json(head_scores, rows), **chosen)
+    return write_results(args, "unseen", text, tables.to_json(head_scores, figures, rows), **chosen)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -77,61 +76,56 @@ def targets(head_scores: HeadScores, ours: str) -> list[Judged]:
     return rows
 
 
-# heading, figure of (head_scores, head)
-Column = tuple[str, Callable[[HeadScores, str], Figure], int]
+Figures = dict[str, dict[str, dict[str, Figure]]]  # by title, head and heading
+_KEYS = {
+    "MPJPE, mm": ("mpjpe",),
+    "true cameras": ("calibrated",),
+    "ratio": ("mpjpe", "calibrated"),
+    "ratio, scale aside": ("scaled", "calibrated_scaled"),
+    "50 % hold": ("coverage50",),
+    "90 % hold": ("coverage90",),
+}
+_DIGITS = {"ratio": 3, "ratio, scale aside": 3, "50 % hold": 2, "90 % hold": 2}  # of others: 1
 
 
-def columns() -> dict[str, list[Column]]:
-    """Tables by title: what is printed of every head."""
-
-    def at(rig_sets: list[RigSet], key: str, over: str | None = None):
-        return lambda head_scores, head: mean_of(head_scores, head, rig_sets, key, over)
-
-    def errors(rig_sets: list[RigSet]) -> list[Column]:
-        return [
-            ("MPJPE, mm", at(rig_sets, "mpjpe"), 1),
-            ("true cameras", at(rig_sets, "calibrated"), 1),
-            ("ratio", at(rig_sets, "mpjpe", "calibrated"), 3),
-            ("ratio, scale aside", at(rig_sets, "scaled", "calibrated_scaled"), 3),
-            ("50 % hold", at(rig_sets, "coverage50"), 2),
-            ("90 % hold", at(rig_sets, "coverage90"), 2),
-        ]
-
+def figures(head_scores: HeadScores) -> Figures:
+    """What is printed of every head."""
     tables = {}
     for T in FRAMES:
-        tables[f"Unseen families ({', '.join(UNSEEN)}), 4 views, T = {T}"] = errors(unseen_sets(T))
-        tables[f"{TRAINING} (trained), 4 views, T = {T}"] = errors([RigSet(TRAINING, T)])
-    by_views: list[Column] = [
-        (f"{V} views", at(view_sets(V, max(VIEWS)), "mpjpe"), 1) for V in VIEWS
-    ]
-    tables["Unseen families, T = 1, MPJPE in mm by number of views (nested)"] = by_views
-    return tables
+        unseen = f"Unseen families ({', '.join(UNSEEN)}), 4 views, T = {T}"
+        tables[unseen] = {name: (unseen_sets(T), *key) for name, key in _KEYS.items()}
+        trained = f"{TRAINING} (trained), 4 views, T = {T}"
+        tables[trained] = {name: ([RigSet(TRAINING, T)], *key) for name, key in _KEYS.items()}
+    tables["Unseen families, T = 1, MPJPE in mm by number of views (nested)"] = {
+        f"{V} views": (view_sets(V, max(VIEWS)), "mpjpe") for V in VIEWS
+    }
+    return {
+        title: {
+            head: {name: mean_of(head_scores, head, *which) for name, which in table.items()}
+            for head in head_scores
+        }
+        for title, table in tables.items()
+    }
 
 
-def report(head_scores: HeadScores, rows: list[Judged], ours: str, note: str) -> str:
+def report(tables: Figures, rows: list[Judged], ours: str, note: str) -> str:
     """Every head on every family and number of views, then the targets, then the note."""
     blocks = []
-    for title, table in columns().items():
+    for title, by_head in tables.items():
         lines = [
-            [head, *(make(head_scores, head).text(f".{n}f") for _, make, n in table)]
-            for head in head_scores
+            [head, *(figure.text(f".{_DIGITS.get(name, 1)}f") for name, figure in row.items())]
+            for head, row in by_head.items()
         ]
         lines = [line for line in lines if set(line[1:]) != {"-"}]
         if lines:
-            blocks.append(f"{title}\n" + grid(["", *(name for name, _, _ in table)], lines))
+            headings = next(iter(by_head.values()))
+            blocks.append(f"{title}\n{grid(['', *headings], lines)}")
     head = f"Targets, of {ours}; [95 % interval over rigs]"
     return "\n\n".join([*blocks, targets_table(head, rows), note])
 
 
-def to_json(head_scores: HeadScores, rows: list[Judged]) -> dict[str, Any]:
+def to_json(head_scores: HeadScores, tables: Figures, rows: list[Judged]) -> dict[str, Any]:
     """Everything printed, and the mean of every score of every set."""
-    printed = {
-        title: {
-            head: {name: make(head_scores, head)._asdict() for name, make, _ in table}
-            for head in head_scores
-        }
-        for title, table in columns().items()
-    }
     rig_sets = [
         {
             **rig_set._asdict(),
@@ -142,4 +136,11 @@ def to_json(head_scores: HeadScores, rows: list[Judged]) -> dict[str, Any]:
         for head, by_set in head_scores.items()
         for rig_set, scores in by_set.items()
     ]
+    printed = {
+        title: {
+            head: {name: figure._asdict() for name, figure in row.items()}
+            for head, row in by_head.items()
+        }
+        for title, by_head in tables.items()
+    }
     return {"targets": [row.to_json() for row in rows], "tables": printed, "rig_sets": rig_sets}

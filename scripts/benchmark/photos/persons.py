@@ -100,9 +100,11 @@ def _coco_entries(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:
     try:
         names = {image["id"]: image["file_name"] for image in content["images"]}
         return [
-            {**one, "image": names[one["image_id"]]}
-            for one in content["annotations"]
-            if one.get("category_id", 1) == 1 and not one.get("iscrowd") and "keypoints" in one
+            {**entry, "image": names[entry["image_id"]]}
+            for entry in content["annotations"]
+            if entry.get("category_id", 1) == 1
+            and not entry.get("iscrowd")
+            and "keypoints" in entry
         ]
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -68,12 +68,12 @@ def score(crops: Crops, guess: Guess, seed: int = 0) -> dict[str, Any]:
     figures |= _sides(crops, guess, distance, good)
     share = (good & labelled).sum(1) / labelled.sum(1).clip(1)
     figures["persons_half"] = float((share > 0.5).mean())
-    found = np.isfinite(guess.xy).all(-1).any(1)
-    figures["found"] = float(found.mean())
-    figures["pck20_found"] = _share(good, labelled & found[:, None])
-    whole = labelled[:, [JOINTS.index(f"{side}_ankle") for side in _SIDES]].any(1)[:, None]
-    figures["pck20_whole"] = _share(good, labelled & whole)
-    figures["pck20_cut"] = _share(good, labelled & ~whole)
+    somebody = np.isfinite(guess.xy).all(-1).any(1)
+    figures["found"] = float(somebody.mean())
+    figures["pck20_found"] = _share(good, labelled & somebody[:, None])
+    ankle = labelled[:, [JOINTS.index(f"{side}_ankle") for side in _SIDES]].any(1)[:, None]
+    figures["pck20_whole"] = _share(good, labelled & ankle)
+    figures["pck20_cut"] = _share(good, labelled & ~ankle)
     figures["pck20_small"] = _share(good, labelled & (crops.source < SMALL)[:, None])
     if guess.confidence is not None:
         said = torch.from_numpy(guess.confidence[labelled])
@@ -165,16 +165,15 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     letters = [chr(ord("A") + index) for index in range(len(results))]
     names = [f"{letter}: {name}" for letter, name in zip(letters, results)]
     rows = [
-        [head, *(_cell(one.get(key), form) for one in results.values())]
+        [head, *(_cell(figures.get(key), form) for figures in results.values())]
         for key, (head, form) in _COLUMNS.items()
     ]
     tables = [grid(["", *letters], rows)]
     for key, head, form in _BY_JOINT:
         rows = []
         for part in PARTS:
-            pairs = [
-                [one["joints"][f"{side}_{part}"] for side in _SIDES] for one in results.values()
-            ]
+            names = [f"{side}_{part}" for side in _SIDES]
+            pairs = [[figures["joints"][name] for name in names] for figures in results.values()]
             cells = [", ".join(_cell(side[key], form) for side in pair) for pair in pairs]
             rows.append([f"{part} ({sum(side['count'] for side in pairs[0])})", *cells])
         tables.append(f"{head}, by joint (left, right)\n" + grid(["", *letters], rows))
@@ -188,12 +187,12 @@ def _cell(value: Any, form: str) -> str:
     return "-" if any(v != v for v in values) else form.format(*values)
 
 
-def check(own: dict[str, dict], peers: dict[str, dict]) -> list[Judged]:
-    """The target, then what each peer reaches, beside what our own networks reach."""
+def check(networks: dict[str, dict], peers: dict[str, dict]) -> list[Judged]:
+    """The target, then what each peer reaches, beside what our networks reach."""
     label, figure, least = TARGET
     aims = {label: least, **{f"{label}: {name}": peer[figure] for name, peer in peers.items()}}
     return [
         Judged(aim, Figure(figures[figure]), least, column=method, form=".1f", unit=" %")
-        for method, figures in own.items()
+        for method, figures in networks.items()
         for aim, least in aims.items()
     ]

@@ -82,10 +82,9 @@ def _covariance(case: Cases, noise: float, rho: float, bias: float) -> Tensor:
     joints = joints + torch.diag_embed(alone)
     cross = torch.einsum("vjts,tvjra,svjrk->vajsk", P[1:], C, A[:, 1:])
     cross = cross.permute(2, 0, 1, 3, 4).reshape(J, 6 * (V - 1), 3 * T)
-    own = torch.einsum("vjts,tvjra,svjrc->vac", P[1:], C, C)
-    cameras = torch.block_diag(*own)
-    told = cross @ torch.linalg.solve(joints, cross.transpose(-1, -2))
-    return invert((cameras - told.sum(0))[None], case.cameras.t)
+    cameras = torch.block_diag(*torch.einsum("vjts,tvjra,svjrc->vac", P[1:], C, C))
+    lost = cross @ torch.linalg.solve(joints, cross.transpose(-1, -2))  # to the joints
+    return invert((cameras - lost.sum(0))[None], case.cameras.t)
 
 
 def error_precision(cases: Cases, clean: Tensor, noise: float, rho: float, bias: float) -> Tensor:
@@ -112,14 +111,11 @@ def _blocks(cases: Cases) -> _Blocks:
     weight = (cases.clean / cases.sigma[:, None, :, None])[..., None, None]
     to_joint, to_camera = weight * to_joint, weight[:, :, 1:] * to_camera
     B, T, views, J = to_camera.shape[:4]
-    G = 6 * views
-    own = torch.einsum("btvjra,btvjrc->bvac", to_camera, to_camera)
-    cameras = own.new_zeros(B, views, 6, views, 6)
-    index = torch.arange(views)
-    cameras[:, index, :, index] = own.transpose(0, 1)
+    blocks = torch.einsum("btvjra,btvjrc->bvac", to_camera, to_camera)
+    cameras = torch.stack([torch.block_diag(*views_of_case) for views_of_case in blocks])
     cross = torch.einsum("btvjra,btvjri->btjvai", to_camera, to_joint[:, :, 1:])
     structure = torch.einsum("btvjri,btvjrk->btjik", to_joint, to_joint)
-    return _Blocks(cameras.reshape(B, G, G), cross.reshape(B, T, J, G, 3), structure)
+    return _Blocks(cameras, cross.reshape(B, T, J, 6 * views, 3), structure)
 
 
 def _with_body(blocks: _Blocks, truth: Tensor, body: BodyPrior) -> Tensor:
@@ -144,8 +140,7 @@ def _with_body(blocks: _Blocks, truth: Tensor, body: BodyPrior) -> Tensor:
     coupling = torch.cat([cross, -rows / body.slack], dim=2)  # (B, T, G + N, 3 J)
     shared = torch.zeros(B, G + N, G + N, dtype=dtype)
     shared[:, :G, :G] = blocks.cameras
-    own = T / body.slack**2 * torch.eye(N, dtype=dtype)
-    shared[:, G:, G:] = own + torch.linalg.inv(body.covariance)
+    shared[:, G:, G:] = T / body.slack**2 * torch.eye(N, dtype=dtype) + body.precision
     chol = torch.linalg.cholesky(frames)
     solved = torch.cholesky_solve(coupling.transpose(-1, -2), chol)
     shared = shared - (coupling @ solved).sum(1)

@@ -127,21 +127,13 @@ def flatten(
             one who knows the body prior.
     """
     angle = np.where(np.isfinite(scores["rotation_deg"]), scores["rotation_deg"], 180.0)
-    flat = {
-        "angle": angle.ravel(),
-        "worst": angle.max(1),
-        "n_mpjpe": scores["n_mpjpe"],
-        "seconds": scores["seconds"],
-    }
-    if bound_deg is not None:
-        flat["bound"] = bound_deg.ravel()
-    if bound_body_deg is not None:
-        flat["bound_body"] = bound_body_deg.ravel()
+    flat = {"angle": angle.ravel(), "worst": angle.max(1)}
+    kept = ("n_mpjpe", "seconds", "scale", "ess", "accepted")
+    flat |= {name: scores[name] for name in kept if name in scores}
+    bounds = {"bound": bound_deg, "bound_body": bound_body_deg}
+    flat |= {name: limit.ravel() for name, limit in bounds.items() if limit is not None}
     if ceiling is not None:
         flat["over_ceiling"] = scores["n_mpjpe"] / ceiling
-    for name in ("scale", "ess", "accepted"):
-        if name in scores:
-            flat[name] = scores[name]
     for name in ("coverage_R", "coverage_x"):
         if name in scores:
             columns = scores[name].reshape(-1, len(LEVELS)).T

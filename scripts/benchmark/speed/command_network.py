@@ -61,11 +61,11 @@ def run(args: argparse.Namespace) -> str:
         best = min(timings[TARGET_THREADS], key=lambda timing: timing.fastest)
         label = f"best with {TARGET_THREADS} threads: {best.name}"
         rows.append(Judged(label, Figure(1000 * best.fastest), most=TARGET_MS, unit=" ms"))
-    for name, one in work.items():
-        share = Figure((one.head + one.rest) / one.backbone)
+    for name, count in work.items():
+        share = Figure((count.head + count.rest) / count.backbone)
         label = f"{name}: multiply-adds of head and rest over the backbone's"
         rows.append(Judged(label, share, most=TARGET_SHARE, strict=True))
-    counts = [[name, *(f"{value:.1f}" for value in one)] for name, one in work.items()]
+    counts = [[name, *(f"{value:.1f}" for value in count)] for name, count in work.items()]
     title = f"multiply-adds of one image of {args.size} px, millions"
     lines = [
         f"{args.timed}, {args.views} views of {args.size} px, fused, head and decoding included",
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> str:
         "timings": {threads: [t._asdict() for t in many] for threads, many in timings.items()},
         "stages": {threads: [t._asdict() for t in many] for threads, many in stages.items()},
         "matrix_product_giga_per_second": rates,
-        "multiply_adds_millions": {name: one._asdict() for name, one in work.items()},
+        "multiply_adds_millions": {name: count._asdict() for name, count in work.items()},
     }
     return write_results(args, "speed2d", "\n\n".join(lines), content)
 
@@ -95,8 +95,9 @@ def run(args: argparse.Namespace) -> str:
 def _table(title: str, timings: dict[int, list[Timing]]) -> str:
     rows = []
     for threads, many in timings.items():
-        for one in many:
-            numbers = [f"{1000 * value:.1f}" for value in (one.fastest, one.median, one.processor)]
-            rows.append([f"{threads} thread(s), {one.name}", *numbers, str(one.repeats)])
+        for timing in many:
+            seconds = timing.fastest, timing.median, timing.processor
+            numbers = [f"{1000 * value:.1f}" for value in seconds]
+            rows.append([f"{threads} thread(s), {timing.name}", *numbers, str(timing.repeats)])
     heads = ["", "fastest", "median", "processor time", "calls"]
     return f"{title}\n{grid(heads, rows)}"

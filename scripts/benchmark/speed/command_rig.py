@@ -69,18 +69,15 @@ def run(args: argparse.Namespace) -> str:
         }
     head = f"Time of the rig posterior, {args.threads} thread(s), 4 views, 17 joints"
     lines = [targets_table(head, rows), PUBLISHED]
+    slopes = {}
     for name, timings in curves.items():
-        points = ", ".join(f"{size}: {1000 * one.median:.0f}" for size, one in timings.items())
-        lines.append(f"{name:12s} time ~ size^{exponent(*_curve(timings)):.2f}   ms: {points}")
-    slopes = {name: exponent(*_curve(timings)) for name, timings in curves.items()}
+        medians = {size: timing.median for size, timing in timings.items()}
+        slopes[name] = exponent(list(medians), list(medians.values()))
+        points = ", ".join(f"{size}: {1000 * seconds:.0f}" for size, seconds in medians.items())
+        lines.append(f"{name:12s} time ~ size^{slopes[name]:.2f}   ms: {points}")
     points = {
         name: {size: timing._asdict() for size, timing in timings.items()}
         for name, timings in curves.items()
     }
     content = {"targets": targets, "exponents": slopes, "growth": points}
-    text = "\n".join(lines)
-    return write_results(args, "speed", text, content)
-
-
-def _curve(timings: dict[int, Timing]) -> tuple[list[int], list[float]]:
-    return list(timings), [timing.median for timing in timings.values()]
+    return write_results(args, "speed", "\n".join(lines), content)
