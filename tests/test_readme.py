@@ -4,6 +4,7 @@ Their examples parse, and those of README.md run.
 """
 
 import ast
+import functools
 import json
 import pkgutil
 import re
@@ -23,12 +24,24 @@ from ptri.render.settings import RenderConfig, RenderSettings, settings_from
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("configs", "scripts", "data", "docs", "checkpoints", "ptri", "tests")
 FILES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "checkpoints" / "README.md"]
-# docs/decisions.md keeps the names of the time of each decision.
-PAGES = {
-    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-    for path in FILES
-    if path.name != "decisions.md"
+# Where else a script's options are, and how its subcommands look there.
+MORE_SOURCES = {
+    "benchmark.py": (ROOT / "scripts/benchmark", "command*.py"),
+    **dict.fromkeys(("train2d.py", "train3d.py"), (ROOT / "ptri/training", "run.py")),
 }
+SUBCOMMANDS = {
+    "scripts/prepare_h36m.py": r'add_parser\("(\w+)"',
+    "scripts/benchmark.py": r'"([\w-]+)": command_',
+}
+
+
+@functools.cache
+def read(path):
+    return path.read_text(encoding="utf-8")
+
+
+# docs/decisions.md keeps the names of the time of each decision.
+PAGES = {str(p.relative_to(ROOT)): read(p) for p in FILES if p.name != "decisions.md"}
 README = PAGES["README.md"]
 SECTIONS = {**config.SECTIONS, "render": RenderConfig}
 KEYS = {name: {key.name for key in fields(section)} for name, section in SECTIONS.items()}
@@ -69,13 +82,13 @@ def commands(text):
 
 def python_command(words):
     """(script, subcommand and files, overrides, flags), or None for other programs."""
-    scripts = [i for i, word in enumerate(words) if word.endswith(".py")]
-    if not scripts or not re.search(r"python$|torchrun$", words[0]):
+    place = next((i for i, word in enumerate(words) if word.endswith(".py")), None)
+    if place is None or not re.search(r"python$|torchrun$", words[0]):
         return None
-    script, rest = words[scripts[0]], words[scripts[0] + 1 :]
+    rest = words[place + 1 :]
     flags = [word.partition("=")[0] for word in rest if word.startswith("--")]
     overrides = [word for word in rest if re.match(r"\w+\.\w+=", word)]
-    return script, [w for w in rest if w not in overrides and w[:2] != "--"], overrides, flags
+    return words[place], [w for w in rest if w not in overrides and w[:2] != "--"], overrides, flags
 
 
 def wrong_paths(text):
@@ -101,10 +114,9 @@ def wrong_names(text):
     pairs = re.findall(r"`([\w./]+\.py)`, `([\w.]+)`", text)
     pairs += [(file, name) for name, file in re.findall(r"`([\w.]+)` \(`([\w./]+\.py)`", text)]
     for file, name in sorted(set(pairs)):
-        if "." in name and not name[0].isupper():  # a setting or a file, no method
-            continue
         path, last = SCRIPTS.get(file, ROOT / file), name.rpartition(".")[2]
-        if path.is_file() and not re.search(rf"(def|class) {last}\b", path.read_text("utf-8")):
+        is_code = "." not in name or name[0].isupper()  # else a setting or a file
+        if is_code and path.is_file() and not re.search(rf"(def|class) {last}\b", read(path)):
             yield f"no {name} in {file}"
 
 
@@ -116,7 +128,7 @@ def wrong_keys(text):
 
 
 def wrong_targets(text):
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.MULTILINE))
     for target in re.findall(r"\bmake ([\w-]+)", code(text)):
         if target not in targets:
             yield f"no such target: make {target}"
@@ -124,41 +136,29 @@ def wrong_targets(text):
 
 def source_of(script):
     """Text that holds every flag of a script in double quotes."""
-    text = script.read_text(encoding="utf-8")
+    folder, pattern = MORE_SOURCES.get(script.name, (ROOT, ""))
+    text = "".join(map(read, [script, *(sorted(folder.rglob(pattern)) if pattern else [])]))
     if script.name == "render_people.py":
         text += "".join(f'"--{key.name.replace("_", "-")}"' for key in fields(RenderSettings))
-    if script.name in ("train2d.py", "train3d.py"):
-        text += (ROOT / "ptri" / "training" / "run.py").read_text(encoding="utf-8")
-    if script.name == "benchmark.py":
-        parts = sorted((ROOT / "scripts" / "benchmark").rglob("command*.py"))
-        text += "".join(path.read_text(encoding="utf-8") for path in parts)
     return text
 
 
 def wrong_commands(text):
     """Configurations that do not load, flags and subcommands that a script does not have."""
-    for words in commands(text):
-        parts = python_command(words)
-        if parts is None:
-            continue
-        script, rest, overrides, flags = parts
+    for script, rest, overrides, flags in filter(None, map(python_command, commands(text))):
         path = ROOT / script
         source = source_of(path) if path.is_file() else ""
         yield from (f"{script} has no {flag}" for flag in flags if f'"{flag}"' not in source)
-        subcommands = {
-            "scripts/prepare_h36m.py": r'add_parser\("(\w+)"',
-            "scripts/benchmark.py": r'"([\w-]+)": command_',
-        }
-        if script in subcommands and rest[0] not in re.findall(subcommands[script], source):
+        if script in SUBCOMMANDS and rest[0] not in re.findall(SUBCOMMANDS[script], source):
             yield f"{script} has no command {rest[0]}"
         files = [word for word in rest if word.endswith(".yaml")]
         try:
             if path.parent == ROOT:
                 config.load(ROOT / files[0], [*files[1:], *overrides])
             elif script == "scripts/render_people.py" and files:
-                settings_from(yaml.safe_load((ROOT / files[0]).read_text(encoding="utf-8")))
+                settings_from(yaml.safe_load(read(ROOT / files[0])))
         except UserError as error:
-            yield f"{shlex.join(words)}: {error}"
+            yield f"{script} {shlex.join([*rest, *overrides])}: {error}"
 
 
 def wrong_flags(text):
@@ -167,18 +167,16 @@ def wrong_flags(text):
     sources = "".join(map(source_of, scripts))
     spans = " ".join(re.findall(r"`([^`\n]+)`", without_blocks(text)))
     spans = re.sub(r"torchrun --[\w-]+", "", spans)
-    for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", spans):
-        if f'"{flag}"' not in sources:
-            yield f"no script has {flag}"
+    flags = re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", spans)
+    yield from (f"no script has {flag}" for flag in flags if f'"{flag}"' not in sources)
+
+
+CHECKS = (wrong_paths, wrong_names, wrong_keys, wrong_targets, wrong_commands, wrong_flags)
 
 
 def problems(text):
     expected = re.sub(r"^```console\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
-    checks = (
-        *(wrong_paths, wrong_names, wrong_keys, wrong_targets),
-        *(wrong_commands, wrong_flags),
-    )
-    return [problem for check in checks for problem in check(expected)]
+    return [problem for check in CHECKS for problem in check(expected)]
 
 
 @pytest.fixture(autouse=True)
@@ -248,8 +246,8 @@ def test_the_readme_is_short_and_whole():
 
 
 def test_the_citation_is_of_this_version():
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    citation = yaml.safe_load(read(ROOT / "CITATION.cff"))
+    project = read(ROOT / "pyproject.toml")
     assert f'version = "{citation["version"]}"' in project
     assert citation["license"] in project and citation["authors"]
 
