@@ -20,23 +20,28 @@ SIZE = 1000
 
 
 def body(num_frames: int) -> np.ndarray:
-    """World joints (T, 17, 3) mm of a turning, waving person."""
-    frames = []
-    for f in range(num_frames):
-        joints = STANDING.copy()
-        for wrist, elbow, side in ((10, 11, -1), (15, 14, 1)):
-            angle = 0.8 * np.sin(0.7 * f + side)
-            joints[elbow] = joints[elbow - side] + 280 * np.array(
-                [side * np.cos(angle), np.sin(angle), 0.2]
-            )
-            joints[wrist] = joints[elbow] + 250 * np.array(
-                [side * np.cos(2 * angle), np.sin(2 * angle), 0.3]
-            )
-        world = np.stack([joints[:, 0], -joints[:, 2], joints[:, 1]], 1)
-        turn = 0.15 * f
-        rotation = [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
-        frames.append(world @ np.array(rotation).T + [30 * f, -20 * f, 0])
-    return np.array(frames)
+    """World joints (T, 17, 3) mm of a turning, waving person who walks away."""
+    frame = np.arange(num_frames)
+    joints = np.tile(STANDING, (num_frames, 1, 1))
+    for wrist, elbow, shoulder, side in ((10, 11, 12, -1), (15, 14, 13, 1)):
+        angle = 0.8 * np.sin(0.7 * frame + side)
+        upper = [side * np.cos(angle), np.sin(angle), np.full(num_frames, 0.2)]
+        lower = [side * np.cos(2 * angle), np.sin(2 * angle), np.full(num_frames, 0.3)]
+        joints[:, elbow] = joints[:, shoulder] + 280 * np.stack(upper, 1)
+        joints[:, wrist] = joints[:, elbow] + 250 * np.stack(lower, 1)
+    world = joints[..., [0, 2, 1]] * [1, -1, 1]  # z up
+    turn = np.stack([cv2.Rodrigues(np.array([0, 0, 0.15 * f]))[0] for f in frame])
+    return world @ turn.swapaxes(1, 2) + frame[:, None, None] * [30, -20, 0]
+
+
+def seen_by_ring(size: int, world: np.ndarray, dist) -> tuple[np.ndarray, ...]:
+    """K, R, t of four cameras and what they see of joints (T, J, 3): (T, 4, J, 2) px, distorted."""
+    K, _, R, t = (part[0] for part in ring_cameras(1, size))
+    xy = [
+        cv2.projectPoints(joints, cv2.Rodrigues(R[v])[0], t[v], K[v], np.array(dist))[0][:, 0]
+        for joints in world for v in range(4)
+    ]  # fmt: skip
+    return K, R, t, np.reshape(xy, (len(world), 4, -1, 2))
 
 
 def detector_joints(world: np.ndarray, joint_set: str) -> np.ndarray:
@@ -56,18 +61,14 @@ def make_recording(
     bystander: bool = False,
 ) -> dict:
     """Writes ``root``; returns K, R, t, dist, world joints of the detector and of Human3.6M."""
-    K, _, R, t = ring_cameras(1, SIZE)
-    K, R, t = K[0], R[0], t[0]
-    rng = np.random.default_rng(0)
     world = body(num_frames)
     joints = detector_joints(world, joint_set)
+    K, R, t, seen = seen_by_ring(SIZE, joints, dist)
+    seen = seen + noise * np.random.default_rng(0).standard_normal(seen.shape)
     for v, name in enumerate(NAMES):
         folder = root / "openpose" / f"{name}_json"
         folder.mkdir(parents=True)
-        for f in range(num_frames):
-            rvec = cv2.Rodrigues(R[v])[0]
-            xy = cv2.projectPoints(joints[f], rvec, t[v], K[v], np.array(dist))[0][:, 0]
-            xy = xy + noise * rng.standard_normal(xy.shape)
+        for f, xy in enumerate(seen[:, v]):
             person = np.concatenate([xy, np.full((len(xy), 1), 0.8)], 1)
             people = [person]
             if bystander and v < 2:  # smaller, listed first

@@ -1,28 +1,45 @@
-"""Rigs and people with known truth for the geometry's tests, on generated scenes."""
+"""Rigs and people with known truth, on generated scenes, and what an estimate of them must be."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+import ptri
 from ptri import config
+from ptri.geometry.cameras import project
 from ptri.geometry.rays import normalise
-from ptri.people.scenes import SceneNumbers, generate_batch
+from ptri.geometry.rotations import rotation_angle, so3_log
+from ptri.people.scenes import Scene, SceneNumbers, generate_batch
 from ptri.posterior.body import load_body_prior
 from ptri.posterior.equations import Bundle, move_cameras, person_centre
-from ptri.structures import tree_map
+from ptri.structures import Cameras, take, tree_map
 
 BODY = load_body_prior(spread=0.05)
 
 
-def gaussian_scene(
-    batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0, overrides=()
-):
-    """Scenes whose noise is exactly what the covariances say; float64."""
-    chosen = ["families=[ring]", "held_out_families=[]"]
-    chosen += [f"errors.noise={noise}", f"errors.missing_rate={missing}"]
-    chosen = [f"generated.{setting}" for setting in chosen]
-    settings = config.load(None, ["run.name=test", *chosen, *overrides])
+def exact_scene(
+    batch=8, views=4, frames=1, seed=0, noise=0.004, missing=0.05, fps=2.0, family="ring", extra=()
+) -> Scene:
+    """Scenes whose noise (a share of the person's height) is exactly what the covariances say."""
+    chosen = [f"families=[{family}]", "held_out_families=[]", f"errors.noise={noise}"]
+    chosen += [f"errors.missing_rate={missing}", *extra]
+    settings = ["run.name=test", *(f"generated.{setting}" for setting in chosen)]
     numbers = SceneNumbers(fps=fps, max_truncated=0.0)
-    scene = generate_batch(settings, seed, 0, batch, views, frames, exact=True, numbers=numbers)
-    return tree_map(lambda value: value.double(), tuple(scene[:4]))
+    options = config.load(None, settings)
+    return generate_batch(options, seed, 0, batch, views, frames, exact=True, numbers=numbers)
+
+
+def gaussian_scene(*arguments, **options):
+    """Keypoints, K, cameras and joints of an `exact_scene`; float64."""
+    return tree_map(Tensor.double, tuple(exact_scene(*arguments, **options)[:4]))
+
+
+def observed(batch=8, views=4, frames=1, seed=0, **options):
+    keypoints, K, cameras, joints = gaussian_scene(batch, views, frames, seed, **options)
+    return normalise(keypoints, K), cameras, joints
 
 
 def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0):
@@ -43,6 +60,75 @@ def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0
     return Bundle(R, t, repeat(joints) + noise, BODY.mean.expand(B, count, -1))
 
 
-def observed(batch=8, views=4, frames=1, seed=0, **options):
-    keypoints, K, cameras, joints = gaussian_scene(batch, views, frames, seed, **options)
-    return normalise(keypoints, K), cameras, joints
+def start_near(cameras, joints, degrees):
+    """One start of each rig, (B, ...)."""
+    return Bundle(*(part[:, 0] for part in starts_near(cameras, joints, degrees, count=1)))
+
+
+# --- one rig of T frames, for `ptri.estimate_rig` ------------------------------------------------
+
+
+class Truth(NamedTuple):
+    """Keypoints of one rig with independent Gaussian noise, and the truth."""
+
+    xy: Tensor  # (T, V, 17, 2) px
+    K: Tensor  # (V, 3, 3)
+    confidence: Tensor  # (T, V, 17)
+    covariance: Tensor  # (T, V, 17, 2, 2)
+    R: Tensor  # (V, 3, 3)
+    t: Tensor  # (V, 3) mm
+    joints: Tensor  # (T, 17, 3) mm
+
+
+def scene(frames=4, views=4, seed=0, **options) -> Truth:
+    made = gaussian_scene(1, views, frames, seed, extra=["errors.definition_mm=0"], **options)
+    (xy, covariance, confidence), K, cameras, joints = take(made, 0)
+    return Truth(xy, K[0], confidence, covariance, cameras.R, cameras.t, joints)
+
+
+def estimate(truth: Truth, **options):
+    return ptri.estimate_rig(*truth[:4], **options)
+
+
+def seen_from(cameras: Cameras, joints: Tensor, noise: float) -> Tensor:
+    """Keypoints (T, V, J, 2) px of joints (T, J, 3), with Gaussian noise of so many px."""
+    xy = project(joints, cameras)
+    generator = torch.Generator().manual_seed(0)
+    return xy + noise * torch.randn(xy.shape, generator=generator, dtype=xy.dtype)
+
+
+def rotation_error_deg(estimate, truth: Truth) -> Tensor:
+    """Rotation errors (V,) of the cameras against the reference."""
+    return torch.rad2deg(rotation_angle(estimate.R.mT @ truth.R))
+
+
+def deviation(estimate, R: Tensor) -> Tensor:
+    """How far rotations (V - 1, 3, 3) of views 1.. lie from an estimate, in its own standard
+    deviations: root mean square over the three axes; about 1 for a true rotation."""
+    w = so3_log(estimate.R[1:].mT @ R)
+    # 1e-4 rad: what two runs may differ by where both are sure.
+    cov = estimate.rotation_cov[1:] + 1e-8 * torch.eye(3, dtype=w.dtype)
+    chi2 = (w * torch.linalg.solve(cov, w.unsqueeze(-1)).squeeze(-1)).sum(-1)
+    return (chi2 / 3).sqrt()
+
+
+def rotation_std(estimate) -> Tensor:
+    """Of each view (V,), rad."""
+    return estimate.rotation_cov.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+
+
+def is_lawful(estimate) -> bool:
+    """Finite; rotations are rotations; covariances positive semidefinite; weights sum to one."""
+    parts = (
+        estimate.R, estimate.t, estimate.joints3d, estimate.joints3d_covariance,
+        estimate.rotation_cov, estimate.t_cov, *estimate.posterior,
+    )  # fmt: skip
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        return False
+    eye = torch.eye(3, dtype=torch.float64)
+    orthogonal = (estimate.R @ estimate.R.mT - eye).abs().max() < 1e-6
+    proper = (torch.linalg.det(estimate.R) > 0).all()
+    positive = torch.linalg.eigvalsh(estimate.joints3d_covariance).min() > 0
+    spread = torch.linalg.eigvalsh(estimate.rotation_cov).min() > -1e-12
+    one = (torch.logsumexp(estimate.posterior.log_weights, 0)).abs().max() < 1e-6
+    return bool(orthogonal & proper & positive & spread & one)

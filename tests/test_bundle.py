@@ -1,32 +1,25 @@
 import pytest
 import torch
-from rigs_fixture import BODY, observed, starts_near
+from rigs_fixture import BODY, observed, start_near
 
 from ptri.geometry.rotations import rotation_angle, so3_log
 from ptri.posterior.adjust import adjust
-from ptri.posterior.equations import Bundle, misfits, robust_cost
+from ptri.posterior.equations import misfits
 from ptri.posterior.expansion import expand
-from ptri.structures import take
-
-
-def flat(starts):
-    return Bundle(*(value.flatten(0, 1) for value in starts))
 
 
 def errors_deg(R, cameras):
     return torch.rad2deg(rotation_angle(R @ cameras.R.mT))[:, 1:]
 
 
-def solve(frames, degrees, batch=8, views=4, seed=0, **options):
-    observations, cameras, joints = observed(batch, views, frames, seed, **options)
-    start = flat(starts_near(cameras, joints, degrees, count=1))
-    bundle, errors = adjust(observations, start, BODY)
-    cost = robust_cost(bundle, observations, errors, BODY)
-    return observations, cameras, joints, bundle, errors, cost
+def solve(frames, degrees, batch=8, seed=0, **options):
+    observations, cameras, joints = observed(batch, 4, frames, seed, **options)
+    start = start_near(cameras, joints, degrees)
+    return observations, cameras, *adjust(observations, start, BODY)
 
 
 def test_recovers_exact_rigs_from_exact_points():
-    _, cameras, _, bundle, _, _ = solve(4, 10.0, noise=1e-5, missing=0.0)
+    _, cameras, bundle, _ = solve(4, 10.0, noise=1e-5, missing=0.0)
     assert float(errors_deg(bundle.R, cameras).max()) < 0.01
     size = bundle.t.norm(dim=-1)[:, 1:] / cameras.t.norm(dim=-1)[:, 1:]
     relative = size / size.mean(1, keepdim=True)  # scale itself comes from the body prior
@@ -34,8 +27,8 @@ def test_recovers_exact_rigs_from_exact_points():
 
 
 def test_starts_25_deg_off_end_where_the_truth_does():
-    *_, cameras, _, far, _, _ = solve(4, 25.0)
-    *_, near, _, _ = solve(4, 0.0)
+    _, cameras, far, _ = solve(4, 25.0)
+    _, _, near, _ = solve(4, 0.0)
     apart = torch.rad2deg(rotation_angle(far.R @ near.R.mT)).amax(1)
     # Measured: at most 0.3 deg for 16 rigs of seeds 0 and 1; a keypoint may change its verdict.
     assert float((apart < 0.5).double().mean()) >= 0.75
@@ -45,7 +38,7 @@ def test_starts_25_deg_off_end_where_the_truth_does():
 def test_stated_information_matches_the_errors():
     squares = []
     for seed in range(2):
-        observations, cameras, _, bundle, errors, _ = solve(2, 2.0, batch=32, seed=seed)
+        observations, cameras, bundle, errors = solve(2, 2.0, batch=32, seed=seed)
         at = expand(observations, bundle, errors, BODY)
         size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], -1).flatten(1)
         chart = torch.cat([at.basis, size.unsqueeze(-1)], dim=-1)
@@ -64,12 +57,9 @@ def test_stated_information_matches_the_errors():
 
 def test_outliers_are_recognised():
     observations, cameras, joints = observed(8, 4, 4)
-    xy = observations.xy.clone()
-    xy[:, :, 1, 3] += 0.05  # about 60 px at focal length 1150
-    spoiled = observations._replace(xy=xy)
-    start = flat(starts_near(cameras, joints, 8.0, count=1))
-    bundle, errors = adjust(spoiled, start, BODY)
-    _, weight = misfits(bundle, spoiled, errors)
+    observations.xy[:, :, 1, 3] += 0.05  # about 60 px at focal length 1150
+    bundle, errors = adjust(observations, start_near(cameras, joints, 8.0), BODY)
+    _, weight = misfits(bundle, observations, errors)
     seen = observations.inlier > 0
     assert float(weight[:, :, 1, 3][seen[:, :, 1, 3]].mean()) < 0.1
     assert float(weight[seen].mean()) > 0.85
@@ -79,14 +69,5 @@ def test_outliers_are_recognised():
 def test_noise_scale_is_estimated():
     observations, cameras, joints = observed(16, 4, 6)
     optimistic = observations._replace(information=9 * observations.information)
-    start = flat(starts_near(cameras, joints, 3.0, count=1))
-    _, errors = adjust(optimistic, start, BODY)
+    _, errors = adjust(optimistic, start_near(cameras, joints, 3.0), BODY)
     assert float(errors.scale2.median().sqrt()) == pytest.approx(3.0, rel=0.12)
-
-
-def test_batch_elements_do_not_influence_each_other():
-    observations, cameras, joints = observed(4, 3, 2)
-    start = flat(starts_near(cameras, joints, 8.0, count=1))
-    together, _ = adjust(observations, start, BODY)
-    alone, _ = adjust(*take((observations, start), slice(2, 3)), BODY)
-    assert torch.allclose(alone.R[0], together.R[2], atol=1e-6)

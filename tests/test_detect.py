@@ -51,21 +51,18 @@ def detect(model, options):
     return cache.detect_or_reuse(model, videos.open_video_set(options), options)
 
 
-def undistorted(truth):
-    """(T, V, 17, 2) px of the joints without the lens's distortion."""
-    parts = [undistort(truth["drawn"][:, v], truth["K"][v], np.array(DIST)) for v in range(4)]
-    return np.stack(parts, 1)
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
+    """The folder, the truth, and the joints (T, V, 17, 2) px without the lens's distortion."""
     root = tmp_path_factory.mktemp("videos")
-    return root, make_videos(root, bystander=True)
+    truth = make_videos(root, bystander=True)
+    parts = [undistort(truth["drawn"][:, v], truth["K"][v], np.array(DIST)) for v in range(4)]
+    return root, truth, np.stack(parts, 1)
 
 
 @pytest.fixture(scope="module")
 def processed(drawn):
-    root, truth = drawn
+    root, truth, _ = drawn
     options = settings(root, "recording.max_roll_deg=20")
     model = model_of(truth, error_deg=1.0, spread_deg=1.0)
     detections = detect(model, options)
@@ -80,12 +77,12 @@ def processed(drawn):
 
 
 def test_keypoints_are_where_the_dots_were_drawn(drawn, processed):
-    truth, xy = undistorted(drawn[1]), processed.recording.xy
+    (_, made, truth), xy = drawn, processed.recording.xy
     error = np.linalg.norm(xy - truth, axis=-1)
     # A dot may hide half of another. Measured: median 0.61 px, 95 % 2.0 px; distorted: 0.96 px.
     assert np.nanmedian(error) < 0.8
     assert np.nanquantile(error, 0.95) < 4
-    distorted = np.linalg.norm(xy - drawn[1]["drawn"], axis=-1)
+    distorted = np.linalg.norm(xy - made["drawn"], axis=-1)
     assert np.nanmedian(distorted) > 1.3 * np.nanmedian(error)
     # The bystander, 200 px away, is there to be found, moves, and is never followed.
     assert np.isfinite(error).mean() > 0.9
@@ -106,20 +103,15 @@ def test_covariances_grow_with_the_crop(processed):
 
 def test_the_report_and_its_files(processed):
     figures, text, folder = processed.figures, processed.text, processed.folder
-    assert figures["accepted"] is True and "verdict: accepted" in text
-    assert figures["frames"] == 16 and figures["views"] == 4
     # 1 deg of turn over the root of 16 frames.
-    assert figures["rotation_difference_deg_worst"] < 1.0
+    assert figures["accepted"] is True and figures["rotation_difference_deg_worst"] < 1.0
     assert "ms a frame of all views" in text and "boxes from motion" in text
     assert "front 100 %" in text and "halves of the recording" in text
     assert figures["halves_rotation_difference_deg/back"] < 1.0
     assert figures["seconds/2d_per_frame"] > 0
-    names = {path.name for path in folder.iterdir()}
-    assert {"cameras.json", "cameras.toml", "detections.h5", "metrics.json"} <= names
     assert len(list((folder / "pictures").iterdir())) == 3
     with h5py.File(folder / "predictions.h5") as file:
         assert file["keypoints/covariance"].shape == (16, 4, 17, 2, 2)
-        assert file["native/joints3d"].shape == (16, 17, 3)
         assert [name.decode() for name in file["camera_names"]] == list(NAMES)
 
 
@@ -154,7 +146,7 @@ def test_halves_that_disagree_reject_the_rig(processed, caplog):
 
 
 def test_detections_are_used_again_until_stale(drawn, processed, tmp_path):
-    root, truth = drawn
+    root, truth, _ = drawn
     path = processed.folder / "detections.h5"
     write_boxes(tmp_path / "boxes", {name: [[0, 100, 80, 380, 400]] for name in NAMES})
 
@@ -191,7 +183,7 @@ def test_detections_are_used_again_until_stale(drawn, processed, tmp_path):
 
 
 def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
-    root, truth = drawn
+    root, truth, _ = drawn
     asked = []
 
     def fake(options, images):
@@ -205,7 +197,7 @@ def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
         "evaluate.pictures=0",
     )
     status, stdout, _ = run_script(monkeypatch, capsys, "infer3d.py", *arguments)
-    assert status == 0 and asked == [True]
+    assert status == 0 and asked == [True] and (tmp_path / "a/cameras.json").is_file()
     assert "verdict: accepted" in stdout and "2 frames (0 to 8)" in stdout
     reuse = f"recording.reuse={tmp_path / 'a'}"  # the folder itself, and into the same folder
     again = (*arguments, reuse, "--overwrite")
@@ -214,7 +206,7 @@ def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
 
 
 def test_given_boxes_are_what_is_looked_at(drawn, tmp_path):
-    root, truth = drawn
+    root, truth, xy = drawn
     low, high = truth["drawn"].min(2) - 12, truth["drawn"].max(2) + 12
     rows = {
         name: [[f, *low[f, v], *high[f, v]] for f in (0, 6, 12)] for v, name in enumerate(NAMES)
@@ -226,15 +218,14 @@ def test_given_boxes_are_what_is_looked_at(drawn, tmp_path):
     seen = np.isfinite(detections.crops[..., 0])
     assert seen.mean(0).tolist() == pytest.approx([1, 1, 2 / 3, 1])
     assert np.isnan(detections.xy[1, 2]).all()
-    error = np.linalg.norm(detections.xy - undistorted(truth)[::6], axis=-1)
-    error[detections.confidence < 0.1] = np.nan
-    assert np.nanmedian(error) < 0.8
+    error = np.linalg.norm(detections.xy - xy[::6], axis=-1)
+    assert np.median(error[detections.confidence >= 0.1]) < 0.8
     expected = undistort(((low + high - 1) / 2)[::6, 0], truth["K"][0], np.array(DIST))
     np.testing.assert_allclose(detections.crops[:, 0, :2], expected, atol=1e-6)
 
 
 def test_a_person_who_stops_moving_is_tracked(drawn, monkeypatch):
-    root, truth = drawn
+    root, truth, xy = drawn
     moving, calls = Motion.boxes, []
 
     def blind(motion, image):
@@ -244,7 +235,7 @@ def test_a_person_who_stops_moving_is_tracked(drawn, monkeypatch):
     monkeypatch.setattr(Motion, "boxes", blind)
     options = settings(root, "recording.max_roll_deg=0", "recording.last_frame=5")
     detections = detect(model_of(truth), options)
-    error = np.linalg.norm(detections.xy[5] - undistorted(truth)[5], axis=-1)
+    error = np.linalg.norm(detections.xy[5] - xy[5], axis=-1)
     error = error[detections.confidence[5] >= 0.1]
     assert len(error) > 0.9 * 4 * 17 and np.median(error) < 1
 
@@ -254,10 +245,10 @@ def test_a_person_who_stops_moving_is_tracked(drawn, monkeypatch):
 
 @pytest.mark.parametrize("roll_deg", [0.0, 30.0, -75.0])
 def test_points_come_back_from_a_turned_crop(drawn, roll_deg):
-    root, truth = drawn
+    root, _, xy = drawn
     cameras = read_cameras(root / "calibration.json")
     image = videos.read_frame(root / "videos/left.avi", 4)[:, :, ::-1]
-    points = undistorted(truth)[4, 0]
+    points = xy[4, 0]
     middle = (points.min(0) + points.max(0)) / 2
     roll = np.deg2rad(roll_deg)
     crops = np.array([[*middle, 300.0, roll]])

@@ -3,18 +3,19 @@
 import pytest
 import torch
 from rigs_fixture import gaussian_scene
-from test_models3d import SMALL, fused, spoiled_scene
+from test_models3d import SMALL, spoiled_scene
 
 from ptri import checkpoint, config
 from ptri.errors import UserError
 from ptri.evaluation import metrics
+from ptri.geometry.cameras import centres, to_reference, transform
 from ptri.models.fusion import about_root, mixture
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
 from ptri.people.scenes import generate_batch
 from ptri.posterior.sampling import posterior_from_cameras
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints, RigPosterior, take, tree_map
+from ptri.structures import RigPosterior, take, tree_map
 from ptri.training.task3d import RigTask, generated_batch
 
 HEADS = ("fusion", "algebraic", "volumetric", "fixed_views_mlp")
@@ -46,15 +47,20 @@ def uncertain(scene, samples=3, spread=0.02, seed=0):
     return RigPosterior(R, t, weights, known.ess)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_every_head_has_the_same_interface(head):
+WITH_CAMERAS = ("fusion", "algebraic", "volumetric")
+
+
+@pytest.mark.parametrize(
+    ("head", "views"), [(head, 4) for head in HEADS] + [("fusion", 2), ("fusion", 7)]
+)
+def test_every_head_has_the_same_interface(head, views):
     model = unlike_untrained(head_model(head)).eval()
-    scene = spoiled_scene(frames=2)  # joints and views missing, xy NaN
-    features = torch.randn(3, 2, 4, 17, 64)
+    scene = spoiled_scene(frames=2, views=views)  # joints and views missing, xy NaN
+    features = torch.randn(3, 2, views, 17, 64)
     with torch.no_grad():
         plain = model.fuse(scene.keypoints, scene.K, uncertain(scene))
         featured = model.fuse(scene.keypoints, scene.K, uncertain(scene), features)
-        extra = Keypoints(*(torch.cat([v, v[:, :, :, :2]], 3) for v in scene.keypoints))
+        extra = tree_map(lambda v: torch.cat([v, v[:, :, :, :2]], 3), scene.keypoints)
         more = model.fuse(extra, scene.K, uncertain(scene))
     assert plain.joints3d.shape == (3, 2, 17, 3) and plain.covariance.shape == (3, 2, 17, 3, 3)
     for prediction in (plain, featured):
@@ -66,38 +72,42 @@ def test_every_head_has_the_same_interface(head):
     assert not torch.equal(featured.joints3d, plain.joints3d)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_only_the_fixed_head_sees_the_order_of_views(head):
-    model = unlike_untrained(head_model(head)).eval()
-    scene = spoiled_scene()
+def fused(model, scene, order):
+    """Joints of views in another order, under cameras in view 0's frame; and that view."""
+    keypoints = take(scene.keypoints, (slice(None), slice(None), order))
+    cameras = take(scene.cameras, (slice(None), order))
+    posterior = posterior_from_cameras(to_reference(cameras))
     with torch.no_grad():
-        first, other = (fused(model, scene, order) for order in ([0, 1, 2, 3], [0, 3, 1, 2]))
-    same = torch.allclose(first.joints3d, other.joints3d, atol=0.5)  # mm
-    assert same == (head != "fixed_views_mlp")
-    assert model.fusion.uses_cameras == (head != "fixed_views_mlp")
+        return model.fuse(keypoints, scene.K[:, :, order], posterior).joints3d
 
 
-@pytest.mark.parametrize("head", ("fusion", "algebraic", "volumetric"))
-def test_reference_view_is_any(head):
-    """With view 2 as the reference the joints are the same points in its frame."""
+@pytest.mark.parametrize("head", WITH_CAMERAS)
+def test_order_and_reference_of_the_views_do_not_matter(head):
+    """With view 2 first the joints are the same points in its frame."""
     model = unlike_untrained(head_model(head)).eval()
     scene = spoiled_scene()
-    order = [2, 0, 1, 3]
-    R2, t2 = scene.cameras.R[:, 2:3], scene.cameras.t[:, 2:3]
-    R = scene.cameras.R @ R2.mT
-    t = scene.cameras.t - (R @ t2.unsqueeze(-1)).squeeze(-1)
-    turned = scene._replace(cameras=type(scene.cameras)(scene.cameras.K, R, t))
-    with torch.no_grad():
-        first, other = fused(model, scene, [0, 1, 2, 3]), fused(model, turned, order)
-    moved = first.joints3d @ R2.mT + t2.unsqueeze(1)
-    assert torch.allclose(moved, other.joints3d, atol=1.0)  # mm
+    first, other = fused(model, scene, [0, 1, 2, 3]), fused(model, scene, [2, 0, 3, 1])
+    moved = transform(first, scene.cameras.R[:, None, 2], scene.cameras.t[:, None, 2])
+    assert torch.allclose(moved, other, atol=1.0)  # mm
+    assert torch.allclose(first, fused(model, scene, [0, 3, 1, 2]), atol=0.5)
+    assert model.fusion.uses_cameras
+
+
+def test_the_fixed_head_sees_the_order_of_views_and_says_how_many_it_takes():
+    model = unlike_untrained(head_model("fixed_views_mlp", "model.sizes.fixed_views=3")).eval()
+    scene = spoiled_scene()
+    first, other = fused(model, scene, [0, 1, 2]), fused(model, scene, [0, 2, 1])
+    assert first.shape == (3, 1, 17, 3) and not torch.allclose(first, other, atol=0.5)
+    assert not model.fusion.uses_cameras
+    with pytest.raises(UserError, match=r"takes 3 views.*given 4.*data\.views"):
+        fused(model, scene, [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("head", HEADS)
 def test_both_losses_reach_every_weight_and_the_keypoints(head):
     model = unlike_untrained(head_model(head)).train()
     scene = spoiled_scene()
-    keypoints = tree_map(torch.clone, scene.keypoints)
+    keypoints = scene.keypoints
     for value in (keypoints.xy, keypoints.confidence):
         value.requires_grad_()
     features = torch.randn(3, 1, 4, 17, 64)
@@ -109,8 +119,7 @@ def test_both_losses_reach_every_weight_and_the_keypoints(head):
             continue
         assert parameter.grad is not None and bool(parameter.grad.abs().sum() > 0), name
         assert bool(torch.isfinite(parameter.grad).all()), name
-    seen = torch.isfinite(scene.keypoints.xy)
-    slope = keypoints.xy.grad[seen]
+    slope = keypoints.xy.grad[torch.isfinite(keypoints.xy)]
     assert bool(torch.isfinite(slope).all()) and float(slope.abs().max()) > 0
     assert bool(torch.isfinite(keypoints.confidence.grad).all())
 
@@ -120,9 +129,7 @@ def test_both_losses_reach_every_weight_and_the_keypoints(head):
 )
 def test_untrained_heads_with_cameras_are_near_the_truth(head, limit):
     # Measured 6 mm, 6 mm and, at 20 voxels a side (125 mm), 45 mm.
-    settings = [*SMALL, f"model.head={head}"]
-    torch.manual_seed(0)
-    model = PoseModel(config.load(None, settings), with_images=False).eval()
+    model = head_model(head, "model.sizes.volume_size=20").eval()
     keypoints, K, cameras, joints = gaussian_scene(batch=4, noise=0.002, missing=0.0)
     known = posterior_from_cameras(cameras)
     shift = torch.tensor([[0.0, 0, 0], [900, 0, 0], [0, 900, 0], [-900, 0, 0]])  # mm
@@ -137,7 +144,7 @@ def test_untrained_heads_with_cameras_are_near_the_truth(head, limit):
 
 def test_uncertain_cameras_widen_the_covariance():
     scene = spoiled_scene()
-    for head in ("fusion", "algebraic", "volumetric"):
+    for head in WITH_CAMERAS:
         model = head_model(head).eval()
         with torch.no_grad():
             narrow, wide = (
@@ -160,13 +167,6 @@ def test_algebraic_weights_follow_what_the_detector_says():
     seen = torch.isfinite(frame.xy).all(-1)
     assert bool((weight[~seen] == 0).all()) and bool((weight[seen] > 0).all())
     assert not torch.allclose(weight[seen], doubted[seen])
-
-
-def test_fixed_views_head_says_how_many_views_it_takes():
-    model = head_model("fixed_views_mlp", "model.sizes.fixed_views=3")
-    with pytest.raises(UserError, match=r"takes 3 views.*given 4.*data\.views"):
-        fused(model, spoiled_scene(), [0, 1, 2, 3])
-    assert fused(model, spoiled_scene(), [0, 1, 2]).joints3d.shape == (3, 1, 17, 3)
 
 
 def test_volumes_that_cannot_be_halved_are_refused():
@@ -215,10 +215,8 @@ def test_a_new_head_keeps_the_lifter(tmp_path):
 def test_ordered_views_go_round_the_person():
     settings = [*SMALL, "generated.families=[h36m_ring]", "generated.ordered_views=true"]
     scene = generate_batch(config.load(None, settings), 0, 0, 20, 4)
-    R, t = scene.cameras.R, scene.cameras.t
-    centre = -(R.mT @ t.unsqueeze(-1)).squeeze(-1)  # in view 0's frame: x right, z forward
-    person = scene.joints3d[:, 0, ROOT]
-    away = centre - person.unsqueeze(1)
+    # In view 0's frame: x right, z forward.
+    away = centres(scene.cameras.R, scene.cameras.t) - scene.joints3d[:, :1, ROOT]
     angle = torch.atan2(away[..., 2], away[..., 0])
     turn = (angle[:, 1:] - angle[:, :-1]) % (2 * torch.pi)
     assert float((turn.sum(1) < 2 * torch.pi).float().mean()) == 1.0  # one way, not back and forth

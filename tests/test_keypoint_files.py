@@ -4,31 +4,35 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from recording_fixture import NAMES, edit_cameras, make_recording
 
 from ptri.config import RecordingConfig
 from ptri.errors import UserError
+from ptri.geometry.cameras import project
 from ptri.recordings import intrinsics
 from ptri.recordings.keypoint_files import distort, read_recording, undistort
 from ptri.recordings.solve import rig_input
 from ptri.recordings.subject import follow_subject
 from ptri.rig.check import known_joints
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
+from ptri.structures import Cameras
 
 
 def read(root, **options):
     return read_recording(root, RecordingConfig(**options))
 
 
+def undistorted(truth, joints):
+    """(T, V, J, 2) px of some of the made recording's joints."""
+    cameras = Cameras(*(torch.tensor(truth[name]) for name in ("K", "R", "t")))
+    return project(torch.tensor(truth[joints]), cameras).numpy()
+
+
 @pytest.fixture
 def made(tmp_path):
     return tmp_path, make_recording(tmp_path, bystander=True)
-
-
-def project(K, R, t, joints):
-    camera = joints @ R.T + t
-    return (camera[..., :2] / camera[..., 2:]) @ K[:2, :2].T + K[:2, 2]
 
 
 def test_points_are_the_subjects_and_undistorted(made):
@@ -38,9 +42,8 @@ def test_points_are_the_subjects_and_undistorted(made):
     assert recording.skeleton.name == "body25b"
     assert recording.frames.tolist() == list(range(6))
     for v in range(4):
-        expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["joints"])
-        np.testing.assert_allclose(recording.xy[:, v], expected, atol=1e-2)
         np.testing.assert_allclose(recording.cameras[v].t, truth["t"][v])
+    np.testing.assert_allclose(recording.xy, undistorted(truth, "joints"), atol=1e-2)
     assert (recording.confidence == 0.8).all()
 
 
@@ -49,16 +52,18 @@ def test_joint_sets_are_told_apart_and_mapped(tmp_path, joint_set):
     truth = make_recording(tmp_path, joint_set=joint_set)
     recording = read(tmp_path)
     assert recording.skeleton.name == joint_set
-    xy, _, confidence = (value.numpy() for value in known_joints(rig_input(recording, 0.01)))
-    v = 1
-    expected = project(truth["K"][v], truth["R"][v], truth["t"][v], truth["world"])
+    keypoints = known_joints(rig_input(recording, 0.01))
+    xy, covariance, confidence = (value.numpy() for value in keypoints)
+    expected = undistorted(truth, "world")
     for name in ("left_foot", "right_knee", "left_wrist", "right_shoulder", "left_hip"):
         j = H36M17.joints.index(name)
-        np.testing.assert_allclose(xy[:, v, j], expected[:, j], atol=1e-2)
+        np.testing.assert_allclose(xy[:, :, j], expected[:, :, j], atol=1e-2)
     spine = H36M17.joints.index("spine")
     assert np.isnan(xy[:, :, spine]).all() and (confidence[:, :, spine] == 0).all()
     hip = H36M17.joints.index("hip")  # the middle of the hips, up to perspective
-    assert np.abs(xy[:, v, hip] - expected[:, hip]).max() < 6
+    assert np.abs(xy[:, 1, hip] - expected[:, 1, hip]).max() < 6
+    extent = np.nanmax(np.ptp(recording.xy[:, 0], axis=1))  # the noise is a share of the person's
+    assert covariance[0, 0, 2, 0, 0] ** 0.5 == pytest.approx(0.01 * extent, rel=0.1)
 
 
 def test_linear_maps_are_means_and_compose_with_left_right():

@@ -2,17 +2,16 @@ import math
 
 import pytest
 import torch
-from rigs_fixture import BODY, observed, starts_near
+from rigs_fixture import BODY, observed, start_near
 
 from ptri.posterior.adjust import adjust
-from ptri.posterior.equations import Bundle, noise_unit
+from ptri.posterior.equations import noise_unit
 from ptri.posterior.noise import fit_errors
 from ptri.structures import MANY_FRAMES
 
 
 def fitted(observations, cameras, joints, **options):
-    start = Bundle(*(value.flatten(0, 1) for value in starts_near(cameras, joints, 2.0, count=1)))
-    bundle, errors = adjust(observations, start, BODY)
+    bundle, errors = adjust(observations, start_near(cameras, joints, 2.0), BODY)
     return fit_errors(observations, bundle, errors, BODY, **options)[1]
 
 

@@ -16,20 +16,15 @@ from ptri.posterior.expansion import coordinates_of
 from ptri.posterior.optima import Poses
 from ptri.structures import Keypoints, RigPosterior, take
 from ptri.training.losses3d import MAX_POSE_LOSS
-from ptri.verdict.judge import judge
 
 SETTINGS = PosteriorConfig()
 
 
-def solved(
-    batch=8, views=4, frames=1, seed=0, settings=SETTINGS, degrees=5.0, frame_worth=1.0, **options
-):
-    observations, cameras, joints = observed(batch, views, frames, seed, **options)
+def solved(batch=8, frames=1, seed=0, frame_worth=1.0):
+    observations, cameras, joints = observed(batch, 4, frames, seed)
     starts = starts_near(cameras, joints, 5.0)
-    solution = rig.rig_posterior(
-        observations, starts, BODY, settings, correlated=False, frame_worth=frame_worth
-    )
-    return solution, cameras, joints
+    options = {"correlated": False, "frame_worth": frame_worth}
+    return rig.rig_posterior(observations, starts, BODY, SETTINGS, **options).posterior, cameras
 
 
 def errors_deg(posterior, cameras):
@@ -37,28 +32,18 @@ def errors_deg(posterior, cameras):
     return torch.rad2deg(rotation_angle(R @ cameras.R.mT))[:, 1:]
 
 
-def test_weights_are_normalised_and_not_flat():
-    solution, _, _ = solved()
-    posterior = solution.posterior
-    total = posterior.log_weights.logsumexp(0)
-    assert torch.allclose(total, torch.zeros_like(total), atol=1e-9)
-    assert posterior.R.shape == (512, 8, 4, 3, 3)
-    # Measured 68 to 130 of 512 over seeds 0 to 3; the published sampler's flat weights give 512.
-    assert 10 < float(posterior.ess.median()) < 450
-
-
-def test_reference_view_is_exact():
-    posterior = solved(batch=2)[0].posterior
-    eye = torch.eye(3, dtype=torch.float64)
-    assert torch.equal(posterior.R[:, :, 0], eye.expand(512, 2, 3, 3))
-    assert not posterior.t[:, :, 0].any()
-
-
 def test_intervals_hold_the_truth_as_often_as_they_say():
     inside = []
     for seed in range(2):
-        solution, cameras, _ = solved(batch=16, frames=1, seed=seed)
-        inside.append(rotation_coverage(solution.posterior, cameras.R))
+        posterior, cameras = solved(batch=16, seed=seed)
+        inside.append(rotation_coverage(posterior, cameras.R))
+        total = posterior.log_weights.logsumexp(0)
+        assert torch.allclose(total, torch.zeros_like(total), atol=1e-9)
+        eye = torch.eye(3, dtype=torch.float64)
+        assert torch.equal(posterior.R[:, :, 0], eye.expand(512, 16, 3, 3))
+        assert not posterior.t[:, :, 0].any()
+        # Measured 68 to 130 of 512 over seeds 0 to 3; the published sampler's flat weights: 512.
+        assert 10 < float(posterior.ess.median()) < 450
     share = torch.cat(inside).double().flatten(0, -2).mean(0)
     assert 0.36 < float(share[0]) < 0.62
     assert 0.75 < float(share[1]) < 0.97
@@ -68,24 +53,17 @@ def rotation_std(posterior):
     return rig.rotation_covariance(posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
 
 
-def test_frames_that_count_for_less_widen_the_posterior_about_the_same_cameras():
-    plain, half = (solved(batch=4, frames=6, frame_worth=worth) for worth in (1.0, 0.5))
-    ratio = rotation_std(half[0].posterior) / rotation_std(plain[0].posterior)
-    assert 1.2 < float(ratio.median()) < 1.6  # sqrt(2); measured: 1.44
-    change = abs(errors_deg(half[0].posterior, half[1]) - errors_deg(plain[0].posterior, plain[1]))
-    assert float(change.median()) < 0.1  # deg; measured 0.02, of a deviation of 1.0
-    alone = [solved(batch=2, frame_worth=worth)[0].posterior for worth in (1.0, 0.5)]
-    assert torch.equal(alone[0].R, alone[1].R)  # of fewer than four frames it says nothing
-
-
-def test_pooling_frames_sharpens_the_posterior():
-    one, cameras, _ = solved(frames=1)
-    many, cameras_many, _ = solved(batch=4, frames=6)
-    spread = [float(rotation_std(s.posterior).median()) for s in (one, many)]
-    assert spread[1] < 0.5 * spread[0]
-    assert float(errors_deg(many.posterior, cameras_many).median()) < float(
-        errors_deg(one.posterior, cameras).median()
-    )
+def test_frames_sharpen_the_posterior_as_much_as_they_count():
+    one, plain, half = (solved(4, frames, 0, worth) for frames, worth in ((1, 1), (6, 1), (6, 0.5)))
+    spread = [rotation_std(posterior) for posterior, _ in (one, plain, half)]
+    assert float(spread[1].median()) < 0.5 * float(spread[0].median())
+    error = [errors_deg(*each) for each in (one, plain, half)]
+    assert float(error[1].median()) < float(error[0].median())
+    assert 1.2 < float((spread[2] / spread[1]).median()) < 1.6  # sqrt(2); measured: 1.44
+    # deg; measured 0.02, of a deviation of 1.0
+    assert float((error[2] - error[1]).abs().median()) < 0.1
+    less, _ = solved(4, frame_worth=0.5)
+    assert torch.equal(less.R, one[0].R)  # of fewer than four frames it says nothing
 
 
 def test_equal_seeds_give_equal_bits_and_batches_do_not_matter():
@@ -115,11 +93,8 @@ def test_target_and_joints_are_differentiable_in_the_keypoints():
         density, points = rig.log_target(R, t, evidence._replace(observations=moved))
         return density, points[:, :, :, :2]
 
-    inputs = (
-        keypoints.xy.clone().requires_grad_(),
-        keypoints.covariance.clone().requires_grad_(),
-        (0.8 * keypoints.confidence).requires_grad_(),
-    )
+    values = keypoints.xy, keypoints.covariance, 0.8 * keypoints.confidence
+    inputs = [value.clone().requires_grad_() for value in values]
     # fast_mode projects the Jacobian on random directions: 272 inputs otherwise take a minute.
     assert torch.autograd.gradcheck(target, inputs, fast_mode=True, atol=1e-3)
 
@@ -213,45 +188,6 @@ def test_refining_keypoints_on_the_joint_error_converges():
     assert errors[-1] < 0.8 * errors[0]
 
 
-def test_missing_views_and_joints_stay_finite():
-    keypoints, K, cameras, joints = gaussian_scene(batch=3, views=4, frames=2)
-    xy = keypoints.xy.clone()
-    xy[0, :, 2] = torch.nan  # a view sees nobody
-    xy[1, :, :, 9] = torch.nan  # nobody sees the head
-    xy[2, :, 1:, 15] = torch.nan  # one view sees the left wrist
-    observations = normalise(keypoints._replace(xy=xy), K)
-    starts = starts_near(cameras, joints, 3.0)
-    solution = rig.rig_posterior(observations, starts, BODY, SETTINGS)
-    assert bool(torch.isfinite(solution.posterior.log_weights).all())
-    verdicts = judge(solution, SETTINGS.max_rotation_std_deg)
-    assert [verdict.accepted for verdict in verdicts] == [False, True, True]
-    assert verdicts[0].view == 2
-
-
-def test_a_camera_that_disagrees_is_named():
-    keypoints, K, cameras, joints = gaussian_scene(batch=1, views=4, frames=6, missing=0.0)
-    xy = keypoints.xy.clone()
-    xy[:, :, 2] = xy[:, :, 2, torch.randperm(17, generator=torch.Generator().manual_seed(0))]
-    observations = normalise(keypoints._replace(xy=xy), K)
-    starts = starts_near(cameras, joints, 3.0)
-    solution = rig.rig_posterior(observations, starts, BODY, SETTINGS)
-    verdict = judge(solution, SETTINGS.max_rotation_std_deg)[0]
-    assert not verdict.accepted and verdict.view == 2
-
-
-@pytest.mark.xfail(
-    reason="two views, one frame, 8 px: the posterior is of one turn of each limb in depth, and a "
-    "failure is as sure as a success: 44 % are flagged"
-)
-def test_two_views_of_a_still_person_are_not_trusted_more_than_they_deserve():
-    solution, cameras, _ = solved(batch=24, views=2, noise=0.02)
-    posterior = solution.posterior
-    wrong = errors_deg(posterior, cameras)[:, 0] > 15
-    verdicts = judge(solution, SETTINGS.max_rotation_std_deg)
-    rejected = torch.tensor([not verdict.accepted for verdict in verdicts])
-    assert bool(rejected[wrong].double().mean() > 0.6)
-
-
 def test_a_known_size_scales_the_rig():
     observations, cameras, joints = observed(4, 4, 2)
     starts = starts_near(cameras, joints, 3.0)
@@ -262,14 +198,6 @@ def test_a_known_size_scales_the_rig():
     )
     size = [rig.posterior_mean(s.posterior)[1].norm(dim=-1).mean(1).log() for s in (plain, large)]
     assert torch.allclose(size[1] - size[0], torch.full((4,), 0.2).double(), atol=0.05)
-
-
-def test_bad_covariances_are_an_error():
-    keypoints, K, _, _ = gaussian_scene(batch=1)
-    covariance = keypoints.covariance.clone()
-    covariance[0, 0, 1, 3] = -1.0
-    with pytest.raises(ValueError, match="positive definite"):
-        normalise(keypoints._replace(covariance=covariance), K)
 
 
 def test_normalised_residuals_equal_those_in_pixels():
@@ -294,13 +222,11 @@ def weighted_posterior(M=50):
 def test_resampling_keeps_the_mean_and_the_gradient():
     posterior = weighted_posterior()
     log_weights = posterior.log_weights.clone().requires_grad_()
-    R, t, new = rig.resample(posterior._replace(log_weights=log_weights), 4000)
-    assert R.shape[0] == 50  # no more samples than there are
-    R, t, new = rig.resample(posterior, 20)
+    assert len(rig.resample(posterior, 4000)[0]) == 50  # no more samples than there are
+    _, t, new = rig.resample(posterior._replace(log_weights=log_weights), 20)
     assert torch.allclose(new.exp().sum(0), torch.ones(2, dtype=torch.float64))
     exact = torch.einsum("mb,mbvc->bvc", posterior.log_weights.exp(), posterior.t)
     assert torch.allclose(t.mean(0), exact, atol=0.5)
-    _, t, new = rig.resample(posterior._replace(log_weights=log_weights), 20)
     torch.einsum("mb,mbvc->", new.exp(), t).backward()
     assert float(log_weights.grad.abs().sum()) > 0
 

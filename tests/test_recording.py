@@ -17,9 +17,7 @@ from ptri.recordings.intrinsics import read_cameras
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.report import reprojection_error
 from ptri.recordings.run import process
-from ptri.recordings.solve import rig_input, solve, usable_views
-from ptri.rig.check import known_joints
-from ptri.rig.scale import body_height
+from ptri.recordings.solve import solve, usable_views
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
@@ -125,26 +123,13 @@ def test_what_cannot_be_solved_together(made):
 
 def test_scale_from_the_user(made):
     root, _, recording = made
-    distance, height = "recording.camera_distance=5000", "recording.subject_height=1800"
     model = model_for(recording, error_deg=0, spread_deg=0.1)
-    by_distance = solve(model, recording, settings(root, distance)).estimate
+    by_distance, by_height = (
+        solve(model, recording, settings(root, f"recording.{length}")).estimate
+        for length in ("camera_distance=5000", "subject_height=1800")
+    )
     assert float(by_distance.t[1].norm()) == pytest.approx(5000, rel=1e-3)
-    by_height = solve(model, recording, settings(root, height)).estimate
-    # The height is measured on the triangulated joints, here on the fused ones: 1800.9 mm.
-    measured = float(body_height(by_height.body.joints3d))
-    assert measured == pytest.approx(1800, rel=5e-3)
     assert "5000" in by_distance.scale_source and "1800" in by_height.scale_source
-
-
-def test_noise_grows_with_the_person_in_the_picture(made):
-    recording = made[2]
-    keypoints = known_joints(rig_input(recording, noise=0.01))
-    sigma = keypoints.covariance[0, 0, 2, 0, 0].sqrt()
-    extent = np.nanmax(np.ptp(recording.xy[:, 0], axis=1))
-    assert float(sigma) == pytest.approx(0.01 * extent, rel=0.1)
-    spine = 7
-    assert torch.isnan(keypoints.xy[:, :, spine]).all()
-    assert (keypoints.confidence[:, :, spine] == 0).all()
 
 
 @pytest.mark.slow
@@ -152,9 +137,8 @@ def test_noise_grows_with_the_person_in_the_picture(made):
     not (SAMPLE.is_dir() and WEIGHTS.is_file()), reason="needs the sample recording and weights"
 )
 def test_the_sample_recording_agrees_with_its_calibration(tmp_path):
-    options = config.load(
-        ROOT / "configs/recording.yaml", [f"data.root={SAMPLE}", "evaluate.pictures=1"]
-    )
+    given = [f"data.root={SAMPLE}", "evaluate.pictures=1"]
+    options = config.load(ROOT / "configs/recording.yaml", given)
     recording = read(options)
     figures, _ = process(load_model(options, images=False), recording, options, tmp_path)
     assert figures["accepted"]

@@ -4,18 +4,18 @@ import copy
 
 import pytest
 import torch
+from rigs_fixture import exact_scene
 
 from ptri import config
 from ptri.evaluation.metrics import relative_pose, rotation_error_deg
 from ptri.geometry.rays import normalise
 from ptri.models.weights import find_model
-from ptri.people.scenes import SceneNumbers, generate_batch
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig import estimate
 from ptri.rig.detector import observe
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
-from ptri.structures import UNKNOWN_DETECTOR, Detector, Keypoints
+from ptri.structures import UNKNOWN_DETECTOR, Detector, take, tree_map
 from ptri.verdict import readings as sides
 
 OPTIONS = config.PosteriorConfig(num_samples=64)
@@ -24,31 +24,18 @@ KEEP = torch.arange(17)
 NAMES = H36M17.joints
 
 
-def scenes(num=12, frames=1, views=4, seed=0, noise=0.006, *settings):
+def scenes(num, frames=1, seed=0):
     """Rigs all round the person with independent noise and nothing else wrong."""
-    chosen = config.load(
-        None,
-        [
-            "run.name=test", f"generated.errors.noise={noise}",
-            "generated.families=[ring]", "generated.held_out_families=[]",
-            "generated.errors.missing_rate=0.0", *settings,
-        ],
-    )  # fmt: skip
-    numbers = SceneNumbers(fps=5.0, max_truncated=0.0)
-    return generate_batch(chosen, seed, 0, num, views, frames, exact=True, numbers=numbers)
-
-
-def doubled(keypoints):
-    return Keypoints(*(value.double() for value in keypoints))
+    return exact_scene(num, 4, frames, seed, noise=0.006, missing=0.0, fps=5.0)
 
 
 def exchanged(keypoints, view, joints=None, frames=slice(None)):
     """Keypoints with the labels of a view's joints (default all) exchanged in some frames."""
     order = FLIP if joints is None else torch.where(mask(joints), FLIP, KEEP)
-    parts = [value.clone() for value in keypoints]
+    parts = tree_map(torch.clone, keypoints)
     for value in parts:
         value[:, frames, view] = value[:, frames, view][:, :, order]
-    return Keypoints(*parts)
+    return parts
 
 
 def copied(keypoints, view, end, middle=None):
@@ -74,9 +61,8 @@ def apart(scene, view, names, share=0.1):
 
 
 def read(keypoints, scene):
-    observations = normalise(doubled(keypoints), scene.K.double())
-    R, t = (value.double() for value in (scene.cameras.R, scene.cameras.t))
-    return sides.read_under(observations, R, t)
+    keypoints, K, (_, R, t) = tree_map(torch.Tensor.double, (keypoints, scene.K, scene.cameras))
+    return sides.read_under(normalise(keypoints, K), R, t)
 
 
 def test_nothing_is_read_into_good_keypoints():
@@ -136,8 +122,7 @@ def test_joints_that_few_views_see_are_read_as_they_are():
 
 def test_applied_readings_keep_further_joints_and_gradients():
     scene = scenes(2, 1)
-    parts = [torch.cat([value, value[:, :, :, :2]], 3) for value in scene.keypoints]
-    keypoints = Keypoints(*parts)
+    keypoints = tree_map(lambda value: torch.cat([value, value[:, :, :, :2]], 3), scene.keypoints)
     keypoints.xy.requires_grad_()
     order = KEEP.expand(2, 1, 4, 17).clone()
     order[0, 0, 1] = FLIP
@@ -167,28 +152,23 @@ def pair_errors(solution, scene):
     return rotation_error_deg(found, truth)
 
 
-def blindly(solver, keypoints, K):
-    """Solves with left and right as they are labelled."""
-
-    def lift_only(model, keypoints, K, options):
-        order = KEEP.expand(*K.shape[:3], 17)
-        return model.lift(keypoints, K), sides.Sides(
-            order, torch.ones_like(order, dtype=torch.bool)
-        )
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimate, "lift_and_read", lift_only)
-        return estimate.solve(solver, keypoints, K, OPTIONS)
+def lift_only(model, keypoints, K, options):
+    """`lift_and_read`, with left and right as they are labelled."""
+    order = KEEP.expand(*K.shape[:3], 17)
+    return model.lift(keypoints, K), sides.Sides(order, torch.ones_like(order, dtype=torch.bool))
 
 
 @torch.no_grad()
-def test_a_view_that_a_detector_exchanged_does_not_turn_its_camera():
-    scene = scenes(24, 1, 4, 3)
-    solver = model()
-    good = pair_errors(estimate.solve(solver, scene.keypoints, scene.K, OPTIONS), scene)
+def test_a_view_that_a_detector_exchanged_does_not_turn_its_camera(monkeypatch):
+    scene, solver = scenes(24, seed=3), model()
+
+    def errors(keypoints):
+        return pair_errors(estimate.solve(solver, keypoints, scene.K, OPTIONS), scene)
+
     keypoints = exchanged(scene.keypoints, 1)
-    read = pair_errors(estimate.solve(solver, keypoints, scene.K, OPTIONS), scene)
-    blind = pair_errors(blindly(solver, keypoints, scene.K), scene)
+    good, read = errors(scene.keypoints), errors(keypoints)
+    monkeypatch.setattr(estimate, "lift_and_read", lift_only)
+    blind = errors(keypoints)
     assert (good > 20).double().mean() < 0.05
     assert (blind > 20).double().mean() > 0.25  # the fault is one
     assert (read > 20).double().mean() < 0.1
@@ -220,12 +200,11 @@ def test_overstated_covariances_are_taken_for_what_they_are():
     assert torch.allclose(observe(stated, scene.K, detector).information, expected, rtol=1e-5)
     errors = [pair_errors(each, scene).mean() for each in (plain, told)]
     assert abs(errors[0] - errors[1]) < 1.0  # deg; the lifter is told the stated ones
-    frame = Keypoints(*(value[:, :1] for value in stated))  # of a few frames it says nothing
-    found = (
-        estimate.solve(model(each), frame, scene.K[:, :1], OPTIONS)
-        for each in (Detector(), detector)
+    frame, K = take((stated, scene.K), (slice(None), slice(1)))  # of few frames it says nothing
+    blank, same = (
+        estimate.solve(model(each), frame, K, OPTIONS) for each in (Detector(), detector)
     )
-    assert torch.equal(*(each.posterior.R for each in found))
+    assert torch.equal(blank.posterior.R, same.posterior.R)
 
 
 def test_the_posterior_takes_one_thread_and_gives_the_others_back():

@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import torch
 from fake_model import FakeDetection, FakeModel
-from h36m_fixture import ring_cameras
-from recording_fixture import NAMES, body, write_cameras
+from recording_fixture import NAMES, body, seen_by_ring, write_cameras
 from torch import Tensor
 
 from ptri import config
@@ -73,19 +72,13 @@ def make_videos(root: Path, num_frames: int = 16, bystander: bool = False) -> di
     Args:
         bystander: a smaller person who moves, in a corner of the first two views.
     """
-    K, _, R, t = ring_cameras(1, SIZE)
-    K, R, t = K[0], R[0], t[0]
-    world = body(num_frames)
+    K, R, t, drawn = seen_by_ring(SIZE, body(num_frames), DIST)
     rng = np.random.default_rng(0)
-    drawn = np.zeros((num_frames, 4, 17, 2))
     for v, name in enumerate(NAMES):
         background = rng.integers(60, 90, (SIZE, SIZE, 1), np.uint8).repeat(3, 2)
         images = []
-        for f in range(num_frames):
+        for f, xy in enumerate(drawn[:, v]):
             image = background.copy()
-            rvec = cv2.Rodrigues(R[v])[0]
-            xy = cv2.projectPoints(world[f], rvec, t[v], K[v], np.array(DIST))[0][:, 0]
-            drawn[f, v] = xy
             if bystander and v < 2:
                 small = 0.45 * (xy - xy.mean(0)) + [60 + 2 * f, 70]
                 draw_person(image, small, 2)
@@ -116,9 +109,6 @@ class DotModel(FakeModel):
             trunk = (xy[n, 8] - xy[n, 6]).double()
             upright = float(-trunk[1] / trunk.norm().clamp_min(1e-6))
             confidence[n] *= 0.5 + 0.5 * max(upright, 0.0)
-        covariance = torch.eye(2).expand(N, 17, 2, 2) * torch.tensor([[4.0, 0], [0, 1.0]])
-        return FakeDetection(
-            Keypoints(xy, covariance, confidence),
-            torch.zeros(N, 17, size // 4, size // 4),
-            torch.zeros(N, 1, 1, 1),
-        )
+        covariance = torch.diag(torch.tensor([4.0, 1.0])).expand(N, 17, 2, 2)
+        logits, features = torch.zeros(N, 17, size // 4, size // 4), torch.zeros(N, 1, 1, 1)
+        return FakeDetection(Keypoints(xy, covariance, confidence), logits, features)
