@@ -27,6 +27,8 @@ from ptri.evaluation import draw as visualize
 from ptri.evaluation.table import grid
 from ptri.skeleton import H36M17
 
+IMAGES = {"image_size": 384, "crop_scale": 1.2}  # of the overlays
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
@@ -83,7 +85,7 @@ def _refuse_existing(paths: list[Path], overwrite: bool) -> None:
 
 def run_check(args: argparse.Namespace) -> int:
     """Prints the report; 0 if the tree is complete, 1 if not."""
-    index = _everything(args)
+    index = h36m_index.choose_frames(DataConfig(root=args.root, **IMAGES), "all", min_views=1)
     labels = index.labels
     print(f"labels    {index.source}: {len(labels.frame)} frames")
     print(f"subjects  {', '.join(labels.subject_names)}")
@@ -111,12 +113,6 @@ def run_check(args: argparse.Namespace) -> int:
     return 1 if problems else 0
 
 
-def _everything(args: argparse.Namespace) -> Index:
-    """An index of all subjects and frames."""
-    data = DataConfig(root=args.root, image_size=384, crop_scale=1.2)
-    return h36m_index.choose_frames(data, "all", min_views=1)
-
-
 def count_table(index: Index, missing: list[Path]) -> str:
     """Labelled frames per action and subject; in brackets the missing images."""
     labels = index.labels
@@ -137,11 +133,14 @@ def count_table(index: Index, missing: list[Path]) -> str:
 
 def write_overlays(index: Index, missing: set[Path], out: Path, number: int = 3) -> list[Path]:
     """Writes pictures of frames spread over the index, all views with the projected skeleton."""
-    dataset = H36M(index, DataConfig(image_size=384, crop_scale=1.2))
+    dataset = H36M(index, DataConfig(**IMAGES))
     complete = [
         item
         for item in np.linspace(0, len(dataset) - 1, min(len(dataset), 30)).astype(int)
-        if not missing.intersection(_images_of(index, item))
+        if missing.isdisjoint(
+            index.image_path(index.rows[item], index.cameras[view])
+            for view in np.flatnonzero(index.seen[item])
+        )
     ]
     chosen = [complete[i] for i in np.linspace(0, len(complete) - 1, number).astype(int)]
     paths = []
@@ -166,12 +165,6 @@ def write_overlays(index: Index, missing: set[Path], out: Path, number: int = 3)
         visualize.save(visualize.beside(pictures), path)
         paths.append(path)
     return paths
-
-
-def _images_of(index: Index, position: int) -> list[Path]:
-    row = index.rows[position]
-    views = np.flatnonzero(index.seen[position])
-    return [index.image_path(row, index.cameras[view]) for view in views]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch import Tensor
 from ptri.errors import UserError
 from ptri.people.draws import Draws
 from ptri.people.rigs import FAMILY_NAMES, Rig, look_at, sample_rigs
-from ptri.structures import Cameras
+from ptri.structures import Cameras, take
 
 
 class Layout(NamedTuple):
@@ -116,11 +116,9 @@ def _exact(layout: Layout, draws: Draws) -> Rig:
     focal = torch.full((B, V), FOCAL)
     if layout.field:
         focal = SIDE * (target - centre).norm(dim=-1) / layout.field
-    K = torch.zeros(B, V, 3, 3)
+    K = torch.eye(3).repeat(B, V, 1, 1)
     K[..., 0, 0] = K[..., 1, 1] = focal
     K[..., :2, 2] = (SIDE - 1) / 2
-    K[..., 2, 2] = 1
+    rig = Rig(Cameras(K, R, t), torch.full((B, V, 2), SIDE))
     order = draws.uniform(V).argsort(dim=1)
-    rows = torch.arange(B).unsqueeze(1)
-    cameras = Cameras(*(part[rows, order] for part in (K, R, t)))
-    return Rig(cameras, torch.full((B, V, 2), SIDE))
+    return take(rig, (torch.arange(B).unsqueeze(1), order))

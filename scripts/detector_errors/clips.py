@@ -106,21 +106,16 @@ def detect(network: Network2D, config: Config, length: int, most_frames: int = 0
     parts = []
     for batch in tqdm(loader, desc="2D network", unit="batch", disable=None):
         said = network(batch.images.flatten(0, 1).to(device)).keypoints
-        keypoints = Keypoints(*(v.cpu().unflatten(0, batch.visible.shape[:2]) for v in said))
-        keypoints = to_focal(keypoints, batch.cameras.K)
+        xy, covariance, confidence = (v.cpu().unflatten(0, batch.visible.shape[:2]) for v in said)
+        K = batch.cameras.K
+        scale = FOCAL / K[..., 0, 0].unsqueeze(-1)  # (B, V, 1)
+        xy = (xy - K[..., None, :2, 2]) * scale.unsqueeze(-1)
+        keypoints = xy, covariance * scale[..., None, None] ** 2, confidence
         parts.append((*keypoints, batch.joints3d, batch.visible, *batch.cameras[1:]))
     values = [torch.cat(part).unflatten(0, clips.shape) for part in zip(*parts)]
     *keypoints, joints, inside, R, t = values
     log.info("%d clips of %d frames at %g fps, %d views", *clips.shape, fps, R.shape[2])
     return Clips(joints, static_cameras(R[:, 0], t[:, 0]), Keypoints(*keypoints), inside, fps)
-
-
-def to_focal(keypoints: Keypoints, K: Tensor) -> Keypoints:
-    """Keypoints (..., V, J) px of crops with K (..., V, 3, 3), in px of `Clips`."""
-    scale = FOCAL / K[..., 0, 0].unsqueeze(-1)  # (..., V, 1)
-    xy = (keypoints.xy - K[..., None, :2, 2]) * scale.unsqueeze(-1)
-    covariance = keypoints.covariance * scale[..., None, None] ** 2
-    return Keypoints(xy, covariance, keypoints.confidence)
 
 
 def static_cameras(R: Tensor, t: Tensor) -> Cameras:
@@ -129,15 +124,10 @@ def static_cameras(R: Tensor, t: Tensor) -> Cameras:
     return Cameras(K, R, t)
 
 
-def error_options(options: ErrorModel, fps: float) -> ErrorModel:
-    """The settings with which `simulate` observes: every joint answered for."""
-    return dataclasses.replace(options, fps=fps, **PRESENT)
-
-
 def simulate(clips: Clips, options: ErrorModel, seed: int) -> Clips:
     """The same people and cameras with keypoints from the error model, missing where they were."""
     draws = Draws.from_seeds([(seed, row) for row in range(len(clips.joints))])
-    errors = error_options(options, clips.fps)
+    errors = dataclasses.replace(options, fps=clips.fps, **PRESENT)
     keypoints = simulate_detections(draws, errors, clips.joints, clips.cameras).keypoints
     xy = keypoints.xy.masked_fill(clips.keypoints.xy.isnan(), torch.nan)
     return clips._replace(keypoints=keypoints._replace(xy=xy))

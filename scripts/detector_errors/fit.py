@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import expit, logit
 from torch import Tensor
 from tqdm import tqdm
 
@@ -149,27 +150,26 @@ def derivatives(
 
 def to_numbers(options: ErrorModel, names: list[str]) -> np.ndarray:
     """Parameters as unbounded numbers."""
-    values = []
-    for name in names:
-        value = getattr(options, name)
+
+    def number(name: str, value: float) -> float:
         if name in SHARES:
-            value = min(max(value, _EDGE), 1 - _EDGE)
-            values.append(math.log(value / (1 - value)))
-        else:
-            values.append(value if name in PLAIN else math.log(max(value, _LEAST)))
-    return np.array(values)
+            return logit(min(max(value, _EDGE), 1 - _EDGE))
+        return value if name in PLAIN else math.log(max(value, _LEAST))
+
+    return np.array([number(name, getattr(options, name)) for name in names])
 
 
 def moved(options: ErrorModel, names: list[str], step: np.ndarray) -> ErrorModel:
     """The options a step (of `to_numbers`) away, within their ranges."""
-    numbers, changes = to_numbers(options, names) + step, {}
-    for name, number in zip(names, numbers):
+
+    def value(name: str, number: float) -> float:
         if name in SHARES:
-            value = float(np.clip(1 / (1 + math.exp(-number)), _EDGE, 1 - _EDGE))
-        else:
-            value = number if name in PLAIN else math.exp(min(number, 20.0))
-        changes[name] = _in_range(options, name, value)
-    return dataclasses.replace(options, **changes)
+            return min(max(expit(number), _EDGE), 1 - _EDGE)
+        return number if name in PLAIN else math.exp(min(number, 20.0))
+
+    numbers = dict(zip(names, to_numbers(options, names) + step))
+    values = {name: _in_range(options, name, value(name, x)) for name, x in numbers.items()}
+    return dataclasses.replace(options, **values)
 
 
 def corrected(options: ErrorModel, measured: Statistics, simulated: Statistics) -> ErrorModel:

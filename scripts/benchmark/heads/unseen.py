@@ -33,7 +33,7 @@ from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.rig import estimate
 from ptri.rig.joints import body_under
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, cat, take, tree_map
+from ptri.structures import Cameras, Prediction, RigPosterior, cat, take
 from ptri.training.solved_scenes import (
     Group,
     from_plain,
@@ -101,12 +101,9 @@ def make_scenes(rig_set: RigSet, config: Config, seed: int, first: int, count: i
     # Nested views are any of the rig's, not neighbours.
     options = replace(config, generated__ordered_views=rig_set.of_views == NUM_VIEWS).generated
     scene = seen_by(draws, options, errors_of(options), joints, rig, torch.full((count,), -1))
-    views = slice(rig_set.num_views)
-    return scene._replace(
-        keypoints=Keypoints(*(value[:, :, views] for value in scene.keypoints)),
-        K=scene.K[:, :, views],
-        cameras=Cameras(*(value[:, views] for value in scene.cameras)),
-    )
+    keypoints, K = take((scene.keypoints, scene.K), np.s_[:, :, : rig_set.num_views])
+    cameras = take(scene.cameras, np.s_[:, : rig_set.num_views])
+    return scene._replace(keypoints=keypoints, K=K, cameras=cameras)
 
 
 @torch.no_grad()
@@ -153,7 +150,7 @@ def score(heads: list[Head], rig_set: RigSet, solved: Solved) -> Iterator[tuple[
     (scene, R, t), sides = solved
     if rig_set.num_frames > 1:
         moving = (scene.keypoints, scene.K, scene.joints3d, sides)
-        keypoints, K, joints, sides = tree_map(lambda value: value[:, ::SCORED_EVERY], moving)
+        keypoints, K, joints, sides = take(moving, np.s_[:, ::SCORED_EVERY])
         scene = scene._replace(keypoints=keypoints, K=K, joints3d=joints)
     solved = Solved(Group(scene, R, t), sides)
     truth = scene.joints3d

@@ -31,16 +31,16 @@ def error_against_frames(results: list[Result], path: Path) -> bool:
     def kind_of(result: Result) -> tuple[str, float, float]:
         return result.cell.errors, result.cell.noise, result.cell.outliers
 
-    known = [r for r in results if r.flat and r.method != "calibrated"]
-    kinds = sorted(set(map(kind_of, known)), key=lambda kind: (kind[0] != "gaussian", kind[1:]))
-    families = list(dict.fromkeys(r.cell.family for r in known))
-    if len({r.cell.num_frames for r in known}) < 2:
+    drawn = [r for r in results if r.flat and r.method != "calibrated"]
+    kinds = sorted(set(map(kind_of, drawn)), key=lambda kind: (kind[0] != "gaussian", kind[1:]))
+    families = list(dict.fromkeys(r.cell.family for r in drawn))
+    if len({r.cell.num_frames for r in drawn}) < 2:
         return False
     figure = Figure(figsize=(3.4 * len(families) + 1.6, 2.9 * len(kinds)), layout="constrained")
     axes = figure.subplots(len(kinds), len(families), squeeze=False, sharey=True, sharex=True)
     for row, kind in zip(axes, kinds):
         for axis, family in zip(row, families):
-            _panel(axis, [r for r in known if r.cell.family == family and kind_of(r) == kind])
+            _panel(axis, [r for r in drawn if r.cell.family == family and kind_of(r) == kind])
             axis.set_title(f"{family}, {kind[0]}, {kind[1]:g} px, {100 * kind[2]:g} %", fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("frames")
@@ -63,15 +63,9 @@ def _panel(axis, results: list[Result]) -> None:
         )
         if points:
             axis.plot(*zip(*points), line, color=colour, marker=marker, ms=4, lw=1, label=method)
-    limits = {
-        r.cell.num_frames: summarise(r.flat)["bound_deg"] for r in results if "bound" in r.flat
-    }
-    bounds = sorted(limits.items())
-    if bounds:
-        axis.plot(*zip(*bounds), "k:", lw=1.5, label="Cramer-Rao bound (RMS, no body)")
-    axis.set_xscale("log")
-    axis.set_yscale("log")
-    frames = sorted({result.cell.num_frames for result in results})
-    axis.set_xticks(frames, [str(T) for T in frames])
+    bounds = {r.cell.num_frames: summarise(r.flat)["bound_deg"] for r in results}
+    axis.plot(*zip(*sorted(bounds.items())), "k:", lw=1.5, label="Cramer-Rao bound (RMS, no body)")
+    axis.loglog()
+    axis.set_xticks(sorted(bounds), [str(T) for T in sorted(bounds)])
     axis.xaxis.minorticks_off()
     axis.grid(alpha=0.3, which="both", lw=0.4)
