@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from toy_task import read_lines, toy_config
 
-from ptri import config as configuration
-from ptri.config import load
+from ptri import config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import run_folder
 from ptri.training.runlog import RunLog, check_folder
@@ -19,26 +18,26 @@ def test_existing_folder(tmp_path):
     folder.mkdir()
     check_folder(folder, resume=False, overwrite=False)  # empty: nothing to lose
     (folder / "last.pt").touch()
-    with pytest.raises(UserError, match=r"exists.*--resume.*--overwrite"):
-        check_folder(folder, resume=False, overwrite=False)
     check_folder(folder, resume=True, overwrite=False)
     check_folder(folder, resume=False, overwrite=True)
-    with pytest.raises(UserError, match="exclude"):
-        check_folder(folder, resume=True, overwrite=True)
-    with pytest.raises(UserError, match="nothing to resume"):
-        check_folder(tmp_path / "other", resume=True, overwrite=False)
-    with pytest.raises(UserError, match="is a file"):
-        check_folder(folder / "last.pt", resume=False, overwrite=False)
+    for place, resume, overwrite, message in (
+        (folder, False, False, r"exists.*--resume.*--overwrite"),
+        (folder, True, True, "exclude"),
+        (tmp_path / "other", True, False, "nothing to resume"),
+        (folder / "last.pt", False, False, "is a file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_folder(place, resume, overwrite)
+
+
+GOOD = config.load(None, ["run.name=sweep/lr-1e.3"])
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "/tmp/a", "a/../b", "a b", "-x"])
 def test_bad_run_names(name):
     with pytest.raises(UserError, match=r"run\.name"):
-        run_folder(configuration.replace(load(None, ["run.name=a"]), run__name=name))
-
-
-def test_nested_run_name():
-    assert run_folder(load(None, ["run.name=sweep/lr-1e.3"])).parts[-2:] == ("sweep", "lr-1e.3")
+        run_folder(config.replace(GOOD, run__name=name))
+    assert run_folder(GOOD).parts[-2:] == ("sweep", "lr-1e.3")
 
 
 def test_what_is_written(tmp_path):
@@ -51,7 +50,7 @@ def test_what_is_written(tmp_path):
     logging.getLogger("ptri.training.engine").info("a line")
     log.close()
     logging.getLogger("ptri.training.engine").info("after the end")
-    assert configuration.load(tmp_path / "toy/config.yaml") == settings
+    assert config.load(tmp_path / "toy/config.yaml") == settings
     assert read_lines(tmp_path) == [
         {"split": "train", "epoch": 0, "step": 3, "loss": 0.5},
         {"split": "val", "epoch": 0, "step": 3, "error": None},
