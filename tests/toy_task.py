@@ -104,8 +104,8 @@ def run(folder, log, options, *overrides):
     """Trains in a process of its own, which may kill or signal itself; errors go to ``log``.
 
     Args:
-        options: "flags" for `engine.fit`; "strike": (step, signal) to send to itself; "rank",
-            "world", "port" of several processes; "dropout", "bad_frame", "idle" of the task.
+        options: "flags" for `engine.fit`; "strike": (step, signal) that rank 0 sends to itself;
+            "rank", "world", "port"; "dropout", "bad_frame", "idle" of the task.
     """
     stderr = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stderr, 2)
@@ -118,7 +118,7 @@ def run(folder, log, options, *overrides):
     torch.set_num_threads(1)
 
     def hook(step):
-        if "strike" in options and step == options["strike"][0]:
+        if options["rank"] == 0 and "strike" in options and step == options["strike"][0]:
             os.kill(os.getpid(), options["strike"][1])
 
     of_task = {key: options[key] for key in ("dropout", "bad_frame", "idle") if key in options}
