@@ -27,6 +27,12 @@ class FakeDetection(NamedTuple):
     features: Tensor
 
 
+def detection(images: Tensor, keypoints: Keypoints) -> FakeDetection:
+    """Keypoints of images (N, 3, H, W); the rest says nothing."""
+    N, size = len(keypoints.xy), images.shape[-1] // 4
+    return FakeDetection(keypoints, torch.zeros(N, 17, size, size), torch.zeros(N, 1, 1, 1))
+
+
 class FakeModel(nn.Module):
     """True keypoints plus noise; true cameras plus a turn of known size; plain triangulation.
 
@@ -47,19 +53,16 @@ class FakeModel(nn.Module):
         self.solved = []  # number of frames of every call of solve
 
     def detect(self, images: Tensor) -> FakeDetection:
-        parts, logits = [], []
+        parts = []
         while sum(len(part) for part in parts) < len(images):
             sample = self.dataset[self.seen]
             self.seen += 1
             generator = torch.Generator().manual_seed(self.seen)
             noise = self.noise * torch.randn(sample.joints2d.shape, generator=generator)
             parts.append(sample.joints2d + noise)
-            size = images.shape[-1] // 4
-            logits.append(torch.zeros(len(sample.joints2d), 17, size, size))
         xy = torch.cat(parts)
         covariance = torch.eye(2).mul(max(self.noise, 0.5) ** 2).expand(*xy.shape[:2], 2, 2)
-        keypoints = Keypoints(xy, covariance, torch.ones(xy.shape[:2]))
-        return FakeDetection(keypoints, torch.cat(logits), torch.zeros(len(xy), 1, 1, 1))
+        return detection(images, Keypoints(xy, covariance, torch.ones(xy.shape[:2])))
 
     def joint_features(self, detection: FakeDetection) -> Tensor:
         return detection.features[..., 0].expand(-1, 17, -1)
@@ -88,8 +91,7 @@ class FakeModel(nn.Module):
         centre = -(R.mT @ t.unsqueeze(-1))
         samples_t = -(samples @ centre).squeeze(-1)
         log_weights = torch.full((64, B), 1 / 64).log()
-        ones = torch.ones(B)
-        return RigPosterior(samples, samples_t, log_weights, 64 * ones)
+        return RigPosterior(samples, samples_t, log_weights, torch.full((B,), 64.0))
 
     def fuse(self, keypoints: Keypoints, K: Tensor, posterior: RigPosterior, joint_features=None):
         R, t = posterior_mean(posterior)

@@ -15,9 +15,11 @@ from ptri.geometry.rotations import rotation_angle, so3_log
 from ptri.people.scenes import Scene, SceneNumbers, generate_batch
 from ptri.posterior.body import load_body_prior
 from ptri.posterior.equations import Bundle, move_cameras, person_centre
+from ptri.skeleton import H36M17
 from ptri.structures import Cameras, take, tree_map
 
 BODY = load_body_prior(spread=0.05)
+FLIP = torch.tensor(H36M17.flip)
 
 
 def exact_scene(
@@ -63,6 +65,37 @@ def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0
 def start_near(cameras, joints, degrees):
     """One start of each rig, (B, ...)."""
     return Bundle(*(part[:, 0] for part in starts_near(cameras, joints, degrees, count=1)))
+
+
+# --- what goes wrong with a view -----------------------------------------------------------------
+
+
+def exchanged(keypoints, view, joints=("",), frames=slice(None)):
+    """Keypoints with left and right exchanged of a view's joints, named by how they end."""
+    chosen = torch.tensor([name.endswith(joints) for name in H36M17.joints])
+    order = torch.where(chosen, FLIP, torch.arange(17))
+    parts = tree_map(torch.clone, keypoints)
+    for part in parts:
+        part[:, frames, view] = part[:, frames, view][:, :, order]
+    return parts
+
+
+def broken(keypoints, K, view, kind):
+    """Keypoints with one view exchanged, mirrored, shifted by 3 frames, or of other people."""
+    spoiled = tree_map(torch.clone, keypoints)
+    if "exchanged" in kind:
+        spoiled = exchanged(keypoints, view)
+    xy, covariance, confidence = spoiled
+    if "mirrored" in kind:
+        xy[:, :, view, :, 0] = 2 * K[:, :, view, None, 0, 2] - xy[:, :, view, :, 0]
+        covariance[:, :, view, :, 0, 1] *= -1
+        covariance[:, :, view, :, 1, 0] *= -1
+    if kind == "shifted":
+        xy[:, 3:, view], xy[:, :3, view] = keypoints.xy[:, :-3, view], torch.nan
+    if kind == "another person":
+        xy[:, :, view] = xy.roll(1, 0)[:, :, view]
+        confidence[:, :, view] = confidence.roll(1, 0)[:, :, view]
+    return spoiled
 
 
 # --- one rig of T frames, for `ptri.estimate_rig` ------------------------------------------------

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from rigs_fixture import broken
 
 import ptri
 from ptri import config
@@ -13,7 +14,7 @@ from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.solve import solve
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Sample
+from ptri.structures import Cameras, Sample, tree_map
 from ptri.verdict.verdict import Code
 
 FRAMES, CHOSEN = 12, 8
@@ -33,16 +34,11 @@ def model(settings):
     return load_model(settings, images=False)
 
 
-def keypoints_of(settings, broken):
-    """A person before four cameras, (T, V, ...); one view mirrored where ``broken``."""
+def keypoints_of(settings, kind):
+    """A person before four cameras, (T, V, ...); `broken` in view 1."""
     scene = generate_batch(settings, 3, 0, 1, 4, FRAMES)
-    K = scene.K[0, 0].double()
-    xy, covariance, confidence = (value[0].double() for value in scene.keypoints)
-    if broken:
-        xy[:, 1, :, 0] = 2 * K[1, 0, 2] - xy[:, 1, :, 0]
-        covariance[:, 1, :, 0, 1] *= -1
-        covariance[:, 1, :, 1, 0] *= -1
-    return Keypoints(xy, covariance, confidence), K
+    keypoints = broken(scene.keypoints, scene.K, 1, kind)
+    return tree_map(lambda value: value[0].double(), keypoints), scene.K[0, 0].double()
 
 
 def from_data_set(model, settings, keypoints, K):
@@ -63,14 +59,13 @@ def from_recording(model, settings, keypoints, K):
     return solve(model, recording, settings).estimate
 
 
-@pytest.mark.parametrize("broken", [False, True])
-def test_every_entry_gives_the_same_answer(settings, model, broken):
-    keypoints, K = keypoints_of(settings, broken)
+@pytest.mark.parametrize(("kind", "code"), [("good", Code.ACCEPTED), ("mirrored", Code.MISREAD)])
+def test_every_entry_gives_the_same_answer(settings, model, kind, code):
+    keypoints, K = keypoints_of(settings, kind)
     xy, covariance, confidence = keypoints
     api = ptri.estimate_rig(xy, K, confidence, covariance, max_frames=CHOSEN, model=model)
     assert len(api.frames) == CHOSEN < FRAMES
-    assert api.verdict.code is (Code.MISREAD if broken else Code.ACCEPTED)
-    assert not broken or api.verdict.view == 1
+    assert api.verdict.code is code and api.verdict.view == (None if kind == "good" else 1)
 
     recording = from_recording(model, settings, keypoints, K)
     assert recording.frames == api.frames and recording.verdict == api.verdict
@@ -88,7 +83,7 @@ def test_every_entry_gives_the_same_answer(settings, model, broken):
 
 
 def test_a_stream_ends_where_the_whole_ends(settings, model):
-    keypoints, K = keypoints_of(settings, broken=False)
+    keypoints, K = keypoints_of(settings, "good")
     xy, covariance, confidence = keypoints
     whole = ptri.estimate_rig(xy, K, confidence, covariance, model=model)
     stream = ptri.RigFilter(K, model=model)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from rigs_fixture import exact_scene
+from rigs_fixture import FLIP, exact_scene, exchanged
 
 from ptri import config
 from ptri.evaluation.metrics import relative_pose, rotation_error_deg
@@ -19,7 +19,6 @@ from ptri.structures import UNKNOWN_DETECTOR, Detector, take, tree_map
 from ptri.verdict import readings as sides
 
 OPTIONS = config.PosteriorConfig(num_samples=64)
-FLIP = torch.tensor(H36M17.flip)
 KEEP = torch.arange(17)
 NAMES = H36M17.joints
 
@@ -27,15 +26,6 @@ NAMES = H36M17.joints
 def scenes(num, frames=1, seed=0):
     """Rigs all round the person with independent noise and nothing else wrong."""
     return exact_scene(num, 4, frames, seed, noise=0.006, missing=0.0, fps=5.0)
-
-
-def exchanged(keypoints, view, joints=None, frames=slice(None)):
-    """Keypoints with the labels of a view's joints (default all) exchanged in some frames."""
-    order = FLIP if joints is None else torch.where(mask(joints), FLIP, KEEP)
-    parts = tree_map(torch.clone, keypoints)
-    for value in parts:
-        value[:, frames, view] = value[:, frames, view][:, :, order]
-    return parts
 
 
 def copied(keypoints, view, end, middle=None):

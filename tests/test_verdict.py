@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from rigs_fixture import gaussian_scene
+from rigs_fixture import broken, exchanged, gaussian_scene
 
 from ptri import config
 from ptri.evaluation.evaluate import load_model
@@ -22,7 +22,6 @@ from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.solve import solve
 from ptri.rig import estimate
 from ptri.rig.left_out import without_misfits
-from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, RigPosterior, take
 from ptri.verdict.figures import Figures, spread_deg
 from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, judge
@@ -34,26 +33,7 @@ LIMIT = config.PosteriorConfig().max_rotation_std_deg
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
 WEIGHTS = ROOT / "checkpoints/ptri_3d.pt"
-FLIP = torch.tensor(H36M17.flip)
 FRAMES = 12
-
-
-def broken(keypoints, K, view, kind):
-    """Keypoints with one view exchanged, mirrored, shifted by 3 frames, or of other people."""
-    xy, covariance, confidence = (value.clone() for value in keypoints)
-    if "exchanged" in kind:
-        for value in (xy, covariance, confidence):
-            value[:, :, view] = value[:, :, view][:, :, FLIP]
-    if "mirrored" in kind:
-        xy[:, :, view, :, 0] = 2 * K[:, :, view, None, 0, 2] - xy[:, :, view, :, 0]
-        covariance[:, :, view, :, 0, 1] *= -1
-        covariance[:, :, view, :, 1, 0] *= -1
-    if kind == "shifted":
-        xy[:, 3:, view], xy[:, :3, view] = keypoints.xy[:, :-3, view], torch.nan
-    if kind == "another person":
-        xy[:, :, view] = xy.roll(1, 0)[:, :, view]
-        confidence[:, :, view] = confidence.roll(1, 0)[:, :, view]
-    return Keypoints(xy, covariance, confidence)
 
 
 def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
@@ -268,9 +248,7 @@ def test_a_bad_view_is_named(scene, kind, view, expected, least):
 def test_one_frame_with_exchanged_arms():
     keypoints, K, cameras, joints = gaussian_scene(batch=8, views=4, frames=1, seed=5)
     assert all(verdict.accepted for verdict in judged((keypoints, K, cameras, joints)))
-    limb = torch.tensor([j.endswith(("shoulder", "elbow", "wrist")) for j in H36M17.joints])
-    view = keypoints.xy[:, :, 1]
-    keypoints.xy[:, :, 1] = torch.where(limb[:, None], view[:, :, FLIP], view)
+    keypoints = exchanged(keypoints, 1, ("shoulder", "elbow", "wrist"))
     # The solver turned the camera about the person to explain the arms.
     turn = so3_exp(torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64))
     cameras.R[:, 1] = turn @ cameras.R[:, 1]

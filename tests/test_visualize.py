@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from h36m_fixture import STANDING
 
 from ptri.evaluation import draw as visualize
 from ptri.evaluation.draw_rig import rig_picture
@@ -17,12 +18,11 @@ LEFT_KNEE, RIGHT_KNEE = H36M17.joints.index("left_knee"), H36M17.joints.index("r
 
 @pytest.fixture
 def joints():
-    from h36m_fixture import STANDING
-
     return STANDING * [1, -1, 1] + [0, 800, 4000]  # camera axes: y down
 
 
 NAMES = ["a", "b", "c"]
+WHITE = np.full((100, 100, 3), 255, np.uint8)
 
 
 def ring():
@@ -43,42 +43,39 @@ def nearest(picture, colour):
 
 
 def test_overlay_puts_marks_where_they_belong():
-    image = np.full((100, 100, 3), 255, np.uint8)
     xy = np.full((17, 2), np.nan)
     xy[LEFT_KNEE], xy[RIGHT_KNEE] = [20, 30], [80, 70]
-    picture = visualize.overlay(image, H36M17, xy, height=400)
+    picture = visualize.overlay(WHITE, H36M17, xy, height=400)
     assert picture.shape == (400, 400, 3) and picture.dtype == np.uint8
     for joint, colour in ((LEFT_KNEE, visualize.LEFT), (RIGHT_KNEE, visualize.RIGHT)):
         where, count = nearest(picture, colour)
         assert count > 10
         np.testing.assert_allclose(where.mean(0), (xy[joint] + 0.5) * 4 - 0.5, atol=1.0)
-    titled = visualize.overlay(image, H36M17, xy, height=400, title="a title, 3 px")
+    titled = visualize.overlay(WHITE, H36M17, xy, height=400, title="a title, 3 px")
     assert titled.shape == (426, 400, 3)
     np.testing.assert_array_equal(titled[26:], picture)
 
 
 def test_overlay_ellipse_has_the_covariance_axes():
-    image = np.full((100, 100, 3), 255, np.uint8)
     xy = np.full((17, 2), np.nan)
     xy[LEFT_KNEE] = [50, 50]
-    covariance = np.tile(np.diag([1.0, 1.0]), (17, 1, 1))
+    covariance = np.tile(np.eye(2), (17, 1, 1))
     covariance[LEFT_KNEE] = np.diag([100.0, 4.0])  # 21 and 4.3 px at 90 %
-    picture = visualize.overlay(image, H36M17, xy, covariance, height=100)
+    picture = visualize.overlay(WHITE, H36M17, xy, covariance, height=100)
     marked = np.argwhere((picture < 250).any(-1))[:, ::-1]
     extent = np.ptp(marked, axis=0) + 1
     np.testing.assert_allclose(extent / 2, [21.5, 4.3], atol=1.6)
     # Nothing of a covariance or a point that is not finite is drawn.
     covariance[LEFT_KNEE] = np.nan
-    few = visualize.overlay(image, H36M17, xy, covariance, height=100)
+    few = visualize.overlay(WHITE, H36M17, xy, covariance, height=100)
     assert (few < 250).any(-1).sum() < (picture < 250).any(-1).sum() / 3
 
 
 def test_heatmaps_are_bright_at_the_peak():
     y, x = torch.meshgrid(torch.arange(16), torch.arange(16), indexing="ij")
     logits = -((x - 4) ** 2 + (y - 10) ** 2)[None] / 2.0
-    picture = visualize.heatmap_picture(
-        torch.zeros(3, 64, 64), logits, torch.full((1, 2), torch.nan)
-    )
+    nowhere = torch.full((1, 2), torch.nan)
+    picture = visualize.heatmap_picture(torch.zeros(3, 64, 64), logits, nowhere)
     peak = np.unravel_index(picture.sum(-1).argmax(), picture.shape[:2])
     scale = picture.shape[0] / 16
     np.testing.assert_allclose(np.array(peak) / scale, [10.5, 4.5], atol=0.5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from fake_model import FakeDetection, FakeModel
+from fake_model import FakeDetection, FakeModel, detection
 from recording_fixture import NAMES, body, seen_by_ring, write_cameras
 from torch import Tensor
 
@@ -110,5 +110,4 @@ class DotModel(FakeModel):
             upright = float(-trunk[1] / trunk.norm().clamp_min(1e-6))
             confidence[n] *= 0.5 + 0.5 * max(upright, 0.0)
         covariance = torch.diag(torch.tensor([4.0, 1.0])).expand(N, 17, 2, 2)
-        logits, features = torch.zeros(N, 17, size // 4, size // 4), torch.zeros(N, 1, 1, 1)
-        return FakeDetection(Keypoints(xy, covariance, confidence), logits, features)
+        return detection(images, Keypoints(xy, covariance, confidence))
