@@ -95,7 +95,6 @@ def _write_annotations(root: Path, labels) -> None:
 
 def test_build_from_una(tiny):
     root, labels = tiny
-    (root / "extra" / NPY_NAME).unlink()
     _write_una(root.parent / "una", labels)
     built = build_labels(root, root.parent / "una")
     assert built[:3] == (labels.subject_names, labels.camera_names, labels.action_names)
@@ -119,12 +118,11 @@ def _check_boxes(built, labels) -> None:
 
 def test_build_from_annotations_alone(tiny):
     root, labels = tiny
-    (root / "extra" / NPY_NAME).unlink()
     _write_annotations(root, labels)
     built = build_labels(root)
     np.testing.assert_allclose(built.K, labels.K, atol=0.05)  # px; joints are float32
     # World is another one: compare what cameras say of each other, and of the joints.
-    R, R_built = (each.R @ each.R[:, :1].swapaxes(-1, -2) for each in (labels, built))
+    R, R_built = (x.R @ x.R[:, :1].swapaxes(-1, -2) for x in (labels, built))
     np.testing.assert_allclose(R_built, R, atol=1e-5)
     for s, c in np.ndindex(2, 4):
         rows = labels.subject == s
@@ -168,12 +166,11 @@ def test_sequence_names():
         "S6 SittingDown-1": "SittingDown 1",
     }.items():
         assert sequence_name(*scene.split()) == expected
-    text = """Directions Discussion Eating Greeting Phoning Posing Purchases Sitting SittingDown
+    actions = """Directions Discussion Eating Greeting Phoning Posing Purchases Sitting SittingDown
         Smoking TakingPhoto Waiting Walking WalkingDog WalkingTogether"""
-    actions = text.split()
+    scenes = [f"{action}-{number}" for action in actions.split() for number in (1, 2)]
     for subject in ("S1", "S5", "S6", "S7", "S8", "S9", "S11"):
-        names = {sequence_name(subject, f"{action}-{n}") for action in actions for n in (1, 2)}
-        assert len(names) == 30
+        assert len({sequence_name(subject, scene) for scene in scenes}) == 30
 
 
 def test_build_errors(tiny, capsys):
@@ -246,10 +243,9 @@ def test_check_names_what_is_missing_or_damaged(tiny, capsys, tmp_path):
     (scene / CAMERA_NAMES[1] / "img_000004.jpg").unlink()
     broken = scene / CAMERA_NAMES[2] / "img_000010.jpg"
     broken.write_bytes(broken.read_bytes()[:1000])
-    assert prepare(["check", str(root), "--out", str(tmp_path / "out")]) == 1
-    text = capsys.readouterr().out
-    assert "4 (1 missing)" in text and f"missing: {scene / CAMERA_NAMES[1]}" in text
-    assert "1 problems" in text
-    assert prepare(["check", str(root), "--read", "--out", str(tmp_path / "out")]) == 1
-    text = capsys.readouterr().out
-    assert "2 problems" in text and f"{broken}: truncated JPEG" in text
+    damaged = f"{broken}: truncated JPEG"
+    for words, count in ((), 1), (("--read",), 2):
+        assert prepare(["check", str(root), *words, "--out", str(tmp_path / "out")]) == 1
+        text = capsys.readouterr().out
+        assert "4 (1 missing)" in text and f"missing: {scene / CAMERA_NAMES[1]}" in text
+        assert f"{count} problems" in text and (count == 1 or damaged in text)

@@ -26,39 +26,34 @@ from ptri.rig.joints import fuse_body
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN, TEST = ("S1", "S5", "S6", "S7", "S8"), ("S9", "S11")
-SMALL = [
-    "run.device=cpu", "run.threads=1", "model.sizes.lifter_width=64", "model.sizes.lifter_blocks=2",
-    "model.sizes.fusion_width=32", "model.sizes.fusion_layers=1", "model.fusion_samples=4",
-    "evaluate.pictures=0", "train.log_every_steps=10", "train.validate_every_epochs=100",
-    "train.ema_decay=0.95", "train.lr=3.0e-3",
-]  # fmt: skip
+SMALL = """
+    run.device=cpu run.threads=1 model.sizes.lifter_width=64 model.sizes.lifter_blocks=2
+    model.sizes.fusion_width=32 model.sizes.fusion_layers=1 model.fusion_samples=4
+    evaluate.pictures=0 train.log_every_steps=10 train.validate_every_epochs=100
+    train.ema_decay=0.95 train.lr=3.0e-3"""
 MOVING = SceneNumbers(motions=MOTIONS)  # as the drawn people do
-STAGE_1 = [
-    "generated.families=[h36m_ring,ring]", "generated.max_views=4",
-    "train.epochs=8", "train.steps_per_epoch=60", "train.lifter_epochs=4",
-    "train.lifter_batch=8", "train.batch_size=8", "train.warmup_steps=20",
-]  # fmt: skip
-IMAGES = [
-    "data.image_size=96", "data.train_every=1", "data.test_every=1", "data.workers=0",
-    "model.plain_convolutions=true", "augment.rotation_deg=0.0", "augment.flip=0.0",
-    "evaluate.batch_size=8", "evaluate.pool_frames=0",
-]  # fmt: skip
-STAGE_2 = [
-    "model.pretrained=false", "train.epochs=1", "train.steps_per_epoch=200", "train.batch_size=16",
-    "train.warmup_steps=20",
-]  # fmt: skip
-STAGE_3 = [
-    "train.epochs=1", "train.steps_per_epoch=100", "train.batch_size=4", "train.warmup_steps=10",
-    "data.min_views=4", "train.lr=2.0e-3", "train.gradient_2d=0.01",
-]  # fmt: skip
+STAGE_1 = """
+    generated.families=[h36m_ring,ring] generated.max_views=4 train.epochs=8
+    train.steps_per_epoch=60 train.lifter_epochs=4 train.lifter_batch=8 train.batch_size=8
+    train.warmup_steps=20"""
+IMAGES = """
+    data.image_size=96 data.train_every=1 data.test_every=1 data.workers=0
+    model.plain_convolutions=true augment.rotation_deg=0.0 augment.flip=0.0
+    evaluate.batch_size=8 evaluate.pool_frames=0"""
+STAGE_2 = """
+    model.pretrained=false train.epochs=1 train.steps_per_epoch=200 train.batch_size=16
+    train.warmup_steps=20"""
+STAGE_3 = """
+    train.epochs=1 train.steps_per_epoch=100 train.batch_size=4 train.warmup_steps=10
+    data.min_views=4 train.lr=2.0e-3 train.gradient_2d=0.01"""
 
 
 def script(name: str, settings: str, out: Path, seed: int, *arguments: str) -> Path:
     """Runs one of the three scripts, in this process (importing torch is slow); its folder."""
     place = "evaluate.out" if name == "infer3d.py" else "run.out"
     stem = next(a.partition("=")[2] for a in arguments if a.startswith("run.name="))
-    own = [*SMALL, f"{place}={out}", f"run.seed={seed}", *arguments]
-    command = mock.patch.object(sys, "argv", [name, str(ROOT / settings), *own])
+    changes = [*SMALL.split(), f"{place}={out}", f"run.seed={seed}", *arguments]
+    command = mock.patch.object(sys, "argv", [name, str(ROOT / settings), *changes])
     with command, pytest.raises(SystemExit) as done:
         runpy.run_path(str(ROOT / name), run_name="__main__")
     assert done.value.code == 0
@@ -70,7 +65,7 @@ def generated_errors(model: PoseModel, settings: config.Config) -> dict[str, flo
     """MPJPE (mm) on 32 scenes of a family of rigs that no stage trains on, four views, one frame:
     cameras unknown ("alone"), and fused under the true cameras ("calibrated")."""
     model.eval()
-    found = {"alone": 0.0, "calibrated": 0.0}
+    errors = {"alone": 0.0, "calibrated": 0.0}
     for step in range(4):
         scene = generate_batch(settings, 12345, step, 8, 4, split="held_out", numbers=MOVING)
         solution = solve(model, scene.keypoints, scene.K, settings.posterior)
@@ -78,8 +73,8 @@ def generated_errors(model: PoseModel, settings: config.Config) -> dict[str, flo
         rigs = {"alone": (solution.posterior, solution.sides), "calibrated": (truth,)}
         for name, given in rigs.items():
             joints = fuse_body(model, scene.keypoints, scene.K, *given).joints3d
-            found[name] += float(metrics.mpjpe(joints, scene.joints3d).mean()) / 4
-    return found
+            errors[name] += float(metrics.mpjpe(joints, scene.joints3d).mean()) / 4
+    return errors
 
 
 def stage_1(out: Path, seed: int) -> tuple[Path, dict[str, float], dict[str, float]]:
@@ -87,9 +82,9 @@ def stage_1(out: Path, seed: int) -> tuple[Path, dict[str, float], dict[str, flo
     path = "configs/generated_keypoints.yaml"
     moving = functools.partial(generate_batch, numbers=MOVING)
     with mock.patch("ptri.training.task3d.generate_batch", moving):
-        folder = script("train3d.py", path, out, seed, *STAGE_1, "run.name=stage_1")
+        folder = script("train3d.py", path, out, seed, *STAGE_1.split(), "run.name=stage_1")
     weights = folder / "best.pt"
-    settings = config.load(ROOT / path, [*SMALL, *STAGE_1])
+    settings = config.load(ROOT / path, [*SMALL.split(), *STAGE_1.split()])
     torch.manual_seed(seed)
     before = PoseModel(settings, with_images=False)
     trained = config.replace(settings, init__checkpoint_3d=str(weights))
@@ -102,9 +97,9 @@ def stage_2(data: Path, out: Path, seed: int) -> tuple[Path, float, float]:
 
     The mean pose is the best guess of whoever does not look at the image.
     """
-    own = [*IMAGES, *STAGE_2, f"data.root={data}"]
-    folder = script("train2d.py", "configs/h36m_2d.yaml", out, seed, *own, "run.name=stage_2")
-    settings = config.load(ROOT / "configs/h36m_2d.yaml", [*own, "data.train_every=8"])
+    changes = [*IMAGES.split(), *STAGE_2.split(), f"data.root={data}"]
+    folder = script("train2d.py", "configs/h36m_2d.yaml", out, seed, *changes, "run.name=stage_2")
+    settings = config.load(ROOT / "configs/h36m_2d.yaml", [*changes, "data.train_every=8"])
     joints = [
         torch.stack([dataset[i].joints2d[0] for i in range(len(dataset))])
         for dataset in (open_split(settings, split, True) for split in ("train", "test"))
@@ -116,14 +111,20 @@ def stage_2(data: Path, out: Path, seed: int) -> tuple[Path, float, float]:
 
 def stage_3(data: Path, out: Path, seed: int, name: str, *arguments: str) -> Path:
     """Images end to end, from the weights of stages 1 and 2 (``init``, in the arguments)."""
-    own = [*IMAGES, *STAGE_3, f"data.root={data}", f"run.name={name}", *arguments]
-    return script("train3d.py", "configs/h36m_3d.yaml", out, seed, *own) / "best.pt"
+    changes = [
+        *IMAGES.split(),
+        *STAGE_3.split(),
+        f"data.root={data}",
+        f"run.name={name}",
+        *arguments,
+    ]
+    return script("train3d.py", "configs/h36m_3d.yaml", out, seed, *changes) / "best.pt"
 
 
 def evaluate(data: Path, out: Path, name: str, *arguments: str) -> dict[str, float]:
     """`infer3d.py` on the held-out people; what it writes."""
-    own = [*IMAGES, f"data.root={data}", f"run.name={name}", *arguments]
-    folder = script("infer3d.py", "configs/h36m_infer.yaml", out / "outputs", 0, *own)
+    changes = [*IMAGES.split(), f"data.root={data}", f"run.name={name}", *arguments]
+    folder = script("infer3d.py", "configs/h36m_infer.yaml", out / "outputs", 0, *changes)
     return json.loads((folder / "metrics.json").read_text())
 
 

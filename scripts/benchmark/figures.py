@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,21 +125,20 @@ def bootstrap(
 
 def mean(values: np.ndarray) -> float:
     """Without NaN; NaN of nothing."""
-    values = _known(values)
-    return float(values.mean()) if len(values) else math.nan
+    return _of_numbers(np.mean, values)
 
 
 def median(values: np.ndarray) -> float:
     """Without NaN; NaN of nothing."""
-    values = _known(values)
-    return float(np.median(values)) if len(values) else math.nan
+    return _of_numbers(np.median, values)
 
 
 def rms(values: np.ndarray) -> float:
     """Root of the mean square, without NaN; NaN of nothing."""
-    return float(np.sqrt(mean(np.asarray(values, float) ** 2)))
+    return mean(np.square(values)) ** 0.5
 
 
-def _known(values: np.ndarray) -> np.ndarray:
+def _of_numbers(function: Callable[[np.ndarray], Any], values: np.ndarray) -> float:
     values = np.asarray(values, float)
-    return values[~np.isnan(values)]
+    values = values[~np.isnan(values)]
+    return float(function(values)) if len(values) else math.nan

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.photos.persons import JOINTS, Crops, Guess
+from benchmark.photos.persons import JOINTS, Crops, Guess, read_json
 from ptri.errors import UserError
 from ptri.evaluation import draw
 
@@ -33,13 +33,11 @@ def read_peer(path: str | Path, crops: Crops, scale: float) -> tuple[str, Guess]
     Raises:
         UserError: unreadable, of other crops, or without the joints that are scored.
     """
+    content = read_json(path)
     try:
-        content = json.loads(Path(path).read_text())
         size, joints = float(content["size"]), list(content["joints"])
         method, persons = str(content["method"]), dict(content["persons"])
         other = float(content["crop_scale"])
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: no peer's keypoints ({type(error).__name__} {error}); expected what "

@@ -76,13 +76,7 @@ def load_persons(path: str | Path, min_keypoints: int = 10) -> list[Person]:
     Raises:
         UserError: unreadable, not of this format, or nobody left.
     """
-    path = Path(path)
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON: {error}") from None
+    path, content = Path(path), read_json(path)
     entries = _coco_entries(path, content) if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of persons or COCO's annotations")
@@ -94,6 +88,16 @@ def load_persons(path: str | Path, min_keypoints: int = 10) -> list[Person]:
             "lower --min-keypoints"
         )
     return kept
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds; a UserError where it cannot be read."""
+    try:
+        return json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no valid JSON: {error}") from None
 
 
 def _coco_entries(path: Path, content: dict[str, Any]) -> list[dict[str, Any]]:

@@ -113,11 +113,9 @@ def five_point(case: Cases, seed: int, relative=None, resect=None) -> PeerRig | 
 
     By default OpenCV's: USAC five-point, SQPNP RANSAC and Levenberg-Marquardt.
     """
-    given, threshold = (
-        (case.keypoints.xy[0].numpy(), case.K[0].numpy()),
-        max(THRESHOLD, 4 * noise(case)),
-    )
-    rigs = five_point_rigs(*given, None, seed, threshold, relative=relative, resect=resect)
+    xy, K = case.keypoints.xy[0].numpy(), case.K[0].numpy()
+    threshold = max(THRESHOLD, 4 * noise(case))
+    rigs = five_point_rigs(xy, K, None, seed, threshold, relative=relative, resect=resect)
     return PeerRig(rigs[0].R, rigs[0].t) if rigs else None
 
 
@@ -129,22 +127,18 @@ def poselib() -> Peer:
     def options(name: str, threshold: float, seed: int) -> dict:
         return {name: threshold, "seed": seed, "success_prob": 0.9999, "max_iterations": 2000}
 
-    def relative(a, b, threshold, seed):
-        pose, info = lib.estimate_relative_pose(
-            a, b, camera, camera, options("max_epipolar_error", threshold, seed), {}
-        )
+    def enough(pose, info, least):
         inliers = np.asarray(info["inliers"], bool)
-        if inliers.sum() < 5 or not np.isfinite(pose.t).all():
-            return None
-        return np.asarray(pose.R), np.asarray(pose.t), inliers
+        good = inliers.sum() >= least and np.isfinite(pose.t).all()
+        return (np.asarray(pose.R), np.asarray(pose.t), inliers) if good else None
+
+    def relative(a, b, threshold, seed):
+        choice = options("max_epipolar_error", threshold, seed)
+        return enough(*lib.estimate_relative_pose(a, b, camera, camera, choice, {}), 5)
 
     def resect(points, rays, threshold, seed):
-        pose, info = lib.estimate_absolute_pose(
-            rays, points, camera, options("max_reproj_error", threshold, seed), {}
-        )
-        inliers = np.flatnonzero(info["inliers"])
-        if len(inliers) < 4 or not np.isfinite(pose.t).all():
-            return None
-        return np.asarray(pose.R), np.asarray(pose.t), inliers
+        choice = options("max_reproj_error", threshold, seed)
+        pose = enough(*lib.estimate_absolute_pose(rays, points, camera, choice, {}), 4)
+        return pose and (*pose[:2], np.flatnonzero(pose[2]))
 
     return partial(five_point, relative=relative, resect=resect)
