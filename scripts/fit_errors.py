@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 import torch
-from detector_errors.clips import Clips, detect
+from detector_errors.clips import detect
 from detector_errors.fit import fit
 from detector_errors.report import detector_of, settings_of, table, to_yaml
 
@@ -29,6 +29,7 @@ from ptri.errors import UserError, exit_status
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.weights import read_network2d, write_detector
 from ptri.people.error_model import ErrorModel
+from ptri.system import choose_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,7 +69,14 @@ def run(args: argparse.Namespace) -> str:
         torch.set_num_threads(args.threads)
     if args.length < 4:
         raise UserError(f"--length: {args.length}; at least 4 frames tell bias from noise")
-    clips = detections(args)
+    network, size = read_network2d(args.weights)
+    data = {"root": args.root, "test_subjects": args.subjects, "views": args.views, "workers": 0}
+    data["image_size"] = args.image_size or size
+    layers = {"run": {"name": "fit_errors"}, "data": data}
+    config = configuration.from_dicts([("command line: ", layers)])
+    clips = detect(
+        merge_batchnorm(network).to(choose_device(args.device)), config, args.length, args.frames
+    )
     fitted = fit(clips, ErrorModel(), args.seed, args.rounds, args.repeats)
     write_detector(args.weights, detector_of(fitted, clips, args.frame_worth))
     settings = settings_of(fitted, clips)
@@ -85,19 +93,6 @@ def run(args: argparse.Namespace) -> str:
     out.write_text(to_yaml(settings, comment))
     out.with_suffix(".txt").write_text(text + "\n")
     return f"{text}\n\nwritten: {out}, {out.with_suffix('.txt')}, meta of {args.weights}"
-
-
-def detections(args: argparse.Namespace) -> Clips:
-    """What the network says of the people asked for."""
-    network, size = read_network2d(args.weights)
-    device = args.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    data = {"root": args.root, "test_subjects": args.subjects, "views": args.views, "workers": 0}
-    data["image_size"] = args.image_size or size
-    layers = {"run": {"name": "fit_errors"}, "data": data}
-    config = configuration.from_dicts([("command line: ", layers)])
-    return detect(merge_batchnorm(network).to(device), config, args.length, args.frames)
 
 
 if __name__ == "__main__":

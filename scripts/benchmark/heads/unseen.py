@@ -156,8 +156,8 @@ def score(heads: list[Head], rig_set: RigSet, solved: Solved) -> Iterator[tuple[
     truth = scene.joints3d
     plain, _ = robust_triangulation(scene.keypoints, Cameras(scene.K, *scene.cameras[1:]))
     plain = plain.joints3d.to(truth)
-    known = torch.where(torch.isfinite(plain).all(-1, keepdim=True), truth, torch.nan)
-    error = _per_rig(metrics.mpjpe(plain, known))
+    answered = torch.where(torch.isfinite(plain).all(-1, keepdim=True), truth, torch.nan)
+    error = _per_rig(metrics.mpjpe(plain, answered))
     yield "triangulation", {"calibrated": error, "answered": error}
     for head in heads:
         fixed = getattr(head.model.fusion, "num_views", rig_set.num_views)
@@ -165,23 +165,23 @@ def score(heads: list[Head], rig_set: RigSet, solved: Solved) -> Iterator[tuple[
             rig_set.of_views != NUM_VIEWS and not head.model.fusion.uses_cameras
         ):
             continue
-        yield head.name, _head_scores(head.model, solved, known)
+        yield head.name, _head_scores(head.model, solved, answered)
 
 
 @torch.no_grad()
-def _head_scores(model: PoseModel, solved: Solved, known: Tensor) -> Scores:
+def _head_scores(model: PoseModel, solved: Solved, answered: Tensor) -> Scores:
     B, T = solved.group.scene.K.shape[:2]
     size = max(FRAMES_AT_ONCE // T, 1)
     parts = []
     for first in range(0, B, size):
         part = slice(first, first + size)
-        few, answered, sides = take((solved.group.scene, known, solved.sides), part)
+        few, truth, sides = take((solved.group.scene, answered, solved.sides), part)
         R, t = solved.group.R[:, part], solved.group.t[:, part]
         level = torch.full(R.shape[:2], -float(np.log(len(R))))
         posterior = RigPosterior(R, t, level, torch.ones(len(few.K)))
         unknown = body_under(model, few.keypoints, few.K, posterior, sides)
         values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d)}
-        values["answered"] = metrics.mpjpe(unknown.joints3d, answered)
+        values["answered"] = metrics.mpjpe(unknown.joints3d, truth)
         values["scaled"] = metrics.n_mpjpe(unknown.joints3d, few.joints3d)
         values |= _coverage(unknown, few.joints3d, "coverage")
         if model.fusion.uses_cameras:

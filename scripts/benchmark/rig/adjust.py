@@ -43,8 +43,8 @@ def bundle_adjustment(loss: str, start: str = "fivepoint") -> Peer:
         begin = calibrated(case, seed) if start == "truth" else five_point(case, seed)
         if begin is None:
             return None
-        known = Cameras(case.K, *(torch.from_numpy(x)[None] for x in (begin.R, begin.t)))
-        joints = triangulated(case.keypoints, known)[0].numpy()
+        cameras = Cameras(case.K, *(torch.from_numpy(x)[None] for x in (begin.R, begin.t)))
+        joints = triangulated(case.keypoints, cameras)[0].numpy()
         return adjust(lib, case, begin.R, begin.t, joints, loss)
 
     return solve

@@ -69,8 +69,8 @@ def run_peer(peer: Peer, cases: Cases, seed: int = 0) -> Answer:
             continue
         R[index], t[index] = torch.from_numpy(solution.R), torch.from_numpy(solution.t)
         if solution.joints is None:
-            known = Cameras(case.K, R[index : index + 1], t[index : index + 1])
-            joints[index] = triangulated(case.keypoints, known)[0]
+            cameras = Cameras(case.K, R[index : index + 1], t[index : index + 1])
+            joints[index] = triangulated(case.keypoints, cameras)[0]
         else:
             joints[index] = torch.from_numpy(solution.joints)
     return Answer(R, t, joints, seconds=seconds)
@@ -103,8 +103,8 @@ def triangulated(keypoints: Keypoints, cameras: Cameras) -> torch.Tensor:
 
 def calibrated(case: Cases, seed: int) -> PeerRig:
     """The ceiling: robust triangulation with the true cameras."""
-    known = Cameras(case.K, case.cameras.R, case.cameras.t)
-    joints = robust_triangulation(case.keypoints, known)[0].joints3d
+    cameras = Cameras(case.K, case.cameras.R, case.cameras.t)
+    joints = robust_triangulation(case.keypoints, cameras)[0].joints3d
     return PeerRig(case.cameras.R[0].numpy(), case.cameras.t[0].numpy(), joints[0].numpy())
 
 
