@@ -10,7 +10,7 @@ import pytest
 import torch
 import toy_task
 from torch import nn
-from toy_task import ToyTask, read_lines, toy_config
+from toy_task import ToyTask, assert_same_run, load_last, read_lines, toy_config
 
 from ptri import checkpoint
 from ptri.errors import UserError
@@ -23,7 +23,7 @@ RANKS_RTOL = 1e-5  # two processes against one; measured: 2e-7 losses, 5e-7 weig
 
 
 def lines(folder, split="train"):
-    return [line for line in read_lines(folder) if line["split"] == split]
+    return read_lines(folder, split)
 
 
 def errors(folder):
@@ -31,27 +31,11 @@ def errors(folder):
     return [line["error"] for line in lines(folder, "val")]
 
 
-def load(folder, name="last.pt"):
-    return checkpoint.load(folder / "toy" / name)
-
-
 def fit(folder, *overrides, kind=ToyTask, resume=False, overwrite=False, **options):
     """Trains the toy in this process; the task."""
     task = kind(toy_config(folder, *overrides), **options)
     engine.fit(task, resume, overwrite)
     return task
-
-
-def assert_same_run(first, second):
-    """The last checkpoints and the logged curves agree to the bit."""
-    one, other = load(first), load(second)
-    for name in ("step", "epoch", "best"):
-        assert one[name] == other[name], name
-    for part in ("model", "ema"):
-        for name, value in one[part].items():
-            assert torch.equal(value, other[part][name]), f"{part} {name}"
-    assert str(one["optimizer"]) == str(other["optimizer"])
-    assert lines(first) == lines(second) and lines(first, "val") == lines(second, "val")
 
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports once, then forks in a moment
@@ -111,13 +95,13 @@ def test_what_is_evaluated_is_what_is_saved(tmp_path):
     weights, meta = checkpoint.load_weights(tmp_path / "toy/best.pt")
     assert meta["best"] == errors(tmp_path)[best] and meta["epoch"] == best + 1
     assert all(torch.equal(value, weights[name]) for name, value in evaluated[best].items())
-    raw = load(tmp_path, "best.pt")["model"]
+    raw = load_last(tmp_path, "best.pt")["model"]
     assert not torch.equal(raw["layers.0.weight"], weights["layers.0.weight"])  # EMA, not raw
 
 
 def test_no_averaging(tmp_path):
     fit(tmp_path, "train.ema_decay=0", "train.epochs=1")
-    state = load(tmp_path)
+    state = load_last(tmp_path)
     assert all(torch.equal(value, state["ema"][name]) for name, value in state["model"].items())
 
 
@@ -129,8 +113,8 @@ def test_best_keeps_the_lowest_metric(tmp_path):
             return {"error": next(self.values)}
 
     fit(tmp_path, "train.epochs=4", kind=Worse)
-    best = load(tmp_path, "best.pt")
-    assert (best["epoch"], best["best"]) == (2, 1.0) and load(tmp_path)["best"] == 1.0
+    best = load_last(tmp_path, "best.pt")
+    assert (best["epoch"], best["best"]) == (2, 1.0) and load_last(tmp_path)["best"] == 1.0
 
 
 def test_ema_update_by_hand():
@@ -183,7 +167,7 @@ def test_stopped_and_resumed_is_bit_identical(tmp_path, uninterrupted, at, numbe
     codes, said = start(tmp_path, *settings, strike=(at, number))
     assert codes == [code] and "Traceback" not in said
     assert ("--resume" in said) == (code > 0)
-    assert load(tmp_path)["step"] == saved
+    assert load_last(tmp_path)["step"] == saved
     codes, said = start(tmp_path, *settings, flags={"resume": True})
     assert codes == [0], said
     assert_same_run(tmp_path, uninterrupted)
@@ -203,7 +187,7 @@ def test_a_stop_during_validation_repeats_it(tmp_path, uninterrupted):
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path, "train.log_every_steps=3", kind=Stopped, dropout=0.2)
     assert stopped.value.code == 143
-    assert (load(tmp_path)["step"], load(tmp_path)["epoch"]) == (8, 0)
+    assert (load_last(tmp_path)["step"], load_last(tmp_path)["epoch"]) == (8, 0)
     again = fit(tmp_path, "train.log_every_steps=3", dropout=0.2, resume=True)
     assert len(again.seen) == 16  # the first epoch's steps are not repeated
     assert_same_run(tmp_path, uninterrupted)
@@ -236,7 +220,7 @@ def test_a_loss_that_is_not_finite_names_its_samples(tmp_path):
     step = next(k for k, batch in enumerate(task.batches(0, 8)) if 7 in batch.frame)
     assert "\n" not in text and "subject 9, frame 7;" in text + ";" and f"step {step}," in text
     assert text.count("frame") == 1  # only the bad sample
-    state = load(tmp_path)
+    state = load_last(tmp_path)
     assert state["step"] == step
     assert all(value.isfinite().all() for value in state["model"].values())
     assert "not finite" in (tmp_path / "toy/log.txt").read_text()
@@ -283,7 +267,7 @@ def test_fp16_skips_steps_that_overflow(tmp_path, monkeypatch):
     norms = [line["grad_norm"] for line in lines(tmp_path)]
     skipped = [step for step, norm in enumerate(norms) if norm is None]
     assert {3, 4} <= set(skipped) <= {0, 1, 2, 3, 4}  # the first scale may be too large as well
-    assert load(tmp_path)["scaler"]["scale"] == 2.0 ** (16 - len(skipped))  # halved each time
+    assert load_last(tmp_path)["scaler"]["scale"] == 2.0 ** (16 - len(skipped))  # halved each time
     assert errors(tmp_path)[-1] < errors(tmp_path)[0]
     monkeypatch.setattr(Overflowing, "steps", 100)
     with pytest.raises(UserError, match=r"gradient norm is not finite at epoch 2, step 23,"):
@@ -352,7 +336,7 @@ def test_two_processes_follow_one(tmp_path, idle):
     folder.mkdir()
     codes, said = start(folder, ranks=2, dropout=0.0, idle=idle, strike=(12, signal.SIGTERM))
     assert codes == [143, 143], said
-    assert load(folder)["step"] == 13  # both after the same step
+    assert load_last(folder)["step"] == 13  # both after the same step
     codes, said = start(folder, ranks=2, dropout=0.0, idle=idle, flags={"resume": True})
     assert codes == [0, 0], said
     ours, theirs = lines(tmp_path / "one"), lines(folder)
@@ -360,8 +344,8 @@ def test_two_processes_follow_one(tmp_path, idle):
     for a, b in zip(ours, theirs):
         assert a.pop("split") == b.pop("split")
         assert b == pytest.approx(a, rel=RANKS_RTOL)
-    other = load(folder)["ema"]
-    for name, value in load(tmp_path / "one")["ema"].items():
+    other = load_last(folder)["ema"]
+    for name, value in load_last(tmp_path / "one")["ema"].items():
         torch.testing.assert_close(other[name], value, rtol=RANKS_RTOL, atol=1e-6)
 
 

@@ -9,10 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
-from toy_task import read_lines
-
-from ptri import checkpoint
+from toy_task import assert_same_run, load_last, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 SHORT = [
@@ -58,23 +55,6 @@ def finish(*arguments, **options):
     return said
 
 
-def folder(out):
-    (found,) = out.iterdir()
-    return found
-
-
-def train_lines(out):
-    return [line for line in read_lines(out) if line["split"] == "train"]
-
-
-def assert_same_weights(first, second):
-    one, other = (checkpoint.load(folder(out) / "last.pt") for out in (first, second))
-    assert (one["step"], one["best"]) == (other["step"], other["best"]) and one["step"] == 10
-    for part in ("model", "ema"):
-        for name, value in one[part].items():
-            assert torch.equal(value, other[part][name]), f"{part} {name}"
-
-
 @pytest.fixture(scope="module", params=list(RUNS))
 def uninterrupted(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
@@ -84,7 +64,7 @@ def uninterrupted(request, tmp_path_factory):
 
 def wait_for_lines(process, out, count):
     deadline = time.monotonic() + 300
-    while not any(out.glob("*/metrics.jsonl")) or len(train_lines(out)) < count:
+    while not any(out.glob("*/metrics.jsonl")) or len(read_lines(out, "train")) < count:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.01)
 
@@ -96,10 +76,10 @@ def test_killed_and_resumed_is_bit_identical(uninterrupted, tmp_path):
     wait_for_lines(process, tmp_path, 7)  # in the second epoch
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert 5 <= checkpoint.load(folder(tmp_path) / "last.pt")["step"] < 10
+    assert 5 <= load_last(tmp_path)["step"] < 10
     finish(run, tmp_path, "--resume")
-    assert_same_weights(whole, tmp_path)
-    assert train_lines(whole) == train_lines(tmp_path)
+    assert load_last(whole)["step"] == 10
+    assert_same_run(whole, tmp_path)
 
 
 @pytest.mark.slow
@@ -112,7 +92,7 @@ def test_a_signal_to_the_whole_group_saves_the_run(tmp_path, number):
     said = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number, said
     assert "Traceback" not in said and f"stopped by {signal.Signals(number).name}" in said
-    assert checkpoint.load(folder(tmp_path) / "last.pt")["step"] == len(train_lines(tmp_path))
+    assert load_last(tmp_path)["step"] == len(read_lines(tmp_path, "train"))
 
 
 @pytest.mark.slow
@@ -120,7 +100,7 @@ def test_two_processes_follow_one(uninterrupted, tmp_path):
     """Float tolerance; in 2D training BatchNorm sees half a batch, so only the course agrees."""
     run, whole = uninterrupted
     finish(run, tmp_path, launcher=TORCHRUN)
-    ours, theirs = train_lines(whole), train_lines(tmp_path)
+    ours, theirs = read_lines(whole, "train"), read_lines(tmp_path, "train")
     assert [line["step"] for line in theirs] == [line["step"] for line in ours]
     for one, two in zip(ours, theirs):
         tolerance = 0.2 if run == "train2d" else 1e-3  # measured in 2D: 0.05

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ptri import config
+from ptri import checkpoint, config
 from ptri.training import engine
 from ptri.training.state import Task
 
@@ -93,11 +93,27 @@ def toy_config(folder, *overrides):
     return config.load(None, base + list(overrides))
 
 
-def read_lines(out):
+def read_lines(out, *splits):
     """The lines of the metrics of the one run below a folder; what they say of time is left out."""
     (path,) = out.glob("*/metrics.jsonl")
-    found = [json.loads(text) for text in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in found]
+    rows = [json.loads(text) for text in path.read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if k != "samples_per_second"} for row in rows]
+    return [row for row in rows if not splits or row["split"] in splits]
+
+
+def load_last(out, name="last.pt"):
+    """A checkpoint of the one run below a folder."""
+    (path,) = out.glob(f"*/{name}")
+    return checkpoint.load(path)
+
+
+def assert_same_run(first, second):
+    """The last checkpoints and the logged curves agree to the bit."""
+    one, other = load_last(first), load_last(second)
+    assert str(one["optimizer"]) == str(other["optimizer"])
+    for part in ("step", "epoch", "best", "model", "ema"):
+        torch.testing.assert_close(one[part], other[part], rtol=0, atol=0)
+    assert read_lines(first) == read_lines(second)
 
 
 def run(folder, log, options, *overrides):
