@@ -1,6 +1,7 @@
 """Threads and devices."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,11 +12,8 @@ from ptri.system import choose_device, one_thread
 
 def in_new_thread(action):
     """What the action returns in a Python thread of its own."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(action()))
-    thread.start()
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(action).result()
 
 
 def test_one_thread_is_given_back_by_python_threads_that_overlap():
@@ -48,7 +46,6 @@ def test_one_thread_is_given_back_by_python_threads_that_overlap():
 
 
 def test_a_device_that_is_none_or_not_there():
-    with pytest.raises(UserError, match=r"run\.device"):
-        choose_device("gpu")
-    with pytest.raises(UserError, match=r"run\.device: 'cuda:99'"):
-        choose_device("cuda:99")
+    for name in ("gpu", "cuda:99"):
+        with pytest.raises(UserError, match=rf"run\.device: '{name}'"):
+            choose_device(name)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from h36m_fixture import make_tiny_h36m
+from h36m_fixture import STANDING, make_tiny_h36m
 
 from ptri import checkpoint, config
 from ptri.config import ModelConfig
@@ -11,7 +11,6 @@ from ptri.models import mobileone
 from ptri.models.mobileone import Backbone
 from ptri.models.network2d import Network2D
 from ptri.models.weights import read_network2d
-from ptri.skeleton import H36M17
 from ptri.training import engine
 from ptri.training.imitation import Imitation
 from ptri.training.orientation import Orientation, trunk_frame
@@ -21,15 +20,8 @@ OTHER = "tf_efficientnet_lite0"  # small, and normalised in its own way
 
 
 def standing(turn=0.0):
-    """(17, 3) mm, camera frame: arms and legs straight down, facing the camera, turned by rad."""
-    joints = torch.zeros(17, 3)
-    for name, x, y in (
-        ("hip", 130, 0), ("knee", 130, 450), ("foot", 130, 900),
-        ("shoulder", 180, -500), ("elbow", 180, -200), ("wrist", 180, 50),
-    ):  # fmt: skip
-        joints[H36M17.joints.index(f"left_{name}")] = torch.tensor([x, y, 0.0])
-        joints[H36M17.joints.index(f"right_{name}")] = torch.tensor([-x, y, 0.0])
-    joints[H36M17.joints.index("thorax"), 1] = -520.0
+    """(17, 3) mm, camera frame: upright, facing the camera, turned by rad about the vertical."""
+    joints = torch.tensor(STANDING * [1, -1, -1], dtype=torch.float32)
     c, s = torch.cos(torch.tensor(turn)), torch.sin(torch.tensor(turn))
     spin = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     return joints @ spin.T + torch.tensor([0.0, 0.0, 4000.0])
