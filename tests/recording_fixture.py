@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from h36m_fixture import STANDING, ring_cameras
 
+from ptri import config
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,6 +89,14 @@ def write_cameras(root: Path, size: int, K, dist, R, t) -> None:
         for v, name in enumerate(NAMES)
     ]
     (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
+
+
+def sample_settings(name: str, *extra: str) -> config.Config:
+    """Settings of a file of `configs` for the sample recording, which not every machine has."""
+    sample = ROOT.parent / "shared/data/pose2sim_single"
+    if not sample.is_dir():
+        pytest.skip("needs the sample recording")
+    return config.load(ROOT / "configs" / name, [f"data.root={sample}", *extra])
 
 
 def edit_cameras(root: Path, change) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ptri
 from ptri import config
-from ptri.geometry.cameras import project
+from ptri.geometry.cameras import project, transform
 from ptri.geometry.rays import normalise
 from ptri.geometry.rotations import rotation_angle, so3_log
 from ptri.people.scenes import Scene, SceneNumbers, generate_batch
@@ -37,6 +37,17 @@ def exact_scene(
 def gaussian_scene(*arguments, **options):
     """Keypoints, K, cameras and joints of an `exact_scene`; float64."""
     return tree_map(Tensor.double, tuple(exact_scene(*arguments, **options)[:4]))
+
+
+def skeletons(cameras, joints) -> Tensor:
+    """Joints (B, T, V, J, 3) mm in every view's frame."""
+    return transform(joints.unsqueeze(2), cameras.R[:, None], cameras.t[:, None])
+
+
+def normal(*shape, seed=0) -> Tensor:
+    """Standard normal numbers, float64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def observed(batch=8, views=4, frames=1, seed=0, **options):
@@ -126,8 +137,7 @@ def estimate(truth: Truth, **options):
 def seen_from(cameras: Cameras, joints: Tensor, noise: float) -> Tensor:
     """Keypoints (T, V, J, 2) px of joints (T, J, 3), with Gaussian noise of so many px."""
     xy = project(joints, cameras)
-    generator = torch.Generator().manual_seed(0)
-    return xy + noise * torch.randn(xy.shape, generator=generator, dtype=xy.dtype)
+    return xy + noise * normal(*xy.shape)
 
 
 def rotation_error_deg(estimate, truth: Truth) -> Tensor:

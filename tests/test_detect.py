@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 from fake_model import fake_models_solve_themselves  # noqa: F401
-from recording_fixture import run_script
+from recording_fixture import ROOT, run_script, sample_settings
 from test_boxes import write_boxes
 from videos_fixture import DIST, NAMES, SIZE, DotModel, make_grey, make_videos, settings
 
-from ptri import config
 from ptri.data import transforms
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import load_model
@@ -33,11 +32,6 @@ from ptri.recordings.solve import compare_halves, rig_input, solve
 from ptri.rig.check import known_joints
 from ptri.structures import Cameras
 from ptri.verdict.verdict import Code
-
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
-WEIGHTS = [ROOT / "checkpoints/ptri_2d_s0.pt", ROOT / "checkpoints/ptri_3d.pt"]
-
 
 Processed = namedtuple("Processed", "options model detections recording figures text folder")
 
@@ -309,21 +303,13 @@ def test_nobody_moves(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (SAMPLE.is_dir() and all(path.is_file() for path in WEIGHTS)),
-    reason="needs the sample recording and weights",
-)
 def test_the_sample_s_subject_is_found_and_a_wrong_rig_is_rejected(tmp_path):
-    options = config.load(
-        ROOT / "configs/videos.yaml",
-        [f"data.root={SAMPLE}", "recording.every=4", "evaluate.pictures=1"],
-    )
+    options = sample_settings("videos.yaml", "recording.every=4", "evaluate.pictures=1")
     model = load_model(options, images=True)
     video_set = videos.open_video_set(options)
     detections = cache.detect_or_reuse(model, video_set, options)
     # The subject is the larger person of the OpenPose keypoints, which nothing here has used.
-    keypoints = config.load(ROOT / "configs/recording.yaml", [f"data.root={SAMPLE}"])
-    openpose = read_recording(SAMPLE, keypoints.recording)
+    openpose = read_recording(options.data.root, sample_settings("recording.yaml").recording)
     subject = known_joints(rig_input(openpose, 0.01)).xy[detections.frames].numpy()
     low, high = np.nanmin(subject, 2), np.nanmax(subject, 2)
     crops = detections.crops

@@ -3,7 +3,7 @@
 import time
 
 import torch
-from rigs_fixture import Truth, estimate, rotation_error_deg, scene
+from rigs_fixture import Truth, estimate, normal, rotation_error_deg, scene
 
 from ptri.evaluation.pictures import spread
 from ptri.rig.check import RigInput
@@ -20,11 +20,9 @@ def given(truth):
 def mostly_still(seed):
     """120 frames; but for frames 60 to 83 a person stands still. Fresh noise in every frame."""
     truth = scene(120, seed=seed, fps=5.0, missing=0.0)
-    generator = torch.Generator().manual_seed(seed)
     still = [*range(60), *range(84, 120)]
     sigma = truth.covariance[60].diagonal(dim1=-2, dim2=-1).sqrt()
-    noise = torch.randn(len(still), *sigma.shape, generator=generator, dtype=torch.float64)
-    truth.xy[still] = truth.xy[60] + 0.7 * sigma * noise
+    truth.xy[still] = truth.xy[60] + 0.7 * sigma * normal(len(still), *sigma.shape, seed=seed)
     covariance = truth.covariance.clone()
     covariance[still] = truth.covariance[60]
     return truth._replace(covariance=covariance)

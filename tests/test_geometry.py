@@ -1,6 +1,6 @@
 import pytest
 import torch
-from rigs_fixture import gaussian_scene
+from rigs_fixture import gaussian_scene, normal, skeletons
 
 from ptri.geometry import alignment, rotations
 from ptri.geometry.cameras import (
@@ -18,9 +18,8 @@ from ptri.skeleton import H36M17
 from ptri.structures import Cameras
 
 
-def random_rotations(*shape, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return rotations.so3_exp(torch.randn(*shape, 3, generator=generator, dtype=torch.float64))
+def random_rotations(*shape):
+    return rotations.so3_exp(normal(*shape, 3, seed=1))
 
 
 def test_exponential_and_logarithm_are_inverse():
@@ -43,8 +42,8 @@ def test_haar_density_integrates_to_the_volume_of_so3():
 
 def test_rotation_mean_is_safe_against_antipodal_quaternions():
     base = rotations.so3_exp(torch.tensor([0.0, torch.pi - 1e-3, 0.0], dtype=torch.float64))
-    around = 0.02 * torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
-    samples = base @ rotations.so3_exp(around.double())  # their quaternions straddle q and -q
+    # Their quaternions straddle q and -q.
+    samples = base @ rotations.so3_exp(0.02 * normal(400, 3))
     mean = rotations.rotation_mean(samples, torch.full((400,), 1 / 400, dtype=torch.float64))
     assert float(rotations.rotation_angle(mean.mT @ base)) < 0.005
 
@@ -58,8 +57,7 @@ def test_projection_and_its_inverse():
 
 
 def test_reference_frame_keeps_camera_coordinates():
-    R, t = random_rotations(3, 4), torch.randn(3, 4, 3, dtype=torch.float64)
-    world = torch.randn(3, 7, 3, dtype=torch.float64)
+    R, t, world = random_rotations(3, 4), normal(3, 4, 3), normal(3, 7, 3)
     moved = to_reference(Cameras(None, R, t))
     inside = transform(world, R[:, 0], t[:, 0])
     expected = transform(world.unsqueeze(1), R, t)
@@ -70,11 +68,8 @@ def test_reference_frame_keeps_camera_coordinates():
 
 def test_triangulation_agrees_with_naive_least_squares():
     """Of two rigs of four views and six points: stacked, whitened rows of P (R X + t) = 0."""
-    generator = torch.Generator().manual_seed(3)
-    R, t = random_rotations(2, 1, 4, seed=4), torch.randn(2, 1, 4, 3, dtype=torch.float64)
-    t = t + torch.tensor([0, 0, 5.0])
-    xy = 0.3 * torch.randn(1, 6, 4, 2, generator=generator, dtype=torch.float64)
-    A = torch.randn(1, 6, 4, 2, 2, generator=generator, dtype=torch.float64)
+    R, t = random_rotations(2, 1, 4), normal(2, 1, 4, 3) + torch.tensor([0, 0, 5.0])
+    xy, A = 0.3 * normal(1, 6, 4, 2), normal(1, 6, 4, 2, 2)
     L = A @ A.mT + 0.1 * torch.eye(2, dtype=torch.float64)
     prior = torch.zeros(1, 6, 3, dtype=torch.float64)
     points, entries, log_det = triangulate(ray_moments(xy, L), R, t, prior, 1e-12)
@@ -87,8 +82,8 @@ def test_triangulation_agrees_with_naive_least_squares():
 
 
 def test_triangulation_passes_gradcheck():
-    R, t = random_rotations(2, 1, 3, seed=5), torch.randn(2, 1, 3, 3, dtype=torch.float64)
-    xy = (0.2 * torch.randn(1, 2, 3, 2, dtype=torch.float64)).requires_grad_()
+    R, t = random_rotations(2, 1, 3), normal(2, 1, 3, 3)
+    xy = (0.2 * normal(1, 2, 3, 2)).requires_grad_()
     L = torch.eye(2, dtype=torch.float64).expand(1, 2, 3, 2, 2)
     prior = torch.zeros(1, 2, 3, dtype=torch.float64)
 
@@ -99,7 +94,7 @@ def test_triangulation_passes_gradcheck():
 
 
 def test_look_at_turns_the_centre_onto_the_axis():
-    centre = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    centre = normal(20, 2)
     turn = alignment.look_at(centre)
     ray = torch.cat([centre, torch.ones(20, 1, dtype=torch.float64)], -1)
     seen = (turn @ ray.unsqueeze(-1)).squeeze(-1)
@@ -107,13 +102,9 @@ def test_look_at_turns_the_centre_onto_the_axis():
     assert torch.allclose(torch.linalg.det(turn), torch.ones(20, dtype=torch.float64))
 
 
-def true_skeletons(cameras, joints):
-    return transform(joints.unsqueeze(2), cameras.R[:, None], cameras.t[:, None])
-
-
 def test_place_on_rays_finds_the_depth():
     _, _, cameras, joints = gaussian_scene(batch=4)
-    skeleton = true_skeletons(cameras, joints)  # (B, T, V, J, 3)
+    skeleton = skeletons(cameras, joints)  # (B, T, V, J, 3)
     relative = skeleton - skeleton[..., H36M17.root, None, :]
     rays = skeleton[..., :2] / skeleton[..., 2:]
     root = alignment.place_on_rays(relative, rays, torch.ones_like(rays[..., 0]))
@@ -124,7 +115,7 @@ def test_place_on_rays_finds_the_depth():
 def test_rig_starts_from_true_skeletons_are_the_true_rig():
     _, _, cameras, joints = gaussian_scene(batch=4, frames=2)
     weight = torch.ones(*joints.shape[:2], 4, 17, dtype=torch.float64)
-    starts = rig_starts(true_skeletons(cameras, joints), weight, load_body_prior())
+    starts = rig_starts(skeletons(cameras, joints), weight, load_body_prior())
     assert starts.R.shape == (4, 8, 4, 3, 3)
     for c in range(4):  # every view as hub; the mirrored ones are wrong on purpose
         assert torch.allclose(starts.R[:, c], cameras.R, atol=1e-6)

@@ -73,7 +73,7 @@ def test_every_head_has_the_same_interface(head, views):
 
 
 def fused(model, scene, order):
-    """Joints of views in another order, under cameras in view 0's frame; and that view."""
+    """Joints of views in another order, in the frame of the first of them."""
     keypoints = take(scene.keypoints, (slice(None), slice(None), order))
     cameras = take(scene.cameras, (slice(None), order))
     posterior = posterior_from_cameras(to_reference(cameras))

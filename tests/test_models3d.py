@@ -1,16 +1,11 @@
 import pytest
 import torch
-from rigs_fixture import gaussian_scene
+from rigs_fixture import gaussian_scene, skeletons
 from torch import Tensor
 
 from ptri import config
 from ptri.config import PosteriorConfig
-from ptri.geometry.cameras import (
-    normalised_to_pixel,
-    pixel_to_normalised,
-    project_normalised,
-    transform,
-)
+from ptri.geometry.cameras import normalised_to_pixel, pixel_to_normalised, project_normalised
 from ptri.geometry.rotations import so3_exp
 from ptri.models.fusion import FusionTransformer, body_frame, robust_joints
 from ptri.models.lifter import Lifter, lifting_loss
@@ -36,12 +31,6 @@ def spoiled_scene(frames=1, views=4):
     return scene
 
 
-def skeletons(scene):
-    """Joints (B, T, V, 17, 3) mm in every view's frame."""
-    R, t = scene.cameras.R[:, None], scene.cameras.t[:, None]
-    return transform(scene.joints3d.unsqueeze(2), R, t)
-
-
 def test_lifter_is_finite_and_in_front_whatever_is_missing():
     scene = spoiled_scene()
     torch.manual_seed(0)
@@ -59,7 +48,7 @@ def test_lifter_learns_and_turns_with_the_camera():
     values = []
     for step in range(30):
         scene = generate_batch(settings, 0, step, 32, 2)
-        truth = skeletons(scene)
+        truth = skeletons(scene.cameras, scene.joints3d)
         lifted = lifter(scene.keypoints, scene.K)
         loss = lifting_loss(lifted, truth, scene.keypoints, scene.K).mean()
         optimiser.zero_grad()
@@ -85,7 +74,7 @@ def test_shipped_lifter_spots_gross_outliers():
     settings = config.load(None, [*NAME, *faults, "init.checkpoint_3d=checkpoints/ptri_3d.pt"])
     lifter = build_model(settings, with_images=False).lifter.eval()
     scene = generate_batch(settings, 5, 0, 64, 4, split="held_out")
-    truth = skeletons(scene)
+    truth = skeletons(scene.cameras, scene.joints3d)
     with torch.no_grad():
         lifted = lifter(scene.keypoints, scene.K)
     clean = normalised_to_pixel(project_normalised(truth), scene.K)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from rigs_fixture import BODY, observed, start_near
+from rigs_fixture import BODY, normal, observed, start_near
 
 from ptri.posterior.adjust import adjust
 from ptri.posterior.equations import noise_unit
@@ -29,8 +29,7 @@ def test_independent_errors_have_no_bias():
 
 def test_biases_are_found_and_told_from_noise():
     observations, cameras, joints = observed(4, 4, 10, missing=0.0)
-    generator = torch.Generator().manual_seed(0)
-    bias = 2.0 * torch.randn(4, 1, 4, 17, 2, generator=generator, dtype=torch.float64)
+    bias = 2.0 * normal(4, 1, 4, 17, 2)
     biased = observations._replace(xy=observations.xy + unit(observations) * bias)
     errors = fitted(biased, cameras, joints)
     assert float(errors.bias2.sqrt().mean()) == pytest.approx(2.0, rel=0.2)
@@ -43,8 +42,7 @@ def test_biases_are_found_and_told_from_noise():
 
 def test_frames_whose_errors_are_correlated_count_for_less():
     observations, cameras, joints = observed(4, 4, 16, missing=0.0)
-    generator = torch.Generator().manual_seed(0)
-    white = torch.randn(observations.xy.shape, generator=generator, dtype=torch.float64)
+    white = normal(*observations.xy.shape)
     slow = [white[:, 0]]
     for frame in range(1, 16):
         slow.append(0.7 * slow[-1] + math.sqrt(1 - 0.7**2) * white[:, frame])

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rigs_fixture import BODY, gaussian_scene, observed, starts_near
+from rigs_fixture import BODY, gaussian_scene, normal, observed, skeletons, starts_near
 
 from ptri.config_sections import PosteriorConfig
 from ptri.evaluation.metrics import rotation_coverage
@@ -118,10 +118,9 @@ def test_pose_loss_is_lower_at_the_truth_and_passes_gradients():
 
 def lifted(cameras, joints, sigma=60.0):
     """What a lifter with errors of a known size would say of the views' poses."""
-    camera = torch.einsum("bvac,btjc->btvja", cameras.R, joints) + cameras.t[:, None, :, None]
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(camera.shape, generator=generator, dtype=torch.float64)
-    return Poses(camera + sigma * noise, torch.full_like(camera[..., 0], sigma))
+    camera = skeletons(cameras, joints)
+    noise = sigma * normal(*camera.shape)
+    return Poses(camera + noise, torch.full_like(camera[..., 0], sigma))
 
 
 def from_the_truth(batch, frames, num_samples=512, gradient=False):
@@ -211,12 +210,8 @@ def test_normalised_residuals_equal_those_in_pixels():
 
 
 def weighted_posterior(M=50):
-    generator = torch.Generator().manual_seed(0)
-    w = 0.1 * torch.randn(M, 2, 3, 3, generator=generator, dtype=torch.float64)
-    log_weights = torch.randn(M, 2, generator=generator, dtype=torch.float64).log_softmax(0)
-    one = torch.ones(2, dtype=torch.float64)
-    t = torch.randn(M, 2, 3, 3, generator=generator, dtype=torch.float64)
-    return RigPosterior(so3_exp(w), t, log_weights, one)
+    R, t = so3_exp(0.1 * normal(M, 2, 3, 3)), normal(M, 2, 3, 3, seed=1)
+    return RigPosterior(R, t, normal(M, 2, seed=2).log_softmax(0), torch.ones(2))
 
 
 def test_resampling_keeps_the_mean_and_the_gradient():
@@ -252,9 +247,8 @@ def test_known_cameras_are_one_sample():
 
 
 def test_rotation_covariance_of_known_samples():
-    generator = torch.Generator().manual_seed(0)
     size = torch.tensor([0.01, 0.02, 0.03], dtype=torch.float64)
-    w = size * torch.randn(20000, 1, 1, 3, generator=generator, dtype=torch.float64)
+    w = size * normal(20000, 1, 1, 3)
     base = so3_exp(torch.tensor([0.5, -1.0, 0.3], dtype=torch.float64))
     log_weights = torch.full((20000, 1), -math.log(20000), dtype=torch.float64)
     posterior = RigPosterior(base @ so3_exp(w), w, log_weights, torch.ones(1))

@@ -1,14 +1,13 @@
 """Recordings of keypoint files, end to end, with a model of known error."""
 
 import json
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from fake_model import FakeModel, fake_models_solve_themselves  # noqa: F401
-from recording_fixture import NAMES, make_recording
+from recording_fixture import NAMES, make_recording, sample_settings
 
 from ptri import config
 from ptri.errors import UserError
@@ -18,10 +17,6 @@ from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.report import reprojection_error
 from ptri.recordings.run import process
 from ptri.recordings.solve import solve, usable_views
-
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
-WEIGHTS = ROOT / "checkpoints/ptri_3d.pt"
 
 
 def settings(root, *extra):
@@ -133,12 +128,8 @@ def test_scale_from_the_user(made):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (SAMPLE.is_dir() and WEIGHTS.is_file()), reason="needs the sample recording and weights"
-)
 def test_the_sample_recording_agrees_with_its_calibration(tmp_path):
-    given = [f"data.root={SAMPLE}", "evaluate.pictures=1"]
-    options = config.load(ROOT / "configs/recording.yaml", given)
+    options = sample_settings("recording.yaml", "evaluate.pictures=1")
     recording = read(options)
     figures, _ = process(load_model(options, images=False), recording, options, tmp_path)
     assert figures["accepted"]

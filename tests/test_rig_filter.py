@@ -8,6 +8,7 @@ from rigs_fixture import (
     deviation,
     estimate,
     is_lawful,
+    normal,
     rotation_error_deg,
     rotation_std,
     scene,
@@ -69,10 +70,9 @@ def test_cost_a_frame_does_not_grow():
     stream = ptri.RigFilter(truth.K, max_frames=KEPT, num_samples=64)
     seconds, sizes = [], []
     for f in range(80):
-        generator = torch.Generator().manual_seed(f)
-        noise = 2 * torch.randn(truth.xy[0].shape, generator=generator, dtype=torch.float64)
+        xy = truth.xy[f % 12] + 2 * normal(*truth.xy[0].shape, seed=f)
         start = time.process_time()
-        stream.update(truth.xy[f % 12] + noise, *frame(truth, f % 12)[1:])
+        stream.update(xy, *frame(truth, f % 12)[1:])
         seconds.append(time.process_time() - start)
         sizes.append(tensors_of(stream))
     assert max(sizes[40:]) == max(sizes[:40]) < 2.2 * KEPT * 4 * 17 * 7 + 512 * 4 * 14 + 1000

@@ -1,7 +1,7 @@
 """Robust triangulation: exact on clean points, close with outliers, NaN without evidence."""
 
 import torch
-from rigs_fixture import gaussian_scene
+from rigs_fixture import gaussian_scene, normal
 
 from ptri.geometry.cameras import project
 from ptri.geometry.triangulation import robust_triangulation
@@ -12,8 +12,7 @@ def scene(noise=0.0, batch=2):
     """Keypoints with noise (px) of generated people, the cameras and the joints."""
     _, K, cameras, joints = gaussian_scene(batch, frames=3)
     xy = project(joints, Cameras(K, cameras.R[:, None], cameras.t[:, None]))  # (B, T, V, J, 2)
-    generator = torch.Generator().manual_seed(3)
-    xy += noise * torch.randn(xy.shape, generator=generator, dtype=xy.dtype)
+    xy += noise * normal(*xy.shape)
     covariance = torch.eye(2).mul(max(noise, 1.0) ** 2).expand(*xy.shape, 2)
     return Keypoints(xy, covariance, torch.ones(xy.shape[:-1])), cameras._replace(K=K), joints
 

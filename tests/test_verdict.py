@@ -1,13 +1,13 @@
 """The verdict: rules on given numbers, what is measured on rigs of known truth, and a recording."""
 
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from rigs_fixture import broken, exchanged, gaussian_scene
+from recording_fixture import sample_settings
+from rigs_fixture import broken, exchanged, gaussian_scene, normal
 
 from ptri import config
 from ptri.evaluation.evaluate import load_model
@@ -30,17 +30,13 @@ from ptri.verdict.readings import Reading
 from ptri.verdict.verdict import Code, Verdict
 
 LIMIT = config.PosteriorConfig().max_rotation_std_deg
-ROOT = Path(__file__).resolve().parent.parent
-SAMPLE = ROOT.parent / "shared/data/pose2sim_single"
-WEIGHTS = ROOT / "checkpoints/ptri_3d.pt"
 FRAMES = 12
 
 
 def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     """What a solver that knows the truth would hand over."""
     B, _, V = keypoints.xy.shape[:3]
-    generator = torch.Generator().manual_seed(0)
-    w = torch.randn(64, B, V, 3, generator=generator, dtype=torch.float64)
+    w = normal(64, B, V, 3)
     w[:, :, 0] = 0
     R = cameras.R @ so3_exp(w * (spread_deg * torch.pi / 180 / 3**0.5))
     weights = torch.full((64, B), -np.log(64), dtype=torch.float64)
@@ -49,9 +45,8 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     observations = normalise(keypoints, K)
     bundle = Bundle(cameras.R, cameras.t, joints, None)
     _, weight = misfits(bundle, observations, plain_errors(observations))
-    evidence = SimpleNamespace(
-        observations=observations, joints=joints, weight=weight, scale2=one.clone()
-    )
+    seen = {"observations": observations, "joints": joints, "weight": weight}
+    evidence = SimpleNamespace(**seen, scale2=one.clone())
     return SimpleNamespace(posterior=posterior, evidence=evidence)
 
 
@@ -84,8 +79,7 @@ def test_resection_finds_the_camera_from_nothing(scene, outliers):
 
 
 def test_the_second_start_mirrors_the_depth_of_flat_points():
-    generator = torch.Generator().manual_seed(1)
-    plane = torch.randn(1, 17, 3, generator=generator, dtype=torch.float64) * 300
+    plane = 300 * normal(1, 17, 3)
     plane[..., 2] = 0
     R = so3_exp(torch.tensor([[0.4, 0.5, 0.1]], dtype=torch.float64))
     t = torch.tensor([[0.0, 0.0, 40000.0]], dtype=torch.float64)  # far: no perspective
@@ -307,10 +301,8 @@ def test_two_views_and_one_frame_stay_finite():
 
 @pytest.fixture(scope="module")
 def model():
-    if not WEIGHTS.is_file():
-        pytest.skip("needs the shipped weights")
-    given = [f"init.checkpoint_3d={WEIGHTS}"]
-    options = config.load(ROOT / "configs/generated_keypoints.yaml", given)
+    given = ["init.checkpoint_3d=checkpoints/ptri_3d.pt"]
+    options = config.load("configs/generated_keypoints.yaml", given)
     return load_model(options, images=False).eval(), options
 
 
@@ -387,10 +379,7 @@ def real_case(recording, view, kind):
 
 @pytest.fixture(scope="module")
 def real():
-    if not (SAMPLE.is_dir() and WEIGHTS.is_file()):
-        pytest.skip("needs the sample recording and the shipped weights")
-    given = [f"data.root={SAMPLE}", f"init.checkpoint_3d={WEIGHTS}"]
-    options = config.load(ROOT / "configs/recording.yaml", given)
+    options = sample_settings("recording.yaml")
     model = load_model(options, images=False)
     return read_recording(options.data.root, options.recording), model, options
 
