@@ -73,8 +73,7 @@ def make_recording(
             person = np.concatenate([xy, np.full((len(xy), 1), 0.8)], 1)
             people = [person]
             if bystander and v < 2:  # smaller, listed first
-                other = person * [0.45, 0.45, 0.9] + [20.0, 15.0, 0]
-                people.insert(0, other)
+                people.insert(0, person * [0.45, 0.45, 0.9] + [20.0, 15.0, 0])
             tree = {"people": [{"pose_keypoints_2d": p.ravel().tolist()} for p in people]}
             (folder / f"{name}_{f:012d}_keypoints.json").write_text(json.dumps(tree))
     write_cameras(root, SIZE, K, dist, R, t)
@@ -83,11 +82,9 @@ def make_recording(
 
 def write_cameras(root: Path, size: int, K, dist, R, t) -> None:
     """Writes ``calibration.json`` of square pictures."""
-    extrinsics = [{"R": R[v].tolist(), "t": t[v].tolist()} for v in range(len(NAMES))]
-    cameras = [
-        {"name": name, "size": [size, size], "K": K[v].tolist(), "dist": list(dist)} | extrinsics[v]
-        for v, name in enumerate(NAMES)
-    ]
+    parts = [dict(zip("KRt", (part.tolist() for part in camera))) for camera in zip(K, R, t)]
+    common = {"size": [size, size], "dist": list(dist)}
+    cameras = [{"name": name} | common | part for name, part in zip(NAMES, parts)]
     (root / "calibration.json").write_text(json.dumps({"units": "mm, px", "cameras": cameras}))
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import ptri
 from ptri import config
+from ptri.evaluation.metrics import mahalanobis_square
 from ptri.geometry.cameras import project, transform
 from ptri.geometry.rays import normalise
 from ptri.geometry.rotations import rotation_angle, so3_log
@@ -151,8 +152,7 @@ def deviation(estimate, R: Tensor) -> Tensor:
     w = so3_log(estimate.R[1:].mT @ R)
     # 1e-4 rad: what two runs may differ by where both are sure.
     cov = estimate.rotation_cov[1:] + 1e-8 * torch.eye(3, dtype=w.dtype)
-    chi2 = (w * torch.linalg.solve(cov, w.unsqueeze(-1)).squeeze(-1)).sum(-1)
-    return (chi2 / 3).sqrt()
+    return (mahalanobis_square(w, cov) / 3).sqrt()
 
 
 def rotation_std(estimate) -> Tensor:

@@ -98,10 +98,9 @@ def test_nothing_to_go_on():
 def test_triangulation_is_exact_without_noise():
     rng = np.random.default_rng(1)
     points = rng.normal(size=(20, 3)) + np.array([0.0, 0.0, 6.0])
-    R = np.stack([np.eye(3), np.array([[0.8, 0, -0.6], [0, 1, 0], [0.6, 0, 0.8]])])
+    R = np.array([np.eye(3), [[0.8, 0, -0.6], [0, 1, 0], [0.6, 0, 0.8]]])
     t = np.array([[0, 0, 0], [3.0, 0.1, 1.0]])
-    camera = np.einsum("vij,nj->vni", R, points) + t[:, None]
-    rays = camera[..., :2] / camera[..., 2:]
-    found, fixed = triangulate(rays, np.ones((2, 20), bool), R, t)
+    camera = points @ R.swapaxes(1, 2) + t[:, None]
+    joints, fixed = triangulate(camera[..., :2] / camera[..., 2:], np.ones((2, 20), bool), R, t)
     assert fixed.all()
-    np.testing.assert_allclose(found, points, atol=1e-5)  # the ridge moves points by 1e-9 or so
+    np.testing.assert_allclose(joints, points, atol=1e-5)  # the ridge moves points by 1e-9 or so

@@ -177,10 +177,9 @@ def test_volumes_that_cannot_be_halved_are_refused():
 def test_weights_of_another_head_are_refused(tmp_path):
     path = tmp_path / "algebraic.pt"
     model = head_model("algebraic")
-    settings = config.load(None, [*SMALL, *SIZES, "model.head=algebraic"])
-    meta = {"model": config.to_dict(settings)["model"]}
-    checkpoint.save_weights(path, model.state_dict(), meta)
     other = [*SMALL, *SIZES, f"init.checkpoint_3d={path}"]
+    settings = config.to_dict(config.load(None, [*other, "model.head=algebraic"]))
+    checkpoint.save_weights(path, model.state_dict(), {"model": settings["model"]})
     with pytest.raises(UserError, match=r"holds the head algebraic.*asks for fusion"):
         build_model(config.load(None, other), with_images=False)
     same = build_model(config.load(None, [*other, "model.head=algebraic"]), with_images=False)

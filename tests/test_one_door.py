@@ -50,10 +50,8 @@ def from_data_set(model, settings, keypoints, K):
 
 
 def from_recording(model, settings, keypoints, K):
-    cameras = tuple(
-        CameraEntry(f"cam{v}", (1000, 1000), k.numpy(), np.zeros(5), None, None)
-        for v, k in enumerate(K)
-    )
+    rest = np.zeros(5), None, None  # no distortion, no extrinsics
+    cameras = tuple(CameraEntry(f"cam{v}", (1000, 1000), k.numpy(), *rest) for v, k in enumerate(K))
     xy, covariance, confidence = (value.numpy() for value in keypoints)
     recording = Recording(cameras, np.arange(FRAMES), xy, confidence, H36M17, covariance)
     return solve(model, recording, settings).estimate
