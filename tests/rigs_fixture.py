@@ -12,7 +12,7 @@ from ptri import config
 from ptri.evaluation.metrics import mahalanobis_square
 from ptri.geometry.cameras import project, transform
 from ptri.geometry.rays import normalise
-from ptri.geometry.rotations import rotation_angle, so3_log
+from ptri.geometry.rotations import rotation_angle, so3_exp, so3_log
 from ptri.people.scenes import Scene, SceneNumbers, generate_batch
 from ptri.posterior.body import load_body_prior
 from ptri.posterior.equations import Bundle, move_cameras, person_centre
@@ -49,6 +49,10 @@ def normal(*shape, seed=0) -> Tensor:
     """Standard normal numbers, float64."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def random_rotations(*shape) -> Tensor:
+    return so3_exp(3.0 * normal(*shape, 3, seed=2))
 
 
 def observed(batch=8, views=4, frames=1, seed=0, **options):

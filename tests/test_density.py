@@ -17,10 +17,8 @@ PRIOR_COUNT = 2.0  # residuals that the prior of the noise's scale is worth
 def cost(unknowns, R, t, variance, place, seen, data):
     """Negative log density of one rig's keypoints, bones and lengths, without volumes.
 
-    Args:
-        unknowns: (51 + 16,) the joints in mm, row by row, and the log lengths of the bones.
-        variance: () factor on the stated covariances. seen: (17,) joints that take part.
-        data: xy (V, 17, 2), information (V, 17, 2, 2), inlier (V, 17).
+    ``unknowns`` (51 + 16,): joints in mm, row by row, and the bones' log lengths; ``variance`` ():
+    factor on the covariances; ``data``: xy (V, 17, 2), information, inlier; ``seen``: of joints.
     """
     xy, information, inlier = data
     joints, lengths = unknowns[:51].view(17, 3), unknowns[51:]
@@ -44,14 +42,7 @@ def bone_lengths(joints):
 
 
 def naive(R, t, variance, start, seen, data):
-    """Log density (M,) of cameras R (M, V, 3, 3), t (M, V, 3) and the noise's variance (M,).
-
-    Args:
-        start: (M, 67) unknowns to start from.
-
-    Returns:
-        Log density (M,), and the part (M,) of it that the bones' volume element is.
-    """
+    """Log density (M,) of M rigs, found from unknowns (M, 67); its bones' volume element."""
     value = torch.func.vmap(cost, (0, 0, 0, 0, 0, None, None))
     slope = torch.func.vmap(torch.func.grad(cost), (0, 0, 0, 0, 0, None, None))
     curvature = torch.func.vmap(torch.func.hessian(cost), (0, 0, 0, 0, 0, None, None))

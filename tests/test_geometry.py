@@ -1,6 +1,6 @@
 import pytest
 import torch
-from rigs_fixture import gaussian_scene, normal, skeletons
+from rigs_fixture import gaussian_scene, normal, random_rotations, skeletons
 
 from ptri.geometry import alignment, rotations
 from ptri.geometry.cameras import (
@@ -16,10 +16,6 @@ from ptri.posterior.body import load_body_prior
 from ptri.posterior.starts import rig_starts
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras
-
-
-def random_rotations(*shape):
-    return rotations.so3_exp(normal(*shape, 3, seed=1))
 
 
 def test_exponential_and_logarithm_are_inverse():

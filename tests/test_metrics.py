@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from rigs_fixture import normal, random_rotations
 
 from ptri.evaluation import metrics
 from ptri.geometry.rotations import rotation_mean, so3_exp, so3_log
@@ -11,22 +12,13 @@ from ptri.structures import RigPosterior
 ROOT = 6
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(0)
+def people(count=20):
+    truth = 400 * normal(count, 17, 3)
+    return truth, truth + 40 * normal(count, 17, 3, seed=1)
 
 
-def people(generator, count=20):
-    truth = 400 * torch.randn(count, 17, 3, generator=generator, dtype=torch.float64)
-    return truth, truth + 40 * torch.randn(count, 17, 3, generator=generator, dtype=torch.float64)
-
-
-def random_rotation(generator, *shape, scale=3.0):
-    return so3_exp(scale * torch.randn(*shape, 3, generator=generator, dtype=torch.float64))
-
-
-def test_mpjpe_agrees_with_a_loop_and_ignores_translation(generator):
-    truth, estimate = people(generator)
+def test_mpjpe_agrees_with_a_loop_and_ignores_translation():
+    truth, estimate = people()
     pairs = zip(estimate.numpy(), truth.numpy())  # the root's zero counts
     naive = [np.linalg.norm(e - e[ROOT] - g + g[ROOT], axis=1).mean() for e, g in pairs]
     error = metrics.mpjpe(estimate, truth)
@@ -36,9 +28,9 @@ def test_mpjpe_agrees_with_a_loop_and_ignores_translation(generator):
     assert (metrics.joint_l2(moved, truth) > 2000).all()  # the control: this one sees it
 
 
-def test_pa_mpjpe_ignores_similarities_but_not_mirrors(generator):
-    truth, _ = people(generator)
-    R = random_rotation(generator, 20)
+def test_pa_mpjpe_ignores_similarities_but_not_mirrors():
+    truth, _ = people()
+    R = random_rotations(20)
     moved = 0.7 * truth @ R.transpose(-1, -2) + 500
     assert metrics.pa_mpjpe(moved, truth).max() < 1e-9
     assert metrics.n_mpjpe(moved, truth).min() > 50
@@ -46,8 +38,8 @@ def test_pa_mpjpe_ignores_similarities_but_not_mirrors(generator):
     assert metrics.pa_mpjpe(mirrored, truth).min() > 50
 
 
-def test_alignment_lowers_the_error(generator):
-    truth, estimate = people(generator)
+def test_alignment_lowers_the_error():
+    truth, estimate = people()
     scaled = 1.3 * estimate
     normalised = metrics.n_mpjpe(scaled, truth)
     torch.testing.assert_close(normalised, metrics.n_mpjpe(estimate, truth))
@@ -56,8 +48,8 @@ def test_alignment_lowers_the_error(generator):
     assert (least < normalised).all() and (normalised < metrics.mpjpe(scaled, truth)).all()
 
 
-def test_missing_joints_are_left_out(generator):
-    truth, estimate = people(generator, 3)
+def test_missing_joints_are_left_out():
+    truth, estimate = people(3)
     estimate[0, 2] = torch.nan
     keep = [j for j in range(17) if j != 2]
     expected = (estimate[0, keep] - truth[0, keep]).norm(dim=-1).mean()
@@ -79,9 +71,9 @@ def test_l1_l2_and_masks():
     assert metrics.joint_l2(estimate, truth).item() > 2.5
 
 
-def test_pair_errors_ignore_the_world_frame_and_scale(generator):
-    R, t = random_rotation(generator, 5, 4), 1000 * torch.randn(5, 4, 3, dtype=torch.float64)
-    Q, c = random_rotation(generator, 5, 1), torch.randn(5, 1, 3, dtype=torch.float64) * 500
+def test_pair_errors_ignore_the_world_frame_and_scale():
+    R, t = random_rotations(5, 4), 1000 * normal(5, 4, 3)
+    Q, c = random_rotations(5, 1), 500 * normal(5, 1, 3)
     R_moved, t_moved = R @ Q, 2.5 * (t + (R @ c.unsqueeze(-1)).squeeze(-1))
     assert metrics.rotation_error_deg(R_moved, R).max() < 1e-5
     direction = metrics.translation_direction_error_deg(R_moved, t_moved, R, t)
@@ -91,10 +83,9 @@ def test_pair_errors_ignore_the_world_frame_and_scale(generator):
 
 
 @pytest.mark.parametrize("angle", [1e-3, 9.9, 10.1, 179.0])
-def test_rotation_error_is_the_angle_turned(generator, angle):
-    R = random_rotation(generator, 7, 3)
-    axis = torch.randn(7, 3, generator=generator, dtype=torch.float64)
-    axis = torch.nn.functional.normalize(axis, dim=-1)
+def test_rotation_error_is_the_angle_turned(angle):
+    R = random_rotations(7, 3)
+    axis = torch.nn.functional.normalize(normal(7, 3), dim=-1)
     turned = R.clone()
     turned[:, 1] = so3_exp(axis * np.deg2rad(angle)) @ R[:, 1]
     error = metrics.rotation_error_deg(turned, R)  # pairs 01, 02, 12
@@ -111,12 +102,12 @@ def test_opposite_baselines_are_180_degrees_apart():
     assert torch.isnan(metrics.translation_direction_error_deg(R, t, R, 0 * t)).all()
 
 
-def test_joint_coverage_is_nominal_on_gaussian_errors(generator):
+def test_joint_coverage_is_nominal_on_gaussian_errors():
     truth = torch.zeros(4000, 17, 3, dtype=torch.float64)
-    factor = torch.randn(4000, 17, 3, 3, generator=generator, dtype=torch.float64) * 20
+    factor = 20 * normal(4000, 17, 3, 3)
     covariance = factor @ factor.transpose(-1, -2) + 4 * torch.eye(3)
     chol = torch.linalg.cholesky(covariance)
-    draw = torch.randn(4000, 17, 3, 1, generator=generator, dtype=torch.float64)
+    draw = normal(4000, 17, 3, 1, seed=1)
     estimate = (chol @ draw).squeeze(-1)
     estimate[:, ROOT] = 0  # root-relative: the covariance is of joints about the root
     share = metrics.joint_coverage(estimate, covariance, truth).mean(0)
@@ -131,11 +122,11 @@ def test_joint_coverage_is_nominal_on_gaussian_errors(generator):
 SPREAD = 0.02 * torch.tensor([3.0, 1.0, 0.3])  # rad, anisotropic
 
 
-def gaussian_posterior(generator, samples, rigs, views, stated=1.0):
+def gaussian_posterior(samples, rigs, views, stated=1.0):
     """Truth and samples from the same law around an unknown mean; samples ``stated`` as wide."""
-    mean = random_rotation(generator, rigs, views)
+    mean = random_rotations(rigs, views)
     mean[:, 0] = torch.eye(3)
-    noise = torch.randn(samples + 1, rigs, views, 3, generator=generator, dtype=torch.float64)
+    noise = normal(samples + 1, rigs, views, 3, seed=1)
     noise[:, :, 0] = 0
     noise *= SPREAD
     R = mean @ so3_exp(stated * noise[1:])
@@ -144,18 +135,18 @@ def gaussian_posterior(generator, samples, rigs, views, stated=1.0):
     return posterior, mean @ so3_exp(noise[0])
 
 
-def test_rotation_coverage_is_nominal_when_the_posterior_is_right(generator):
-    posterior, truth = gaussian_posterior(generator, 256, 600, 3)
+def test_rotation_coverage_is_nominal_when_the_posterior_is_right():
+    posterior, truth = gaussian_posterior(256, 600, 3)
     share = metrics.rotation_coverage(posterior, truth).mean((0, 1))
     # 1,200 draws: standard errors 0.014 and 0.009.
     assert share[0].item() == pytest.approx(0.5, abs=0.045)
     assert share[1].item() == pytest.approx(0.9, abs=0.03)
-    posterior, truth = gaussian_posterior(generator, 256, 600, 3, 0.35)
+    posterior, truth = gaussian_posterior(256, 600, 3, 0.35)
     assert metrics.rotation_coverage(posterior, truth)[..., 1].mean() < 0.5
 
 
-def test_rotation_coverage_uses_the_weights(generator):
-    posterior, truth = gaussian_posterior(generator, 2048, 400, 2, 2.0)
+def test_rotation_coverage_uses_the_weights():
+    posterior, truth = gaussian_posterior(2048, 400, 2, 2.0)
     # Samples twice too wide, reweighted to the right law: N(s) / N(2 s) in the tangent space.
     wide = metrics.rotation_coverage(posterior, truth)[..., 0].mean()
     assert wide > 0.8
@@ -166,6 +157,6 @@ def test_rotation_coverage_uses_the_weights(generator):
     assert share[..., 0].mean().item() == pytest.approx(0.5, abs=0.075)
 
 
-def test_a_single_sample_has_no_coverage(generator):
-    posterior, truth = gaussian_posterior(generator, 1, 3, 4)
+def test_a_single_sample_has_no_coverage():
+    posterior, truth = gaussian_posterior(1, 3, 4)
     assert torch.isnan(metrics.rotation_coverage(posterior, truth)).all()

@@ -25,13 +25,9 @@ OPTIONS = [
 
 
 @pytest.fixture(scope="module")
-def settings():
-    return config.load(None, OPTIONS)
-
-
-@pytest.fixture(scope="module")
-def model(settings):
-    return load_model(settings, images=False)
+def door():
+    settings = config.load(None, OPTIONS)
+    return load_model(settings, images=False), settings
 
 
 def keypoints_of(settings, kind):
@@ -58,7 +54,8 @@ def from_recording(model, settings, keypoints, K):
 
 
 @pytest.mark.parametrize(("kind", "code"), [("good", Code.ACCEPTED), ("mirrored", Code.MISREAD)])
-def test_every_entry_gives_the_same_answer(settings, model, kind, code):
+def test_every_entry_gives_the_same_answer(door, kind, code):
+    model, settings = door
     keypoints, K = keypoints_of(settings, kind)
     xy, covariance, confidence = keypoints
     api = ptri.estimate_rig(xy, K, confidence, covariance, max_frames=CHOSEN, model=model)
@@ -80,7 +77,8 @@ def test_every_entry_gives_the_same_answer(settings, model, kind, code):
     assert torch.equal(scene.prediction.covariance, api.body.covariance)
 
 
-def test_a_stream_ends_where_the_whole_ends(settings, model):
+def test_a_stream_ends_where_the_whole_ends(door):
+    model, settings = door
     keypoints, K = keypoints_of(settings, "good")
     xy, covariance, confidence = keypoints
     whole = ptri.estimate_rig(xy, K, confidence, covariance, model=model)

@@ -131,15 +131,11 @@ def test_nobody_in_sight_then_somebody():
 
 def test_a_camera_that_starts_late():
     truth = scene(8, seed=0)
-    xy = truth.xy.clone()
-    xy[:3, 2] = torch.nan
-    stream = ptri.RigFilter(truth.K, max_frames=KEPT, num_samples=128)
-    for f in range(8):
-        result = stream.update(xy[f], *frame(truth, f)[1:])
-        if f < 3:
-            assert not result.accepted and "view 2 has 0 keypoints" in result.reason
-    assert result.accepted
-    assert rotation_error_deg(result, truth).max() < 4
+    truth.xy[:3, 2] = torch.nan
+    _, estimates = run(truth, range(8), num_samples=128)
+    assert not any(early.accepted for early in estimates[:3])
+    assert all("view 2 has 0 keypoints" in early.reason for early in estimates[:3])
+    assert estimates[-1].accepted and rotation_error_deg(estimates[-1], truth).max() < 4
 
 
 def test_bad_input_leaves_the_filter_as_it_was():
@@ -157,8 +153,6 @@ def test_bad_input_leaves_the_filter_as_it_was():
 
 def test_the_subjects_height_once_it_can_be_measured():
     truth = scene(4, seed=0)
-    xy = truth.xy.clone()
-    xy[:2, :, [0, 1, 4, 5]] = torch.nan  # no legs
-    stream = ptri.RigFilter(truth.K, max_frames=KEPT, scale={"subject_height": 1900})
-    sources = [stream.update(xy[f]).scale_source for f in range(4)]
-    assert "bones" in sources[0] and "1900 mm" in sources[-1]
+    truth.xy[:2, :, [0, 1, 4, 5]] = torch.nan  # no legs
+    _, estimates = run(truth, range(4), scale={"subject_height": 1900})
+    assert "bones" in estimates[0].scale_source and "1900 mm" in estimates[-1].scale_source

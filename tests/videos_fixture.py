@@ -69,8 +69,7 @@ def draw_person(image: np.ndarray, xy: np.ndarray, radius: int = RADIUS) -> None
 def make_videos(root: Path, num_frames: int = 16, bystander: bool = False) -> dict:
     """Writes ``root``; returns K, R, t, and joints as drawn (T, V, 17, 2) px, distorted.
 
-    Args:
-        bystander: a smaller person who moves, in a corner of the first two views.
+    The bystander is a smaller person who moves, in a corner of the first two views.
     """
     K, R, t, drawn = seen_by_ring(SIZE, body(num_frames), DIST)
     rng = np.random.default_rng(0)
