@@ -66,12 +66,10 @@ def test_candidates_are_ranked_and_repeatable():
     for a, b in zip(first, second):
         assert all(np.array_equal(x, y, equal_nan=True) for x, y in zip(a, b))
     for c in first:
-        eye = np.tile(np.eye(3), (5, 1, 1))
-        np.testing.assert_allclose(c.R @ c.R.swapaxes(-1, -2), eye, atol=1e-9)
+        np.testing.assert_allclose(c.R @ c.R.swapaxes(-1, -2), [np.eye(3)] * 5, atol=1e-9)
         np.testing.assert_allclose(c.R[0], np.eye(3), atol=1e-12)
         np.testing.assert_allclose(c.t[0], 0, atol=1e-12)
-        distance = np.linalg.norm(c.joints, axis=-1)
-        np.testing.assert_allclose(np.nanmedian(distance), 1.0)
+        assert np.nanmedian(np.linalg.norm(c.joints, axis=-1)) == pytest.approx(1.0)
 
 
 def test_confidence_zero_is_not_seen():

@@ -173,12 +173,9 @@ def examination(readings=LASTING, **changes):
     """Of one rig of four views whose keypoints fit as they are, at 1 nat a point."""
     cost = torch.full((1, 4, len(readings)), 4.0)
     cost[..., 0] = 1.0
-    points = torch.full((1, 4), 100)
-    turned = torch.ones(1, 4, len(readings))  # rad
-    lag_cost = torch.full((1, 4), torch.inf)
-    parts = {"cost": cost, "points": points, "turned": turned, "lag_cost": lag_cost}
-    parts |= {"readings": readings, "lag": torch.zeros(1, 4), "spacing": 1.0}
-    return Examination(**{**parts, **changes})
+    parts = {"cost": cost, "turned": torch.ones_like(cost), "readings": readings}  # rad
+    parts |= {"points": torch.full((1, 4), 100), "lag_cost": torch.full((1, 4), torch.inf)}
+    return Examination(**{**parts, "lag": torch.zeros(1, 4), "spacing": 1.0, **changes})
 
 
 def test_the_view_that_fits_best_under_another_reading_is_blamed():
@@ -208,7 +205,7 @@ def test_a_moment_needs_seven_nats_and_a_shift_one_a_point():
         cost = moment.cost.clone()
         cost[0, 3, 2] = 1.0 - gain
         assert blame(moment._replace(cost=cost), 1) == suspects
-    cost, late = examination().cost, torch.full((1, 4), torch.inf)
+    cost, late = examination().cost, examination().lag_cost
     cost[0, 1], late[0, 1] = 4.0, 1.0
     lag = torch.tensor([[0.0, 3.0, 0.0, 0.0]])
     other_time = examination(cost=cost, lag_cost=late, lag=lag)
