@@ -102,8 +102,8 @@ def test_every_parameter_is_trained_and_norms_do_not_decay(root, tmp_path):
 
 
 def test_starts_from_a_checkpoint(root, tmp_path):
-    def build(context, name=None, **sizes):
-        made = config.replace(settings(root, tmp_path), model__sizes={"context": context, **sizes})
+    def build(context, name=None):
+        made = settings(root, tmp_path, f"model.sizes.context={context}")
         path = name and str(tmp_path / name)
         return HeatmapTask(config.replace(made, init__checkpoint_2d=path)).build_model().eval()
 
@@ -111,8 +111,7 @@ def test_starts_from_a_checkpoint(root, tmp_path):
     model = build(False)
     checkpoint.save_weights(tmp_path / "w.pt", model.state_dict(), {})
     again = build(False, "w.pt")
-    for old, new in zip(model.parameters(), again.parameters()):
-        torch.testing.assert_close(old, new, rtol=1e-3, atol=1e-4)  # fp16
+    torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=1e-3, atol=1e-4)  # fp16
     more = build(True, "w.pt")
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -120,8 +119,6 @@ def test_starts_from_a_checkpoint(root, tmp_path):
     checkpoint.save_weights(tmp_path / "more.pt", more.state_dict(), {})
     with pytest.raises(UserError, match=r"more\.pt.*Unexpected"):
         build(False, "more.pt")
-    with pytest.raises(UserError, match=r"w\.pt"):
-        build(False, "w.pt", head_channels=32)
 
 
 def test_export_is_what_was_evaluated(root, tmp_path, capsys):
