@@ -279,6 +279,8 @@ def _rig_scores(
     coverage = R.new_full((T, C - 1, len(metrics.LEVELS)), torch.nan)
     coverage[:, : V - 1] = metrics.rotation_coverage(posterior, R_true)
     scores = {"ess": posterior.ess, "accepted": estimate.accepted.float()}
+    error = metrics.mpjpe(estimate.prediction.joints3d, frames.truth.joints3d)
+    scores["mpjpe_accepted"] = torch.where(estimate.accepted.to(error.device), error, torch.nan)
     scores["rotation_coverage"] = coverage
     rotation = metrics.rotation_error_deg(R, R_true)
     of_pairs = {

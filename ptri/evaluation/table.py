@@ -89,6 +89,7 @@ def details_of(scores: Scores, keep: np.ndarray, pair_names: list[str]) -> dict[
                 "rotation_error_deg_worst": float(np.max(_finite(rotation))),
                 DIRECTION: _median(direction),
                 "accepted": _mean(of["accepted"]),
+                "mpjpe_accepted": _mean(_finite(of["mpjpe_accepted"])),
                 "effective_sample_size_median": _median(of["ess"]),
                 "pairs": {
                     name: {ROTATION: _median(rotation[:, p]), DIRECTION: _median(direction[:, p])}
@@ -199,6 +200,7 @@ def _error_rows(details: dict, methods: list[str], damaged: bool) -> list[list[s
         "translation direction, median, deg": "{translation_direction_error_deg_median:.2f}",
         "failures (> 10 deg)": "{rotation_failures:.1%}",
         "accepted by the verdict": "{accepted:.0%}",
+        "MPJPE where accepted, mm": "{mpjpe_accepted:.1f}",
         "50 % regions hold the rotation": "{coverage_50:.0%}",
         "50 % regions hold the joint": "{joint_coverage_50:.0%}",
         "90 % regions hold the rotation": "{coverage_90:.0%}",

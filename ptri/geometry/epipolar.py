@@ -2,7 +2,7 @@
 
 All frames' joints of a pair of views vote for one essential matrix (a rig does not move). The
 other views follow one by one, the view that sees most triangulated points first, by perspective-n-
-point with RANSAC. Several seed pairs give several candidates. OpenCV, one rig at a time.
+point with RANSAC. Several seed pairs give several candidates. numpy and OpenCV, one rig at a time.
 """
 
 from __future__ import annotations
@@ -13,15 +13,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-
-from ptri.geometry.triangulation import reproject, weighted_triangulation
-from ptri.structures import Observations
 
 MIN_POINTS = 6  # fewest common points for a pair's essential matrix, or for a view's resection
 IRLS_ITERATIONS = 5
-UNIT = 1000.0  # of the baseline, in which points are triangulated
-PRIOR_SIGMA = 1e9  # of these units, keeps points finite whose rays are parallel
 _CONFIDENCE = 0.9999  # of RANSAC
 _MAX_TRIALS = 2000
 
@@ -192,7 +186,7 @@ def resection(
 def triangulate(
     rays: np.ndarray, seen: np.ndarray, R: np.ndarray, t: np.ndarray, threshold: float = np.inf
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Points of least reprojection error, Cauchy-robust if asked.
+    """Points nearest to their rays, weighted to the reprojection error, Cauchy-robust if asked.
 
     Args:
         rays: (V, N, 2) normalised. seen: (V, N) bool. R, t: (V, 3, 3), (V, 3).
@@ -201,21 +195,25 @@ def triangulate(
     Returns:
         (N, 3) and (N,) bool: seen by two views, in front of them, rays not parallel.
     """
-    xy, inlier, R, t = (torch.as_tensor(value).double()[None] for value in (rays, seen, R, t))
-    information = torch.eye(2, dtype=xy.dtype) * inlier[..., None, None]
-    observations = Observations(*(v[:, None] for v in (xy, information, inlier)), inlier[:, :1])
-    # In thousands: depths are compared with `MIN_DEPTH`.
-    cameras = R[None], UNIT * t[None]
-    weight, depth, origin = observations.inlier[None], UNIT, torch.zeros_like(t[0, 0])
+    # The component of (R X + t) across the ray (x, y, 1), over the depth, is the error.
+    u = np.concatenate([rays, np.ones_like(rays[..., :1])], -1)  # (V, N, 3)
+    rows = R[:, None, :2] - u[..., :2, None] * R[:, None, 2:3]  # (V, N, 2, 3)
+    right = u[..., :2] * t[:, None, 2:3] - t[:, None, :2]  # (V, N, 2)
+    weight = seen.astype(float)
     for _ in range(IRLS_ITERATIONS):
-        points, _ = weighted_triangulation(
-            observations, *cameras, weight, depth, origin, PRIOR_SIGMA**-2
-        )
-        at = reproject(points, observations, *cameras)
-        weight, depth = observations.inlier / (1 + at.chi2 / threshold**2), at.depth
-    points = points[0, 0, 0].numpy() / UNIT
-    front = ((at.front[0, 0, 0].numpy() > 0) | ~seen).all(0)
-    return points, (seen.sum(0) >= 2) & front & np.isfinite(points).all(-1)
+        A = np.einsum("vn,vnij,vnik->njk", weight, rows, rows)
+        b = np.einsum("vn,vnij,vni->nj", weight, rows, right)
+        # 1e-9 of the trace keeps points finite whose rays are parallel.
+        ridge = 1e-9 * np.trace(A, axis1=1, axis2=2)[:, None, None] + 1e-12
+        X = np.linalg.solve(A + ridge * np.eye(3), b[..., None])[..., 0]
+        camera = np.einsum("vij,nj->vni", R, X) + t[:, None]
+        depth = camera[..., 2]
+        residual = np.linalg.norm(camera[..., :2] - u[..., :2] * depth[..., None], axis=-1)
+        # 1e-6 guards points in a camera's plane.
+        safe = np.maximum(np.abs(depth), 1e-6)
+        weight = seen / safe**2 / (1 + (residual / safe / threshold) ** 2)
+    front = ((depth > 0) | ~seen).all(0)
+    return X, (seen.sum(0) >= 2) & front & np.isfinite(X).all(-1)
 
 
 def _candidate(

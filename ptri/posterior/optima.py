@@ -71,13 +71,14 @@ def adjust_starts(
         cost = cost + 1e3 * behind + strangeness(flat, poses, rig, frames)
         keep = _distinct_best(flat.R[source], cost[source], count)  # (B, K)
         rows = torch.arange(B, device=keep.device)[:, None]
-        before = bundle.joints[rows, keep]  # (B, K, T, J, 3)
+        joints = bundle.joints[rows, keep]  # (B, K, T, J, 3)
         bundle, copy = take(flat, source[rows, keep]), keep == keep[:, :1]
         copy[:, 0] = False
+        joints[:, :, frames] = bundle.joints
         # By now the cameras know more of each frame than the limbs that a start had turned over,
         # which bones hold where they are.
         if len(frames) < T or (T >= MANY_FRAMES and frames is not few):
-            bundle = bundle._replace(joints=_triangulated(observations, bundle, before))
+            bundle = bundle._replace(joints=_triangulated(observations, bundle, joints))
     return bundle
 
 
@@ -98,14 +99,13 @@ def distinct_rows(copy: Tensor) -> tuple[Tensor, Tensor]:
 
 def _triangulated(observations: Observations, bundle: Bundle, before: Tensor) -> Tensor:
     """Joints (B, K, T, J, 3) mm from the images alone, under the cameras of bundles (B, K, ...);
-    those that two views do not see lie about the person as they did before."""
+    those that two views do not see move with the person."""
     K = bundle.R.shape[1]
     cameras = flatten(bundle)[:2]
     joints = robust_joints(_repeat(observations, K), *cameras, iterations=4)[0].joints[0]
-    middle = joints.nanmedian(2, keepdim=True).values  # NaN in a frame that nobody sees
-    usual = middle.nanmedian(1, keepdim=True).values.nan_to_num(0.0)
     before = before.flatten(0, 1)
-    before = torch.where(torch.isnan(middle), usual, middle) + before - before.mean(2, keepdim=True)
+    moved = (joints - before).nanmedian(2, keepdim=True).values  # NaN in a frame that nobody sees
+    before = before + moved.nan_to_num(0.0)
     # Rays that hardly cross put a joint anywhere.
     near = (joints - before).norm(dim=-1, keepdim=True) < MAX_SHIFT
     return torch.where(near, joints, before).unflatten(0, (-1, K))
