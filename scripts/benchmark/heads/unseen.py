@@ -31,7 +31,7 @@ from ptri.people.draws import Draws
 from ptri.people.scenes import Scene, errors_of, people, seen_by
 from ptri.posterior.sampling import posterior_from_cameras, resample
 from ptri.rig import estimate
-from ptri.rig.joints import body_under
+from ptri.rig.joints import NUM_SAMPLES, body_under
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Prediction, RigPosterior, cat, take
 from ptri.training.solved_scenes import (
@@ -122,7 +122,7 @@ def solve(
     for first in range(0, count, size):
         scene = make_scenes(rig_set, config, seed, first, min(size, count - first))
         solution = estimate.solve(model, scene.keypoints, scene.K, config.posterior, seed)
-        R, t, _ = resample(solution.posterior, model.fusion_samples)
+        R, t, _ = resample(solution.posterior, NUM_SAMPLES)
         groups.append(Group(scene, R.float(), t.float()))
         sides.append(solution.sides)
     solved = Solved(join(groups), cat(sides))
@@ -133,7 +133,7 @@ def solve(
 
 def _key(rig_set: RigSet, count: int, model: PoseModel, config: Config, seed: int) -> str:
     tree = configuration.to_dict(config)
-    parts = (rig_set, count, seed, tree["generated"], tree["posterior"], model.fusion_samples)
+    parts = (rig_set, count, seed, tree["generated"], tree["posterior"], NUM_SAMPLES)
     parts = (*parts, model.detector, weights_digest(model.lifter))
     return make_key(parts, filter(None, [config.generated.mocap]))
 
