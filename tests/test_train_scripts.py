@@ -1,7 +1,6 @@
 """train2d.py and train3d.py as a user runs them: killed, resumed, on two processes, bad input."""
 
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from recording_fixture import run_script
 from toy_task import assert_same_run, load_last, read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,19 +114,13 @@ def test_two_processes_follow_one(uninterrupted, tmp_path):
     ("train3d", ["--overwrite", "--resume"], "exclude"),
     ("train3d", ["run.name=mine", "--overwrite", "data.root=nowhere"], "nowhere"),
 ])  # fmt: skip
-def test_bad_input_is_one_line_and_changes_nothing(
-    run, arguments, named, tmp_path, monkeypatch, capsys
-):
-    script, settings = RUNS[run]
+def test_bad_input_is_one_line(run, arguments, named, tmp_path, monkeypatch, capsys):
+    """And nothing is changed."""
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/last.pt").write_text("dear to me")
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(
-        sys, "argv", [script, settings, "run.device=cpu", f"run.out={tmp_path}", *arguments]
-    )
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(script, run_name="__main__")
-    (line,) = capsys.readouterr().err.splitlines()
-    assert stopped.value.code == 2 and line.startswith("error: ") and named in line
+    given = *RUNS[run], "run.device=cpu", f"run.out={tmp_path}", *arguments
+    status, _, (line,) = run_script(monkeypatch, capsys, *given)
+    assert status == 2 and line.startswith("error: ") and named in line
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "last.pt"]
     assert (tmp_path / "mine/last.pt").read_text() == "dear to me"
