@@ -142,8 +142,8 @@ def test_a_data_set_is_readable_deterministic_and_resumable(tmp_path, monkeypatc
     for first, second in zip(labels, read_labels(labels_path(broken.out))):
         np.testing.assert_array_equal(first, second)
     images = [sorted((tmp_path / n / "processed").rglob("*.jpg")) for n in ("whole", "broken")]
-    assert len(images[0]) == len(images[1]) == 16
-    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*images))
+    assert len(images[0]) == 16
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*images, strict=True))
     for row, camera in np.ndindex(8, 2):
         rig = (part[labels.subject[row], camera] for part in (labels.K, labels.R, labels.t))
         pixels = Camera(*rig).project(labels.joints[row].astype(float))[:, :2]
