@@ -83,10 +83,8 @@ def test_target_and_joints_are_differentiable_in_the_keypoints():
     starts = starts_near(cameras, joints, 2.0)
     observations = normalise(keypoints, K)
     _, evidence = rig.find_modes(observations, starts, BODY, SETTINGS)
-    R = cameras.R[None].expand(2, -1, -1, -1, -1) @ so3_exp(
-        0.01 * torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
-    )
-    t = cameras.t[None].expand(2, -1, -1, -1)
+    turn = torch.tensor([[0.0, 0, 0], [0.01, 0, 0], [0, 0.01, 0]], dtype=torch.float64)
+    R, t = (cameras.R @ so3_exp(turn)).expand(2, -1, -1, -1, -1), cameras.t.expand(2, -1, -1, -1)
 
     def target(xy, covariance, confidence):
         moved = normalise(Keypoints(xy, covariance, confidence), K)
@@ -221,8 +219,7 @@ def test_resampling_keeps_the_mean_and_the_gradient():
 
 def test_few_samples_have_the_posteriors_size():
     posterior = weighted_posterior(400)
-    size = posterior.t.norm(dim=-1).sum(-1)
-    weights = posterior.log_weights.exp()
+    size, weights = posterior.t.norm(dim=-1).sum(-1), posterior.log_weights.exp()
     mean = (weights * size).sum(0)
     spread = (weights * (size - mean) ** 2).sum(0).sqrt()
     _, t, _ = rig.resample(posterior, 8)

@@ -28,13 +28,11 @@ def scenes(num, frames=1, seed=0):
     return exact_scene(num, 4, frames, seed, noise=0.006, missing=0.0, fps=5.0)
 
 
-def copied(keypoints, view, end, middle=None):
-    """Keypoints with an arm's or leg's end, and its middle, at the other one's place."""
+def copied(keypoints, view, *names):
+    """Keypoints with joints of an arm or leg at the other one's place."""
     xy = keypoints.xy.clone()
-    for name in (end, middle):
-        if name is not None:
-            j = NAMES.index(name)
-            xy[:, :, view, j] = xy[:, :, view, int(FLIP[j])]
+    for j in map(NAMES.index, names):
+        xy[:, :, view, j] = xy[:, :, view, int(FLIP[j])]
     return keypoints._replace(xy=xy)
 
 
