@@ -151,10 +151,7 @@ def set_in(index, key, value):
         (set_in(2, "K", [[1, 2], [3, 4]]), r"'right': K has shape \(2, 2\), expected \(3, 3\)"),
         (set_in(2, "size", "large"), "'right': size is not numeric"),
         (set_in(0, "R", [[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "'left': R is not a rotation"),
-        (
-            set_in(0, "name", "sideways"),
-            "no keypoint folder sideways or sideways_json.*found back_json",
-        ),
+        (set_in(0, "name", "side"), "no keypoint folder side or side_json.*found back_json"),
         (set_in(0, "name", "front"), "two cameras are named 'front'"),
         (lambda cameras: cameras[3].pop("K"), "'back': key 'fx' is missing"),
         (lambda cameras: cameras.clear(), "no camera found"),

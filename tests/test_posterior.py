@@ -97,21 +97,15 @@ def test_target_and_joints_are_differentiable_in_the_keypoints():
     assert torch.autograd.gradcheck(target, inputs, fast_mode=True, atol=1e-3)
 
 
-def lifted(cameras, joints, sigma=60.0):
-    """What a lifter with errors of a known size would say of the views' poses."""
-    camera = skeletons(cameras, joints)
-    noise = sigma * normal(*camera.shape)
-    return Poses(camera + noise, torch.full_like(camera[..., 0], sigma))
-
-
 def from_the_truth(batch, frames, num_samples=512, gradient=False):
-    """A solution that starts at the truth, its cameras and keypoints."""
+    """A solution that starts at the truth, with a lifter's poses 60 mm off; cameras, keypoints."""
     observations, cameras, joints = observed(batch, 4, frames, missing=0.0)
     xy = observations.xy.clone().requires_grad_(gradient)
     lengths = BODY.mean.expand(batch, 1, -1)
     start = Bundle(cameras.R[:, None], cameras.t[:, None], joints[:, None], lengths)
     settings = replace(SETTINGS, num_samples=num_samples)
-    poses = lifted(cameras, joints)
+    camera = skeletons(cameras, joints)
+    poses = Poses(camera + 60.0 * normal(*camera.shape), torch.full_like(camera[..., 0], 60.0))
     observations = observations._replace(xy=xy)
     solution = rig.rig_posterior(observations, start, BODY, settings, 0, poses, correlated=False)
     return solution, cameras, xy

@@ -144,17 +144,13 @@ def test_joint_order_does_not_matter(ring, plain):
 @pytest.mark.parametrize("name", ["coco17", "body25", "body25b", "mpii16", "halpe26", "coco18"])
 def test_joint_sets(ring, name):
     joints = torch.tensor(detector_joints(ring.joints.numpy(), name))
-    xy = seen_from(cameras_of(ring), joints, 1.0)
+    xy = seen_from(Cameras(ring.K, ring.R, ring.t), joints, 1.0)
     scale = {"camera_distance": (0, 2, distance(ring, 0, 2))}
     result = ptri.estimate_rig(xy, ring.K, skeleton=name, max_frames=2, scale=scale)
     assert is_lawful(result) and result.accepted
     assert rotation_error_deg(result, ring).max() < 4
     assert result.joints3d.shape == joints.shape
     assert (result.joints3d - joints).norm(dim=-1).median() < 60
-
-
-def cameras_of(truth):
-    return Cameras(truth.K, truth.R, truth.t)
 
 
 def distance(truth, i, j):
@@ -168,7 +164,8 @@ def test_unknown_joints_take_part_in_the_geometry(ring):
     ends = torch.tensor(H36M17.bones)[torch.randint(16, (30,), generator=generator)]
     share = torch.rand(30, 1, generator=generator, dtype=torch.float64)
     points = share * ring.joints[:, ends[:, 0]] + (1 - share) * ring.joints[:, ends[:, 1]]
-    xy = seen_from(cameras_of(ring), torch.cat([ring.joints, points], dim=1), noise=4.0)
+    points = torch.cat([ring.joints, points], dim=1)
+    xy = seen_from(Cameras(ring.K, ring.R, ring.t), points, 4.0)
     names = [*H36M17.joints, *(f"dot {n}" for n in range(30))]
     covariance = 16.0 * torch.eye(2, dtype=torch.float64).expand(*xy.shape, 2)
     some = ptri.estimate_rig(xy[:, :, :17], ring.K, covariance=covariance[:, :, :17])
