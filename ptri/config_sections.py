@@ -97,7 +97,7 @@ class ModelConfig(Section):
     head: Literal["fusion", "algebraic", "volumetric", "fixed_views_mlp"] = (
         "fusion"  # what makes joints of keypoints and cameras; the others are for ablation
     )
-    fusion_samples: int = number(8, 1)  # posterior samples that a training step fuses under
+    fusion_samples: int = number(8, 1)  # posterior samples the joints of few frames are fused under
     sizes: Table = field(default_factory=dict)  # of the networks, where they are not the usual
     # ones: see ptri/models/sizes.py
     flip_test: bool = False  # evaluation averages the heatmaps of the mirrored image in: 2 x time

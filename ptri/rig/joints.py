@@ -20,6 +20,7 @@ from ptri.posterior.sampling import posterior_from_cameras, posterior_mean, resa
 from ptri.rig.detector import NUM_JOINTS, observe
 from ptri.skeleton import H36M17
 from ptri.structures import (
+    MANY_FRAMES,
     Cameras,
     Detector,
     Keypoints,
@@ -167,7 +168,7 @@ def fuse_body(
 
     Heads that look at cameras are given the keypoints with left and right read: as the solver read
     them, and then once more under the cameras (see `ptri.verdict.readings`). The mixture over a few
-    samples, differentiable in them, serves training; `body_under` is nearer to the posterior's.
+    samples is differentiable; `body_under` is nearer to the whole posterior.
 
     Args:
         keypoints: (B, T, V, J, ...) px; K: (B, T, V, 3, 3) px.
@@ -193,12 +194,12 @@ def body_under(
     features: Tensor | None = None,
     frames: Sequence[int] | None = None,
 ) -> Prediction:
-    """`fuse_body` over the whole posterior, at the price of one sample.
+    """`fuse_body` without gradients; of many frames under one sample for the whole posterior.
 
-    How joints move with the cameras is known well from triangulation alone. So the network runs
-    under the one sample whose triangulated joints are nearest to their mean, and joints and
-    covariances are carried to the posterior by the mean and the spread of the triangulated ones
-    (a control variate with its coefficient at one).
+    Many frames know their cameras well, and how joints move with these little is known from
+    triangulation alone. So the network runs under the sample whose triangulated joints are nearest
+    to their mean, and joints and covariances are carried to the posterior by the mean and the
+    spread of the triangulated ones (a control variate with its coefficient at one).
 
     Args:
         frames: those of the T that ``sides`` (B, len(frames), V, 17) are of; None: all.
@@ -209,16 +210,17 @@ def body_under(
         given, sides = sides, Sides(labelled.clone(), torch.ones_like(labelled, dtype=torch.bool))
         for value, part in zip(sides, given):
             value[:, list(frames)] = part
+    carried = model.fusion.uses_cameras and len(posterior.R) > 1 and T >= MANY_FRAMES
+    fuse = _carried_body if carried else fuse_body
     parts = []
     for first in range(0, T, CHUNK):
         rows = slice(None), slice(first, first + CHUNK)
-        parts.append(_body_under(model, posterior, *take((keypoints, K, sides, features), rows)))
+        few, few_K, few_sides, few_features = take((keypoints, K, sides, features), rows)
+        parts.append(fuse(model, few, few_K, posterior, few_sides, few_features))
     return cat(parts, 1)
 
 
-def _body_under(model, posterior, keypoints, K, sides, features) -> Prediction:
-    if not model.fusion.uses_cameras or len(posterior.R) == 1:
-        return fuse_body(model, keypoints, K, posterior, sides, features)
+def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction:
     keypoints, features = read_again(keypoints, K, posterior, model.detector, sides, features)
     R, t, _ = resample(posterior, NUM_SAMPLES)
     named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
