@@ -34,6 +34,7 @@ from ptri.verdict.readings import Sides, apply_sides, in_order, read_under
 
 NUM_SAMPLES = 64  # of the posterior that joints are triangulated under
 CHUNK = 64  # frames at once: bounds the memory
+PILOT = 8  # frames that tell how far fused joints follow triangulated ones
 ROUNDS = 3  # in which the mean cameras decide which keypoints are outliers
 # A joint that the views do not fix lies this near the middle of the person (mm, standard deviation
 # a coordinate), so that its place stays finite and its covariance says how little is known.
@@ -199,7 +200,8 @@ def body_under(
     Many frames know their cameras well, and how joints move with these little is known from
     triangulation alone. So the network runs under the sample whose triangulated joints are nearest
     to their mean, and joints and covariances are carried to the posterior by the mean and the
-    spread of the triangulated ones (a control variate with its coefficient at one).
+    spread of the triangulated ones: a control variate, whose coefficient a few frames under a
+    second sample tell.
 
     Args:
         frames: those of the T that ``sides`` (B, len(frames), V, 17) are of; None: all.
@@ -225,11 +227,25 @@ def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction
     R, t, _ = resample(posterior, NUM_SAMPLES)
     named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
     joints = joints_given(named, K, posterior, R, t).joints  # (M, B, T, 17, 3)
-    mean = joints.mean(0)
+    relative = joints - joints[..., H36M17.root, None, :]
+    mean, spread = _moments(relative)
+    nearest = (relative - mean).square().sum((2, 3, 4)).argsort(0)  # (M, B)
     rigs = torch.arange(len(K), device=K.device)
-    central = (joints - mean).square().sum((2, 3, 4)).argmin(0), rigs  # (B,) each
-    camera = posterior_from_cameras(Cameras(K, R[central], t[central]))
-    fused = model.fuse(keypoints, K, camera, features)
-    _, spread = _moments(joints - joints[..., H36M17.root, None, :])
-    moved = fused.joints3d + mean - joints[central]
-    return Prediction(moved.float(), (fused.covariance + spread).float())
+    central, other = ((rows, rigs) for rows in (nearest[0], nearest[len(nearest) // 2]))
+
+    def fuse(sample: tuple[Tensor, Tensor], keypoints, K, features) -> Prediction:
+        cameras = posterior_from_cameras(Cameras(K, R[sample], t[sample]))
+        return model.fuse(keypoints, K, cameras, features)
+
+    fused = fuse(central, keypoints, K, features)
+    # The coefficient: how far the fused joints follow from the central sample to another one.
+    some = slice(None), slice(0, PILOT)
+    few = take((keypoints, K, features), some)
+    follows = fuse(other, *few).joints3d - fuse(central, *few).joints3d
+    follows = follows - follows[..., H36M17.root, None, :]
+    moves = take(relative[other] - relative[central], some)
+    share = (follows * moves).sum((1, 2, 3)) / moves.square().sum((1, 2, 3)).clamp_min(1e-6)  # mm^2
+    share = share.clamp(0.0, 1.0)[:, None, None, None]  # (B, 1, 1, 1)
+    moved = fused.joints3d + share * (joints.mean(0) - joints[central])
+    covariance = fused.covariance + share.square().unsqueeze(-1) * spread
+    return Prediction(moved.float(), covariance.float())
