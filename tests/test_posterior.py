@@ -80,6 +80,21 @@ def test_equal_seeds_give_equal_bits_and_batches_do_not_matter():
     assert float(close.max()) < 1e-3
 
 
+def test_samples_that_overflow_are_impossible(monkeypatch):
+    """One NaN among the densities used to make every weight NaN."""
+    observations, cameras, joints = observed(1, 4, 1)
+    density = rig.log_density
+
+    def overflowing(*arguments):
+        value, points = density(*arguments)
+        return value.index_fill(0, torch.tensor([0]), torch.nan), points
+
+    monkeypatch.setattr(rig, "log_density", overflowing)
+    solution = rig.rig_posterior(observations, starts_near(cameras, joints), BODY, SETTINGS)
+    weights = solution.posterior.log_weights.exp()
+    assert torch.isfinite(weights).all() and bool((weights == 0).any())
+
+
 def test_target_and_joints_are_differentiable_in_the_keypoints():
     keypoints, K, cameras, joints = gaussian_scene(batch=1, views=3, missing=0.0)
     starts = starts_near(cameras, joints, 2.0)

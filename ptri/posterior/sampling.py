@@ -28,7 +28,6 @@ from ptri.posterior.expansion import Expansion, coordinates_of
 from ptri.posterior.modes import Evidence, Modes, cameras_of, find_modes, noise_scale_sigma
 from ptri.posterior.optima import Poses
 from ptri.structures import (
-    MANY_FRAMES,
     Cameras,
     Observations,
     RigPosterior,
@@ -43,29 +42,29 @@ DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
 NUM_NODES = 7  # at which the density of the noise's scale is evaluated
 NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at most each
 MAX_SCALE_STEP = 8.0
-# Samples of a mode that are worked out at once: of one frame, and of many (larger matrices).
-ROWS = (16, 64)
+ROW = 32  # samples of a mode that are worked out at once
+POINTS = 100_000  # keypoints times samples at once: more leave the caches of a CPU
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
 class _Rows(NamedTuple):
-    """Samples of B rigs, packed into N rows of L that share a mode."""
+    """Samples of B rigs, packed into N rows of ``ROW`` that share a mode."""
 
-    sample: Tensor  # (L, N) numbers of the samples among all M B
+    sample: Tensor  # (ROW, N) numbers of the samples among all M B
     mode: Tensor  # (N,) number of the row's mode among all B K
-    place: Tensor  # (M B,) where each sample is in (L, N), flat
+    place: Tensor  # (M B,) where each sample is in (ROW, N), flat
 
 
-def _pack(owner: Tensor, num_modes: int, length: int) -> _Rows:
+def _pack(owner: Tensor, num_modes: int) -> _Rows:
     """Packs samples by the mode (M, B) that each belongs to; the last of a mode fill its row."""
     B = owner.shape[1]
     mode = (torch.arange(B, device=owner.device) * num_modes + owner).flatten()  # (M B,)
     order = mode.argsort(stable=True)
     count = mode.bincount(minlength=B * num_modes)
-    rows = (count + length - 1) // length
+    rows = (count + ROW - 1) // ROW
     row_mode = torch.arange(len(rows), device=owner.device).repeat_interleave(rows)  # (N,)
     row = torch.arange(len(row_mode), device=owner.device) - (rows.cumsum(0) - rows)[row_mode]
-    inside = row * length + torch.arange(length, device=owner.device)[:, None]  # (L, N)
+    inside = row * ROW + torch.arange(ROW, device=owner.device)[:, None]  # (ROW, N)
     inside = torch.minimum(inside, count[row_mode] - 1)
     sample = order[(count.cumsum(0) - count)[row_mode] + inside]
     place = torch.empty_like(order)
@@ -99,7 +98,7 @@ def log_target(
         at, rig = evidence.expansions, torch.arange(B, device=R.device).repeat_interleave(K)
         hypotheses = tree_map(lambda value: value[:, rig], hypotheses)
     else:
-        rows = _pack(owner, K, ROWS[evidence.observations.xy.shape[1] >= MANY_FRAMES])
+        rows = _pack(owner, K)
         at, rig = take(evidence.expansions, rows.mode), rows.mode // K
         hypotheses = tree_map(lambda value: value.flatten(0, 1)[rows.sample], hypotheses)
     shape, size, _ = coordinates_of(*hypotheses[:2], at)
@@ -196,20 +195,24 @@ def _evaluate(
     step: Tensor, owner: Tensor, evidence: Evidence, rough: Evidence
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cameras and target of coordinates (m, B, D + 1) around their modes (m, B)."""
-    K = evidence.log_pose.shape[1]
-    rows = _pack(owner, K, ROWS[evidence.observations.xy.shape[1] >= MANY_FRAMES])
-    packed = step.flatten(0, 1)[rows.sample]  # (L, N, D + 1)
+    K, num_points = evidence.log_pose.shape[1], evidence.observations.inlier[0].numel()
+    rows = _pack(owner, K)
+    packed = step.flatten(0, 1)[rows.sample]  # (ROW, N, D + 1)
     R, t = cameras_of(packed, take(evidence.expansions, rows.mode))
     shape, size = packed[..., :-2] * packed[..., -1:].exp(), packed[..., -2]
-    value, _ = log_density(
-        *(part.float() for part in (shape, size, packed[..., -1])),
-        take(rough.expansions, rows.mode),
-        take(rough.observations, rows.mode // K),
-        rough.body,
-    )
+    coordinates = [part.float() for part in (shape, size, packed[..., -1])]
+    values = []
+    for some in torch.arange(len(rows.mode)).split(max(POINTS // (ROW * num_points), 1)):
+        mode = rows.mode[some]
+        at, observations = take(rough.expansions, mode), take(rough.observations, mode // K)
+        part = (value[:, some] for value in coordinates)
+        values.append(log_density(*part, at, observations, rough.body)[0])
     R, t, value = (
-        part.flatten(0, 1)[rows.place].unflatten(0, owner.shape) for part in (R, t, value)
+        part.flatten(0, 1)[rows.place].unflatten(0, owner.shape)
+        for part in (R, t, torch.cat(values, dim=1))
     )
+    # Cameras so far off that single precision overflows are impossible, not unknown.
+    value = value.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
     return R, t, value.to(step) + evidence.log_pose.T.gather(0, owner)
 
 

@@ -94,7 +94,7 @@ def joints_given(
     keypoints, K, R, t, posterior = tree_map(Tensor.double, (keypoints, K, R, t, posterior))
     mean = posterior_mean(posterior)
     observations = normalise(keypoints, K)
-    points = robust_joints(observations, *mean)[0].joints[0]  # (B, T, J, 3)
+    points = robust_joints(observations, *mean, iterations=2)[0].joints[0]  # (B, T, J, 3)
     observations = observations._replace(information=observations.information / noise2)
     middle, precision = _person(points)  # (B, T, 1, 3), (B, T)
     points = torch.where(torch.isfinite(points), points, middle)
@@ -241,7 +241,7 @@ def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction
     # The coefficient: how far the fused joints follow from the central sample to another one.
     some = slice(None), slice(0, PILOT)
     few = take((keypoints, K, features), some)
-    follows = fuse(other, *few).joints3d - fuse(central, *few).joints3d
+    follows = fuse(other, *few).joints3d - fused.joints3d[some]
     follows = follows - follows[..., H36M17.root, None, :]
     moves = take(relative[other] - relative[central], some)
     share = (follows * moves).sum((1, 2, 3)) / moves.square().sum((1, 2, 3)).clamp_min(1e-6)  # mm^2

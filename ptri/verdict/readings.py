@@ -108,7 +108,7 @@ def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
     """
     named = _named(observations)
-    joints = robust_joints(named, R, t)[0].joints[0]
+    joints = robust_joints(named, R, t, iterations=4)[0].joints[0]
     known = torch.isfinite(joints).all(-1)
     known = known & known[..., _FLIP.to(known.device)]
     sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
