@@ -37,7 +37,7 @@ class Oracle:
     def fuse(self, keypoints, K, posterior, features):
         joints = self.truth[:, :: unseen.SCORED_EVERY if self.truth.shape[1] > 1 else 1].clone()
         others = [joint for joint in range(17) if joint != unseen.ROOT]
-        joints[..., others, 0] += self.off * (posterior.t.norm() / self.t.norm())
+        joints[..., others, 0] += self.off * (posterior.t[0].norm() / self.t.norm())
         covariance = torch.eye(3).expand(*joints.shape, 3) * 100.0**2
         return Prediction(joints, covariance)
 
