@@ -101,7 +101,7 @@ def triangulate(
         moments: (B, N, V, 6) ray moments of N points (frames times joints), 1/mm^2.
         R, t: (M, B, V, 3, 3) and (M, B, V, 3) mm, hypotheses.
         prior_mean: (B, N, 3) mm, reference frame.
-        prior_precision: 1/mm^2, isotropic; one or (N,).
+        prior_precision: 1/mm^2, isotropic; one, (N,) or (B, N).
 
     Returns:
         Points (M, B, N, 3) mm, covariance entries (6, M, B, N) mm^2 in the order of
@@ -161,7 +161,7 @@ def weighted_triangulation(
         weight: (M or 1, B, T, V, J); one row serves all hypotheses.
         depth: mm, of the same shape or one number: reprojection errors are divided by it.
         prior_mean: mm, broadcast to (M or 1, B, T, J, 3).
-        prior_precision: 1/mm^2, isotropic; one or (T * J,).
+        prior_precision: 1/mm^2, isotropic; one, or (B, T * J) where weight has one row.
     """
     M, B, V = R.shape[:3]
     T, J = observations.xy.shape[1], observations.xy.shape[3]

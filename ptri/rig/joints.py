@@ -89,7 +89,11 @@ def joints_given(
         keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
         posterior: its mean decides which keypoints are outliers.
         R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
-        noise2: squared factor on the keypoints' stated standard deviations.
+        noise2: squared factor on the keypoints' stated standard deviations; one, or broadcast
+            against (B, T, V, J, 2, 2).
+
+    Raises:
+        ValueError: see `normalise`.
     """
     keypoints, K, R, t, posterior = tree_map(Tensor.double, (keypoints, K, R, t, posterior))
     mean = posterior_mean(posterior)
