@@ -3,9 +3,13 @@
 Whatever is well formed gives a lawful, finite estimate, and one that is accepted is right.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from h36m_fixture import make_tiny_h36m
+from recording_fixture import make_recording, run_script
 from rigs_fixture import (
     Truth,
     deviation,
@@ -244,3 +248,64 @@ def test_a_height_that_cannot_be_measured(good):
     xy[:, :, [0, 1, 4, 5]] = NAN  # no legs
     with pytest.raises(ValueError, match="subject_height needs a frame"):
         ptri.estimate_rig(xy, good.K, scale={"subject_height": 1800})
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def turned_down(monkeypatch, capsys, tmp_path):
+    """Runs a script that has to exit with 2 and one line, which is returned."""
+    monkeypatch.chdir(tmp_path)
+
+    def turned_down(script, settings, *arguments):
+        path = ROOT / "configs" / settings
+        status, _, lines = run_script(monkeypatch, capsys, script, path, *arguments)
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert status == 2 and len(errors) == 1, lines
+        assert not any("Traceback" in line for line in lines)
+        return errors[0]
+
+    return turned_down
+
+
+def test_data_sets(turned_down, tmp_path):
+    make_tiny_h36m(tmp_path)
+    root = f"data.root={tmp_path}"
+    assert "view" in turned_down("infer3d.py", "h36m_infer.yaml", root, "data.views=[0]")
+    next((tmp_path / "extra").glob("*.npy")).unlink()
+    for script, settings in (("infer3d.py", "h36m_infer.yaml"), ("train2d.py", "demo_2d.yaml")):
+        error = turned_down(script, settings, root)
+        assert "labels are missing" in error and str(tmp_path) in error
+
+
+@pytest.fixture
+def recording(tmp_path):
+    make_recording(tmp_path / "recording", num_frames=2)
+    return tmp_path / "recording"
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("recording.vews=[0,1]", "did you mean 'recording.views'"),
+        ("init.checkpoint_3d=nowhere.pt", "nowhere.pt: no such checkpoint"),
+        ("data.kind=generated", "data.kind: generated"),
+    ],
+)
+def test_wrong_setting(turned_down, recording, tmp_path, setting, message):
+    arguments = (f"data.root={recording}", setting)
+    assert message in turned_down("infer3d.py", "recording.yaml", *arguments)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_existing_output_folder_is_kept(turned_down, recording, tmp_path):
+    folder = tmp_path / "outputs/recording"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text("precious")
+    root = f"data.root={recording}"
+    error = turned_down("infer3d.py", "recording.yaml", root)
+    assert "outputs/recording" in error and "--overwrite" in error
+    # Not even --overwrite removes anything before the input has proved good.
+    turned_down("infer3d.py", "recording.yaml", root, "data.root=nowhere", "--overwrite")
+    assert (folder / "metrics.json").read_text() == "precious"
