@@ -205,7 +205,9 @@ def body_under(
     """`fuse_body` without gradients, and with what is known besides where cameras are estimated.
 
     Few frames know their cameras badly, but the lifter needs none: the fused joints are drawn to
-    those lifted from view 0, as far as both covariances say. Many frames know their cameras well, and how joints move with these little is known from
+    those lifted from view 0, as far as both covariances say.
+
+    Many frames know their cameras well, and how joints move with these little is known from
     triangulation alone. So the network runs under the sample whose triangulated joints are nearest
     to their mean, and joints and covariances are carried to the posterior by the mean and the
     spread of the triangulated ones: a control variate, whose coefficient a few frames under a
