@@ -11,8 +11,9 @@ import pytest
 
 from ptri.config import DataConfig
 from ptri.data import transforms
-from ptri.data.h36m_index import Index, build_index
+from ptri.data.index import Index
 from ptri.data.labels import Labels
+from ptri.data.multiview import build_index
 from ptri.skeleton import H36M17
 
 ROOT = Path(__file__).resolve().parents[1] / "data" / "demo"

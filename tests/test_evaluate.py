@@ -12,8 +12,7 @@ from fake_model import FakeModel, fake_models_solve_themselves  # noqa: F401
 from h36m_fixture import STANDING, make_tiny_h36m
 
 from ptri import config
-from ptri.data.h36m import H36M, open_split
-from ptri.data.h36m_index import build_index
+from ptri.data.multiview import MultiView, build_index, open_split
 from ptri.evaluation import draw as visualize
 from ptri.evaluation import outputs
 from ptri.evaluation.draw_rig import rig_picture
@@ -141,7 +140,7 @@ def test_a_missing_view_is_no_obstacle(root, tmp_path):
     options = settings(root, tmp_path)
     index = build_index(options.data, "test")
     index.seen[1, 2] = False  # the second frame lacks the third camera
-    dataset = H36M(index, options.data)
+    dataset = MultiView(index, options.data)
     figures, _ = evaluate(FakeModel(dataset), dataset, options, tmp_path / "x")
     assert all(np.isfinite(value) for value in figures.values())
     with h5py.File(tmp_path / "x/predictions.h5") as file:

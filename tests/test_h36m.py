@@ -11,10 +11,9 @@ from h36m_fixture import COLORS, make_tiny_h36m
 
 from ptri import config as configuration
 from ptri.config import AugmentConfig, DataConfig
-from ptri.data import h36m_index
-from ptri.data.h36m import H36M, Mixture, SampleKey, open_split
-from ptri.data.h36m_index import build_index
+from ptri.data.h36m import is_damaged
 from ptri.data.labels import NPY_NAME, write_npy
+from ptri.data.multiview import Mixture, MultiView, SampleKey, build_index, open_split
 from ptri.errors import UserError
 from ptri.evaluation.draw import denormalise
 from ptri.geometry.cameras import project
@@ -37,7 +36,7 @@ def _index(root, split="test", **changes):
 
 
 def _open(root, split="test", augment=None, seed=0, **changes):
-    return H36M(_index(root, split, **changes), _data(root, **changes), augment, seed)
+    return MultiView(_index(root, split, **changes), _data(root, **changes), augment, seed)
 
 
 def _fails(words, root, split="test", **changes):
@@ -93,14 +92,14 @@ def test_plain_images_are_undistorted(tmp_path):
     dist = (-4.0, 0.3, 0.15, -0.1, 0.2)  # strong: the dots are small
     make_tiny_h36m(tmp_path, num_frames=1, size=256, dist=dist, folder="imageSequence")
     data, index = _data(tmp_path), _index(tmp_path)
-    assert not index.undistorted
-    sample = H36M(index, data)[0]
+    assert not index.images.undistorted
+    sample = MultiView(index, data)[0]
     _consistent(sample)
     assert _hits(sample) > 0.75 and _hits(sample, joints=[HEAD]) == 1
     ignored = index._replace(labels=index.labels._replace(dist=0 * index.labels.dist))
-    assert _hits(H36M(ignored, data)[0], joints=[HEAD]) == 0  # the control
+    assert _hits(MultiView(ignored, data)[0], joints=[HEAD]) == 0  # the control
     make_tiny_h36m(tmp_path, num_frames=1)
-    assert _index(tmp_path).undistorted  # where there are both
+    assert _index(tmp_path).images.undistorted  # where there are both
 
 
 @pytest.mark.parametrize("flip", [0.0, 1.0])
@@ -180,7 +179,7 @@ def test_thinning_takes_every_nth_frame_of_each_scene(tmp_path):
 
 def test_damaged_scenes(tiny):
     root, labels = tiny
-    assert h36m_index.is_damaged(labels).sum() == 3  # S9 Greeting-2, not S1 Greeting-2
+    assert is_damaged(labels).sum() == 3  # S9 Greeting-2, not S1 Greeting-2
     assert len(_index(root).rows) == 6
     index = _index(root, include_damaged=False)
     assert len(index.rows) == 3
@@ -212,7 +211,7 @@ def test_missing_views(tmp_path, caplog):
     _relabel(tmp_path, labels, boxes=boxes)
     with caplog.at_level(logging.WARNING):
         index = _index(tmp_path)
-    message = "1 of 6 test frames have fewer than 2 views (such as S9/Greeting-2 frame 10)"
+    message = "1 of 6 frames have fewer than 2 views (such as S9/Greeting-2 frame 10)"
     assert message in caplog.text
     assert index.rows.tolist() == [6, 7, 9, 10, 11]
     dataset = _open(tmp_path)

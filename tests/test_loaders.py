@@ -7,9 +7,8 @@ import torch
 from h36m_fixture import make_tiny_h36m
 
 from ptri.config import AugmentConfig, DataConfig
-from ptri.data.h36m import H36M, SampleKey
-from ptri.data.h36m_index import build_index
 from ptri.data.loaders import EvaluationLoader, TrainLoader, epoch_order, num_batches
+from ptri.data.multiview import MultiView, SampleKey, build_index
 from ptri.errors import UserError
 
 
@@ -89,7 +88,7 @@ def test_number_of_views_is_one_per_batch():
 
 def test_training_is_independent_of_workers(tiny):
     index, data = tiny
-    dataset = H36M(index, data, AugmentConfig(noise=0.5, blur=0.5, occluder=0.5), seed=4)
+    dataset = MultiView(index, data, AugmentConfig(noise=0.5, blur=0.5, occluder=0.5), seed=4)
     loaders = [TrainLoader(dataset, 4, 4, workers=w, num_views=(2, 0)) for w in (0, 2)]
     for first in (0, 4):  # the second time with the same worker processes
         pairs = list(zip(*(loader.between(first, first + 4) for loader in loaders), strict=True))
@@ -118,12 +117,12 @@ def test_evaluation_covers_every_item_once_and_in_order_scene_by_scene(batch_siz
 
 def test_scenes_of_human36m_end_where_the_set_of_views_changes(tiny):
     index, data = tiny
-    assert H36M(index, data).scene.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert MultiView(index, data).scene.tolist() == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
     seen = index.seen.copy()
     seen[1, 2] = False
     index = index._replace(seen=seen)
-    assert H36M(index, data).scene.tolist() == [0, 1, 2] + [3] * 3 + [4] * 3 + [5] * 3
-    views = H36M(index, data, single_view=True)  # of a frame's views each
+    assert MultiView(index, data).scene.tolist() == [0, 1, 2] + [3] * 3 + [4] * 3 + [5] * 3
+    views = MultiView(index, data, single_view=True)  # of a frame's views each
     assert np.bincount(views.scene).tolist() == [4, 3, 4, 12, 12, 12]
 
 

@@ -17,8 +17,8 @@ from ptri.data.h36m_build import (
     read_una_cameras,
     sequence_name,
 )
-from ptri.data.h36m_index import build_index
 from ptri.data.labels import H5_NAME, NPY_NAME, read_labels
+from ptri.data.multiview import build_index
 from ptri.errors import UserError
 
 DISTORTION = np.array([-0.2, 0.24, -0.0014, -0.001, -0.003])
@@ -209,7 +209,7 @@ def test_build_command_makes_a_usable_tree(tiny, capsys):
     assert prepare(["build", str(root), "--npy"]) == 0
     assert {path.name for path in (root / "extra").iterdir()} == {H5_NAME, NPY_NAME}
     index = build_index(DataConfig(root=str(root), train_subjects=[1], test_subjects=[9]), "test")
-    assert len(index.rows) == 8 and not index.undistorted
+    assert len(index.rows) == 8 and not index.images.undistorted
     assert prepare(["build", str(root)]) == 2
     assert "exists already; give --overwrite" in capsys.readouterr().err
 

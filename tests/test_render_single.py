@@ -13,8 +13,8 @@ from torch import equal
 
 from ptri import config as configs
 from ptri.data import transforms
-from ptri.data.h36m import SampleKey, cut_view, make_sample, open_split
 from ptri.data.loaders import TrainLoader
+from ptri.data.multiview import SampleKey, cut_view, make_sample, open_split
 from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.render import truth

@@ -15,7 +15,7 @@ import torch
 from drawn_people import MOTIONS, make_drawn_people
 
 from ptri import config
-from ptri.data.h36m import open_split
+from ptri.data.multiview import open_split
 from ptri.evaluation import metrics
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model

@@ -1,8 +1,8 @@
 """What training and evaluation read: images of people with their cameras and joints.
 
-Read in this order: `labels` (the labels file of the Human3.6M layout), `h36m_index` (which frames
-and views a split has, checked), `transforms` (crops with exact intrinsics), `augmentation`, `h36m`
-(samples; several data sets as one), `loaders` (batches for training and, scene by scene, for
-evaluation). Beside these: `shards` (single images in tar files) and `h36m_build` (makes labels
-where the file is missing).
+Read in this order: `labels` (what is known of a data set's frames; the file of the Human3.6M
+layout), `index` (the frames and views of a split, checked), `h36m` (which these are of Human3.6M),
+`transforms` (crops with exact intrinsics), `augmentation`, `multiview` (samples; several data sets
+as one), `loaders` (batches for training and, scene by scene, for evaluation). Beside these:
+`shards` (single images in tar files) and `h36m_build` (makes labels where the file is missing).
 """

@@ -1,221 +1,94 @@
-"""Human3.6M samples: images cropped to the network's size, with cameras and joints.
+"""Human3.6M: which frames and views a split holds.
 
-Plain ``imageSequence`` images are undistorted (OpenCV's model) while they are cropped, so that
-samples are always pinhole images. Human3.6M's own code has half of OpenCV's tangential cross terms:
-with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an image's corner.
+Layout: ``extra/`` with the labels (`ptri.data.labels`) and
+``processed/<subject>/<action>/imageSequence-undistorted/<camera>/img_%06d.jpg``, numbered from 1.
 """
 
 from __future__ import annotations
 
-import bisect
-import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-import torch
-from torch.utils.data import ConcatDataset, Dataset
 
-from ptri.config import AugmentConfig, Config, DataConfig
-from ptri.data import transforms
-from ptri.data.augmentation import augment_crop, augment_image
-from ptri.data.h36m_index import Index, build_index, scene_numbers
+from ptri.config import DataConfig
+from ptri.data.index import Index, choose_cameras, frame_name, make_index
+from ptri.data.labels import Labels, labels_path, read_labels
 from ptri.errors import UserError
-from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Sample
 
-_MIRROR = np.diag([-1.0, 1.0, 1.0])
-_MIRRORED_JOINTS = list(H36M17.flip)
-
-
-class View(NamedTuple):
-    """A person's square crop."""
-
-    image: np.ndarray  # (H, W, 3) uint8 RGB
-    K: np.ndarray  # (3, 3) px
-    R: np.ndarray  # (3, 3) world to camera
-    t: np.ndarray  # (3,) mm
+# Scenes of S9 whose 3D truth is displaced; the list of the learnable-triangulation project.
+DAMAGED = (("S9", "Greeting-2"), ("S9", "SittingDown-2"), ("S9", "Waiting-1"))
+FOLDERS = {True: "imageSequence-undistorted", False: "imageSequence"}
 
 
-class SampleKey(NamedTuple):
-    """What a loader asks of a data set."""
+class Images(NamedTuple):
+    """Where the images are: `ptri.data.index.Images`."""
 
-    index: int
-    epoch: int = 0
-    num_views: int = 0  # 0: all
+    root: Path
+    undistorted: bool
 
-    @classmethod
-    def of(cls, key: int | SampleKey) -> SampleKey:
-        """The key itself; a plain index means epoch 0 and all views."""
-        return key if isinstance(key, cls) else cls(int(key))
+    def folder(self, subject: str, action: str, camera: str) -> Path:
+        """The image folder of one camera in one scene."""
+        return self.root / "processed" / subject / action / FOLDERS[self.undistorted] / camera
+
+    def name(self, camera: str, frame: int) -> str:
+        """File name of a frame: labels count frames from 0, files from 1."""
+        return f"img_{frame + 1:06d}.jpg"
 
 
-def open_split(config: Config, split: str, single_view: bool = False) -> H36M:
-    """The data set of a split, checked: "train" with augmentation, "test" without.
+def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
+    """Chooses the frames and views of a split, without looking at any image.
 
     Args:
-        config: the whole configuration.
-        split: "train" or "test".
-        single_view: items are single views (V = 1), for 2D training.
+        data: the configuration's section.
+        split: "train", "test", or "all" subjects and frames.
+        min_views: frames with fewer views are left out, with a warning.
 
     Raises:
-        UserError: as `build_index`; a kind of data that is not on the disk.
+        UserError: wrong root, missing labels, unknown views, one view only, no frame of the split's
+            subjects, joints that are not finite.
     """
-    if config.data.kind in ("rendered", "shards"):
-        kind = config.data.kind
-        raise UserError(f"data.kind: {kind}: single images, for train2d.py only; expected h36m")
-    data = config.data
-    if split == "test" and data.test_root is not None:
-        data = dataclasses.replace(data, root=data.test_root)
-    index = build_index(data, split, min_views=1 if single_view else 2)
-    augment = config.augment if split == "train" else None
-    return H36M(index, data, augment, config.run.seed, single_view)
+    root = Path(data.root)
+    source = labels_path(root)
+    labels = read_labels(source)
+    if not (root / "processed").is_dir():
+        raise UserError(f"{root / 'processed'}: no such folder; expected the images there")
+    cameras = choose_cameras(data.views, labels, source, min_views)
+    rows = _choose_rows(data, split, labels, source)
+    finite = np.isfinite(labels.joints[rows]).all((1, 2))
+    if not finite.all():
+        name = frame_name(labels, rows[~finite][0])
+        raise UserError(
+            f"{source}: {(~finite).sum()} frames have NaN or infinite joints, such as {name}"
+        )
+    index = make_index(root, source, labels, Images(root, True), cameras, rows, min_views)
+    first = index.image_path(index.rows[0], cameras[int(np.argmax(index.seen[0]))])
+    return index._replace(images=Images(root, first.parent.is_dir()))
 
 
-class H36M(Dataset):
-    """Samples of an index, without a leading B; `torch.utils.data` adds it.
-
-    Everything random in a sample derives from (seed, key.epoch, key.index).
-    """
-
-    def __init__(
-        self,
-        index: Index,
-        data: DataConfig,
-        augment: AugmentConfig | None = None,
-        seed: int = 0,
-        single_view: bool = False,
-    ) -> None:
-        """
-        Args:
-            augment: None for tests: all chosen views in their order, plain crops.
-            single_view: items are single views (V = 1), for 2D training.
-        """
-        self.index, self.data, self.augment, self.seed = index, data, augment, seed
-        self.items = np.argwhere(index.seen)  # (items, 2): position in the index, and the view
-        if not single_view:  # -1: all views
-            self.items = np.stack([np.arange(len(index.seen)), np.full(len(index.seen), -1)], 1)
-        views = np.ones(len(self.items), np.int64) if single_view else index.seen.sum(1)
-        self.num_views = views  # (items,) views that an item has
-        self.scene = scene_numbers(index)[self.items[:, 0]]  # (items,)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def row(self, item: int) -> int:
-        """The row of the labels' table behind an item."""
-        return int(self.index.rows[self.items[item, 0]])
-
-    def __getitem__(self, key: int | SampleKey) -> Sample:
-        key = SampleKey.of(key)
-        rng = np.random.default_rng((self.seed, key.epoch, key.index))
-        position, view = self.items[key.index]
-        views = np.flatnonzero(self.index.seen[position]) if view < 0 else np.array([view])
-        if self.augment is not None:  # any view may be the reference
-            views = rng.permutation(views)
-        views = views[: key.num_views or None]
-        labels, row = self.index.labels, self.row(key.index)
-        joints = labels.joints[row].astype(np.float64)
-        flip = self.augment is not None and rng.random() < self.augment.flip
-        parts = [self._view(row, self.index.cameras[view], joints, rng) for view in views]
-        numbers = int(labels.subject[row]), int(labels.action[row]), int(labels.frame[row])
-        return make_sample(parts, joints, flip, self.data.image_size, numbers)
-
-    def _view(self, row: int, camera: int, joints: np.ndarray, rng: np.random.Generator) -> View:
-        index = self.index
-        read = functools.partial(transforms.read_jpeg, index.image_path(row, camera))
-        dist = None if index.undistorted else index.labels.dist[index.labels.subject[row], camera]
-        pose, box = index.camera_of(row, camera), index.labels.boxes[row, camera]
-        return cut_view(read, pose, box, joints, self.data, self.augment, rng, dist)
+def is_damaged(labels: Labels) -> np.ndarray:
+    """(rows of the table,) bool: the frame belongs to one of S9's `DAMAGED` scenes."""
+    subjects, actions = np.array(labels.subject_names), np.array(labels.action_names)
+    scenes = [(subjects == s)[labels.subject] & (actions == a)[labels.action] for s, a in DAMAGED]
+    return np.any(scenes, axis=0)
 
 
-class Mixture(ConcatDataset):
-    """Several data sets as one, part after part; takes `SampleKey` like them."""
-
-    def __init__(self, parts: list[Dataset]) -> None:
-        super().__init__(parts)
-        self.num_views = np.concatenate([part.num_views for part in parts])
-
-    def __getitem__(self, key: int | SampleKey) -> Sample:
-        key = SampleKey.of(key)
-        number = bisect.bisect_right(self.cumulative_sizes, key.index)
-        part = self.datasets[number]
-        return part[key._replace(index=key.index - self.cumulative_sizes[number] + len(part))]
-
-
-def cut_view(
-    read: Callable[[int], np.ndarray],
-    camera: tuple[np.ndarray, np.ndarray, np.ndarray],
-    box: np.ndarray,
-    joints: np.ndarray,
-    data: DataConfig,
-    augment: AugmentConfig | None,
-    rng: np.random.Generator,
-    dist: np.ndarray | None = None,
-) -> View:
-    """A person's square crop, augmented.
-
-    Args:
-        read: the BGR image at a half, a fourth ... of its size, for 2, 4 ...
-        camera: K (3, 3) px, R (3, 3), t (3,) mm, world to camera.
-        box: (4,) px: top, left, bottom, right. joints: (17, 3) mm, world.
-        dist: (5,) OpenCV's; None: the image is undistorted.
-    """
-    K, R, t = camera
-    centre, side = transforms.square_crop(box, data.crop_scale)
-    roll = 0.0
-    if augment is not None:
-        xy = transforms.project(joints, K, R, t)[:, :2]
-        centre, side, roll = augment_crop(centre, side, xy, augment, rng)
-    cropped_K, turn = transforms.crop_camera(K, centre, side, data.image_size, roll)
-    reduction = transforms.reduction_for(side, data.image_size)
-    source_K = transforms.resize_intrinsics(K, 1 / reduction)
-    image = transforms.warp(read(reduction), source_K, cropped_K, turn, data.image_size, dist)
-    image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    if augment is not None:
-        image = augment_image(image, augment, rng)
-    return View(image, cropped_K, turn @ R, turn @ t)
-
-
-def make_sample(
-    parts: Sequence[View],
-    joints: np.ndarray,
-    flip: bool,
-    size: int,
-    numbers: tuple[int, int, int],
-) -> Sample:
-    """A sample of some views, in the first one's frame.
-
-    Args:
-        joints: (17, 3) mm, world. flip: mirror the scene: images, cameras and joints.
-        size: px, of the images. numbers: of subject, action and frame.
-    """
-    images, K, R, t = (np.stack(values) for values in zip(*parts))
-    if flip:
-        images = images[:, :, ::-1]
-        K[:, 0, 2] = size - 1 - K[:, 0, 2]
-        R, t = _MIRROR @ R @ _MIRROR, t @ _MIRROR
-        joints = (joints @ _MIRROR)[_MIRRORED_JOINTS]
-    projected = np.stack([transforms.project(joints, *camera) for camera in zip(K, R, t)])
-    xy, depth = projected[..., :2], projected[..., 2]
-    inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(-1) & (depth > 0)
-    relative_R = R @ R[0].T
-    relative_t = t - t[0] @ relative_R.transpose(0, 2, 1)  # (V, 3)
-    relative_R[0], relative_t[0] = np.eye(3), 0.0  # exactly
-    subject, action, frame = numbers
-    return Sample(
-        images=torch.stack([transforms.normalise(image) for image in images]),
-        cameras=Cameras(_tensor(K), _tensor(relative_R), _tensor(relative_t)),
-        joints3d=_tensor(joints @ R[0].T + t[0]),
-        joints2d=_tensor(xy),
-        visible=torch.from_numpy(inside),
-        subject=torch.tensor(subject),
-        action=torch.tensor(action),
-        frame=torch.tensor(frame),
-    )
-
-
-def _tensor(array: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))
+def _choose_rows(data: DataConfig, split: str, labels: Labels, path: Path) -> np.ndarray:
+    """Rows of the split, thinned: every n-th labelled frame of each scene, from its first on."""
+    names, step = labels.subject_names, 1
+    if split != "all":
+        names = [f"S{number}" for number in getattr(data, f"{split}_subjects")]
+        step = getattr(data, f"{split}_every")
+    rows = np.flatnonzero(np.isin(np.array(labels.subject_names), names)[labels.subject])
+    if not data.include_damaged:
+        rows = rows[~is_damaged(labels)[rows]]
+    if len(rows) == 0:
+        raise UserError(
+            f"data.{split}_subjects: {path} has no frame of {', '.join(names) or 'nobody'}; it "
+            f"holds {', '.join(labels.subject_names)}"
+        )
+    scene = labels.subject[rows].astype(np.int64) * len(labels.action_names) + labels.action[rows]
+    order = np.lexsort((labels.frame[rows], scene))
+    _, starts, counts = np.unique(scene[order], return_index=True, return_counts=True)
+    position = np.arange(len(rows)) - np.repeat(starts, counts)  # in its scene
+    return rows[order][position % step == 0]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ptri.data.h36m import SampleKey
+from ptri.data.multiview import SampleKey
 from ptri.errors import UserError
 
 WORKER_GRACE = 20  # s that a loader process works on after SIGTERM

@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 
 from ptri.config import Config
 from ptri.data import transforms
-from ptri.data.h36m import SampleKey, cut_view, make_sample
+from ptri.data.multiview import SampleKey, cut_view, make_sample
 from ptri.errors import UserError
 from ptri.structures import Sample
 
 
 class Shards(Dataset):
-    """Samples of one view, without a leading B; takes `SampleKey` like `ptri.data.h36m.H36M`.
+    """Samples of one view, without a leading B; takes `SampleKey` as `MultiView` does.
 
     Args:
         config: the sections ``data`` (root: the folder of the shards; the subjects and

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from ptri import config as configuration
 from ptri.config import Config
-from ptri.data.h36m import H36M, open_split
-from ptri.data.h36m_index import is_damaged
+from ptri.data.h36m import is_damaged
 from ptri.data.loaders import EvaluationLoader
+from ptri.data.multiview import MultiView, open_split
 from ptri.errors import UserError
 from ptri.evaluation import metrics, outputs, predictions, table
 from ptri.evaluation.pictures import Painter
@@ -76,7 +76,7 @@ class Timer:
 
 
 def evaluate(
-    model: nn.Module, dataset: H36M, config: Config, folder: Path
+    model: nn.Module, dataset: MultiView, config: Config, folder: Path
 ) -> tuple[dict[str, float], str]:
     """Evaluates a model over every frame of a data set and writes the output folder.
 
@@ -267,7 +267,7 @@ def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, Tensor]:
 
 
 def _rig_scores(
-    estimate: SceneEstimate, true_rigs: RigPosterior, frames: SceneFrames, dataset: H36M
+    estimate: SceneEstimate, true_rigs: RigPosterior, frames: SceneFrames, dataset: MultiView
 ) -> dict[str, Tensor]:
     """Errors of T frames' rigs, by pair of the data set's C cameras; NaN where they lack a view."""
     posterior = estimate.posterior

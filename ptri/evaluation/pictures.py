@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptri.data.h36m import H36M
+from ptri.data.multiview import MultiView
 from ptri.evaluation import draw, metrics
 from ptri.evaluation.draw_rig import rig_picture, up_direction
 from ptri.evaluation.predictions import SceneEstimate, SceneFrames
@@ -33,7 +33,7 @@ def rotation_words(R: Tensor, R_true: Tensor) -> str:
 class Painter:
     """Keeps the images of evenly spread frames and draws them once their scene is solved."""
 
-    def __init__(self, folder: Path, dataset: H36M, count: int) -> None:
+    def __init__(self, folder: Path, dataset: MultiView, count: int) -> None:
         self.folder, self.dataset = folder, dataset
         self.wanted = set(spread(len(dataset), count))
         self._kept: dict[int, tuple] = {}  # by place in the data set: what `keep` says

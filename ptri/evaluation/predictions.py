@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from ptri.data.h36m import H36M
+from ptri.data.multiview import MultiView
 from ptri.evaluation.outputs import append
 from ptri.posterior.sampling import posterior_mean, resample
 from ptri.skeleton import H36M17
@@ -44,7 +44,7 @@ class SceneFrames(NamedTuple):
         """Keypoints (T, 1, V, J, ...), K (T, 1, V, 3, 3) and features: T rigs of one frame each."""
         return take((self.keypoints, self.truth.cameras.K, self.features), (slice(None), None))
 
-    def places(self, dataset: H36M) -> np.ndarray:
+    def places(self, dataset: MultiView) -> np.ndarray:
         """(V,) places of the frames' views among the data set's chosen cameras."""
         return np.flatnonzero(dataset.index.seen[int(self.item[0])])
 
@@ -55,7 +55,7 @@ def thin(estimate: SceneEstimate) -> SceneEstimate:
     return estimate._replace(posterior=RigPosterior(*samples, estimate.posterior.ess))
 
 
-def write_header(file: h5py.File, dataset: H36M) -> None:
+def write_header(file: h5py.File, dataset: MultiView) -> None:
     """Units, and the names of what the rows count."""
     labels, cameras = dataset.index.labels, dataset.index.cameras
     file.attrs.update(units="mm, px, rad", frame="view 0's camera", format="ptri predictions 1")
@@ -65,7 +65,7 @@ def write_header(file: h5py.File, dataset: H36M) -> None:
     file["joint_names"] = list(H36M17.joints)
 
 
-def write_frames(file: h5py.File, frames: SceneFrames, dataset: H36M) -> None:
+def write_frames(file: h5py.File, frames: SceneFrames, dataset: MultiView) -> None:
     """Appends what was detected in frames, and the truth."""
     truth = frames.truth
     rows = {name: getattr(truth, name).cpu().numpy() for name in ("subject", "action", "frame")}
@@ -77,7 +77,7 @@ def write_frames(file: h5py.File, frames: SceneFrames, dataset: H36M) -> None:
 
 
 def write_estimate(
-    file: h5py.File, method: str, estimate: SceneEstimate, frames: SceneFrames, dataset: H36M
+    file: h5py.File, method: str, estimate: SceneEstimate, frames: SceneFrames, dataset: MultiView
 ) -> None:
     """Appends what was estimated of frames; a rig of several stands at each of them."""
     T, (R, t) = len(frames.item), posterior_mean(estimate.posterior)
@@ -96,7 +96,7 @@ def write_estimate(
     append(file, {f"{method}/{name}": value for name, value in rows.items()})
 
 
-def _spread_views(value: Tensor, axis: int, frames: SceneFrames, dataset: H36M) -> np.ndarray:
+def _spread_views(value: Tensor, axis: int, frames: SceneFrames, dataset: MultiView) -> np.ndarray:
     """Views at their camera's place along an axis; NaN where there is none."""
     array = np.moveaxis(value.float().cpu().numpy(), axis, 0)
     result = np.full((len(dataset.index.cameras), *array.shape[1:]), np.nan, np.float32)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from ptri.config import Config
 from ptri.data import augmentation, transforms
-from ptri.data.h36m import SampleKey, View, make_sample
+from ptri.data.multiview import SampleKey, View, make_sample
 from ptri.errors import UserError
 from ptri.fields import build
 from ptri.people.retarget import load_part_motion
@@ -37,7 +37,7 @@ _CHUNK = 16  # test images made at once
 
 
 class Rendered(Dataset):
-    """Samples of one view, without a leading B; takes `SampleKey` like `ptri.data.h36m.H36M`.
+    """Samples of one view, without a leading B; takes `SampleKey` as `MultiView` does.
 
     Args:
         config: the sections ``render``, ``data`` (image_size, crop_scale, workers), ``augment``

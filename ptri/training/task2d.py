@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 
 from ptri import checkpoint
 from ptri.config import Config, replace
-from ptri.data.h36m import Mixture, open_split
 from ptri.data.loaders import EvaluationLoader, TrainLoader, num_batches
+from ptri.data.multiview import Mixture, open_split
 from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.evaluation import draw

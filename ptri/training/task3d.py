@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ptri.config import Config
-from ptri.data.h36m import H36M, open_split
 from ptri.data.loaders import TrainLoader, num_batches
+from ptri.data.multiview import MultiView, open_split
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_around, build_model
@@ -117,7 +117,7 @@ class RigTask(Task):
         return validation3d.draw_images(model, self.data["test"], self.config)
 
     @functools.cached_property
-    def data(self) -> dict[str, H36M]:
+    def data(self) -> dict[str, MultiView]:
         """The images of both splits, checked."""
         return {split: open_split(self.config, split) for split in ("test", "train")}
 

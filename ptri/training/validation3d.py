@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ptri.config import Config
-from ptri.data.h36m import H36M
 from ptri.data.loaders import EvaluationLoader
+from ptri.data.multiview import MultiView
 from ptri.evaluation import draw, metrics
 from ptri.evaluation.pictures import spread
 from ptri.geometry.cameras import transform
@@ -30,7 +30,7 @@ NUM_LIFTED = 256  # scenes where the lifter alone is validated
 SCENES_AT_ONCE = 8
 
 
-def validate_images(model: PoseModel, data: H36M, config: Config) -> dict[str, float]:
+def validate_images(model: PoseModel, data: MultiView, config: Config) -> dict[str, float]:
     """Errors over every frame of a data set, each solved alone."""
     device = next(model.parameters()).device
     rows = []
@@ -111,7 +111,7 @@ def draw_generated(model: PoseModel, config: Config) -> dict[str, np.ndarray]:
     return {f"skeleton/{b}": _skeletons(prediction, b, scene.joints3d) for b in range(count)}
 
 
-def draw_images(model: PoseModel, data: H36M, config: Config) -> dict[str, np.ndarray]:
+def draw_images(model: PoseModel, data: MultiView, config: Config) -> dict[str, np.ndarray]:
     """Skeletons and heatmaps of frames spread evenly over a data set."""
     device = next(model.parameters()).device
     pictures = {}

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ptri.config import Config
-from ptri.data.h36m import H36M
-from ptri.data.h36m_index import Index, build_index
+from ptri.data.index import Index
 from ptri.data.loaders import EvaluationLoader
+from ptri.data.multiview import MultiView, build_index
 from ptri.errors import UserError
 from ptri.models.network2d import Network2D
 from ptri.people.detections import simulate_detections
@@ -101,7 +101,7 @@ def detect(network: Network2D, config: Config, length: int, most_frames: int = 0
         clips = clips[np.linspace(0, len(clips) - 1, count).round().astype(int)]
     chosen = clips.ravel()
     index = index._replace(rows=index.rows[chosen], seen=index.seen[chosen])
-    loader = EvaluationLoader(H36M(index, config.data), 4, config.data.workers)
+    loader = EvaluationLoader(MultiView(index, config.data), 4, config.data.workers)
     device = next(network.parameters()).device
     parts = []
     for batch in tqdm(loader, desc="2D network", unit="batch", disable=None):

@@ -155,7 +155,7 @@ def torso_length(xy: np.ndarray, labelled: np.ndarray, box: np.ndarray) -> np.nd
 
 
 def crop_persons(persons: list[Person], size: int, scale: float = 1.0) -> Crops:
-    """Square crops by the given boxes, read, reduced and resampled as `H36M` samples are.
+    """Square crops by the given boxes, read, reduced and resampled as `MultiView` samples are.
 
     Args:
         size: px of a crop. scale: its side over the longer side of the box, ``data.crop_scale``.
