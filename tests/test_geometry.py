@@ -29,9 +29,7 @@ def test_exponential_and_logarithm_are_inverse():
     w = torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3 - 1.5
     assert torch.allclose(rotations.so3_log(rotations.so3_exp(w)), w, atol=1e-9)
     assert torch.allclose(rotations.rotation_angle(rotations.so3_exp(w)), w.norm(dim=-1))
-
-
-def test_small_angles_keep_their_digits():
+    # Small angles keep their digits.
     w = torch.tensor([[1e-5, 0.0, 0.0]], dtype=torch.float32)
     angle = rotations.rotation_angle(rotations.so3_exp(w))
     assert float(angle) == pytest.approx(1e-5, rel=1e-3)
@@ -94,15 +92,6 @@ def test_triangulation_passes_gradcheck():
         return triangulate(ray_moments(xy, L), R, t, prior, 1e-3)
 
     assert torch.autograd.gradcheck(points, (xy, t.requires_grad_()))
-
-
-def test_look_at_turns_the_centre_onto_the_axis():
-    centre = normal(20, 2)
-    turn = alignment.look_at(centre)
-    ray = torch.cat([centre, torch.ones(20, 1, dtype=torch.float64)], -1)
-    seen = (turn @ ray.unsqueeze(-1)).squeeze(-1)
-    assert torch.allclose(seen[:, :2], torch.zeros(20, 2, dtype=torch.float64), atol=1e-12)
-    assert torch.allclose(torch.linalg.det(turn), torch.ones(20, dtype=torch.float64))
 
 
 def test_place_on_rays_finds_the_depth():

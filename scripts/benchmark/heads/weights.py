@@ -62,6 +62,8 @@ def evaluate(
         rigs: their number by number of frames.
         folder: keeps the solved rigs for the next run with equal settings.
     """
+    for head in heads:  # frames alone lean on the skeletons that the rigs were solved from
+        head.model.lifter = solver.lifter
     head_scores: dict[str, dict[RigSet, Scores]] = {head.name: {} for head in heads}
     with tqdm(total=len(rig_sets), unit="set", disable=None) as bar:
         for rig_set in rig_sets:
