@@ -189,8 +189,7 @@ def test_frames_alone_lean_on_the_skeleton_that_needs_no_cameras():
     posterior = solve(model, scene.keypoints, scene.K, PosteriorConfig()).posterior
     given = model, scene.keypoints, scene.K, posterior
     bodies = body_under(*given), fuse_body(*given)
-    truth = metrics.about_root(scene.joints3d)
-    errors = [(metrics.about_root(body.joints3d) - truth).norm(dim=-1).mean() for body in bodies]
+    errors = [metrics.mpjpe(body.joints3d, scene.joints3d).mean() for body in bodies]
     assert float(errors[0] / errors[1]) < 0.9  # measured 0.83; 0.66 and 0.85 with other seeds
     assert torch.equal(bodies[0].covariance, bodies[1].covariance)
 
