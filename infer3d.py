@@ -3,18 +3,23 @@
 python infer3d.py configs/demo.yaml
 python infer3d.py configs/recording.yaml data.root=path/to/recording
 python infer3d.py configs/videos.yaml data.root=path/to/recording
+torchrun --nproc-per-node 2 infer3d.py configs/demo.yaml   # data sets: scenes shared out
 """
 
 import argparse
 import logging
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from ptri import config
+from ptri.config import Config
 from ptri.errors import UserError, exit_status
 from ptri.evaluation import evaluate, outputs
 from ptri.recordings import run as recording
+from ptri.system import World, joined, together
 
 
 def main() -> int:
@@ -30,16 +35,29 @@ def main() -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace the output folder")
     args = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    runs = {"h36m": evaluate.run, "recording": recording.run, "videos": recording.run}
+    runs: dict[str, Callable[[Config, Path, World], str]] = {
+        "h36m": evaluate.run,
+        "recording": lambda settings, folder, _: recording.run(settings, folder),
+        "videos": lambda settings, folder, _: recording.run(settings, folder),
+    }
 
-    def infer() -> None:
+    def prepare(world: World) -> tuple[Config, Path]:
         settings = config.load(args.config, args.overrides)
-        if settings.data.kind not in runs:
-            raise UserError(f"data.kind: {settings.data.kind}; infer3d.py takes {', '.join(runs)}")
-        folder = outputs.output_folder(settings, args.overwrite)
+        kind = settings.data.kind
+        if kind not in runs:
+            raise UserError(f"data.kind: {kind}; infer3d.py takes {', '.join(runs)}")
+        if kind != "h36m" and world.size > 1:
+            raise UserError(f"data.kind: {kind}; one process solves it: start without torchrun")
         if settings.run.threads:
             torch.set_num_threads(settings.run.threads)
-        print(f"{runs[settings.data.kind](settings, folder)}\n\nwritten: {folder}/")
+        return settings, outputs.output_folder(settings, args.overwrite)
+
+    def infer() -> None:
+        with joined() as world:
+            settings, folder = together(world, lambda: prepare(world))
+            text = runs[settings.data.kind](settings, folder, world)
+            if world.first:
+                print(f"{text}\n\nwritten: {folder}/")
 
     return exit_status(infer)
 

@@ -14,10 +14,10 @@ from toy_task import ToyTask, assert_same_run, load_last, read_lines, toy_config
 
 from ptri import checkpoint
 from ptri.errors import UserError
+from ptri.system import World
 from ptri.training import engine
 from ptri.training.optimizer import amp_type, learning_rate_factor, update_ema
 from ptri.training.state import check_batch
-from ptri.training.system import World
 
 RANKS_RTOL = 1e-5  # two processes against one; measured: 2e-7 losses, 5e-7 weights
 

@@ -149,3 +149,14 @@ def test_workers_use_one_thread():
     threads = torch.cat(list(EvaluationLoader(Threads([4] * 6), 1, workers=2)))
     assert (threads[:, :2] <= 1).all()
     assert os.getpid() not in threads[:, 2] and len(threads[:, 2].unique()) == 2
+
+
+def test_processes_share_whole_scenes():
+    scene = np.repeat(np.arange(7), [5, 1, 9, 3, 3, 2, 6])
+    numbers = Numbers([4] * len(scene), scene)
+    whole = list(EvaluationLoader(numbers, 4).scenes())
+    parts = [EvaluationLoader(numbers, 4, 0, rank, 3) for rank in range(3)]
+    assert sorted(part.num_items for part in parts) == [9, 10, 10]
+    batches = [[items for items, _ in scene] for part in parts for scene in part.scenes()]
+    assert sorted(batches) == [[items for items, _ in scene] for scene in whole]
+    assert EvaluationLoader(numbers, 4, 0, 8, 9).num_items == 0  # more processes than scenes

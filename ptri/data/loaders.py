@@ -99,19 +99,34 @@ class TrainLoader:
 
 
 class EvaluationLoader:
-    """Every item exactly once and in order, in batches that never cross a scene's border."""
+    """Every item exactly once and in order, in batches that never cross a scene's border.
 
-    def __init__(self, dataset: Dataset, batch_size: int, workers: int = 0) -> None:
+    Several processes share the scenes; the batches are the same, however many there are.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
         """
         Args:
             dataset: items with ``scene`` (N,), a number that changes where a new scene begins; the
                 items of a scene have equally many views.
             batch_size: at most so many items at once.
+            rank, world: this process, which takes its share of the scenes, among so many.
         """
         borders = np.flatnonzero(np.diff(dataset.scene)) + 1
+        scenes = np.split(np.arange(len(dataset)), borders)
+        # From the longest down, each to the process that has least.
+        shares: list[list[int]] = [[] for _ in range(world)]
+        loads = [0] * world
+        for number in sorted(range(len(scenes)), key=lambda number: -len(scenes[number])):
+            process = loads.index(min(loads))
+            shares[process].append(number)
+            loads[process] += len(scenes[number])
+        self.num_items = loads[rank]
         self._scenes = [
             [part.tolist() for part in np.split(scene, range(batch_size, len(scene), batch_size))]
-            for scene in np.split(np.arange(len(dataset)), borders)
+            for scene in (scenes[number] for number in sorted(shares[rank]))
         ]
         batches = [batch for scene in self._scenes for batch in scene]
         self._loader = _loader(dataset, batches, workers, persistent=False)

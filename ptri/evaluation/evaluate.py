@@ -3,6 +3,9 @@
 Every frame is solved alone, as the seed project does, and again with the frames of its scene pooled
 into one rig posterior. Two ceilings stand beside them: the same keypoints and the same fusion with
 the true cameras, and plain robust triangulation with the true cameras.
+
+Several processes (``torchrun``) share the scenes. Nothing that is computed of a scene depends on
+the others, so the result is that of one process.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -49,11 +53,11 @@ from ptri.structures import (
     to_device,
     tree_map,
 )
-from ptri.system import choose_device
+from ptri.system import ALONE, World, gather, on_first, placed, together
 
 
 class Timer:
-    """Seconds per frame by stage; the first use of a stage, which warms up, is left out."""
+    """Seconds and frames by stage; the first use of a stage, which warms up, is left out."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -65,9 +69,9 @@ class Timer:
         yield
         self._used[stage].append((self._now() - start, frames))
 
-    def per_frame(self) -> dict[str, float]:
-        totals = {stage: np.sum(used[1:] or used, axis=0) for stage, used in self._used.items()}
-        return {stage: seconds / frames for stage, (seconds, frames) in totals.items()}
+    def totals(self) -> dict[str, np.ndarray]:
+        """Seconds and frames (2,) by stage."""
+        return {stage: np.sum(used[1:] or used, axis=0) for stage, used in self._used.items()}
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -75,38 +79,93 @@ class Timer:
         return time.perf_counter()
 
 
+class Share(NamedTuple):
+    """What a process found in its share of the scenes."""
+
+    scores: dict[int, dict[str, np.ndarray]]  # by scene, named by its first item: its rows
+    seconds: dict[str, np.ndarray]  # `Timer.totals`
+
+
 def evaluate(
-    model: nn.Module, dataset: MultiView, config: Config, folder: Path
+    model: nn.Module, dataset: MultiView, config: Config, folder: Path, world: World = ALONE
 ) -> tuple[dict[str, float], str]:
     """Evaluates a model over every frame of a data set and writes the output folder.
 
     Args:
         model: `ptri.models.pose_model.PoseModel`, on its device.
         dataset: test split, multi-view.
-        folder: made and cleared of an older run's files.
+        folder: made and cleared of an older run's files; one that all processes can reach.
 
     Returns:
-        The figures of metrics.json, and the printed text.
+        The figures of metrics.json, and the printed text; in the first process, else nothing.
+
+    Raises:
+        UserError: of any process; in the first one, the others end.
     """
-    outputs.clear(folder)
-    (folder / "config.yaml").write_text(configuration.to_yaml(config))
+
+    def prepare() -> None:
+        outputs.clear(folder)
+        (folder / "config.yaml").write_text(configuration.to_yaml(config))
+
+    on_first(world, prepare)
+    files = [folder / predictions.FILE]
+    if world.size > 1:
+        files = [folder / predictions.PART.format(rank) for rank in range(world.size)]
+    path = files[world.rank]
+    share = together(world, lambda: _evaluate_share(model, dataset, config, folder, path, world))
+    shares = gather(world, share)
+    if not world.first:
+        return {}, ""
+    if world.size > 1:
+        rows = [{k: len(of["action"]) for k, of in share.scores.items()} for share in shares]
+        predictions.merge(files, rows, folder / predictions.FILE, dataset)
+    by_scene = {number: rows for share in shares for number, rows in share.scores.items()}
+    rows = [by_scene[number] for number in sorted(by_scene)]
+    scores = {name: np.concatenate([part[name] for part in rows]) for name in rows[0]}
+    seconds = {}
+    for stage in dict.fromkeys(stage for share in shares for stage in share.seconds):
+        total = sum(share.seconds[stage] for share in shares if stage in share.seconds)
+        seconds[stage] = total[0] / total[1]
+    details = {
+        "device": str(next(model.parameters()).device),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "seconds_per_frame": seconds,
+    }
+    return _report(scores, details, dataset, config, len(rows), folder)
+
+
+def _evaluate_share(
+    model: nn.Module, dataset: MultiView, config: Config, folder: Path, path: Path, world: World
+) -> Share:
+    """Evaluates this process's scenes, and writes their predictions to a file."""
     device = next(model.parameters()).device
-    timer, collected = Timer(device), defaultdict(list)
+    timer, scenes = Timer(device), {}
+    collected: dict[str, list[np.ndarray]] = defaultdict(list)  # of one scene
 
     def score(method: str, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
             collected[f"{method}{name}"].append(value.cpu().numpy())
 
     painter = Painter(folder / outputs.PICTURES, dataset, config.evaluate.pictures)
-    loader = EvaluationLoader(dataset, config.evaluate.batch_size, config.data.workers)
-    progress = tqdm(total=len(dataset), desc="evaluate", unit="frame", leave=False)
-    num_scenes, pooled = 0, None
+    options = config.evaluate.batch_size, config.data.workers
+    loader = EvaluationLoader(dataset, *options, world.rank, world.size)
+    progress = tqdm(
+        total=loader.num_items,
+        desc="evaluate",
+        unit="frame",
+        leave=False,
+        disable=not world.first,
+    )
+    pooled = None
     model.eval()
-    with torch.no_grad(), h5py.File(folder / "predictions.h5", "w") as file, progress:
+    with torch.no_grad(), h5py.File(path, "w") as file, progress:
         predictions.write_header(file, dataset)
         for batches in loader.scenes():
             parts = []
             for items, batch in batches:
+                if world.failing:
+                    return Share({}, {})
                 # 1 from images to keypoints
                 batch, items = to_device(batch, device), torch.tensor(items)
                 frames, logits = _detect(model, batch, items, timer)
@@ -137,12 +196,14 @@ def evaluate(
                 score("pooled/", {"mpjpe_calibrated": error})
                 predictions.write_estimate(file, "pooled", pooled, scene, dataset)
             painter.scene(scene.item, pooled)
-            num_scenes += 1
-    scores = {name: np.concatenate(parts) for name, parts in collected.items()}
-    return _report(scores, timer, dataset, config, num_scenes, folder)
+            scenes[int(scene.item[0])] = {
+                name: np.concatenate(values) for name, values in collected.items()
+            }
+            collected.clear()
+    return Share(scenes, timer.totals())
 
 
-def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[str, float], str]:
+def _report(scores, machine, dataset, config, num_scenes, folder) -> tuple[dict[str, float], str]:
     labels, cameras = dataset.index.labels, dataset.index.cameras
     damaged = is_damaged(labels)[[dataset.row(item) for item in range(len(dataset))]]
     names = [labels.camera_names[camera] for camera in cameras]
@@ -152,9 +213,7 @@ def _report(scores, timer, dataset, config, num_scenes, folder) -> tuple[dict[st
         "scenes": num_scenes,
         "views": len(names),
         "image_size": config.data.image_size,
-        "device": str(timer.device),
-        "threads": torch.get_num_threads(),
-        "seconds_per_frame": timer.per_frame(),
+        **machine,
         **table.details_of(scores, ~damaged, pairs),
     }
     figures = table.metrics_of(scores, details)
@@ -294,12 +353,13 @@ def _rig_scores(
     return scores
 
 
-def load_model(config: Config, images: bool) -> nn.Module:
+def load_model(config: Config, images: bool, world: World = ALONE) -> nn.Module:
     """The 3D model with its weights, ready to evaluate, on ``run.device``.
 
     Args:
         images: also load the 2D network, from ``init.checkpoint_2d`` or, where that is null, from
             a whole model in ``init.checkpoint_3d`` (what end-to-end training writes).
+        world: of several processes each takes its own GPU.
 
     Raises:
         UserError: a checkpoint is not set, missing, corrupt or of another architecture.
@@ -312,16 +372,18 @@ def load_model(config: Config, images: bool) -> nn.Module:
             f"init.checkpoint_2d: not set, and {init.checkpoint_3d} holds no 2D network; name the "
             "weights, such as checkpoints/*.pt"
         )
-    device = choose_device(config.run.device)
+    device = placed(world, config.run.device).device
     model = build_model(config, with_images=images).eval()
     return (merge_batchnorm(model) if images else model).to(device)
 
 
-def run(config: Config, folder: Path) -> str:
+def run(config: Config, folder: Path, world: World = ALONE) -> str:
     """What ``infer3d.py`` does for Human3.6M-style data: loads, evaluates; returns the text.
 
     Raises:
         UserError: bad settings, data or weights.
     """
-    dataset = open_split(config, "test")
-    return evaluate(load_model(config, images=True), dataset, config, folder)[1]
+    dataset, model = together(
+        world, lambda: (open_split(config, "test"), load_model(config, True, world))
+    )
+    return evaluate(model, dataset, config, folder, world)[1]

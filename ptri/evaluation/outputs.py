@@ -61,6 +61,8 @@ def clear(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in OWN_FILES:
             (folder / name).unlink(missing_ok=True)
+        for part in folder.glob("predictions.part*.h5"):  # of a run of several that was stopped
+            part.unlink()
         shutil.rmtree(folder / PICTURES, ignore_errors=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import h5py
@@ -14,6 +16,8 @@ from ptri.posterior.sampling import posterior_mean, resample
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, Prediction, RigPosterior, Sample, take
 
+FILE = "predictions.h5"
+PART = "predictions.part{}.h5"  # of each process, where there are several
 SAVED_SAMPLES = 32  # posterior samples per rig in predictions.h5, of equal weight
 
 
@@ -94,6 +98,37 @@ def write_estimate(
         rows[name] = value.float().cpu().numpy()
     rows = {name: value.repeat(T, 0) if len(value) < T else value for name, value in rows.items()}
     append(file, {f"{method}/{name}": value for name, value in rows.items()})
+
+
+def merge(
+    parts: Sequence[Path], shares: Sequence[dict[int, int]], path: Path, dataset: MultiView
+) -> None:
+    """Joins the files of several processes, scene by scene in order, and removes them.
+
+    Args:
+        shares: of each file's scenes, in its order: the first item, and the number of frames.
+    """
+    places = {}  # of each scene: its file, its first row there, its rows
+    for part, share in zip(parts, shares):
+        row = 0
+        for number, count in share.items():
+            places[number] = part, slice(row, row + count)
+            row += count
+    with h5py.File(path, "w") as whole:
+        write_header(whole, dataset)
+        for number in sorted(places):
+            part, rows = places[number]
+            with h5py.File(part) as file:
+                values: dict[str, h5py.Dataset] = {}
+                file.visititems(lambda name, value, found=values: found.update({name: value}))
+                grown = {  # the header's do not grow
+                    name: value[rows]
+                    for name, value in values.items()
+                    if isinstance(value, h5py.Dataset) and value.maxshape[0] is None
+                }
+            append(whole, grown)
+    for part in parts:
+        part.unlink()
 
 
 def _spread_views(value: Tensor, axis: int, frames: SceneFrames, dataset: MultiView) -> np.ndarray:

@@ -23,11 +23,12 @@ from tqdm import tqdm
 from ptri.errors import UserError
 from ptri.evaluation.outputs import run_folder
 from ptri.structures import to_device
-from ptri.training import state, system
+from ptri.system import gather, joined, largest, on_first, placed, total
+from ptri.training import state
 from ptri.training.optimizer import update_ema
 from ptri.training.runlog import RunLog, check_folder
 from ptri.training.state import Run, Task
-from ptri.training.system import StopRequested, StopSignals
+from ptri.training.system import StopRequested, StopSignals, seed_everything
 
 LOGGER = logging.getLogger(__name__)
 GRAD_CLIP = 1.0  # largest gradient norm
@@ -47,11 +48,12 @@ def fit(task: Task, resume: bool = False, overwrite: bool = False) -> None:
         SystemExit: 130 after Ctrl-C, 143 after SIGTERM, with the run saved.
     """
     folder = run_folder(task.config)
-    with system.started(task.config.run.device) as world, StopSignals() as signals:
-        system.on_first(world, lambda: check_folder(folder, resume, overwrite))
+    with joined() as world, StopSignals() as signals:
+        world = placed(world, task.config.run.device)
+        on_first(world, lambda: check_folder(folder, resume, overwrite))
         run = state.build(task, world, folder)
         saved = state.restore(run) if resume else None
-        system.on_first(world, lambda: _open_log(run, saved))
+        on_first(world, lambda: _open_log(run, saved))
         try:
             if world.size > 1:
                 ids = [world.device.index] if world.device.type == "cuda" else None
@@ -162,7 +164,7 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
     """One optimizer step; returns the global batch's mean losses, gradient norm, learning rate."""
     config, world = run.config, run.world
     # 1. What is drawn depends on the step's number alone.
-    system.seed_everything(config.run.seed, run.step, world.rank)
+    seed_everything(config.run.seed, run.step, world.rank)
     batch = to_device(batch, world.device)
     # 2. Losses, (B,) each.
     try:
@@ -174,7 +176,7 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
             f"last.pt keeps the last checkpoint; lower train.lr or set train.amp=off"
         ) from error
     sums = torch.stack([value.detach().double().mean() for value in losses.values()])
-    means = (system.total(world, sums) / world.size).tolist()  # the shares are equal
+    means = (total(world, sums) / world.size).tolist()  # the shares are equal
     values = dict(zip(losses, means))
     if not math.isfinite(values["loss"]):
         _raise_not_finite(run, "loss", batch, ~losses["loss"].isfinite())
@@ -205,7 +207,7 @@ def _raise_not_finite(run: Run, what: str, batch: Any, chosen: Tensor) -> NoRetu
         ", ".join(f"{key} {int(getattr(batch, key)[i])}" for key in keys) or f"{i} of the batch"
         for i in chosen.nonzero().flatten().tolist()
     ]
-    names = [name for part in system.gather(run.world, samples) for name in part]
+    names = [name for part in gather(run.world, samples) for name in part]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     raise UserError(
         f"{run.folder}: the {what} is not finite at epoch {run.epoch}, step {run.step}, samples "
@@ -222,7 +224,7 @@ def _validate(
     due = number % train.validate_every_epochs == 0 or number == train.epochs
     if not due or not run.world.first:
         return {}, {}
-    system.seed_everything(run.config.run.seed, run.step)
+    seed_everything(run.config.run.seed, run.step)
     try:
         with signals.at_once(), torch.no_grad():
             run.ema.eval()
@@ -233,9 +235,9 @@ def _validate(
 
 def _stop_if_asked(run: Run, signals: StopSignals, save: bool = False) -> None:
     """Stops all processes after the same step."""
-    signum = system.largest(run.world, signals.received)
+    signum = largest(run.world, signals.received)
     if signum:
         if save:
             state.save(run, "last.pt")
-        system.largest(run.world, 0)  # wait for the file
+        largest(run.world, 0)  # wait for the file
         raise StopRequested(signum)

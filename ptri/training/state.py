@@ -19,10 +19,10 @@ from ptri import config as configuration
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.models.weights import detector_to_meta
+from ptri.system import World
 from ptri.training import system
 from ptri.training.optimizer import amp_type, learning_rate_factor, make_optimizer
 from ptri.training.runlog import RunLog
-from ptri.training.system import World
 
 
 class Task:
