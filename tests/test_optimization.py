@@ -83,7 +83,7 @@ def test_commands_in_the_yaml_see_all_images(name):
     frames = math.ceil(FRAMES / plain.data.train_every)
     samples = frames if plain.init.checkpoint_3d else frames * VIEWS
     for size, gpus, steps, command in found:
-        own = config.load(path, [word for word in command.split() if "=" in word])
+        own = config.load(path, command.partition(path)[2].split())
         assert ("torchrun --nproc-per-node 8" in command) == (gpus == "8")
         assert own.data.image_size == int(size)
         assert own.train.batch_size == int(gpus) * plain.train.batch_size
