@@ -45,13 +45,17 @@ class Cameras(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One frame seen by V views (or a batch of them with a leading B)."""
+    """One frame seen by V views (or a batch of them with a leading B).
+
+    A joint whose truth is not known (a data set without it, a marker that was lost) is NaN in
+    ``joints3d`` and ``joints2d``; losses and metrics leave it out.
+    """
 
     images: Tensor  # (B, V, 3, H, W) RGB, backbone normalisation applied
     cameras: Cameras  # truth; the model is given K only
     joints3d: Tensor  # (B, J, 3) mm, absolute, reference-camera frame
     joints2d: Tensor  # (B, V, J, 2) px of the network image
-    visible: Tensor  # (B, V, J) bool, inside the image
+    visible: Tensor  # (B, V, J) bool, known and inside the image
     subject: Tensor  # (B,) int64
     action: Tensor  # (B,) int64
     frame: Tensor  # (B,) int64

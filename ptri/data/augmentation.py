@@ -12,6 +12,7 @@ from ptri.config import AugmentConfig
 from ptri.skeleton import H36M17
 
 HUE = 0.05  # largest turn of it, 1 is the whole circle
+MIN_PART = 3  # known joints that a part of the body needs for a crop around it
 _LUMA = np.array([0.299, 0.587, 0.114])  # of R, G, B (ITU-R BT.601)
 _LEGS = [i for i, name in enumerate(H36M17.joints) if name.endswith(("knee", "foot"))]
 _HIPS = [i for i, name in enumerate(H36M17.joints) if "hip" in name]
@@ -28,7 +29,8 @@ def augment_crop(
     """Another square crop near a given one: a part of the body, another size, place and roll.
 
     Args:
-        centre: (2,) px, x and y. side: px. joints: (J, 2) px of the whole image.
+        centre: (2,) px, x and y. side: px. joints: (J, 2) px of the whole image, NaN =
+            not known.
 
     Returns:
         Centre (2,) px, side px and roll, radians.
@@ -37,10 +39,13 @@ def augment_crop(
         # Around the upper body (two times in three) or the legs, with some margin.
         part = _UPPER if rng.random() < 2 / 3 else _LEGS
         chosen = joints[part + (_HIPS if rng.random() < 0.5 else [])]
-        low, high = chosen.min(0), chosen.max(0)
-        extent = rng.uniform(1.15, 1.5) * float((high - low).max())
-        # A third of the person at least: legs seen from above would fill the image otherwise.
-        centre, side = (low + high) / 2, float(np.clip(extent, side / 3, side))
+        chosen = chosen[np.isfinite(chosen).all(1)]
+        margin = rng.uniform(1.15, 1.5)
+        if len(chosen) >= MIN_PART:
+            low, high = chosen.min(0), chosen.max(0)
+            extent = margin * float((high - low).max())
+            # A third of the person at least: legs seen from above would fill the image otherwise.
+            centre, side = (low + high) / 2, float(np.clip(extent, side / 3, side))
     side = side * rng.uniform(1 - augment.scale, 1 + augment.scale)
     centre = centre + side * rng.uniform(-augment.shift, augment.shift, 2)
     roll = np.deg2rad(rng.uniform(-augment.rotation_deg, augment.rotation_deg))

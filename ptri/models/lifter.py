@@ -14,6 +14,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, scaled_dot_pro
 
 from ptri.geometry.alignment import look_at, place_on_rays
 from ptri.geometry.cameras import pixel_to_normalised
+from ptri.models.losses import masked_mean
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 
@@ -128,13 +129,15 @@ def lifting_loss(lifted: Lifted, truth: Tensor, keypoints: Keypoints, K: Tensor)
     second the cross-entropy of which keypoints lie within `INLIER_MM` of their joints.
 
     Args:
-        truth: (..., 17, 3) mm in the same camera frames.
+        truth: (..., 17, 3) mm in the same camera frames; NaN = not known, which does not count.
         keypoints: (..., J, ...) px. K: (..., 3, 3) px.
     """
     relative = truth - truth[..., H36M17.root, None, :]
+    known = torch.isfinite(relative).all(-1)
     # 1e-3 mm keeps the root's norm differentiable at zero.
-    error = (lifted.relative - relative).square().sum(-1).add(1e-6).sqrt()
-    joints = (error / lifted.sigma + 3 * (lifted.sigma / 100).log()).mean(-1)
+    error = torch.where(known[..., None], lifted.relative - relative, 0.0)
+    error = error.square().sum(-1).add(1e-6).sqrt()
+    joints = masked_mean(error / lifted.sigma + 3 * (lifted.sigma / 100).log(), known)
 
     xy = keypoints.xy[..., :NUM_JOINTS, :]
     seen = torch.isfinite(xy).all(-1)
@@ -144,4 +147,4 @@ def lifting_loss(lifted: Lifted, truth: Tensor, keypoints: Keypoints, K: Tensor)
     inlier = off * truth[..., H36M17.root, None, 2] < INLIER_MM
     logits = lifted.inlier_logits
     doubt = binary_cross_entropy_with_logits(logits, inlier.to(logits), reduction="none")
-    return joints + (doubt * seen).mean(-1)
+    return joints + (doubt * (seen & known)).mean(-1)

@@ -144,9 +144,8 @@ def joint_l1(estimate: Tensor, truth: Tensor, root: int) -> Tensor:
     Args:
         estimate, truth: (..., J, 3) mm. root: joint index.
     """
-    absolute = (estimate - truth).abs().sum(-1)
-    relative = estimate - truth - (estimate - truth)[..., root, None, :]
-    return (relative.abs().sum(-1) + 0.1 * absolute).mean(-1) / 100
+    error, relative, known = _joint_errors(estimate, truth, root)
+    return masked_mean(relative.abs().sum(-1) + 0.1 * error.abs().sum(-1), known) / 100
 
 
 def joint_likelihood(estimate: Tensor, covariance: Tensor, truth: Tensor, root: int) -> Tensor:
@@ -158,10 +157,10 @@ def joint_likelihood(estimate: Tensor, covariance: Tensor, truth: Tensor, root: 
     Args:
         estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2.
     """
-    chol, square = _whitened_square(estimate, covariance, truth, root)
+    chol, square, counts = _whitened_square(estimate, covariance, truth, root)
     log_det = chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     value = log_det + 0.5 * (DF + 3) * torch.log1p(square / (DF - 2))
-    return _mean_but(value, root)
+    return masked_mean(value, counts)
 
 
 def joint_quantile(estimate: Tensor, covariance: Tensor, truth: Tensor, root: int) -> Tensor:
@@ -170,21 +169,31 @@ def joint_quantile(estimate: Tensor, covariance: Tensor, truth: Tensor, root: in
     Args:
         estimate, truth: (..., J, 3) mm. covariance: (..., J, 3, 3) mm^2.
     """
-    _, square = _whitened_square(estimate, covariance, truth, root)
-    return _mean_but(_pinball(square, 3), root)
+    _, square, counts = _whitened_square(estimate, covariance, truth, root)
+    return masked_mean(_pinball(square, 3), counts)
+
+
+def _joint_errors(estimate: Tensor, truth: Tensor, root: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Errors (..., J, 3), the same about the root's, and which joints count (..., J).
+
+    Joints whose truth is not known do not count; none does where the root's is not.
+    """
+    known = torch.isfinite(truth).all(-1)
+    known = known & known[..., root, None]
+    error = torch.where(known[..., None], estimate - truth, 0.0)
+    return error, error - error[..., root, None, :], known
 
 
 def _whitened_square(
     estimate: Tensor, covariance: Tensor, truth: Tensor, root: int
-) -> tuple[Tensor, Tensor]:
-    """Cholesky factors (..., J, 3, 3) and ``e^T C^-1 e`` (..., J) of root-relative errors."""
-    error = estimate - truth - (estimate - truth)[..., root, None, :]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cholesky factors (..., J, 3, 3) and ``e^T C^-1 e`` (..., J) of root-relative errors.
+
+    Also which joints count (..., J): all but the root and those of `_joint_errors`.
+    """
+    _, error, counts = _joint_errors(estimate, truth, root)
     eye = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
     chol = torch.linalg.cholesky(covariance + eye)  # 1 mm^2 guards rounding
     whitened = torch.linalg.solve_triangular(chol, error.unsqueeze(-1), upper=False).squeeze(-1)
-    return chol, whitened.square().sum(-1)
-
-
-def _mean_but(value: Tensor, root: int) -> Tensor:
-    """Mean (...,) over the joints of (..., J) but the root."""
-    return value[..., [joint for joint in range(value.shape[-1]) if joint != root]].mean(-1)
+    counts = counts & (torch.arange(counts.shape[-1], device=counts.device) != root)
+    return chol, whitened.square().sum(-1), counts

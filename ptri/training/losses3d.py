@@ -129,7 +129,11 @@ def solve(
         step: seeds the Monte-Carlo noise.
     """
     options = dataclasses.replace(config.posterior, num_samples=POSTERIOR_SAMPLES)
-    start = truth if config.train.true_start else None
+    start = None
+    if config.train.true_start:
+        cameras, joints3d = truth
+        # Joints that are not known start where the reference view's skeleton has them.
+        start = cameras, torch.where(joints3d.isnan(), lifted.joints3d[:, :, 0], joints3d)
     solution = estimate.solve(
         model, keypoints, K, options, step, thorough=False, lifted=lifted, start=start
     )

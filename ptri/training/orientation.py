@@ -33,12 +33,17 @@ class Orientation(nn.Module):
         """Mean square error of the three unit vectors over the pixels on the person, (N,).
 
         Args:
-            maps: (N, C_i, H / s_i, W / s_i). joints3d: (N, 17, 3) in the camera's frame.
+            maps: (N, C_i, H / s_i, W / s_i). joints3d: (N, 17, 3) in the camera's frame; a person
+                whose trunk is not known (NaN) counts 0.
             joints2d: (N, 17, 2) px of the square image with sides of `size` px.
         """
         truth = trunk_frame(joints3d).flatten(1)  # (N, 9)
-        low = joints2d.amin(1).clamp(0, size - 1)
-        high = torch.maximum(joints2d.amax(1).clamp(0, size - 1), low + 1)
+        known = torch.isfinite(truth).all(1)
+        truth = truth.masked_fill(~known[:, None], 0.0)
+        unknown = joints2d.isnan()
+        low = joints2d.masked_fill(unknown, torch.inf).amin(1).clamp(0, size - 1)
+        high = joints2d.masked_fill(unknown, -torch.inf).amax(1).clamp(0, size - 1)
+        high = torch.maximum(high, low + 1)
         errors = []
         for layer, level in zip(self.maps, LEVELS):
             told = layer(maps[level]).float()
@@ -47,7 +52,7 @@ class Orientation(nn.Module):
             inside = inside * _covered(low[:, 0], high[:, 0], width, size)[:, None, :]
             square = (told - truth[:, :, None, None]).square().mean(1)  # (N, h, w)
             errors.append((square * inside).sum((1, 2)) / inside.sum((1, 2)).clamp_min(1e-6))
-        return 3 * torch.stack(errors).mean(0)
+        return 3 * torch.stack(errors).mean(0) * known
 
 
 def trunk_frame(joints: Tensor) -> Tensor:
