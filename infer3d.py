@@ -1,4 +1,4 @@
-"""Evaluates the 3D network on Human3.6M-style data, or solves a recording: keypoints or videos.
+"""Evaluates the 3D network on Human3.6M or Panoptic, or solves a recording: keypoints or videos.
 
 python infer3d.py configs/demo.yaml
 python infer3d.py configs/recording.yaml data.root=path/to/recording
@@ -27,7 +27,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "config", help="YAML file, see configs/; data.kind: h36m, recording, videos"
+        "config", help="YAML file, see configs/; data.kind: h36m, panoptic, recording, videos"
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="change a setting; or more YAML"
@@ -37,6 +37,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     runs: dict[str, Callable[[Config, Path, World], str]] = {
         "h36m": evaluate.run,
+        "panoptic": evaluate.run,
         "recording": lambda settings, folder, _: recording.run(settings, folder),
         "videos": lambda settings, folder, _: recording.run(settings, folder),
     }
@@ -46,7 +47,7 @@ def main() -> int:
         kind = settings.data.kind
         if kind not in runs:
             raise UserError(f"data.kind: {kind}; infer3d.py takes {', '.join(runs)}")
-        if kind != "h36m" and world.size > 1:
+        if kind in ("recording", "videos") and world.size > 1:
             raise UserError(f"data.kind: {kind}; one process solves it: start without torchrun")
         if settings.run.threads:
             torch.set_num_threads(settings.run.threads)

@@ -65,6 +65,7 @@ _GONE = {
         generated.crop_size generated.independent generated.truncate
     """,
     "a check of `scripts/prepare_h36m.py check --read`; leave it out": "data.check_images",
+    "data.views": "data.cameras",
     "evaluate.pool_frames, for recordings too; 0 pools nothing": """
         recording.pool_frames evaluate.pooled
     """,

@@ -24,20 +24,34 @@ class RunConfig(Section):
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    kind: Literal["h36m", "generated", "recording", "videos", "rendered", "shards"] = (
-        "h36m"  # samples are images, generated people, keypoint files of a recording, its videos
-        # by our 2D network, or for the 2D network images made on the fly (section render) or shards
+    kind: Literal["h36m", "panoptic", "generated", "recording", "videos", "rendered", "shards"] = (
+        "h36m"  # samples are images in Human3.6M's or CMU Panoptic's layout, generated people,
+        # keypoint files of a recording, its videos by our 2D network, or for the 2D network images
+        # made on the fly (section render) or shards
     )
-    root: str = "data/demo"  # folder with extra/ and processed/ (h36m), or of a recording
+    root: str = "data/demo"  # folder with extra/ and processed/ (h36m), with the sequences
+    # (panoptic), or of a recording
     test_root: str | None = None  # folder of the test subjects; null: root
     more_roots: list[str] = field(default_factory=list)  # train2d.py also trains on these
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
+    train_sequences: list[str] = field(  # panoptic: of single persons
+        default_factory=lambda: [
+            *(f"171026_pose{number}" for number in (1, 2, 3)),
+            *(f"171204_pose{number}" for number in (1, 2, 3, 4)),
+        ]
+    )
+    test_sequences: list[str] = field(
+        default_factory=lambda: ["171204_pose5", "171204_pose6"]
+    )  # panoptic: never in training
+    person: int | None = None  # panoptic: id of the person who counts; null: frames with several
+    # people are left out
     train_every: int = number(1, 1)  # keep one frame of so many
     test_every: int = number(1, 1)  # 64 is the thinned protocol of many papers
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
     image_size: int = number(256, 32)  # px, square network image
-    views: list[int] | None = None  # camera indices (or names) in this order; null: all
+    views: Any = None  # cameras by index or name, in this order; null: all. Of panoptic by number
+    # or name, or sets of them: CMU0 to CMU4
     min_views: int = number(2, 1)  # 3D training draws so many views a batch or more
     crop_scale: float = number(1.0, above=0)  # side of the square crop / longer side of the box
     workers: int = number(2, 0)  # loader processes per rank; 0 loads in the main process

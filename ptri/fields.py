@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
+import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import field, fields
@@ -140,7 +141,10 @@ def nearest(word: str, keys: Iterable[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would keep the last."""
+    """Refuses a key that is given twice, of which YAML would keep the last.
+
+    Numbers that begin with 0 are text: YAML 1.1 would read the camera 00_10 as octal, which is 8.
+    """
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
@@ -148,6 +152,13 @@ class _Loader(yaml.SafeLoader):
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"'{key}' is given twice")
         return super().construct_mapping(node, deep)
+
+
+_OCTAL = re.compile(r"[-+]?0[0-7_]+")
+_Loader.yaml_implicit_resolvers = {
+    first: [("tag:yaml.org,2002:str", _OCTAL), *resolvers] if first == "0" else resolvers
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -51,7 +51,7 @@ def make_drawn_people(
     grain = rng.normal(0, 6, (2 * SIDE, 2 * SIDE, 3)).astype(np.float32)
     boxes = np.zeros((S, A * T, V, 4), np.int16)
     for s, v in np.ndindex(S, V):
-        backdrop = _backdrop(rng)
+        backdrop = backdrop_of(rng)
         for n in range(A * T):
             placed = project(joints[s, n], K[s, v], R[s, v], t[s, v])
             xy, depth = placed[:, :2], placed[:, 2]
@@ -59,7 +59,7 @@ def make_drawn_people(
             path = root / "processed" / subjects[s] / actions[n // T] / folder / CAMERA_NAMES[v]
             path.mkdir(parents=True, exist_ok=True)
             scale = K[s, v, 0, 0] / depth
-            image = _draw(backdrop, xy, depth, scale, grain, rng)
+            image = draw_person(backdrop, xy, depth, scale, grain, rng)
             file = path / f"img_{20 * (n % T) + 1:06d}.jpg"
             cv2.imwrite(str(file), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
             margin = 120 * scale.max()  # mm around the joints
@@ -79,7 +79,7 @@ def make_drawn_people(
     write_npy(root / "extra" / NPY_NAME, labels)
 
 
-def _backdrop(rng: np.random.Generator) -> np.ndarray:
+def backdrop_of(rng: np.random.Generator) -> np.ndarray:
     """A wall and a floor with a few boxes, of grey and brown."""
     image = np.empty((SIDE, SIDE, 3), np.float32)
     horizon = int(rng.uniform(0.4, 0.7) * SIDE)
@@ -93,7 +93,7 @@ def _backdrop(rng: np.random.Generator) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), 2.0)
 
 
-def _draw(backdrop, xy, depth, scale, grain, rng) -> np.ndarray:
+def draw_person(backdrop, xy, depth, scale, grain, rng) -> np.ndarray:
     """Limbs as thick lines, the far ones first; light and grain differ from image to image."""
     image = backdrop * np.float32(rng.uniform(0.8, 1.15))
     for child, parent in sorted(H36M17.bones, key=lambda bone: -depth[list(bone)].mean()):

@@ -30,7 +30,7 @@ MORE_SOURCES = {
     **dict.fromkeys(("train2d.py", "train3d.py"), (ROOT / "ptri/training", "run.py")),
 }
 SUBCOMMANDS = {
-    "scripts/prepare_h36m.py": r'add_parser\("(\w+)"',
+    **{f"scripts/prepare_{name}.py": r'add_parser\("(\w+)"' for name in ("h36m", "panoptic")},
     "scripts/benchmark.py": r'"([\w-]+)": command_',
 }
 
@@ -52,7 +52,8 @@ SCRIPTS = {
     for path in (folder.glob("*.py") if folder == ROOT else folder.rglob("*.py"))
 }
 # Made by the reader, or by the commands of the pages.
-MADE = ("data/human36m", "data/rendered", "data/single", "data/test", "configs/errors_mine.yaml")
+MADE = tuple(f"data/{name}" for name in ("human36m", "panoptic", "rendered", "single", "test"))
+MADE += ("configs/errors_mine.yaml",)
 
 
 def blocks(text):

@@ -24,6 +24,7 @@ import torch
 from tqdm import tqdm
 
 from ptri.data.labels import NUM_JOINTS, Labels
+from ptri.data.transforms import square_boxes
 from ptri.errors import UserError
 
 CAMERA_NAMES = ("54138969", "55011271", "58860488", "60457274")
@@ -203,13 +204,7 @@ def joint_boxes(joints: np.ndarray, calibration: Calibration) -> np.ndarray:
     for c in range(len(CAMERA_NAMES)):
         K, dist, R, t = (value[c] for value in calibration)
         xy, _ = cv2.projectPoints(joints.reshape(-1, 3), cv2.Rodrigues(R)[0], t, K, dist)
-        xy = xy.reshape(len(joints), NUM_JOINTS, 2)
-        low, high = xy.min(1), xy.max(1)
-        centre = (low + high) / 2
-        half = (high - low).max(1) * (1 + BOX_MARGIN) / 2
-        corner = np.rint(centre - half[:, None])
-        box = np.concatenate([corner, corner + np.rint(2 * half)[:, None]], 1)  # l t r b
-        boxes[:, c] = np.clip(box[:, [1, 0, 3, 2]], -32000, 32000)
+        boxes[:, c] = square_boxes(xy.reshape(len(joints), NUM_JOINTS, 2), BOX_MARGIN)
     return boxes
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,9 +17,12 @@ from tqdm import tqdm
 
 from ptri.data import transforms
 from ptri.data.labels import Labels, check_camera
+from ptri.data.video_frames import num_frames, read_video_frame
 from ptri.errors import UserError
 
 log = logging.getLogger(__name__)
+
+VIDEO = ".mp4"  # an image "folder" of this name is a video, whose "files" are its frames
 
 
 class Images(Protocol):
@@ -28,7 +31,7 @@ class Images(Protocol):
     undistorted: bool  # pinhole images; else `Labels.dist` is undone while they are cropped
 
     def folder(self, subject: str, action: str, camera: str) -> Path:
-        """The folder of one camera's images in one scene."""
+        """The folder of one camera's images in one scene, or its video."""
 
     def name(self, camera: str, frame: int) -> str:
         """The file name of a frame."""
@@ -54,11 +57,21 @@ class Index(NamedTuple):
     def image_path(self, row: int, camera: int) -> Path:
         """The image of a row of the table seen by a camera."""
         folder = self.folder(self.labels.subject[row], self.labels.action[row], camera)
-        return folder / self.images.name(self.labels.camera_names[camera], self.labels.frame[row])
+        return folder / self.image_name(folder, camera, self.labels.frame[row])
+
+    def image_name(self, folder: Path, camera: int, frame: int) -> str:
+        """What a camera's frame is called in its folder."""
+        if folder.suffix == VIDEO:
+            return f"frame {frame}"
+        return self.images.name(self.labels.camera_names[camera], frame)
 
     def reader(self, row: int, camera: int) -> Callable[[int], np.ndarray]:
         """Reads that image as BGR, at a half, a fourth ... of its size for 2, 4 ..."""
-        return functools.partial(transforms.read_jpeg, self.image_path(row, camera))
+        path = self.image_path(row, camera)
+        if path.parent.suffix == VIDEO:
+            frame = int(self.labels.frame[row])
+            return functools.partial(read_video_frame, path.parent, frame)
+        return functools.partial(transforms.read_jpeg, path)
 
     def dist_of(self, row: int, camera: int) -> np.ndarray | None:
         """Distortion (5,) of that image; None: a pinhole image."""
@@ -107,19 +120,23 @@ def make_index(
     return Index(root, source, labels, images, cameras, rows[order], seen[order])
 
 
-def choose_cameras(
-    views: Sequence[Any] | None, labels: Labels, source: Path, min_views: int
-) -> tuple[int, ...]:
+def choose_cameras(views: Any, labels: Labels, source: Path, min_views: int) -> tuple[int, ...]:
     """The cameras that ``data.views`` chooses by name or index, in its order.
+
+    Args:
+        views: one or a list; None: all.
 
     Raises:
         UserError: an unknown camera, one twice, or too few.
     """
     names = labels.camera_names
     wanted = range(len(names)) if views is None else views
-    chosen = [names.index(str(view)) if str(view) in names else view for view in wanted]
+    wanted = wanted if isinstance(wanted, (range, list, tuple)) else [wanted]
+    places = {name: place for place, name in enumerate(names)}
+    places |= {str(place): place for place in range(len(names)) if str(place) not in names}
+    chosen = [places.get(str(view), view) for view in wanted]
     for view in chosen:
-        if not isinstance(view, int) or not 0 <= view < len(names):
+        if view not in range(len(names)):
             raise UserError(
                 f"data.views: no camera {view}; expected 0 to {len(names) - 1} or a name of "
                 f"{', '.join(names)}"
@@ -210,19 +227,29 @@ def missing_images(index: Index) -> list[Path]:
     """The images in use that do not exist; lists each folder once."""
     missing = []
     for _, folder, names in image_folders(index):
-        present = set(os.listdir(folder)) if folder.is_dir() else set()
+        if folder.suffix == VIDEO:
+            present = {f"frame {number}" for number in range(num_frames(folder))}
+        else:
+            present = set(os.listdir(folder)) if folder.is_dir() else set()
         missing += [folder / name for name in names if name not in present]
     return missing
 
 
 def damaged_images(index: Index) -> list[str]:
-    """What is wrong with the images in use, by their first and last bytes, one message each."""
+    """What is wrong with the images in use, one message each.
+
+    Of files the first and last bytes are looked at; of a video, the last frame is read.
+    """
     damaged = []
     folders = list(image_folders(index))
     for _, folder, names in tqdm(folders, desc="checking images", unit="folder", leave=False):
-        for name in names:
+        video = folder.suffix == VIDEO
+        for name in names[-1:] if video else names:
             try:
-                transforms.check_jpeg(folder / name)
+                if video:
+                    read_video_frame(folder, int(name.partition(" ")[2]))
+                else:
+                    transforms.check_jpeg(folder / name)
             except UserError as error:
                 damaged.append(str(error))
     return damaged
@@ -237,6 +264,6 @@ def image_folders(index: Index) -> Iterator[tuple[tuple[int, int], Path, list[st
         for view, camera in enumerate(index.cameras):
             frames = labels.frame[index.rows[scene & index.seen[:, view]]]
             if len(frames):
-                name = labels.camera_names[camera]
-                names = [index.images.name(name, frame) for frame in frames]
-                yield (subject, action), index.folder(subject, action, camera), names
+                folder = index.folder(subject, action, camera)
+                names = [index.image_name(folder, camera, frame) for frame in frames]
+                yield (subject, action), folder, names

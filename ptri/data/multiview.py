@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 
 from ptri.config import AugmentConfig, Config, DataConfig
-from ptri.data import h36m, transforms
+from ptri.data import h36m, panoptic, transforms
 from ptri.data.augmentation import augment_crop, augment_image
 from ptri.data.index import Index, checked, scene_numbers
 from ptri.errors import UserError
@@ -52,7 +52,10 @@ class SampleKey(NamedTuple):
 
 
 # Where the frames of a kind of data come from, and the script that checks its files.
-_LAYOUTS = {"h36m": (h36m.choose_frames, "prepare_h36m.py")}
+_LAYOUTS = {
+    "h36m": (h36m.choose_frames, "prepare_h36m.py"),
+    "panoptic": (panoptic.choose_frames, "prepare_panoptic.py"),
+}
 
 
 def build_index(data: DataConfig, split: str, min_views: int = 2) -> Index:

@@ -91,6 +91,23 @@ def square_crop(box: np.ndarray, scale: float = 1.0) -> tuple[np.ndarray, float]
     return centre, scale * max(bottom - top, right - left)
 
 
+def square_boxes(xy: np.ndarray, margin: float) -> np.ndarray:
+    """Square boxes (N, 4) int16 px around points (N, J, 2) px; 0 where none is known (not NaN).
+
+    Args:
+        margin: what is added to the side, as a share of the points' longer extent.
+    """
+    known = np.isfinite(xy)
+    low = np.where(known, xy, np.inf).min(1)
+    high = np.where(known, xy, -np.inf).max(1)
+    seen = known.any((1, 2))
+    low, high = np.where(seen[:, None], low, 0.0), np.where(seen[:, None], high, 0.0)
+    half = (high - low).max(1) * (1 + margin) / 2
+    corner = np.rint((low + high) / 2 - half[:, None])
+    box = np.concatenate([corner, corner + np.rint(2 * half)[:, None]], 1)  # l t r b
+    return np.clip(box[:, [1, 0, 3, 2]], -32000, 32000).astype(np.int16)
+
+
 def crop_camera(
     K: np.ndarray, centre: np.ndarray, side: float, size: int, roll: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:

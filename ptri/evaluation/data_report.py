@@ -47,8 +47,9 @@ def check(index: Index, read: bool, out: Path) -> int:
     print(count_table(index, missing))
     problems = [f"missing: {path}" for path in sorted(missing)]
     if read:
+        told = missing | {path.parent for path in missing}  # also videos that are too short
         reports = damaged_images(index)
-        problems += [text for text in reports if Path(text.partition(":")[0]) not in missing]
+        problems += [text for text in reports if Path(text.partition(":")[0]) not in told]
     print()
     for path in write_overlays(index, missing, out):
         print(f"overlay   {path}")
@@ -91,9 +92,9 @@ def write_overlays(index: Index, missing: set[Path], out: Path, number: int = 3)
             for view in np.flatnonzero(index.seen[item])
         )
     ]
-    chosen = [complete[i] for i in np.linspace(0, len(complete) - 1, number).astype(int)]
+    places = np.linspace(0, len(complete) - 1, min(number, len(complete))).astype(int)
     paths = []
-    for item in dict.fromkeys(chosen if complete else []):
+    for item in (complete[place] for place in places):
         try:
             sample = dataset[int(item)]
         except UserError as error:  # a damaged image: told, and the others still shown
