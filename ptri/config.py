@@ -69,6 +69,9 @@ _GONE = {
     "evaluate.pool_frames, for recordings too; 0 pools nothing": """
         recording.pool_frames evaluate.pooled
     """,
+    "sources of data.mix, where {} is data.root itself: data.mix=[{}, {root: data/more}]": """
+        data.more_roots
+    """,
     "train.new=lifter; instead of false: train.new=nothing": "train.new_lifter",
     "train.new=head; instead of false: train.new=nothing": "train.new_head",
     "known of a 2D network, kept in its weights' metadata, and comes with init.checkpoint_2d "

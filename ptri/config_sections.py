@@ -12,6 +12,10 @@ from typing import Any, Literal
 
 from ptri.fields import MISSING, Section, Table, number
 
+_Rigs = Literal["h36m", "panoptic", "generated", "recording", "videos"]  # of several views
+_Images = Literal["rendered", "shards", "coco", "photos"]  # of one view, for the 2D network
+Kind = Literal[_Rigs, _Images]
+
 
 @dataclass(frozen=True)
 class RunConfig(Section):
@@ -24,15 +28,17 @@ class RunConfig(Section):
 
 @dataclass(frozen=True)
 class DataConfig(Section):
-    kind: Literal["h36m", "panoptic", "generated", "recording", "videos", "rendered", "shards"] = (
-        "h36m"  # samples are images in Human3.6M's or CMU Panoptic's layout, generated people,
-        # keypoint files of a recording, its videos by our 2D network, or for the 2D network images
-        # made on the fly (section render) or shards
-    )
+    kind: Kind = "h36m"  # samples are images in Human3.6M's or CMU Panoptic's layout, generated
+    # people, keypoint files of a recording, its videos by our 2D network, or for the 2D network
+    # images made on the fly (section render), shards, COCO's photographs of labelled persons, or
+    # photographs without labels (for a teacher)
     root: str = "data/demo"  # folder with extra/ and processed/ (h36m), with the sequences
-    # (panoptic), or of a recording
-    test_root: str | None = None  # folder of the test subjects; null: root
-    more_roots: list[str] = field(default_factory=list)  # train2d.py also trains on these
+    # (panoptic), of a recording, of COCO's annotations/ and images (or a JSON file of persons), or
+    # of photographs
+    test_root: str | None = None  # the same of the test split; null: root
+    mix: list[Table] = field(default_factory=list)  # what train2d.py trains on instead of the
+    # above, which is tested on: sources, each a mapping of "share" (of the images, relative to the
+    # others'; without: by size) and keys of this section that differ; see docs/training.md
     train_subjects: list[int] = field(default_factory=lambda: [1, 5, 6, 7, 8])  # S1, S5 to S8
     test_subjects: list[int] = field(default_factory=lambda: [9, 11])  # never in training
     train_sequences: list[str] = field(  # panoptic: of single persons
@@ -54,6 +60,7 @@ class DataConfig(Section):
     # or name, or sets of them: CMU0 to CMU4
     min_views: int = number(2, 1)  # 3D training draws so many views a batch or more
     crop_scale: float = number(1.0, above=0)  # side of the square crop / longer side of the box
+    min_keypoints: int = number(5, 1, 17)  # coco: persons with fewer labelled ones are left out
     workers: int = number(2, 0)  # loader processes per rank; 0 loads in the main process
 
 
@@ -160,6 +167,8 @@ class TrainConfig(Section):
     # regions; other losses have fixed weights, see ptri/training/losses3d.py and task2d.py
     weight_orientation: float = number(0.0, 0)  # 2D: weight of the trunk's orientation, told by
     # coarse pixels
+    imitate: Literal["features", "heatmaps"] = "features"  # 2D: of init.teacher_2d, its features of
+    # all images, or its heatmaps of the joints whose truth is not known
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"  # auto: bf16 where the GPU or CPU has it
     save_every_steps: int = number(0, 0)  # besides every epoch; 0: never
     log_every_steps: int = number(10, 1)  # means over so many steps
@@ -179,7 +188,7 @@ class EvaluateConfig(Section):
 class InitConfig(Section):
     checkpoint_2d: str | None = None  # weights of the 2D network to start from; on generated
     # keypoints, those of the network that they imitate: what is known of it counts
-    teacher_2d: str | None = None  # 2D: a trained 2D network whose features are to be imitated
+    teacher_2d: str | None = None  # 2D: a trained 2D network to be imitated, see train.imitate
     checkpoint_3d: str | None = None  # weights of lifter and fusion to start from
 
 

@@ -13,7 +13,7 @@ from ptri import config as configuration
 from ptri.config import AugmentConfig, DataConfig
 from ptri.data.h36m import is_damaged
 from ptri.data.labels import NPY_NAME, write_npy
-from ptri.data.multiview import Mixture, MultiView, SampleKey, build_index, open_split
+from ptri.data.multiview import MultiView, SampleKey, build_index, open_split
 from ptri.errors import UserError
 from ptri.evaluation.draw import denormalise
 from ptri.geometry.cameras import project
@@ -263,20 +263,6 @@ def test_absurd_labels(tmp_path):
     _fails(r"1 frames have NaN .* joints, such as S9/Greeting-2", tmp_path)
     _relabel(tmp_path, labels, t=labels.t / 1000)  # metres
     _fails("joints project into their boxes", tmp_path)
-
-
-def test_mixture_holds_every_part_once(tiny):
-    part = open_split(_config(tiny[0]), "train", single_view=True)
-    mixture = Mixture([part, part])
-    assert len(mixture) == 2 * len(part) == len(mixture.num_views)
-    for index in (0, len(part) - 1):
-        expected = part[SampleKey(index, 1)]
-        for place in (index, index + len(part)):
-            sample = mixture[SampleKey(place, 1)]
-            assert torch.equal(sample.images, expected.images)
-            assert torch.equal(sample.joints2d, expected.joints2d)
-    with pytest.raises(IndexError):
-        mixture[len(mixture)]
 
 
 def test_test_subjects_may_lie_elsewhere(tiny, tmp_path):

@@ -45,10 +45,21 @@ def test_bad_run_names(name):
     assert run_folder(GOOD).parts[-2:] == ("sweep", "lr-1e.3")
 
 
+def opened(folder, settings, lines=None, step=0):
+    log = RunLog(folder, settings)
+    log.lines, log.step = lines, step
+    log.open()
+    return log
+
+
 def test_what_is_written(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings = toy_config(tmp_path)
     log = RunLog(tmp_path / "toy", settings)
+    logging.getLogger("ptri.data").warning("an early line")
+    assert not (tmp_path / "toy").exists()
+    log.open()
+    log.open()  # once is enough
     log.scalars("train", 0, 3, {"loss": 0.5})
     log.scalars("val", 0, 3, {"error": float("nan")})
     log.pictures(3, {"grey": np.zeros((4, 4, 3), np.uint8)})
@@ -61,20 +72,20 @@ def test_what_is_written(tmp_path):
         {"split": "val", "epoch": 0, "step": 3, "error": None},
     ]
     text = (tmp_path / "toy/log.txt").read_text()
-    assert "a line" in text and "after the end" not in text
+    assert "an early line" in text and "a line" in text and "after the end" not in text
     events = accumulator.EventAccumulator(str(tmp_path / "toy/tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("train/loss")] == [(3, 0.5)]
     assert [e.step for e in events.Images("grey")] == [3]
 
 
 def test_resuming_cuts_the_lines_after_the_checkpoint(tmp_path):
-    log = RunLog(tmp_path / "toy", toy_config(tmp_path))
+    log = opened(tmp_path / "toy", toy_config(tmp_path))
     for step in range(1, 6):
         log.scalars("train", 0, step, {"loss": step})
     log.close()
     with open(tmp_path / "toy/metrics.jsonl", "a") as file:
         file.write('{"split": "train", "ep')  # killed in the middle of a line
-    log = RunLog(tmp_path / "toy", toy_config(tmp_path), resume_lines=3, step=3)
+    log = opened(tmp_path / "toy", toy_config(tmp_path), lines=3, step=3)
     log.scalars("train", 0, 4, {"loss": 40.0})
     log.close()
     assert [line["loss"] for line in read_lines(tmp_path)] == [1, 2, 3, 40]
@@ -83,10 +94,10 @@ def test_resuming_cuts_the_lines_after_the_checkpoint(tmp_path):
 
 def test_a_new_run_removes_only_its_own_files(tmp_path):
     folder = tmp_path / "toy"
-    RunLog(folder, toy_config(tmp_path)).close()
+    opened(folder, toy_config(tmp_path)).close()
     (folder / "notes.md").write_text("mine")
     (folder / "best.pt").touch()
-    RunLog(folder, toy_config(tmp_path)).close()
+    opened(folder, toy_config(tmp_path)).close()
     assert (folder / "notes.md").read_text() == "mine" and not (folder / "best.pt").exists()
 
 

@@ -147,10 +147,11 @@ def test_joint_metrics_on_known_errors():
     error = 2.0 * torch.randn(20000, 2, generator=generator)
     found = torch.rand(20000, generator=generator) < 0.8
     paired = torch.arange(20000) % 2 == 0
+    known = torch.ones(20000, dtype=torch.bool)
     metrics = joint_metrics(
         error=error.norm(dim=-1), absolute=error.abs().mean(-1),
         square=(error / 2).square().sum(-1), confidence=torch.full((20000,), 0.8), found=found,
-        visible=torch.ones(20000, dtype=torch.bool), paired=paired,
+        visible=torch.ones(20000, dtype=torch.bool), paired=paired, known=known,
         swapped=torch.arange(20000) % 8 == 0,
     )  # fmt: skip
     assert abs(metrics["coverage_90"] - 0.9) < 0.01 and abs(metrics["coverage_50"] - 0.5) < 0.01
@@ -159,7 +160,7 @@ def test_joint_metrics_on_known_errors():
     assert metrics["x2d/swapped"] == 0.25
     assert calibration_gap(torch.full((20000,), 0.3), found) > 0.45
     with pytest.raises(UserError, match="no joint"):
-        joint_metrics(*[torch.ones(3)] * 4, *[torch.zeros(3, dtype=torch.bool)] * 4)
+        joint_metrics(*[torch.ones(3)] * 4, *[torch.zeros(3, dtype=torch.bool)] * 5)
 
 
 def test_ranking_of_confidences():
@@ -308,8 +309,9 @@ def test_error_likelihood():
 def test_confidence_entropy_is_least_at_the_frequency():
     found = torch.rand(1, 1000, generator=torch.Generator().manual_seed(0)) < 0.7
     confidence = torch.tensor([0.5, 0.6, 0.7, 0.8, 0.9])[:, None].expand(5, 1000)
-    assert losses.confidence_entropy(confidence, found.expand(5, -1)).argmin() == 2
-    assert math.isfinite(float(losses.confidence_entropy(torch.ones(1, 1000), found)))
+    known = torch.ones(5, 1000, dtype=torch.bool)
+    assert losses.confidence_entropy(confidence, found.expand(5, -1), known).argmin() == 2
+    assert math.isfinite(float(losses.confidence_entropy(torch.ones(1, 1000), found, known[:1])))
 
 
 @pytest.mark.parametrize(

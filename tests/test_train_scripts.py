@@ -124,3 +124,36 @@ def test_bad_input_is_one_line(run, arguments, named, tmp_path, monkeypatch, cap
     assert status == 2 and line.startswith("error: ") and named in line
     assert [path.name for path in tmp_path.rglob("*")] == ["mine", "last.pt"]
     assert (tmp_path / "mine/last.pt").read_text() == "dear to me"
+
+
+@pytest.mark.parametrize("script, settings, arguments, named", [
+    # Named before the ImageNet weights that the file asks for are downloaded.
+    ("train2d.py", "configs/h36m_2d.yaml", ["data.root=nowhere"], "data.root: nowhere"),
+    ("train2d.py", "configs/h36m_2d.yaml", ["data.image_size=100"], "data.image_size: 100 px"),
+    ("train2d.py", "configs/demo_2d.yaml", ["data.kind=generated"], "data.kind: generated"),
+    ("train3d.py", "configs/demo_3d.yaml", ["data.mix=[{kind: coco}]"], "data.mix: "),
+    # Found out in the first step.
+    ("train3d.py", "configs/generated_keypoints.yaml", ["generated.families=[wall]"],
+     "generated.held_out_families: wall"),
+])  # fmt: skip
+def test_a_refused_setting_leaves_no_folder(
+    script, settings, arguments, named, tmp_path, monkeypatch, capsys
+):
+    """Neither the run's nor the one above it."""
+    monkeypatch.chdir(ROOT)
+    given = script, settings, "run.device=cpu", f"run.out={tmp_path / 'runs'}", *arguments
+    status, _, lines = run_script(monkeypatch, capsys, *given)
+    assert status == 2 and named in lines[-1] and "pretrained" not in lines[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_cannot_begin_takes_nothing_from_an_older_one(tmp_path, monkeypatch, capsys):
+    """Also where the first step finds out, and --overwrite was given."""
+    folder = tmp_path / "generated_keypoints"
+    folder.mkdir()
+    (folder / "last.pt").write_text("dear to me")
+    monkeypatch.chdir(ROOT)
+    given = ["train3d.py", "configs/generated_keypoints.yaml", "run.device=cpu", "--overwrite"]
+    given += [f"run.out={tmp_path}", "generated.families=[wall]"]
+    status, _, _ = run_script(monkeypatch, capsys, *given)
+    assert status == 2 and (folder / "last.pt").read_text() == "dear to me"

@@ -7,7 +7,6 @@ with its cameras that is 0.1 to 0.2 px where people are and up to 1.4 px in an i
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import Dataset
 
 from ptri.config import AugmentConfig, Config, DataConfig
 from ptri.data import h36m, panoptic, transforms
@@ -153,20 +152,6 @@ class MultiView(Dataset):
         return cut_view(read, pose, box, joints, self.data, self.augment, rng, dist)
 
 
-class Mixture(ConcatDataset):
-    """Several data sets as one, part after part; takes `SampleKey` like them."""
-
-    def __init__(self, parts: list[Dataset]) -> None:
-        super().__init__(parts)
-        self.num_views = np.concatenate([part.num_views for part in parts])
-
-    def __getitem__(self, key: int | SampleKey) -> Sample:
-        key = SampleKey.of(key)
-        number = bisect.bisect_right(self.cumulative_sizes, key.index)
-        part = self.datasets[number]
-        return part[key._replace(index=key.index - self.cumulative_sizes[number] + len(part))]
-
-
 def cut_view(
     read: Callable[[int], np.ndarray],
     camera: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -182,7 +167,7 @@ def cut_view(
     Args:
         read: the BGR image at a half, a fourth ... of its size, for 2, 4 ...
         camera: K (3, 3) px, R (3, 3), t (3,) mm, world to camera.
-        box: (4,) px: top, left, bottom, right. joints: (17, 3) mm, world.
+        box: (4,) px: top, left, bottom, right. joints: (17, 3) mm, world; NaN: not known.
         dist: (5,) OpenCV's; None: the image is undistorted.
     """
     K, R, t = camera

@@ -55,6 +55,7 @@ class Shards(Dataset):
         # (N, 5): the shard, and where in it the image and the truth of each sample begin and end
         self._items = np.array(items, np.int64)
         self.num_views = np.ones(len(items), np.int64)
+        self.scene = np.zeros(len(items), np.int64)  # one for all
 
     def __len__(self) -> int:
         return len(self._items)

@@ -217,7 +217,10 @@ def rotation_coverage(posterior: RigPosterior, R_true: Tensor) -> Tensor:
 
 
 def mirrored(xy: Tensor, truth: Tensor, visible: Tensor, apart: float) -> dict[str, Tensor]:
-    """Which joints have a mirror joint more than ``apart`` px away, and which lie nearer to it."""
+    """Which joints have a mirror joint more than ``apart`` px away, and which lie nearer to it.
+
+    Joints whose truth, or whose mirror joint's, is NaN have none.
+    """
     mirror = list(H36M17.flip)
     other = truth[:, mirror]
     paired = ((other - truth).norm(dim=-1) > apart) & visible
@@ -232,6 +235,7 @@ def joint_metrics(
     confidence: Tensor,
     found: Tensor,
     visible: Tensor,
+    known: Tensor,
     paired: Tensor,
     swapped: Tensor,
 ) -> dict[str, float]:
@@ -242,8 +246,8 @@ def joint_metrics(
         "x2d/pck", the share found; "x2d/swapped", the share of joints nearer to the mirror joint's
         truth, of those more than two `CONFIDENCE_RADIUS` away from it; "coverage_50",
         "coverage_90" of the error ellipses; "confidence/gap", the expected calibration error of the
-        confidence over all joints; "confidence/auc", how often a found joint is more confident than
-        a lost one.
+        confidence over all joints whose truth is known; "confidence/auc", how often a found joint
+        is more confident than a lost one.
     """
     if not visible.any():
         raise UserError("data: no joint lies inside any test image; check the labels and boxes")
@@ -257,7 +261,7 @@ def joint_metrics(
     for level in LEVELS:
         inside = square[visible] <= chi2.ppf(level, 2)
         metrics[f"coverage_{100 * level:.0f}"] = float(inside.double().mean())
-    metrics["confidence/gap"] = calibration_gap(confidence, found)
+    metrics["confidence/gap"] = calibration_gap(confidence[known], found[known])
     metrics["confidence/auc"] = ranking(confidence[visible], found[visible])
     return metrics
 

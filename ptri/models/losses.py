@@ -129,10 +129,14 @@ def _mahalanobis_square(error: Tensor, covariance: Tensor) -> tuple[Tensor, Tens
     return (c * dx * dx - 2 * b * dx * dy + a * dy * dy) / determinant, determinant
 
 
-def confidence_entropy(confidence: Tensor, found: Tensor) -> Tensor:
-    """Binary cross-entropy (...,) of confidences (..., J) to bool (..., J), over all joints."""
+def confidence_entropy(confidence: Tensor, found: Tensor, known: Tensor) -> Tensor:
+    """Binary cross-entropy (...,) of confidences (..., J) to whether joints were found.
+
+    Args:
+        found: (..., J) bool. known: (..., J) bool, whether anybody can tell; others do not count.
+    """
     confidence = confidence.float().clamp(1e-6, 1 - 1e-6)  # guards the logarithm
-    return -torch.where(found, confidence.log(), (1 - confidence).log()).mean(-1)
+    return masked_mean(-torch.where(found, confidence.log(), (1 - confidence).log()), known)
 
 
 # --- 3D --------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ class Rendered(Dataset):
             coco_weights()
         count = self.render.pass_images if split == "train" else self.render.test_images
         self.num_views = np.ones(count, np.int64)
+        self.scene = np.zeros(count, np.int64)  # one for all
         self._shots = None if split == "train" else self._make_all(config.data.workers)
 
     def __len__(self) -> int:

@@ -41,7 +41,8 @@ def fit(task: Task, resume: bool = False, overwrite: bool = False) -> None:
     Args:
         task: what is trained, and its configuration.
         resume: continue the run folder's last.pt.
-        overwrite: replace the run folder, once configuration, model and data have proved good.
+        overwrite: replace the run folder, once a step has shown that settings, data and model are
+            good; before that nothing is written.
 
     Raises:
         UserError: bad settings, data or checkpoint, or the loss is no longer finite.
@@ -51,10 +52,12 @@ def fit(task: Task, resume: bool = False, overwrite: bool = False) -> None:
     with joined() as world, StopSignals() as signals:
         world = placed(world, task.config.run.device)
         on_first(world, lambda: check_folder(folder, resume, overwrite))
-        run = state.build(task, world, folder)
-        saved = state.restore(run) if resume else None
-        on_first(world, lambda: _open_log(run, saved))
+        log = RunLog(folder, task.config) if world.first else None
+        run = None
         try:
+            run = state.build(task, world, folder)
+            run.log = log
+            _announce(run, state.restore(run) if resume else None)
             if world.size > 1:
                 ids = [world.device.index] if world.device.type == "cuda" else None
                 run.losses = DistributedDataParallel(
@@ -66,19 +69,23 @@ def fit(task: Task, resume: bool = False, overwrite: bool = False) -> None:
             LOGGER.warning("stopped by %s at %s; saved, go on with --resume", stop.name, where)
             raise SystemExit(stop.exit_code) from None
         except UserError as error:
-            LOGGER.error("%s", error)
+            if log is not None and log.is_open:
+                LOGGER.error("%s", error)
             raise
         finally:
-            if run.log is not None:
-                run.log.close()
+            if log is not None:
+                log.close()
             # DDP must go before the process group: freed after it, gloo can wait for its own
             # thread, which waits for Python's lock, for ever.
-            run.losses = run.model
+            if run is not None:
+                run.losses = run.model
             gc.collect()
 
 
-def _open_log(run: Run, saved: dict[str, Any] | None) -> None:
-    run.log = RunLog(run.folder, run.config, saved and saved["log_lines"], run.step)
+def _announce(run: Run, saved: dict[str, Any] | None) -> None:
+    """What begins, or goes on from a checkpoint's content."""
+    if run.log is not None and saved is not None:
+        run.log.lines, run.log.step = saved["log_lines"], run.step
     for change in state.changes(saved, run.config) if saved else ():
         LOGGER.warning("resuming with changed %s", change)
     LOGGER.info(
@@ -138,6 +145,8 @@ def _train_epoch(task: Task, run: Run, signals: StopSignals) -> None:
         while run.step < end:
             # 1. A batch, a step.
             values = _training_step(run, next(batches))
+            if run.log is not None:
+                run.log.open()  # by now settings, data and model have proved good
             bar.update()
             # 2. Means over some steps are logged.
             for name, value in values.items():

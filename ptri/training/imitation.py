@@ -1,15 +1,20 @@
-"""Teaching a small network by a larger one's features (FitNets, Romero et al., ICLR 2015).
+"""Teaching a small network by a larger one's features or heatmaps.
 
-A network that starts from ImageNet weights learns sides and limbs from ten to forty times fewer
-rendered images than one that starts from nothing (docs/network2d.md). Where there are no such
-weights for the small network, it learns from one that has them.
+Features (FitNets, Romero et al., ICLR 2015): a network that starts from ImageNet weights learns
+sides and limbs from ten to forty times fewer rendered images than one that starts from nothing
+(docs/network2d.md). Where there are no such weights for the small network, it learns from one that
+has them. Heatmaps (Hinton et al., 2015, arXiv:1503.02531): they say where a joint is, and where
+else it might be, on photographs that nobody labelled.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from ptri.models.losses import masked_mean
+from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Detection, Network2D
 
 MEMORY = 0.998  # of the running mean and variance of the teacher's features
@@ -59,3 +64,46 @@ class Imitation(nn.Module):
                 target = (target - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
             left.append((self.maps[level](student).float() - target).square().mean((1, 2, 3)))
         return torch.stack(left).mean(0)
+
+
+class HeatmapTeacher:
+    """How far a network's heatmaps are from a teacher's, where nobody knows the truth."""
+
+    def __init__(self, network: Network2D, size: int) -> None:
+        """
+        Args:
+            network: is not trained. size: px of the images that it was trained on; it sees others
+                resized to these.
+        """
+        self.network, self.size = merge_batchnorm(network), size
+
+    def __call__(self, images: Tensor, logits: Tensor, unknown: Tensor) -> Tensor:
+        """``confidence KL(teacher || network)`` over pixels, the mean over unknown joints, (N,).
+
+        A joint counts by the teacher's confidence, its own chance of having found it. Images
+        without unknown joints have 0.
+
+        Args:
+            images: (N, 3, H, W), normalised. logits: (N, J, h, w) of the network's heatmaps.
+            unknown: (N, J) bool, joints to be taught.
+        """
+        rows = unknown.any(1).nonzero()[:, 0]
+        apart = logits.new_zeros(len(images))
+        if not len(rows):
+            return apart + 0.0 * logits.sum()  # of the same graph
+        target, confidence = self._heatmaps(images[rows], logits.shape[-1])
+        ours = logits[rows].flatten(-2).log_softmax(-1)
+        divergence = (target * (target.clamp_min(1e-30).log() - ours)).sum(-1)  # guards 0 log 0
+        return apart.index_copy(0, rows, masked_mean(confidence * divergence, unknown[rows]))
+
+    @torch.no_grad()
+    def _heatmaps(self, images: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """The teacher's heatmaps (N, J, side^2), each of sum 1, and confidences (N, J)."""
+        if images.shape[-1] != self.size:
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        seen = self.network.to(images.device)(images)
+        target = seen.logits.flatten(-2).softmax(-1).unflatten(-1, seen.logits.shape[-2:])
+        if target.shape[-1] != side:
+            target = F.interpolate(target, (side, side), mode="bilinear", antialias=True)
+        target = target.flatten(-2)
+        return target / target.sum(-1, keepdim=True), seen.keypoints.confidence

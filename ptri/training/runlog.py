@@ -12,6 +12,7 @@ import math
 import shutil
 import sys
 from collections.abc import Mapping
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
 import numpy as np
@@ -46,45 +47,59 @@ def check_folder(folder: Path, resume: bool, overwrite: bool) -> None:
 
 
 class RunLog:
-    """An open run folder: text log, scalars and pictures.
+    """A run's folder: text log, scalars and pictures.
+
+    What is logged is shown at once, but nothing is written before `open`: a run that is refused, by
+    whatever part of it, leaves no folder behind and takes nothing from an older run.
 
     Args:
-        folder: checked with `check_folder`; a new run removes an older run's own files from it.
+        folder: checked with `check_folder`.
         config: written to config.yaml.
-        resume_lines: number of lines of metrics.jsonl that belong to the resumed checkpoint; later
-            ones are cut off. None starts a new run.
-        step: of the resumed checkpoint; TensorBoard forgets what was logged after it.
     """
 
-    def __init__(
-        self, folder: Path, config: Config, resume_lines: int | None = None, step: int = 0
-    ) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # slow to import
-
-        metrics, board = folder / "metrics.jsonl", folder / "tensorboard"
-        folder.mkdir(parents=True, exist_ok=True)
-        if resume_lines is None:  # what an older run wrote goes, and nothing else
-            for name in _OWN_FILES:
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(board, ignore_errors=True)
-        (folder / "config.yaml").write_text(configuration.to_yaml(config), encoding="utf-8")
-        kept = metrics.read_text().splitlines(True)[:resume_lines] if metrics.exists() else []
-        self.lines = len(kept)
-        metrics.write_text("".join(kept))
-        self._metrics = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
-        purge = None if resume_lines is None else step + 1
-        self._board = SummaryWriter(str(board), purge_step=purge)
-        self._handlers: list[logging.Handler] = [
-            _TqdmHandler(),
-            logging.FileHandler(folder / "log.txt", encoding="utf-8"),
-        ]
-        self._handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-        self._handlers[1].setFormatter(
-            logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
-        )
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder, self.config = folder, config
+        self.is_open = False
+        self.lines: int | None = None  # of metrics.jsonl; before `open` those to keep of the
+        self.step = 0  # resumed checkpoint, whose step this is; None: a new run
+        console, self._early = _TqdmHandler(), MemoryHandler(1000, logging.CRITICAL + 1)
+        console.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        self._handlers: list[logging.Handler] = [console, self._early]
         LOGGER.setLevel(logging.INFO)
         for handler in self._handlers:
             LOGGER.addHandler(handler)
+
+    def open(self) -> None:
+        """Makes the folder, unless that is done.
+
+        A new run removes an older run's own files from it; a resumed one what was logged after its
+        checkpoint.
+        """
+        if self.is_open:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        folder, new = self.folder, self.lines is None
+        metrics, board = folder / "metrics.jsonl", folder / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        if new:  # what an older run wrote goes, and nothing else
+            for name in _OWN_FILES:
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(board, ignore_errors=True)
+        (folder / "config.yaml").write_text(configuration.to_yaml(self.config), encoding="utf-8")
+        kept = metrics.read_text().splitlines(True)[: self.lines] if metrics.exists() else []
+        self.lines = len(kept)
+        metrics.write_text("".join(kept))
+        self._metrics = open(metrics, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = SummaryWriter(str(board), purge_step=None if new else self.step + 1)
+        file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._early.setTarget(file)
+        self._early.flush()
+        LOGGER.removeHandler(self._early)
+        LOGGER.addHandler(file)
+        self._handlers.append(file)
+        self.is_open = True
 
     def scalars(self, split: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
         """Adds one line to metrics.jsonl and the values to TensorBoard under ``split/``."""
@@ -106,8 +121,9 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the files and detaches the log handlers."""
-        self._metrics.close()
-        self._board.close()
+        if self.is_open:
+            self._metrics.close()
+            self._board.close()
         for handler in self._handlers:
             LOGGER.removeHandler(handler)
             handler.close()

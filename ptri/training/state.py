@@ -108,10 +108,10 @@ def build(task: Task, world: World, folder: Path) -> Run:
     system.keep_freed_memory()
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    # 1. The model, with the same weights in every process, and the data.
+    # 1. The data, then the model, which may have weights to download; the same in every process.
+    steps = task.steps_per_epoch()
     system.seed_everything(config.run.seed)
     model = task.build_model()
-    steps = task.steps_per_epoch()
     if world.size > 1 and world.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(world.device)
@@ -143,6 +143,7 @@ def save(run: Run, name: str) -> None:
     """Writes a checkpoint from which training continues exactly; in the first process only."""
     if run.log is None:
         return
+    run.log.open()
     model = run.model
     with_2d = getattr(model, "network2d", None) is not None
     checkpoint.save(

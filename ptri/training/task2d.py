@@ -12,8 +12,10 @@ from torch.utils.data import Dataset
 
 from ptri import checkpoint
 from ptri.config import Config, replace
+from ptri.data.coco import open_coco, open_photos
 from ptri.data.loaders import EvaluationLoader, TrainLoader, num_batches
-from ptri.data.multiview import Mixture, open_split
+from ptri.data.mixture import Mixture, sources
+from ptri.data.multiview import open_split
 from ptri.data.shards import Shards
 from ptri.errors import UserError
 from ptri.evaluation import draw
@@ -26,7 +28,7 @@ from ptri.models.network2d import Detection, Network2D
 from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, cat, to_device
-from ptri.training.imitation import Imitation
+from ptri.training.imitation import HeatmapTeacher, Imitation
 from ptri.training.optimizer import decaying_groups
 from ptri.training.orientation import Orientation
 from ptri.training.state import Task
@@ -38,7 +40,8 @@ WEIGHTS = {  # of losses in the total
     "loss/coverage": 0.6,  # of the pinball loss of the 90 % error ellipse
     "loss/confidence": 0.2,  # of the confidence's cross-entropy (nats)
 }
-WEIGHT_IMITATION = 1.0  # of the share of a teacher's features that is not told
+WEIGHT_IMITATION = 1.0  # of the share of a teacher's features that is not told, or of the
+# divergence from its heatmaps (nats)
 CONFIDENCE_RADIUS = 0.05  # of the image's side: a keypoint within it counts as found
 CONTEXT = "head.context."  # names of the weights of the head's `Context`
 
@@ -52,13 +55,14 @@ class HeatmapTask(Task):
         super().__init__(config)
         self._data: dict[str, tuple[int, Dataset]] = {}  # by split: image size and data set
         self._loader: TrainLoader | None = None
+        self._teacher: HeatmapTeacher | None = None
 
     def build_model(self) -> nn.Module:
         """The 2D network, from ``init.checkpoint_2d`` where that is set.
 
         Weights without the head's `Context` may start a network with it, which changes nothing yet.
         """
-        init = self.config.init
+        init, imitate = self.config.init, self.config.train.imitate
         model = Network2D(self.config.model)
         if init.checkpoint_2d is not None:
             weights, _ = checkpoint.load_weights(init.checkpoint_2d)
@@ -68,9 +72,11 @@ class HeatmapTask(Task):
             checkpoint.load_state(model, weights, init.checkpoint_2d)
         if self.config.train.weight_orientation > 0:
             model.orientation = Orientation(model.backbone.channels)
-        if init.teacher_2d is not None:
+        if init.teacher_2d is not None and imitate == "features":
             teacher, _ = read_network2d(init.teacher_2d)
             model.imitation = Imitation(model.backbone.channels, teacher)
+        elif init.teacher_2d is not None:
+            self._teacher = HeatmapTeacher(*read_network2d(init.teacher_2d))
         return model
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
@@ -79,8 +85,8 @@ class HeatmapTask(Task):
 
     def steps_per_epoch(self) -> int:
         """``train.steps_per_epoch``, or those of one pass; opens and checks both splits."""
-        self._open("test")
         one_pass = num_batches(self._open("train"), self.config.train.batch_size)
+        self._open("test")
         return self.config.train.steps_per_epoch or one_pass
 
     def batches(self, first: int, end: int, rank: int = 0, world: int = 1) -> Iterator[Sample]:
@@ -107,6 +113,11 @@ class HeatmapTask(Task):
             untold = model.imitation(images, detection)
             total = total + WEIGHT_IMITATION * untold
             values["loss/imitation"] = untold
+        if self._teacher is not None:
+            unknown = ~torch.isfinite(batch.joints2d[:, 0]).all(-1)  # (B, J)
+            apart = self._teacher(images, detection.logits, unknown)
+            total = total + WEIGHT_IMITATION * apart
+            values["loss/teacher"] = apart
         return {**values, "loss": total}
 
     @torch.no_grad()
@@ -155,32 +166,47 @@ class HeatmapTask(Task):
         else:
             size = image_size(self.config, self.epoch or 0)
         if split not in self._data or self._data[split][0] != size:
-            data = _open_data(replace(self.config, data__image_size=size), split)
+            data = open_data(replace(self.config, data__image_size=size), split)
             self._data[split] = size, data
         return self._data[split][1]
 
 
-def _open_data(config: Config, split: str) -> Dataset:
-    """Single views of a split, from images, from shards or rendered on the fly.
+def open_data(config: Config, split: str) -> Dataset:
+    """Single views of a split: "train" is what ``data.mix`` names, or else ``data`` itself.
 
     Raises:
-        UserError: no such data; ``data.more_roots`` with data that is not on the disk.
+        UserError: no such data; photographs without labels to test on, or without a teacher.
     """
-    if config.data.more_roots and config.data.kind != "h36m":
-        raise UserError(f"data.more_roots: needs data.kind h36m, not {config.data.kind}")
+    if split == "test" or not config.data.mix:
+        return _open_source(config, split)
+    configs, shares = sources(config)
+    length = config.train.steps_per_epoch * config.train.batch_size
+    parts = [_open_source(source, split) for source in configs]
+    return Mixture(parts, shares, length, config.run.seed)
+
+
+def _open_source(config: Config, split: str) -> Dataset:
+    """A split of one source: of images, rendered on the fly, of shards or photographs."""
     if config.data.kind == "rendered":
         from ptri.render.stream import Rendered
 
         return Rendered(config, split)
     if config.data.kind == "shards":
         return Shards(config, split)
-    if split == "test" or not config.data.more_roots:
-        return open_split(config, split, single_view=True)
-    parts = [
-        replace(config, data__root=root, run__seed=config.run.seed + number)
-        for number, root in enumerate([config.data.root, *config.data.more_roots])
-    ]
-    return Mixture([open_split(part, split, single_view=True) for part in parts])
+    if config.data.kind == "coco":
+        return open_coco(config, split)
+    if config.data.kind == "photos":
+        if split == "test":
+            raise UserError(
+                "data.kind: photos have no truth to test on; name them as a source of data.mix"
+            )
+        if config.init.teacher_2d is None or config.train.imitate != "heatmaps":
+            raise UserError(
+                "data.kind: photos have no truth to learn from; name a teacher (init.teacher_2d) "
+                "and set train.imitate=heatmaps"
+            )
+        return open_photos(config)
+    return open_split(config, split, single_view=True)
 
 
 def image_size(config: Config, epoch: int) -> int:
@@ -189,12 +215,13 @@ def image_size(config: Config, epoch: int) -> int:
     Raises:
         UserError: the sizes do not end with ``data.image_size`` or are no multiples of 32.
     """
-    sizes, last = config.train.image_sizes, config.data.image_size
-    if not sizes:
-        return last
-    if sizes[-1] != last or any(size < 32 or size % STRIDES[-1] for size in sizes):
+    last = config.data.image_size
+    sizes, step = config.train.image_sizes or [last], STRIDES[-1]
+    if last % step:
+        raise UserError(f"data.image_size: {last} px; expected a multiple of {step} px")
+    if sizes[-1] != last or any(size < step or size % step for size in sizes):
         raise UserError(
-            f"train.image_sizes: {sizes}; expected multiples of {STRIDES[-1]} px that end with "
+            f"train.image_sizes: {sizes}; expected multiples of {step} px that end with "
             f"data.image_size, {last}"
         )
     return sizes[min(epoch * len(sizes) // config.train.epochs, len(sizes) - 1)]
@@ -207,13 +234,15 @@ def detection_losses(
 
     Args:
         detection: of B V images, those of `batch` with B and V flattened.
-        batch: B samples of V views.
+        batch: B samples of V views. Joints whose truth is NaN are not known: they add nothing to
+            any loss and get no gradient. What is known to be outside the image is `visible` nowhere
+            but counts for the confidence: it was not found.
 
     Returns:
         Losses (B,): "loss", "loss/hm" (nats), "loss/x2d" (px), "loss/covariance" (nats),
         "loss/coverage", "loss/confidence" (nats). And of all N = B V J joints: "error" (N,) px, the
         Euclidean distance; "absolute" (N,) px, the mean of both coordinates; "square" (N,)
-        Mahalanobis; "confidence"; "found"; "visible";
+        Mahalanobis; "confidence"; "found"; "visible"; "known";
         "paired", with a mirror joint elsewhere; "swapped", nearer to the mirror joint's truth.
     """
     views = batch.images.shape[:2]
@@ -224,6 +253,7 @@ def detection_losses(
     xy = keypoints.xy.detach()
     error = (xy - truth).norm(dim=-1)
     found = (error < CONFIDENCE_RADIUS * width) & visible
+    known = torch.isfinite(truth).all(-1)
     parts = {
         "loss/hm": losses.heatmap_divergence(logits, image_to_heatmap(truth), visible),
         "loss/x2d": losses.coordinate_l1(keypoints.xy, truth, visible),
@@ -231,7 +261,7 @@ def detection_losses(
             xy, keypoints.covariance, truth, visible, area=float(height * width)
         ),
         "loss/coverage": losses.ellipse_quantile(xy, keypoints.covariance, truth, visible),
-        "loss/confidence": losses.confidence_entropy(keypoints.confidence, found),
+        "loss/confidence": losses.confidence_entropy(keypoints.confidence, found, known),
     }
     parts = {name: value.unflatten(0, views).mean(1) for name, value in parts.items()}
     total = sum(weight * parts[name] for name, weight in WEIGHTS.items())
@@ -242,6 +272,7 @@ def detection_losses(
         "confidence": keypoints.confidence.detach(),
         "found": found,
         "visible": visible,
+        "known": known,
         **mirrored(xy, truth, visible, 2 * CONFIDENCE_RADIUS * width),
     }
     return {"loss": total, **parts}, {name: value.flatten() for name, value in joints.items()}

@@ -37,6 +37,8 @@ class RigTask(Task):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        if config.data.mix:
+            raise UserError("data.mix: sources of single images, for train2d.py only; leave it out")
         self.generated = config.data.kind == "generated"
         self.pool: Pool | None = None
         self._loader: TrainLoader | None = None

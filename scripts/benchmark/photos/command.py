@@ -11,8 +11,9 @@ import torch
 from benchmark.figures import targets_table
 from benchmark.photos import pictures, scores
 from benchmark.photos.peers import read_peer, write_crops
-from benchmark.photos.persons import Crops, Guess, crop_persons, load_network, load_persons, predict
+from benchmark.photos.persons import Crops, Guess, crop_persons, load_network, predict
 from benchmark.results import write_results
+from ptri.data.annotations import choose_persons
 from ptri.errors import UserError
 from ptri.evaluation import draw
 
@@ -38,12 +39,12 @@ def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(args.threads)
     if args.crop_scale <= 0 or any(size < 32 or size % 32 for size in args.size or ()):
         raise UserError("--size and --crop-scale: a multiple of 32 px, and a positive number")
-    persons = load_persons(args.persons, args.min_keypoints)
+    persons = choose_persons(args.persons, args.min_keypoints)
     if args.write_crops:
         size = (args.size or [256])[0]
         crops = crop_persons(persons, size, args.crop_scale)
         write_crops(crops, args.crop_scale, Path(args.write_crops))
-        return f"{len(persons)} crops of {size} px written to {args.write_crops}/"
+        return f"{len(crops.names)} crops of {size} px written to {args.write_crops}/"
     networks: dict[str, tuple[Crops, Guess]] = {}
     for path in args.checkpoint:
         network, trained = load_network(path, args.flip)
@@ -60,8 +61,8 @@ def run(args: argparse.Namespace) -> str:
     rows = scores.check({n: figures[n] for n in networks}, {n: figures[n] for n in guesses})
     count = next(iter(figures.values()))["count"]
     head = (
-        f"{len(persons)} persons in {len(set(crops.photos))} photographs, {count} labelled joints; "
-        f"crops of {args.crop_scale:g} x the box's longer side; percent"
+        f"{len(crops.names)} persons in {len(set(crops.photos))} photographs, {count} labelled "
+        f"joints; crops of {args.crop_scale:g} x the box's longer side; percent"
     )
     text = "\n".join([head, scores.table(figures), "", targets_table("Targets", rows)])
     methods = {}

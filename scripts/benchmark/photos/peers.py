@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.photos.persons import JOINTS, Crops, Guess, read_json
+from benchmark.photos.persons import Crops, Guess
+from ptri.data.annotations import JOINTS, read_json
 from ptri.errors import UserError
 from ptri.evaluation import draw
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from benchmark.photos.persons import JOINTS, OUR_ROWS, Crops, Guess
+from benchmark.photos.persons import Crops, Guess
 from benchmark.photos.scores import errors, person_errors
+from ptri.data.annotations import JOINTS, OUR_ROWS
 from ptri.evaluation import draw
 from ptri.skeleton import H36M17
 
@@ -38,7 +39,7 @@ def _truth(crops: Crops) -> Guess:
 
 def _drawn(crops: Crops, guess: Guess, index: int) -> np.ndarray:
     full = np.full((len(H36M17.joints), 2), np.nan)
-    full[list(OUR_ROWS)] = guess.xy[index]
+    full[OUR_ROWS] = guess.xy[index]
     body = full if guess.skeleton is None else guess.skeleton[index]
     distance = errors(crops, guess)[index]
     right = int((distance <= 0.2 * crops.torso[index]).sum())
@@ -46,7 +47,7 @@ def _drawn(crops: Crops, guess: Guess, index: int) -> np.ndarray:
     covariance = None
     if guess.covariance is not None:
         covariance = np.full((len(full), 2, 2), np.nan)
-        covariance[list(OUR_ROWS)] = guess.covariance[index]
+        covariance[OUR_ROWS] = guess.covariance[index]
     if np.isnan(full).all():
         title += ", nobody found"
     picture = draw.overlay(

@@ -9,7 +9,8 @@ import torch
 from scipy.stats import chi2
 
 from benchmark.figures import Figure, Judged, bootstrap, mean, median
-from benchmark.photos.persons import JOINTS, Crops, Guess
+from benchmark.photos.persons import Crops, Guess
+from ptri.data.annotations import JOINTS
 from ptri.evaluation import metrics
 from ptri.evaluation.table import grid
 
@@ -172,8 +173,8 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for key, head, form in _BY_JOINT:
         rows = []
         for part in PARTS:
-            names = [f"{side}_{part}" for side in _SIDES]
-            pairs = [[figures["joints"][name] for name in names] for figures in results.values()]
+            both = [f"{side}_{part}" for side in _SIDES]
+            pairs = [[figures["joints"][name] for name in both] for figures in results.values()]
             cells = [", ".join(_cell(side[key], form) for side in pair) for pair in pairs]
             rows.append([f"{part} ({sum(side['count'] for side in pairs[0])})", *cells])
         tables.append(f"{head}, by joint (left, right)\n" + grid(["", *letters], rows))
