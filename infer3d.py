@@ -17,7 +17,8 @@ import torch
 from ptri import config
 from ptri.config import Config
 from ptri.errors import UserError, exit_status
-from ptri.evaluation import evaluate, outputs
+from ptri.evaluation import outputs
+from ptri.evaluation import run as dataset
 from ptri.recordings import run as recording
 from ptri.system import World, joined, together
 
@@ -36,8 +37,8 @@ def main() -> int:
     args = parser.parse_intermixed_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     runs: dict[str, Callable[[Config, Path, World], str]] = {
-        "h36m": evaluate.run,
-        "panoptic": evaluate.run,
+        "h36m": dataset.run,
+        "panoptic": dataset.run,
         "recording": lambda settings, folder, _: recording.run(settings, folder),
         "videos": lambda settings, folder, _: recording.run(settings, folder),
     }

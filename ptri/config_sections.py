@@ -180,6 +180,11 @@ class EvaluateConfig(Section):
     batch_size: int = number(16, 1)  # samples at once, no influence on results
     pictures: int = number(4, 0)  # samples drawn into TensorBoard or the output folder
     out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
+    joints: Literal["known", "common"] = "known"  # of data sets: those whose truth is known, or the
+    # 15 that Human3.6M and Panoptic share, for weights that learned from the other one
+    camera_sets: list[Any] = field(
+        default_factory=list
+    )  # infer3d.py evaluates each of these in turn, instead of data.views; as that takes them
     pool_frames: int = number(50, 0)  # at most so many frames of a scene or a recording, the most
     # telling, find its cameras together; 0: each frame alone only, which is for data sets
 

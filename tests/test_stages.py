@@ -48,11 +48,13 @@ STAGE_3 = """
     data.min_views=4 train.lr=2.0e-3 train.gradient_2d=0.01"""
 
 
-def script(name: str, settings: str, out: Path, seed: int, *arguments: str) -> Path:
+def script(
+    name: str, settings: str, out: Path, seed: int, *arguments: str, small: str = SMALL
+) -> Path:
     """Runs one of the three scripts, in this process (importing torch is slow); its folder."""
     place = "evaluate.out" if name == "infer3d.py" else "run.out"
     stem = next(a.partition("=")[2] for a in arguments if a.startswith("run.name="))
-    changes = [*SMALL.split(), f"{place}={out}", f"run.seed={seed}", *arguments]
+    changes = [*small.split(), f"{place}={out}", f"run.seed={seed}", *arguments]
     command = mock.patch.object(sys, "argv", [name, str(ROOT / settings), *changes])
     with command, pytest.raises(SystemExit) as done:
         runpy.run_path(str(ROOT / name), run_name="__main__")

@@ -92,8 +92,10 @@ def open_split(config: Config, split: str, single_view: bool = False) -> MultiVi
     if split == "test" and data.test_root is not None:
         data = dataclasses.replace(data, root=data.test_root)
     index = build_index(data, split, min_views=1 if single_view else 2)
-    augment = config.augment if split == "train" else None
-    return MultiView(index, data, augment, config.run.seed, single_view)
+    if split == "train":
+        return MultiView(index, data, config.augment, config.run.seed, single_view)
+    hidden = panoptic.UNKNOWN_JOINTS if config.evaluate.joints == "common" else ()
+    return MultiView(index, data, None, config.run.seed, single_view, hidden)
 
 
 class MultiView(Dataset):
@@ -109,13 +111,16 @@ class MultiView(Dataset):
         augment: AugmentConfig | None = None,
         seed: int = 0,
         single_view: bool = False,
+        hidden: Sequence[int] = (),
     ) -> None:
         """
         Args:
             augment: None for tests: all chosen views in their order, plain crops.
             single_view: items are single views (V = 1), for 2D training.
+            hidden: joints whose truth is treated as not known.
         """
         self.index, self.data, self.augment, self.seed = index, data, augment, seed
+        self.hidden = list(hidden)
         self.items = np.argwhere(index.seen)  # (items, 2): position in the index, and the view
         if not single_view:  # -1: all views
             self.items = np.stack([np.arange(len(index.seen)), np.full(len(index.seen), -1)], 1)
@@ -140,6 +145,7 @@ class MultiView(Dataset):
         views = views[: key.num_views or None]
         labels, row = self.index.labels, self.row(key.index)
         joints = labels.joints[row].astype(np.float64)
+        joints[self.hidden] = np.nan
         flip = self.augment is not None and rng.random() < self.augment.flip
         parts = [self._view(row, self.index.cameras[view], joints, rng) for view in views]
         numbers = int(labels.subject[row]), int(labels.action[row]), int(labels.frame[row])

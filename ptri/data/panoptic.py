@@ -21,6 +21,7 @@ from ptri.data import transforms
 from ptri.data.index import Index, choose_cameras, make_index
 from ptri.data.labels import NUM_JOINTS, Labels
 from ptri.data.panoptic_files import (
+    COCO19,
     Sequence,
     check_units,
     inside_image,
@@ -41,6 +42,8 @@ CAMERA_SETS = {
     "CMU3": (10, 12, 16, 18),
     "CMU4": (6, 7, 10, 12, 16, 18, 19, 22, 23, 30),
 }
+# What CMU's joints do not tell of Human3.6M's: the spine and the top of the head.
+UNKNOWN_JOINTS = np.flatnonzero(np.isnan(linear_map(COCO19, H36M17)).any(1))
 MIN_INSIDE = 0.25  # share of a person's joints that an image needs to be a view of them
 BOX_MARGIN = 0.25  # the head's top is no joint: share of the joints' longer extent, in all
 

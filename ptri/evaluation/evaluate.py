@@ -27,7 +27,7 @@ from ptri import config as configuration
 from ptri.config import Config
 from ptri.data.h36m import is_damaged
 from ptri.data.loaders import EvaluationLoader
-from ptri.data.multiview import MultiView, open_split
+from ptri.data.multiview import MultiView
 from ptri.errors import UserError
 from ptri.evaluation import metrics, outputs, predictions, table
 from ptri.evaluation.pictures import Painter
@@ -217,10 +217,12 @@ def _report(scores, machine, dataset, config, num_scenes, folder) -> tuple[dict[
         **table.details_of(scores, ~damaged, pairs),
     }
     figures = table.metrics_of(scores, details)
-    actions = [labels.action_names[action] for action in scores["action"]]
-    rows = table.action_rows(scores, actions, ~damaged)
+    groups, by = [labels.action_names[action] for action in scores["action"]], "action"
+    if config.data.kind == "panoptic":
+        groups, by = [labels.subject_names[subject] for subject in scores["subject"]], "sequence"
+    rows = table.action_rows(scores, groups, ~damaged, by)
     tables = table.table(details, bool(damaged.any()))
-    text = "\n\n".join([table.seed_lines(figures), tables, table.action_table(rows)])
+    text = "\n\n".join([table.seed_lines(figures), tables, table.action_table(rows, by)])
     outputs.write_json(folder / "metrics.json", figures)
     outputs.write_json(folder / "details.json", details)
     table.write_csv(folder / "per_action.csv", rows)
@@ -310,6 +312,7 @@ def _seed_scores(prediction: Prediction, truth: Sample) -> dict[str, Tensor]:
     return {
         "loss/x3d": losses.joint_l1(estimate, joints3d, H36M17.root),
         "x3d/l1": metrics.joint_l1(metrics.about_root(estimate), metrics.about_root(joints3d)),
+        "subject": truth.subject,
         "action": truth.action,
     }
 
@@ -375,15 +378,3 @@ def load_model(config: Config, images: bool, world: World = ALONE) -> nn.Module:
     device = placed(world, config.run.device).device
     model = build_model(config, with_images=images).eval()
     return (merge_batchnorm(model) if images else model).to(device)
-
-
-def run(config: Config, folder: Path, world: World = ALONE) -> str:
-    """What ``infer3d.py`` does for Human3.6M-style data: loads, evaluates; returns the text.
-
-    Raises:
-        UserError: bad settings, data or weights.
-    """
-    dataset, model = together(
-        world, lambda: (open_split(config, "test"), load_model(config, True, world))
-    )
-    return evaluate(model, dataset, config, folder, world)[1]

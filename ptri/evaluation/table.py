@@ -19,6 +19,7 @@ METHODS = {
 }
 ALIGNED = {"mpjpe": "MPJPE", "n_mpjpe": "N-MPJPE", "pa_mpjpe": "PA-MPJPE"}
 JOINT_ERRORS = {**ALIGNED, "absolute": "absolute joint error"}
+MAX_PAIRS = 45  # of views that are printed, those of ten; details.json has them all
 UNDAMAGED = "without damaged S9 scenes"
 ROTATION = "rotation_error_deg_median"
 DIRECTION = "translation_direction_error_deg_median"
@@ -100,7 +101,9 @@ def details_of(scores: Scores, keep: np.ndarray, pair_names: list[str]) -> dict[
     return details
 
 
-def action_rows(scores: Scores, actions: list[str], keep: np.ndarray) -> list[dict[str, object]]:
+def action_rows(
+    scores: Scores, actions: list[str], keep: np.ndarray, by: str = "action"
+) -> list[dict[str, object]]:
     """One row per action ("Greeting-1" and "Greeting-2" together), then the means.
 
     The last rows are the mean over frames, over actions, and over frames without the damaged
@@ -108,19 +111,22 @@ def action_rows(scores: Scores, actions: list[str], keep: np.ndarray) -> list[di
 
     Args:
         actions: names, of each frame. keep: (frames,) False in damaged scenes.
+        by: what the names are: "action", or the "sequence" of a data set without actions.
     """
-    names = np.array([re.sub(r"[-_ ]\d+$", "", action) for action in actions])
+    if by == "action":
+        actions = [re.sub(r"[-_ ]\d+$", "", action) for action in actions]
+    names = np.array(actions)
     keys = [f"{method}/{name}" for method in _methods(scores) for name in ALIGNED]
 
     def row(name: str, mask: np.ndarray) -> dict[str, object]:
         values = {key: _mean(scores[key][mask]) for key in keys}
         values["single/rotation_error_deg"] = _median(scores["single/rotation_deg"][mask])
-        return {"action": name, "frames": int(mask.sum()), **values}
+        return {by: name, "frames": int(mask.sum()), **values}
 
     rows = [row(name, names == name) for name in sorted(set(names))]
     everything = row("all frames", np.ones(len(names), bool))
     means = {key: float(np.mean([r[key] for r in rows])) for key in list(everything)[2:]}
-    rows += [everything, {"action": "mean of actions", "frames": len(names), **means}]
+    rows += [everything, {by: f"mean of {by}s", "frames": len(names), **means}]
     return rows if keep.all() else [*rows, row(UNDAMAGED, keep)]
 
 
@@ -167,9 +173,10 @@ def table(details: dict, damaged: bool) -> str:
     rigs = [method for method in methods if "pairs" in details[method]]
     rows = []
     for name in details["single"]["pairs"]:
-        pairs = [details[m]["pairs"][name] for m in rigs]
-        rows.append([name, *(f"{pair[ROTATION]:.2f} / {pair[DIRECTION]:.2f}" for pair in pairs)])
-    heads = [f"{METHODS[m]}: R / t" for m in rigs]
+        of = [details[m]["pairs"][name] for m in rigs]
+        rows.append([name, *(f"{pair[ROTATION]:.2f} / {pair[DIRECTION]:.2f}" for pair in of)])
+    heads = ["pair of views (median error, deg)", *(f"{METHODS[m]}: R / t" for m in rigs)]
+    pairs = [grid(heads, rows)] if len(rows) <= MAX_PAIRS else []
     seconds = details["seconds_per_frame"]
     time = f"time per frame: 2D {1000 * seconds['detect']:.1f} ms, {_times(seconds, '')}"
     return "\n\n".join(
@@ -178,7 +185,7 @@ def table(details: dict, damaged: bool) -> str:
             f"network image {details['image_size']} px; 'triangulation' is robust triangulation "
             "with the true cameras",
             grid(["", *(METHODS[m] for m in methods)], _error_rows(details, methods, damaged)),
-            grid(["pair of views (median error, deg)", *heads], rows),
+            *pairs,
             time + (f"; pooled: {_times(seconds, 'pooled/')}" if "pooled" in rigs else ""),
         ]
     )
@@ -228,19 +235,33 @@ def _times(seconds: dict[str, float], prefix: str) -> str:
     return ", ".join(f"{stage} {1000 * seconds[prefix + stage]:.1f} ms" for stage in stages)
 
 
-def action_table(rows: list[dict[str, object]]) -> str:
+def action_table(rows: list[dict[str, object]], by: str = "action") -> str:
     """The rows of `action_rows` as printed: MPJPE by method, rotation error of single frames."""
     methods = _methods(rows[0])
     lines = [
         [
-            f"{row['action']} ({row['frames']})",
+            f"{row[by]} ({row['frames']})",
             *(f"{row[f'{m}/mpjpe']:.1f}" for m in methods),
             f"{row['single/rotation_error_deg']:.2f}",
         ]
         for row in rows
     ]
     heads = [*(METHODS[m] for m in methods), "rotation, deg"]
-    return grid(["MPJPE by action, mm", *heads], lines)
+    return grid([f"MPJPE by {by}, mm", *heads], lines)
+
+
+def set_table(details: dict[str, dict]) -> str:
+    """MPJPE by set of cameras and method, and rotation errors; details: by the sets' names."""
+    methods = [method for method in METHODS if method in next(iter(details.values()))]
+    rows = []
+    for name, figures in details.items():
+        of = [figures[method] for method in methods]
+        turned = " / ".join(f"{part[ROTATION]:.2f}" for part in of if "pairs" in part)
+        row = [f"{name} ({figures['views']} views, {figures['frames']} frames)"]
+        rows.append([*row, *(f"{part['mpjpe']:.1f}" for part in of), turned])
+    turned = "rotation alone / pooled, deg" if "pooled" in methods else "rotation, deg"
+    heads = ["MPJPE by set of cameras, mm", *(METHODS[method] for method in methods)]
+    return grid([*heads, turned], rows)
 
 
 def grid(heads: list[str], rows: list[list[str]]) -> str:
