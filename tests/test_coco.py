@@ -535,3 +535,37 @@ def test_a_mixture_trains_and_resumes_exactly(coco, h36m, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     lines = read_lines(tmp_path / "whole", "train")
     assert len(lines) == 4 and all(line["loss/teacher"] > 0 for line in lines)
+
+
+REAL = Path(__file__).resolve().parents[2] / "shared/data/coco_mini/persons.json"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not REAL.exists(), reason="the shared photographs are not here")
+def test_real_photographs_train_beside_rendered_people(tmp_path):
+    """configs/coco_2d.yaml as it is, in small; its test split are other photographs."""
+    pytest.importorskip("moderngl")
+    pytest.importorskip("anny")
+    people = json.loads(REAL.read_text())
+    for split in ("train", "val"):
+        chosen = [
+            {**person, "image": str(REAL.parent / person["image"])}
+            for person in people
+            if person["split"] == split
+        ]
+        (tmp_path / f"{split}.json").write_text(json.dumps(chosen))
+    made = config.load("configs/coco_2d.yaml", [
+        f"run.out={tmp_path}", "run.device=cpu", "run.threads=1", "model.pretrained=false",
+        f"data.root={tmp_path}/train.json", f"data.test_root={tmp_path}/val.json",
+        "data.image_size=64", "data.workers=0", "model.plain_convolutions=true",
+        "train.batch_size=10", "train.steps_per_epoch=3", "train.epochs=1", "train.amp=off",
+        "train.log_every_steps=1", "evaluate.pictures=1", "render.people=2", "render.faces=2000",
+    ])  # fmt: skip
+    task = HeatmapTask(made)
+    assert task.steps_per_epoch() == 3
+    batches = list(task.batches(0, 3))
+    photos = torch.cat([torch.isnan(batch.joints3d).all((1, 2)) for batch in batches])
+    assert int(photos.sum()) == 18 and len(photos) == 30  # 0.6 of them
+    engine.fit(HeatmapTask(made))
+    (line,) = read_lines(tmp_path, "val")
+    assert np.isfinite(line["x2d/l2"]) and len(read_lines(tmp_path, "train")) == 3

@@ -53,7 +53,7 @@ SCRIPTS = {
 }
 # Made by the reader, or by the commands of the pages.
 MADE = tuple(f"data/{name}" for name in ("human36m", "panoptic", "rendered", "single", "test"))
-MADE += ("configs/errors_mine.yaml",)
+MADE += ("data/coco", "data/photos", "configs/errors_mine.yaml")
 
 
 def blocks(text):

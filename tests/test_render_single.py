@@ -13,7 +13,7 @@ from torch import equal
 
 from ptri import config as configs
 from ptri.data import transforms
-from ptri.data.loaders import TrainLoader
+from ptri.data.loaders import EvaluationLoader, TrainLoader
 from ptri.data.multiview import SampleKey, cut_view, make_sample, open_split
 from ptri.data.shards import Shards
 from ptri.errors import UserError
@@ -267,6 +267,7 @@ def test_test_images_on_the_fly_stay_the_same():
     assert len(first) == 4
     for item in range(4):
         np.testing.assert_array_equal(first[item].images, second[item].images)
+    assert sum(len(batch.images) for batch in EvaluationLoader(first, 3)) == 4
     whole = np.array([shot.boxes for shot in first._shots if shot.cropped])
     # People fill their images.
     assert len(whole) >= 2 and ((whole[:, 2:] - whole[:, :2]).max(1) > 61).all()
