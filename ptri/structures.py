@@ -8,6 +8,7 @@ the reference with R = I, t = 0.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -150,5 +151,27 @@ def where(condition: Tensor, yes: Any, no: Any) -> Any:
 
 
 def to_device(tree: Any, device: torch.device) -> Any:
-    """Moves every tensor of a tree to a device."""
-    return tree_map(lambda value: value.to(device, non_blocking=True), tree)
+    """Moves every tensor of a tree to a device; what arrives on the CPU can be read at once."""
+    later = device.type != "cpu"
+    return tree_map(lambda value: value.to(device, non_blocking=later), tree)
+
+
+@functools.lru_cache(maxsize=512)
+def constant(
+    values: tuple, device: torch.device, dtype: torch.dtype = torch.int64
+) -> Tensor:  # not to be changed: all callers share it
+    """A tensor of (nested) tuples of numbers, made once for each device.
+
+    A list as an index, or a new tensor of numbers, makes the CPU wait for the GPU each time.
+    """
+    with torch.inference_mode(False):  # else autograd could not keep it
+        return torch.tensor(values, dtype=dtype).to(device)
+
+
+def evenly_spread(total: int, count: int, device: torch.device) -> Tensor:
+    """At most ``count`` of ``total`` numbers, int64, the first and the last included."""
+    count = min(count, total)
+    if count < 2:
+        return constant((0,) * count, device)
+    step = (total - 1) / (count - 1)
+    return constant(tuple(round(number * step) for number in range(count)), device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from ptri.errors import UserError
 from ptri.geometry.rotations import rotation_angle, rotation_mean, so3_log
 from ptri.skeleton import H36M17
-from ptri.structures import RigPosterior
+from ptri.structures import RigPosterior, constant
 
 LEVELS = (0.5, 0.9)  # of the regions whose coverage is measured
 FAILURE_DEG = 10.0  # a pair of views whose rotation is farther off has failed
@@ -101,7 +101,7 @@ def relative_pose(R: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (..., P, 3, 3) and (..., P, 3) with P = V (V - 1) / 2.
     """
-    first, second = torch.tensor(view_pairs(R.shape[-3])).T
+    first, second = (constant(part, R.device) for part in zip(*view_pairs(R.shape[-3])))
     R_pair = R[..., second, :, :] @ R[..., first, :, :].transpose(-1, -2)
     t_pair = t[..., second, :] - (R_pair @ t[..., first, :].unsqueeze(-1)).squeeze(-1)
     return R_pair, t_pair
@@ -221,7 +221,7 @@ def mirrored(xy: Tensor, truth: Tensor, visible: Tensor, apart: float) -> dict[s
 
     Joints whose truth, or whose mirror joint's, is NaN have none.
     """
-    mirror = list(H36M17.flip)
+    mirror = constant(H36M17.flip, truth.device)
     other = truth[:, mirror]
     paired = ((other - truth).norm(dim=-1) > apart) & visible
     swapped = paired & ((xy - other).norm(dim=-1) < (xy - truth).norm(dim=-1))

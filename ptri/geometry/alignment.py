@@ -47,7 +47,8 @@ def place_on_rays(relative: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
     # 1e-6 keeps a view that sees nobody solvable.
     system = across.sum(-3) + 1e-6 * eye
     right = -(across @ relative.unsqueeze(-1)).sum(-3)
-    x = torch.linalg.solve(system, right).squeeze(-1)
+    # Without the check of `solve`, for which the CPU would wait for the GPU.
+    x = torch.linalg.solve_ex(system, right)[0].squeeze(-1)
     return torch.cat([x[..., :2], x[..., 2:].clamp_min(MIN_DISTANCE)], dim=-1)
 
 
@@ -78,7 +79,7 @@ def align_views(skeletons: Tensor, weight: Tensor, hub: int) -> tuple[Tensor, Te
     first_R, first_t = R[:, :1], t[:, :1]
     R = R @ first_R.mT
     t = t - (R @ first_t.unsqueeze(-1)).squeeze(-1)
-    R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0  # to the last bit
+    R[:, 0], t[:, 0] = torch.eye(3, dtype=R.dtype, device=R.device), 0.0  # to the last bit
     back = torch.einsum("bvca,btvjc->btvja", R, skeletons - t[:, None, :, None])
     share = weight / weight.sum(2, keepdim=True)
     return R, t, (share[..., None] * back).sum(2)

@@ -22,7 +22,8 @@ def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
         K: (B, T, V, 3, 3) px, zero skew.
 
     Raises:
-        ValueError: a covariance or confidence of a seen point is not finite.
+        ValueError: a covariance or confidence of a seen point is not finite. On a GPU, for which
+            the CPU would have to wait, that point's information is NaN instead.
     """
     seen = torch.isfinite(keypoints.xy).all(-1) & (keypoints.confidence > 0)
     xy = torch.where(seen[..., None], keypoints.xy, 0.0)
@@ -30,10 +31,12 @@ def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
     a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
     determinant = a * c - b * b
     usable = (determinant > 0) & torch.isfinite(determinant) & torch.isfinite(keypoints.confidence)
-    if bool((seen & ~usable).any()):
+    bad = seen & ~usable
+    if bad.device.type == "cpu" and bool(bad.any()):
         raise ValueError("keypoints: a covariance is not positive definite or a value not finite")
     information = torch.stack([c, -b, -b, a], dim=-1).unflatten(-1, (2, 2))
-    information = information / torch.where(seen, determinant, 1.0)[..., None, None]
+    determinant = torch.where(bad, torch.nan, torch.where(seen, determinant, 1.0))
+    information = information / determinant[..., None, None]
     focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]  # (B, T, V, 1, 2)
     information = information * (focal.unsqueeze(-1) * focal.unsqueeze(-2))
     information = torch.where(seen[..., None, None], information, 0.0)

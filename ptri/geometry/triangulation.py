@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rays import chi_square, normalise
-from ptri.structures import Cameras, Keypoints, Observations, Prediction
+from ptri.structures import Cameras, Keypoints, Observations, Prediction, constant
 
 START_DEPTH = 4000.0  # mm, for the first weights of the views against each other
 PRIOR_SIGMA = 1e5  # mm, keeps points finite whose rays are parallel
@@ -59,11 +59,12 @@ def camera_matrix(R: Tensor, t: Tensor | None = None) -> Tensor:
         R: (..., V, 3, 3); t: (..., V, 3), None: the (..., 6, 6 V) rows of H alone.
     """
     # H_ij = sum_kl R_ki N_kl R_lj and g_i = -sum_kl R_ki N_kl t_l, of a symmetric N.
-    columns, (i, j) = R, (list(part) for part in zip(*SYMMETRIC))
+    columns, (i, j) = R, zip(*SYMMETRIC)
     if t is not None:
         columns = torch.cat([R, -t.unsqueeze(-1)], dim=-1)  # (..., V, 3, 4)
-        i, j = [*i, 0, 1, 2], [*j, 3, 3, 3]
-    left, right = columns[..., i].unbind(-2), columns[..., j].unbind(-2)  # 3 times (..., V, 9)
+        i, j = (*i, 0, 1, 2), (*j, 3, 3, 3)
+    # 3 times (..., V, 9) each
+    left, right = (columns[..., constant(k, R.device)].unbind(-2) for k in (i, j))
     parts = []
     for k, m in SYMMETRIC:
         part = left[k] * right[m]
@@ -111,7 +112,7 @@ def triangulate(
     matrix = camera_matrix(R, t).transpose(0, 1).flatten(1, 2)  # (B, M * 9, 6 V)
     stacked = moments.flatten(-2).transpose(-1, -2)  # (B, 6 V, N)
     product = (matrix @ stacked).unflatten(1, (M, 9)).permute(2, 1, 0, 3)  # (9, M, B, N)
-    ridge = moments.new_tensor([1.0, 0, 0, 1.0, 0, 1.0])[:, None, None, None]
+    ridge = constant((1, 0, 0, 1, 0, 1), moments.device, moments.dtype)[:, None, None, None]
     entries = product[:6] + ridge * prior_precision
     right = product[6:] + prior_precision * prior_mean.permute(2, 0, 1)[:, None]  # (3, M, B, N)
     covariance, log_det = symmetric_inverse(entries)
@@ -214,12 +215,12 @@ def robust_joints(
 
     best = best_cost = None
     for pair in combinations(range(R.shape[2]), 2):
-        mask = torch.zeros_like(R[0, 0, :, 0, :1])  # (V, 1)
-        mask[list(pair)] = 1.0
+        chosen = tuple(int(view in pair) for view in range(R.shape[2]))
+        mask = constant(chosen, R.device, R.dtype)[:, None]  # (V, 1)
         joints = solve(mask, START_DEPTH).joints
         at = reproject(joints, observations, R, t)
         loss = torch.log1p(at.chi2 / cauchy**2) + BEHIND * (1 - at.front)
-        both = seen[..., list(pair), :].all(-2)  # (1, B, T, J)
+        both = seen[..., pair[0], :] & seen[..., pair[1], :]  # (1, B, T, J)
         cost = torch.where(both, (inlier * loss).sum(-2), torch.inf)
         if best is None:
             best, best_cost = joints, cost

@@ -23,7 +23,7 @@ from ptri.geometry.triangulation import (
     weighted_triangulation,
 )
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints, Prediction
+from ptri.structures import Keypoints, Prediction, constant
 
 JOINTS = H36M17.joints
 NUM_JOINTS = len(JOINTS)
@@ -282,7 +282,7 @@ class FusionTransformer(nn.Module):
         spread = frame.unsqueeze(2) @ covariance @ frame.mT.unsqueeze(2)
         sigma = spread.diagonal(dim1=-2, dim2=-1).clamp(1.0, 2000.0**2).sqrt()
         correlation = spread / (sigma.unsqueeze(-1) * sigma.unsqueeze(-2))
-        rows, columns = [0, 0, 1], [1, 2, 2]
+        rows, columns = (constant(part, R.device) for part in ((0, 0, 1), (1, 2, 2)))
         shape = torch.cat([(sigma / 50.0).log(), correlation[..., rows, columns]], dim=-1)
         confidence = keypoints.confidence.expand(M, N, V, J)
         tokens = torch.cat(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ptri.models.mobileone import ConvNorm
+from ptri.structures import constant
 
 STRIDE = 4  # network-image px per heatmap px
 WINDOW = 4.0  # heatmap px, half width of the window around the mode
@@ -197,7 +198,7 @@ def sample_features(features: Tensor, xy: Tensor) -> Tensor:
         (N, J, C).
     """
     height, width = features.shape[-2:]
-    size = xy.new_tensor([width, height])
+    size = constant((width, height), xy.device, xy.dtype)
     grid = (2 * image_to_heatmap(xy) + 1) / size - 1  # grid_sample's pixel-edge units
     sampled = F.grid_sample(
         features, grid.unsqueeze(1).to(features), padding_mode="border", align_corners=False

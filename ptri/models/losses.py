@@ -197,7 +197,9 @@ def _whitened_square(
     """
     _, error, counts = _joint_errors(estimate, truth, root)
     eye = torch.eye(3, dtype=covariance.dtype, device=covariance.device)
-    chol = torch.linalg.cholesky(covariance + eye)  # 1 mm^2 guards rounding
+    # 1 mm^2 guards rounding. What cannot be factorised gives a loss of NaN, which is reported.
+    chol, info = torch.linalg.cholesky_ex(covariance + eye)
+    chol = torch.where((info > 0)[..., None, None], torch.nan, chol)
     whitened = torch.linalg.solve_triangular(chol, error.unsqueeze(-1), upper=False).squeeze(-1)
     counts = counts & (torch.arange(counts.shape[-1], device=counts.device) != root)
     return chol, whitened.square().sum(-1), counts

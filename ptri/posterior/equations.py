@@ -21,7 +21,7 @@ from ptri.geometry.rays import chi_square, log_mixture, responsibility
 from ptri.geometry.rotations import skew, so3_exp
 from ptri.geometry.triangulation import camera_matrix, ray_moments, reproject, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
-from ptri.structures import Observations
+from ptri.structures import Observations, constant
 
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
@@ -247,8 +247,9 @@ def system_at(
     offset = (at.camera - person_centre(bundle).unsqueeze(-1))[:, 1:].mT.unsqueeze(-2)
     Q = symmetric_to_matrix(linear.moments[:, 1:].movedim(-1, 0))  # (N, V-1, P, 3, 3)
     turned = torch.linalg.cross(offset.expand_as(Q), Q, dim=-1)  # Q is symmetric
+    eye = torch.eye(3, dtype=Q.dtype, device=Q.device)
     by_point = torch.cat([turned.mT, Q], dim=-2)  # (N, V-1, P, 6, 3)
-    motion = torch.cat([-skew(offset.squeeze(-2)), torch.eye(3).to(Q).expand_as(Q)], dim=-1)
+    motion = torch.cat([-skew(offset.squeeze(-2)), eye.expand_as(Q)], dim=-1)
     camera_blocks = by_point.transpose(2, 3).flatten(3) @ motion.flatten(2, 3)  # (N, V-1, 6, 6)
     by_joint = (by_point.flatten(2, 3) @ bundle.R[:, 1:]).view(N, V - 1, T, J, 6, 3)
     views = coupling[:, :, :num_cameras].view(N, T, V - 1, 6, J, 3)
@@ -267,7 +268,8 @@ def system_at(
         # Columns of P^T L: the information's part of the moments, times the depth.
         factor = layout.unit * at.camera[:, :, 2].clamp_min(MIN_DEPTH)
         m = linear.moments * factor.unsqueeze(-1)  # (N, V, P, 6)
-        onto_camera = m[..., [[0, 1, 2], [1, 3, 4]]]  # (N, V, P, 2, 3) of both coordinates
+        # (N, V, P, 2, 3) of both coordinates
+        onto_camera = m[..., constant(((0, 1, 2), (1, 3, 4)), m.device)]
         onto = onto_camera.flatten(2, 3) @ bundle.R  # (N, V, 2 P, 3)
         place = coupling[:, :, bones.stop :].view(N, T, V, J, 2, J, 3).diagonal(dim1=3, dim2=5)
         place.copy_(onto.view(N, V, T, J, 2, 3).permute(0, 2, 1, 4, 5, 3))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rotations import log_haar_density, so3_log
-from ptri.geometry.triangulation import camera_matrix, ray_moments
+from ptri.geometry.triangulation import SYMMETRIC, camera_matrix, ray_moments
 from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
@@ -29,7 +29,7 @@ from ptri.posterior.equations import (
     person_centre,
     prior_information,
 )
-from ptri.structures import Observations
+from ptri.structures import Observations, constant
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
@@ -160,7 +160,8 @@ def expand(
     around = _around(observations, bundle, errors, body)
     system, coupling = around.system, around.coupling
     # A joint that the images hardly hold does not follow a tangent far: its steps are bounded.
-    bounded = around.frames + STEP_SIGMA**-2 * torch.eye(around.frames.shape[-1]).to(bundle.R)
+    eye = torch.eye(around.frames.shape[-1], dtype=bundle.R.dtype, device=bundle.R.device)
+    bounded = around.frames + STEP_SIGMA**-2 * eye
     inverse, gain, shared_inverse, towards, _ = _eliminate(
         bounded, coupling, system.shared, around.prior, errors, num_cameras
     )
@@ -169,7 +170,8 @@ def expand(
     slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
     precision = torch.linalg.inv_ex(around.covariance)[0].flatten(1, 2)
     tied = _positive_part(_entries(precision) - around.rays)
-    tied[[0, 3, 5]] += MAX_SIGMA**-2
+    diagonal = constant((1, 0, 0, 1, 0, 1), tied.device, tied.dtype)[:, None, None]
+    tied = tied + MAX_SIGMA**-2 * diagonal
     by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
     size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], dim=-1).flatten(1)
     basis = _complement(size)
@@ -247,13 +249,13 @@ def _joint_blocks(matrix: Tensor, num_joints: int) -> Tensor:
 
 def _trace(a: Tensor, b: Tensor) -> Tensor:
     """Trace (...) of products of symmetric matrices (6, ...)."""
-    twice = a.new_tensor([1.0, 2, 2, 1, 2, 1]).reshape(6, *([1] * (a.ndim - 1)))
+    twice = constant((1, 2, 2, 1, 2, 1), a.device, a.dtype).reshape(6, *([1] * (a.ndim - 1)))
     return (twice * a * b).sum(0)
 
 
 def _entries(matrix: Tensor) -> Tensor:
     """The six entries (6, ...) of symmetric matrices (..., 3, 3)."""
-    rows, columns = [0, 0, 0, 1, 1, 2], [0, 1, 2, 1, 2, 2]
+    rows, columns = (constant(part, matrix.device) for part in zip(*SYMMETRIC))
     return matrix[..., rows, columns].movedim(-1, 0)
 
 

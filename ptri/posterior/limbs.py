@@ -15,7 +15,7 @@ from ptri.posterior.adjust import damped
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import Bundle, Errors, frame_costs, lay_out, linearise, residuals
 from ptri.skeleton import H36M17
-from ptri.structures import Observations, where
+from ptri.structures import Observations, constant, where
 
 # A limb turns about its first joint; what hangs on it moves along.
 _LIMBS = (
@@ -33,7 +33,7 @@ _LIMBS = (
 # Factors on the noise's variance: a turned limb lands far from its keypoints.
 WIDTHS = (1e3, 300.0, 100.0, 30.0, 10.0, 3.0)
 LIMBS = tuple(
-    (H36M17.joints.index(first), [H36M17.joints.index(name) for name in rest])
+    (H36M17.joints.index(first), tuple(H36M17.joints.index(name) for name in rest))
     for first, rest in _LIMBS
 )
 
@@ -61,9 +61,10 @@ def turn_limbs(
     same = torch.where((ray * ray[:, :, :1]).sum(-1, keepdim=True) < 0, -1.0, 1.0)
     along = torch.nn.functional.normalize((same * ray).mean(2), dim=-1)[:, :, None]
     for first, rest in LIMBS:
-        bone = bundle.joints[:, :, rest[:1]] - bundle.joints[:, :, first : first + 1]
+        bone = bundle.joints[:, :, rest[0], None] - bundle.joints[:, :, first, None]
         joints = bundle.joints.clone()
-        joints[:, :, rest] -= 2 * (bone * along).sum(-1, keepdim=True) * along
+        moving = constant(rest, joints.device)
+        joints[:, :, moving] -= 2 * (bone * along).sum(-1, keepdim=True) * along
         turned = bundle._replace(joints=joints)
         bundle, cost = _better(
             bundle, cost, *settle(observations, turned, body, errors, num_iterations, WIDTHS)

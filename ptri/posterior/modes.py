@@ -23,7 +23,7 @@ from ptri.posterior.expansion import Expansion, cameras_at, coordinates_of, expa
 from ptri.posterior.limbs import turn_limbs
 from ptri.posterior.noise import fit_errors
 from ptri.posterior.optima import Poses, adjust_starts, distinct_rows, flatten, strangeness
-from ptri.structures import MANY_FRAMES, Observations, take, tree_map
+from ptri.structures import MANY_FRAMES, Observations, constant, take, tree_map
 
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
@@ -172,8 +172,8 @@ def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     N, D = at.information.shape[:2]
     eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
     # Nothing is less certain than this; where the keypoints say less, that is reported.
-    wide = torch.tensor([WIDE_ROTATION] * 3 + [WIDE_SHIFT] * 3, dtype=eye.dtype, device=eye.device)
-    wide = torch.cat([wide.repeat(D // 6)[:-1], wide.new_tensor([WIDE_SIZE])])
+    wide = ((WIDE_ROTATION,) * 3 + (WIDE_SHIFT,) * 3) * (D // 6)
+    wide = constant((*wide[:-1], WIDE_SIZE), eye.device, eye.dtype)
     told = at.information * wide * wide[:, None]
     told = told.nan_to_num(0.0, 0.0, 0.0)
     failed = torch.linalg.eigvalsh(told)[:, 0] < 1.0

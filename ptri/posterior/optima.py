@@ -17,7 +17,7 @@ from ptri.geometry.triangulation import reproject, robust_joints
 from ptri.posterior.adjust import adjust, median_scale2
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import Bundle, robust_cost
-from ptri.structures import MANY_FRAMES, Observations, take, tree_map
+from ptri.structures import MANY_FRAMES, Observations, evenly_spread, take, tree_map
 
 # A pose that is off by its stated error costs about one nat, one far off this many times a log.
 POSE_TAIL = 2.0
@@ -47,12 +47,12 @@ def adjust_starts(
     A third of the iterations for every candidate, in a few of many frames; the rest for the best.
     """
     T = observations.xy.shape[1]
-    few = torch.linspace(0, T - 1, min(T, FIRST_FRAMES)).round().long()
+    few = evenly_spread(T, FIRST_FRAMES, observations.xy.device)
     bundle, first = starts, ADJUST_ITERATIONS // 3
     copy = torch.zeros(bundle.t.shape[:2], dtype=torch.bool, device=bundle.t.device)
-    for count, iterations, wide, frames in (
-        (max(KEPT_STARTS, settings.num_modes), first, first, few),
-        (settings.num_modes, ADJUST_ITERATIONS - first, 2, torch.arange(T)),
+    for last, count, iterations, wide, frames in (
+        (False, max(KEPT_STARTS, settings.num_modes), first, first, few),
+        (True, settings.num_modes, ADJUST_ITERATIONS - first, 2, evenly_spread(T, T, few.device)),
     ):
         B, C = bundle.R.shape[:2]
         distinct, source = distinct_rows(copy)
@@ -77,7 +77,7 @@ def adjust_starts(
         joints[:, :, frames] = bundle.joints
         # By now the cameras know more of each frame than the limbs that a start had turned over,
         # which bones hold where they are.
-        if len(frames) < T or (T >= MANY_FRAMES and frames is not few):
+        if len(frames) < T or (T >= MANY_FRAMES and last):
             bundle = bundle._replace(joints=_triangulated(observations, bundle, joints))
     return bundle
 
@@ -92,6 +92,8 @@ def distinct_rows(copy: Tensor) -> tuple[Tensor, Tensor]:
         Numbers (N,) of the distinct ones among all B C, and where each candidate's result is
         found among the N, (B, C).
     """
+    # The CPU waits for the GPU here, since later steps depend on the number N; it is worth it:
+    # copies are up to half of the work.
     own = (~copy).flatten().nonzero()[:, 0]  # (N,)
     source = (~copy).flatten().cumsum(0).view_as(copy) - 1
     return own, torch.where(copy, source[:, :1], source)

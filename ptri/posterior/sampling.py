@@ -31,6 +31,7 @@ from ptri.structures import (
     Cameras,
     Observations,
     RigPosterior,
+    constant,
     take,
     to_device,
     tree_map,
@@ -60,9 +61,12 @@ def _pack(owner: Tensor, num_modes: int) -> _Rows:
     B = owner.shape[1]
     mode = (torch.arange(B, device=owner.device) * num_modes + owner).flatten()  # (M B,)
     order = mode.argsort(stable=True)
-    count = mode.bincount(minlength=B * num_modes)
+    # Not bincount: it asks the GPU for the largest number. How many rows there are must be asked.
+    count = torch.zeros(B * num_modes, dtype=torch.int64, device=owner.device)
+    count = count.scatter_add(0, mode, torch.ones_like(mode))
     rows = (count + ROW - 1) // ROW
-    row_mode = torch.arange(len(rows), device=owner.device).repeat_interleave(rows)  # (N,)
+    numbers, num_rows = torch.arange(len(rows), device=owner.device), int(rows.sum())
+    row_mode = numbers.repeat_interleave(rows, output_size=num_rows)  # (N,)
     row = torch.arange(len(row_mode), device=owner.device) - (rows.cumsum(0) - rows)[row_mode]
     inside = row * ROW + torch.arange(ROW, device=owner.device)[:, None]  # (ROW, N)
     inside = torch.minimum(inside, count[row_mode] - 1)
@@ -202,7 +206,9 @@ def _evaluate(
     shape, size = packed[..., :-2] * packed[..., -1:].exp(), packed[..., -2]
     coordinates = [part.float() for part in (shape, size, packed[..., -1])]
     values = []
-    for some in torch.arange(len(rows.mode)).split(max(POINTS // (ROW * num_points), 1)):
+    count = max(POINTS // (ROW * num_points), 1)
+    for first in range(0, len(rows.mode), count):
+        some = slice(first, first + count)
         mode = rows.mode[some]
         at, observations = take(rough.expansions, mode), take(rough.observations, mode // K)
         part = (value[:, some] for value in coordinates)
@@ -320,7 +326,8 @@ def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
     The noise's scale is integrated out: Gauss-Hermite quadrature about the most probable one.
     """
     R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
-    nodes, weights = (torch.as_tensor(v).to(t) for v in np.polynomial.hermite.hermgauss(NUM_NODES))
+    rule = np.polynomial.hermite.hermgauss(NUM_NODES)
+    nodes, weights = (constant(tuple(v.tolist()), t.device, t.dtype) for v in rule)
     place, width = _noise_scale_at(R, t, solution)
     log_scale = place + width * 2**0.5 * nodes[:, None]  # (nodes, B)
     many = (value.expand(NUM_NODES, *value.shape[1:]) for value in (R, t))
@@ -337,7 +344,7 @@ def _noise_scale_at(R: Tensor, t: Tensor, solution: RigSolution) -> tuple[Tensor
     at = solution.evidence.best
     step = noise_scale_sigma(at)  # (B,)
     place, width = torch.zeros_like(step), step
-    three = step.new_tensor([-1.0, 0.0, 1.0])[:, None]
+    three = constant((-1, 0, 1), step.device, step.dtype)[:, None]
     R, t = (value.expand(3, *value.shape[1:]) for value in (R, t))
     for _ in range(NUM_SCALE_STEPS):
         low, middle, high = log_target(R, t, solution.evidence, place + three * step)[0]

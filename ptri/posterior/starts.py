@@ -16,7 +16,7 @@ from ptri.geometry.epipolar import RigCandidate, five_point_rigs
 from ptri.posterior.body import BodyPrior, bone_vectors
 from ptri.posterior.equations import Bundle
 from ptri.skeleton import H36M17
-from ptri.structures import Keypoints, take
+from ptri.structures import Keypoints, take, where
 
 NUM_PAIRS = 3  # seed pairs tried for each rig
 
@@ -95,4 +95,4 @@ def _bundle(found: RigCandidate, stand_in: Bundle, body: BodyPrior) -> Bundle:
     relative = stand_in.joints - stand_in.joints.mean((-2, -3))
     joints = torch.where(torch.isnan(joints), middle + relative, joints)
     finite = torch.isfinite(joints).all() & torch.isfinite(t).all()
-    return Bundle(R, t, joints, stand_in.log_lengths) if bool(finite) else stand_in
+    return where(finite, Bundle(R, t, joints, stand_in.log_lengths), stand_in)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
@@ -42,11 +46,13 @@ def body_prior(
     adds up over frames, while the cameras' uncertainty shrinks with them. So the more frames, the
     less a bone is held to its length.
     """
-    prior = load_body_prior(
-        num_joints,
-        slack=options.bone_slack * num_frames**SLACK_GROWTH,
-        definition=options.bone_definition,
-        ratio=detector.bone_ratio,
-        children=options.children,
-    )
-    return prior.to(like.device, like.dtype)
+    slack = options.bone_slack * num_frames**SLACK_GROWTH
+    numbers = slack, options.bone_definition, 0.0, tuple(detector.bone_ratio), options.children
+    return _prior_on(like.device, like.dtype, num_joints, *numbers)
+
+
+@functools.lru_cache(maxsize=64)
+def _prior_on(device: torch.device, dtype: torch.dtype, *numbers: Any) -> BodyPrior:
+    """`load_body_prior`, on a device; made once, because the CPU waits for copies to a GPU."""
+    with torch.inference_mode(False):
+        return load_body_prior(*numbers).to(device, dtype)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ptri.geometry.cameras import pixel_to_normalised
 from ptri.rig.check import RigInput
-from ptri.structures import Keypoints, take
+from ptri.structures import Keypoints, constant, evenly_spread, take
 
 MIN_JOINTS = 6  # that two views see together in a frame that may be chosen
 NOISE = 0.02  # of an epipolar residual, in spreads of the joints, beside the stated covariance
@@ -52,7 +52,7 @@ def coordinates(given: RigInput) -> Coordinates:
     """The usual place of the person in each view, and each pair's rough epipolar geometry."""
     T = len(given.K)
     if T > ROUGH_FRAMES:
-        given = take(given, torch.linspace(0, T - 1, ROUGH_FRAMES).round().long())
+        given = take(given, evenly_spread(T, ROUGH_FRAMES, given.K.device))
     x = _rays(given).transpose(0, 1).flatten(1, 2)  # (V, T J, 2)
     middle = x.nanmedian(dim=1).values.nan_to_num(0.0)
     away = (x - middle[:, None]).abs().amax(-1)  # NaN where not seen
@@ -109,7 +109,7 @@ def _rows(given: RigInput, middle: Tensor, spread: Tensor) -> tuple[Tensor, Tens
     confidence = torch.where(seen, given.keypoints.confidence, 0.0)
     x = torch.where(seen[..., None], x, 0.0)
     x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)  # (T, V, J, 3)
-    first, second = map(list, zip(*combinations(range(x.shape[1]), 2)))
+    first, second = (constant(part, x.device) for part in zip(*combinations(range(x.shape[1]), 2)))
     rows = (x[:, first].unsqueeze(-1) * x[:, second].unsqueeze(-2)).flatten(-2)  # (T, P, J, 9)
     both = (confidence[:, first] * confidence[:, second]).sqrt()
     both = both * ((both > 0).sum(-1, keepdim=True) >= MIN_JOINTS)
@@ -148,7 +148,7 @@ def greedy(each: Tensor, when: Tensor, count: int) -> Tensor:
         each: (N, P, 9, 9) information of the frames. when: (N,) their places in time, frames.
     """
     total = torch.zeros_like(each[0])
-    eye = torch.eye(9).to(each)
+    eye = torch.eye(9, dtype=each.dtype, device=each.device)
     fresh = torch.ones(len(each), dtype=each.dtype, device=each.device)
     free = torch.ones(len(each), dtype=torch.bool, device=each.device)
     chosen = []
@@ -156,13 +156,15 @@ def greedy(each: Tensor, when: Tensor, count: int) -> Tensor:
         # d log det = trace(S^-1 A) bounds the gain; the best by it are computed exactly.
         bound = each.flatten(1) @ torch.linalg.inv(total + eye).mT.flatten()
         bound = torch.where(free, bound * fresh, -torch.inf)
-        best = bound.topk(min(EXACT, int(free.sum()))).indices
-        pick = best[log_det(total + fresh[best, None, None, None] * each[best]).argmax()]
-        total = total + fresh[pick] * each[pick]
+        best = bound.topk(min(EXACT, len(each) - len(chosen))).indices
+        gain = log_det(total + fresh[best, None, None, None] * each[best])
+        # Of one place (1,), not a number, for which the CPU would wait for the GPU.
+        pick = best[gain.argmax(0, keepdim=True)]
+        total = total + (fresh[pick, None, None, None] * each[pick])[0]
         free[pick] = False
         fresh = torch.minimum(fresh, 1 - CORRELATION ** (when - when[pick]).abs().double())
         chosen.append(pick)
-    return torch.stack(chosen)
+    return torch.cat(chosen)
 
 
 def weighted_information(each: Tensor, when: Tensor) -> Tensor:
@@ -179,5 +181,5 @@ def log_det(information: Tensor) -> Tensor:
 
     That is a unit matrix, since essential matrices have unit norm.
     """
-    eye = torch.eye(9).to(information)
+    eye = torch.eye(9, dtype=information.dtype, device=information.device)
     return torch.linalg.slogdet(information + eye).logabsdet.sum(-1)

@@ -14,7 +14,7 @@ from ptri.posterior.equations import Bundle
 from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.skeleton import H36M17
-from ptri.structures import MANY_FRAMES, Cameras, Keypoints, Observations, cat, take
+from ptri.structures import MANY_FRAMES, Cameras, Keypoints, Observations, cat, constant, take
 from ptri.verdict.readings import Sides, apply_sides, frames_to_read, read_rigs
 
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
@@ -34,9 +34,9 @@ def lift_and_read(
     """
     T = keypoints.xy.shape[1]
     named = take(keypoints, (*[slice(None)] * 3, slice(NUM_JOINTS)))
-    some = frames_to_read(T).to(K.device)
+    some = frames_to_read(T, K.device)
     exchanged = take(named, (slice(None), some))
-    exchanged = take(exchanged, (*[slice(None)] * 3, list(H36M17.flip)))
+    exchanged = take(exchanged, (*[slice(None)] * 3, constant(H36M17.flip, K.device)))
     lifted = model.lift(cat([named, exchanged], 1), torch.cat([K, K[:, some]], dim=1))
     exchanged_joints = lifted.joints3d[:, T:].double()
     lifted = take(lifted, (slice(None), slice(T)))
@@ -44,8 +44,9 @@ def lift_and_read(
     trust = observations.inlier / lifted.sigma.double().square()
     body = body_prior(options, model.detector, NUM_JOINTS, T, observations.xy)
     sides = read_rigs(observations, lifted.joints3d.double(), exchanged_joints, trust, body)
-    changed = sides.changed()  # (B, T, V)
-    if bool(changed.any()):
+    # The CPU waits for the GPU here: few views are read otherwise, and all again would cost more.
+    changed = sides.changed().nonzero(as_tuple=True)  # of (B, T, V)
+    if len(changed[0]):
         read = apply_sides(named, sides)
         again = model.lift(take(read, changed), K[changed])
         for value, new in zip(lifted, again):

@@ -185,16 +185,18 @@ def _training_step(run: Run, batch: Any) -> dict[str, float]:
             f"last.pt keeps the last checkpoint; lower train.lr or set train.amp=off"
         ) from error
     sums = torch.stack([value.detach().double().mean() for value in losses.values()])
-    means = (total(world, sums) / world.size).tolist()  # the shares are equal
-    values = dict(zip(losses, means))
-    if not math.isfinite(values["loss"]):
-        _raise_not_finite(run, "loss", batch, ~losses["loss"].isfinite())
+    means = total(world, sums) / world.size  # the shares are equal
     # 3. Gradients, clipped. In fp16 the scaler skips a step that overflows and lowers its scale.
     run.optimizer.zero_grad(set_to_none=True)
     run.scaler.scale(losses["loss"].float().mean()).backward()
     run.scaler.unscale_(run.optimizer)
     weights = [p for group in run.optimizer.param_groups for p in group["params"]]
-    values["grad_norm"] = float(nn.utils.clip_grad_norm_(weights, GRAD_CLIP))
+    norm = nn.utils.clip_grad_norm_(weights, GRAD_CLIP)
+    # The one place of a step where the CPU waits for the GPU (but for what `solve` must ask).
+    numbers = torch.cat([means, norm.to(means)[None]]).tolist()
+    values = dict(zip((*losses, "grad_norm"), numbers))
+    if not math.isfinite(values["loss"]):
+        _raise_not_finite(run, "loss", batch, ~losses["loss"].isfinite())
     run.skipped = 0 if math.isfinite(values["grad_norm"]) else run.skipped + 1
     if run.skipped > (MAX_SKIPPED if run.scaler.is_enabled() else 0):
         _raise_not_finite(run, "gradient norm", batch, torch.ones_like(losses["loss"]))

@@ -53,7 +53,7 @@ class Imitation(nn.Module):
         with torch.no_grad():
             targets = teacher(images.contiguous(memory_format=torch.channels_last))[FIRST:]
             self.seen += 1
-            rate = max(1 / float(self.seen), 1 - MEMORY)
+            rate = (1 / self.seen).clamp_min(1 - MEMORY)
         left = []
         for level, (student, target) in enumerate(zip(detection.maps[FIRST:], targets)):
             mean, variance = getattr(self, f"mean{level}"), getattr(self, f"variance{level}")

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from ptri.geometry.rotations import upright_axes
 from ptri.skeleton import H36M17
+from ptri.structures import constant
 
 LEVELS = (2, 3)  # of the backbone's maps: strides 16 and 32
 _LEFT, _RIGHT = (
-    [H36M17.joints.index(f"{side}_{name}") for name in ("hip", "shoulder")]
+    tuple(H36M17.joints.index(f"{side}_{name}") for name in ("hip", "shoulder"))
     for side in ("left", "right")
 )
 _THORAX = H36M17.joints.index("thorax")
@@ -57,7 +58,8 @@ class Orientation(nn.Module):
 
 def trunk_frame(joints: Tensor) -> Tensor:
     """Unit vectors to the trunk's left, up and forward, (..., 3, 3) as rows, of (..., 17, 3)."""
-    left = joints[..., _LEFT, :].sum(-2) - joints[..., _RIGHT, :].sum(-2)
+    left, right = (constant(side, joints.device) for side in (_LEFT, _RIGHT))
+    left = joints[..., left, :].sum(-2) - joints[..., right, :].sum(-2)
     return upright_axes(left, joints[..., _THORAX, :] - joints[..., H36M17.root, :])
 
 

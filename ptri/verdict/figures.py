@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ptri.posterior.sampling import RigSolution, posterior_mean
-from ptri.structures import Observations, RigPosterior
+from ptri.structures import Observations, RigPosterior, constant
 from ptri.verdict.leave_one_out import Examination, examine
 
 # Share of the angle between a view's camera and the one that the others' joints give it. It is
@@ -105,7 +105,7 @@ def shape_of_views(observations: Observations, R: Tensor) -> tuple[Tensor, Tenso
     sigma = (0.5 * trace / determinant.clamp_min(1e-30)).sqrt().transpose(1, 2).flatten(2)
     ray = torch.cat([observations.xy, torch.ones_like(observations.xy[..., :1])], dim=-1)
     ray = torch.nn.functional.normalize(ray, dim=-1) @ R[:, None].to(ray)  # in view 0's frame
-    first, second = (list(part) for part in zip(*combinations(range(V), 2)))
+    first, second = (constant(part, R.device) for part in zip(*combinations(range(V), 2)))
     # The rays' lines: from opposite sides they are as parallel as from one.
     sine = torch.linalg.cross(ray[:, :, first], ray[:, :, second]).norm(dim=-1)  # (B, T, P, J)
     both = (observations.inlier[:, :, first] > 0) & (observations.inlier[:, :, second] > 0)
@@ -122,11 +122,13 @@ def _median(value: Tensor, weight: Tensor) -> Tensor:
 
 def _finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
     """The posterior with something finite where it is not, and whether it is, (B,) bool."""
-    R, t, log_weights = (value.clone() for value in posterior[:3])
+    R, t, log_weights = posterior[:3]
     finite = torch.isfinite(R).flatten(2).all(-1) & torch.isfinite(t).flatten(2).all(-1)
     finite = finite.all(0) & torch.isfinite(log_weights).any(0) & ~log_weights.isnan().any(0)
-    R[:, ~finite], t[:, ~finite] = torch.eye(3).to(R), 0.0
-    log_weights[:, ~finite] = -math.log(len(log_weights))
+    eye = torch.eye(3, dtype=R.dtype, device=R.device)
+    R = torch.where(finite[:, None, None, None], R, eye)
+    t = torch.where(finite[:, None, None], t, 0.0)
+    log_weights = torch.where(finite, log_weights, -math.log(len(log_weights)))
     return posterior._replace(R=R, t=t, log_weights=log_weights), finite
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ptri.posterior.sampling import RigSolution
-from ptri.structures import MANY_FRAMES
+from ptri.structures import MANY_FRAMES, constant
 from ptri.verdict.figures import Figures, measure
 from ptri.verdict.leave_one_out import Examination
 from ptri.verdict.readings import Reading
@@ -126,8 +126,8 @@ def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
     count = examination.points[..., None].clamp_min(1)
     if num_frames >= MANY_FRAMES:
         turned = turned | (gain > PLAIN_NATS)
-        mirrored = [reading is Reading.MIRRORED for reading in examination.readings]
-        mirrored = torch.tensor(mirrored, device=gain.device)
+        mirrored = tuple(reading is Reading.MIRRORED for reading in examination.readings)
+        mirrored = constant(mirrored, gain.device, torch.bool)
         least = torch.where(mirrored, MIRRORED_NATS / count, EXCHANGED_NATS)
     else:
         least = MOMENTARY_NATS / count
@@ -148,12 +148,13 @@ def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
     odd = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
     suspects: list[Verdict | None] = []
     num_readings = len(examination.readings)
-    for rig in range(len(best)):
-        view, reading = divmod(int(which[rig]), num_readings + 1)
-        if best[rig] <= 0:
-            suspects.append(Verdict(Code.MISFIT, int(misfit[rig])) if odd[rig] else None)
+    columns = best, which, misfit, odd, examination.lag
+    for gained, number, worst_view, is_odd, lag in zip(*(value.tolist() for value in columns)):
+        view, reading = divmod(number, num_readings + 1)
+        if gained <= 0:
+            suspects.append(Verdict(Code.MISFIT, worst_view) if is_odd else None)
         elif reading == num_readings:
-            suspects.append(Verdict(Code.SHIFTED, view, lag=float(examination.lag[rig, view])))
+            suspects.append(Verdict(Code.SHIFTED, view, lag=lag[view]))
         else:
             suspects.append(Verdict(Code.MISREAD, view, reading=examination.readings[reading]))
     return suspects

@@ -22,7 +22,17 @@ from ptri.geometry.triangulation import (
     reproject,
     weighted_triangulation,
 )
-from ptri.structures import MANY_FRAMES, Observations, cat, put, take, tree_map, where
+from ptri.structures import (
+    MANY_FRAMES,
+    Observations,
+    cat,
+    constant,
+    evenly_spread,
+    put,
+    take,
+    tree_map,
+    where,
+)
 from ptri.verdict.readings import NUM_JOINTS, Reading
 
 NUM_FRAMES = 12  # frames looked at; labels and mirrors do not need more
@@ -93,7 +103,7 @@ def examine(
         observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
         observations.inlier[..., :NUM_JOINTS], observations.held[..., :NUM_JOINTS],
     )  # fmt: skip
-    chosen = torch.linspace(0, T - 1, min(T, NUM_FRAMES), device=R.device).round().long()
+    chosen = evenly_spread(T, NUM_FRAMES, R.device)
     few = take(observations, (slice(None), chosen))
     known = _leave_one_out(
         few, R, t, joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
@@ -108,6 +118,7 @@ def examine(
     problems = cat([_points(known, reading, R, t) for reading in readings[1:]])
     best = _both_starts(problems, *orthographic_starts(problems))
     promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
+    # The CPU waits for the GPU here: few readings are promising, and steps are most of the work.
     best = _continue(problems, best, promising.nonzero()[:, 0])
     poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
     cost = (poses[2] / count[:, None]).unflatten(0, (B, V))
@@ -163,11 +174,11 @@ def _noise(chi2: Tensor, seen: Tensor) -> Tensor:
 
 def _points(known: _Known, reading: Reading, R: Tensor, t: Tensor) -> Points:
     """The resection of every view (B V problems) with its keypoints read in a certain way."""
-    order = reading.order.to(R.device)
+    order = constant(reading.order, R.device)
     xy, information = known.xy[..., order, :], known.information[..., order, :, :]
     inlier = torch.where(known.inlier > 0, known.inlier[..., order], 0.0)
     if reading.mirrored:
-        side = xy.new_tensor([-1.0, 1.0])
+        side = constant((-1, 1), xy.device, xy.dtype)
         xy, information = xy * side, information * side * side[:, None]
     depth = torch.einsum("bvc,bvtjc->bvtj", R[:, :, 2], known.joints) + t[:, :, None, None, 2]
     # (S + s I)^-1 = (I + s L)^-1 L for the joint's own doubt s, in closed form:
@@ -264,7 +275,7 @@ def _shifts(
     cost = result.cost.view(-1, L) / count.clamp_min(1)
     cost = torch.where(count >= MIN_SHARE * usual, cost, torch.inf)
     value, best = cost.min(1)
-    around = (best[:, None] + lags.new_tensor([-1, 0, 1])).clamp(0, L - 1)
+    around = (best[:, None] + constant((-1, 0, 1), lags.device)).clamp(0, L - 1)
     below, middle, above = cost.gather(1, around).unbind(1)
     bend = below - 2 * middle + above
     offset = torch.where(torch.isfinite(bend) & (bend > 0), 0.5 * (below - above) / bend, 0.0)

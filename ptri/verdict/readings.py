@@ -15,6 +15,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,15 @@ from ptri.posterior.adjust import adjust, median_scale2
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import Bundle, robust_cost
 from ptri.skeleton import H36M17
-from ptri.structures import MANY_FRAMES, Keypoints, Observations, take, tree_map
+from ptri.structures import (
+    MANY_FRAMES,
+    Keypoints,
+    Observations,
+    constant,
+    evenly_spread,
+    take,
+    tree_map,
+)
 
 NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
 NUM_FRAMES = 8  # that cameras are looked for in
@@ -37,7 +46,6 @@ STEPS = 3  # Levenberg-Marquardt in each
 SWAPPED = 0.02
 COPIED = 0.02  # each of four ways: of left or right, the end alone or with its middle
 
-_FLIP = torch.tensor(H36M17.flip)
 _GROUPS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "foot"))  # base, middle, end
 _EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
 
@@ -58,15 +66,14 @@ class Reading(Enum):
         return self in (Reading.MIRRORED, Reading.MIRRORED_EXCHANGED)
 
     @property
-    def order(self) -> Tensor:
-        """(17,) int64: joint j's keypoint is the one labelled order[j]."""
-        joints = torch.arange(NUM_JOINTS)
+    def order(self) -> tuple[int, ...]:
+        """Of 17 joints: joint j's keypoint is the one labelled order[j]."""
         if self in (Reading.EXCHANGED, Reading.MIRRORED_EXCHANGED):
-            return _FLIP
+            return H36M17.flip
         if self in (Reading.ARMS, Reading.LEGS):
-            limbs = _LIMBS[0 if self is Reading.ARMS else 1, _EXCHANGED]
-            return torch.where(limbs, _FLIP, joints)
-        return joints
+            limbs = _LIMBS[0 if self is Reading.ARMS else 1][_EXCHANGED]
+            return tuple(H36M17.flip[j] if limbs[j] else j for j in range(NUM_JOINTS))
+        return tuple(range(NUM_JOINTS))
 
 
 class Sides(NamedTuple):
@@ -81,21 +88,23 @@ class Sides(NamedTuple):
         return ((self.order != joints) | ~self.keep).any(-1)
 
 
-def _readings() -> tuple[Tensor, Tensor]:
+def _readings() -> tuple[tuple, tuple]:
     """Of arms and legs (2, 6 readings, 17): joints exchanged, and joints that are copies; bool."""
-    exchanged = torch.zeros(2, 6, NUM_JOINTS, dtype=torch.bool)
-    copied = exchanged.clone()
+    exchanged = np.zeros((2, 6, NUM_JOINTS), bool)
+    copied = exchanged.copy()
     for group, parts in enumerate(_GROUPS):
         for number, side in enumerate(("left", "right")):
             base, middle, end = (H36M17.joints.index(f"{side}_{part}") for part in parts)
             exchanged[group, _EXCHANGED, [base, middle, end]] = True
             copied[group, 2 + 2 * number : 4 + 2 * number, end] = True
             copied[group, 3 + 2 * number, middle] = True
-    return exchanged, copied
+    return tuple(
+        tuple(tuple(map(tuple, group)) for group in part.tolist()) for part in (exchanged, copied)
+    )
 
 
 _LIMBS, _COPIES = _readings()
-_LOG_PRIOR = torch.tensor([1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4]).log()
+_PRIOR = (1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4)
 
 
 @torch.no_grad()
@@ -110,16 +119,16 @@ def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
     named = _named(observations)
     joints = robust_joints(named, R, t, iterations=4)[0].joints[0]
     known = torch.isfinite(joints).all(-1)
-    known = known & known[..., _FLIP.to(known.device)]
+    known = known & known[..., constant(H36M17.flip, known.device)]
     sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
     chi2 = _chi2(joints.nan_to_num(0.0), sure, R, t)
     scale2 = median_scale2(chi2[0], sure.inlier).clamp_min(1.0)
     return _sides(_momentary(_gains(chi2, sure, scale2).argmax(-1)))
 
 
-def frames_to_read(num_frames: int) -> Tensor:
+def frames_to_read(num_frames: int, device: torch.device) -> Tensor:
     """Numbers of the frames, evenly spread, that cameras are looked for in by `read_rigs`."""
-    return torch.linspace(0, num_frames - 1, min(num_frames, NUM_FRAMES)).round().long()
+    return evenly_spread(num_frames, NUM_FRAMES, device)
 
 
 @torch.no_grad()
@@ -141,13 +150,13 @@ def read_rigs(
         body: prior of the 17 joints' bones.
     """
     all_frames = _named(observations)
-    chosen = frames_to_read(lifted.shape[1]).to(lifted.device)
+    chosen = frames_to_read(lifted.shape[1], lifted.device)
     named, lifted, trust = take((all_frames, lifted, trust), (slice(None), chosen))
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
     swapped = torch.cat([torch.zeros_like(eye), eye])  # (C, V)
     C = len(swapped)
-    flip = _FLIP.to(lifted.device)
+    flip = constant(H36M17.flip, lifted.device)
     weight = trust + 1e-6  # a view without any joint still aligns to something
     starts = []
     for number, which in enumerate(swapped):
@@ -224,7 +233,7 @@ def _read(observations: Observations, sides: Sides) -> Observations:
 def _chi2(joints: Tensor, observations: Observations, R: Tensor, t: Tensor) -> Tensor:
     """Squared residuals (2, N, T, V, J) of the keypoints to their own joints (N, T, J, 3), and to
     those of the other side."""
-    both = torch.stack([joints, joints[..., _FLIP.to(joints.device), :]])
+    both = torch.stack([joints, joints[..., constant(H36M17.flip, joints.device), :]])
     return reproject(both, observations, R.expand(2, *R.shape), t.expand(2, *t.shape)).chi2
 
 
@@ -232,15 +241,16 @@ def _gains(chi2: Tensor, observations: Observations, scale2: Tensor) -> Tensor:
     """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
     log_density = log_mixture(chi2 / scale2[:, None, None, None], observations.inlier)
     labelled, exchanged = log_density
-    taken = (_LIMBS | _COPIES).to(labelled)
-    gain = torch.einsum("gaj,ntvj->ntvga", taken, exchanged - labelled)
-    return gain + _LOG_PRIOR.to(gain)
+    limbs, copies = (constant(v, chi2.device, torch.bool) for v in (_LIMBS, _COPIES))
+    gain = torch.einsum("gaj,ntvj->ntvga", (limbs | copies).to(labelled), exchanged - labelled)
+    return gain + constant(_PRIOR, chi2.device, torch.float32).log().to(gain)
 
 
 def _sides(reading: Tensor) -> Sides:
     """What readings (B, T, V, 2) of arms and legs make of each joint."""
-    group = torch.arange(2, device=reading.device)
-    exchanged = _LIMBS.to(reading.device)[group, reading].any(-2)  # (B, T, V, 17)
-    flip, joints = _FLIP.to(reading.device), torch.arange(NUM_JOINTS, device=reading.device)
-    copied = _COPIES.to(reading.device)[group, reading].any(-2)
+    device = reading.device
+    group, joints = torch.arange(2, device=device), torch.arange(NUM_JOINTS, device=device)
+    limbs, copies = (constant(v, device, torch.bool) for v in (_LIMBS, _COPIES))
+    exchanged = limbs[group, reading].any(-2)  # (B, T, V, 17)
+    flip, copied = constant(H36M17.flip, device), copies[group, reading].any(-2)
     return Sides(torch.where(exchanged, flip, joints), ~copied)
