@@ -281,11 +281,6 @@ def test_validation_counts_known_joints_only(coco, tmp_path):
     assert all(np.isfinite(list(metrics.values())))
     pictures = task.pictures(model)
     assert all(picture.std() > 0 for picture in pictures.values())
-    # A network that is sure of everything is right about none of the 36 known joints; of the 15
-    # unknown ones nobody can say.
-    with torch.no_grad():
-        model.reliability.output.bias[1] = 30.0
-    assert task.validate(model)["confidence/gap"] > 0.9
 
 
 # --- mixtures --------------------------------------------------------------------------------
@@ -385,6 +380,11 @@ def test_bad_mixtures(coco, given, message):
 
 
 TAUGHT = ["init.teacher_2d=x", "train.imitate=heatmaps"]
+
+
+def test_heatmaps_need_a_teacher(coco):
+    with pytest.raises(UserError, match=r"train.imitate: .*init\.teacher_2d"):
+        HeatmapTask(coco_settings(coco, "train.imitate=heatmaps")).build_model()
 
 
 def test_boxes_of_unlabelled_photographs(coco, tmp_path):
@@ -535,6 +535,38 @@ def test_a_mixture_trains_and_resumes_exactly(coco, h36m, tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
     lines = read_lines(tmp_path / "whole", "train")
     assert len(lines) == 4 and all(line["loss/teacher"] > 0 for line in lines)
+
+
+@pytest.mark.slow
+def test_joints_are_learned_from_a_teacher_alone(h36m, tmp_path):
+    """From pictures and boxes; without the teacher nothing is learned from them."""
+    plain = [*PLAIN, "augment.scale=0.05", "evaluate.pictures=0", "train.lr=0.005",
+             "train.ema_decay=0.9", "train.amp=off", "data.test_subjects=[1]"]  # fmt: skip
+    plain += ["data.kind=h36m", f"data.root={h36m}", "train.steps_per_epoch=80"]
+    engine.fit(HeatmapTask(settings(tmp_path, *plain)))
+    data = open_data(settings(tmp_path, *plain), "test")
+    boxes = []
+    for item in range(len(data)):
+        row, view = data.row(item), data.items[item, 1]
+        top, left, bottom, right = data.index.labels.boxes[row, view].tolist()
+        image = str(data.index.image_path(row, view))
+        boxes.append({"image": image, "bbox": [left, top, right - left, bottom - top]})
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/boxes.json").write_text(json.dumps(boxes))
+    teacher = tmp_path / "two/best.pt"
+    taught = [mix({"kind": "photos", "root": str(tmp_path / "photos")}), "run.name=student",
+              f"init.teacher_2d={teacher}", "train.imitate=heatmaps"]  # fmt: skip
+    engine.fit(HeatmapTask(settings(tmp_path, *plain, *taught)))
+    task = HeatmapTask(settings(tmp_path, *plain))
+    errors = {}
+    for name in ("two", "student"):
+        model = task.build_model().eval()
+        if name == "student":
+            errors["untaught"] = task.validate(model)["x2d/l2"]
+        checkpoint.initialise(model, tmp_path / name / "best.pt")
+        errors[name] = task.validate(model)["x2d/l2"]
+    # px of a 64 px image; measured 1.8, 2.8 and 17.6
+    assert errors["two"] < 4 and errors["student"] < 6 and errors["untaught"] > 12, errors
 
 
 REAL = Path(__file__).resolve().parents[2] / "shared/data/coco_mini/persons.json"

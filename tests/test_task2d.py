@@ -147,7 +147,8 @@ def test_joint_metrics_on_known_errors():
     error = 2.0 * torch.randn(20000, 2, generator=generator)
     found = torch.rand(20000, generator=generator) < 0.8
     paired = torch.arange(20000) % 2 == 0
-    known = torch.ones(20000, dtype=torch.bool)
+    known = torch.rand(20000, generator=generator) < 0.5
+    found &= known  # of the others nobody can tell
     metrics = joint_metrics(
         error=error.norm(dim=-1), absolute=error.abs().mean(-1),
         square=(error / 2).square().sum(-1), confidence=torch.full((20000,), 0.8), found=found,
@@ -158,7 +159,7 @@ def test_joint_metrics_on_known_errors():
     assert abs(metrics["x2d/median"] - 2 * 1.177) < 0.05  # median of a Rayleigh distribution
     assert metrics["confidence/gap"] < 0.03
     assert metrics["x2d/swapped"] == 0.25
-    assert calibration_gap(torch.full((20000,), 0.3), found) > 0.45
+    assert calibration_gap(torch.full((20000,), 0.3), found | ~known) > 0.45
     with pytest.raises(UserError, match="no joint"):
         joint_metrics(*[torch.ones(3)] * 4, *[torch.zeros(3, dtype=torch.bool)] * 5)
 
@@ -177,10 +178,13 @@ def test_swapped_sides_are_seen():
     truth = 100 * torch.rand(1, 17, 2, generator=generator)
     left, right = H36M17.joints.index("left_knee"), H36M17.joints.index("right_knee")
     truth[0, left], truth[0, right] = torch.tensor([10.0, 10.0]), torch.tensor([40.0, 10.0])
+    elbow, hidden = (H36M17.joints.index(f"{side}_elbow") for side in ("left", "right"))
+    truth[0, hidden] = torch.nan
     xy, visible = truth.clone(), torch.ones(1, 17, dtype=torch.bool)
     marks = mirrored(xy, truth, visible, 10.0)
     assert not marks["swapped"].any()
     assert marks["paired"][0, [left, H36M17.root]].tolist() == [True, False]  # its own mirror joint
+    assert not marks["paired"][0, [elbow, hidden]].any()  # one of the two is not known
     xy[0, left] = truth[0, right] + 3.0
     assert mirrored(xy, truth, visible, 10.0)["swapped"].nonzero().tolist() == [[0, left]]
     assert not mirrored(xy, truth, visible, 31.0)["paired"][0, left]  # too near to tell

@@ -75,7 +75,9 @@ class HeatmapTask(Task):
         if init.teacher_2d is not None and imitate == "features":
             teacher, _ = read_network2d(init.teacher_2d)
             model.imitation = Imitation(model.backbone.channels, teacher)
-        elif init.teacher_2d is not None:
+        elif imitate == "heatmaps":
+            if init.teacher_2d is None:
+                raise UserError("train.imitate: heatmaps of whom? Name a network: init.teacher_2d")
             self._teacher = HeatmapTeacher(*read_network2d(init.teacher_2d))
         return model
 
