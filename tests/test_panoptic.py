@@ -42,6 +42,7 @@ from ptri.evaluation.evaluate import evaluate
 from ptri.evaluation.run import run
 from ptri.geometry.cameras import project
 from ptri.skeleton import H36M17
+from ptri.training.task2d import open_data
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared/data"
@@ -444,6 +445,21 @@ def test_common_joints_of_both_data_sets(tmp_path):
         assert not open_split(settings, "train")[0].joints3d.isnan().any()  # all are learned
 
 
+def test_mixed_with_human36m(small):
+    """Both layouts in one run of the 2D network; what one does not tell the other teaches."""
+    root, settings = small
+    make_tiny_h36m(root / "h36m", num_frames=2)
+    other = f"{{kind: h36m, root: {root}/h36m, train_subjects: [1], views: null, share: 1}}"
+    sources = f"[{{share: 1}}, {other}]"
+    options = config.load(
+        ROOT / "configs/panoptic_2d.yaml", [*settings, f"data.mix={sources}", "augment.flip=1"]
+    )
+    mixture = open_data(options, "train")
+    known = [mixture[item].joints2d[0].isfinite().all(-1) for item in range(len(mixture))]
+    counts = [int(part.sum()) for part in known]
+    assert set(counts) == {15, 17} and abs(counts.count(15) - counts.count(17)) <= 1
+
+
 @pytest.mark.slow
 def test_the_three_scripts(tmp_path):
     """From the shipped weights to weights that know the drawn people, by the configurations."""
@@ -462,6 +478,7 @@ def test_the_three_scripts(tmp_path):
     assert after < 0.3 * before
     given = [f"init.checkpoint_2d={tmp_path}/panoptic_2d/best.pt", "train.steps_per_epoch=4"]
     given += ["train.batch_size=2", "train.epochs=1", "run.name=panoptic_3d", root]
+    given += ["train.true_start=true"]
     script("train3d.py", "configs/panoptic_3d.yaml", tmp_path, 0, *given, small=small)
     weights = f"init.checkpoint_3d={tmp_path}/panoptic_3d/best.pt", "init.checkpoint_2d=null"
     given = [*weights, "evaluate.camera_sets=[CMU0, CMU3]", "run.name=sets", root]

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from rigs_fixture import normal
+from test_models3d import SMALL
 
+from ptri import config
 from ptri.config import AugmentConfig
 from ptri.data.augmentation import augment_crop
 from ptri.evaluation import metrics
@@ -15,6 +17,7 @@ from ptri.models.lifter import Lifted, lifting_loss
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 from ptri.training.orientation import Orientation
+from ptri.training.task3d import RigTask
 
 ROOT = H36M17.root
 UNKNOWN = [H36M17.joints.index(name) for name in ("spine", "head")]
@@ -116,6 +119,28 @@ def test_errors_are_means_over_known_joints():
     coverage = metrics.joint_coverage(estimate, covariance, joints)[:2]
     assert torch.equal(metrics.joint_coverage(wild, covariance, joints)[:2], coverage)
     assert torch.equal(coverage, (coverage * 14).round() / 14)  # of 14 joints beside the root
+
+
+def test_a_step_from_images_is_finite():
+    overrides = [
+        *SMALL, "data.root=data/demo", "data.train_subjects=[1]", "data.test_subjects=[9]",
+        "data.image_size=64", "data.workers=0", "train.batch_size=2", "train.true_start=true",
+        "train.weight_region=1",
+    ]  # fmt: skip
+    task = RigTask(config.load(None, overrides))
+    torch.manual_seed(0)
+    model = task.build_model().train()
+    batch = next(task.batches(0, 1))
+    for part in (batch.joints3d, batch.joints2d):
+        part[..., UNKNOWN, :] = torch.nan
+    batch.visible[..., UNKNOWN] = False
+    values = task.training_step(model, batch, 0)
+    assert all(torch.isfinite(value).all() for value in values.values())
+    values["loss"].mean().backward()
+    grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert all(torch.isfinite(grad).all() for grad in grads.values())
+    assert any(name.startswith("lifter.") for name in grads)
+    assert any(name.startswith("fusion.") for name in grads)
 
 
 def test_half_body_crops_need_known_joints():
