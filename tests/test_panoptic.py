@@ -330,6 +330,16 @@ def test_bad_trees(copied):
     fails("no bodies; expected the folder hdPose3d_stage1_coco19", copied)
 
 
+def test_images_of_another_size(copied):
+    path = copied / TEST / "hdImgs/00_02/00_02_00000004.jpg"
+    whole = cv2.imread(str(path))
+    cv2.imwrite(str(path), cv2.resize(whole, (250, 250)))
+    with pytest.raises(UserError, match=r"00000004\.jpg: .* but its camera is calibrated for 256"):
+        samples(copied)[1]
+    cv2.imwrite(str(path), whole)
+    assert samples(copied, image_size=32)[1].images.isfinite().all()  # read at half its size
+
+
 def test_short_and_damaged_videos(tmp_path, capsys):
     make_panoptic(tmp_path, (TEST,), num_frames=4, cameras=(1, 2), videos=True)
     video = tmp_path / TEST / "hdVideos/hd_00_02.mp4"

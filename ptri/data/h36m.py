@@ -35,6 +35,9 @@ class Images(NamedTuple):
         """File name of a frame: labels count frames from 0, files from 1."""
         return f"img_{frame + 1:06d}.jpg"
 
+    def size(self, subject: str, camera: str) -> None:
+        """Not in the labels."""
+
 
 def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
     """Chooses the frames and views of a split, without looking at any image.

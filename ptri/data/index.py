@@ -36,6 +36,9 @@ class Images(Protocol):
     def name(self, camera: str, frame: int) -> str:
         """The file name of a frame."""
 
+    def size(self, subject: str, camera: str) -> tuple[int, int] | None:
+        """Width and height (px) that the camera was calibrated for; None: not known."""
+
 
 class Index(NamedTuple):
     """The frames of a split, scene by scene, each in the order of its frames."""
@@ -67,11 +70,14 @@ class Index(NamedTuple):
 
     def reader(self, row: int, camera: int) -> Callable[[int], np.ndarray]:
         """Reads that image as BGR, at a half, a fourth ... of its size for 2, 4 ..."""
-        path = self.image_path(row, camera)
+        path, labels = self.image_path(row, camera), self.labels
         if path.parent.suffix == VIDEO:
-            frame = int(self.labels.frame[row])
-            return functools.partial(read_video_frame, path.parent, frame)
-        return functools.partial(transforms.read_jpeg, path)
+            read = functools.partial(read_video_frame, path.parent, int(labels.frame[row]))
+        else:
+            read = functools.partial(transforms.read_jpeg, path)
+        names = labels.subject_names[labels.subject[row]], labels.camera_names[camera]
+        size = self.images.size(*names)
+        return read if size is None else functools.partial(_read_sized, read, path, size)
 
     def dist_of(self, row: int, camera: int) -> np.ndarray | None:
         """Distortion (5,) of that image; None: a pinhole image."""
@@ -82,6 +88,21 @@ class Index(NamedTuple):
         """K (3, 3) px, R (3, 3), t (3,) mm of a camera in a row, world to camera."""
         subject, labels = self.labels.subject[row], self.labels
         return labels.K[subject, camera], labels.R[subject, camera], labels.t[subject, camera]
+
+
+def _read_sized(
+    read: Callable[[int], np.ndarray], path: Path, size: tuple[int, int], reduction: int
+) -> np.ndarray:
+    """A reduced image, checked: it has the size of the calibration."""
+    image = read(reduction)
+    height, width = image.shape[:2]
+    # Sides that the reduction does not divide are rounded up or down.
+    if max(abs(width - size[0] / reduction), abs(height - size[1] / reduction)) >= 1:
+        raise UserError(
+            f"{path}: about {width * reduction} x {height * reduction} px, but its camera is "
+            f"calibrated for {size[0]} x {size[1]}; extract the images at their full size"
+        )
+    return image
 
 
 def make_index(

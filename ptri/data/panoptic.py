@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +54,7 @@ class Images(NamedTuple):
     """Where the images are: `ptri.data.index.Images`."""
 
     root: Path
+    sizes: Mapping[tuple[str, str], tuple[int, int]] = MappingProxyType({})  # by sequence, camera
     undistorted: bool = False
 
     def folder(self, subject: str, action: str, camera: str) -> Path:
@@ -63,6 +66,10 @@ class Images(NamedTuple):
     def name(self, camera: str, frame: int) -> str:
         """File name of a frame."""
         return f"{camera}_{frame:08d}.jpg"
+
+    def size(self, subject: str, camera: str) -> tuple[int, int]:
+        """Width and height (px) of a sequence's camera in the calibration."""
+        return self.sizes[subject, camera]
 
     def any_of(self, sequence: str, camera: str) -> bool:
         """Whether a camera has a folder of images or a video."""
@@ -113,6 +120,13 @@ def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
     chosen = camera_names(data.views, recorded, images)
     labels = make_labels(recorded, chosen, images)
     cameras = choose_cameras(chosen, labels, root, min_views)
+    images = images._replace(
+        sizes={
+            (sequence.name, camera): (int(width), int(height))
+            for sequence in recorded
+            for camera, (width, height) in zip(sequence.camera_names, sequence.sizes)
+        }
+    )
     return make_index(root, root, labels, images, cameras, np.arange(len(labels.frame)), min_views)
 
 
