@@ -71,7 +71,8 @@ def build_index(data: DataConfig, split: str, min_views: int = 2) -> Index:
     """
     if data.kind not in _LAYOUTS:
         raise UserError(
-            f"data.kind: {data.kind}; expected {' or '.join(_LAYOUTS)}, images of several views"
+            f"data.kind: {data.kind}; expected {' or '.join(_LAYOUTS)}: images of several views "
+            "(single ones are for train2d.py only)"
         )
     choose_frames, script = _LAYOUTS[data.kind]
     return checked(choose_frames(data, split, min_views), script)
