@@ -99,8 +99,9 @@ def read_sequence(root: Path, name: str, step: int = 1) -> Sequence:
         UserError: a file that is missing, damaged or holds something else.
     """
     path = root / name / f"calibration_{name}.json"
+    tree = _read_json(path)
     try:
-        cameras = [camera for camera in _read_json(path)["cameras"] if camera["type"] == "hd"]
+        cameras = [camera for camera in tree["cameras"] if camera["type"] == "hd"]
         cameras.sort(key=lambda camera: camera["name"])
         K, dist, R, t, sizes = (
             np.array([camera[key] for camera in cameras], np.float64).reshape(-1, *shape)

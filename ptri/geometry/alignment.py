@@ -46,7 +46,7 @@ def place_on_rays(relative: Tensor, rays: Tensor, weight: Tensor) -> Tensor:
     across = (eye - r.unsqueeze(-1) * r.unsqueeze(-2)) * weight[..., None, None]
     # 1e-6 keeps a view that sees nobody solvable.
     system = across.sum(-3) + 1e-6 * eye
-    right = -(across @ relative.unsqueeze(-1)).sum(-3)
+    right = -(across @ relative.unsqueeze(-1)).sum(-3).to(system)  # autocast: of fewer bits
     # Without the check of `solve`, for which the CPU would wait for the GPU.
     x = torch.linalg.solve_ex(system, right)[0].squeeze(-1)
     return torch.cat([x[..., :2], x[..., 2:].clamp_min(MIN_DISTANCE)], dim=-1)
