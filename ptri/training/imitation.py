@@ -87,6 +87,7 @@ class HeatmapTeacher:
             images: (N, 3, H, W), normalised. logits: (N, J, h, w) of the network's heatmaps.
             unknown: (N, J) bool, joints to be taught.
         """
+        # A wait for the GPU, which costs less than the teacher on images that it cannot teach.
         rows = unknown.any(1).nonzero()[:, 0]
         apart = logits.new_zeros(len(images))
         if not len(rows):
