@@ -55,7 +55,7 @@ class DataConfig(Section):
     train_every: int = number(1, 1)  # keep one frame of so many
     test_every: int = number(1, 1)  # 64 is the thinned protocol of many papers
     include_damaged: bool = True  # the S9 scenes whose 3D truth is off (Greeting, SittingDown, ...)
-    image_size: int = number(256, 32)  # px, square network image
+    image_size: int = number(256, 32, step=32)  # px, square network image
     views: Any = None  # cameras by index or name, in this order; null: all. Of panoptic by number
     # or name, or sets of them: CMU0 to CMU4
     min_views: int = number(2, 1)  # 3D training draws so many views a batch or more

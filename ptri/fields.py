@@ -29,9 +29,10 @@ _WORDS = {"true": True, "false": False}
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
-def number(default, low=-math.inf, high=math.inf, above=-math.inf):
-    """A numeric setting: low <= value <= high, and value > above."""
-    return field(default=default, metadata={"low": low, "above": above, "high": high})
+def number(default, low=-math.inf, high=math.inf, above=-math.inf, step=0):
+    """A numeric setting: low <= value <= high, value > above, and a multiple of any step."""
+    limits = {"low": low, "above": above, "high": high, "step": step}
+    return field(default=default, metadata=limits)
 
 
 class Section:
@@ -42,8 +43,10 @@ class Section:
             value, limit = getattr(self, item.name), item.metadata
             if not limit or not isinstance(value, (int, float)):
                 continue
-            if not (limit["low"] <= value <= limit["high"] and value > limit["above"]):  # also NaN
-                bounds = [f"{_SIGNS[k]} {x:g}" for k, x in limit.items() if math.isfinite(x)]
+            inside = limit["low"] <= value <= limit["high"] and value > limit["above"]
+            if not inside or (limit["step"] and value % limit["step"]):  # also NaN
+                bounds = [f"{s} {limit[k]:g}" for k, s in _SIGNS.items() if math.isfinite(limit[k])]
+                bounds += [f"a multiple of {limit['step']}"] if limit["step"] else []
                 raise UserError(
                     f"{section_name(type(self))}.{item.name}: {value} is out of range; expected a "
                     f"number {' and '.join(bounds)}"

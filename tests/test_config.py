@@ -86,6 +86,7 @@ NAMED = "run: {name: a}\n"
     (NAMED + "data: {test_subjects: 3}", [], ["experiment.yaml: data.test_subjects"]),
     (NAMED + "data: {test_subjects: [a]}", [], ["experiment.yaml: data.test_subjects"]),
     (NAMED, ["data.cameras=CMU1"], ["command line: data.cameras: now data.views"]),
+    (NAMED, ["data.image_size=100"], ["command line: data.image_size", "a multiple of 32"]),
     (NAMED, ["data.include_damaged=bf16"], ["command line: data.include_damaged"]),
     (NAMED + "data: {include_damaged: perhaps}", [], ["experiment.yaml: data.include_damaged"]),
     (NAMED + "data: 3", [], ["experiment.yaml: data"]),

@@ -129,7 +129,7 @@ def test_bad_input_is_one_line(run, arguments, named, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize("script, settings, arguments, named", [
     # Named before the ImageNet weights that the file asks for are downloaded.
     ("train2d.py", "configs/h36m_2d.yaml", ["data.root=nowhere"], "data.root: nowhere"),
-    ("train2d.py", "configs/h36m_2d.yaml", ["data.image_size=100"], "data.image_size: 100 px"),
+    ("train2d.py", "configs/h36m_2d.yaml", ["data.image_size=100"], "data.image_size: 100 is out"),
     ("train2d.py", "configs/demo_2d.yaml", ["data.kind=generated"], "data.kind: generated"),
     ("train3d.py", "configs/demo_3d.yaml", ["data.mix=[{kind: coco}]"], "data.mix: "),
     # Found out in the first step.

@@ -217,10 +217,9 @@ def image_size(config: Config, epoch: int) -> int:
     Raises:
         UserError: the sizes do not end with ``data.image_size`` or are no multiples of 32.
     """
-    last = config.data.image_size
-    sizes, step = config.train.image_sizes or [last], STRIDES[-1]
-    if last % step:
-        raise UserError(f"data.image_size: {last} px; expected a multiple of {step} px")
+    sizes, last, step = config.train.image_sizes, config.data.image_size, STRIDES[-1]
+    if not sizes:
+        return last
     if sizes[-1] != last or any(size < step or size % step for size in sizes):
         raise UserError(
             f"train.image_sizes: {sizes}; expected multiples of {step} px that end with "
