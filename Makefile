@@ -8,7 +8,7 @@ OUT ?= outputs
 # Threads that wait without spinning: a second busy process otherwise makes both many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow lint render bench onnx shards clean
+.PHONY: demo test slow lint render bench onnx coreml executorch litert phones shards clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,8 +49,27 @@ bench: $(VENV)/.installed
 onnx: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[export]"
 
+# Packages of the 2D network for phones, checked: docs/phones.md. Each runtime has an environment of
+# its own, for their versions clash with the others'; two of LiteRT's are older than ours.
+.venv-%/.installed: pyproject.toml constraints.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	sed -e 's/^typing_extensions==.*/typing_extensions==4.12.2/' -e 's/^anyio==.*/anyio==4.14.2/' \
+		constraints.txt > .venv-$*/constraints.txt
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c .venv-$*/constraints.txt -e ".[dev,$*]"
+	touch $@
+
+coreml executorch litert: %: .venv-%/.installed
+	OMP_NUM_THREADS=1 .venv-$*/bin/python -m pytest -q tests/test_export.py
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 .venv-$*/bin/python -W ignore scripts/export.py \
+		checkpoints/ptri_2d_s0.pt --to $* --precision all --every 4 --overwrite
+
+# All runtimes side by side: the table of docs/phones.md.
+phones: .venv-phones/.installed
+	OMP_NUM_THREADS=1 TQDM_DISABLE=1 .venv-phones/bin/python -W ignore scripts/benchmark.py phones
+
 shards: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[shards]"
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-* build *.egg-info .pytest_cache .ruff_cache .coverage

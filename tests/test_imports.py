@@ -17,7 +17,7 @@ LAYERS = [
     ["verdict"],
     ["people", "data"],
     ["render", "models"],
-    ["rig"],
+    ["rig", "export"],
     ["evaluation"],
     ["recordings", "training"],
 ]

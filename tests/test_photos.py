@@ -1,13 +1,11 @@
-"""The benchmark on photographs: crops, scores, peers, the command; time and work; ONNX."""
+"""The benchmark on photographs: crops, scores, peers, the command; time and work."""
 
 import json
 from pathlib import Path
 
 import cv2
-import export_onnx
 import numpy as np
 import pytest
-import torch
 from benchmark.commands import main
 from benchmark.photos import peers, persons, scores
 from benchmark.photos.persons import Crops, Guess
@@ -237,7 +235,7 @@ def test_shipped_weights_on_real_photographs():
     assert wrong["pck20_torso"] < 0.5 * figures["pck20_torso"]
 
 
-# --- time, work, ONNX ------------------------------------------------------------------------
+# --- time and work ---------------------------------------------------------------------------
 
 
 def test_multiply_adds_of_the_head_are_a_third_of_the_backbone_at_most():
@@ -255,20 +253,3 @@ def test_timings_are_of_the_calls():
     assert [t.name for t in timings] == ["a", "b"]
     assert timings[0].fastest > 20 * timings[1].fastest
     assert timings[0].fastest <= timings[0].median
-
-
-@pytest.mark.slow
-def test_onnx_graph_equals_the_network(tmp_path, capsys):
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    target = tmp_path / "network.onnx"
-    arguments = [str(WEIGHTS), str(target), "--size", "64"]
-    assert export_onnx.main(arguments) == 0
-    assert "largest differences" in capsys.readouterr().out
-    assert export_onnx.main(arguments) == 2  # exists
-    # The control: another network's graph does not pass for this one.
-    from ptri.models.export import compare
-
-    other = network.random_network("mobileone_s0")
-    images = 255 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    assert compare(other, target, images)["xy"] > 1

@@ -233,6 +233,11 @@ def read_network2d(path: str | Path, **changes: object) -> tuple[Network2D, int]
         UserError: no such file, not a 2D network's, or one that does not say how it was built.
     """
     weights, meta = checkpoint.load_weights(path)
+    if any(name.startswith("lifter.") for name in weights):
+        raise UserError(
+            f"{path}: weights of train3d.py; expected a 2D network's, such as "
+            "checkpoints/ptri_2d_s0.pt or best.pt of train2d.py"
+        )
     made = meta.get("config") or meta
     size = made.get("data", {}).get("image_size") or meta.get("image_size")
     if "model" not in made or size is None:

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.timing import time_calls
 from ptri.config import ModelConfig
-from ptri.models.export import Exported, export, open_session
+from ptri.export.graph import Exported
+from ptri.export.to_onnx import open_session, write
 from ptri.models.heatmap import heatmap_moments
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
@@ -62,13 +63,14 @@ def variants(
         "eager": lambda: network(images),
         "eager, channels-last weights": lambda: last(images),
     }
-    traced = torch.jit.trace(Exported(network, raw=False).eval(), images, check_trace=False)
+    module = Exported(network, raw=False)
+    traced = torch.jit.trace(module, images, check_trace=False)
     frozen = torch.jit.freeze(traced)
     calls["frozen trace"] = lambda: frozen(images)
     if folder is not None:
         path = folder / "network2d.onnx"
         if not path.exists():
-            export(network, path, images.shape[-1], raw=False)
+            write(module, path, images.shape[-1])
         session = open_session(path, threads)
         feed = {"images": images.numpy()}
         calls["ONNX Runtime"] = lambda: session.run(None, feed)
