@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from benchmark.photos.persons import load_network
 from ptri.errors import UserError, exit_status
 from ptri.evaluation.table import grid
 from ptri.export import check, decode, to_onnx
+from ptri.export.files import megabytes, remove
 from ptri.export.graph import Exported
 from ptri.models.network2d import Network2D
 from ptri.skeleton import H36M17
@@ -135,19 +135,6 @@ def make_room(target: Path, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise UserError(f"{target}: exists; choose another --out or give --overwrite")
     remove(target)
-
-
-def remove(target: Path) -> None:
-    """A file or, as Core ML's packages are, a folder."""
-    if target.is_dir():
-        shutil.rmtree(target)
-    else:
-        target.unlink(missing_ok=True)
-
-
-def megabytes(target: Path) -> float:
-    files = target.rglob("*") if target.is_dir() else [target]
-    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
 
 
 def pictures(count: int, size: int) -> torch.Tensor:

@@ -44,15 +44,17 @@ def write(
 
 
 def run(path: str | Path) -> Callable[[np.ndarray], list[np.ndarray]]:
-    """The saved program on this CPU: images (N, 3, S, S) uint8 to logits and features.
+    """The saved program on this CPU, one thread: images (N, 3, S, S) uint8 to logits and features.
 
     Raises:
         UserError: executorch is not installed.
     """
     try:
+        from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
     except ImportError as error:
         raise _missing(error) from None
+    portable_lib._unsafe_reset_threadpool(1)  # before the first call, as its name asks
     program = Runtime.get().load_program(str(path))
     method = program.load_method("forward")
 

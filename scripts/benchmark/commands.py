@@ -5,6 +5,7 @@ python scripts/benchmark.py rig --quick                   # a minute or two
 python scripts/benchmark.py speed
 python scripts/benchmark.py photos PATH/persons.json      # the 2D network on photographs
 python scripts/benchmark.py speed2d                       # its time and multiply-adds
+python scripts/benchmark.py phones                        # its packages for phones, make phones
 python scripts/benchmark.py render                        # images per second and core
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py ablations                     # trains all heads before that
@@ -18,7 +19,7 @@ import time
 from benchmark.heads import command_ablations, command_unseen
 from benchmark.photos import command as command_photos
 from benchmark.rig import command as command_rig
-from benchmark.speed import command_network, command_render
+from benchmark.speed import command_network, command_phones, command_render
 from benchmark.speed import command_rig as command_speed
 from ptri.errors import exit_status
 
@@ -27,6 +28,7 @@ COMMANDS = {
     "speed": command_speed,
     "photos": command_photos,
     "speed2d": command_network,
+    "phones": command_phones,
     "render": command_render,
     "unseen-rigs": command_unseen,
     "ablations": command_ablations,

@@ -1,0 +1,20 @@
+"""Exported files; Core ML's packages are folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def remove(target: Path) -> None:
+    """Removes a file or a package, if it is there."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)
+
+
+def megabytes(target: Path) -> float:
+    """The size of a file, or of all files of a package."""
+    files = target.rglob("*") if target.is_dir() else [target]
+    return sum(file.stat().st_size for file in files if file.is_file()) / 1e6
