@@ -204,7 +204,7 @@ def test_export_runs_and_agrees(tmp_path, capsys, runtime):
 @pytest.mark.slow
 def test_the_interpreter_reads_what_coremltools_saved(tmp_path):
     pytest.importorskip("coremltools")
-    network = random_network()
+    network, _ = load_network(WEIGHTS)
     images = export.pictures(1, 64)
     pixels = images.numpy().astype(np.uint8)
     with torch.no_grad():

@@ -129,7 +129,8 @@ def wrong_keys(text):
 
 
 def wrong_targets(text):
-    targets = set(re.findall(r"^([\w-]+):", read(ROOT / "Makefile"), re.MULTILINE))
+    rules = re.findall(r"^([\w -]+):", read(ROOT / "Makefile"), re.MULTILINE)
+    targets = set(" ".join(rules).split())
     for target in re.findall(r"\bmake ([\w-]+)", code(text)):
         if target not in targets:
             yield f"no such target: make {target}"
