@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from benchmark.commands import main
 from benchmark.photos import peers, persons, scores
 from benchmark.photos.persons import Crops, Guess

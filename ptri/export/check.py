@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ptri import config
-from ptri.data.h36m import open_split
+from ptri.data.multiview import open_split
 from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.export.decode import Decoder, decode
 from ptri.models.network2d import Network2D
