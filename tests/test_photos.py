@@ -106,6 +106,9 @@ def test_bad_files_are_named(tmp_path):
         path.write_text(json.dumps([entries[0], {**entries[1], **change}]))
         with pytest.raises(UserError, match=message):
             choose_persons(path, 10)
+    flat = {**entries[1], "keypoints": np.ravel(entries[1]["keypoints"]).tolist()}
+    path.write_text(json.dumps([entries[0], flat]))  # both ways of writing them in one file
+    assert (choose_persons(path, 10).keypoints[1] == entries[1]["keypoints"]).all()
     path.write_text('{"annotations": []}')
     with pytest.raises(UserError, match="COCO's images"):
         choose_persons(path, 10)

@@ -62,13 +62,15 @@ def choose_persons(path: str | Path, min_keypoints: int) -> Persons:
     version = state and (state.st_mtime_ns, state.st_size)
     persons, crowds = read_persons(path, _image_folder(path), min_keypoints > 0, version)
     labelled = persons.keypoints[..., 2] > 0
-    few = (labelled.sum(1) < min_keypoints) | (~labelled[:, COCO_ROWS].any(1) & (min_keypoints > 0))
+    few = labelled.sum(1) < min_keypoints
+    face = ~labelled[:, COCO_ROWS].any(1) & (min_keypoints > 0) & ~few
     small = (persons.box[:, 2:].max(1) < MIN_SIDE) | (persons.box[:, 2:].min(1) < 1)
-    chosen = persons.rows(~few & ~small)
+    chosen = persons.rows(~few & ~face & ~small)
     reasons = {
         "crowds": crowds,
         f"with fewer than {min_keypoints} labelled keypoints": int(few.sum()),
-        f"in a box of less than {MIN_SIDE:g} px": int((small & ~few).sum()),
+        "with labels in the face only": int(face.sum()),
+        f"in a box of less than {MIN_SIDE:g} px": int((small & ~few & ~face).sum()),
     }
     left_out = "; ".join(f"{count} {why}" for why, count in reasons.items() if count)
     message = f"{path}: {len(chosen.photo)} of {len(persons.photo) + crowds} persons"
@@ -102,21 +104,22 @@ def read_persons(
         entries, crowds = _coco_entries(path, entries)
     if not isinstance(entries, list):
         raise UserError(f"{path}: expected a list of persons or COCO's annotations")
-    try:
+    try:  # all at once
         images = [os.path.join(folder, entry["image"]) for entry in entries]
-        box = np.array([entry["bbox"] for entry in entries], np.float64).reshape(len(entries), 4)
-        keypoints = None
-        if labelled:
-            keypoints = np.array([entry["keypoints"] for entry in entries], np.float64)
-            keypoints = keypoints.reshape(len(entries), 17, 3)
-        finite = np.isfinite(box).all(1)
-        if labelled:
-            finite &= np.isfinite(keypoints).all((1, 2))
+        box = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
+        points = [entry["keypoints"] for entry in entries] if labelled else []
+        keypoints = np.array(points, np.float64).reshape(-1, 17, 3)
+        whole = np.isfinite(box).all() and np.isfinite(keypoints).all()
     except (KeyError, TypeError, ValueError):
-        finite = np.zeros(len(entries), bool)
-    for index in np.flatnonzero(~finite):  # the first one is named
-        _check_entry(f"{path}: person {index}", entries[index], labelled)
-    return make_persons(images, box, keypoints), crowds
+        whole = False
+    if not whole:  # one by one, to name the one that is wrong
+        boxes, points = [], []
+        for index, entry in enumerate(entries):
+            of_one = _parse(f"{path}: person {index}", entry, labelled)
+            boxes.append(of_one[0])
+            points.append(of_one[1])
+        box, keypoints = np.stack(boxes), np.stack(points)
+    return make_persons(images, box, keypoints if labelled else None), crowds
 
 
 def read_json(path: str | Path, hook: Callable[[dict], Any] | None = None) -> Any:
@@ -162,12 +165,12 @@ def _coco_entries(path: Path, content: dict[str, Any]) -> tuple[list[dict[str, A
     return persons, len(people) - len(persons)
 
 
-def _check_entry(where: str, entry: Any, labelled: bool) -> None:
-    """Raises UserError if an entry is no person."""
+def _parse(where: str, entry: Any, labelled: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The box (4,) and keypoints (17, 3) of an entry; UserError if it is no person."""
     try:
+        os.path.join("", entry["image"])
         box = np.array(entry["bbox"], np.float64)
         keypoints = np.array(entry["keypoints"] if labelled else [], np.float64).reshape(-1, 3)
-        os.path.join("", entry["image"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: {type(error).__name__} {error}; expected image, bbox [x, y, width, height] "
@@ -177,6 +180,7 @@ def _check_entry(where: str, entry: Any, labelled: bool) -> None:
         raise UserError(f"{where}: bbox {entry['bbox']}: expected x, y, width, height in px")
     if labelled and (len(keypoints) != 17 or not np.isfinite(keypoints).all()):
         raise UserError(f"{where}: {len(keypoints)} keypoints, expected 17 times x, y, v")
+    return box, keypoints
 
 
 def _read_boxes(path: Path) -> list[dict[str, Any]]:

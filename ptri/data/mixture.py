@@ -69,7 +69,8 @@ class Mixture(Dataset):
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> list[Sample]:
         places = [self.place(SampleKey.of(key)) for key in keys]
         samples: dict[int, Sample] = {}
-        for number, part in enumerate(self.parts):
+        for number in sorted({number for number, _ in places}):
+            part = self.parts[number]
             rows = [row for row, (chosen, _) in enumerate(places) if chosen == number]
             own = [places[row][1] for row in rows]
             many = getattr(part, "__getitems__", None)  # faster where there is one
