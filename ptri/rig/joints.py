@@ -35,9 +35,9 @@ from ptri.verdict.readings import Sides, apply_sides, in_order, read_under
 NUM_SAMPLES = 64  # of the posterior that joints are triangulated under
 CHUNK = 64  # frames at once: bounds the memory
 PILOT = 8  # frames that tell how far fused joints follow triangulated ones
-# Variance of a lifted joint over the square of its Laplace scale: 4 by that law, and twice as much
-# because the lifter and the fusion see the same keypoints, so that their errors go together.
-LIFTED_VARIANCE = 8.0
+# Variance of a lifted joint over the square of its Laplace scale: 4 by that law, and four times as
+# much because the lifter and the fusion see the same keypoints, so that their errors go together.
+LIFTED_VARIANCE = 16.0
 ROUNDS = 3  # in which the mean cameras decide which keypoints are outliers
 # A joint that the views do not fix lies this near the middle of the person (mm, standard deviation
 # a coordinate), so that its place stays finite and its covariance says how little is known.
@@ -202,10 +202,10 @@ def body_under(
     features: Tensor | None = None,
     frames: Sequence[int] | None = None,
 ) -> Prediction:
-    """`fuse_body` without gradients, and with what is known besides where cameras are estimated.
+    """`fuse_body` without gradients, nearer to all that is known of cameras and body.
 
-    Few frames know their cameras badly, but the lifter needs none: the fused joints are drawn to
-    those lifted from view 0, as far as both covariances say.
+    The fused joints are drawn to those that the lifter sees from view 0, which need no cameras, as
+    far as both covariances say.
 
     Many frames know their cameras well, and how joints move with these little is known from
     triangulation alone. So the network runs under the sample whose triangulated joints are nearest
@@ -222,20 +222,19 @@ def body_under(
         given, sides = sides, Sides(labelled.clone(), torch.ones_like(labelled, dtype=torch.bool))
         for value, part in zip(sides, given):
             value[:, list(frames)] = part
-    fuse = fuse_body
-    if model.fusion.uses_cameras and len(posterior.R) > 1:
-        fuse = _carried_body if T >= MANY_FRAMES else _lifted_body
+    carried = model.fusion.uses_cameras and len(posterior.R) > 1 and T >= MANY_FRAMES
+    fuse = _carried_body if carried else fuse_body
     parts = []
     for first in range(0, T, CHUNK):
         rows = slice(None), slice(first, first + CHUNK)
         few, few_K, few_sides, few_features = take((keypoints, K, sides, features), rows)
-        parts.append(fuse(model, few, few_K, posterior, few_sides, few_features))
+        fused = fuse(model, few, few_K, posterior, few_sides, few_features)
+        parts.append(_lean_on_lifted(model, few, few_K, few_sides, fused))
     return cat(parts, 1)
 
 
-def _lifted_body(model, keypoints, K, posterior, sides, features) -> Prediction:
-    """Fused joints drawn to the lifted ones; the covariance stays, since both may err together."""
-    fused = fuse_body(model, keypoints, K, posterior, sides, features)
+def _lean_on_lifted(model, keypoints, K, sides, fused: Prediction) -> Prediction:
+    """Kalman's update; the covariance stays, since both may err together."""
     if sides is not None:
         keypoints = apply_sides(keypoints, sides)
     lifted = model.lift(*take((keypoints, K), (slice(None), slice(None), 0)))
@@ -243,7 +242,7 @@ def _lifted_body(model, keypoints, K, posterior, sides, features) -> Prediction:
     away = (lifted.relative - relative).unsqueeze(-1)  # (B, T, 17, 3, 1)
     variance = LIFTED_VARIANCE * lifted.sigma.square()  # (B, T, 17) mm^2
     both = fused.covariance + torch.diag_embed(variance.unsqueeze(-1).expand(*variance.shape, 3))
-    correction = fused.covariance @ torch.linalg.solve(both, away)  # Kalman's
+    correction = fused.covariance @ torch.linalg.solve(both, away)
     return fused._replace(joints3d=fused.joints3d + correction[..., 0])
 
 
