@@ -8,7 +8,7 @@ OUT ?= outputs
 # Threads that wait without spinning: a second busy process otherwise makes both many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow lint render bench onnx coreml executorch litert phones shards clean
+.PHONY: demo test slow lint gpu render bench onnx coreml executorch litert phones shards clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,10 @@ test: $(VENV)/.installed
 slow: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" tests/test_render*.py
+
+# Tests and measures on a CUDA device, within eight minutes, and writes docs/gpu.md.
+gpu: $(VENV)/.installed
+	$(BIN)/python scripts/gpu.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -78,7 +78,8 @@ class ToyTask(Task):
 
     def validate(self, model):
         assert not model.training
-        return {"error": float((model(self.x, self.idle_weights) - self.y).square().mean())}
+        x, y = (value.to(next(model.parameters()).device) for value in (self.x, self.y))
+        return {"error": float((model(x, self.idle_weights) - y).square().mean())}
 
     def pictures(self, model):
         return {"toy/grey": np.full((8, 8, 3), 128, np.uint8)}

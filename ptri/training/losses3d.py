@@ -41,6 +41,8 @@ class Batch(NamedTuple):
     posterior: RigPosterior | None = None  # solved before, for the head alone
 
 
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
 def generated_losses(
     model: PoseModel, batch: Batch, step: int, config: Config
 ) -> dict[str, Tensor]:
@@ -68,9 +70,23 @@ def generated_losses(
 
 def image_losses(model: PoseModel, batch: Sample, step: int, config: Config) -> dict[str, Tensor]:
     """Losses (B,) of images, each sample one frame; "loss" is the weighted sum."""
+    # 1. Detect, in the precision of ``train.amp``.
+    return _losses_of(model, batch, detect(model, batch), step, config)
+
+
+# Millimetres and pixels have four digits before the point: bf16 would round the truth by 16 mm.
+@torch.autocast("cpu", enabled=False)
+@torch.autocast("cuda", enabled=False)
+def _losses_of(
+    model: PoseModel,
+    batch: Sample,
+    detected: tuple[Scene, Tensor, Detection],
+    step: int,
+    config: Config,
+) -> dict[str, Tensor]:
+    """The losses of what `detect` found, in float32 and float64."""
+    scene, features, detection = detected
     B, V = batch.images.shape[:2]
-    # 1. Detect.
-    scene, features, detection = detect(model, batch)
     K, joints3d = scene.K, scene.joints3d
     keypoints, features = tree_map(
         lambda value: _scale_gradient(value, config.train.gradient_2d), (scene.keypoints, features)

@@ -7,6 +7,7 @@ python scripts/benchmark.py photos PATH/persons.json      # the 2D network on ph
 python scripts/benchmark.py speed2d                       # its time and multiply-adds
 python scripts/benchmark.py phones                        # its packages for phones, make phones
 python scripts/benchmark.py render                        # images per second and core
+python scripts/benchmark.py train                         # training on a GPU (or --device cpu)
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py ablations                     # trains all heads before that
 """
@@ -19,7 +20,7 @@ import time
 from benchmark.heads import command_ablations, command_unseen
 from benchmark.photos import command as command_photos
 from benchmark.rig import command as command_rig
-from benchmark.speed import command_network, command_phones, command_render
+from benchmark.speed import command_network, command_phones, command_render, command_train
 from benchmark.speed import command_rig as command_speed
 from ptri.errors import exit_status
 
@@ -30,6 +31,7 @@ COMMANDS = {
     "speed2d": command_network,
     "phones": command_phones,
     "render": command_render,
+    "train": command_train,
     "unseen-rigs": command_unseen,
     "ablations": command_ablations,
 }
