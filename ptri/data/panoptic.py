@@ -199,7 +199,7 @@ def camera_names(views: Any, recorded: Items[Sequence], images: Images) -> list[
                 place = images.root / sequence.name
                 raise UserError(
                     f"{place}: camera {name} has no images; expected the folder hdImgs/{name} or "
-                    f"hdVideos/hd_{name}.mp4, or leave it out of data.views"
+                    f"hdVideos/hd_{name}.mp4, or leave it out of data.views or evaluate.camera_sets"
                 )
     return chosen
 
