@@ -23,6 +23,7 @@ from ptri.system import choose_device
 ROOT = Path(__file__).resolve().parent.parent
 MARKS = re.compile(r"(<!-- gpu-output -->\n).*?(<!-- /gpu-output -->)", re.DOTALL)
 TEST_SECONDS, BENCHMARK_SECONDS = 270, 200  # at most, together less than eight minutes
+CPU_FACTOR = 4  # times as long on a CPU
 
 
 def main() -> int:
@@ -44,12 +45,12 @@ def check(name: str, page: Path) -> int:
     text = page.read_text(encoding="utf-8") if page.is_file() else ""
     if not MARKS.search(text):
         raise UserError(f"{page}: has no lines <!-- gpu-output --> and <!-- /gpu-output -->")
-    chosen, small = ("cuda", []) if device.type == "cuda" else ("not slow", ["--quick"])
-    tests, failed = _run(
-        ["-m", "pytest", "-q", "--no-header", "-m", chosen, "tests/test_gpu.py"], TEST_SECONDS
-    )
+    cuda = device.type == "cuda"
+    chosen, small, factor = ("cuda", [], 1) if cuda else ("not slow", ["--quick"], CPU_FACTOR)
+    command = ["-m", "pytest", "-q", "--no-header", "-m", chosen, "tests/test_gpu.py"]
+    tests, failed = _run(command, factor * TEST_SECONDS)
     benchmark = ["scripts/benchmark.py", "train", "--device", name, "--seconds", "3", *small]
-    measured, broken = _run(benchmark, BENCHMARK_SECONDS)
+    measured, broken = _run(benchmark, factor * BENCHMARK_SECONDS)
     measured = measured.partition("\n\nwritten:")[0]
     day, minutes = time.strftime("%Y-%m-%d"), (time.perf_counter() - start) / 60
     found = f"{day}, {minutes:.1f} minutes, on: {hardware(device)}\n\n"

@@ -6,15 +6,19 @@ device that computes on the CPU and refuses what a GPU refuses (`benchmark.speed
 
 import contextlib
 import copy
+import json
 import os
 import signal
 
+import gpu
 import pytest
 import torch
 import torch.distributed as dist
+from benchmark import commands
 from benchmark.speed.pretend import DEVICE as PRETENDED
 from benchmark.speed.pretend import pretend
 from h36m_fixture import make_tiny_h36m
+from recording_fixture import run_script
 from test_models3d import SMALL
 from torch.nn.parallel import DistributedDataParallel
 from toy_task import ToyTask, assert_same_run, load_last, read_lines, toy_config
@@ -22,6 +26,7 @@ from toy_task import ToyTask, assert_same_run, load_last, read_lines, toy_config
 import ptri
 from ptri import config
 from ptri.data.multiview import open_split
+from ptri.errors import UserError
 from ptri.evaluation.evaluate import evaluate
 from ptri.geometry.rotations import rotation_angle
 from ptri.models.pose_model import PoseModel
@@ -80,6 +85,41 @@ def test_the_pretended_device_refuses_what_a_gpu_refuses():
         weight = torch.ones(3).to(PRETENDED).requires_grad_()
         (weight * far[constant((0, 1, 2), PRETENDED)]).sum().backward()
         assert on_cpu(weight.grad).tolist() == [2, 2, 2]
+
+
+# --- make gpu ------------------------------------------------------------------------------------
+
+
+def test_make_gpu_says_where_there_is_none(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    status, said, _ = run_script(monkeypatch, capsys, "scripts/gpu.py")
+    assert status == 0 and said.count("\n") == 1 and "no CUDA device" in said
+
+
+def test_the_page_keeps_all_but_the_output(tmp_path, monkeypatch):
+    page = tmp_path / "gpu.md"
+    page.write_text("before\n<!-- gpu-output -->\nold\n<!-- /gpu-output -->\nafter\n")
+    said = iter([("...\nFAILED one\n1 failed", True), ("a table\n\nwritten: x", False)])
+    monkeypatch.setattr(gpu, "_run", lambda arguments, seconds: next(said))
+    assert gpu.check("cpu", page) == 1
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("<!-- /gpu-output -->\nafter\n")
+    assert "old" not in text and "FAILED one\n1 failed" in text and "a table\n```" in text
+    (tmp_path / "other.md").write_text("no marks")
+    with pytest.raises(UserError, match="gpu-output"):
+        gpu.check("cpu", tmp_path / "other.md")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_training(device, tmp_path, capsys):
+    small = "--sizes", "64", "--frames", "1", "--quick", "--out", str(tmp_path)
+    assert commands.main(["train", "--device", device.type, *small]) == 0
+    said = capsys.readouterr().out
+    content = json.loads((tmp_path / "train.json").read_text())
+    assert "images/s" in said and all(value > 0 for value in content["throughput"].values())
+    assert {"detect", "lift", "posterior", "fuse", "backward"} <= content["stages"].keys()
+    assert sum(content["waits"]["3D training step"].values()) < 20
+    assert sum(content["waits"]["2D training step"].values()) < 5
 
 
 # --- where tensors are ---------------------------------------------------------------------------
