@@ -67,6 +67,8 @@ def work(args: argparse.Namespace) -> str:
     size = args.size or trained
     if size < 32 or size % 32:
         raise UserError(f"--size {size}: expected a multiple of 32 px")
+    if args.every < 1:
+        raise UserError(f"--every {args.every}: expected at least 1")
     args.out.mkdir(parents=True, exist_ok=True)
     stem = f"{Path(args.source).stem}_{size}"
     if args.to == "onnx":

@@ -55,10 +55,9 @@ def run(path: str | Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     except ImportError as error:
         raise _missing(error) from None
     portable_lib._unsafe_reset_threadpool(1)  # before the first call, as its name asks
-    program = Runtime.get().load_program(str(path))
-    method = program.load_method("forward")
+    method = Runtime.get().load_program(str(path)).load_method("forward")
 
-    def call(images: np.ndarray, program: object = program) -> list[np.ndarray]:  # keeps it alive
+    def call(images: np.ndarray) -> list[np.ndarray]:
         results = [
             [part.numpy().copy() for part in method.execute([image[None]])]
             for image in torch.from_numpy(images).float()
