@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ptri.evaluation import evaluate
 from ptri.geometry.rotations import so3_exp
 from ptri.geometry.triangulation import robust_triangulation
-from ptri.models.lifter import Lifted
 from ptri.posterior.sampling import posterior_mean
 from ptri.rig import estimate
 from ptri.structures import UNKNOWN_DETECTOR, Cameras, Keypoints, RigPosterior
@@ -34,12 +33,6 @@ def detection(images: Tensor, keypoints: Keypoints) -> FakeDetection:
     return FakeDetection(keypoints, torch.zeros(N, 17, size, size), torch.zeros(N, 1, 1, 1))
 
 
-def lifted_nothing(keypoints: Keypoints, K: Tensor) -> Lifted:
-    """Skeletons of views (..., 3, 3) of which nothing is known."""
-    joints = torch.zeros(*K.shape[:-2], 17, 3)
-    return Lifted(joints, joints, torch.full(joints.shape[:-1], 1e9), joints[..., 0])
-
-
 class FakeModel(nn.Module):
     """True keypoints plus noise; true cameras plus a turn of known size; plain triangulation.
 
@@ -49,7 +42,6 @@ class FakeModel(nn.Module):
 
     detector = UNKNOWN_DETECTOR
     fusion = SimpleNamespace(uses_cameras=False)
-    lift = staticmethod(lifted_nothing)
 
     def __init__(self, dataset=None, noise=1.0, error_deg=2.0, spread_deg=2.0, cameras=None):
         super().__init__()

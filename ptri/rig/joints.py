@@ -229,12 +229,17 @@ def body_under(
         rows = slice(None), slice(first, first + CHUNK)
         few, few_K, few_sides, few_features = take((keypoints, K, sides, features), rows)
         fused = fuse(model, few, few_K, posterior, few_sides, few_features)
-        parts.append(_lean_on_lifted(model, few, few_K, few_sides, fused))
+        if model.fusion.uses_cameras:  # others answer as they are
+            fused = _lean_on_lifted(model, few, few_K, few_sides, fused, T)
+        parts.append(fused)
     return cat(parts, 1)
 
 
-def _lean_on_lifted(model, keypoints, K, sides, fused: Prediction) -> Prediction:
-    """Kalman's update; the covariance stays, since both may err together."""
+def _lean_on_lifted(model, keypoints, K, sides, fused, num_frames: int) -> Prediction:
+    """Kalman's update of each fused joint by the lifted one.
+
+    The covariance of few frames stays, since it is too small already.
+    """
     if sides is not None:
         keypoints = apply_sides(keypoints, sides)
     lifted = model.lift(*take((keypoints, K), (slice(None), slice(None), 0)))
@@ -242,8 +247,9 @@ def _lean_on_lifted(model, keypoints, K, sides, fused: Prediction) -> Prediction
     away = (lifted.relative - relative).unsqueeze(-1)  # (B, T, 17, 3, 1)
     variance = LIFTED_VARIANCE * lifted.sigma.square()  # (B, T, 17) mm^2
     both = fused.covariance + torch.diag_embed(variance.unsqueeze(-1).expand(*variance.shape, 3))
-    correction = fused.covariance @ torch.linalg.solve(both, away)
-    return fused._replace(joints3d=fused.joints3d + correction[..., 0])
+    gain = torch.linalg.solve(both, fused.covariance).mT
+    less = gain @ fused.covariance if num_frames >= MANY_FRAMES else 0.0
+    return Prediction(fused.joints3d + (gain @ away)[..., 0], fused.covariance - less)
 
 
 def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction:
