@@ -248,6 +248,7 @@ def _lean_on_lifted(model, keypoints, K, sides, fused, num_frames: int) -> Predi
     variance = LIFTED_VARIANCE * lifted.sigma.square()  # (B, T, 17) mm^2
     both = fused.covariance + torch.diag_embed(variance.unsqueeze(-1).expand(*variance.shape, 3))
     gain = torch.linalg.solve(both, fused.covariance).mT
+    gain[..., H36M17.root, :, :] = 0.0  # of the root's place it says nothing
     less = gain @ fused.covariance if num_frames >= MANY_FRAMES else 0.0
     return Prediction(fused.joints3d + (gain @ away)[..., 0], fused.covariance - less)
 
