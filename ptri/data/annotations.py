@@ -122,14 +122,14 @@ def read_persons(
     return make_persons(images, box, keypoints if labelled else None), crowds
 
 
-def read_json(path: str | Path, hook: Callable[[dict], Any] | None = None) -> Any:
-    """What a JSON file holds; a UserError where it cannot be read."""
+def read_json(path: str | Path, hook: Callable[[dict], Any] | None = None, advice: str = "") -> Any:
+    """What a JSON file holds; a UserError, which may end with advice, where it cannot be read."""
     try:
         return json.loads(Path(path).read_bytes(), object_hook=hook)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON: {error}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}{advice}") from None
+    except ValueError as error:  # also bytes that are no text
+        raise UserError(f"{path}: truncated or no JSON: {error}{advice}") from None
 
 
 def make_persons(images: list[str], box: np.ndarray, keypoints: np.ndarray | None) -> Persons:

@@ -7,15 +7,15 @@ is mm with z up, as Human3.6M's world.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from ptri.data import transforms
+from ptri.data.annotations import read_json
 from ptri.errors import UserError
 from ptri.skeleton import Skeleton
 
@@ -26,6 +26,7 @@ SPREAD_CM = (50.0, 2000.0)  # of the cameras about their middle, median
 # World axes of the files (y down) to ours (z up): x, z, -y. And their centimetres.
 _TURN = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 _CM = 10.0
+_ADVICE = "; download or extract it again with the panoptic-toolbox"
 _CAMERA = {"K": (3, 3), "distCoef": (5,), "R": (3, 3), "t": (3,), "resolution": (2,)}
 
 _LIMBS = [
@@ -99,7 +100,7 @@ def read_sequence(root: Path, name: str, step: int = 1) -> Sequence:
         UserError: a file that is missing, damaged or holds something else.
     """
     path = root / name / f"calibration_{name}.json"
-    tree = _read_json(path)
+    tree = read_json(path, advice=_ADVICE)
     try:
         cameras = [camera for camera in tree["cameras"] if camera["type"] == "hd"]
         cameras.sort(key=lambda camera: camera["name"])
@@ -137,7 +138,7 @@ def _read_bodies(
         raise UserError(f"{folder}: no file body3DScene_%08d.json; extract the .tar file there")
     frames, persons, joints = [], [], []
     for number, name in numbers:
-        tree = _read_json(folder / name)
+        tree = read_json(folder / name, advice=_ADVICE)
         try:
             for body in tree["bodies"]:
                 frames.append(number)
@@ -153,17 +154,6 @@ def _read_bodies(
     known = (confidence > MIN_CONFIDENCE) & points.any(-1) & np.isfinite(points).all(-1)
     points = np.where(known[..., None], _CM * points @ _TURN.T, np.nan)
     return len(numbers), skeleton, np.array(frames, int), np.array(persons, int), points
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; download it with the panoptic-toolbox") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # also bytes that are no text
-        raise UserError(f"{path}: truncated or damaged JSON ({error}); extract it again") from None
 
 
 # --- geometry ---------------------------------------------------------------------------------

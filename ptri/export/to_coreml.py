@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 import torch
 
-from ptri.errors import UserError
 from ptri.export import mil
+from ptri.export.files import missing
 from ptri.export.graph import HEATMAPS, Exported
 
 # w8 and palette6 compress weights (a scale a channel; 64 values a tensor, found by k-means) and
@@ -41,10 +41,7 @@ def write(
         import coremltools as ct
         import coremltools.optimize.coreml as cto
     except ImportError as error:
-        raise UserError(
-            f"{error.name} is missing; make coreml makes an environment with it, .venv-coreml, "
-            "whose Python runs this script"
-        ) from None
+        raise missing(error, "coreml") from None
     # Without decompositions attention stays one operation, which becomes a plain softmax.
     program = torch.export.export(module, (torch.zeros(1, 3, size, size),)).run_decompositions({})
     shape = (1, 3, size, size)

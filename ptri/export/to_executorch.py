@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptri.errors import UserError
+from ptri.export.files import missing
 from ptri.export.graph import Exported
 
 PRECISIONS = ("float32", "w8a8")
@@ -32,7 +32,7 @@ def write(
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     except ImportError as error:
-        raise _missing(error) from None
+        raise missing(error, "executorch") from None
     image = torch.zeros(1, 3, size, size)
     model: nn.Module = module
     with torch.no_grad():
@@ -53,7 +53,7 @@ def run(path: str | Path) -> Callable[[np.ndarray], list[np.ndarray]]:
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
     except ImportError as error:
-        raise _missing(error) from None
+        raise missing(error, "executorch") from None
     portable_lib._unsafe_reset_threadpool(1)  # before the first call, as its name asks
     method = Runtime.get().load_program(str(path)).load_method("forward")
 
@@ -80,10 +80,3 @@ def _quantise(module: Exported, image: Tensor, images: Tensor) -> nn.Module:
     for single in images:
         prepared(single[None])
     return convert_pt2e(prepared)
-
-
-def _missing(error: ImportError) -> UserError:
-    return UserError(
-        f"{error.name} is missing; make executorch makes an environment with it, "
-        ".venv-executorch, whose Python runs this script"
-    )

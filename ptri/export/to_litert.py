@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ptri.errors import UserError
+from ptri.export.files import missing
 from ptri.export.graph import Exported
 
 # float16 and w8 store weights so and compute in float32.
@@ -31,7 +31,7 @@ def write(
     try:
         import litert_torch
     except ImportError as error:
-        raise _missing(error) from None
+        raise missing(error, "litert") from None
     channels_last = litert_torch.to_channel_last_io(module, args=[0], outputs=[0, 1]).eval()
     model = litert_torch.convert(channels_last, (torch.zeros(1, size, size, 3),))
     model.export(str(path))
@@ -48,7 +48,7 @@ def run(path: str | Path) -> Callable[[np.ndarray], list[np.ndarray]]:
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
-        raise _missing(error) from None
+        raise missing(error, "litert") from None
     interpreter = Interpreter(str(path), num_threads=1)
     interpreter.allocate_tensors()
     (given,) = interpreter.get_input_details()
@@ -105,10 +105,3 @@ def _to_floats(values: np.ndarray, details: dict) -> np.ndarray:
         return values
     scale, zero = details["quantization"]
     return (values.astype(np.float32) - zero) * scale
-
-
-def _missing(error: ImportError) -> UserError:
-    return UserError(
-        f"{error.name} is missing; make litert makes an environment with it, .venv-litert, whose "
-        "Python runs this script"
-    )
