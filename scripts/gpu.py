@@ -64,9 +64,14 @@ def _run(arguments: list[str], seconds: float) -> tuple[str, bool]:
     """What a command of Python says, and whether it failed."""
     try:
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, text=True, timeout=seconds,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | {"COLUMNS": "100"},
-        )  # fmt: skip
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            text=True,
+            timeout=seconds,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"COLUMNS": "100"},
+        )
     except subprocess.TimeoutExpired as late:
         said = (late.stdout or b"").decode()
         return f"{said}\nstopped after {seconds} s".strip(), True

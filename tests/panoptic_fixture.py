@@ -62,12 +62,17 @@ def write_calibration(path: Path, dist=DISTORTION, scale: float = 1.0) -> None:
     for c, name in enumerate(CAMERAS):
         cameras.append(
             {
-                "name": name, "type": "hd", "resolution": [SIDE, SIDE], "panel": 0, "node": c,
-                "K": K[c].tolist(), "distCoef": list(dist),
+                "name": name,
+                "type": "hd",
+                "resolution": [SIDE, SIDE],
+                "panel": 0,
+                "node": c,
+                "K": K[c].tolist(),
+                "distCoef": list(dist),
                 "R": (R[c] @ TO_FILES.T * 10).tolist(),
                 "t": (0.1 * scale * t[c])[:, None].tolist(),
             }
-        )  # fmt: skip
+        )
     path.write_text(json.dumps({"calibDataSource": "test", "cameras": cameras}))
 
 

@@ -170,10 +170,18 @@ def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("h36m")
     make_tiny_h36m(folder, num_frames=2, size=128)
     return [
-        *SMALL, f"data.root={folder}", "data.train_subjects=[1]", "data.test_subjects=[9]",
-        "data.image_size=64", "data.workers=0", "train.batch_size=2", "train.warmup_steps=0",
-        "evaluate.batch_size=2", "evaluate.pictures=1", "evaluate.pool_frames=4",
-    ]  # fmt: skip
+        *SMALL,
+        f"data.root={folder}",
+        "data.train_subjects=[1]",
+        "data.test_subjects=[9]",
+        "data.image_size=64",
+        "data.workers=0",
+        "train.batch_size=2",
+        "train.warmup_steps=0",
+        "evaluate.batch_size=2",
+        "evaluate.pictures=1",
+        "evaluate.pool_frames=4",
+    ]
 
 
 def test_a_2d_step_is_that_of_the_cpu(place, tiny):
@@ -257,8 +265,13 @@ def test_a_training_step_asks_the_gpu_once(tmp_path):
     """For losses, gradient norm and whether they are finite together."""
     for epochs in (1, 2):
         with pretend() as trace:
-            engine.fit(ToyTask(toy_config(tmp_path / str(epochs), f"run.device={PRETENDED}",
-                                          f"train.epochs={epochs}")))  # fmt: skip
+            engine.fit(
+                ToyTask(
+                    toy_config(
+                        tmp_path / str(epochs), f"run.device={PRETENDED}", f"train.epochs={epochs}"
+                    )
+                )
+            )
         steps = trace.waits
         lines = {line for line, kind in steps if kind == "tolist"}
         assert len(lines) == 1 and lines.pop().startswith("training/engine.py")
@@ -339,9 +352,11 @@ def test_a_skipped_step_and_the_scaler_are_resumed(device, tmp_path, any_precisi
     saves = []
     save = state.checkpoint.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(state.checkpoint, "save", lambda path, content: (
-            saves.append(copy.deepcopy(content)), save(path, content)
-        ))  # fmt: skip
+        patch.setattr(
+            state.checkpoint,
+            "save",
+            lambda path, content: (saves.append(copy.deepcopy(content)), save(path, content)),
+        )
         with pytest.raises(SystemExit):
             engine.fit(Overflowing(toy_config(parts, *options), dropout=0.2, hook=stop))
     before, after = (next(c for c in saves if c["step"] == step) for step in (3, 4))

@@ -24,9 +24,13 @@ PROCESSES.set_forkserver_preload(["torch.distributed", "ptri.system"])
 def member(rank, port, folder, failing):
     """What each of three processes does; its exit status and what it said go to the folder."""
     os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "3",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     said = os.open(folder / "said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(said, 2)
 
@@ -72,9 +76,13 @@ def infer(*arguments, processes=1):
     command = [sys.executable, *launcher * (processes > 1), "infer3d.py", "configs/demo.yaml"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(
-        [*command, "run.device=cpu", "run.threads=1", *arguments], cwd=ROOT, env=environment,
-        text=True, capture_output=True, timeout=600,
-    )  # fmt: skip
+        [*command, "run.device=cpu", "run.threads=1", *arguments],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=600,
+    )
 
 
 def rows_of(path):

@@ -123,10 +123,16 @@ def test_errors_are_means_over_known_joints():
 
 def test_a_step_from_images_is_finite():
     overrides = [
-        *SMALL, "data.root=data/demo", "data.train_subjects=[1]", "data.test_subjects=[9]",
-        "data.image_size=64", "data.workers=0", "train.batch_size=2", "train.true_start=true",
+        *SMALL,
+        "data.root=data/demo",
+        "data.train_subjects=[1]",
+        "data.test_subjects=[9]",
+        "data.image_size=64",
+        "data.workers=0",
+        "train.batch_size=2",
+        "train.true_start=true",
         "train.weight_region=1",
-    ]  # fmt: skip
+    ]
     task = RigTask(config.load(None, overrides))
     torch.manual_seed(0)
     model = task.build_model().train()

@@ -25,9 +25,17 @@ DEVICE = torch.device("meta")
 aten = torch.ops.aten
 # The size of the result, or whether all went well, is known on the GPU only.
 WAITING = {
-    aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten._unique2, aten.unique_dim,
-    aten.bincount, aten.equal, aten._linalg_eigh, aten._linalg_svd, aten._linalg_check_errors,
-}  # fmt: skip
+    aten._local_scalar_dense,
+    aten.nonzero,
+    aten.masked_select,
+    aten._unique2,
+    aten.unique_dim,
+    aten.bincount,
+    aten.equal,
+    aten._linalg_eigh,
+    aten._linalg_svd,
+    aten._linalg_check_errors,
+}
 
 INDEXING = aten.index, aten.index_put, aten.index_put_
 
@@ -38,9 +46,14 @@ class _Pretend(Tensor):
     @staticmethod
     def __new__(cls, inner: Tensor) -> _Pretend:
         return torch.Tensor._make_wrapper_subclass(
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype,
-            device=DEVICE, requires_grad=inner.requires_grad,
-        )  # fmt: skip
+            cls,
+            inner.shape,
+            inner.stride(),
+            inner.storage_offset(),
+            dtype=inner.dtype,
+            device=DEVICE,
+            requires_grad=inner.requires_grad,
+        )
 
     def __init__(self, inner: Tensor) -> None:
         self.inner = inner

@@ -100,10 +100,13 @@ def stages_3d(step: Callable[[], Any], run: Run) -> dict[str, Stage]:
 
     with contextlib.ExitStack() as stack:
         for name, owner, attribute in (
-            ("detect", losses3d, "detect"), ("lift", run.model.lifter, "forward"),
-            ("posterior", losses3d, "solve"), ("fuse", losses3d, "fuse_body"),
-            ("backward", torch.Tensor, "backward"), ("optimizer", run.optimizer, "step"),
-        ):  # fmt: skip
+            ("detect", losses3d, "detect"),
+            ("lift", run.model.lifter, "forward"),
+            ("posterior", losses3d, "solve"),
+            ("fuse", losses3d, "fuse_body"),
+            ("backward", torch.Tensor, "backward"),
+            ("optimizer", run.optimizer, "step"),
+        ):
             patch = mock.patch.object(owner, attribute, timed(name, getattr(owner, attribute)))
             stack.enter_context(patch)
         start = time.perf_counter()
