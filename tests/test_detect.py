@@ -18,16 +18,12 @@ from ptri.evaluation.evaluate import load_model
 from ptri.geometry.cameras import to_reference
 from ptri.recordings import cache, run, videos
 from ptri.recordings.boxes import Motion
-from ptri.recordings.detect import (
-    CropKeypoints,
-    Turns,
-    crop_of_box,
-    detected_recording,
-    follow,
-    look_at,
-)
+from ptri.recordings.crops import Turns, crop_of_box
+from ptri.recordings.detect import follow
+from ptri.recordings.detections import detected_recording
 from ptri.recordings.intrinsics import CameraEntry, read_cameras
 from ptri.recordings.keypoint_files import read_recording, undistort
+from ptri.recordings.look import CropKeypoints, look_at
 from ptri.recordings.solve import compare_halves, rig_input, solve
 from ptri.rig.check import known_joints
 from ptri.structures import Cameras

@@ -18,7 +18,8 @@ from ptri.config import Config
 from ptri.errors import UserError
 from ptri.evaluation.outputs import append
 from ptri.models.heatmap import WINDOW
-from ptri.recordings.detect import Detections, detect
+from ptri.recordings.detect import detect
+from ptri.recordings.detections import Detections
 from ptri.recordings.videos import VideoSet
 from ptri.skeleton import H36M17
 

@@ -17,7 +17,7 @@ from ptri.evaluation.table import grid
 from ptri.geometry.cameras import centres, project
 from ptri.geometry.triangulation import robust_triangulation
 from ptri.recordings.boxes import box_source
-from ptri.recordings.detect import Detections
+from ptri.recordings.detections import Detections
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.solve import Solution, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera

@@ -14,7 +14,7 @@ from ptri.evaluation.evaluate import load_model
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import resample
 from ptri.recordings import cache, report
-from ptri.recordings.detect import Detections, detected_recording
+from ptri.recordings.detections import Detections, detected_recording
 from ptri.recordings.intrinsics import write_toml
 from ptri.recordings.keypoint_files import Recording, read_recording
 from ptri.recordings.solve import Solution, camera_spread, compare_halves, solve

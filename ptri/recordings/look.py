@@ -1,0 +1,84 @@
+"""One look of the 2D network at crops of one frame: keypoints in full-image pixels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from ptri.data import transforms
+from ptri.recordings.intrinsics import CameraEntry
+from ptri.skeleton import H36M17
+
+
+class CropKeypoints(NamedTuple):
+    """Keypoints of N crops of one frame, in undistorted full-image px unless stated otherwise."""
+
+    view: np.ndarray  # (N,) that the crop is of
+    xy: np.ndarray  # (N, J, 2)
+    covariance: np.ndarray  # (N, J, 2, 2) px^2
+    confidence: np.ndarray  # (N, J)
+    local: np.ndarray  # (N, J, 2) px of the network image
+    crops: np.ndarray  # (N, 4) centre x, y and side px, turn rad
+
+    def rows(self, index) -> CropKeypoints:
+        """Some of the crops."""
+        return CropKeypoints(*(part[index] for part in self))
+
+
+Look = Callable[[np.ndarray, np.ndarray], CropKeypoints]  # `look_at` a frame: views, crops
+
+
+def look_at(
+    model: nn.Module,
+    cameras: Sequence[CameraEntry],
+    size: int,
+    images: Sequence[np.ndarray],
+    views: np.ndarray,
+    crops: np.ndarray,
+) -> CropKeypoints:
+    """Cuts crops out of the images of V views and detects keypoints in them.
+
+    Args:
+        model: with ``detect`` of `ptri.models.pose_model.PoseModel`. size: px of its images.
+        images: V of (H, W, 3) uint8 BGR, as recorded.
+        views: (N,) of the crops, places in images. crops: (N, 4).
+    """
+    if not len(views):
+        J = len(H36M17.joints)
+        shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,))
+        return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
+    shrink = functools.cache(lambda view, factor: _shrink(images[view], factor))
+    inputs, to_full = [], []
+    for view, (x, y, side, roll) in zip(views, crops):
+        camera = cameras[view]
+        K, turn = transforms.crop_camera(camera.K, np.array([x, y]), side, size, roll)
+        # Sampling alone would skip pixels of a large crop: average them first.
+        factor = transforms.reduction_for(side, size)
+        source = transforms.resize_intrinsics(camera.K, 1 / factor)
+        dist = camera.dist if camera.dist.any() else None
+        image = transforms.warp(shrink(view, factor), source, K, turn, size, dist)
+        inputs.append(transforms.normalise(image[:, :, ::-1]))
+        to_full.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
+    with torch.no_grad():
+        batch = torch.stack(inputs).to(next(model.parameters()).device)
+        keypoints = model.detect(batch).keypoints
+    local, covariance, confidence = (part.double().cpu().numpy() for part in keypoints)
+    A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
+    xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
+    covariance = np.einsum("nab,njbc,ndc->njad", A, covariance, A)
+    return CropKeypoints(views, xy, covariance, confidence, local, crops)
+
+
+def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
+    """Means of blocks of factor x factor pixels."""
+    if factor == 1:
+        return image
+    height, width = (side // factor for side in image.shape[:2])
+    blocks = image[: height * factor, : width * factor]
+    return cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA)
