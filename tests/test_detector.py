@@ -223,6 +223,37 @@ def test_the_settings_are_written_as_they_are_read(tmp_path):
     assert "triangulated, true cameras" in text and "nan" not in text
 
 
+def test_a_detector_of_other_joints_is_fitted(tmp_path):
+    """COCO's set has no spine and no head's top, and a hip that is the middle of both hips."""
+    clips = people(num=16)._replace(joint_set="coco17")
+    clips = clips._replace(keypoints=simulate(clips, ErrorModel(**PLANTED), 1).keypoints)
+    xy = clips.keypoints.xy
+    absent = [H36M17.joints.index(name) for name in ("spine", "head")]
+    given = xy.isfinite().all(-1).flatten(0, 2).all(0)
+    assert [i for i, seen in enumerate(given.tolist()) if not seen] == absent
+    hips = [H36M17.joints.index(name) for name in ("left_hip", "right_hip")]
+    assert torch.allclose(xy[..., H36M17.root, :], xy[..., hips, :].mean(-2), atol=1e-4)
+    found = fit(clips, ErrorModel(), rounds=1, repeats=1)
+    settings = report.settings_of(found, clips)
+    assert settings["joint_set"] == "coco17" and settings["missing_rate"] == 0
+    path = tmp_path / "errors.yaml"
+    path.write_text(report.to_yaml(settings, ""))
+    read = config.load("configs/fusion.yaml", [f"generated.errors={path}"])
+    again = simulate(clips, errors_of(read.generated), 2).keypoints.xy
+    assert torch.equal(again.isnan(), xy.isnan())
+    detector = report.detector_of(found, clips, 0.5)
+    drawn = dict(zip([H36M17.joints[child] for child, _ in H36M17.bones], detector.bone_ratio))
+    assert drawn["head"] == drawn["spine"] == 1.0  # nothing is known of them
+    assert drawn["left_knee"] == pytest.approx(1, abs=0.1) and drawn["left_knee"] != 1
+    table = report.table(found, clips, ErrorModel(), 0)
+    assert "nan" not in table
+
+
+def test_a_joint_set_is_one_of_ours():
+    with pytest.raises(UserError, match=r"generated\.errors\.joint_set: no joint set 'coco'"):
+        ErrorModel(joint_set="coco")
+
+
 def test_missing_joints_are_counted():
     clips = people(num=20)
     xy = clips.keypoints.xy.clone()

@@ -116,6 +116,22 @@ def test_statures_are_reached_and_statistics_are_current():
     assert np.abs(off).max() < 4.5
 
 
+def test_things_stand_before_the_cameras_of_a_rig(tmp_path):
+    renderer()
+    seen, images = [], []
+    for chance in (0.0, 1.0):
+        out = tmp_path / str(chance)
+        options = {"subjects": ("S1",), "occluders": chance, "size": 128, "quality": 95}
+        layout.render_dataset(dataclasses.replace(TINY, out=str(out), **options), progress=False)
+        with np.load(out / "extra" / layout.TRUTH_NAME) as truth:
+            seen.append(truth["h36m17_visible"])
+        files = sorted((out / "processed").rglob("*.jpg"))
+        images.append(np.stack([cv2.imread(str(path)) for path in files]).astype(int))
+    assert not (seen[1] & ~seen[0]).any() and seen[1].sum() < seen[0].sum()
+    changed = (np.abs(images[0] - images[1]).max(-1) > 40).mean((1, 2))  # of each image
+    assert (changed > 0.01).all() and changed.max() < 0.6
+
+
 def test_a_data_set_is_readable_deterministic_and_resumable(tmp_path, monkeypatch):
     renderer()
     whole, broken = (dataclasses.replace(TINY, out=str(tmp_path / n)) for n in ("whole", "broken"))

@@ -15,6 +15,7 @@ from torch import Tensor
 from ptri.geometry.cameras import project, transform
 from ptri.people.draws import Draws, ar1
 from ptri.people.error_model import ErrorModel
+from ptri.people.joint_sets import as_given
 from ptri.people.trunk import body_fixed, facing, self_occluded
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
@@ -102,6 +103,9 @@ def simulate_detections(
             confidence = torch.where(flat, draws.uniform(1, V, 1, low=0.5), confidence)
     # 5 What is missing
     missing = _missing(draws, errors, hidden, exact) | (depth < 1.0)
+    if not exact:
+        given = as_given(errors.joint_set, xy, reported, confidence, missing)
+        xy, reported, confidence, missing = given
     if size is not None:
         inside = (clean >= -0.5) & (clean <= size[:, None, :, None] - 0.5)
         missing = missing | ~inside.all(-1)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ptri.errors import UserError
 from ptri.fields import Section, number
-from ptri.skeleton import H36M17
+from ptri.skeleton import H36M17, SKELETONS
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class ErrorModel(Section):
     NAME = "generated.errors"
 
     fps: float = number(10.0, above=0)  # frames per second, for what lasts; scenes have their own
+    joint_set: str = H36M17.name  # of the detector: joints that its set lacks are never seen, and
+    # some are means of others; a name of ptri/skeletons.json
     noise: float = number(0.007, 0)  # of the person: standard deviation of an average joint
     # How hard the 17 joints are, factors on it; []: those of ptri/people/detections.py
     joint_noise: list[float] = field(default_factory=list)
@@ -65,6 +67,11 @@ class ErrorModel(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.joint_set not in SKELETONS:
+            raise UserError(
+                f"{self.NAME}.joint_set: no joint set {self.joint_set!r:.40}; expected one of "
+                f"{', '.join(SKELETONS)}"
+            )
         joints = len(H36M17.joints)
         for name in ("joint_noise", "joint_stated"):
             values = getattr(self, name)

@@ -23,7 +23,7 @@ from ptri.render.draw.gl import Renderer
 from ptri.render.people.person import Person, make_rng, sample_person
 from ptri.render.people.posing import coco_keypoints, pose
 from ptri.render.settings import ACTION_KINDS, RenderSettings
-from ptri.render.stage import backdrops
+from ptri.render.stage import backdrops, occluders
 from ptri.render.stage.cameras import Camera
 from ptri.render.stage.room import SEATED, sample_place, with_seat
 from ptri.skeleton import H36M17
@@ -124,6 +124,10 @@ def render_action(
     renderer.set_person(person.dressed)
     sensors = [sensor.sample_sensor(rng, settings) for _ in range(settings.cameras)]
     cameras = [Camera(K, R, t / 1000) for K, R, t in zip(rig.K, rig.R, rig.t)]
+    side_rng = make_rng(settings.seed, subject, action, 4)
+    for camera in cameras:
+        if side_rng.random() < settings.occluders:  # nearer than the person ever comes
+            room = occluders.add_occluder(side_rng, room, camera, clip.joints.reshape(-1, 3))
     frames = np.arange(settings.frames, dtype=np.int32) * max(1, round(50 / settings.fps))
     labels = []
     for t, frame in enumerate(frames.tolist()):

@@ -23,7 +23,7 @@ def bone_ratio(keypoints: Keypoints, cameras: Cameras, joints: Tensor) -> Tensor
         joints: truth (B, T, J, 3) mm, in the cameras' world frame.
 
     Returns:
-        (16,), in the order of `H36M17.bones`.
+        (16,), in the order of `H36M17.bones`; NaN of bones that end at a joint that is not given.
     """
     drawn, body = robust_triangulation(keypoints, cameras)[0].joints3d, load_body_prior()
     drawn, truth = (x.double().flatten(0, 1) for x in (drawn, joints))

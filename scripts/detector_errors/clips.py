@@ -20,6 +20,7 @@ from ptri.models.network2d import Network2D
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
+from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Keypoints
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,12 @@ PRESENT = dict.fromkeys(
 class Clips(NamedTuple):
     """B clips of T frames in V static views; px of images with focal length `FOCAL`, centre 0."""
 
-    joints: Tensor  # (B, T, J, 3) mm, frame of view 0
+    joints: Tensor  # (B, T, 17, 3) mm, frame of view 0
     cameras: Cameras  # (B, V, ...) truth
-    keypoints: Keypoints  # (B, T, V, J, ...)
-    inside: Tensor  # (B, T, V, J) bool, the joint lies inside the image
+    keypoints: Keypoints  # (B, T, V, 17, ...); NaN: the detector's joint set has no such joint
+    inside: Tensor  # (B, T, V, 17) bool, the joint lies inside the image
     fps: float
+    joint_set: str = H36M17.name  # of the detector
 
     def moving_cameras(self) -> Cameras:
         """The cameras with their K once a frame (B, T, V, 3, 3), as triangulation takes them."""
@@ -127,7 +129,7 @@ def static_cameras(R: Tensor, t: Tensor) -> Cameras:
 def simulate(clips: Clips, options: ErrorModel, seed: int) -> Clips:
     """The same people and cameras with keypoints from the error model, missing where they were."""
     draws = Draws.from_seeds([(seed, row) for row in range(len(clips.joints))])
-    errors = dataclasses.replace(options, fps=clips.fps, **PRESENT)
+    errors = dataclasses.replace(options, fps=clips.fps, joint_set=clips.joint_set, **PRESENT)
     keypoints = simulate_detections(draws, errors, clips.joints, clips.cameras).keypoints
     xy = keypoints.xy.masked_fill(clips.keypoints.xy.isnan(), torch.nan)
     return clips._replace(keypoints=keypoints._replace(xy=xy))

@@ -77,7 +77,8 @@ def fit(
     truth = true_views(clips)
     measured, error = measure(truth, clips.keypoints), standard_errors(truth, clips.keypoints)
     names = [name for name in LABELS if math.isfinite(measured.values[name])]
-    if "noise" not in names or not measured.joint.isfinite().all():
+    given = clips.keypoints.xy.isfinite().all(-1).flatten(0, -2).any(0)  # (17,)
+    if "noise" not in names or not measured.joint[given].isfinite().all():
         raise UserError(
             "too few joints inside the images to measure a detector's errors on: give more frames"
         )
@@ -182,12 +183,12 @@ def corrected(options: ErrorModel, measured: Statistics, simulated: Statistics) 
 
 
 def _missed(measured: Tensor, simulated: Tensor) -> Tensor:
-    return (measured / simulated).log().clamp(-0.7, 0.7).exp()
+    return (measured / simulated).nan_to_num(1.0).log().clamp(-0.7, 0.7).exp()
 
 
 def _relative(factors: Tensor) -> Tensor:
-    """Factors of geometric mean one."""
-    return factors / factors.log().mean().exp()
+    """Factors of geometric mean one; 1 for joints that are not given (NaN)."""
+    return (factors / factors.log().nanmean().exp()).nan_to_num(1.0)
 
 
 def standard_errors(truth: Truth, keypoints: Keypoints) -> dict[str, float]:

@@ -73,7 +73,8 @@ def resolved(truth: Truth, xy: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def measure(truth: Truth, keypoints: Keypoints) -> Statistics:
-    """Every statistic of keypoints (B, T, V, J, ...) px. NaN where there is too little to say."""
+    """Every statistic of keypoints (B, T, V, J, ...) px. NaN where there is too little to say, and
+    of joints that the detector does not give."""
     xy = keypoints.xy / truth.scale[..., None, None]
     used = truth.inside & ~xy.isnan().any(-1)
     xy = torch.where(used.unsqueeze(-1), xy, truth.xy)
@@ -82,7 +83,7 @@ def measure(truth: Truth, keypoints: Keypoints) -> Statistics:
     error, mirrored = resolved(truth, xy)
     size = error.norm(dim=-1)
     middle = _joint_median(size, used)
-    values = {"noise": float(middle.log().mean().exp())}
+    values = {"noise": float(middle.log().nanmean().exp())}
     values |= _stated(sigma, used)
     values |= _ellipses(covariance, error, used & (size < TRIM * sigma))
     values |= _sizes(error, sigma, used, truth.hidden, middle)

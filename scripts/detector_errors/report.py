@@ -23,7 +23,8 @@ _FRESH = 1000  # seeds of the simulations shown lie this far from those fitted w
 def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
     """The numbers of ``generated.errors``: errors as fitted; rounded."""
     options = fit.options
-    settings: dict[str, object] = {name: _rounded(getattr(options, name)) for name in fit.names}
+    settings: dict[str, object] = {"joint_set": clips.joint_set}
+    settings |= {name: _rounded(getattr(options, name)) for name in fit.names}
     settings["joint_noise"] = [round(value, 3) for value in options.joint_noise]
     settings["joint_stated"] = [round(value, 3) for value in options.joint_stated]
     settings["definition_mean"] = [[round(v, 1) + 0.0 for v in r] for r in options.definition_mean]
@@ -34,6 +35,7 @@ def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
     """What the posterior needs to know of the detector: bones as measured, the rest as fitted."""
     options = fit.options
     ratio = bone_ratio(clips.keypoints, clips.moving_cameras(), clips.joints)
+    ratio = ratio.nan_to_num(1.0)  # bones that the detector does not draw
     return Detector(
         tuple(round(value, 3) for value in ratio.tolist()),
         tuple(round(options.overstate * value, 3) for value in options.joint_stated),
@@ -42,11 +44,12 @@ def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
 
 
 def missing_rates(clips: Clips) -> dict[str, float]:
-    """Shares of the joints inside the images that the detector leaves out."""
+    """Shares of the joints inside the images that the detector leaves out of those it knows."""
     truth = true_views(clips)
     gone = clips.keypoints.xy.isnan().any(-1) & clips.inside
+    known = ~clips.keypoints.xy.isnan().any(-1).flatten(0, 2).all(0)  # (17,)
     lost = (gone | ~clips.inside).all(-1) & clips.inside.any(-1)  # (B, T, V)
-    seen = clips.inside & ~lost.unsqueeze(-1)
+    seen = clips.inside & known & ~lost.unsqueeze(-1)
     single = float(gone[seen & ~truth.hidden].double().mean())
     hidden = seen & truth.hidden
     behind = float(gone[hidden].double().mean()) if hidden.any() else 0.0

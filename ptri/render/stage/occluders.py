@@ -22,7 +22,7 @@ def add_occluder(rng: np.random.Generator, room: Room, camera: Camera, joints: n
     """Puts one thing between a camera and a person, over a part of the person.
 
     Args:
-        joints: (17, 3) m of the person.
+        joints: (N, 3) m of the person, in all frames that the thing stands there.
     """
     depth = camera.project(joints)[:, 2]
     nearest = depth.min() - 0.3
