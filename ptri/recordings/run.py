@@ -30,17 +30,24 @@ def run(config: Config, folder: Path) -> str:
     Raises:
         UserError: bad settings, files or weights.
     """
-    detections = None
-    if config.data.kind == "videos":
-        video_set = open_video_set(config)
-        model = load_model(config, images=True)
-        detections = cache.detect_or_reuse(model, video_set, config)
-        least = config.recording.min_confidence
-        recording = detected_recording(detections, video_set.cameras, least)
-    else:
-        recording = read_recording(config.data.root, config.recording)
-        model = load_model(config, images=False)
+    model, recording, detections = observe(config)
     return process(model, recording, config, folder, detections)[1]
+
+
+def observe(config: Config) -> tuple[PoseModel, Recording, Detections | None]:
+    """The model and the keypoints of a recording: from its files, or detected in its videos.
+
+    Raises:
+        UserError: bad settings, files or weights.
+    """
+    if config.data.kind != "videos":
+        recording = read_recording(config.data.root, config.recording)
+        return load_model(config, images=False), recording, None
+    video_set = open_video_set(config)
+    model = load_model(config, images=True)
+    detections = cache.detect_or_reuse(model, video_set, config)
+    least = config.recording.min_confidence
+    return model, detected_recording(detections, video_set.cameras, least), detections
 
 
 def process(

@@ -8,5 +8,6 @@ text to print, or raises a `UserError`:
 * `rig`: the rig posterior on generated cases, beside bundle adjustment and other peers;
 * `heads`: heads that fuse joints, on families of rigs that training never saw;
 * `photos`: the 2D network on labelled photographs;
+* `videos`: recordings from their videos, by each 2D detector;
 * `speed`: time of the rig posterior, the 2D network, the renderer, and of training on a GPU.
 """

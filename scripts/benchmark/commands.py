@@ -4,6 +4,7 @@ python scripts/benchmark.py rig --families held-out       # the tables of docs/r
 python scripts/benchmark.py rig --quick                   # a minute or two
 python scripts/benchmark.py speed
 python scripts/benchmark.py photos PATH/persons.json      # the 2D network on photographs
+python scripts/benchmark.py videos FOLDER ...             # recordings, by each 2D detector
 python scripts/benchmark.py speed2d                       # its time and multiply-adds
 python scripts/benchmark.py phones                        # its packages for phones, make phones
 python scripts/benchmark.py render                        # images per second and core
@@ -22,12 +23,14 @@ from benchmark.photos import command as command_photos
 from benchmark.rig import command as command_rig
 from benchmark.speed import command_network, command_phones, command_render, command_train
 from benchmark.speed import command_rig as command_speed
+from benchmark.videos import command as command_videos
 from ptri.errors import exit_status
 
 COMMANDS = {
     "rig": command_rig,
     "speed": command_speed,
     "photos": command_photos,
+    "videos": command_videos,
     "speed2d": command_network,
     "phones": command_phones,
     "render": command_render,
