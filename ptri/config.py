@@ -16,6 +16,7 @@ import yaml
 from ptri.config_sections import (
     AugmentConfig,
     DataConfig,
+    DetectorConfig,
     EvaluateConfig,
     GeneratedConfig,
     InitConfig,
@@ -36,6 +37,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

@@ -125,6 +125,15 @@ class ModelConfig(Section):
 
 
 @dataclass(frozen=True)
+class DetectorConfig(Section):
+    name: Literal["auto", "ours", "movenet"] = "auto"  # who finds keypoints in
+    # pictures: our 2D network, or Google's MoveNet, which knows photographs; auto: movenet for
+    # data.kind=videos, else ours
+    weights: str | None = None  # movenet: file of weights; null: the shipped one. Those of ours are
+    # init.checkpoint_2d
+
+
+@dataclass(frozen=True)
 class PosteriorConfig(Section):
     num_samples: int = number(512, 8)  # samples of a rig's cameras, over all iterations
     num_iterations: int = number(4, 1)  # adaptive importance sampling rounds

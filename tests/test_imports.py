@@ -17,7 +17,7 @@ LAYERS = [
     ["verdict"],
     ["people", "data"],
     ["render", "models"],
-    ["rig", "export"],
+    ["rig", "export", "detectors"],
     ["evaluation"],
     ["recordings", "training"],
 ]

@@ -1,0 +1,38 @@
+"""The detector that a configuration names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ptri.config import Config
+from ptri.detectors.movenet import MoveNetDetector
+from ptri.detectors.ours import OurDetector
+from ptri.detectors.protocol import PoseDetector
+from ptri.errors import UserError
+from ptri.models.pose_model import PoseModel
+
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
+THUNDER, MULTIPOSE = SHIPPED / "movenet_thunder.pt", SHIPPED / "movenet_multipose.pt"
+
+
+def detector_name(config: Config) -> str:
+    """Who finds the keypoints; ``detector.name: auto`` is decided here."""
+    if config.detector.name != "auto":
+        return config.detector.name
+    return "movenet" if config.data.kind == "videos" else "ours"
+
+
+def build_detector(config: Config, model: PoseModel | None = None) -> PoseDetector:
+    """The detector of ``detector.name``, with its weights.
+
+    Args:
+        model: whose 2D network "ours" is; others do not need it.
+
+    Raises:
+        UserError: weights that are missing, corrupt or of another network.
+    """
+    if detector_name(config) == "movenet":
+        return MoveNetDetector(config.detector.weights or THUNDER)
+    if model is None:
+        raise UserError("detector.name: ours, but the model was built without its 2D network")
+    return OurDetector(model, config)
