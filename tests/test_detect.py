@@ -12,9 +12,10 @@ from recording_fixture import ROOT, run_script, sample_settings
 from test_boxes import write_boxes
 from videos_fixture import DIST, NAMES, SIZE, DotModel, make_grey, make_videos, settings
 
+from ptri import config
 from ptri.data import transforms
+from ptri.detectors.ours import OurDetector
 from ptri.errors import UserError
-from ptri.evaluation.evaluate import load_model
 from ptri.geometry.cameras import to_reference
 from ptri.recordings import cache, run, videos
 from ptri.recordings.boxes import Motion
@@ -37,8 +38,15 @@ def model_of(truth, kind=DotModel, **options):
     return kind(cameras=(cameras.R.float(), cameras.t.float()), **options)
 
 
+def dots(size, model=None):
+    options = config.load(None, ["run.name=dots", f"data.image_size={size}"])
+    return OurDetector(model or DotModel(), options)
+
+
 def detect(model, options):
-    return cache.detect_or_reuse(model, videos.open_video_set(options), options)
+    return cache.detect_or_reuse(
+        OurDetector(model, options), videos.open_video_set(options), options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +191,13 @@ def test_the_command_line_takes_videos(drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "load_model", fake)
     arguments = (
         *(ROOT / "configs/videos.yaml", f"data.root={root}", f"evaluate.out={tmp_path}"),
-        *("run.name=a", "data.image_size=192", "recording.every=8", "recording.max_roll_deg=0"),
+        *(
+            "run.name=a",
+            "detector.name=ours",
+            "data.image_size=192",
+            "recording.every=8",
+            "recording.max_roll_deg=0",
+        ),
         "evaluate.pictures=0",
     )
     status, stdout, _ = run_script(monkeypatch, capsys, "infer3d.py", *arguments)
@@ -242,7 +256,7 @@ def test_points_come_back_from_a_turned_crop(drawn, roll_deg):
     middle = (points.min(0) + points.max(0)) / 2
     roll = np.deg2rad(roll_deg)
     crops = np.array([[*middle, 300.0, roll]])
-    keypoints = look_at(DotModel(), cameras, 256, [image], [0], crops)
+    keypoints = look_at(dots(256), cameras, [image], [0], crops)
     assert np.median(np.linalg.norm(keypoints.xy[0] - points, axis=-1)) < 1
     if roll_deg:  # and the crop was turned: upright, the same crop shows the points elsewhere
         upright = (points - middle) * 256 / 300 + 127.5
@@ -262,7 +276,7 @@ def test_large_crops_are_averaged_not_sampled(drawn):
             seen.append(images)
             return super().detect(images)
 
-    look_at(Watching(), cameras, 64, [stripes], [0], np.array([[240.0, 240, 440, 0]]))
+    look_at(dots(64, Watching()), cameras, [stripes], [0], np.array([[240.0, 240, 440, 0]]))
     spread = seen[0][0, 0, 16:48, 16:48].std() * transforms.IMAGE_STD[0] * 255
     assert spread < 8  # of stripes 200 apart; sampled: 60 and more
 
@@ -301,9 +315,7 @@ def test_nobody_moves(tmp_path):
 @pytest.mark.slow
 def test_the_sample_s_subject_is_found_and_a_wrong_rig_is_rejected(tmp_path):
     options = sample_settings("videos.yaml", "recording.every=4", "evaluate.pictures=1")
-    model = load_model(options, images=True)
-    video_set = videos.open_video_set(options)
-    detections = cache.detect_or_reuse(model, video_set, options)
+    model, recording, detections = run.observe(options)
     # The subject is the larger person of the OpenPose keypoints, which nothing here has used.
     openpose = read_recording(options.data.root, sample_settings("recording.yaml").recording)
     subject = known_joints(rig_input(openpose, 0.01)).xy[detections.frames].numpy()
@@ -313,6 +325,5 @@ def test_the_sample_s_subject_is_found_and_a_wrong_rig_is_rejected(tmp_path):
     share = crops[..., 2] / (high - low).max(-1)
     right &= (share > 0.6) & (share < 2)
     assert right.mean() > 0.9  # measured: 0.97
-    recording = detected_recording(detections, video_set.cameras, 0.1)
     figures, _ = run.process(model, recording, options, tmp_path, detections)
     assert not figures["accepted"] or figures["rotation_difference_deg_worst"] < 5

@@ -10,6 +10,7 @@ from ptri.detectors.ours import OurDetector
 from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
+from ptri.system import choose_device
 
 SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
 THUNDER, MULTIPOSE = SHIPPED / "movenet_thunder.pt", SHIPPED / "movenet_multipose.pt"
@@ -23,7 +24,7 @@ def detector_name(config: Config) -> str:
 
 
 def build_detector(config: Config, model: PoseModel | None = None) -> PoseDetector:
-    """The detector of ``detector.name``, with its weights.
+    """The detector of ``detector.name``, with its weights, on ``run.device``.
 
     Args:
         model: whose 2D network "ours" is; others do not need it.
@@ -32,7 +33,8 @@ def build_detector(config: Config, model: PoseModel | None = None) -> PoseDetect
         UserError: weights that are missing, corrupt or of another network.
     """
     if detector_name(config) == "movenet":
-        return MoveNetDetector(config.detector.weights or THUNDER)
+        detector = MoveNetDetector(config.detector.weights or THUNDER)
+        return detector.to(choose_device(config.run.device))
     if model is None:
         raise UserError("detector.name: ours, but the model was built without its 2D network")
     return OurDetector(model, config)

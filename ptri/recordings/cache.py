@@ -12,47 +12,40 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from torch import nn
 
 from ptri.config import Config
+from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.evaluation.outputs import append
-from ptri.models.heatmap import WINDOW
 from ptri.recordings.detect import detect
 from ptri.recordings.detections import Detections
 from ptri.recordings.videos import VideoSet
-from ptri.skeleton import H36M17
+from ptri.skeleton import Skeleton
 
 NAME = "detections.h5"
-FORMAT = "ptri detections 1"  # raised when detecting changes
+FORMAT = "ptri detections 2"  # raised when detecting changes
 _ARRAYS = ("frames", "xy", "covariance", "confidence", "crops")
 _PIECE = 1 << 20  # bytes read at the start, the middle and the end to know a video again
 
 
-def detect_or_reuse(model: nn.Module, video_set: VideoSet, config: Config) -> Detections:
+def detect_or_reuse(detector: PoseDetector, video_set: VideoSet, config: Config) -> Detections:
     """The detections of videos: those of ``recording.reuse`` where that is set, else new ones.
-
-    Args:
-        model: with ``detect`` of `ptri.models.pose_model.PoseModel`.
 
     Raises:
         UserError: detections to reuse are missing or stale.
     """
-    made_from = ingredients(model, video_set, config)
+    made_from = ingredients(detector, video_set, config)
     if config.recording.reuse is not None:
-        return read(config.recording.reuse, made_from)
-    return detect(model, video_set, config)._replace(made_from=made_from)
+        return read(config.recording.reuse, made_from, detector.skeleton)
+    return detect(detector, video_set, config)._replace(made_from=made_from)
 
 
-def ingredients(model: nn.Module, video_set: VideoSet, config: Config) -> dict[str, str]:
+def ingredients(detector: PoseDetector, video_set: VideoSet, config: Config) -> dict[str, str]:
     """What detections are made from, by names that an error can tell; plain strings."""
     cameras, videos, frames, boxes = video_set
-    network = getattr(model, "network2d", None) or model
     settings = {
-        "data.image_size": config.data.image_size,
-        "data.crop_scale": config.data.crop_scale,
-        "model.heatmap_window": WINDOW,
-        "model.flip_test": config.model.flip_test,
+        "image_size": detector.image_size,
+        "crop_scale": detector.crop_scale,
         "recording.max_roll_deg": config.recording.max_roll_deg,
     }
     return {
@@ -63,7 +56,8 @@ def ingredients(model: nn.Module, video_set: VideoSet, config: Config) -> dict[s
         ),
         "frames": f"{frames[0]} to {frames[-1]}, every {config.recording.every}",
         "boxes": "motion" if boxes is None else _digest(boxes.tobytes()),
-        "2D weights": _digest(*(v.cpu().numpy().tobytes() for v in network.state_dict().values())),
+        "detector": detector.name,
+        "2D weights": detector.fingerprint(),
         "settings": json.dumps(settings),
     }
 
@@ -73,15 +67,15 @@ def write(path: Path, detections: Detections) -> None:
     with h5py.File(path, "w") as file:
         file.attrs.update(format=FORMAT, units="undistorted px", seconds=detections.seconds)
         file.attrs.update({f"made from {name}": v for name, v in detections.made_from.items()})
-        file["joint_names"] = list(H36M17.joints)
+        file["joint_names"] = list(detections.skeleton.joints)
         append(file, {name: getattr(detections, name) for name in _ARRAYS})
 
 
-def read(path: str | Path, made_from: dict[str, str]) -> Detections:
+def read(path: str | Path, made_from: dict[str, str], skeleton: Skeleton) -> Detections:
     """Reads detections, a file or the folder that holds it.
 
     Args:
-        made_from: what they have to be made from.
+        made_from: what they have to be made from. skeleton: of their joints.
 
     Raises:
         UserError: no such file, not such a file, or stale: the message says what has changed.
@@ -107,7 +101,7 @@ def read(path: str | Path, made_from: dict[str, str]) -> Detections:
             "recording.reuse"
         )
     frames = arrays[0].astype(np.int64)
-    return Detections(frames, *arrays[1:], float(attributes["seconds"]), made_from)
+    return Detections(frames, *arrays[1:], float(attributes["seconds"]), made_from, skeleton)
 
 
 def fingerprint(path: Path) -> str:

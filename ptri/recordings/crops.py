@@ -1,8 +1,8 @@
 """Which crops to look at: squares around boxes, turned upright, fitted to keypoints.
 
-Each is seen upright and turned, since cameras are held askew and the network knows upright people
+Each is seen upright and turned, since cameras are held askew and detectors know upright people
 best; the turn with the highest mean confidence over the last frames counts. A crop fitted to the
-keypoints is then detected again and kept where the network is surer of it.
+keypoints is then detected again and kept where the detector is surer of it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from ptri.data import transforms
+from ptri.detectors.protocol import PoseDetector
 from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.keypoint_files import undistort
 from ptri.recordings.look import CropKeypoints, Look
@@ -17,16 +18,16 @@ from ptri.recordings.look import CropKeypoints, Look
 ROLL_STEP = 20.0  # deg between the turns that are tried
 ROLL_EVERY = 3  # frames between two looks at every turn
 ROLL_MEMORY = 0.7  # of the mean confidence of each turn, from one look to the next
-# Side of a crop over the longer side of the confident keypoints. Measured on the demo's boxes
-# (1.07 to 1.13).
-KEYPOINT_CROP = 1.15
+# Longer side of a person's box over that of the confident keypoints: with the top of the head among
+# them (of the demo's boxes 1.07 to 1.13), and without (COCO's joints; 1.19, photographs 1.21).
+KEYPOINT_CROP, KEYPOINT_CROP_NO_CROWN = 1.15, 1.2
 SURE = 0.25  # confidence of keypoints that a crop is fitted to
 FEWEST = 6  # such keypoints that it takes
 LARGEST_STEP = 1.33  # factor between the sides of one crop and the next
 
 
 class Turns:
-    """Which turn of its crops suits each of V views: the one that the network is surest of."""
+    """Which turn of its crops suits each of V views: the one that the detector is surest of."""
 
     def __init__(self, num_views: int, max_roll_deg: float) -> None:
         count = int(max_roll_deg / ROLL_STEP)
@@ -54,8 +55,10 @@ def crop_of_box(box: np.ndarray, scale: float, camera: CameraEntry) -> np.ndarra
     return np.append(undistort(centre[None], camera.K, camera.dist)[0], side)
 
 
-def refine(look: Look, first: CropKeypoints, size: int) -> CropKeypoints:
-    """Detects again in crops fitted to confident keypoints; keeps what the network is surer of."""
+def refine(look: Look, first: CropKeypoints, detector: PoseDetector) -> CropKeypoints:
+    """Detects again in crops fitted to confident keypoints; keeps what the detector is surer of."""
+    size, crown = detector.image_size, {"head", "head_top"} & set(detector.skeleton.joints)
+    margin = detector.crop_scale * (KEYPOINT_CROP if crown else KEYPOINT_CROP_NO_CROWN)
     sure = first.confidence >= SURE  # (N, J)
     low = np.where(sure[..., None], first.local, np.inf).min(1)
     high = np.where(sure[..., None], first.local, -np.inf).max(1)
@@ -65,7 +68,7 @@ def refine(look: Look, first: CropKeypoints, size: int) -> CropKeypoints:
     scale = side / size  # full-image px per network px
     across, down = scale * ((low + high) / 2 - (size - 1) / 2).T
     cos, sin = np.cos(roll), np.sin(roll)  # the crop shows the picture turned by +roll
-    fitted = KEYPOINT_CROP * scale * (high - low).max(1)
+    fitted = margin * scale * (high - low).max(1)
     fitted = np.clip(fitted, side / LARGEST_STEP, side * LARGEST_STEP)
     fitted = np.where(enough, fitted, side)
     place = x + cos * across + sin * down, y - sin * across + cos * down

@@ -11,7 +11,7 @@ from ptri.errors import UserError
 from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.look import CropKeypoints
-from ptri.skeleton import H36M17
+from ptri.skeleton import H36M17, Skeleton
 
 
 class Detections(NamedTuple):
@@ -24,6 +24,7 @@ class Detections(NamedTuple):
     crops: np.ndarray  # (T, V, 4) centre x, y and side px, turn rad; NaN = nobody
     seconds: float = 0.0  # per frame of all views, reading the video included
     made_from: dict[str, str] | None = None  # see `ptri.recordings.cache`
+    skeleton: Skeleton = H36M17  # of the J joints
 
 
 def gather(
@@ -31,10 +32,11 @@ def gather(
     subject: np.ndarray,
     cameras: Sequence[CameraEntry],
     frames: Sequence[int],
+    skeleton: Skeleton,
 ) -> Detections:
     """The chosen candidates (T, V) as arrays; what lies outside the picture is not seen."""
     T, V = subject.shape
-    J = len(H36M17.joints)
+    J = len(skeleton.joints)
     xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
     confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
     for row, v in np.argwhere(subject >= 0):
@@ -47,7 +49,8 @@ def gather(
         inside = ((points >= -0.5) & (points <= np.array(camera.size) - 0.5)).all(-1)
         for part, unseen in ((xy, np.nan), (covariance, np.nan), (confidence, 0.0)):
             part[:, v][~inside] = unseen
-    return Detections(np.array(frames, np.int64), xy, covariance, confidence, crops)
+    frames = np.array(frames, np.int64)
+    return Detections(frames, xy, covariance, confidence, crops, skeleton=skeleton)
 
 
 def detected_recording(
@@ -67,5 +70,10 @@ def detected_recording(
         )
     confidence = np.where(unsure, 0.0, detections.confidence)
     return Recording(
-        tuple(cameras), detections.frames, xy, confidence, H36M17, detections.covariance
+        tuple(cameras),
+        detections.frames,
+        xy,
+        confidence,
+        detections.skeleton,
+        detections.covariance,
     )

@@ -1,4 +1,4 @@
-"""One look of the 2D network at crops of one frame: keypoints in full-image pixels."""
+"""One look of a detector at crops of one frame: keypoints in full-image pixels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch import nn
 
 from ptri.data import transforms
+from ptri.detectors.protocol import PoseDetector
 from ptri.recordings.intrinsics import CameraEntry
-from ptri.skeleton import H36M17
 
 
 class CropKeypoints(NamedTuple):
@@ -23,7 +22,7 @@ class CropKeypoints(NamedTuple):
     xy: np.ndarray  # (N, J, 2)
     covariance: np.ndarray  # (N, J, 2, 2) px^2
     confidence: np.ndarray  # (N, J)
-    local: np.ndarray  # (N, J, 2) px of the network image
+    local: np.ndarray  # (N, J, 2) px of the crop as the detector sees it
     crops: np.ndarray  # (N, 4) centre x, y and side px, turn rad
 
     def rows(self, index) -> CropKeypoints:
@@ -35,9 +34,8 @@ Look = Callable[[np.ndarray, np.ndarray], CropKeypoints]  # `look_at` a frame: v
 
 
 def look_at(
-    model: nn.Module,
+    detector: PoseDetector,
     cameras: Sequence[CameraEntry],
-    size: int,
     images: Sequence[np.ndarray],
     views: np.ndarray,
     crops: np.ndarray,
@@ -45,12 +43,12 @@ def look_at(
     """Cuts crops out of the images of V views and detects keypoints in them.
 
     Args:
-        model: with ``detect`` of `ptri.models.pose_model.PoseModel`. size: px of its images.
         images: V of (H, W, 3) uint8 BGR, as recorded.
         views: (N,) of the crops, places in images. crops: (N, 4).
     """
+    size = detector.image_size
     if not len(views):
-        J = len(H36M17.joints)
+        J = len(detector.skeleton.joints)
         shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,))
         return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
     shrink = functools.cache(lambda view, factor: _shrink(images[view], factor))
@@ -66,8 +64,7 @@ def look_at(
         inputs.append(transforms.normalise(image[:, :, ::-1]))
         to_full.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
     with torch.no_grad():
-        batch = torch.stack(inputs).to(next(model.parameters()).device)
-        keypoints = model.detect(batch).keypoints
+        keypoints = detector(torch.stack(inputs))
     local, covariance, confidence = (part.double().cpu().numpy() for part in keypoints)
     A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
     xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
