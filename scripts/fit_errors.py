@@ -1,15 +1,16 @@
-"""Fits the error model of generated keypoints (`generated.errors`) to a 2D network's errors.
+"""Fits the error model of generated keypoints (`generated.errors`) to a 2D detector's errors.
 
-What the posterior needs to know of the network is written into the metadata of its weights: how it
+What the posterior needs to know of the detector is written into the metadata of its weights: how it
 draws bones, how much it overstates its noise, and how far a frame's errors go together. The last is
 given: docs/rig_posterior.md, "Errors that go together", tells how to measure it.
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
 python scripts/fit_errors.py data/rendered --subjects 8 --out configs/errors_s0.yaml
-python scripts/benchmark.py unseen-rigs
+python scripts/fit_errors.py data/rendered --detector movenet --calibrate --out errors.yaml
 
 The people must not be those that the network was trained on, nor those that results are reported
-for. To train with the errors: train3d.py configs/fusion.yaml configs/detector_s0.yaml.
+for. To train with the errors: train3d.py configs/fusion.yaml configs/detector_s0.yaml. All of it,
+for a detector of your own: docs/detectors.md.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from pathlib import Path
 
 import torch
 from detector_errors.clips import detect
+from detector_errors.ellipses import calibrate, ellipse_table
 from detector_errors.fit import fit
+from detector_errors.named import WEIGHTS, named_detector
 from detector_errors.report import detector_of, settings_of, table, to_yaml
 
 from ptri import config as configuration
+from ptri.detectors.peaks import write_peak_errors
 from ptri.errors import UserError, exit_status
-from ptri.models.mobileone import merge_batchnorm
-from ptri.models.weights import read_network2d, write_detector
+from ptri.models.weights import write_detector
 from ptri.people.error_model import ErrorModel
 from ptri.system import choose_device
 
@@ -39,8 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("root", help="people in the Human3.6M layout")
     add("--subjects", type=int, nargs="+", default=[8], help="whose errors count (8)")
-    add("--weights", default="checkpoints/ptri_2d_s0.pt", help="of the 2D network")
-    add("--image-size", type=int, default=0, help="px; 0: as the weights were trained")
+    add("--detector", default="ours", help="a name of detector.name (ours)")
+    add("--weights", help="of the detector; the shipped ones by default")
+    add("--image-size", type=int, default=0, help="ours: px; 0: as the weights were trained")
+    add("--calibrate", action="store_true", help="first fit the ellipses of heatmaps' peaks")
     add("--views", type=int, nargs="+", help="cameras; all by default")
     add("--length", type=int, default=8, help="frames of a clip (8); at least 4")
     add("--frames", type=int, default=0, help="at most so many in every view; 0: all")
@@ -63,36 +68,44 @@ def run(args: argparse.Namespace) -> str:
         The text to print.
 
     Raises:
-        UserError: no such weights, data or subjects; too few or too short clips.
+        UserError: no such detector, weights, data or subjects; too few or too short clips.
     """
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.length < 4:
         raise UserError(f"--length: {args.length}; at least 4 frames tell bias from noise")
-    network, size = read_network2d(args.weights)
+    weights = args.weights or WEIGHTS.get(args.detector)
+    device = choose_device(args.device)
+    detector = named_detector(args.detector, weights, args.image_size).to(device)
     data = {"root": args.root, "test_subjects": args.subjects, "views": args.views, "workers": 0}
-    data["image_size"] = args.image_size or size
     layers = {"run": {"name": "fit_errors"}, "data": data}
     config = configuration.from_dicts([("command line: ", layers)])
-    clips = detect(
-        merge_batchnorm(network).to(choose_device(args.device)), config, args.length, args.frames
-    )
+    if args.calibrate:
+        if not hasattr(detector, "peaks"):
+            raise UserError(f"--calibrate: {args.detector} states its covariances itself; leave it")
+        write_peak_errors(weights, calibrate(detector, config))
+        detector = named_detector(args.detector, weights, args.image_size).to(device)
+    detected = detect(detector, config, args.length, args.frames)
+    clips = detected.clips
     fitted = fit(clips, ErrorModel(), args.seed, args.rounds, args.repeats)
-    write_detector(args.weights, detector_of(fitted, clips, args.frame_worth))
+    write_detector(weights, detector_of(fitted, clips, args.frame_worth))
     settings = settings_of(fitted, clips)
     B, T, V = clips.keypoints.xy.shape[:3]
     people = ", ".join(f"S{number}" for number in args.subjects)
     comment = (
-        f"Errors of {args.weights} on {people} of rendered people: {B} clips of {T} frames, "
+        f"Errors of {weights} on {people} of rendered people: {B} clips of {T} frames, "
         f"{V} views.\nscripts/fit_errors.py wrote it, for generated.errors."
         "\nHow well it matches the network: the table beside this file."
     )
-    text = table(fitted, clips, ErrorModel(), args.seed)
+    ellipses = ellipse_table(detected)
+    text = "\n\n".join(
+        [table(fitted, clips, ErrorModel(), args.seed), *[ellipses] * bool(ellipses)]
+    )
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(to_yaml(settings, comment))
     out.with_suffix(".txt").write_text(text + "\n")
-    return f"{text}\n\nwritten: {out}, {out.with_suffix('.txt')}, meta of {args.weights}"
+    return f"{text}\n\nwritten: {out}, {out.with_suffix('.txt')}, meta of {weights}"
 
 
 if __name__ == "__main__":

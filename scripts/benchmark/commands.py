@@ -10,6 +10,7 @@ python scripts/benchmark.py phones                        # its packages for pho
 python scripts/benchmark.py render                        # images per second and core
 python scripts/benchmark.py train                         # training on a GPU (or --device cpu)
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
+python scripts/benchmark.py detectors ROOT                # on rendered rigs: cameras, joints
 python scripts/benchmark.py ablations                     # trains all heads before that
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from benchmark.detectors import command as command_detectors
 from benchmark.heads import command_ablations, command_unseen
 from benchmark.photos import command as command_photos
 from benchmark.rig import command as command_rig
@@ -37,6 +39,7 @@ COMMANDS = {
     "train": command_train,
     "unseen-rigs": command_unseen,
     "ablations": command_ablations,
+    "detectors": command_detectors,
 }
 
 

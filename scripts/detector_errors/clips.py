@@ -1,4 +1,4 @@
-"""Clips of known people with what a detector says of them: a 2D network's, or the error model's."""
+"""Clips of known people with what a detector says of them: a real one, or the error model."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from ptri.config import Config
 from ptri.data.index import Index
 from ptri.data.loaders import EvaluationLoader
 from ptri.data.multiview import MultiView, build_index
+from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
-from ptri.models.network2d import Network2D
+from ptri.geometry.cameras import project
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
-from ptri.skeleton import H36M17
+from ptri.rig.check import RigInput, known_joints
+from ptri.skeleton import COCO17, H36M17, Skeleton
 from ptri.structures import Cameras, Keypoints
 
 log = logging.getLogger(__name__)
 
 LABELS_FPS = 50.0  # Human3.6M's labels, and the renderer's, number frames at this rate
 FOCAL = 1000.0  # px of the images that keypoints of any crop are brought to
+TRUTH_NAME = "rendered_truth.npz"  # what the renderer writes beside the labels
 MIN_CLIPS = 8  # fewer say nothing about the spread over clips
 # Faults that a network which answers for every joint does not have, and those of other detectors.
 PRESENT = dict.fromkeys(
@@ -52,6 +55,19 @@ class Clips(NamedTuple):
         """The cameras with their K once a frame (B, T, V, 3, 3), as triangulation takes them."""
         K = self.cameras.K.unsqueeze(1).expand(-1, self.joints.shape[1], -1, -1, -1)
         return self.cameras._replace(K=K)
+
+
+class Detected(NamedTuple):
+    """A detector's keypoints of clips, also by the names that it gives them itself."""
+
+    clips: Clips
+    keypoints: Keypoints  # (B, T, V, J, ...) px as in `Clips`, of the detector's joint set
+    truth: Tensor  # (B, T, J, 3) mm, its joints where the data tell them, else NaN
+    inside: Tensor  # (B, T, V, J) bool, these lie inside the image
+
+    def true_xy(self) -> Tensor:
+        """(B, T, V, J, 2) px, where the keypoints should be; NaN where that is not known."""
+        return project(self.truth, Cameras(*(part.unsqueeze(1) for part in self.clips.cameras)))
 
 
 def cut_clips(index: Index, length: int) -> tuple[np.ndarray, float]:
@@ -85,39 +101,71 @@ def cut_clips(index: Index, length: int) -> tuple[np.ndarray, float]:
 
 
 @torch.inference_mode()
-def detect(network: Network2D, config: Config, length: int, most_frames: int = 0) -> Clips:
-    """Runs a 2D network, ready for inference, on the test subjects of a Human3.6M layout.
+def detect(
+    detector: PoseDetector,
+    config: Config,
+    length: int,
+    most_frames: int = 0,
+) -> Detected:
+    """Runs a detector on the test subjects of a Human3.6M layout.
 
     Args:
-        config: its section data, the image size being the network's.
+        config: its section data; image size and crops become the detector's.
         length: T, frames of a clip.
         most_frames: of all clips together, spread evenly; 0: all.
 
     Raises:
         UserError: no such data or subjects; too few clips; one view only.
     """
-    index = build_index(config.data, "test")
+    data = dataclasses.replace(
+        config.data, image_size=detector.image_size, crop_scale=detector.crop_scale
+    )
+    index = build_index(data, "test")
     clips, fps = cut_clips(index, length)
     if most_frames:
         count = min(max(most_frames // length, MIN_CLIPS), len(clips))
         clips = clips[np.linspace(0, len(clips) - 1, count).round().astype(int)]
     chosen = clips.ravel()
     index = index._replace(rows=index.rows[chosen], seen=index.seen[chosen])
-    loader = EvaluationLoader(MultiView(index, config.data), 4, config.data.workers)
-    device = next(network.parameters()).device
+    index = with_own_joints(index, detector.skeleton)
     parts = []
-    for batch in tqdm(loader, desc="2D network", unit="batch", disable=None):
-        said = network(batch.images.flatten(0, 1).to(device)).keypoints
-        xy, covariance, confidence = (v.cpu().unflatten(0, batch.visible.shape[:2]) for v in said)
+    loader = EvaluationLoader(MultiView(index, data), 4, data.workers)
+    for batch in tqdm(loader, desc=detector.name, unit="batch", disable=None):
+        said = detector(batch.images.flatten(0, 1))
+        shape = batch.visible.shape[:2]
+        xy, covariance, confidence = (v.cpu().unflatten(0, shape) for v in said)
         K = batch.cameras.K
         scale = FOCAL / K[..., 0, 0].unsqueeze(-1)  # (B, V, 1)
         xy = (xy - K[..., None, :2, 2]) * scale.unsqueeze(-1)
-        keypoints = xy, covariance * scale[..., None, None] ** 2, confidence
-        parts.append((*keypoints, batch.joints3d, batch.visible, *batch.cameras[1:]))
+        native = Keypoints(xy, covariance * scale[..., None, None] ** 2, confidence)
+        keypoints = known_joints(RigInput(native, K, detector.skeleton))
+        parts.append((*native, *keypoints, batch.joints3d, batch.visible, *batch.cameras[1:]))
     values = [torch.cat(part).unflatten(0, clips.shape) for part in zip(*parts)]
-    *keypoints, joints, inside, R, t = values
+    native, keypoints = Keypoints(*values[:3]), Keypoints(*values[3:6])
+    joints, inside, R, t = values[6:]
+    J = len(H36M17.joints)
     log.info("%d clips of %d frames at %g fps, %d views", *clips.shape, fps, R.shape[2])
-    return Clips(joints, static_cameras(R[:, 0], t[:, 0]), Keypoints(*keypoints), inside, fps)
+    cameras = static_cameras(R[:, 0], t[:, 0])
+    name = detector.skeleton.name
+    found = Clips(joints[:, :, :J], cameras, keypoints, inside[..., :J], fps, name)
+    own = slice(None) if detector.skeleton == H36M17 else slice(J, None)
+    return Detected(found, native, joints[:, :, own], inside[..., own])
+
+
+def with_own_joints(index: Index, skeleton: Skeleton) -> Index:
+    """An index whose joints (N, 17 + J, 3) mm go on with those of a detector's joint set.
+
+    Rendered people have COCO's (`ptri/render/write/layout.py`); others are NaN.
+    """
+    if skeleton == H36M17:
+        return index
+    labels, path = index.labels, index.root / "extra" / TRUTH_NAME
+    own = np.full((len(labels.joints), len(skeleton.joints), 3), np.nan, np.float32)
+    if skeleton == COCO17 and path.is_file():
+        with np.load(path, allow_pickle=False) as file:
+            own = file["coco17_joints"]
+    joints = np.concatenate([labels.joints, own], 1)
+    return index._replace(labels=labels._replace(joints=joints))
 
 
 def static_cameras(R: Tensor, t: Tensor) -> Cameras:
