@@ -8,7 +8,7 @@ OUT ?= outputs
 # Threads that wait without spinning: a second busy process otherwise makes both many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test slow lint gpu render bench onnx coreml executorch litert phones shards clean
+.PHONY: demo test slow lint gpu render bench rtm onnx coreml executorch litert phones shards clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -48,6 +48,12 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 		--no-deps humancalib pycalib-simple
+
+# Detectors of rtmlib, without the second OpenCV that it declares.
+rtm: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt onnxruntime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		--no-deps rtmlib
 
 # ONNX graphs of the 2D network; WebDataset shards of rendered images.
 onnx: $(VENV)/.installed

@@ -126,11 +126,11 @@ class ModelConfig(Section):
 
 @dataclass(frozen=True)
 class DetectorConfig(Section):
-    name: Literal["auto", "ours", "movenet"] = "auto"  # who finds keypoints in
-    # pictures: our 2D network, or Google's MoveNet, which knows photographs; auto: movenet for
-    # data.kind=videos, else ours
-    weights: str | None = None  # movenet: file of weights; null: the shipped one. Those of ours are
-    # init.checkpoint_2d
+    name: Literal["auto", "ours", "movenet", "rtmlib"] = "auto"  # who finds keypoints in videos:
+    # our 2D network, Google's MoveNet, which knows photographs, or one of rtmlib's (an extra);
+    # auto: movenet
+    weights: str | None = None  # file of movenet's weights, null: the shipped one; of rtmlib: an
+    # ONNX file or an address, null: RTMPose-m (downloads). Those of ours are init.checkpoint_2d
 
 
 @dataclass(frozen=True)

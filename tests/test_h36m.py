@@ -14,8 +14,8 @@ from ptri.config import AugmentConfig, DataConfig
 from ptri.data.h36m import is_damaged
 from ptri.data.labels import NPY_NAME, write_npy
 from ptri.data.multiview import MultiView, SampleKey, build_index, open_split
+from ptri.data.transforms import denormalise
 from ptri.errors import UserError
-from ptri.evaluation.draw import denormalise
 from ptri.geometry.cameras import project
 from ptri.skeleton import H36M17
 

@@ -12,7 +12,7 @@ from recording_fixture import NAMES, body, seen_by_ring, write_cameras
 from torch import Tensor
 
 from ptri import config
-from ptri.evaluation.draw import denormalise
+from ptri.data.transforms import denormalise
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 

@@ -184,3 +184,9 @@ def normalise(image: np.ndarray) -> Tensor:
     for channel, plane in enumerate(cv2.split(image)):  # a table: 15 times faster than arithmetic
         cv2.LUT(plane, _NORMALISED[channel], scaled[channel])
     return torch.from_numpy(scaled)
+
+
+def denormalise(image: np.ndarray) -> np.ndarray:
+    """The backbone's input (3, H, W) to RGB uint8 (H, W, 3)."""
+    pixels = np.asarray(image, np.float32).transpose(1, 2, 0) * IMAGE_STD + IMAGE_MEAN
+    return (pixels * 255).round().clip(0, 255).astype(np.uint8)

@@ -8,6 +8,7 @@ from ptri.config import Config
 from ptri.detectors.movenet import MoveNetDetector
 from ptri.detectors.ours import OurDetector
 from ptri.detectors.protocol import PoseDetector
+from ptri.detectors.rtm import RtmDetector
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.system import choose_device
@@ -30,11 +31,13 @@ def build_detector(config: Config, model: PoseModel | None = None) -> PoseDetect
         model: whose 2D network "ours" is; others do not need it.
 
     Raises:
-        UserError: weights that are missing, corrupt or of another network.
+        UserError: weights that are missing, corrupt or of another network; a package is missing.
     """
-    if detector_name(config) == "movenet":
-        detector = MoveNetDetector(config.detector.weights or THUNDER)
-        return detector.to(choose_device(config.run.device))
+    name, weights = detector_name(config), config.detector.weights
+    if name == "movenet":
+        return MoveNetDetector(weights or THUNDER).to(choose_device(config.run.device))
+    if name == "rtmlib":
+        return RtmDetector(weights, choose_device(config.run.device))
     if model is None:
         raise UserError("detector.name: ours, but the model was built without its 2D network")
     return OurDetector(model, config)

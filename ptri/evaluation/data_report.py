@@ -18,6 +18,7 @@ from ptri.data.index import (
     missing_images,
 )
 from ptri.data.multiview import MultiView
+from ptri.data.transforms import denormalise
 from ptri.errors import UserError
 from ptri.evaluation import draw
 from ptri.evaluation.table import grid
@@ -104,7 +105,7 @@ def write_overlays(index: Index, missing: set[Path], out: Path, number: int = 3)
         views = np.flatnonzero(index.seen[item])
         pictures = [
             draw.overlay(
-                draw.denormalise(image.numpy()),
+                denormalise(image.numpy()),
                 H36M17,
                 xy.numpy(),
                 title=f"{name}, {index.labels.camera_names[index.cameras[view]]}",

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
 from torch import Tensor
 
-from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
+from ptri.data.transforms import denormalise
 from ptri.geometry.rotations import upright_axes
 from ptri.skeleton import H36M17, Skeleton
 
@@ -40,12 +40,6 @@ def save(picture: np.ndarray, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
         raise OSError(f"{path}: cannot be written")
-
-
-def denormalise(image: np.ndarray) -> np.ndarray:
-    """Network image (3, H, W) in backbone normalisation to (H, W, 3) uint8 RGB."""
-    pixels = np.asarray(image, np.float32).transpose(1, 2, 0) * IMAGE_STD + IMAGE_MEAN
-    return (pixels * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def joint_colour(name: str) -> tuple[int, int, int]:

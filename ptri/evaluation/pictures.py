@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ptri.data.multiview import MultiView
+from ptri.data.transforms import denormalise
 from ptri.evaluation import draw, metrics
 from ptri.evaluation.draw_rig import rig_picture, up_direction
 from ptri.evaluation.predictions import SceneEstimate, SceneFrames
@@ -93,7 +94,7 @@ class Painter:
         for v, image in enumerate(images):
             error = np.linalg.norm(projected[v] - xy[v], axis=-1)
             title = f"{names[v]}: reprojection {np.nanmedian(error):.1f} px (median)"
-            view = draw.denormalise(image.numpy()), H36M17, xy[v], covariance[v], projected[v]
+            view = denormalise(image.numpy()), H36M17, xy[v], covariance[v], projected[v]
             views.append(draw.overlay(*view, title))
             error = np.linalg.norm(xy[v] - truth.joints2d[v].numpy(), axis=-1)
             title = f"{names[v]}: keypoint error {np.nanmedian(error):.1f} px (median)"

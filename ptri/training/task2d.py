@@ -17,6 +17,7 @@ from ptri.data.loaders import EvaluationLoader, TrainLoader, num_batches
 from ptri.data.mixture import Mixture, sources
 from ptri.data.multiview import open_split
 from ptri.data.shards import Shards
+from ptri.data.transforms import denormalise
 from ptri.errors import UserError
 from ptri.evaluation import draw
 from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
@@ -157,7 +158,7 @@ class HeatmapTask(Task):
             xy, covariance = (part[0].cpu().numpy() for part in detection.keypoints[:2])
             pictures[f"heatmaps/{number}"] = draw.heatmap_picture(image, detection.logits[0], truth)
             pictures[f"skeleton/{number}"] = draw.overlay(
-                draw.denormalise(image.numpy()), H36M17, xy, covariance
+                denormalise(image.numpy()), H36M17, xy, covariance
             )
         return pictures
 
