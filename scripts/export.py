@@ -69,7 +69,6 @@ def work(args: argparse.Namespace) -> str:
         raise UserError(f"--size {size}: expected a multiple of 32 px")
     if args.every < 1:
         raise UserError(f"--every {args.every}: expected at least 1")
-    args.out.mkdir(parents=True, exist_ok=True)
     stem = f"{Path(args.source).stem}_{size}"
     if args.to == "onnx":
         return onnx(network, args, size, args.out / f"{stem}.onnx")
@@ -113,10 +112,8 @@ def phones(network: Network2D, args: argparse.Namespace, size: int, stem: str) -
     images = check.read_images(args.images, TEST, size, args.every)
     expected = check.reference(network, images.pixels)
     module = Exported(network, decoded=False)
-    decoder = args.out / f"{stem}_decoder.json"
-    weights = decode.decoder_of(network.reliability)
-    decode.write_decoder(decoder, weights, size, list(H36M17.joints))
-    rows = []
+    weights, rows = decode.decoder_of(network.reliability), []
+    args.out.mkdir(parents=True, exist_ok=True)
     for precision, target in targets.items():
         runtime.write(module, target, size, precision, calibration)
         outputs = runtime.run(target)(images.pixels)
@@ -125,6 +122,8 @@ def phones(network: Network2D, args: argparse.Namespace, size: int, stem: str) -
             remove(target)
             raise UserError(f"{target}: differs from PyTorch ({differences}); not written")
         rows.append([target.name, f"{megabytes(target):.2f}", *differences.row()])
+    decoder = args.out / f"{stem}_decoder.json"
+    decode.write_decoder(decoder, weights, size, list(H36M17.joints))
     error, found = check.accuracy(expected.xy, images)
     rows.append(["PyTorch", "", "", "", "", "", "", f"{error:.2f}", f"{100 * found:.1f} %"])
     count = len(images.pixels)

@@ -30,7 +30,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", default="cuda", help="cuda, cuda:1 or cpu")
+    text = "cuda (another than the first: CUDA_VISIBLE_DEVICES) or cpu"
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"], help=text)
     parser.add_argument("--page", default=str(ROOT / "docs/gpu.md"), help="that is written into")
     args = parser.parse_args()
     if args.device != "cpu" and not torch.cuda.is_available():

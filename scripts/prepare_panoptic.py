@@ -24,7 +24,7 @@ from ptri.data.panoptic_files import (
     sequence_names,
     upright,
 )
-from ptri.errors import exit_status
+from ptri.errors import UserError, exit_status
 from ptri.evaluation import data_report
 
 
@@ -45,12 +45,19 @@ def main(arguments: list[str] | None = None) -> int:
 def run_check(args: argparse.Namespace) -> int:
     """Prints the report; 0 if the tree is complete, 1 if not."""
     root = Path(args.root)
-    images = panoptic.Images(root)
-    for name in sequence_names(root):
-        sequence = read_sequence(root, name)
-        print(describe(sequence, images), flush=True)
-        check_units(sequence)
+    images, names, broken = panoptic.Images(root), sequence_names(root), 0
+    for name in names:
+        try:
+            sequence = read_sequence(root, name)
+            print(describe(sequence, images), flush=True)
+            check_units(sequence)
+        except UserError as error:  # the others are still looked at
+            print(f"{name}: cannot be used: {error}", flush=True)
+            broken += 1
     print()
+    if broken:
+        print(f"{broken} of {len(names)} sequences cannot be used; mend or remove them")
+        return 1
     data = DataConfig(kind="panoptic", root=args.root, person=args.person)
     index = panoptic.choose_frames(data, "all", min_views=1)
     return data_report.check(index, args.read, Path(args.out))

@@ -25,13 +25,19 @@ _SIDES = ("left", "right")
 _LIMBS = ("shoulder", "elbow", "wrist", "hip", "knee", "foot")
 
 
-def dome_cameras(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """K, R, t of 31 cameras around people at the origin: world mm, z up."""
+def dome_cameras(
+    size: tuple[int, int] = (SIDE, SIDE), focal: float = 1.25, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K, R, t of 31 cameras around people at the origin: world mm, z up.
+
+    Args:
+        size: px, width and height. focal: in widths, in the mean.
+    """
     rng = np.random.default_rng(seed)
     K, R, t = np.zeros((31, 3, 3)), np.zeros((31, 3, 3)), np.zeros((31, 3))
     for c in range(31):
-        focal = SIDE * rng.uniform(1.2, 1.3)
-        K[c] = [[focal, 0, SIDE / 2 + 2], [0, 0.998 * focal, SIDE / 2 - 3], [0, 0, 1]]
+        f = size[0] * focal * rng.uniform(0.96, 1.04)
+        K[c] = [[f, 0, size[0] / 2 + 2], [0, 0.998 * f, size[1] / 2 - 3], [0, 0, 1]]
         angle, height = 2 * np.pi * (7 * c % 31) / 31, rng.uniform(900, 2600)
         centre = np.array([3600 * np.cos(angle), 3600 * np.sin(angle), height])
         forward = np.array([0, 0, 900.0]) - centre
@@ -55,22 +61,24 @@ def to_coco19(joints: np.ndarray) -> np.ndarray:
     return np.stack([shoulders, nose, joints[place("hip")], *limbs, *face])
 
 
-def write_calibration(path: Path, dist=DISTORTION, scale: float = 1.0) -> None:
-    """The HD cameras, and one of another kind; scale: of t, 1 for cm."""
-    K, R, t = dome_cameras()
+def write_calibration(
+    path: Path, dist=DISTORTION, scale: float = 1.0, size=(SIDE, SIDE), rig=None
+) -> None:
+    """The HD cameras, and one of another kind; scale: of t, 1 for cm; rig: K, R, t."""
+    K, R, t = rig or dome_cameras()
     cameras = [{"name": "01_01", "type": "vga", "resolution": [640, 480], "panel": 1, "node": 1}]
     for c, name in enumerate(CAMERAS):
         cameras.append(
             {
                 "name": name,
                 "type": "hd",
-                "resolution": [SIDE, SIDE],
+                "resolution": list(size),
                 "panel": 0,
                 "node": c,
-                "K": K[c].tolist(),
+                "K": K[c].round(4).tolist(),
                 "distCoef": list(dist),
-                "R": (R[c] @ TO_FILES.T * 10).tolist(),
-                "t": (0.1 * scale * t[c])[:, None].tolist(),
+                "R": (R[c] @ TO_FILES.T * 10).round(9).tolist(),
+                "t": (0.1 * scale * t[c]).round(6)[:, None].tolist(),
             }
         )
     path.write_text(json.dumps({"calibDataSource": "test", "cameras": cameras}))

@@ -172,7 +172,7 @@ def installed(name):
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, capsys, arguments, message):
-    assert export.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert export.main([*arguments, "--out", str(tmp_path / "new")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
@@ -188,6 +188,7 @@ def test_a_missing_runtime_names_its_make_target(tmp_path, capsys, runtime):
     arguments = [WEIGHTS, "--to", runtime, "--size", "32", "--out", str(tmp_path), "--every", "20"]
     assert export.main(arguments) == 2
     assert f"is missing; make {runtime} makes an environment" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

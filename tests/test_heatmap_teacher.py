@@ -37,7 +37,9 @@ def test_boxes_of_unlabelled_photographs(coco, tmp_path):
     photos = [f"data.root={tmp_path}", "data.kind=photos", *TAUGHT, *PLAIN, "data.crop_scale=1"]
     made = settings(tmp_path, *photos)
     names = [f"below/{n:012d}.jpg" for n in range(2)]
-    cv2.imwrite(str(tmp_path / "notes.png"), np.zeros((40, 40, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((40, 40, 3), np.uint8))
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert len(open_data(made, "train")) == 6 + 1
     sample = open_data(made, "train")[0]
     assert torch.isnan(sample.joints2d).all() and not sample.visible.any()
     # The whole photograph, 200 px wide: black above and below.
@@ -58,14 +60,18 @@ def test_boxes_of_unlabelled_photographs(coco, tmp_path):
         ("x,y\n", "first line must be image,x,y,width,height"),
         (f"image,x,y,width,height\n{names[0]},1,2,3\n", "person 0: "),
         ("image,x,y,width,height\nno.jpg,1,2,90,90\n", r"1 of 1 images are missing.*no\.jpg"),
+        (f"image,x,y,width,height\n{names[0]},1,2,9,9\n", "1 in a box of less than 32 px$"),
     ):
         (tmp_path / "boxes.csv").write_text(text)
         with pytest.raises(UserError, match=message):
             open_data(made, "train")
+    (tmp_path / "boxes.csv").write_text("image", encoding="utf-16")  # as some spreadsheets do
+    with pytest.raises(UserError, match=r"boxes\.csv: cannot be read as UTF-8 text"):
+        open_data(made, "train")
     with pytest.raises(UserError, match="is not a folder"):
         open_data(config.replace(made, data__root=str(tmp_path / "none")), "train")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no JPEG image"):
+    with pytest.raises(UserError, match="no JPEG or PNG image"):
         open_data(config.replace(made, data__root=str(tmp_path / "empty")), "train")
 
 

@@ -229,7 +229,7 @@ def test_shards_are_read_back(tmp_path):
     sample = test[0]
     joints = np.array(first["h36m17"], float)
     camera = tuple(np.array(first[name], float) for name in ("K", "R", "t"))
-    read = functools.partial(transforms.decode_jpeg, samples[0]["jpg"], "x")
+    read = functools.partial(transforms.decode_image, samples[0]["jpg"], "x")
     view = cut_view(read, camera, np.array(first["box"]), joints, made.data, None, None)
     crop = make_sample([view], joints, False, 64, (1, 0, 0))
     assert equal(sample.images, crop.images) and equal(sample.joints2d, crop.joints2d)

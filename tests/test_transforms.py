@@ -73,13 +73,14 @@ def test_the_crops_camera_projects_onto_the_drawn_dot(roll, dist):
         assert max(wrong) > 5
 
 
-def test_reduction_keeps_the_geometry(tmp_path):
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+def test_reduction_keeps_the_geometry(tmp_path, kind):
     """Decoding at half size is a resize by 1/2 in the pixel-centre convention."""
     dot = np.array([251.3, 130.8])
     image = _dot(400, dot, 12)
-    cv2.imwrite(str(tmp_path / "a.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
+    cv2.imwrite(str(tmp_path / f"a.{kind}"), image, [cv2.IMWRITE_JPEG_QUALITY, 100])
     for reduction in (1, 2, 4, 8):
-        small = transforms.read_jpeg(tmp_path / "a.jpg", reduction)
+        small = transforms.read_image(tmp_path / f"a.{kind}", reduction)
         assert small.shape[0] == 400 // reduction
         small[small < 20] = 0  # compression noise
         expected = (dot + 0.5) / reduction - 0.5
@@ -88,26 +89,31 @@ def test_reduction_keeps_the_geometry(tmp_path):
     assert [transforms.reduction_for(side, 256) for side in sides] == [1, 1, 2, 4, 8]
 
 
-def test_jpeg_errors(tmp_path):
-    path = tmp_path / "img_000001.jpg"
+@pytest.mark.parametrize(
+    "kind, start, end",
+    [("JPEG", b"\xff\xd8", b"\xff\xd9"), ("PNG", b"\x89PNG\r\n\x1a\n", b"IEND")],
+)
+def test_image_errors(tmp_path, kind, start, end):
+    path = tmp_path / ("img_000001.jpg" if kind == "JPEG" else "img_000001.png")
     cv2.imwrite(str(path), picture(64))
     whole = path.read_bytes()
-    transforms.check_jpeg(path)
+    transforms.check_image(path)
     path.write_bytes(whole + b"\0" * 16)  # padding is harmless
-    transforms.read_jpeg(path)
+    transforms.read_image(path)
     path.write_bytes(whole[: len(whole) * 2 // 3])
-    assert cv2.imread(str(path)) is not None  # the control: OpenCV accepts it
-    for check in (transforms.read_jpeg, transforms.check_jpeg):
-        with pytest.raises(UserError, match=r"img_000001\.jpg: truncated JPEG"):
+    if kind == "JPEG":
+        assert cv2.imread(str(path)) is not None  # the control: OpenCV accepts it
+    for check in (transforms.read_image, transforms.check_image):
+        with pytest.raises(UserError, match=rf"{path.name}: truncated {kind}"):
             check(path)
-    rubbish = b"\xff\xd8" + b"rubbish" * 9 + b"\xff\xd9"
+    rubbish = start + b"rubbish" * 9 + end
     for content, words in (
-        (rubbish, "damaged JPEG"), (b"GIF89a", "not a JPEG"), (b"", "empty image"),
+        (rubbish, f"damaged {kind}"), (b"GIF89a", "neither a JPEG"), (b"", "empty image"),
     ):  # fmt: skip
         path.write_bytes(content)
         with pytest.raises(UserError, match=words):
-            transforms.read_jpeg(path)
-    for check in (transforms.read_jpeg, transforms.check_jpeg):
+            transforms.read_image(path)
+    for check in (transforms.read_image, transforms.check_image):
         with pytest.raises(UserError, match="cannot be read"):
             check(tmp_path / "none.jpg")
 

@@ -75,7 +75,8 @@ def choose_persons(path: str | Path, min_keypoints: int) -> Persons:
     left_out = "; ".join(f"{count} {why}" for why, count in reasons.items() if count)
     message = f"{path}: {len(chosen.photo)} of {len(persons.photo) + crowds} persons"
     if not len(chosen.photo):
-        raise UserError(f"{message}: {left_out or 'the file is empty'}; lower min_keypoints")
+        advice = "; lower data.min_keypoints" if few.any() else ""
+        raise UserError(f"{message}: {left_out or 'the file is empty'}{advice}")
     log.info("%s%s", message, f"; left out: {left_out}" if left_out else "")
     return chosen
 
@@ -185,15 +186,18 @@ def _parse(where: str, entry: Any, labelled: bool) -> tuple[np.ndarray, np.ndarr
 
 def _read_boxes(path: Path) -> list[dict[str, Any]]:
     """The entries of a .csv file of boxes."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if [name.strip().lower() for name in reader.fieldnames or ()] != _BOX_COLUMNS:
-            raise UserError(f"{path}: the first line must be {','.join(_BOX_COLUMNS)}")
-        reader.fieldnames = _BOX_COLUMNS
-        return [
-            {"image": row["image"], "bbox": [row[name] or "" for name in _BOX_COLUMNS[1:]]}
-            for row in reader
-        ]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    reader = csv.DictReader(lines)
+    if [name.strip().lower() for name in reader.fieldnames or ()] != _BOX_COLUMNS:
+        raise UserError(f"{path}: the first line must be {','.join(_BOX_COLUMNS)}")
+    reader.fieldnames = _BOX_COLUMNS
+    return [
+        {"image": row["image"], "bbox": [row[name] or "" for name in _BOX_COLUMNS[1:]]}
+        for row in reader
+    ]
 
 
 def _image_folder(path: Path) -> Path:

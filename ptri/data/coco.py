@@ -26,6 +26,7 @@ from ptri.skeleton import H36M17
 from ptri.structures import Sample
 
 _SPLITS = {"train": "train", "test": "val"}  # ours and COCO's
+_PHOTOS = (".jpg", ".jpeg", ".png")
 
 
 class Photographs(Dataset):
@@ -83,7 +84,7 @@ def open_photos(config: Config) -> Photographs:
     """Photographs without keypoints below ``data.root``, to be learned from a teacher.
 
     Persons are those of its boxes.json, a list of {image, bbox}, or boxes.csv with the columns
-    image, x, y, width, height; without either each JPEG file is one person's.
+    image, x, y, width, height; without either each JPEG or PNG file is one person's.
 
     Raises:
         UserError: no such folder or images, damaged files.
@@ -97,11 +98,11 @@ def open_photos(config: Config) -> Photographs:
     else:
         walk = os.walk(root, followlinks=True)
         files = (os.path.join(folder, name) for folder, _, names in walk for name in names)
-        names = sorted(name for name in files if name.lower().endswith((".jpg", ".jpeg")))
+        names = sorted(name for name in files if name.lower().endswith(_PHOTOS))
         persons = make_persons(names, np.full((len(names), 4), np.nan), None)
     persons = persons.rows(slice(None, None, config.data.train_every))
     if not len(persons.photo):
-        raise UserError(f"data.root: {root}: no JPEG image in it; name a folder of photographs")
+        raise UserError(f"data.root: {root}: no JPEG or PNG image in it; name another folder")
     _check_images(given[0] if given else root, persons)
     return Photographs(persons, config.data, config.augment, config.run.seed)
 
@@ -114,7 +115,7 @@ def crop_person(
     rng: np.random.Generator | None = None,
 ) -> View:
     """The square crop of a person's box; its K maps px of the photograph to px of the crop."""
-    read = functools.partial(transforms.read_jpeg, persons.images[persons.photo[row]])
+    read = functools.partial(transforms.read_image, persons.images[persons.photo[row]])
     x, y, width, height = persons.box[row]
     if np.isnan(x):
         x, y, (height, width) = 0, 0, read().shape[:2]

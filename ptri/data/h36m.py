@@ -31,7 +31,7 @@ class Images(NamedTuple):
         """The image folder of one camera in one scene."""
         return self.root / "processed" / subject / action / FOLDERS[self.undistorted] / camera
 
-    def name(self, camera: str, frame: int) -> str:
+    def name(self, folder: Path, camera: str, frame: int) -> str:
         """File name of a frame: labels count frames from 0, files from 1."""
         return f"img_{frame + 1:06d}.jpg"
 

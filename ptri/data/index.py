@@ -33,8 +33,8 @@ class Images(Protocol):
     def folder(self, subject: str, action: str, camera: str) -> Path:
         """The folder of one camera's images in one scene, or its video."""
 
-    def name(self, camera: str, frame: int) -> str:
-        """The file name of a frame."""
+    def name(self, folder: Path, camera: str, frame: int) -> str:
+        """The file name of a frame in its folder."""
 
     def size(self, subject: str, camera: str) -> tuple[int, int] | None:
         """Width and height (px) that the camera was calibrated for; None: not known."""
@@ -66,7 +66,7 @@ class Index(NamedTuple):
         """What a camera's frame is called in its folder."""
         if folder.suffix == VIDEO:
             return f"frame {frame}"
-        return self.images.name(self.labels.camera_names[camera], frame)
+        return self.images.name(folder, self.labels.camera_names[camera], frame)
 
     def reader(self, row: int, camera: int) -> Callable[[int], np.ndarray]:
         """Reads that image as BGR, at a half, a fourth ... of its size for 2, 4 ..."""
@@ -74,7 +74,7 @@ class Index(NamedTuple):
         if path.parent.suffix == VIDEO:
             read = functools.partial(read_video_frame, path.parent, int(labels.frame[row]))
         else:
-            read = functools.partial(transforms.read_jpeg, path)
+            read = functools.partial(transforms.read_image, path)
         names = labels.subject_names[labels.subject[row]], labels.camera_names[camera]
         size = self.images.size(*names)
         return read if size is None else functools.partial(_read_sized, read, path, size)
@@ -270,7 +270,7 @@ def damaged_images(index: Index) -> list[str]:
                 if video:
                     read_video_frame(folder, int(name.partition(" ")[2]))
                 else:
-                    transforms.check_jpeg(folder / name)
+                    transforms.check_image(folder / name)
             except UserError as error:
                 damaged.append(str(error))
     return damaged
@@ -283,7 +283,7 @@ def image_folders(index: Index) -> Iterator[tuple[tuple[int, int], Path, list[st
     for subject, action in np.unique(np.stack([subjects, actions], 1), axis=0):
         scene = (subjects == subject) & (actions == action)
         for view, camera in enumerate(index.cameras):
-            frames = labels.frame[index.rows[scene & index.seen[:, view]]]
+            frames = np.sort(labels.frame[index.rows[scene & index.seen[:, view]]])
             if len(frames):
                 folder = index.folder(subject, action, camera)
                 names = [index.image_name(folder, camera, frame) for frame in frames]

@@ -1,13 +1,14 @@
 """CMU Panoptic: which frames and views a split holds.
 
-Images are ``<sequence>/hdImgs/00_03/00_03_%08d.jpg`` or frames of ``hdVideos/hd_00_03.mp4``; frame
-n of a video is image n, counted from 0. The other files are read by `ptri.data.panoptic_files`.
-What the joints mean against Human3.6M's is told in docs/panoptic.md.
+Images are ``<sequence>/hdImgs/00_03/00_03_%08d.jpg`` (or ``.png``) or frames of
+``hdVideos/hd_00_03.mp4``; frame n of a video is image n, counted from 0. The other files are read
+by `ptri.data.panoptic_files`. What the joints mean against Human3.6M's: docs/panoptic.md.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
@@ -55,6 +56,7 @@ class Images(NamedTuple):
 
     root: Path
     sizes: Mapping[tuple[str, str], tuple[int, int]] = MappingProxyType({})  # by sequence, camera
+    png: frozenset[Path] = frozenset()  # folders of PNG images, the others' are JPEG
     undistorted: bool = False
 
     def folder(self, subject: str, action: str, camera: str) -> Path:
@@ -63,9 +65,9 @@ class Images(NamedTuple):
         video = self.root / subject / "hdVideos" / f"hd_{camera}.mp4"
         return video if video.is_file() and not folder.is_dir() else folder
 
-    def name(self, camera: str, frame: int) -> str:
-        """File name of a frame."""
-        return f"{camera}_{frame:08d}.jpg"
+    def name(self, folder: Path, camera: str, frame: int) -> str:
+        """File name of a frame in its folder."""
+        return f"{camera}_{frame:08d}.{'png' if folder in self.png else 'jpg'}"
 
     def size(self, subject: str, camera: str) -> tuple[int, int]:
         """Width and height (px) of a sequence's camera in the calibration."""
@@ -95,18 +97,19 @@ def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
     names, step = sequence_names(root), 1
     if split != "all":
         key, step = f"{split}_sequences", getattr(data, f"{split}_every")
-        absent = [name for name in getattr(data, key) if name not in names]
-        if absent:
-            raise UserError(
-                f"data.{key}: {root} has no {', '.join(absent)}; it holds {', '.join(names)}"
-            )
-        names = getattr(data, key)
-    images, recorded, left_out = Images(root), [], Counter()
+        wanted = getattr(data, key)
+        absent = [name for name in wanted if name not in names]
+        if absent or not wanted:
+            what = ", ".join(absent) or "sequence for an empty list"
+            raise UserError(f"data.{key}: {root} has no {what}; it holds {', '.join(names)}")
+        names = wanted
+    images, recorded, left_out, total = Images(root), [], Counter(), 0
     for name in tqdm(names, desc="reading bodies", unit="sequence", leave=False):
         sequence = read_sequence(root, name, step)
         check_units(sequence)
         rows, others = choose_persons(sequence, data.person)
         left_out += others
+        total += sequence.num_frames
         if len(rows):
             recorded.append(sequence.take(rows))
         elif split != "all":
@@ -115,17 +118,18 @@ def choose_frames(data: DataConfig, split: str, min_views: int = 2) -> Index:
         raise UserError(_nobody(root, sequence, data.person))
     if left_out:
         counts = ", ".join(f"{count} with {what}" for what, count in left_out.items())
-        total = sum(sequence.num_frames for sequence in recorded)
         log.warning("%s: of %d frames %d left out: %s", root, total, left_out.total(), counts)
     chosen = camera_names(data.views, recorded, images)
     labels = make_labels(recorded, chosen, images)
     cameras = choose_cameras(chosen, labels, root, min_views)
+    folders = [images.folder(part.name, "", name) for part in recorded for name in chosen]
     images = images._replace(
         sizes={
             (sequence.name, camera): (int(width), int(height))
             for sequence in recorded
             for camera, (width, height) in zip(sequence.camera_names, sequence.sizes)
-        }
+        },
+        png=frozenset(filter(_holds_png, folders)),
     )
     return make_index(root, root, labels, images, cameras, np.arange(len(labels.frame)), min_views)
 
@@ -142,18 +146,28 @@ def choose_persons(sequence: Sequence, person: int | None) -> tuple[np.ndarray, 
     Returns:
         (n,) rows of the sequence's bodies; how many frames are left out, by the reason.
     """
-    _, number, count = np.unique(sequence.frame, return_inverse=True, return_counts=True)
-    wanted = count[number] == 1 if person is None else sequence.person == person
+    frames, number = np.unique(sequence.frame, return_inverse=True)
+    asked = np.full(len(number), True) if person is None else sequence.person == person
+    count = np.bincount(number[asked], minlength=len(frames))  # in a frame
+    wanted = asked & (count == 1)[number]
     joints = map_joints(sequence.joints, linear_map(sequence.skeleton, H36M17))
     known = np.isfinite(joints).all(-1)
     enough = known[:, H36M17.root] & (known.sum(1) >= MIN_KNOWN_JOINTS)
-    others = "several people (data.person chooses one)" if person is None else "other people only"
+    several = "several people (data.person chooses one)" if person is None else "that id twice"
     left_out = {
-        "nobody": sequence.num_frames - len(count),
-        others: len(count) - int(wanted.sum()),
+        "nobody": sequence.num_frames - len(frames),
+        "other people only": int((count == 0).sum()),
+        several: int((count > 1).sum()),
         "no pelvis or too few joints": int((wanted & ~enough).sum()),
     }
     return np.flatnonzero(wanted & enough), Counter(left_out)
+
+
+def _holds_png(folder: Path) -> bool:
+    """Whether a folder's images are PNG; where there are both kinds, JPEG counts."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    kinds = {name[-4:] for name in names}
+    return ".png" in kinds and ".jpg" not in kinds
 
 
 def _nobody(root: Path, sequence: Sequence, person: int | None) -> str:

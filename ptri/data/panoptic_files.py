@@ -7,6 +7,8 @@ is mm with z up, as Human3.6M's world.
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -105,7 +107,7 @@ def read_sequence(root: Path, name: str, step: int = 1) -> Sequence:
         cameras = [camera for camera in tree["cameras"] if camera["type"] == "hd"]
         cameras.sort(key=lambda camera: camera["name"])
         K, dist, R, t, sizes = (
-            np.array([camera[key] for camera in cameras], np.float64).reshape(-1, *shape)
+            np.array([camera[key] for camera in cameras], np.float64).reshape(len(cameras), *shape)
             for key, shape in _CAMERA.items()
         )
         names = tuple(str(camera["name"]) for camera in cameras)
@@ -131,13 +133,25 @@ def _read_bodies(
     folder: Path, step: int
 ) -> tuple[int, Skeleton, np.ndarray, np.ndarray, np.ndarray]:
     """Number of frames, joint set, and frame, id and joints of all bodies in them."""
-    skeleton, key = _FOLDERS[folder.name]
-    matches = [re.fullmatch(r"body3DScene_(\d+)\.json", path.name) for path in folder.iterdir()]
-    numbers = sorted((int(match[1]), match[0]) for match in matches if match)[::step]
-    if not numbers:
+    files = []
+    for entry in os.scandir(folder):
+        match = re.fullmatch(r"body3DScene_(\d+)\.json", entry.name)
+        if match:
+            state = entry.stat()
+            files.append((int(match[1]), entry.name, state.st_size, state.st_mtime_ns))
+    if not files:
         raise UserError(f"{folder}: no file body3DScene_%08d.json; extract the .tar file there")
+    return _parse_bodies(folder, tuple(sorted(files)[::step]))
+
+
+@functools.lru_cache(maxsize=32)  # the sequences of a run, which sets of cameras share
+def _parse_bodies(
+    folder: Path, files: tuple[tuple[int, str, int, int], ...]
+) -> tuple[int, Skeleton, np.ndarray, np.ndarray, np.ndarray]:
+    """`_read_bodies` of some files: number, name, size and time of each."""
+    skeleton, key = _FOLDERS[folder.name]
     frames, persons, joints = [], [], []
-    for number, name in numbers:
+    for number, name, _, _ in files:
         tree = read_json(folder / name, advice=_ADVICE)
         try:
             for body in tree["bodies"]:
@@ -153,7 +167,10 @@ def _read_bodies(
     points, confidence = table[..., :3], table[..., 3]
     known = (confidence > MIN_CONFIDENCE) & points.any(-1) & np.isfinite(points).all(-1)
     points = np.where(known[..., None], _CM * points @ _TURN.T, np.nan)
-    return len(numbers), skeleton, np.array(frames, int), np.array(persons, int), points
+    tables = np.array(frames, int), np.array(persons, int), points
+    for part in tables:  # they are shared
+        part.flags.writeable = False
+    return len(files), skeleton, *tables
 
 
 # --- geometry ---------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Shards(Dataset):
         truth = _parse(path, text)
         joints = np.array(truth["h36m17"], np.float64)
         camera = tuple(np.array(truth[name], np.float64) for name in ("K", "R", "t"))
-        read = functools.partial(transforms.decode_jpeg, image, path)
+        read = functools.partial(transforms.decode_image, image, path)
         flip = self.augment is not None and rng.random() < self.augment.flip
         box = np.array(truth["box"])
         part = cut_view(read, camera, box, joints, self.data, self.augment, rng)

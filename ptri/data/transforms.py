@@ -20,42 +20,54 @@ IMAGE_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGE_STD = np.array([0.229, 0.224, 0.225], np.float32)
 _NORMALISED = (np.arange(256, dtype=np.float32) / 255 - IMAGE_MEAN[:, None]) / IMAGE_STD[:, None]
 
-# A whole JPEG ends with this marker; some writers append a few bytes.
-_END_MARKER, _TAIL_BYTES = b"\xff\xd9", 256
+# How a whole file begins, and what stands near its end: some writers append a few bytes.
+_FORMATS = {b"\xff\xd8": ("JPEG", b"\xff\xd9"), b"\x89PNG\r\n\x1a\n": ("PNG", b"IEND")}
+_HEAD_BYTES, _TAIL_BYTES = max(map(len, _FORMATS)), 256
 _REDUCED = {1: cv2.IMREAD_COLOR} | {n: getattr(cv2, f"IMREAD_REDUCED_COLOR_{n}") for n in (2, 4, 8)}
 
 
-def read_jpeg(path: str | Path, reduction: int = 1) -> np.ndarray:
-    """Reads a JPEG file as BGR uint8 (H, W, 3), optionally at 1/2, 1/4 or 1/8 of its size.
+def read_image(path: str | Path, reduction: int = 1) -> np.ndarray:
+    """Reads a JPEG or PNG file as BGR uint8 (H, W, 3), also at 1/2, 1/4 or 1/8 of its size.
 
-    The decoder averages blocks of pixels, so `resize_intrinsics` with 1/reduction is exact.
+    Blocks of pixels are averaged (JPEG: by its decoder), so `resize_intrinsics` with 1/reduction
+    is exact.
 
     Raises:
-        UserError: missing, truncated or not a JPEG (OpenCV alone fills truncated images with grey).
+        UserError: missing, truncated or neither (OpenCV alone fills truncated images with grey).
     """
-    return decode_jpeg(_read(path), path, reduction)
+    return decode_image(_read(path), path, reduction)
 
 
-def decode_jpeg(data: bytes, path: str | Path, reduction: int = 1) -> np.ndarray:
-    """`read_jpeg` of bytes that are at hand; path: what errors name."""
-    _check_ends(path, data[:2], data[-_TAIL_BYTES:])
-    flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION
+def decode_image(data: bytes, path: str | Path, reduction: int = 1) -> np.ndarray:
+    """`read_image` of bytes that are at hand; path: what errors name."""
+    name = _check_ends(path, data[:_HEAD_BYTES], data[-_TAIL_BYTES:])
+    by_decoder = reduction if name == "JPEG" else 1
+    flags = _REDUCED[by_decoder] | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         image = None
     if image is None:
-        raise UserError(f"{path}: damaged JPEG image; extract it again")
-    return image
+        raise UserError(f"{path}: damaged {name} image; extract it again")
+    return reduce_image(image, reduction // by_decoder)
 
 
-def check_jpeg(path: str | Path) -> None:
-    """Checks that a JPEG file starts and ends as it must, reading no more of it.
+def reduce_image(image: np.ndarray, reduction: int) -> np.ndarray:
+    """An image (H, W, 3) whose pixels are the means of whole blocks of ``reduction`` x itself."""
+    if reduction == 1:
+        return image
+    height, width = (side // reduction for side in image.shape[:2])
+    whole = image[: height * reduction, : width * reduction]
+    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def check_image(path: str | Path) -> None:
+    """Checks that a JPEG or PNG file starts and ends as it must, reading no more of it.
 
     Raises:
-        UserError: missing, empty, not a JPEG or truncated.
+        UserError: missing, empty, neither or truncated.
     """
-    _check_ends(path, _read(path, 0, 2), _read(path, -_TAIL_BYTES))
+    _check_ends(path, _read(path, 0, _HEAD_BYTES), _read(path, -_TAIL_BYTES))
 
 
 def _read(path: str | Path, start: int = 0, count: int = -1) -> bytes:
@@ -69,11 +81,15 @@ def _read(path: str | Path, start: int = 0, count: int = -1) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _check_ends(path: str | Path, head: bytes, tail: bytes) -> None:
-    if head != b"\xff\xd8":
-        raise UserError(f"{path}: not a JPEG image" if head else f"{path}: empty image file")
-    if _END_MARKER not in tail:
-        raise UserError(f"{path}: truncated JPEG image (no end marker); extract it again")
+def _check_ends(path: str | Path, head: bytes, tail: bytes) -> str:
+    """The name of an image's format."""
+    for start, (name, end) in _FORMATS.items():
+        if head.startswith(start):
+            if end not in tail:
+                raise UserError(f"{path}: truncated {name} image (no end); extract it again")
+            return name
+    what = "neither a JPEG nor a PNG image" if head else "empty image file"
+    raise UserError(f"{path}: {what}")
 
 
 # --- geometry --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ptri.data import transforms
 from ptri.errors import UserError
 
 MAX_OPEN = 32  # videos that a process keeps open
@@ -54,13 +55,8 @@ class Video:
 
 
 def read_video_frame(path: Path, number: int, reduction: int = 1) -> np.ndarray:
-    """A frame of a video as `ptri.data.transforms.read_jpeg` reads images."""
-    image = _video(path, os.getpid()).read(number)
-    if reduction == 1:
-        return image
-    height, width = (side // reduction for side in image.shape[:2])
-    whole = image[: height * reduction, : width * reduction]  # whole blocks of pixels, averaged
-    return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+    """A frame of a video as `ptri.data.transforms.read_image` reads images."""
+    return transforms.reduce_image(_video(path, os.getpid()).read(number), reduction)
 
 
 def num_frames(path: Path) -> int:
