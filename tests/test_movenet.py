@@ -10,9 +10,9 @@ from movenet_fixture import DEMO, OUTPUTS, PHOTOS, ROOT, drawn_pictures, photogr
 
 from ptri import checkpoint, config
 from ptri.data import transforms
-from ptri.detectors.build import MULTIPOSE, THUNDER, build_detector, detector_name
-from ptri.detectors.movenet import MoveNet, MoveNetDetector
-from ptri.detectors.multipose import Multipose
+from ptri.detectors.build import build_detector, detector_name
+from ptri.detectors.movenet import THUNDER, MoveNet, MoveNetDetector
+from ptri.detectors.multipose import MULTIPOSE, Multipose
 from ptri.detectors.peaks import (
     PeakErrors,
     Peaks,

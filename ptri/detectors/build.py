@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ptri.config import Config
-from ptri.detectors.movenet import MoveNetDetector
+from ptri.detectors.movenet import THUNDER, MoveNetDetector
 from ptri.detectors.ours import OurDetector
 from ptri.detectors.protocol import PoseDetector
 from ptri.detectors.rtm import RtmDetector
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.system import choose_device
-
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
-THUNDER, MULTIPOSE = SHIPPED / "movenet_thunder.pt", SHIPPED / "movenet_multipose.pt"
 
 
 def detector_name(config: Config) -> str:

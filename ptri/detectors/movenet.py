@@ -21,6 +21,8 @@ from ptri.models.weights import read_detector
 from ptri.skeleton import COCO17
 from ptri.structures import Keypoints, cat
 
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
+THUNDER = SHIPPED / "movenet_thunder.pt"
 NUM_JOINTS = len(COCO17.joints)
 WIDTH = 1.75  # of MobileNetV2
 HEADS = {

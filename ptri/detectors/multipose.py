@@ -8,16 +8,19 @@ a Gaussian about that place, plus the offset that is told there.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ptri import checkpoint
 from ptri.detectors.centernet import STRIDE, CenterNet, gather_cells, joint_offsets, places
 from ptri.detectors.movenet import HEADS as SINGLE_HEADS
-from ptri.detectors.movenet import cells_to_picture
+from ptri.detectors.movenet import SHIPPED, cells_to_picture
 
+MULTIPOSE = SHIPPED / "movenet_multipose.pt"
 WIDTH = 1.5  # of MobileNetV2
 HEADS = {**SINGLE_HEADS, "box_scale": 2, "box_offset": 2}
 MOST_PEOPLE = 6
@@ -73,6 +76,17 @@ class Multipose(nn.Module):
         return PeopleFound(
             torch.cat([low, high], -1) * STRIDE, certainty * mean, cells_to_picture(xy), score
         )
+
+
+def load_multipose(path: str | Path | None = None) -> Multipose:
+    """The network with its weights, for inference on the CPU; None: the shipped ones.
+
+    Raises:
+        UserError: a missing or corrupt file, or weights of another network.
+    """
+    model = Multipose().eval().to(memory_format=torch.channels_last)
+    checkpoint.initialise(model.network, path or MULTIPOSE)
+    return model
 
 
 def _inside(heatmaps: Tensor, expected: Tensor, low: Tensor, high: Tensor) -> Tensor:

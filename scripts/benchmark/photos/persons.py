@@ -1,4 +1,4 @@
-"""Crops of labelled persons in photographs, as `data.kind: coco` has them; networks on them."""
+"""Crops of labelled persons in photographs, as `data.kind: coco` has them; detectors on them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from ptri.config import DataConfig
 from ptri.data import transforms
 from ptri.data.annotations import COCO_ROWS, JOINTS, OUR_ROWS, Persons
 from ptri.data.coco import crop_person
+from ptri.detectors.multipose import load_multipose
+from ptri.detectors.protocol import PoseDetector
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 from ptri.models.weights import read_network2d
+from ptri.skeleton import COCO17, H36M17, Skeleton
 
 # Median of torso / longer side of the box over the 48 persons of coco_mini that show both.
 TORSO_SHARE = 0.38
@@ -103,11 +106,36 @@ def load_network(path: str | Path, flip: bool = False) -> tuple[Network2D, int]:
 
 
 @torch.no_grad()
-def predict(network: Network2D, crops: Crops, batch: int = 16) -> Guess:
+def predict(detector: PoseDetector, crops: Crops, batch: int = 16) -> Guess:
     """Keypoints of all crops."""
     parts = []
     for start in range(0, len(crops.images), batch):
         images = [transforms.normalise(image) for image in crops.images[start : start + batch]]
-        parts.append([part.numpy() for part in network(torch.stack(images)).keypoints])
+        parts.append([part.cpu().numpy() for part in detector(torch.stack(images))])
     xy, covariance, confidence = (np.concatenate(part) for part in zip(*parts))
-    return Guess(xy[:, OUR_ROWS], covariance[:, OUR_ROWS], confidence[:, OUR_ROWS], xy)
+    rows = OUR_ROWS if detector.skeleton == H36M17 else _rows(detector.skeleton)
+    whole = xy if detector.skeleton == H36M17 else None
+    return Guess(xy[:, rows], covariance[:, rows], confidence[:, rows], whole)
+
+
+def _rows(skeleton: Skeleton) -> list[int]:
+    return [skeleton.joints.index(name) for name in JOINTS]
+
+
+@torch.no_grad()
+def predict_of_several(crops: Crops) -> Guess:
+    """MoveNet multipose: of the persons in each crop the one whose box fills it best.
+
+    Raises:
+        UserError: its weights are missing or corrupt.
+    """
+    network = load_multipose()
+    xy, confidence = [], []
+    for picture in crops.images:
+        people = network(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float())
+        sides = (people.boxes[0, :, 2:] - people.boxes[0, :, :2]).amax(-1) / crops.size
+        best = int((people.scores[0] * sides).argmax())
+        xy.append(people.xy[0, best].numpy())
+        confidence.append(people.confidence[0, best].numpy())
+    rows = _rows(COCO17)
+    return Guess(np.stack(xy)[:, rows], None, np.stack(confidence)[:, rows])
