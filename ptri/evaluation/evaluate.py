@@ -28,6 +28,8 @@ from ptri.config import Config
 from ptri.data.h36m import is_damaged
 from ptri.data.loaders import EvaluationLoader
 from ptri.data.multiview import MultiView
+from ptri.detectors.build import build_detector, detector_name
+from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.evaluation import metrics, outputs, predictions, table
 from ptri.evaluation.pictures import Painter
@@ -38,7 +40,7 @@ from ptri.models.heatmap import image_to_heatmap
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.weights import build_model, holds_2d
 from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
-from ptri.rig.check import RigInput
+from ptri.rig.check import RigInput, for_model, known_joints
 from ptri.rig.estimate import solve, solve_cameras
 from ptri.rig.joints import body_under
 from ptri.skeleton import H36M17
@@ -140,6 +142,13 @@ def _evaluate_share(
 ) -> Share:
     """Evaluates this process's scenes, and writes their predictions to a file."""
     device = next(model.parameters()).device
+    detector = build_detector(config, model)
+    model.detector = detector.known
+    if detector.image_size != config.data.image_size:
+        raise UserError(
+            f"data.image_size: {config.data.image_size}; {detector.name} takes crops of "
+            f"{detector.image_size} px: set data.image_size={detector.image_size}"
+        )
     timer, scenes = Timer(device), {}
     collected: dict[str, list[np.ndarray]] = defaultdict(list)  # of one scene
 
@@ -168,7 +177,7 @@ def _evaluate_share(
                     return Share({}, {})
                 # 1 from images to keypoints
                 batch, items = to_device(batch, device), torch.tensor(items)
-                frames, logits = _detect(model, batch, items, timer)
+                frames, logits = _detect(model, detector, batch, items, timer)
                 score("", _keypoint_scores(frames, logits))
                 # 2 each frame alone
                 single = _solve_single(model, frames, config, timer)
@@ -233,21 +242,32 @@ def _report(scores, machine, dataset, config, num_scenes, folder) -> tuple[dict[
 # --- steps -----------------------------------------------------------------------------------
 
 
-def _detect(model, batch: Sample, items: Tensor, timer: Timer) -> tuple[SceneFrames, Tensor]:
-    """The frames of a batch, and their heatmaps' logits (B, V, J, h, w)."""
+def _detect(
+    model, detector: PoseDetector, batch: Sample, items: Tensor, timer: Timer
+) -> tuple[SceneFrames, Tensor | None]:
+    """The frames of a batch, and the heatmaps' logits (B, V, J, h, w) of our own 2D network."""
     B, V = batch.images.shape[:2]
+    images = batch.images.flatten(0, 1)
+    features, logits = None, None
     with timer("detect", B):
-        detection = model.detect(batch.images.flatten(0, 1))  # (B V, ...)
-        keypoints = Keypoints(*(part.float().unflatten(0, (B, V)) for part in detection.keypoints))
-        features = model.joint_features(detection).unflatten(0, (B, V))
-    frames = SceneFrames(keypoints, features, batch._replace(images=None), items)
-    return frames, detection.logits.float().unflatten(0, (B, V))
+        if detector.name == "ours":
+            detection = model.detect(images)  # (B V, ...)
+            features = model.joint_features(detection).unflatten(0, (B, V))
+            logits = detection.logits.float().unflatten(0, (B, V))
+            keypoints = detection.keypoints
+        else:
+            keypoints = detector(images)
+        keypoints = Keypoints(*(part.float().unflatten(0, (B, V)) for part in keypoints))
+        given = RigInput(keypoints, batch.cameras.K, detector.skeleton)
+    truth = batch._replace(images=None)
+    return SceneFrames(given, known_joints(given), features, truth, items), logits
 
 
 def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
     keypoints, K, features = frames.alone()
+    points = take(for_model(frames.given), (slice(None), None))
     with timer("posterior", len(K)):
-        solution = solve(model, keypoints, K, config.posterior, config.run.seed)
+        solution = solve(model, points, K, config.posterior, config.run.seed)
     posterior = solution.posterior
     with timer("fusion", len(K)):
         prediction = body_under(model, keypoints, K, posterior, solution.sides, features)
@@ -270,10 +290,10 @@ def _ceilings(model, frames: SceneFrames, true_rigs) -> dict[str, Prediction]:
 def _solve_pooled(model, scene: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
     """One rig posterior from the frames that say most; all frames of the scene fused with it."""
     T = len(scene.item)
-    keypoints, K = tree_map(Tensor.double, (scene.keypoints, scene.truth.cameras.K))
+    given = tree_map(Tensor.double, scene.given)
     settings = config.posterior, config.run.seed, config.evaluate.pool_frames
     with timer("pooled/posterior", T):
-        solved = solve_cameras(model, RigInput(keypoints, K, H36M17), *settings)
+        solved = solve_cameras(model, given, *settings)
     with timer("pooled/fusion", T):
         prediction = _fuse_scene(model, scene, solved.posterior, solved.sides, solved.frames)
     return SceneEstimate(prediction, solved.posterior, torch.tensor([solved.verdict.accepted]))
@@ -288,18 +308,21 @@ def _fuse_scene(model, scene: SceneFrames, posterior, sides=None, frames=()) -> 
 # --- scores ----------------------------------------------------------------------------------
 
 
-def _keypoint_scores(frames: SceneFrames, logits: Tensor) -> dict[str, Tensor]:
-    B, V = logits.shape[:2]
+def _keypoint_scores(frames: SceneFrames, logits: Tensor | None) -> dict[str, Tensor]:
+    """Of the joints that the detector gives."""
+    given = torch.isfinite(frames.keypoints.xy).all(-1)  # (B, V, J)
     xy, truth, visible = (
         part.flatten(1, 2)  # (B, V J, ...)
-        for part in (frames.keypoints.xy, frames.truth.joints2d, frames.truth.visible)
+        for part in (frames.keypoints.xy, frames.truth.joints2d, frames.truth.visible & given)
     )
-    target = image_to_heatmap(frames.truth.joints2d.flatten(0, 1))
-    loss = losses.heatmap_divergence(
-        logits.flatten(0, 1), target, frames.truth.visible.flatten(0, 1)
-    )
+    loss = truth.new_full((len(truth),), torch.nan)  # heatmaps of others are not ours to score
+    if logits is not None:
+        target = image_to_heatmap(frames.truth.joints2d.flatten(0, 1))
+        shown = frames.truth.visible.flatten(0, 1)
+        loss = losses.heatmap_divergence(logits.flatten(0, 1), target, shown)
+        loss = loss.unflatten(0, logits.shape[:2]).mean(1)
     return {
-        "loss/hm": loss.unflatten(0, (B, V)).mean(1),
+        "loss/hm": loss,
         "x2d/l1": metrics.joint_l1(xy, truth, visible),
         "x2d/l2": metrics.joint_l2(xy, truth, visible),
         "x2d/visible": visible.sum(1),
@@ -360,14 +383,16 @@ def load_model(config: Config, images: bool, world: World = ALONE) -> nn.Module:
     """The 3D model with its weights, ready to evaluate, on ``run.device``.
 
     Args:
-        images: also load the 2D network, from ``init.checkpoint_2d`` or, where that is null, from
-            a whole model in ``init.checkpoint_3d`` (what end-to-end training writes).
+        images: also load our 2D network, where ``detector.name`` is that one: from
+            ``init.checkpoint_2d`` or, where that is null, from a whole model in
+            ``init.checkpoint_3d`` (what end-to-end training writes).
         world: of several processes each takes its own GPU.
 
     Raises:
         UserError: a checkpoint is not set, missing, corrupt or of another architecture.
     """
     init = config.init
+    images = images and detector_name(config) == "ours"
     if init.checkpoint_3d is None:
         raise UserError("init.checkpoint_3d: not set; name the weights, such as checkpoints/*.pt")
     if images and init.checkpoint_2d is None and not holds_2d(init.checkpoint_3d):

@@ -40,16 +40,17 @@ class Painter:
         self._kept: dict[int, tuple] = {}  # by place in the data set: what `keep` says
 
     def keep(
-        self, images: Tensor, logits: Tensor, frames: SceneFrames, single: SceneEstimate
+        self, images: Tensor, logits: Tensor | None, frames: SceneFrames, single: SceneEstimate
     ) -> None:
         """Keeps what was seen in chosen frames, and estimated of each alone.
 
         Args:
-            images: (B, V, 3, H, W). logits: (B, V, J, h, w) of the heatmaps.
+            images: (B, V, 3, H, W). logits: (B, V, J, h, w) of the heatmaps, where there are.
         """
         for row, item in enumerate(frames.item.tolist()):
             if item in self.wanted:
-                seen = images[row].clone(), logits[row], take(frames, row), single.frame(row)
+                maps = None if logits is None else logits[row]
+                seen = images[row].clone(), maps, take(frames, row), single.frame(row)
                 self._kept[item] = to_device(seen, torch.device("cpu"))
 
     def scene(self, items: Tensor, pooled: SceneEstimate | None) -> None:
@@ -96,13 +97,14 @@ class Painter:
             title = f"{names[v]}: reprojection {np.nanmedian(error):.1f} px (median)"
             view = denormalise(image.numpy()), H36M17, xy[v], covariance[v], projected[v]
             views.append(draw.overlay(*view, title))
-            error = np.linalg.norm(xy[v] - truth.joints2d[v].numpy(), axis=-1)
-            title = f"{names[v]}: keypoint error {np.nanmedian(error):.1f} px (median)"
-            maps.append(draw.heatmap_picture(image, logits[v], truth.joints2d[v], title))
+            if logits is not None:
+                error = np.linalg.norm(xy[v] - truth.joints2d[v].numpy(), axis=-1)
+                title = f"{names[v]}: keypoint error {np.nanmedian(error):.1f} px (median)"
+                maps.append(draw.heatmap_picture(image, logits[v], truth.joints2d[v], title))
         rows = [draw.beside(views), *(draw.beside(pair) for pair in zip(skeletons, rigs))]
         return {
             "views": draw.beside(views, 4),
-            "heatmaps": draw.beside(maps, 4),
+            **({"heatmaps": draw.beside(maps, 4)} if maps else {}),
             "skeleton": draw.beside(skeletons),
             "rig": draw.beside(rigs, 1),
             "overview": draw.beside(rows, 1),

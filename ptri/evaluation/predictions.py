@@ -13,6 +13,7 @@ from torch import Tensor
 from ptri.data.multiview import MultiView
 from ptri.evaluation.outputs import append
 from ptri.posterior.sampling import posterior_mean, resample
+from ptri.rig.check import RigInput
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, Prediction, RigPosterior, Sample, take
 
@@ -39,12 +40,13 @@ class SceneEstimate(NamedTuple):
 class SceneFrames(NamedTuple):
     """One batch, or one scene, after the 2D network; tensors have T frames first."""
 
-    keypoints: Keypoints  # (T, V, J, ...)
-    features: Tensor  # (T, V, J, C) of the 2D network at the keypoints
+    given: RigInput  # as detected, of the detector's own skeleton
+    keypoints: Keypoints  # (T, V, 17, ...) Human3.6M's joints of them; NaN where it has none
+    features: Tensor | None  # (T, V, 17, C) of our own 2D network at the keypoints
     truth: Sample  # without images (None): a scene of them would fill the memory
     item: Tensor  # (T,) place in the data set
 
-    def alone(self) -> tuple[Keypoints, Tensor, Tensor]:
+    def alone(self) -> tuple[Keypoints, Tensor, Tensor | None]:
         """Keypoints (T, 1, V, J, ...), K (T, 1, V, 3, 3) and features: T rigs of one frame each."""
         return take((self.keypoints, self.truth.cameras.K, self.features), (slice(None), None))
 

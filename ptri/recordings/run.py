@@ -9,7 +9,7 @@ import h5py
 
 from ptri import config as configuration
 from ptri.config import Config
-from ptri.detectors.build import build_detector, detector_name
+from ptri.detectors.build import build_detector
 from ptri.evaluation import outputs
 from ptri.evaluation.evaluate import load_model
 from ptri.models.pose_model import PoseModel
@@ -45,7 +45,7 @@ def observe(config: Config) -> tuple[PoseModel, Recording, Detections | None]:
         recording = read_recording(config.data.root, config.recording)
         return load_model(config, images=False), recording, None
     video_set = open_video_set(config)
-    model = load_model(config, images=detector_name(config) == "ours")
+    model = load_model(config, images=True)
     detector = build_detector(config, model)
     model.detector = detector.known
     detections = cache.detect_or_reuse(detector, video_set, config)
