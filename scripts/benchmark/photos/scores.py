@@ -191,7 +191,10 @@ def _cell(value: Any, form: str) -> str:
 def check(networks: dict[str, dict], peers: dict[str, dict]) -> list[Judged]:
     """The target, then what each peer reaches, beside what the detectors reach."""
     label, figure, least = TARGET
-    aims = {label: least, **{f"{label}: {name}": peer[figure] for name, peer in peers.items()}}
+    aims = {
+        label: least,
+        **{f"{label}: {name}": round(peer[figure], 3) for name, peer in peers.items()},
+    }
     return [
         Judged(aim, Figure(figures[figure]), least, column=method, form=".1f", unit=" %")
         for method, figures in networks.items()
