@@ -202,7 +202,8 @@ class EvaluateConfig(Section):
 class InitConfig(Section):
     checkpoint_2d: str | None = None  # weights of the 2D network to start from; on generated
     # keypoints, those of the network that they imitate: what is known of it counts
-    teacher_2d: str | None = None  # 2D: a trained 2D network to be imitated, see train.imitate
+    teacher_2d: str | None = None  # 2D: a trained 2D network to be imitated, or, of heatmaps, the
+    # name of a detector (movenet, rtmlib), see train.imitate
     checkpoint_3d: str | None = None  # weights of lifter and fusion to start from
 
 

@@ -13,7 +13,9 @@ from ptri.config import ModelConfig
 from ptri.data.annotations import JOINTS, OUR_ROWS
 from ptri.errors import UserError
 from ptri.models.network2d import Network2D
-from ptri.training.imitation import HeatmapTeacher
+from ptri.skeleton import COCO17, H36M17
+from ptri.structures import Keypoints
+from ptri.training.imitation import HeatmapTeacher, detector_heatmaps, network_heatmaps
 from ptri.training.task2d import HeatmapTask, open_data
 
 LEFT, RIGHT = (OUR_ROWS[JOINTS.index(f"{side}_wrist")] for side in ("left", "right"))
@@ -78,7 +80,7 @@ def test_boxes_of_unlabelled_photographs(coco, tmp_path):
 def test_a_teacher_teaches_unknown_joints_only():
     torch.manual_seed(0)
     network = Network2D(ModelConfig()).eval()
-    teacher = HeatmapTeacher(network, 64)
+    teacher = HeatmapTeacher(network_heatmaps(network), 64)
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         own = network(images).logits
@@ -108,22 +110,48 @@ def _divergence(logits, confidence):
 def test_a_teacher_of_another_image_size_points_to_the_same_place():
     """Its heatmaps are made to fit: the mean of a peak stays where it is in the image."""
 
-    class Peak(torch.nn.Module):
-        def forward(self, images):
-            assert images.shape[-2:] == (128, 128)
-            grid = torch.arange(32.0)
-            x, y = (20.5 + 0.5) / 4 * 2 - 0.5, (33.0 + 0.5) / 4 * 2 - 0.5  # px of 64 to heatmap px
-            logits = -((grid - x) ** 2 + (grid[:, None] - y) ** 2) / (2 * 3.0**2)
-            said = torch.ones(len(images), 17)
-            detection = type("Detection", (), {})()
-            detection.logits = logits.expand(len(images), 17, 32, 32)
-            detection.keypoints = type("Keypoints", (), {"confidence": said})
-            return detection
+    def peak(images):
+        assert images.shape[-2:] == (128, 128)
+        grid = torch.arange(32.0)
+        x, y = (20.5 + 0.5) / 4 * 2 - 0.5, (33.0 + 0.5) / 4 * 2 - 0.5  # px of 64 to heatmap px
+        logits = -((grid - x) ** 2 + (grid[:, None] - y) ** 2) / (2 * 3.0**2)
+        target = logits.flatten().softmax(0).unflatten(0, (32, 32))
+        return target.expand(len(images), 17, 32, 32), torch.ones(len(images), 17)
 
-    teacher = HeatmapTeacher(Peak(), 128)
+    teacher = HeatmapTeacher(peak, 128)
     target, _ = teacher._heatmaps(torch.zeros(1, 3, 64, 64), 16)
     grid = (torch.arange(16.0) + 0.5) * 4 - 0.5  # heatmap px to px of the image
     place = target[0, 0].unflatten(0, (16, 16))
     assert float(place.sum()) == pytest.approx(1)
     assert float((place.sum(0) * grid).sum()) == pytest.approx(20.5, abs=0.1)
     assert float((place.sum(1) * grid).sum()) == pytest.approx(33.0, abs=0.1)
+
+
+class Somebody:
+    """A detector of COCO's joints that says the same of every image."""
+
+    skeleton = COCO17
+    image_size = 128
+    xy = torch.linspace(52, 76, 34).view(17, 2)
+    covariance = torch.tensor([[90.0, 40.0], [40.0, 60.0]])  # px^2
+
+    def __call__(self, images):
+        N = len(images)
+        covariance = self.covariance.expand(N, 17, 2, 2)
+        return Keypoints(self.xy.expand(N, 17, 2), covariance, torch.full((N, 17), 0.7))
+
+
+def test_any_detector_teaches_the_joints_that_are_its_own():
+    target, confidence = detector_heatmaps(Somebody())(torch.zeros(2, 3, 128, 128))
+    known = [H36M17.joints[j] for j in np.flatnonzero(confidence[1] > 0)]
+    assert len(known) == 12 and not {"hip", "spine", "thorax", "head", "nose"} & set(known)
+    assert confidence[confidence > 0].unique().tolist() == pytest.approx([0.7])
+    grid = (torch.arange(32.0) + 0.5) * 4 - 0.5  # heatmap px to px of the image
+    for joint, name in (("right_foot", "right_ankle"), ("left_wrist", "left_wrist")):
+        heatmap = target[0, H36M17.joints.index(joint)]
+        x, y = (heatmap.sum(0) * grid).sum(), (heatmap.sum(1) * grid).sum()
+        assert float(heatmap.sum()) == pytest.approx(1)
+        expected = Somebody.xy[COCO17.joints.index(name)]
+        assert [float(x), float(y)] == pytest.approx(expected.tolist(), abs=0.1)
+        mixed = torch.einsum("yx,y,x->", heatmap, grid - y, grid - x)
+        assert float(mixed) == pytest.approx(40, rel=0.03)  # the covariance's

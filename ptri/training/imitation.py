@@ -9,13 +9,18 @@ else it might be, on photographs that nobody labelled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptri.models.losses import masked_mean
+from ptri.detectors.protocol import PoseDetector
+from ptri.models.heatmap import STRIDE, image_to_heatmap
+from ptri.models.losses import HEATMAP_SIGMA, masked_mean
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Detection, Network2D
+from ptri.skeleton import H36M17, linear_map
 
 MEMORY = 0.998  # of the running mean and variance of the teacher's features
 FIRST = 1  # maps from stride 8 on: the first one's edges need no teacher
@@ -66,16 +71,57 @@ class Imitation(nn.Module):
         return torch.stack(left).mean(0)
 
 
+# Normalised images (N, 3, S, S) to heatmaps (N, 17, h, w), each of sum 1, and confidences (N, 17).
+Heatmaps = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def network_heatmaps(network: Network2D) -> Heatmaps:
+    """The heatmaps of a 2D network, which is not trained."""
+    merged = merge_batchnorm(network)
+
+    def heatmaps(images: Tensor) -> tuple[Tensor, Tensor]:
+        seen = merged.to(images.device)(images)
+        target = seen.logits.flatten(-2).softmax(-1).unflatten(-1, seen.logits.shape[-2:])
+        return target, seen.keypoints.confidence
+
+    return heatmaps
+
+
+def detector_heatmaps(detector: PoseDetector) -> Heatmaps:
+    """What a detector says, as heatmaps: Gaussians of its covariances, as blurred as our targets.
+
+    Those of our 17 joints that are not just one of the detector's have no confidence.
+    """
+    share = torch.as_tensor(linear_map(detector.skeleton, H36M17)).nan_to_num()  # (17, J)
+    same, source = (share == 1).any(1), share.argmax(1)
+
+    def heatmaps(images: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(detector, nn.Module):
+            detector.to(images.device)
+        xy, covariance, confidence = (part[:, source.to(part.device)] for part in detector(images))
+        side = images.shape[-1] // STRIDE
+        blur = HEATMAP_SIGMA**2 * torch.eye(2).to(covariance)
+        information = torch.linalg.inv(covariance / STRIDE**2 + blur)  # (N, 17, 2, 2)
+        line = torch.arange(side).to(xy)
+        grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)  # (h, w, 2)
+        away = grid - image_to_heatmap(xy)[:, :, None, None]  # (N, 17, h, w, 2)
+        square = torch.einsum("njhwa,njab,njhwb->njhw", away, information, away)
+        target = (-square / 2).flatten(-2).softmax(-1).unflatten(-1, (side, side))
+        return target.to(images.device), (confidence * same.to(confidence)).to(images.device)
+
+    return heatmaps
+
+
 class HeatmapTeacher:
     """How far a network's heatmaps are from a teacher's, where nobody knows the truth."""
 
-    def __init__(self, network: Network2D, size: int) -> None:
+    def __init__(self, heatmaps: Heatmaps, size: int) -> None:
         """
         Args:
-            network: is not trained. size: px of the images that it was trained on; it sees others
+            heatmaps: the teacher's. size: px of the images that it was trained on; it sees others
                 resized to these.
         """
-        self.network, self.size = merge_batchnorm(network), size
+        self.heatmaps, self.size = heatmaps, size
 
     def __call__(self, images: Tensor, logits: Tensor, unknown: Tensor) -> Tensor:
         """``confidence KL(teacher || network)`` over pixels, the mean over unknown joints, (N,).
@@ -102,9 +148,8 @@ class HeatmapTeacher:
         """The teacher's heatmaps (N, J, side^2), each of sum 1, and confidences (N, J)."""
         if images.shape[-1] != self.size:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
-        seen = self.network.to(images.device)(images)
-        target = seen.logits.flatten(-2).softmax(-1).unflatten(-1, seen.logits.shape[-2:])
+        target, confidence = self.heatmaps(images)
         if target.shape[-1] != side:
             target = F.interpolate(target, (side, side), mode="bilinear", antialias=True)
         target = target.flatten(-2)
-        return target / target.sum(-1, keepdim=True), seen.keypoints.confidence
+        return target / target.sum(-1, keepdim=True), confidence

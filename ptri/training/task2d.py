@@ -18,6 +18,7 @@ from ptri.data.mixture import Mixture, sources
 from ptri.data.multiview import open_split
 from ptri.data.shards import Shards
 from ptri.data.transforms import denormalise
+from ptri.detectors.build import build_detector
 from ptri.errors import UserError
 from ptri.evaluation import draw
 from ptri.evaluation.metrics import joint_metrics, mahalanobis_square, mirrored
@@ -29,7 +30,12 @@ from ptri.models.network2d import Detection, Network2D
 from ptri.models.weights import read_network2d
 from ptri.skeleton import H36M17
 from ptri.structures import Sample, cat, to_device
-from ptri.training.imitation import HeatmapTeacher, Imitation
+from ptri.training.imitation import (
+    HeatmapTeacher,
+    Imitation,
+    detector_heatmaps,
+    network_heatmaps,
+)
 from ptri.training.optimizer import decaying_groups
 from ptri.training.orientation import Orientation
 from ptri.training.state import Task
@@ -44,6 +50,7 @@ WEIGHTS = {  # of losses in the total
 WEIGHT_IMITATION = 1.0  # of the share of a teacher's features that is not told, or of the
 # divergence from its heatmaps (nats)
 CONFIDENCE_RADIUS = 0.05  # of the image's side: a keypoint within it counts as found
+DETECTORS = ("movenet", "rtmlib")  # that can be named as teachers
 CONTEXT = "head.context."  # names of the weights of the head's `Context`
 
 
@@ -79,8 +86,16 @@ class HeatmapTask(Task):
         elif imitate == "heatmaps":
             if init.teacher_2d is None:
                 raise UserError("train.imitate: heatmaps of whom? Name a network: init.teacher_2d")
-            self._teacher = HeatmapTeacher(*read_network2d(init.teacher_2d))
+            self._teacher = self._heatmap_teacher(init.teacher_2d)
         return model
+
+    def _heatmap_teacher(self, name: str) -> HeatmapTeacher:
+        """By a detector of that name, else by a file of weights of a 2D network."""
+        if name in DETECTORS:
+            detector = build_detector(replace(self.config, detector__name=name))
+            return HeatmapTeacher(detector_heatmaps(detector), detector.image_size)
+        network, size = read_network2d(name)
+        return HeatmapTeacher(network_heatmaps(network), size)
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Convolutions and matrices decay; biases and BatchNorm do not."""
