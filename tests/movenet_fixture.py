@@ -29,7 +29,7 @@ DEMO = [
 
 def drawn_pictures() -> Iterator[tuple[str, str, np.ndarray]]:
     """Name, model, and RGB uint8 picture: rendered people, several beside each other, noise."""
-    people = [transforms.read_jpeg(ROOT / path, 2)[:, :, ::-1] for path in DEMO]
+    people = [transforms.read_image(ROOT / path, 2)[:, :, ::-1] for path in DEMO]
     for number, picture in enumerate(people):
         yield f"demo{number}", "thunder", picture
     noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)

@@ -181,7 +181,7 @@ def test_the_shipped_detector_on_rendered_people():
     assert detector_name(options) == "movenet"
     detector = build_detector(options)
     assert detector.skeleton is COCO17 and detector.image_size == 256
-    images = [transforms.read_jpeg(ROOT / path, 2)[:, :, ::-1] for path in DEMO]
+    images = [transforms.read_image(ROOT / path, 2)[:, :, ::-1] for path in DEMO]
     said = detector(torch.stack([transforms.normalise(image) for image in images]))
     assert said.xy.shape == (6, 17, 2) and said.covariance.shape == (6, 17, 2, 2)
     assert bool((torch.linalg.eigvalsh(said.covariance) > 0).all())
