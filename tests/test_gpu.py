@@ -26,6 +26,8 @@ from toy_task import ToyTask, assert_same_run, load_last, read_lines, toy_config
 import ptri
 from ptri import config
 from ptri.data.multiview import open_split
+from ptri.detectors.movenet import THUNDER, MoveNetDetector
+from ptri.detectors.multipose import Multipose
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import evaluate
 from ptri.geometry.rotations import rotation_angle
@@ -232,6 +234,26 @@ def test_solve_is_that_of_the_cpu(place):
     assert float(torch.rad2deg(rotation_angle(own_R @ R.mT)).max()) < 0.01
     assert float((own_joints - joints).norm(dim=-1).max()) < 1.0
     assert [verdict.code for verdict in ours[2]] == [verdict.code for verdict in verdicts]
+
+
+def test_movenet_is_that_of_the_cpu(place):
+    """And the CPU waits for no more than the pictures, where they are not there yet."""
+    device, trace = place
+    images = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    expected = MoveNetDetector(THUNDER)(images)
+    detector = MoveNetDetector(THUNDER).to(device)
+    detector(images)  # constants are made
+    for given, waits in ((images, 1), (images.to(device), 0)):
+        if trace:
+            trace.waits.clear()
+        found = detector(given)
+        assert not trace or trace.waits.total() == waits
+        assert found.xy.device.type == device.type
+        for mine, theirs in zip(to_device(found, CPU), expected):
+            error = (mine - theirs).abs() / theirs.abs().clamp_min(1)
+            assert float(error.median()) < 1e-3  # of noise one peak is as good as another
+    people = Multipose().to(device)(images.to(device))
+    assert people.boxes.device.type == device.type and people.boxes.shape == (2, 6, 4)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from ptri.detectors.centernet import STRIDE, CenterNet, gather_cells, joint_offs
 from ptri.detectors.peaks import Peaks, peak_covariance, peak_moments, read_peak_errors
 from ptri.models.weights import read_detector
 from ptri.skeleton import COCO17
-from ptri.structures import Keypoints, cat
+from ptri.structures import Keypoints, cat, constant
 
 SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints"
 THUNDER = SHIPPED / "movenet_thunder.pt"
@@ -54,7 +54,7 @@ class MoveNet(nn.Module):
         rows = torch.arange(height, device=pictures.device)
         columns = torch.arange(width, device=pictures.device)
         grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).float()  # (h, w, 2)
-        middle = grid.new_tensor((width // 2, height // 2))
+        middle = constant((width // 2, height // 2), grid.device, grid.dtype)
         central = 1 / ((grid - middle).norm(dim=-1) + SOFTENING)
         central = central.half().float()  # a table in the graph
         person = (center[:, 0] * central).flatten(1).argmax(-1, keepdim=True)  # (N, 1)

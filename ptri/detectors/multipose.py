@@ -19,6 +19,7 @@ from ptri import checkpoint
 from ptri.detectors.centernet import STRIDE, CenterNet, gather_cells, joint_offsets, places
 from ptri.detectors.movenet import HEADS as SINGLE_HEADS
 from ptri.detectors.movenet import SHIPPED, cells_to_picture
+from ptri.structures import constant
 
 MULTIPOSE = SHIPPED / "movenet_multipose.pt"
 WIDTH = 1.5  # of MobileNetV2
@@ -54,7 +55,7 @@ class Multipose(nn.Module):
         """
         maps = self.network(pictures)
         height, width = maps["center"].shape[-2:]
-        size = maps["center"].new_tensor((width, height))
+        size = constant((width, height), pictures.device, torch.float32)
         center = maps["center"].sigmoid()
         highest = F.max_pool2d(center, WINDOW, stride=1, padding=WINDOW // 2)
         certain = center * ((center - highest).abs() < TIE)

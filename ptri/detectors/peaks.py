@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ptri import checkpoint
 from ptri.errors import UserError
+from ptri.structures import constant
 
 RADIUS = 3  # cells about the peak whose second moments count
 LEAST_HEIGHT = 1e-4  # guards the logarithm of a peak that is none
@@ -88,7 +89,7 @@ def peak_moments(heatmaps: Tensor, cells: Tensor) -> Tensor:
     place = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).to(weight)  # (7, 7, 2)
     mean = torch.einsum("njab,abc->njc", weight, place)
     second = torch.einsum("njab,abc,abd->njcd", weight, place, place)
-    eye = torch.eye(2).to(weight)
+    eye = torch.eye(2, dtype=weight.dtype, device=weight.device)
     return second - mean[..., :, None] * mean[..., None, :] + eye / 12
 
 
@@ -114,8 +115,8 @@ def peak_features(peaks: Peaks, side: int) -> Tensor:
 def peak_covariance(peaks: Peaks, side: int, errors: PeakErrors) -> tuple[Tensor, Tensor]:
     """Covariances (N, J, 2, 2) px^2 and confidences (N, J) of peaks in crops of a side in px."""
     features = peak_features(peaks, side)
-    numbers = (features.new_tensor(value) for value in (*errors[:3], errors.shape))
-    size, sure, joints, shape = numbers
+    given = (*errors[:3], errors.shape)
+    size, sure, joints, shape = (constant(v, features.device, features.dtype) for v in given)
     covariance = _covariance(features, peaks.moments, size, joints, shape) * (side / 256) ** 2
     return covariance, (features @ sure).sigmoid()
 
@@ -126,7 +127,8 @@ def _covariance(
     """(N, J, 2, 2) px^2 in a crop of 256 px; numbers as in `PeakErrors`."""
     variance = (features @ size + joints).exp()[..., None, None]
     mean = moments.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
-    return variance * (shape * moments / mean + (1 - shape) * torch.eye(2).to(moments))
+    eye = torch.eye(2, dtype=moments.dtype, device=moments.device)
+    return variance * (shape * moments / mean + (1 - shape) * eye)
 
 
 def fit_peak_errors(peaks: Peaks, truth: Tensor, side: int, hold: float = 0.9) -> PeakErrors:
