@@ -5,6 +5,7 @@ draws bones, how much it overstates its noise, and how far a frame's errors go t
 given: docs/rig_posterior.md, "Errors that go together", tells how to measure it.
 
 python scripts/render_people.py --out data/rendered --subjects S8 --frames 8 --fps 4 --cameras 8
+    --variety action --actions Directions-1,Eating-1,...     (a person each; 8 or more)
 python scripts/fit_errors.py data/rendered --subjects 8 --out configs/errors_s0.yaml
 python scripts/fit_errors.py data/rendered --detector movenet --calibrate --out errors.yaml
 

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             run(arguments)
         except ImportError as error:
-            message = f"{error}; install the render extra: pip install -e .[render]"
+            message = f"{error}; make render installs the render extra"
             raise UserError(message) from None
         except KeyboardInterrupt:
             message = "interrupted; start again with the same settings to go on"

@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for the sequences; must not exist")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.out.mkdir(parents=True)
+    if args.out.exists():
+        parser.error(f"{args.out}: exists; remove it, or name another folder")
     width, height = (FINER * side + 2 * MARGIN for side in SIZE)
     renderer = Renderer(width, height, LOOKS.samples)
     for number, (name, num_frames) in enumerate(SEQUENCES.items()):

@@ -15,7 +15,7 @@ from ptri.errors import UserError
 from ptri.export.graph import Exported
 from ptri.skeleton import H36M17
 
-_INSTALL = "make onnx installs it, or pip install 'ptri[export]'"
+_INSTALL = 'make onnx installs it, or pip install -e ".[export]"'
 
 
 def write(module: Exported, path: str | Path, size: int) -> None:

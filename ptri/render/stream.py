@@ -126,7 +126,7 @@ def _plain_errors() -> Iterator[None]:
         yield
     except ImportError as error:
         raise UserError(
-            f"data.kind: rendered needs the render extra ({error}): pip install -e .[render]"
+            f"data.kind: rendered needs the render extra ({error}): make render installs it"
         ) from None
     except RuntimeError as error:
         raise UserError(f"data.kind: rendered: {error}") from None

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> str:
 
         studio = Studio(settings)
     except ImportError as error:
-        raise UserError(f"{error}; install the render extra: pip install -e .[render]") from None
+        raise UserError(f"{error}; make render installs the render extra") from None
     except RuntimeError as error:
         raise UserError(str(error)) from None
     keys = [(settings.seed, 0, i) for i in range(2 * args.images)]
