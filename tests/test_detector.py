@@ -5,6 +5,7 @@ import math
 import shutil
 
 import fit_errors as script
+import numpy as np
 import pytest
 import torch
 from detector_errors import report
@@ -15,6 +16,8 @@ from detector_errors.truth import true_views
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config
+from ptri.checkpoint import load_weights
+from ptri.data.labels import labels_path, read_labels
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.models.weights import read_detector, write_detector
@@ -305,3 +308,30 @@ def test_the_script_fits_the_shipped_network(tmp_path, capsys):
     assert errors_of(settings.generated).noise > 0.01
     known = read_detector(weights)
     assert known.frame_worth == 0.5 and len(known.bone_ratio) == 16 and len(known.overstated) == 17
+
+
+@pytest.mark.slow
+def test_the_script_calibrates_and_fits_movenet(tmp_path, capsys):
+    """On dots again; the truth of COCO's joints is where the renderer would have written it."""
+    actions = tuple(f"Walking-{i}" for i in range(1, 9))
+    make_tiny_h36m(tmp_path, subjects=("S8",), actions=actions, num_frames=4)
+    words = [str(tmp_path), "--length", "4", "--rounds", "1", "--repeats", "1"]
+    weights = tmp_path / "weights.pt"
+    shutil.copy("checkpoints/movenet_thunder.pt", weights)
+    before = load_weights(weights)[1]["peaks"]
+    words += ["--detector", "movenet", "--weights", str(weights), "--calibrate"]
+    words += ["--out", str(tmp_path / "errors.yaml")]
+    assert script.main(words) == 2
+    assert "does not say where movenet's joints are" in capsys.readouterr().err
+    joints = read_labels(labels_path(tmp_path)).joints
+    np.savez(tmp_path / "extra" / "rendered_truth.npz", coco17_joints=joints)
+    assert script.main(words) == 0
+    text = capsys.readouterr().out
+    assert "truth in the ellipses" in text and "nan" not in text
+    after = load_weights(weights)[1]["peaks"]
+    assert after != before
+    all_joints = text.split("truth in the ellipses")[1].split("\nall ")[1].split("\n")[0].split()
+    assert float(all_joints[1]) == pytest.approx(90, abs=4)  # what it was fitted to
+    settings = config.load(None, ["run.name=x", f"generated.errors={tmp_path / 'errors.yaml'}"])
+    assert errors_of(settings.generated).joint_set == "coco17"
+    assert len(read_detector(weights).bone_ratio) == 16

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import torch
+from detector_errors.clips import Detected
 from detector_errors.named import named_detector
 from tqdm import tqdm
 
@@ -15,12 +16,14 @@ from benchmark.detectors.scores import Scores, score
 from benchmark.figures import Figure, Judged, bootstrap, mean, median, targets_table
 from benchmark.results import write_results
 from benchmark.rig.scores import pool
-from ptri.config import load
+from ptri.config import PosteriorConfig, load
 from ptri.errors import UserError
 from ptri.evaluation.metrics import FAILURE_DEG
+from ptri.evaluation.pictures import spread
 from ptri.evaluation.table import grid
+from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
-from ptri.structures import UNKNOWN_DETECTOR
+from ptri.structures import UNKNOWN_DETECTOR, Detector
 
 WEIGHTS = "checkpoints/ptri_3d.pt"
 FRAMES = (1, 10, 27)
@@ -49,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", nargs="+", type=int, default=list(FRAMES), help="of a rig (1 10 27)")
     add("--most", type=int, default=0, help="rigs of each number of frames; 0: all")
     add("--unknown", action="store_true", help="also as if nothing were known of the errors")
+    text = "also at these worths of a frame, see docs/rig_posterior.md, to choose one"
+    add("--frame-worth", nargs="+", type=float, default=[], metavar="SHARE", help=text)
     add("--weights", default=WEIGHTS, help="of lifter and fusion")
     add("--config", metavar="YAML", help="settings, such as the posterior's")
     add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
@@ -64,34 +69,54 @@ def run(args: argparse.Namespace) -> str:
     fixed = ["run.name=benchmark", "data.kind=videos", f"init.checkpoint_3d={args.weights}"]
     config = load(args.config, [*fixed, *args.set])
     model = build_model(config, with_images=False).eval()
-    lines, blocks, content = [], [], {}
+    judged, blocks, content = [], [], {}
     for name in args.detectors:
         detector = named_detector(name)
         for root in args.roots:
             found = detected(root, detector, max(args.frames), Path(args.out))
-            for assumed in (detector.known, *[UNKNOWN_DETECTOR] * args.unknown):
+            for words, assumed in assumptions(detector.known, args).items():
                 model.detector = assumed
-                title = f"{name}, {root.name}" + ", errors unknown" * (assumed != detector.known)
-                by_length = {}
-                for T in args.frames:
-                    chosen = windows(*found.clips.joints.shape[:2], T)
-                    chosen = chosen[:: max(-(-len(chosen) // args.most), 1) if args.most else 1]
-                    bar = tqdm(chosen, f"{title}, T = {T}", unit="rig", disable=None)
-                    scores = [
-                        score(model, found, window, config.posterior, args.seed) for window in bar
-                    ]
-                    by_length[T] = (pool(scores), summarise(scores))
-                blocks.append(_table(title, {T: both[1] for T, both in by_length.items()}))
-                content[title] = {
-                    f"T = {T}": {key: figure._asdict() for key, figure in both[1].items()}
-                    for T, both in by_length.items()
+                title = f"{name}, {root.name}{words}"
+                figures = {
+                    T: summarise(_scores(model, found, T, config.posterior, title, args))
+                    for T in args.frames
                 }
-                for T, (_, figures) in by_length.items():
-                    if assumed == detector.known and max(args.frames) == T:
-                        lines.append(Judged(title, figures["ratio"], most=MOST, strict=True))
+                blocks.append(_table(title, figures))
+                content[title] = {
+                    f"T = {T}": {key: figure._asdict() for key, figure in part.items()}
+                    for T, part in figures.items()
+                }
+                if not words:
+                    ratio = figures[max(args.frames)]["ratio"]
+                    judged.append(Judged(title, ratio, most=MOST, strict=True))
     head = f"MPJPE over robust triangulation with the true cameras, T = {max(args.frames)}"
-    text = "\n\n".join([*blocks, targets_table(head, lines)])
+    text = "\n\n".join([*blocks, targets_table(head, judged)])
     return write_results(args, "detectors", text, {"figures": content})
+
+
+def assumptions(known: Detector, args: argparse.Namespace) -> dict[str, Detector]:
+    """What the solver is told of a detector, by what the title says of that."""
+    told = {"": known}
+    if args.unknown:
+        told[", errors unknown"] = UNKNOWN_DETECTOR
+    for worth in args.frame_worth:
+        told[f", a frame worth {worth:g}"] = known._replace(frame_worth=worth)
+    return told
+
+
+def _scores(
+    model: PoseModel,
+    found: Detected,
+    num_frames: int,
+    options: PosteriorConfig,
+    title: str,
+    args: argparse.Namespace,
+) -> list[Scores]:
+    chosen = windows(*found.clips.joints.shape[:2], num_frames)
+    if args.most:
+        chosen = [chosen[row] for row in spread(len(chosen), args.most)]
+    bar = tqdm(chosen, f"{title}, T = {num_frames}", unit="rig", disable=None)
+    return [score(model, found, window, options, args.seed) for window in bar]
 
 
 def summarise(scores: list[Scores]) -> dict[str, Figure]:
