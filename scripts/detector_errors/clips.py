@@ -70,8 +70,11 @@ class Detected(NamedTuple):
         return project(self.truth, Cameras(*(part.unsqueeze(1) for part in self.clips.cameras)))
 
 
-def cut_clips(index: Index, length: int) -> tuple[np.ndarray, float]:
+def cut_clips(index: Index, length: int, least: int = MIN_CLIPS) -> tuple[np.ndarray, float]:
     """Rows of consecutive frames with every view.
+
+    Args:
+        least: clips that are needed.
 
     Returns:
         Positions (B, T) in the index, and frames per second.
@@ -91,10 +94,10 @@ def cut_clips(index: Index, length: int) -> tuple[np.ndarray, float]:
         for run in runs
         for first in range(0, len(run) - length + 1, length)
     ]
-    if len(clips) < MIN_CLIPS or usual < 1:
+    if len(clips) < least or usual < 1:
         raise UserError(
             f"{index.source}: {len(clips)} clips of {length} consecutive frames in every view; at "
-            f"least {MIN_CLIPS} are needed: more people (scripts/render_people.py --actions) or "
+            f"least {least} are needed: more people (scripts/render_people.py --actions) or "
             "shorter clips (--length)"
         )
     return np.stack(clips), LABELS_FPS / usual
@@ -106,6 +109,7 @@ def detect(
     config: Config,
     length: int,
     most_frames: int = 0,
+    least: int = MIN_CLIPS,
 ) -> Detected:
     """Runs a detector on the test subjects of a Human3.6M layout.
 
@@ -113,6 +117,7 @@ def detect(
         config: its section data; image size and crops become the detector's.
         length: T, frames of a clip.
         most_frames: of all clips together, spread evenly; 0: all.
+        least: clips that are needed.
 
     Raises:
         UserError: no such data or subjects; too few clips; one view only.
@@ -121,9 +126,9 @@ def detect(
         config.data, image_size=detector.image_size, crop_scale=detector.crop_scale
     )
     index = build_index(data, "test")
-    clips, fps = cut_clips(index, length)
+    clips, fps = cut_clips(index, length, least)
     if most_frames:
-        count = min(max(most_frames // length, MIN_CLIPS), len(clips))
+        count = min(max(most_frames // length, least), len(clips))
         clips = clips[np.linspace(0, len(clips) - 1, count).round().astype(int)]
     chosen = clips.ravel()
     index = index._replace(rows=index.rows[chosen], seen=index.seen[chosen])

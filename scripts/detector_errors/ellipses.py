@@ -25,7 +25,7 @@ from ptri.evaluation.table import grid
 from ptri.skeleton import H36M17, SKELETONS
 from ptri.structures import cat
 
-FRAMES = 200  # of all views, that the numbers are fitted to
+FRAMES = 400  # of all views, that the numbers are fitted to
 
 
 @torch.inference_mode()

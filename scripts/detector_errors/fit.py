@@ -183,7 +183,7 @@ def corrected(options: ErrorModel, measured: Statistics, simulated: Statistics) 
 
 
 def _missed(measured: Tensor, simulated: Tensor) -> Tensor:
-    return (measured / simulated).nan_to_num(1.0).log().clamp(-0.7, 0.7).exp()
+    return (measured / simulated).log().clamp(-0.7, 0.7).exp()
 
 
 def _relative(factors: Tensor) -> Tensor:

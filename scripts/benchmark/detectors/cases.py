@@ -56,7 +56,7 @@ def detected(root: Path, detector: PoseDetector, length: int, folder: Path) -> D
             clips["keypoints"] = Keypoints(**kept["named"])
             own = Keypoints(**kept["keypoints"])
             return Detected(Clips(**clips), own, kept["truth"], kept["inside"])
-    found = detect(detector, config, length)
+    found = detect(detector, config, length, least=1)
     clips = found.clips
     parts = {
         "clips": clips._asdict() | {"cameras": None, "keypoints": None},
