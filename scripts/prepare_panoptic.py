@@ -59,6 +59,9 @@ def run_check(args: argparse.Namespace) -> int:
         print(f"{broken} of {len(names)} sequences cannot be used; mend or remove them")
         return 1
     data = DataConfig(kind="panoptic", root=args.root, person=args.person)
+    absent = [n for n in [*data.train_sequences, *data.test_sequences] if n not in names]
+    if absent:
+        print(f"not here  {', '.join(absent)} (of data.train_sequences and data.test_sequences)")
     index = panoptic.choose_frames(data, "all", min_views=1)
     return data_report.check(index, args.read, Path(args.out))
 

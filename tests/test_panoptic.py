@@ -417,6 +417,7 @@ def test_check_reports_and_draws(capsys, tmp_path):
     assert prepare(["check", str(MINI), "--read", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert f"{TEST}: 6 frames, 2 with several people, 0 with nobody; 8 bodies of 2 ids" in text
+    assert "not here  171026_pose2, 171026_pose3, 171204_pose1" in text
     assert "31 HD; images of 15: 00_01, 00_02" in text and "100 % of the bodies" in text
     assert "complete" in text
     pictures = sorted(tmp_path.iterdir())

@@ -179,7 +179,7 @@ def _nobody(root: Path, sequence: Sequence, person: int | None) -> str:
     if person is None:
         return (
             f"{place}: no frame with one person only (and pelvis and {MIN_KNOWN_JOINTS} joints "
-            f"known); choose one with data.person: {who}"
+            f"known); choose one with data.person (check: --person): {who}"
         )
     return f"data.person: {place} has no frame of person {person}; {who}"
 
