@@ -50,6 +50,7 @@ SECTIONS = {item.name: item.default_factory for item in fields(Config) if item.n
 _KINDS = {name: kinds_of(section) for name, section in SECTIONS.items()}
 # Settings of earlier versions, and what became of them; CHANGELOG.md says more.
 _GONE = {
+    "the turn of the person's trunk, as it is seen; leave it out": "recording.max_roll_deg",
     "a constant of the code, since nobody set it; leave it out": """
         posterior.adjust_iterations posterior.random_starts posterior.df posterior.inflation
         posterior.outlier_chi2 posterior.frame_correlation posterior.bone_spread

@@ -131,6 +131,9 @@ class DetectorConfig(Section):
     # auto: movenet
     weights: str | None = None  # file of movenet's weights, null: the shipped one; of rtmlib: an
     # ONNX file or an address, null: RTMPose-m (downloads). Those of ours are init.checkpoint_2d
+    people: Literal["movenet", "rtmlib"] = "movenet"  # who finds the people in videos: MoveNet
+    # multipose, or a YOLOX of rtmlib's
+    people_weights: str | None = None  # of it, as weights
 
 
 @dataclass(frozen=True)
@@ -222,9 +225,12 @@ class RecordingConfig(Section):
     noise: float = number(0.01, above=0)  # of keypoint files: standard deviation / person's height
     subject_height: float | None = None  # mm; fixes the scale instead of the body prior
     camera_distance: float | None = None  # mm between the first two views; fixes the scale
+    person: Literal["auto", "largest", "moving", "box"] = "auto"  # who is followed: the largest
+    # (over all frames and views), who moves most, or whom recording.boxes shows; auto: box where
+    # there are such files, else largest
     # Only for data.kind=videos:
-    every: int = number(1, 1)  # read one frame of so many
-    boxes: str = "auto"  # where the person is: folder of <camera>.csv, "keypoints" or "motion"; see
-    # ptri/recordings/boxes.py; auto: the folder boxes where there is one, else motion
-    max_roll_deg: float = number(40.0, 0, 180)  # crops are also tried turned by up to this
+    every: int | None = number(None, 1)  # read one frame of so many; null: what is enough for the
+    # cameras, 100 to 199 frames in all
+    boxes: str = "auto"  # folder of <camera>.csv for one camera or more, where the person is, see
+    # ptri/recordings/boxes.py; auto: the folder boxes where there is one
     reuse: str | None = None  # detections.h5 of an earlier run, instead of detecting again

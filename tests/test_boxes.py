@@ -1,78 +1,13 @@
-"""Where the person is in videos: what moves, box files, keypoint files."""
+"""Files that say where the person is in videos."""
 
 import csv
 
-import cv2
 import numpy as np
 import pytest
-from recording_fixture import NAMES, make_recording
+from videos_fixture import settings
 
-from ptri.config import RecordingConfig
 from ptri.errors import UserError
-from ptri.recordings import boxes as video_boxes
-from ptri.recordings.boxes import COLUMNS, Motion, read_box_files, small
-from ptri.recordings.keypoint_files import distort, read_recording
-
-
-def scene(rectangles, size=(240, 320)):
-    """A grey picture with white rectangles (left, top, right, bottom)."""
-    image = np.full((*size, 3), 70, np.uint8)
-    for left, top, right, bottom in rectangles:
-        image[top:bottom, left:right] = 220
-    return image
-
-
-def motion_before(images):
-    return Motion([small(image) for image in images])
-
-
-EMPTY = motion_before([scene([])] * 9)
-
-
-def test_what_moves_is_boxed_largest_first():
-    assert EMPTY.boxes(scene([])) == []
-    boxes = EMPTY.boxes(scene([(40, 60, 90, 200), (250, 90, 280, 190)]))
-    np.testing.assert_allclose(boxes, [(40, 60, 90, 200), (250, 90, 280, 190)], atol=1.5)
-    boxes = EMPTY.boxes(scene([(40, 60, 90, 200), (250, 90, 260, 120)]))  # a tenth of the weight
-    assert len(boxes) == 1
-    assert EMPTY.boxes(scene([(40, 60, 44, 64)])) == []  # a flicker
-
-
-def test_a_person_in_pieces_is_one_box_and_others_are_not():
-    pieces = [(40, 60, 90, 110), (45, 122, 85, 160), (40, 172, 90, 210)]
-    (box,) = EMPTY.boxes(scene(pieces))
-    np.testing.assert_allclose(box, (40, 60, 90, 210), atol=1.5)
-    box = EMPTY.boxes(scene([pieces[0], (200, 122, 240, 160)]))[0]
-    np.testing.assert_allclose(box, pieces[0], atol=1.5)
-
-
-def test_who_stands_still_is_background():
-    still = (200, 60, 240, 200)
-    frames = [scene([still, (10 + 12 * f, 50, 50 + 12 * f, 180)]) for f in range(9)]
-    boxes = motion_before(frames).boxes(frames[0])
-    assert len(boxes) == 1 and boxes[0][0] == pytest.approx(10, abs=1.5)
-    assert len(EMPTY.boxes(frames[0])) == 2  # the control: before another background both are
-
-
-def test_a_change_of_exposure_is_no_motion():
-    brighter = scene([(40, 60, 90, 200)])
-    brighter[brighter < 100] += 40
-    (box,) = EMPTY.boxes(brighter)
-    np.testing.assert_allclose(box, (40, 60, 90, 200), atol=1.5)
-    half = scene([])
-    half[:, 200:] += 40  # the control: 40 levels are motion where the rest stays
-    np.testing.assert_allclose(EMPTY.boxes(half), [(200, 0, 320, 240)], atol=2)
-
-
-def test_boxes_are_in_the_video_s_own_pixels():
-    empty = cv2.resize(scene([]), (1280, 960))
-    image = empty.copy()
-    image[240:800, 160:360] = 220
-    (box,) = motion_before([empty] * 5).boxes(image)
-    np.testing.assert_allclose(box, (160, 240, 360, 800), atol=6)
-
-
-# --- files -----------------------------------------------------------------------------------
+from ptri.recordings.boxes import COLUMNS, read_box_files, read_boxes
 
 
 def write_boxes(folder, rows, header=COLUMNS):
@@ -107,23 +42,30 @@ def test_bad_box_files(tmp_path, lines, message):
         read_box_files(tmp_path / "boxes", ["a"], range(3))
 
 
+def test_boxes_of_one_camera_are_enough(tmp_path):
+    write_boxes(tmp_path / "boxes", {"b": [[7, 1, 2, 3, 4]]})
+    boxes = read_boxes(settings(tmp_path), ["a", "b"], range(0, 20, 5))
+    # One row counts for the nearest frame that is read.
+    assert boxes[1, 1].tolist() == [1, 2, 3, 4] and np.isfinite(boxes).sum() == 4
+    for person in ("largest", "moving"):
+        assert np.isnan(
+            read_boxes(settings(tmp_path, f"recording.person={person}"), "ab", [7])
+        ).all()
+
+
 def test_boxes_that_are_missing(tmp_path):
     folder = tmp_path / "boxes"
     write_boxes(folder, {"a": [[0, 1, 2, 3, 4]]}, header=("x", "y", "w", "h", "f"))
-    for place, names, message in (
-        (folder, ["a"], "first line must be frame,left,top,right,bottom"),
-        (folder, ["b", "a"], r"no b\.csv"),
-        (tmp_path / "elsewhere", ["a"], "is no folder"),
-    ):
-        with pytest.raises(UserError, match=message):
-            read_box_files(place, names, [0])
-
-
-def test_boxes_from_keypoint_files(tmp_path):
-    make_recording(tmp_path, num_frames=4)
-    recording = read_recording(tmp_path, RecordingConfig())
-    boxes = video_boxes.keypoint_boxes(recording, [0, 2, 9])
-    v = NAMES.index("front")
-    xy = distort(recording.xy[2, v], recording.K[v], recording.cameras[v].dist)
-    np.testing.assert_allclose(boxes[1, v], [*xy.min(0), *(xy.max(0) + 1)], atol=0.05)
-    assert np.isnan(boxes[2]).all()
+    with pytest.raises(UserError, match="first line must be frame,left,top,right,bottom"):
+        read_box_files(folder, ["a"], [0])
+    with pytest.raises(UserError, match=r"no file of boxes; expected one of b\.csv, c\.csv"):
+        read_box_files(folder, ["b", "c"], [0])
+    write_boxes(folder, {"a": [[0, 1, 2, 3, 4], [5, "", "", "", ""]]})
+    with pytest.raises(UserError, match=r"a\.csv: no box in any frame from 10 to 11"):
+        read_box_files(folder, ["a"], [10, 11])
+    elsewhere = settings(tmp_path, "recording.boxes=elsewhere")
+    with pytest.raises(UserError, match=r"recording.boxes: elsewhere is no folder"):
+        read_boxes(elsewhere, ["a"], [0])
+    none = settings(tmp_path / "none", "recording.person=box")
+    with pytest.raises(UserError, match=r"recording.person: box, but there is no .*a\.csv"):
+        read_boxes(none, ["a"], [0])

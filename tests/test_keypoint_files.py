@@ -14,7 +14,6 @@ from ptri.geometry.cameras import project
 from ptri.recordings import intrinsics
 from ptri.recordings.keypoint_files import distort, read_recording, undistort
 from ptri.recordings.solve import rig_input
-from ptri.recordings.subject import follow_subject
 from ptri.rig.check import known_joints
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
 from ptri.structures import Cameras
@@ -87,31 +86,6 @@ def test_distortion_round_trip():
     back = distort(undistort(xy, K, dist), K, dist)
     np.testing.assert_allclose(back, xy, atol=0.05)  # OpenCV's inverse stops at 0.03 px here
     assert np.nanmax(np.abs(undistort(xy, K, dist) - xy)) > 5  # the control: it does something
-
-
-def test_the_subject_is_followed_past_a_larger_passer_by():
-    rng = np.random.default_rng(2)
-    shape = rng.uniform(0, 1, (25, 2))
-
-    def person(x, size, sure=0.9):
-        return np.concatenate([[x, 100] + size * shape, np.full((25, 1), sure)], 1)
-
-    frames = []
-    for f in range(60):
-        people = [person(400 + 2 * f, 200, 0.7 - 0.2 * (f % 2)), person(1200, 90)]
-        if 20 <= f < 32:
-            people.insert(0, person(1500, 260))  # nearer, for a moment
-        if f in (40, 41):
-            people = [person(1200, 90)]  # only a bystander
-        frames.append(np.stack(people))
-    frames[50] = np.zeros((0, 25, 3))
-    expected = np.zeros(60, int)
-    expected[20:32], expected[[40, 41, 50]] = 1, -1
-    assert follow_subject(frames).tolist() == expected.tolist()
-    # A point that was not seen, however sure the file is of it, is only that.
-    for people in frames[5:60:5]:
-        people[:, 7] = np.nan, np.nan, 1.0
-    assert follow_subject(frames).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("kind", ["yaml", "toml", "fields"])

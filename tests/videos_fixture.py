@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ptri import config
 from ptri.data.transforms import denormalise
-from ptri.skeleton import H36M17
+from ptri.detectors.people import People
+from ptri.skeleton import COCO17, H36M17
 from ptri.structures import Keypoints
 
 SIZE = 480  # px, square pictures
@@ -31,11 +32,11 @@ def settings(root, *extra: str) -> config.Config:
     return config.load(None, [*common, "evaluate.pictures=1", *extra])
 
 
-def write_video(path: Path, images, fps: float = 25.0, codec: str = "FFV1") -> None:
-    """A lossless video (of FFV1; mp4v is not)."""
+def write_video(path: Path, images, fps: float = 25.0, codec: str = "FFV1", size=None) -> None:
+    """A lossless video (of FFV1; mp4v is not); size: where there are no images."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images = list(images)
-    size = images[0].shape[1::-1]
+    size = size or images[0].shape[1::-1]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, size)
     assert writer.isOpened(), f"this OpenCV cannot write {codec}"
     for image in images:
@@ -86,6 +87,31 @@ def make_videos(root: Path, num_frames: int = 16, bystander: bool = False) -> di
         write_video(root / "videos" / f"{name}.avi", images)
     write_cameras(root, SIZE, K, DIST, R, t)
     return {"K": K, "R": R, "t": t, "drawn": drawn}
+
+
+class DotFinder:
+    """A person detector: whatever hangs together is a person."""
+
+    name = "dots"
+
+    def __call__(self, image: np.ndarray) -> People:
+        bright = image.max(-1) > 110  # limbs and dots; the background has at most 90
+        count, labels = cv2.connectedComponents(bright.astype(np.uint8))
+        boxes, keypoints = [], np.zeros((count - 1, 17, 3))
+        for number in range(1, count):
+            ys, xs = np.nonzero(labels == number)
+            boxes.append([xs.min() - 12, ys.min() - 12, xs.max() + 13, ys.max() + 13])
+            away = np.linalg.norm(image[ys, xs][:, None] - COLOURS, axis=-1)
+            for joint in ("left_shoulder", "right_shoulder", "left_hip", "right_hip"):
+                index = H36M17.joints.index(joint)
+                own = (away.argmin(1) == index) & (away[:, index] < 60)
+                if own.any():
+                    place = xs[own].mean(), ys[own].mean(), 1.0
+                    keypoints[number - 1, COCO17.joints.index(joint)] = place
+        return People(np.reshape(boxes, (-1, 4)).astype(float), np.ones(count - 1), keypoints)
+
+    def fingerprint(self) -> str:
+        return "dots"
 
 
 class DotModel(FakeModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ptri.config import Config
 from ptri.detectors.movenet import THUNDER, MoveNetDetector
 from ptri.detectors.ours import OurDetector
+from ptri.detectors.people import MultiposePeople, PersonDetector, RtmPeople
 from ptri.detectors.protocol import PoseDetector
 from ptri.detectors.rtm import RtmDetector
 from ptri.errors import UserError
@@ -36,3 +37,13 @@ def build_detector(config: Config, model: PoseModel | None = None) -> PoseDetect
     if model is None:
         raise UserError("detector.name: ours, but the model was built without its 2D network")
     return OurDetector(model, config)
+
+
+def build_person_detector(config: Config) -> PersonDetector:
+    """The person detector of ``detector.people``, with its weights.
+
+    Raises:
+        UserError: as `build_detector`.
+    """
+    kinds = {"movenet": MultiposePeople, "rtmlib": RtmPeople}
+    return kinds[config.detector.people](config.detector.people_weights)

@@ -29,6 +29,48 @@ MARGIN = 1.1  # of that box; rtmlib adds its own
 LEAST_BOX = 0.25  # of the crop's side: its sides are at least so long
 
 
+# What rtmlib downloads where no file is named: of `rtmlib.BodyWithFeet.MODE["balanced"]`.
+POSE, PEOPLE = "pose", "det"
+
+
+def open_onnx(weights: str | None, usual: str, setting: str) -> tuple:
+    """Opens a network of rtmlib.
+
+    Args:
+        weights: an ONNX file, or an address that rtmlib downloads; None: its usual one.
+        usual: `POSE` or `PEOPLE`. setting: of section detector, for messages.
+
+    Returns:
+        The module rtmlib, the file's path, its session, and what tells it from other files.
+
+    Raises:
+        UserError: rtmlib is not installed, or the file cannot be opened.
+    """
+    try:
+        import onnxruntime
+        import rtmlib
+        from rtmlib.tools.file import download_checkpoint
+    except ImportError as error:
+        name = "name" if usual == POSE else "people"
+        raise UserError(
+            f"detector.{name}: rtmlib: no module {error.name!r}; install it by `make rtm`, or "
+            "`pip install onnxruntime` and `pip install --no-deps rtmlib`"
+        ) from None
+    weights = weights or rtmlib.BodyWithFeet.MODE["balanced"][usual]
+    try:
+        address = weights.startswith(("http:", "https:"))
+        path = Path(download_checkpoint(weights) if address else weights)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        fingerprint = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    except Exception as error:  # of the network, the disk, or ONNX Runtime's many
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(
+            f"detector.{setting}: {weights}: {reason}; expected an ONNX file of a network of "
+            "rtmlib, or an address of one"
+        ) from None
+    return rtmlib, path, session, fingerprint
+
+
 class RtmDetector:
     """A `ptri.detectors.protocol.PoseDetector` by a network of rtmlib."""
 
@@ -46,31 +88,12 @@ class RtmDetector:
         Raises:
             UserError: rtmlib is not installed, or the file is none of its networks.
         """
-        try:
-            import onnxruntime
-            import rtmlib
-            from rtmlib.tools.file import download_checkpoint
-        except ImportError as error:
-            raise UserError(
-                f"detector.name: rtmlib: no module {error.name!r}; install it by `make rtm`, or "
-                "`pip install onnxruntime` and `pip install --no-deps rtmlib`"
-            ) from None
-        weights = weights or rtmlib.BodyWithFeet.MODE["balanced"]["pose"]
-        try:
-            address = weights.startswith(("http:", "https:"))
-            path = Path(download_checkpoint(weights) if address else weights)
-            session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of the network, the disk, or ONNX Runtime's many
-            reason = " ".join(str(error).split())[:120]
-            raise UserError(
-                f"detector.weights: {weights}: {reason}; expected an ONNX file of RTMPose, RTMO or "
-                "ViTPose, or an address of one"
-            ) from None
+        rtmlib, path, session, self._fingerprint = open_onnx(weights, POSE, "weights")
         shapes = [output.shape for output in session.get_outputs()]
         num_joints, kind = _what_it_is(shapes, rtmlib)
         if num_joints not in SKELETONS:
             raise UserError(
-                f"detector.weights: {weights}: outputs {shapes}; expected RTMPose, RTMO or ViTPose "
+                f"detector.weights: {path}: outputs {shapes}; expected RTMPose, RTMO or ViTPose "
                 f"with {' or '.join(map(str, SKELETONS))} joints"
             )
         self.skeleton = SKELETONS[num_joints]
@@ -81,7 +104,6 @@ class RtmDetector:
         self.network = kind(
             str(path), model_input_size=size, backend="onnxruntime", device=device.type, **options
         )
-        self._fingerprint = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
     def __call__(self, images: Tensor) -> Keypoints:
         """See `PoseDetector`."""

@@ -1,4 +1,4 @@
-"""Where the person is in videos of static cameras: box files, keypoint files, or what moves.
+"""Files that say where the person is in videos, in one view or more.
 
 Boxes are (4,) px of the picture as recorded: left, top, right, bottom; right and bottom exclusive.
 
@@ -9,7 +9,7 @@ A box file ``<camera>.csv`` has a header and one row per frame::
     10,330,,,
 
 Frames between two rows are interpolated. A row without numbers says that the person is not in
-view, until the next row with some. Beyond the first and the last row there is no box.
+view, until the next row with some. Beyond the first and the last row nothing is said.
 """
 
 from __future__ import annotations
@@ -19,84 +19,72 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.intrinsics import named_path
-from ptri.recordings.keypoint_files import Recording, distort, read_recording
-from ptri.recordings.subject import FEWEST_POINTS
 
 COLUMNS = ("frame", "left", "top", "right", "bottom")
-# What moves is looked for in pictures of this longer side, px.
-SMALL_SIDE = 320
-# A pixel moves where a colour differs from the background by so many of 255 levels: the noise of
-# the sample videos reaches 11 (90th percentile), soft shadows 20 to 60.
-THRESHOLD = 25
-# A person whose pose partly equals the background's falls to pieces. Pieces closer than CLOSE (of
-# the picture's longer side) are one; others join where their gap is below JOIN of the box so far
-# and they weigh SHARE of the first one.
-CLOSE, JOIN, SHARE = 13 / 320, 0.12, 0.08
-# Another moving thing of this share of the first one's weight is proposed too.
-RIVAL = 0.3
-LEAST_SIDE = 0.04  # of the picture's longer side; smaller things are no person to measure
 
 
-def box_source(config: Config) -> str | Path:
-    """Where boxes come from: "motion", "keypoints" (files), or a folder of box files."""
-    setting, root = config.recording.boxes, Path(config.data.root)
-    if setting == "auto":
-        return root / "boxes" if (root / "boxes").is_dir() else "motion"
-    return setting if setting in ("motion", "keypoints") else named_path(setting, root)
-
-
-def read_boxes(config: Config, names: Sequence[str], frames: Sequence[int]) -> np.ndarray | None:
-    """Boxes (T, V, 4) px as ``recording.boxes`` says, NaN = not in view; None: look for motion.
+def read_boxes(config: Config, names: Sequence[str], frames: Sequence[int]) -> np.ndarray:
+    """Boxes (T, V, 4) px of the files that ``recording.boxes`` names; NaN = none.
 
     Args:
         names: of the V cameras. frames: T numbers.
 
     Raises:
-        UserError: missing or malformed files, or no box in any frame.
+        UserError: malformed files, or none where the configuration asks for some.
     """
-    source = box_source(config)
-    if source == "motion":
-        return None
-    if source == "keypoints":
-        boxes = keypoint_boxes(read_recording(config.data.root, config.recording), frames)
-        what = f"{config.data.root}: keypoint files have no frame number of the videos'"
-    else:
-        boxes = read_box_files(source, names, frames)
-        what = f"{source}: no box in any frame"
-    if not np.isfinite(boxes).any():
-        raise UserError(f"{what} from {frames[0]} to {frames[-1]}; number frames from 0")
+    setting, root = config.recording.boxes, Path(config.data.root)
+    boxes = np.full((len(frames), len(names), 4), np.nan)
+    if config.recording.person in ("auto", "box"):
+        folder = root / "boxes" if setting == "auto" else named_path(setting, root)
+        if folder.is_dir():
+            boxes = read_box_files(folder, names, frames)
+        elif setting != "auto":
+            raise UserError(
+                f"recording.boxes: {setting} is no folder; expected 'auto' or a folder of a "
+                "<camera>.csv for one camera or more"
+            )
+    if config.recording.person == "box" and np.isnan(boxes).all():
+        raise UserError(
+            f"recording.person: box, but there is no {root / 'boxes' / names[0]}.csv or another "
+            "camera's; write one, or name the folder with recording.boxes"
+        )
     return boxes
 
 
 def read_box_files(folder: Path, names: Sequence[str], frames: Sequence[int]) -> np.ndarray:
-    """Boxes (T, V, 4) px of the cameras' files, NaN = not in view.
+    """Boxes (T, V, 4) px of the cameras' files, NaN = none.
 
     Raises:
-        UserError: a missing or malformed file; the message names the line.
+        UserError: no file of these cameras, or a malformed one; the message names the line.
     """
-    if not folder.is_dir():
-        raise UserError(
-            f"recording.boxes: {folder} is no folder; expected 'auto', 'motion', 'keypoints' or a "
-            "folder of one <camera>.csv per camera"
-        )
+    paths = {name: folder / f"{name}.csv" for name in names}
+    if not any(path.is_file() for path in paths.values()):
+        expected = ", ".join(path.name for path in paths.values())
+        raise UserError(f"{folder}: no file of boxes; expected one of {expected} at least")
     result = np.full((len(frames), len(names), 4), np.nan)
-    for v, name in enumerate(names):
-        path = folder / f"{name}.csv"
+    step = np.diff(frames).min() if len(frames) > 1 else 1
+    for v, path in enumerate(paths.values()):
         if not path.is_file():
-            raise UserError(
-                f"{folder}: no {path.name}; boxes need one file per camera "
-                f"({', '.join(f'{name}.csv' for name in names)})"
-            )
+            continue
         given, *sides = np.array(_read_box_file(path)).T
         for side, values in enumerate(sides):
             # A frame between two rows, of which one has no box, has none.
             result[:, v, side] = np.interp(frames, given, values, np.nan, np.nan)
+            # A row between two frames that are read counts for the nearer one, too.
+            near = np.abs(np.subtract.outer(frames, given)).argmin(0)
+            close = np.abs(np.take(frames, near) - given) < step
+            rows = near[close & np.isfinite(values)]
+            result[rows, v, side] = values[close & np.isfinite(values)]
+        if np.isnan(result[:, v]).all():
+            raise UserError(
+                f"{path}: no box in any frame from {frames[0]} to {frames[-1]}; number frames "
+                "from 0, or remove the file: in the other views the person is found by itself"
+            )
     return result
 
 
@@ -126,78 +114,3 @@ def _read_box_file(path: Path) -> list[list[float]]:
     if not rows:
         raise UserError(f"{path}: no boxes")
     return rows
-
-
-def keypoint_boxes(recording: Recording, frames: Sequence[int]) -> np.ndarray:
-    """Boxes (T, V, 4) px around the keypoints of a recording, NaN where there are few."""
-    boxes = np.full((len(recording.frames), len(recording.cameras), 4), np.nan)
-    for v, camera in enumerate(recording.cameras):
-        xy = distort(recording.xy[:, v], camera.K, camera.dist)  # (frames, J, 2)
-        enough = np.isfinite(xy).all(-1).sum(-1) >= FEWEST_POINTS
-        corners = np.nanmin(xy[enough], 1), np.nanmax(xy[enough], 1) + 1
-        boxes[enough, v] = np.concatenate(corners, -1)
-    by_frame = dict(zip(recording.frames.tolist(), boxes))
-    return np.stack([by_frame.get(frame, np.full_like(boxes[0], np.nan)) for frame in frames])
-
-
-class Motion:
-    """What moves before one static camera's median background.
-
-    Args:
-        images: `small` ones (h, w, 3) uint8, a few dozen spread over the whole video.
-    """
-
-    def __init__(self, images: Sequence[np.ndarray]) -> None:
-        self.background = np.median(np.stack(images), 0).astype(np.uint8)
-
-    def boxes(self, image: np.ndarray) -> list[np.ndarray]:
-        """Boxes (4,) px of at most two moving things in an image (H, W, 3), the largest first."""
-        difference = small(image).astype(np.int16) - self.background
-        # Automatic exposure changes every pixel: the usual change is none.
-        difference -= np.median(difference, (0, 1)).astype(np.int16)
-        difference = np.abs(difference).max(-1)
-        scale = image.shape[0] / difference.shape[0]
-        side = max(difference.shape)
-        moving = cv2.morphologyEx(
-            (difference > THRESHOLD).astype(np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)
-        )
-        kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (round(CLOSE * side),) * 2)
-        closed = cv2.morphologyEx(moving, cv2.MORPH_CLOSE, kernel)
-        count, labels, stats, _ = cv2.connectedComponentsWithStats(closed)
-        # Capped, so that a bright corner does not outweigh a whole person.
-        weight = np.bincount(labels.ravel(), (np.minimum(difference, 100) * moving).ravel(), count)
-        weight[0] = 0  # the background
-        corners = stats[:, :4].astype(float)  # left, top, width, height
-        corners[:, 2:] += corners[:, :2]
-        boxes, heaviest = [], weight.max()
-        while len(boxes) < 2 and weight.max() > max(0, RIVAL * heaviest if boxes else 0):
-            members = _join(corners, weight)
-            ys, xs = np.nonzero(np.isin(labels, members) & (moving > 0))
-            weight[members] = 0
-            left, right = np.quantile(xs, [0.005, 0.995])
-            top, bottom = np.quantile(ys, [0.005, 0.995])
-            if max(right - left, bottom - top) + 1 >= LEAST_SIDE * side:
-                boxes.append(scale * np.array([left, top, right + 1, bottom + 1]))
-        return boxes
-
-
-def small(image: np.ndarray) -> np.ndarray:
-    """An image (H, W, 3) shrunk to `SMALL_SIDE`."""
-    scale = min(1.0, SMALL_SIDE / max(image.shape[:2]))
-    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-
-
-def _join(corners: np.ndarray, weight: np.ndarray) -> list[int]:
-    """The heaviest of regions (N, 4), left, top, right, bottom, and those that join it: indices."""
-    members = [int(weight.argmax())]
-    low, high = corners[members[0], :2], corners[members[0], 2:]
-    while True:
-        gap = np.maximum(corners[:, :2] - high, low - corners[:, 2:]).max(1)
-        near = (gap <= JOIN * max(high - low)) & (weight >= SHARE * weight[members[0]])
-        near[members] = False
-        if not near.any():
-            return members
-        members.append(int(near.argmax()))
-        low = np.minimum(low, corners[members[-1], :2])
-        high = np.maximum(high, corners[members[-1], 2:])

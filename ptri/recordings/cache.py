@@ -1,7 +1,8 @@
 """Detections in a file, so that a recording can be solved again without detecting again.
 
-``detections.h5`` holds the keypoints, and what they are made from: the videos, the cameras'
-intrinsics, the frames, the boxes, the 2D weights and the settings. Reading it compares all of that.
+``detections.h5`` holds the keypoints of everybody, so that another person can be followed too, and
+what they are made from: the videos, the cameras' intrinsics, the frames, the boxes, the 2D weights
+and the settings. Reading it compares all of that.
 """
 
 from __future__ import annotations
@@ -14,39 +15,43 @@ import h5py
 import numpy as np
 
 from ptri.config import Config
+from ptri.detectors.people import PersonDetector
 from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.evaluation.outputs import append
+from ptri.recordings.candidates import Candidates
 from ptri.recordings.detect import detect
 from ptri.recordings.detections import Detections
 from ptri.recordings.videos import VideoSet
 from ptri.skeleton import Skeleton
 
 NAME = "detections.h5"
-FORMAT = "ptri detections 2"  # raised when detecting changes
-_ARRAYS = ("frames", "xy", "covariance", "confidence", "crops")
+FORMAT = "ptri detections 3"  # raised when detecting changes
 _PIECE = 1 << 20  # bytes read at the start, the middle and the end to know a video again
 
 
-def detect_or_reuse(detector: PoseDetector, video_set: VideoSet, config: Config) -> Detections:
+def detect_or_reuse(
+    detector: PoseDetector, finder: PersonDetector, video_set: VideoSet, config: Config
+) -> Detections:
     """The detections of videos: those of ``recording.reuse`` where that is set, else new ones.
 
     Raises:
         UserError: detections to reuse are missing or stale.
     """
-    made_from = ingredients(detector, video_set, config)
+    made_from = ingredients(detector, finder, video_set)
     if config.recording.reuse is not None:
         return read(config.recording.reuse, made_from, detector.skeleton)
-    return detect(detector, video_set, config)._replace(made_from=made_from)
+    return detect(detector, finder, video_set)._replace(made_from=made_from)
 
 
-def ingredients(detector: PoseDetector, video_set: VideoSet, config: Config) -> dict[str, str]:
+def ingredients(
+    detector: PoseDetector, finder: PersonDetector, video_set: VideoSet
+) -> dict[str, str]:
     """What detections are made from, by names that an error can tell; plain strings."""
-    cameras, videos, frames, boxes = video_set
+    cameras, videos, frames, _, boxes = video_set
     settings = {
         "image_size": detector.image_size,
         "crop_scale": detector.crop_scale,
-        "recording.max_roll_deg": config.recording.max_roll_deg,
     }
     return {
         "cameras": ", ".join(camera.name for camera in cameras),
@@ -54,10 +59,10 @@ def ingredients(detector: PoseDetector, video_set: VideoSet, config: Config) -> 
         "intrinsics": _digest(
             *[np.concatenate([c.size, c.K.ravel(), c.dist]).tobytes() for c in cameras]
         ),
-        "frames": f"{frames[0]} to {frames[-1]}, every {config.recording.every}",
-        "boxes": "motion" if boxes is None else _digest(boxes.tobytes()),
-        "detector": detector.name,
-        "2D weights": detector.fingerprint(),
+        "frames": f"{len(frames)} from {frames[0]} to {frames[-1]}",
+        "boxes": _digest(boxes.tobytes()),
+        "detector": f"{detector.name}, people {finder.name}",
+        "2D weights": f"{detector.fingerprint()}, {finder.fingerprint()}",
         "settings": json.dumps(settings),
     }
 
@@ -66,9 +71,10 @@ def write(path: Path, detections: Detections) -> None:
     """Writes detections, replacing an older file."""
     with h5py.File(path, "w") as file:
         file.attrs.update(format=FORMAT, units="undistorted px", seconds=detections.seconds)
+        file.attrs["fps"] = detections.fps
         file.attrs.update({f"made from {name}": v for name, v in detections.made_from.items()})
         file["joint_names"] = list(detections.skeleton.joints)
-        append(file, {name: getattr(detections, name) for name in _ARRAYS})
+        append(file, {"frames": detections.frames, **detections.people._asdict()})
 
 
 def read(path: str | Path, made_from: dict[str, str], skeleton: Skeleton) -> Detections:
@@ -86,7 +92,7 @@ def read(path: str | Path, made_from: dict[str, str], skeleton: Skeleton) -> Det
     try:
         with h5py.File(path, "r") as file:
             attributes = dict(file.attrs)
-            arrays = [file[name][:].astype(np.float64) for name in _ARRAYS]
+            frames, *people = [file[name][:] for name in ("frames", *Candidates._fields)]
     except (OSError, KeyError) as error:
         reason = " ".join(str(error).split())[:100]
         raise UserError(f"recording.reuse: {path}: not a {NAME}: {reason}") from None
@@ -100,8 +106,11 @@ def read(path: str | Path, made_from: dict[str, str], skeleton: Skeleton) -> Det
             f"{str(before[name])[:80]!r}, now {made[name][:80]!r}); detect again without "
             "recording.reuse"
         )
-    frames = arrays[0].astype(np.int64)
-    return Detections(frames, *arrays[1:], float(attributes["seconds"]), made_from, skeleton)
+    floats = [part.astype(np.float64) for part in people[2:-1]]  # stored as float32
+    people = Candidates(*people[:2], *floats, people[-1])
+    numbers = (float(attributes[name]) for name in ("fps", "seconds"))
+    fps, seconds = numbers
+    return Detections(frames, fps, skeleton, people, seconds, made_from)
 
 
 def fingerprint(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What was detected in videos, as arrays: of one person, in all frames and views."""
+"""What was detected in videos: everybody in all frames and views."""
 
 from __future__ import annotations
 
@@ -7,73 +7,56 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ptri.config import RecordingConfig
 from ptri.errors import UserError
+from ptri.recordings.candidates import Candidates
 from ptri.recordings.intrinsics import CameraEntry
-from ptri.recordings.keypoint_files import Recording, distort
-from ptri.recordings.look import CropKeypoints
-from ptri.skeleton import H36M17, Skeleton
+from ptri.recordings.keypoint_files import Recording, distort, followed_recording
+from ptri.skeleton import Skeleton
 
 
 class Detections(NamedTuple):
-    """Keypoints of one person in T frames of V views; NaN xy = nobody, or not in the picture."""
+    """The people in T frames of V views."""
 
     frames: np.ndarray  # (T,) int64
-    xy: np.ndarray  # (T, V, J, 2) px, undistorted to the same K
-    covariance: np.ndarray  # (T, V, J, 2, 2) px^2
-    confidence: np.ndarray  # (T, V, J)
-    crops: np.ndarray  # (T, V, 4) centre x, y and side px, turn rad; NaN = nobody
+    fps: float  # that the frames' numbers count; 0 = not stated
+    skeleton: Skeleton  # of the J keypoints
+    people: Candidates  # all of them
     seconds: float = 0.0  # per frame of all views, reading the video included
     made_from: dict[str, str] | None = None  # see `ptri.recordings.cache`
-    skeleton: Skeleton = H36M17  # of the J joints
 
 
-def gather(
-    candidates: Sequence[CropKeypoints],
-    subject: np.ndarray,
-    cameras: Sequence[CameraEntry],
-    frames: Sequence[int],
-    skeleton: Skeleton,
-) -> Detections:
-    """The chosen candidates (T, V) as arrays; what lies outside the picture is not seen."""
-    T, V = subject.shape
-    J = len(skeleton.joints)
-    xy, covariance = np.full((T, V, J, 2), np.nan), np.full((T, V, J, 2, 2), np.nan)
-    confidence, crops = np.zeros((T, V, J)), np.full((T, V, 4), np.nan)
-    for row, v in np.argwhere(subject >= 0):
-        people = candidates[row]
-        person = np.flatnonzero(people.view == v)[subject[row, v]]
-        xy[row, v], covariance[row, v] = people.xy[person], people.covariance[person]
-        confidence[row, v], crops[row, v] = people.confidence[person], people.crops[person]
+def inside_pictures(people: Candidates, cameras: Sequence[CameraEntry]) -> Candidates:
+    """The same; what lies outside the picture is not seen."""
+    inside = np.zeros(people.confidence.shape, bool)
     for v, camera in enumerate(cameras):
-        points = distort(xy[:, v], camera.K, camera.dist)
-        inside = ((points >= -0.5) & (points <= np.array(camera.size) - 0.5)).all(-1)
-        for part, unseen in ((xy, np.nan), (covariance, np.nan), (confidence, 0.0)):
-            part[:, v][~inside] = unseen
-    frames = np.array(frames, np.int64)
-    return Detections(frames, xy, covariance, confidence, crops, skeleton=skeleton)
+        points = distort(people.xy[people.view == v], camera.K, camera.dist)
+        within = (points >= -0.5) & (points <= np.array(camera.size) - 0.5)
+        inside[people.view == v] = within.all(-1)
+    xy = np.where(inside[..., None], people.xy, np.nan)
+    return people._replace(xy=xy, confidence=np.where(inside, people.confidence, 0.0))
 
 
 def detected_recording(
-    detections: Detections, cameras: Sequence[CameraEntry], min_confidence: float
+    detections: Detections, cameras: Sequence[CameraEntry], options: RecordingConfig
 ) -> Recording:
-    """The recording that was detected; keypoints below a confidence are not seen.
+    """The recording of the person who is followed.
 
     Raises:
-        UserError: nobody was found.
+        UserError: nobody was found, or nobody in a view with boxes.
     """
-    unsure = ~(detections.confidence >= min_confidence)
-    xy = np.where(unsure[..., None], np.nan, detections.xy)
-    if not np.isfinite(xy).any():
+    frames, fps, skeleton, people = detections[:4]
+    sure = np.isfinite(people.surely(options.min_confidence).xy).any((1, 2))
+    if not sure.any():
         raise UserError(
-            "recording: nobody was found in any video; the person has to move before a still "
-            "background, or give boxes (recording.boxes)"
+            "recording: nobody was found in any video; is a whole person in the pictures, upright "
+            "as players show them? Boxes help where the person is small (recording.boxes)"
         )
-    confidence = np.where(unsure, 0.0, detections.confidence)
-    return Recording(
-        tuple(cameras),
-        detections.frames,
-        xy,
-        confidence,
-        detections.skeleton,
-        detections.covariance,
-    )
+    for view, camera in enumerate(cameras):
+        given = people.given & (people.view == view)
+        if given.any() and not sure[given].any():
+            raise UserError(
+                f"recording.boxes: nobody is seen in any box of {camera.name}.csv; boxes are left, "
+                "top, right, bottom in px of the video as shown, frames are counted from 0"
+            )
+    return followed_recording(people, cameras, frames, fps, skeleton, options)

@@ -2,7 +2,7 @@
 
 The files are OpenPose's (``people[].pose_keypoints_2d`` = x, y, confidence per joint), which
 RTMPose / Pose2Sim and others write too. The file number is the frame number. Several persons in a
-frame: the subject is the largest one that can be followed (`ptri.recordings.subject`).
+frame: `ptri.recordings.subject` tells who is followed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ import torch
 from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
+from ptri.recordings.candidates import Candidates
 from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
-from ptri.recordings.subject import follow_subject
+from ptri.recordings.subject import follow
 from ptri.skeleton import BODY25, BODY25B, COCO17, COCO18, HALPE26, SKELETONS, Skeleton
 from ptri.structures import Cameras
 
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 # Sets told apart by their number of points; 25 points need a look at them (`_guess_body25`).
 _BY_LENGTH = {17: COCO17, 18: COCO18, 26: HALPE26}
 
+USUAL_FPS = 30.0  # of files that do not say how many frames there are a second
 People = dict[int, list[np.ndarray]]  # frame number -> points (J, 3) of each person
 
 
@@ -42,6 +45,8 @@ class Recording(NamedTuple):
     confidence: np.ndarray  # (T, V, J) in [0, 1]
     skeleton: Skeleton  # of the J points
     covariance: np.ndarray | None = None  # (T, V, J, 2, 2) px^2, where the detector states it
+    fps: float = 0.0  # that the frames' numbers count; 0 = not known
+    who: str = ""  # was followed in each view, and how sure that is
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,22 +101,64 @@ def read_recording(root: str | Path, options: RecordingConfig) -> Recording:
             f"{root}: no keypoint file with a frame number from {options.first_frame} to {last}"
         )
     skeleton = _skeleton_of(by_camera, options.joint_set, root)
-    J, least = len(skeleton.joints), options.min_confidence
-    points = np.full((len(frames), len(cameras), J, 3), np.nan)  # of the subject
-    for v, people in enumerate(by_camera):
-        candidates = [np.reshape(people.get(frame, []), (-1, J, 3)) for frame in frames]
-        subject = follow_subject(candidates, least)
-        for row in np.flatnonzero(subject >= 0):
-            points[row, v] = candidates[row][subject[row]]
-    seen = np.isfinite(points).all(-1) & (points[..., :2] != 0).any(-1)
-    seen &= points[..., 2].clip(0, 1) >= least
-    if not seen.any():
+    if options.person == "box":
+        raise UserError("recording.person: box is for videos; expected largest or moving here")
+    people = _candidates(by_camera, frames, cameras, len(skeleton.joints))
+    recording = followed_recording(people, cameras, frames, 0.0, skeleton, options)
+    if not np.isfinite(recording.xy).any():
+        least = options.min_confidence
         raise UserError(f"{root}: no keypoint reaches recording.min_confidence={least}")
-    xy = np.where(seen[..., None], points[..., :2], np.nan)
+    return recording._replace(covariance=None)
+
+
+def followed_recording(
+    people: Candidates,
+    cameras: Sequence[CameraEntry],
+    frames: Sequence[int],
+    fps: float,
+    skeleton: Skeleton,
+    options: RecordingConfig,
+) -> Recording:
+    """The recording of the person who is followed; what is too unsure is not seen.
+
+    Args:
+        people: all who were seen.
+        fps: that the frames' numbers count; 0 = not known.
+    """
+    people = people.surely(options.min_confidence)
+    K, names = np.stack([camera.K for camera in cameras]), [camera.name for camera in cameras]
+    times = np.array(frames) / (fps or USUAL_FPS)
+    followed = follow(people, times, K, names, options.person)
+    there = followed.sighting >= 0  # (T, V)
+    subject = people.rows(followed.sighting[there])
+    shape = (*there.shape, len(skeleton.joints))
+    xy, covariance = np.full((*shape, 2), np.nan), np.full((*shape, 2, 2), np.nan)
+    confidence = np.zeros(shape)
+    xy[there], covariance[there] = subject.xy, subject.covariance
+    confidence[there] = subject.confidence
+    rest = skeleton, covariance, fps, followed.words
+    return Recording(tuple(cameras), np.array(frames, np.int64), xy, confidence, *rest)
+
+
+def _candidates(
+    by_camera: list[People], frames: list[int], cameras: list[CameraEntry], num_joints: int
+) -> Candidates:
+    """All people of all files, undistorted; a point at 0, 0 was not seen."""
+    places = [
+        (row, view, points)
+        for view, people in enumerate(by_camera)
+        for row, frame in enumerate(frames)
+        for points in people.get(frame, [])
+    ]
+    row, view, points = zip(*places)
+    row, view, points = np.array(row), np.array(view), np.reshape(points, (-1, num_joints, 3))
+    N = len(row)
+    xy = np.where((points[..., :2] != 0).any(-1, keepdims=True), points[..., :2], np.nan)
     for v, camera in enumerate(cameras):
-        xy[:, v] = undistort(xy[:, v], camera.K, camera.dist)
-    confidence = np.where(seen, points[..., 2].clip(0, 1), 0.0)
-    return Recording(tuple(cameras), np.array(frames, np.int64), xy, confidence, skeleton)
+        xy[view == v] = undistort(xy[view == v], camera.K, camera.dist)
+    confidence = np.nan_to_num(points[..., 2]).clip(0, 1)
+    covariance, crops = np.full((*xy.shape, 2), np.nan), np.full((N, 4), np.nan)
+    return Candidates(row, view, xy, covariance, confidence, crops, np.zeros(N, bool))
 
 
 def undistort(xy: np.ndarray, K: np.ndarray, dist: np.ndarray) -> np.ndarray:

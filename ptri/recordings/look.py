@@ -36,14 +36,14 @@ Look = Callable[[np.ndarray, np.ndarray], CropKeypoints]  # `look_at` a frame: v
 def look_at(
     detector: PoseDetector,
     cameras: Sequence[CameraEntry],
-    images: Sequence[np.ndarray],
+    images: Sequence[np.ndarray | None],
     views: np.ndarray,
     crops: np.ndarray,
 ) -> CropKeypoints:
     """Cuts crops out of the images of V views and detects keypoints in them.
 
     Args:
-        images: V of (H, W, 3) uint8 BGR, as recorded.
+        images: V of (H, W, 3) uint8 BGR, as recorded; None where there is no crop.
         views: (N,) of the crops, places in images. crops: (N, 4).
     """
     size = detector.image_size

@@ -16,7 +16,6 @@ from ptri.evaluation.pictures import rotation_words, spread
 from ptri.evaluation.table import grid
 from ptri.geometry.cameras import centres, project
 from ptri.geometry.triangulation import robust_triangulation
-from ptri.recordings.boxes import box_source
 from ptri.recordings.detections import Detections
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.solve import Solution, camera_spread
@@ -148,21 +147,19 @@ def text_of(solution: Solution, figures: dict) -> str:
         f"time: rig posterior {seconds['posterior']:.2f} s, joints "
         f"{1000 * seconds['joints'] / len(frames):.1f} ms a frame",
         solution.halves,
+        recording.who,
     ]
     return "\n".join(parts)
 
 
-def detection_text(detections: Detections, recording: Recording, config: Config) -> str:
+def detection_text(detections: Detections, config: Config) -> str:
     """A line on how the keypoints were found in videos."""
     milliseconds, reuse = 1000 * detections.seconds, config.recording.reuse
     if reuse is None:
         text = f"2D: {milliseconds:.0f} ms a frame of all views, reading included"
     else:
         text = f"2D: detections of {reuse}, made in {milliseconds:.0f} ms a frame"
-    share = np.isfinite(detections.crops[..., 0]).mean(0)
-    seen = ", ".join(f"{name} {100 * s:.0f} %" for name, s in zip(recording.names, share))
-    source = f"boxes from {box_source(config)}"
-    return f"{text}; {source}; the person was followed in {seen} of the frames"
+    return text
 
 
 # --- pictures --------------------------------------------------------------------------------
@@ -203,7 +200,7 @@ def _overlay(
 ) -> np.ndarray:
     """One view: the video's frame, the detector's points, its joints' projection; cropped."""
     camera, frame = recording.cameras[v], int(recording.frames[row])
-    image = None if video is None else read_frame(video, frame)
+    image = None if video is None else read_frame(video, frame, recording.fps)
     if image is None:
         image = np.full((*camera.size[::-1], 3), 225, np.uint8)
     projected = distort(projected, camera.K, camera.dist)

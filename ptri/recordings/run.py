@@ -9,7 +9,7 @@ import h5py
 
 from ptri import config as configuration
 from ptri.config import Config
-from ptri.detectors.build import build_detector
+from ptri.detectors.build import build_detector, build_person_detector
 from ptri.evaluation import outputs
 from ptri.evaluation.evaluate import load_model
 from ptri.models.pose_model import PoseModel
@@ -48,9 +48,10 @@ def observe(config: Config) -> tuple[PoseModel, Recording, Detections | None]:
     model = load_model(config, images=True)
     detector = build_detector(config, model)
     model.detector = detector.known
-    detections = cache.detect_or_reuse(detector, video_set, config)
-    least = config.recording.min_confidence
-    return model, detected_recording(detections, video_set.cameras, least), detections
+    finder = build_person_detector(config)
+    detections = cache.detect_or_reuse(detector, finder, video_set, config)
+    recording = detected_recording(detections, video_set.cameras, config.recording)
+    return model, recording, detections
 
 
 def process(
@@ -73,7 +74,7 @@ def process(
     text = report.text_of(solution, figures)
     outputs.clear(folder)
     if detections is not None:
-        text += f"\n{report.detection_text(detections, recording, config)}"
+        text += f"\n{report.detection_text(detections, config)}"
         figures["seconds/2d_per_frame"] = detections.seconds
         cache.write(folder / cache.NAME, detections)
     (folder / "config.yaml").write_text(configuration.to_yaml(config))

@@ -1,7 +1,9 @@
 """Videos of synchronised cameras: found by name, checked against the camera file, read in step.
 
-Frames are numbered from 0. OpenCV applies a rotation that a file's metadata asks for, as players
-do; K has to be for the picture as it is shown.
+Frames are numbered from 0, by the clock of the video with the lowest rate. The others show what
+their timestamps say is nearest, so rates may differ and vary (phones), but all begin at the same
+moment. OpenCV applies a rotation that a file's metadata asks for, as players do; K has to be for
+the picture as it is shown.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v"}
-RATE_TOLERANCE = 0.01  # relative difference of frame rates that is not a different rate
+MOST_RATES = 4.0  # the highest frame rate over the lowest
+# Frames that are enough for a rig: twice those that it is solved from by default, since the person
+# is not seen by all cameras in each.
+ENOUGH_FRAMES = 100
+# A video may end so many frames before its header says, as those do that were cut without being
+# encoded again.
+LOST_AT_END = 3
 
 
 class Video(NamedTuple):
@@ -39,7 +47,8 @@ class VideoSet(NamedTuple):
     cameras: list[CameraEntry]
     videos: list[Video]
     frames: list[int]  # T numbers, rising
-    boxes: np.ndarray | None  # (T, V, 4) px, NaN = not in view; None: look for motion
+    fps: float  # that they count; 0 = not stated
+    boxes: np.ndarray  # (T, V, 4) px as the user gave them, NaN = none
 
 
 def open_video_set(config: Config) -> VideoSet:
@@ -53,7 +62,7 @@ def open_video_set(config: Config) -> VideoSet:
     videos = open_videos(cameras, root, options.videos, options.last_frame)
     frames = frame_numbers(videos, options.first_frame, options.last_frame, options.every)
     boxes = read_boxes(config, [camera.name for camera in cameras], frames)
-    return VideoSet(cameras, videos, frames, boxes)
+    return VideoSet(cameras, videos, frames, clock(videos), boxes)
 
 
 def videos_by_camera(
@@ -101,12 +110,15 @@ def open_videos(
             raise UserError(f"{path}: the only video for cameras {text}; name one each")
     videos = [_open(camera, paths[camera.name]) for camera in cameras]
     rates = [video.fps for video in videos if video.fps > 0]
-    if rates and max(rates) > (1 + RATE_TOLERANCE) * min(rates):
+    if rates and (max(rates) > MOST_RATES * min(rates) or len(rates) < len(videos)):
         text = ", ".join(f"{video.path.name} {video.fps:g}" for video in videos)
-        raise UserError(f"{root}: frame rates differ ({text} per second); cameras must run in step")
-    lengths = {video.num_frames for video in videos}
-    if len(lengths) > 1 and (last_frame is None or last_frame >= min(lengths)):
-        text = ", ".join(f"{video.path.name} {video.num_frames}" for video in videos)
+        raise UserError(
+            f"{root}: frame rates differ too much ({text} per second); at most {MOST_RATES:g} "
+            "times the lowest: convert them to one rate"
+        )
+    lengths = [_length(video, clock(videos)) for video in videos]
+    if len(set(lengths)) > 1 and (last_frame is None or last_frame >= min(lengths)):
+        text = ", ".join(f"{video.path.name} {n}" for video, n in zip(videos, lengths))
         raise UserError(
             f"{root}: videos of different lengths ({text} frames); cut them to the same moments, "
             f"or, where they start together, set recording.last_frame={min(lengths) - 1}"
@@ -114,57 +126,101 @@ def open_videos(
     return videos
 
 
-def frame_numbers(videos: Sequence[Video], first: int, last: int | None, every: int) -> list[int]:
+def clock(videos: Sequence[Video]) -> float:
+    """Frames per second by which frames are numbered; 0 = not stated."""
+    return min(video.fps for video in videos)
+
+
+def _length(video: Video, fps: float) -> int:
+    """Frames of a video, counted at another rate."""
+    return round(video.num_frames * fps / video.fps) if fps else video.num_frames
+
+
+def frame_numbers(
+    videos: Sequence[Video], first: int, last: int | None, every: int | None
+) -> list[int]:
     """The frames to read.
+
+    Args:
+        every: one of so many; None: so that `ENOUGH_FRAMES` or a few more are read.
 
     Raises:
         UserError: there are none, or the last one is not in every video.
     """
-    shortest = min(videos, key=lambda video: video.num_frames)
-    end = shortest.num_frames
+    shortest = min(videos, key=lambda video: _length(video, clock(videos)))
+    end = _length(shortest, clock(videos))
     has = f"{shortest.path} has {end} frames (0 to {end - 1})"
     last = end - 1 if last is None else last
     if last >= end:
         raise UserError(f"recording.last_frame: {last}, but {has}")
+    if every is None:
+        every = max(1, (last + 1 - first) // ENOUGH_FRAMES)
     numbers = list(range(first, last + 1, every))
     if not numbers:
         raise UserError(f"recording.first_frame: no frame from {first} to {last}; {has}")
     return numbers
 
 
-def read_in_step(videos: Sequence[Video], frames: Sequence[int]) -> Iterator[list[np.ndarray]]:
+def read_in_step(
+    videos: Sequence[Video], frames: Sequence[int]
+) -> Iterator[list[np.ndarray | None]]:
     """Yields one (H, W, 3) uint8 BGR image per video for each of some rising frame numbers.
 
+    None stands for an image where a video has none near that moment. Videos that end `LOST_AT_END`
+    frames early end the whole.
+
     Raises:
-        UserError: a frame cannot be read.
+        UserError: a video ends before.
     """
-    readers = [_read(video.path, frames) for video in videos]
+    readers = [_read(video.path, frames, clock(videos)) for video in videos]
     for number in frames:
-        images = [next(reader) for reader in readers]
-        for video, image in zip(videos, images):
-            if image is None:
-                raise UserError(
-                    f"{video.path}: frame {number} of {video.num_frames} cannot be read; the file "
-                    "is damaged or shorter than its header says: convert it again, or set "
-                    f"recording.last_frame below {number}"
-                )
-        yield images
+        try:
+            yield [next(reader) for reader in readers]
+        except EOFError as error:
+            video = next(video for video in videos if str(video.path) == str(error))
+            if number >= frames[-1] + 1 - LOST_AT_END:
+                log.warning("%s: ends before frame %d", video.path, number)
+                return
+            raise UserError(
+                f"{video.path}: frame {number} of {video.num_frames} cannot be read; the file "
+                "is damaged or shorter than its header says: convert it again, or set "
+                f"recording.last_frame below {number}"
+            ) from None
 
 
-def read_frame(path: Path, number: int) -> np.ndarray | None:
-    """A frame of a video, (H, W, 3) uint8 RGB; None where it cannot be read."""
-    image = next(_read(path, [number]))
+def read_frame(path: Path, number: int, fps: float = 0.0) -> np.ndarray | None:
+    """A frame of a video, (H, W, 3) uint8 RGB; None where it cannot be read.
+
+    Args:
+        fps: that the number counts; 0: it is the video's own.
+    """
+    try:
+        image = next(_read(path, [number], fps))
+    except EOFError:
+        return None
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _read(path: Path, frames: Sequence[int]) -> Iterator[np.ndarray | None]:
-    """Yields the images of rising frame numbers, BGR; None where one cannot be read."""
-    capture, position = cv2.VideoCapture(str(path)), 0
+def _read(path: Path, frames: Sequence[int], fps: float) -> Iterator[np.ndarray | None]:
+    """Yields the images of rising frame numbers, BGR; None where there is none near the moment.
+
+    Raises:
+        EOFError: the file's name; it ends before.
+    """
+    capture = cv2.VideoCapture(str(path))
+    own = capture.get(cv2.CAP_PROP_FPS)
+    begin, time, count = None, -np.inf, 0  # s; frames read
     for number in frames:
-        # Seeking by number is not exact in every container.
-        there = all(capture.grab() for _ in range(number - position))
-        yield capture.read()[1] if there else None
-        position = number + 1
+        moment = number / fps if fps else number
+        # Seeking is not exact in every container.
+        while time < moment - 0.5 / (own if fps else 1):
+            if not capture.grab():
+                raise EOFError(path)
+            time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if fps else count
+            begin = time if begin is None else begin
+            time, count = time - begin, count + 1
+        near = time < moment + 0.5 / (fps or 1)
+        yield capture.retrieve()[1] if near else None
 
 
 def _open(camera: CameraEntry, path: Path) -> Video:
@@ -173,7 +229,8 @@ def _open(camera: CameraEntry, path: Path) -> Video:
     there, image = capture.read()
     if not there:
         raise UserError(
-            f"{path}: not a video that OpenCV can read; convert it, for instance to H.264 .mp4"
+            f"{path}: no frame that OpenCV can read; record it again, or convert it, for instance "
+            "to H.264 .mp4"
         )
     turn = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
     height, width = image.shape[:2]
