@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import json
 import os
 import subprocess
 import zipfile
@@ -25,6 +26,7 @@ from ptri.errors import UserError
 CHECKPOINT, WEIGHTS = "ptri-checkpoint", "ptri-weights"
 # Names of weights that serve only while a network is trained.
 TRAINING_ONLY = ("imitation.", "orientation.")
+_ARCHITECTURE = ("backbone", "plain_convolutions", "head")  # keys of section model
 _META = ("config", "epoch", "step", "best", "commit", "detector")  # of a checkpoint's weights
 
 
@@ -116,10 +118,17 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
         module.load_state_dict(state)
     except RuntimeError as error:  # a headline, then a line for each kind of difference
         differences = [f"{line.strip():.120}" for line in str(error).splitlines()[1:4]]
+        made = stored_model(load_weights(path)[1])
+        told = [f"model.{key}={json.dumps(made[key])}" for key in _ARCHITECTURE if key in made]
         raise UserError(
             f"{path}: weights of another architecture: {' '.join(differences)}; build the model "
-            f"with the settings the file was made with (model.*)"
+            f"with the settings the file was made with: {' '.join(told) or 'model.*'}"
         ) from None
+
+
+def stored_model(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The section ``model`` in a file's metadata; {} where there is none."""
+    return meta.get("model") or (meta.get("config") or {}).get("model") or {}
 
 
 def digest(module: nn.Module) -> str:

@@ -221,6 +221,10 @@ def test_another_architecture(tmp_path):
         (small_model(4)[:2], "Unexpected key"),
     ):
         refused(text, checkpoint.initialise, model, path)
+    meta = {"model": {"plain_convolutions": False, "flip_test": True}}
+    checkpoint.save_weights(path, small_model(4).state_dict(), meta)
+    text = r"the settings the file was made with: model\.plain_convolutions=false$"
+    refused(text, checkpoint.initialise, small_model(5), path)
 
 
 def test_shipped_weights(tmp_path):

@@ -112,7 +112,7 @@ def model_settings(path: str | Path, meta: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: what earlier versions could choose was chosen otherwise than it is now.
     """
-    stored = meta.get("model") or (meta.get("config") or {}).get("model") or {}
+    stored = checkpoint.stored_model(meta)
     for name, only in _NO_LONGER_CHOSEN.items():
         if stored.get(name, only) != only:
             raise UserError(
