@@ -46,7 +46,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--precision", nargs="+", help="float32, float16, w8, ...: what the format can; or all")
     add("--size", type=int, help="px, a multiple of 32; default: the training's")
     add("--out", type=Path, default=Path("outputs/export"), help="folder for the files")
-    add("--images", default="data/demo", help="data set to check and to calibrate with")
+    add(
+        "--images",
+        default="data/demo",
+        help="in Human3.6M's layout: S9 and S11 check, S1 calibrates",
+    )
     add("--every", type=int, default=1, help="check with every n-th frame")
     add("--flip", action="store_true", help="onnx: average with the mirrored image")
     add("--normalised", action="store_true", help="onnx: input already normalised")

@@ -414,6 +414,7 @@ def test_short_and_damaged_videos(tmp_path, capsys):
 
 
 def test_check_reports_and_draws(capsys, tmp_path):
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) < 700_000
     assert prepare(["check", str(MINI), "--read", "--out", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert f"{TEST}: 6 frames, 2 with several people, 0 with nobody; 8 bodies of 2 ids" in text
