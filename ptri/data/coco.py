@@ -26,7 +26,7 @@ from ptri.skeleton import H36M17
 from ptri.structures import Sample
 
 _SPLITS = {"train": "train", "test": "val"}  # ours and COCO's
-_PHOTOS = (".jpg", ".jpeg", ".png")
+PHOTOS = (".jpg", ".jpeg", ".png")
 
 
 class Photographs(Dataset):
@@ -98,7 +98,7 @@ def open_photos(config: Config) -> Photographs:
     else:
         walk = os.walk(root, followlinks=True)
         files = (os.path.join(folder, name) for folder, _, names in walk for name in names)
-        names = sorted(name for name in files if name.lower().endswith(_PHOTOS))
+        names = sorted(name for name in files if name.lower().endswith(PHOTOS))
         persons = make_persons(names, np.full((len(names), 4), np.nan), None)
     persons = persons.rows(slice(None, None, config.data.train_every))
     if not len(persons.photo):
