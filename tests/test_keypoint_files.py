@@ -88,7 +88,28 @@ def test_distortion_round_trip():
     assert np.nanmax(np.abs(undistort(xy, K, dist) - xy)) > 5  # the control: it does something
 
 
-@pytest.mark.parametrize("kind", ["yaml", "toml", "fields"])
+def write_qca(path, cameras):
+    """As Qualisys Track Manager writes it, by what is known of its units and axes."""
+    lines = ["<calibration><cameras>"]
+    for camera in cameras:
+        (width, height), K, (k1, k2, p1, p2, k3) = camera.size, 64 * camera.K, camera.dist
+        M, centre = np.diag([1, -1, -1]) @ camera.R, -camera.R.T @ camera.t
+        rotation = " ".join(f'r{i + 1}{j + 1}="{M[i, j]:.17g}"' for i in range(3) for j in range(3))
+        place = " ".join(f'{axis}="{value:.17g}"' for axis, value in zip("xyz", centre))
+        lines += [
+            f'<camera active="1" serial="{camera.name}">',
+            f'<fov_video left="0" top="0" right="{width - 1}" bottom="{height - 1}"/>',
+            f"<transform {rotation} {place}/>",
+            f'<intrinsic focalLengthU="{K[0, 0]}" focalLengthV="{K[1, 1]}" centerPointU="{K[0, 2]}"'
+            f' centerPointV="{K[1, 2]}" radialDistortion1="{k1}" radialDistortion2="{k2}"'
+            f' radialDistortion3="{k3}" tangentalDistortion1="{p1}" tangentalDistortion2="{p2}"/>',
+            "</camera>",
+        ]
+    off = '<camera active="0" serial="off"/>'
+    path.write_text("\n".join([*lines, off, "</cameras></calibration>"]))
+
+
+@pytest.mark.parametrize("kind", ["yaml", "toml", "fields", "qca"])
 def test_camera_files_of_every_kind_agree(made, kind):
     root, _ = made
     cameras = intrinsics.read_cameras(root / "calibration.json")
@@ -103,6 +124,9 @@ def test_camera_files_of_every_kind_agree(made, kind):
             (fx, _, cx), (_, fy, cy), _ = entry.pop("K")
             entries[entry.pop("name")] = {**entry, "fx": fx, "fy": fy, "cx": cx, "cy": cy}
         path.write_text(json.dumps({"cameras": entries}))
+    elif kind == "qca":
+        path = root / "c.qca.txt"
+        write_qca(path, cameras)
     else:  # Pose2Sim's, in metres
         path = root / "c.toml"
         intrinsics.write_toml(path, cameras)
@@ -190,3 +214,22 @@ def test_a_camera_without_files_is_all_nan(made):
         path.unlink()
     seen = np.isfinite(read(root).xy).all((0, 2, 3))
     assert seen.tolist() == [True, True, False, True]
+
+
+def test_a_qualisys_file_stands_for_a_camera_file(made):
+    root, _ = made
+    cameras = intrinsics.read_cameras(root / "calibration.json")
+    (root / "calibration.json").unlink()
+    (root / "calibration").mkdir()
+    path = root / "calibration/Calib.qca.txt"
+    write_qca(path, cameras)
+    assert read(root).names == tuple(camera.name for camera in cameras)
+    text = path.read_text()
+    for change, message in (
+        (("focalLengthU", "focal"), "camera left: intrinsic: 'focalLengthU'"),
+        (("<transform", "<moved"), "camera left: transform: "),
+        (("</cameras>", ""), "not Qualisys' XML"),
+    ):
+        path.write_text(text.replace(*change))
+        with pytest.raises(UserError, match=message):
+            read(root)

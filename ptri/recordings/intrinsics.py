@@ -12,7 +12,8 @@ JSON, YAML and TOML hold the same tree::
         t: [x, y, z]
 
 ``cameras`` may also map names to entries. Pose2Sim's and Anipose's TOML files (one table per
-camera with ``size, matrix, distortions, rotation, translation``) are read as they are.
+camera with ``size, matrix, distortions, rotation, translation``) and Qualisys' ``*.qca.txt`` are
+read as they are.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import yaml
 
 from ptri.config import RecordingConfig
 from ptri.errors import UserError
+from ptri.recordings import qualisys
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +42,7 @@ else:
 log = logging.getLogger(__name__)
 
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
-FILE_TYPES = (".json", ".yaml", ".yml", ".toml")
+FILE_TYPES = (".json", ".yaml", ".yml", ".toml", qualisys.ENDING)
 ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
 
 
@@ -112,9 +114,9 @@ def _camera_file(root: Path, setting: str) -> Path:
     for folder in (root, root / "calibration"):
         usual = [folder / (stem + suffix) for stem in stems for suffix in FILE_TYPES]
         files = [path for path in usual if path.is_file()]
-        tables = sorted(folder.glob("*.toml"))
-        if files or len(tables) == 1:
-            return (files or tables)[0]
+        others = sorted(folder.glob("*.toml")) or sorted(folder.glob(f"*{qualisys.ENDING}"))
+        if files or len(others) == 1:
+            return (files or others)[0]
     raise UserError(
         f"{root}: no camera file; put calibration.json (or .yaml, .toml) with size, K and dist of "
         "every camera there, or set recording.intrinsics"
@@ -173,10 +175,11 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _parse(path: Path) -> dict[str, Any]:
     """The tree of a file."""
-    kind = path.suffix.lower()
-    if kind not in FILE_TYPES:
+    kind = next((kind for kind in FILE_TYPES if path.name.lower().endswith(kind)), None)
+    if kind is None:
         raise UserError(f"{path}: expected a camera file ending in {', '.join(FILE_TYPES)}")
-    parse = {".json": json.loads, ".toml": tomllib.loads}.get(kind, yaml.safe_load)
+    parsers = {".json": json.loads, ".toml": tomllib.loads, qualisys.ENDING: qualisys.parse_qca}
+    parse = parsers.get(kind, yaml.safe_load)
     try:
         tree = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
