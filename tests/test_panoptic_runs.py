@@ -16,6 +16,7 @@ from ptri import config
 from ptri.config import DataConfig
 from ptri.data.multiview import open_split
 from ptri.data.panoptic import CAMERA_SETS
+from ptri.errors import UserError
 from ptri.evaluation.evaluate import evaluate
 from ptri.evaluation.run import run
 from ptri.skeleton import H36M17
@@ -50,6 +51,9 @@ def test_each_camera_set_has_its_table(small, monkeypatch):
         return evaluate(FakeModel(dataset, noise=0.5, error_deg=2.0), dataset, *rest)
 
     monkeypatch.setattr("ptri.evaluation.run.evaluate", with_known_errors)
+    twice = config.replace(options, evaluate__camera_sets=["CMU3", [6, 3], "CMU3"])
+    with pytest.raises(UserError, match=r"camera_sets: CMU3, 6-3, CMU3; name each set once"):
+        run(twice, root / "out/twice")
     text = run(options, root / "out/sets")
     assert len(loaded) == 1
     lines = [line.split() for line in text.splitlines()]

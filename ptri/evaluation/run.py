@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ptri import config as configuration
 from ptri.config import Config
-from ptri.data.multiview import open_split
+from ptri.data.multiview import MultiView, open_split
+from ptri.errors import UserError
 from ptri.evaluation import outputs, table
 from ptri.evaluation.evaluate import evaluate, load_model
 from ptri.system import ALONE, World, on_first, together
@@ -24,11 +27,15 @@ def run(config: Config, folder: Path, world: World = ALONE) -> str:
     """
     sets = config.evaluate.camera_sets
     parts = [configuration.replace(config, data__views=views) for views in sets] or [config]
+
+    def prepare() -> tuple[list[MultiView], nn.Module]:
+        names = [set_name(views) for views in sets]
+        if len(set(names)) < len(names):
+            raise UserError(f"evaluate.camera_sets: {', '.join(names)}; name each set once")
+        return [open_split(part, "test") for part in parts], load_model(config, True, world)
+
     # All are opened before the first is evaluated: what is wrong with one is said at once.
-    datasets, model = together(
-        world,
-        lambda: ([open_split(part, "test") for part in parts], load_model(config, True, world)),
-    )
+    datasets, model = together(world, prepare)
     if not sets:
         return evaluate(model, datasets[0], config, folder, world)[1]
     on_first(world, lambda: outputs.clear(folder))
