@@ -4,10 +4,11 @@ import os
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from recording_fixture import edit_cameras
-from videos_fixture import make_grey, settings, write_grey, write_video
+from videos_fixture import make_grey, settings, write_grey, write_timed, write_video
 
 from ptri.errors import UserError
 from ptri.recordings import cache, videos
@@ -71,6 +72,39 @@ def test_a_video_shorter_than_its_header(grey):
     with pytest.raises(UserError, match=r"left.avi: frame 3 of 9 .* damaged or shorter than its"):
         list(videos.read_in_step(long, range(9)))
     assert len(list(videos.read_in_step(long, range(5)))) == 3  # as cut videos end: no matter
+
+
+def times_seen(paths, frames):
+    """The moments (s) that frames of videos show, as their grey tells; NaN: no picture."""
+    rates = [cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) for path in paths]
+    opened = [videos.Video(path, 99, fps) for path, fps in zip(paths, rates)]
+    grey = [
+        [np.nan if image is None else image.mean() for image in images]
+        for images in videos.read_in_step(opened, frames)
+    ]
+    return (np.array(grey) - grey[0]) / 100  # all begin at 0 s
+
+
+def test_videos_of_other_rates_show_the_same_moments(tmp_path):
+    """By timestamps: 20 and 60 a second, and a phone's whose clock is never even."""
+    rng = np.random.default_rng(0)
+    even, fast = np.arange(40) / 20, np.arange(120) / 60
+    phone = np.cumsum(rng.uniform(0.02, 0.05, 60))
+    phone -= phone[0]
+    phone = np.delete(phone, [20, 21, 22, 23, 24, 25])  # for a while it was too busy to film
+    paths = [tmp_path / f"{name}.mp4" for name in "abc"]
+    for path, times, fps in zip(paths, (even, fast, phone), (20, 60, 28)):
+        write_timed(path, times, fps)
+    seen = times_seen(paths, range(38))
+    np.testing.assert_allclose(seen[:, 0], even[:38], atol=0.011)  # a level of grey
+    np.testing.assert_allclose(seen[:, 1], even[:38], atol=0.011)
+    nearest = np.abs(phone[:, None] - even[:38]).min(0)
+    error = np.abs(seen[:, 2] - even[:38])
+    assert np.nanmax(error) < 0.035 and np.nanmedian(error) < 0.02
+    gap = np.isnan(seen[:, 2])
+    assert gap.any() and (nearest[gap] > 0.02).all() and gap[nearest > 0.04].all()
+    # The control: by their numbers alone, the moments drift apart.
+    assert abs(phone[37] - even[37]) > 0.3
 
 
 def test_videos_are_found_by_camera(plain):

@@ -44,6 +44,31 @@ def write_video(path: Path, images, fps: float = 25.0, codec: str = "FFV1", size
     writer.release()
 
 
+def write_timed(path: Path, times: np.ndarray, fps: float) -> None:
+    """An .mp4 of grey frames with timestamps (s) of its own, as phones write; grey tells the time.
+
+    Args:
+        fps: that the file states.
+    """
+    images = [np.full((48, 64, 3), round(30 + 100 * time), np.uint8) for time in times]
+    write_video(path, images, fps, "mp4v")
+    data = bytearray(path.read_bytes())
+    start = data.index(b"stts") - 4
+    old = int.from_bytes(data[start : start + 4], "big")
+    ticks = int.from_bytes(data[start + 20 : start + 24], "big") * fps  # a second
+    steps = np.diff(times, append=times[-1] + 1 / fps) * ticks
+    words = [24 + 8 * (len(steps) - 1), 0, 0, len(steps)]
+    table = b"".join(word.to_bytes(4, "big") for word in words)
+    table += b"".join((1).to_bytes(4, "big") + round(s).to_bytes(4, "big") for s in steps)
+    table = table[:4] + b"stts" + table[8:]
+    data[start : start + old] = table
+    for name in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):  # boxes that hold it
+        place = data.rindex(name, 0, start) - 4
+        size = int.from_bytes(data[place : place + 4], "big") + len(table) - old
+        data[place : place + 4] = size.to_bytes(4, "big")
+    path.write_bytes(bytes(data))
+
+
 def write_grey(path: Path, frames: int = 3, size: int = SIZE, fps: float = 25.0) -> None:
     """A video in which nothing happens."""
     write_video(path, [np.full((size, size, 3), 90, np.uint8)] * frames, fps)

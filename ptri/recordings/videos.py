@@ -8,6 +8,7 @@ the picture as it is shown.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -209,18 +210,32 @@ def _read(path: Path, frames: Sequence[int], fps: float) -> Iterator[np.ndarray 
     """
     capture = cv2.VideoCapture(str(path))
     own = capture.get(cv2.CAP_PROP_FPS)
-    begin, time, count = None, -np.inf, 0  # s; frames read
+    if not fps or not own:  # without a clock, the picture of the same number
+        fps = own = 1.0
+        stamps = itertools.count()
+    else:
+        stamps = _timestamps(capture, own)
+    time = -np.inf  # s, of the picture at hand
     for number in frames:
-        moment = number / fps if fps else number
-        # Seeking is not exact in every container.
-        while time < moment - 0.5 / (own if fps else 1):
+        moment = number / fps
+        while time < moment - 0.5 / own:  # Seeking is not exact in every container.
             if not capture.grab():
                 raise EOFError(path)
-            time = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 if fps else count
-            begin = time if begin is None else begin
-            time, count = time - begin, count + 1
-        near = time < moment + 0.5 / (fps or 1)
+            time = next(stamps)
+        near = time < moment + 0.5 / fps
         yield capture.retrieve()[1] if near else None
+
+
+def _timestamps(capture: cv2.VideoCapture, fps: float) -> Iterator[float]:
+    """When the picture that was just grabbed was taken, s after the first one."""
+    begin, before = None, -np.inf
+    while True:
+        stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if stamp <= before:  # not every container has them
+            stamp = before + 1 / fps
+        begin = stamp if begin is None else begin
+        before = stamp
+        yield stamp - begin
 
 
 def _open(camera: CameraEntry, path: Path) -> Video:
