@@ -9,8 +9,9 @@ from torch import nn
 
 from ptri import config
 from ptri.data.transforms import normalise
-from ptri.detectors.build import build_detector
+from ptri.detectors.build import build_detector, build_person_detector
 from ptri.errors import UserError
+from ptri.recordings.crops import upright_turn
 
 
 def options(*extra):
@@ -22,6 +23,8 @@ def test_without_rtmlib_one_line_says_what_to_install(monkeypatch):
     with pytest.raises(UserError, match=r"detector.name: rtmlib: no module.*make rtm") as error:
         build_detector(options())
     assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"detector.people: rtmlib: no module.*make rtm"):
+        build_person_detector(options("detector.people=rtmlib"))
 
 
 # What is not there is made when a test asks for it; the line above needs neither.
@@ -98,6 +101,29 @@ def test_of_several_persons_the_one_in_the_middle(tmp_path):
     scale = detector.image_size / 640
     np.testing.assert_allclose(said.xy[0, 0], [320 * scale, 330 * scale], atol=0.1)
     assert said.confidence.min() == pytest.approx(0.9)
+
+
+class TwoBoxes(nn.Module):
+    """Boxes with scores, as a YOLOX with its own suppression: a sure one and an unsure one."""
+
+    def forward(self, picture):
+        boxes = [[16.0, 32.0, 80.0, 160.0, 0.9], [0.0, 0.0, 10.0, 10.0, 0.1]]
+        return picture.new_tensor(boxes)[None] + 0 * picture.mean()
+
+
+def test_boxes_of_people_are_the_picture_s(tmp_path):
+    path = saved(TwoBoxes(), tmp_path / "boxes.onnx", (320, 320))
+    finder = build_person_detector(
+        options("detector.people=rtmlib", f"detector.people_weights={path}")
+    )
+    people = finder(np.zeros((640, 480, 3), np.uint8))  # twice as high as the network's picture
+    np.testing.assert_allclose(people.boxes, [[32, 64, 160, 320]])
+    assert people.keypoints.shape == (1, 17, 3) and upright_turn(people.keypoints[0]) == 0
+    assert len(finder.fingerprint()) == 32
+    with pytest.raises(UserError, match=r"detector.people_weights: .*none.onnx: "):
+        build_person_detector(
+            options("detector.people=rtmlib", "detector.people_weights=none.onnx")
+        )
 
 
 def test_other_files_are_one_clear_line(tmp_path):
