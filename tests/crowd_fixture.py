@@ -64,7 +64,7 @@ def make_crowd(
     mixed = rng.permutation(len(row))
     who, row, view = (part[mixed] for part in (who, row, view))
     where = who, row, view
-    crops, given = np.zeros((len(row), 4)), np.zeros(len(row), bool)
-    sightings = Candidates(row, view, xy[where], covariance[where], confidence[where], crops, given)
+    unknown = np.zeros((len(row), 4)), np.full((len(row), 6), np.nan), np.zeros(len(row), bool)
+    sightings = Candidates(row, view, xy[where], covariance[where], confidence[where], *unknown)
     times = np.arange(num_frames) / fps
     return Crowd(sightings.surely(0.1), who, times, rig.cameras.K[0].double().numpy())

@@ -20,7 +20,7 @@ def sightings(frames):
     xy = np.array([[x, 100] + size * SHAPE for people in frames for x, size in people])
     N = len(row)
     sure, none = np.full((N, 25), 0.9), np.full((N, 25, 2, 2), np.nan)
-    rest = none, sure, np.full((N, 4), np.nan), np.zeros(N, bool)
+    rest = none, sure, np.full((N, 4), np.nan), np.full((N, 6), np.nan), np.zeros(N, bool)
     return Candidates(np.array(row), np.zeros(N, int), xy, *rest)
 
 
@@ -48,6 +48,19 @@ def test_two_who_cross_are_four_tracklets():
     # The control: with half of a size between them in depth they are told apart all the time.
     apart = [[(100 + 10 * f, 200), (500 - 10 * f, 90)] for f in range(41)]
     assert len(set(linked(apart))) == 2
+
+
+def test_clothes_tell_who_crosses():
+    """The same crossing: red trousers go on in one direction, and grey ones in the other."""
+    frames = [[(100 + 10 * f, 200), (500 - 10 * f, 160)] for f in range(41)]
+    people = sightings(frames)
+    noise = np.random.default_rng(0).normal(0, 8, (82, 6))
+    colours = np.where(np.arange(82)[:, None] % 2, 90.0, [90, 90, 90, 40, 40, 190]) + noise
+    times = np.arange(41) / 30
+    labels = link(people._replace(colours=colours), times).reshape(-1, 2)
+    assert (labels == labels[0]).all() and labels[0, 0] != labels[0, 1]
+    alike = link(people._replace(colours=90 + noise), times).reshape(-1, 2)  # the control
+    assert not set(alike[:15].ravel()) & set(alike[-15:].ravel())
 
 
 def test_who_is_lost_beside_another_is_not_found_again():

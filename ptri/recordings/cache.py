@@ -26,7 +26,7 @@ from ptri.recordings.videos import VideoSet
 from ptri.skeleton import Skeleton
 
 NAME = "detections.h5"
-FORMAT = "ptri detections 3"  # raised when detecting changes
+FORMAT = "ptri detections 4"  # raised when detecting changes
 _PIECE = 1 << 20  # bytes read at the start, the middle and the end to know a video again
 
 

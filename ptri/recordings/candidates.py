@@ -17,6 +17,7 @@ class Candidates(NamedTuple):
     covariance: np.ndarray  # (N, J, 2, 2) px^2
     confidence: np.ndarray  # (N, J)
     crops: np.ndarray  # (N, 4) centre x, y and side px, turn rad; NaN: of a keypoint file
+    colours: np.ndarray  # (N, 6) of trunk and thighs, 0 to 255; NaN: of a keypoint file
     given: np.ndarray  # (N,) bool, a box of the user's shows the person
 
     def rows(self, index) -> Candidates:

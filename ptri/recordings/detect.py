@@ -46,8 +46,8 @@ def detect(detector: PoseDetector, finder: PersonDetector, video_set: VideoSet) 
                 given += by_user
                 view += [v] * len(squares)
         seen = look_at(detector, cameras, images, np.array(view, int), np.reshape(crops, (-1, 4)))
-        rest = seen.xy, seen.covariance, seen.confidence, seen.crops, np.array(given, bool)
-        parts.append(Candidates(np.full(len(view), row), seen.view, *rest))
+        rest = seen.xy, seen.covariance, seen.confidence, seen.crops, seen.colours
+        parts.append(Candidates(np.full(len(view), row), seen.view, *rest, np.array(given, bool)))
     people = inside_pictures(join(parts), cameras)
     seconds = (time.perf_counter() - start) / len(parts)
     frames = np.array(frames[: len(parts)], np.int64)

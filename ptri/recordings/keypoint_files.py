@@ -157,8 +157,9 @@ def _candidates(
     for v, camera in enumerate(cameras):
         xy[view == v] = undistort(xy[view == v], camera.K, camera.dist)
     confidence = np.nan_to_num(points[..., 2]).clip(0, 1)
-    covariance, crops = np.full((*xy.shape, 2), np.nan), np.full((N, 4), np.nan)
-    return Candidates(row, view, xy, covariance, confidence, crops, np.zeros(N, bool))
+    covariance = np.full((*xy.shape, 2), np.nan)
+    unknown = np.full((N, 4), np.nan), np.full((N, 6), np.nan)
+    return Candidates(row, view, xy, covariance, confidence, *unknown, np.zeros(N, bool))
 
 
 def undistort(xy: np.ndarray, K: np.ndarray, dist: np.ndarray) -> np.ndarray:

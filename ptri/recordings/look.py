@@ -14,6 +14,8 @@ from ptri.data import transforms
 from ptri.detectors.protocol import PoseDetector
 from ptri.recordings.intrinsics import CameraEntry
 
+ROUGH = 8  # px of a crop that are one when its colours are looked at
+
 
 class CropKeypoints(NamedTuple):
     """Keypoints of N crops of one frame, in undistorted full-image px unless stated otherwise."""
@@ -24,6 +26,7 @@ class CropKeypoints(NamedTuple):
     confidence: np.ndarray  # (N, J)
     local: np.ndarray  # (N, J, 2) px of the crop as the detector sees it
     crops: np.ndarray  # (N, 4) centre x, y and side px, turn rad
+    colours: np.ndarray  # (N, 6) of trunk and thighs, blue, green, red, 0 to 255
 
     def rows(self, index) -> CropKeypoints:
         """Some of the crops."""
@@ -49,10 +52,10 @@ def look_at(
     size = detector.image_size
     if not len(views):
         J = len(detector.skeleton.joints)
-        shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,))
+        shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,), (6,))
         return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
     shrink = functools.cache(lambda view, factor: _shrink(images[view], factor))
-    inputs, to_full = [], []
+    pictures, to_full = [], []
     for view, (x, y, side, roll) in zip(views, crops):
         camera = cameras[view]
         K, turn = transforms.crop_camera(camera.K, np.array([x, y]), side, size, roll)
@@ -61,15 +64,39 @@ def look_at(
         source = transforms.resize_intrinsics(camera.K, 1 / factor)
         dist = camera.dist if camera.dist.any() else None
         image = transforms.warp(shrink(view, factor), source, K, turn, size, dist)
-        inputs.append(transforms.normalise(image[:, :, ::-1]))
+        pictures.append(image)
         to_full.append((camera.K @ turn.T @ np.linalg.inv(K))[:2])
     with torch.no_grad():
+        inputs = [transforms.normalise(image[:, :, ::-1]) for image in pictures]
         keypoints = detector(torch.stack(inputs))
     local, covariance, confidence = (part.double().cpu().numpy() for part in keypoints)
     A, offset = np.split(np.array(to_full), [2], axis=2)  # (N, 2, 2), (N, 2, 1)
     xy = np.einsum("nab,njb->nja", A, local) + offset.transpose(0, 2, 1)
     covariance = np.einsum("nab,njbc,ndc->njad", A, covariance, A)
-    return CropKeypoints(views, xy, covariance, confidence, local, crops)
+    joints = detector.skeleton.joints
+    colours = np.array([clothes(*part, joints) for part in zip(pictures, local)])
+    return CropKeypoints(views, xy, covariance, confidence, local, crops, colours)
+
+
+def clothes(picture: np.ndarray, xy: np.ndarray, joints: Sequence[str]) -> np.ndarray:
+    """Mean colours (6,) of the trunk and of the thighs.
+
+    Args:
+        picture: (S, S, 3) uint8. xy: (J, 2) px, of the named joints.
+    """
+    rough = cv2.resize(picture, None, fx=1 / ROUGH, fy=1 / ROUGH, interpolation=cv2.INTER_AREA)
+    ends = {
+        f"{side}_{joint}": xy[joints.index(f"{side}_{joint}")]
+        for side in ("left", "right")
+        for joint in ("shoulder", "hip", "knee")
+    }
+    means = []
+    for upper, lower in (("shoulder", "hip"), ("hip", "knee")):
+        lines = [(ends[f"{side}_{upper}"], ends[f"{side}_{lower}"]) for side in ("left", "right")]
+        points = [a + share * (b - a) for a, b in lines for share in (0.25, 0.5, 0.75)]
+        places = np.clip(np.array(points) / ROUGH, 0, np.array(rough.shape[1::-1]) - 1).astype(int)
+        means.append(rough[places[:, 1], places[:, 0]].mean(0))
+    return np.concatenate(means)
 
 
 def _shrink(image: np.ndarray, factor: int) -> np.ndarray:

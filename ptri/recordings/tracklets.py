@@ -17,11 +17,15 @@ FEWEST_POINTS = 4  # that are seen of a person who may be followed
 # between any two frames (jitter, a limb) and by SPEED sizes a second beyond it: walking past a
 # camera, seen from the side, is 1.4 m/s, 0.8 sizes of a standing person.
 FREE_MOVE, SPEED = 0.15, 1.8
-# Another could be meant unless its move is longer than CLEAR times the move that is believed, and
-# than JITTER more. Measured on generated people who walk through each other, see
-# tests/test_tracklets.py.
+# Another could be meant unless it is more unlike than CLEAR times the one that is believed, and by
+# JITTER more. Of 850 tracklets in 50 generated crowds, two or three people 0.4 to 1.2 m apart, 40
+# frames at 5 to 30 a second, 4 mix people; at 2 frames a second 14 of 550.
 CLEAR, JITTER = 2.0, 0.05
-LONGEST_GAP = 0.5  # s without a sighting after which a tracklet has ended
+# Two sightings whose clothes' colours (6,) are so far apart are as unlike as by a move of one size.
+# On the sample recordings, 0.4 to 0.8 s apart: the same person 20 (median; 95 % of a view: 35 to
+# 70), two people 58 to 140 (5 % of a view: 47 to 109).
+COLOUR = 100.0
+LONGEST_GAP = 0.5  # s, and a frame that is left out, without a sighting: then a tracklet ends
 SAME = 0.05  # sightings of one frame nearer than this are one person, found twice
 
 
@@ -46,12 +50,14 @@ def link(candidates: Candidates, times: np.ndarray) -> np.ndarray:
             numbers, before = list(last), np.array(list(last.values()), int)
             move = _moves(candidates.xy, size, before, here)  # (tracklets, sightings)
             reach = FREE_MOVE + SPEED * (times[row] - times[candidates.row[before]])
-            follows = _clear_matches(move, reach[:, None])
+            near = move < reach[:, None]
+            colour = _colour_differences(candidates.colours, before, here)
+            follows = _clear_matches(np.hypot(move, colour / COLOUR), near)
             for a, c in zip(*np.nonzero(follows)):
                 labels[here[c]] = numbers[a]
                 last[numbers[a]] = here[c]
             # Lost beside somebody else: whoever comes next there may be either.
-            lost = ~follows.any(1) & (move < reach[:, None]).any(1)
+            lost = ~follows.any(1) & near.any(1)
             for a in np.flatnonzero(lost):
                 del last[numbers[a]]
             for n in here[labels[here] < 0]:
@@ -62,9 +68,9 @@ def link(candidates: Candidates, times: np.ndarray) -> np.ndarray:
 
 
 def _age(candidates: Candidates, times: np.ndarray, sighting: int, row: int) -> float:
-    """Seconds from a sighting to a frame; 0 where they are neighbours, however far apart."""
+    """Seconds from a sighting to a frame; 0 where at most one frame lies between them."""
     before = candidates.row[sighting]
-    return 0.0 if row - before == 1 else times[row] - times[before]
+    return 0.0 if row - before <= 2 else times[row] - times[before]
 
 
 def _moves(xy: np.ndarray, size: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -79,12 +85,23 @@ def _moves(xy: np.ndarray, size: np.ndarray, before: np.ndarray, after: np.ndarr
     )
 
 
-def _clear_matches(move: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Which pairs (A, C) of moves continue each other: within reach, and nobody else could."""
-    matches = np.zeros(move.shape, bool)
-    for a, c in zip(*np.nonzero(move < reach)):
-        others = np.concatenate([np.delete(move[a], c), np.delete(move[:, c], a)])
-        matches[a, c] = (others > np.maximum(CLEAR * move[a, c], move[a, c] + JITTER)).all()
+def _colour_differences(colours: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Distances (A, C) between the colours of sightings; 0 where they are not known."""
+    return np.nan_to_num(np.linalg.norm(colours[before][:, None] - colours[after], axis=-1))
+
+
+def _clear_matches(unlike: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Which pairs (A, C) continue each other: they are near, and nobody else could be meant.
+
+    Args:
+        unlike: how far each pair is apart, sizes.
+    """
+    matches = np.zeros(near.shape, bool)
+    unlike = np.where(near, unlike, np.inf)
+    for a, c in zip(*np.nonzero(near)):
+        own = unlike[a, c]
+        others = np.concatenate([np.delete(unlike[a], c), np.delete(unlike[:, c], a)])
+        matches[a, c] = (others > max(CLEAR * own, own + JITTER)).all()
     return matches
 
 

@@ -32,6 +32,7 @@ ENOUGH_FRAMES = 100
 # A video may end so many frames before its header says, as those do that were cut without being
 # encoded again.
 LOST_AT_END = 3
+SEEK = 4.0  # s; a picture that comes later is looked for from half of this before it
 
 
 class Video(NamedTuple):
@@ -212,13 +213,13 @@ def _read(path: Path, frames: Sequence[int], fps: float) -> Iterator[np.ndarray 
     own = capture.get(cv2.CAP_PROP_FPS)
     if not fps or not own:  # without a clock, the picture of the same number
         fps = own = 1.0
-        stamps = itertools.count()
+        stamps: Iterator[float] = itertools.count()
     else:
-        stamps = _timestamps(capture, own)
+        stamps = _timestamps(capture, own, frames[0] / fps)
     time = -np.inf  # s, of the picture at hand
     for number in frames:
         moment = number / fps
-        while time < moment - 0.5 / own:  # Seeking is not exact in every container.
+        while time < moment - 0.5 / own:
             if not capture.grab():
                 raise EOFError(path)
             time = next(stamps)
@@ -226,15 +227,23 @@ def _read(path: Path, frames: Sequence[int], fps: float) -> Iterator[np.ndarray 
         yield capture.retrieve()[1] if near else None
 
 
-def _timestamps(capture: cv2.VideoCapture, fps: float) -> Iterator[float]:
-    """When the picture that was just grabbed was taken, s after the first one."""
-    begin, before = None, -np.inf
-    while True:
+def _timestamps(capture: cv2.VideoCapture, fps: float, first: float) -> Iterator[float]:
+    """When each picture that is grabbed was taken, s after the first one of the video.
+
+    Args:
+        first: pictures before this moment may be left out.
+    """
+    stamp = begin = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    if first > SEEK:
+        # Seeking is not exact in every container, but the stamp tells where it has led to.
+        capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * (first - SEEK / 2))
+        yield begin - begin
         stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    yield stamp - begin
+    while True:
+        before, stamp = stamp, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if stamp <= before:  # not every container has them
             stamp = before + 1 / fps
-        begin = stamp if begin is None else begin
-        before = stamp
         yield stamp - begin
 
 
