@@ -107,6 +107,25 @@ def test_videos_of_other_rates_show_the_same_moments(tmp_path):
     assert abs(phone[37] - even[37]) > 0.3
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "message"),
+    [
+        ("cut.avi", "FFV1", r"cut.avi: frame \d+ of 30 cannot be read; the file is damaged or"),
+        ("cut.mp4", "mp4v", r"cut.mp4: no frame that OpenCV can read; record it again"),
+    ],
+)
+def test_a_file_that_was_cut_off(tmp_path, name, codec, message):
+    """As of a copy that was broken off: an .avi is read as far as it goes, an .mp4 not at all."""
+    path = tmp_path / "videos" / name
+    rng = np.random.default_rng(0)
+    write_video(path, rng.integers(0, 256, (30, 64, 64, 3), np.uint8), 25.0, codec)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    camera = CameraEntry("cut", (64, 64), np.eye(3), np.zeros(5), None, None)
+    with pytest.raises(UserError, match=message):
+        opened = videos.open_videos([camera], tmp_path, "auto")
+        list(videos.read_in_step(opened, range(opened[0].num_frames)))
+
+
 def test_videos_are_found_by_camera(plain):
     """By its name, else by what the name starts with."""
     (plain / "videos/left.avi").rename(plain / "videos/left-take2.avi")

@@ -166,8 +166,11 @@ def _grown(
     """The body of a pair of tracklets: all that agree with the matrices that the pair leads to."""
     limit = max(SURELY, AGREE * pairs[start].residual)
     matrices = _hypothesis(sights, pairs, start)
-    for _ in range(2):  # once more with matrices from all that agreed
-        body = list(start)
+    body = list(start)
+    for again in (False, True):
+        if again:  # with matrices from all that agreed
+            matrices = _refitted(sights, matrices, body)
+            body = list(start)
         explained = pairs[start].frames
         # Long tracklets first; a short one may agree by chance.
         for k in sorted(free - set(start), key=lambda k: -len(sights.rows[k])):
@@ -177,7 +180,6 @@ def _grown(
             if known and max(pair.residual for pair in known) <= limit:
                 body.append(k)
                 explained += sum(pair.frames for pair in known)
-        matrices = _refitted(sights, matrices, body)
     return Body(body, matrices, explained)
 
 
