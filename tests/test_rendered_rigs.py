@@ -5,10 +5,12 @@ import functools
 import numpy as np
 import pytest
 import torch
+from benchmark.commands import main
 from benchmark.detectors.cases import windows
 from benchmark.detectors.command import HEADINGS, summarise
 from benchmark.detectors.scores import score
 from detector_errors.clips import Clips, Detected, simulate, static_cameras
+from h36m_fixture import make_tiny_h36m
 
 from ptri.config import PosteriorConfig
 from ptri.models.weights import find_model
@@ -86,3 +88,23 @@ def test_figures_pool_rigs():
     assert figures["failed"].value == pytest.approx(1 / 3)
     assert figures["rotation50"].value == 0.5
     assert figures["ratio"].value == pytest.approx(0.5)
+
+
+@pytest.mark.slow
+def test_the_command_in_miniature(tmp_path, capsys):
+    """On dots instead of people: every table is there, and detections are kept."""
+    root, out = tmp_path / "dots", tmp_path / "out"
+    make_tiny_h36m(root, subjects=("S1",), actions=("Walking-1",), num_frames=4)
+    words = ["detectors", str(root), "--detectors", "ours", "--frames", "1", "4", "--most", "1"]
+    words += ["--unknown", "--frame-worth", "0.5", "--out", str(out), "--set"]
+    words += ["posterior.num_samples=64"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    for title in ("ours, dots", "ours, dots, errors unknown", "ours, dots, a frame worth 0.5"):
+        assert f"{title}\n" in text
+    assert text.count("T = 4") == 4  # three tables, and the heading of the target
+    kept = out / "detected_dots_ours_4.pt"
+    before = kept.stat().st_mtime_ns
+    assert main(words) == 0 and kept.stat().st_mtime_ns == before
+    assert main([*words[:1], str(tmp_path / "nowhere"), *words[2:]]) == 2
+    assert "nowhere" in capsys.readouterr().err

@@ -47,7 +47,7 @@ HEADINGS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("roots", nargs="+", type=Path, help="people before rigs, by scripts/render_people.py")
+    add("roots", nargs="+", help="people before rigs, by scripts/render_people.py")
     add("--detectors", nargs="+", default=["movenet", "ours"], help="names of detector.name")
     add("--frames", nargs="+", type=int, default=list(FRAMES), help="of a rig (1 10 27)")
     add("--most", type=int, default=0, help="rigs of each number of frames; 0: all")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> str:
     judged, blocks, content = [], [], {}
     for name in args.detectors:
         detector = named_detector(name)
-        for root in args.roots:
+        for root in map(Path, args.roots):
             found = detected(root, detector, max(args.frames), Path(args.out))
             for words, assumed in assumptions(detector.known, args).items():
                 model.detector = assumed
