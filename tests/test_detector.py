@@ -8,7 +8,7 @@ import fit_errors as script
 import numpy as np
 import pytest
 import torch
-from detector_errors import report
+from detector_errors import pool, report
 from detector_errors.clips import Clips, simulate, static_cameras
 from detector_errors.fit import fit
 from detector_errors.moments import LABELS, measure
@@ -16,11 +16,11 @@ from detector_errors.truth import true_views
 from h36m_fixture import make_tiny_h36m
 
 from ptri import config
-from ptri.checkpoint import load_weights
+from ptri.checkpoint import load_weights, read_tensors
 from ptri.data.labels import labels_path, read_labels
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
-from ptri.models.weights import read_detector, write_detector
+from ptri.models.weights import find_model, read_detector, write_detector
 from ptri.people.bodies import sample_clips
 from ptri.people.detections import simulate_detections
 from ptri.people.draws import Draws
@@ -30,6 +30,7 @@ from ptri.people.scenes import errors_of
 from ptri.people.trunk import body_fixed, facing
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Detector, Keypoints
+from ptri.training.solved_scenes import KIND, from_plain, weights_digest
 
 FLIP = list(H36M17.flip)
 WRIST, FOOT = (H36M17.joints.index(name) for name in ("left_wrist", "left_foot"))
@@ -255,6 +256,23 @@ def test_a_detector_of_other_joints_is_fitted(tmp_path):
 def test_a_joint_set_is_one_of_ours():
     with pytest.raises(UserError, match=r"generated\.errors\.joint_set: no joint set 'coco'"):
         ErrorModel(joint_set="coco")
+
+
+def test_detections_are_pooled_with_their_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "TIMES", {1: 2, 2: 1})
+    clips, model = people(num=3), find_model(None, torch.device("cpu"))
+    assert pool.write_pool(tmp_path / "pool.pt", [clips], model, 0) == 9
+    content = read_tensors(tmp_path / "pool.pt", KIND)
+    assert content["settings"]["lifter"] == weights_digest(model.lifter)  # as more_pools asks
+    groups = [from_plain(plain) for plain in content["groups"]]
+    for group in groups:
+        scene = group.scene
+        cameras = Cameras(*(part.unsqueeze(1) for part in scene.cameras))
+        off = (project(scene.joints3d, cameras._replace(K=scene.K)) - scene.keypoints.xy).abs()
+        assert float(off.max()) < 0.05  # px: keypoints are exact
+        assert group.R.shape[1] == len(scene.K) and scene.joints3d.shape[-2:] == (17, 3)
+        assert torch.equal(scene.cameras.R[:, 0], torch.eye(3).expand(len(scene.K), 3, 3))
+    assert [tuple(group.scene.K.shape[:3]) for group in groups] == [(3, 1, 2), (3, 1, 3), (3, 2, 2)]
 
 
 def test_missing_joints_are_counted():

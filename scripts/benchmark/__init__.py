@@ -9,5 +9,6 @@ text to print, or raises a `UserError`:
 * `heads`: heads that fuse joints, on families of rigs that training never saw;
 * `photos`: the 2D network on labelled photographs;
 * `videos`: recordings from their videos, by each 2D detector;
+* `detectors`: each 2D detector on rendered rigs, whose truth is exact;
 * `speed`: time of the rig posterior, the 2D network, the renderer, and of training on a GPU.
 """
