@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 import torch
-from detector_errors.clips import detect
+from detector_errors.clips import detect, join
 from detector_errors.ellipses import calibrate, ellipse_table
 from detector_errors.fit import fit
 from detector_errors.named import WEIGHTS, named_detector
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("root", help="people in the Human3.6M layout")
+    add("roots", nargs="+", help="people in the Human3.6M layout")
     add("--subjects", type=int, nargs="+", default=[8], help="whose errors count (8)")
     add("--detector", default="ours", help="a name of detector.name (ours)")
     add("--weights", help="of the detector; the shipped ones by default")
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--calibrate", action="store_true", help="first fit the ellipses of heatmaps' peaks")
     add("--views", type=int, nargs="+", help="cameras; all by default")
     add("--length", type=int, default=8, help="frames of a clip (8); at least 4")
-    add("--frames", type=int, default=0, help="at most so many in every view; 0: all")
+    add("--frames", type=int, default=0, help="at most so many of a root in every view; 0: all")
     add("--rounds", type=int, default=8, help="of the fit (8)")
     add("--repeats", type=int, default=2, help="simulations of a statistic (2)")
     add("--frame-worth", type=float, default=0.25, help="what a frame is worth, 0 to 1 (0.25)")
@@ -78,15 +78,17 @@ def run(args: argparse.Namespace) -> str:
     weights = args.weights or WEIGHTS.get(args.detector)
     device = choose_device(args.device)
     detector = named_detector(args.detector, weights, args.image_size).to(device)
-    data = {"root": args.root, "test_subjects": args.subjects, "views": args.views, "workers": 0}
-    layers = {"run": {"name": "fit_errors"}, "data": data}
-    config = configuration.from_dicts([("command line: ", layers)])
+    data = {"test_subjects": args.subjects, "views": args.views, "workers": 0}
+    configs = []
+    for root in args.roots:
+        layers = {"run": {"name": "fit_errors"}, "data": {**data, "root": root}}
+        configs.append(configuration.from_dicts([("command line: ", layers)]))
     if args.calibrate:
         if not hasattr(detector, "peaks"):
             raise UserError(f"--calibrate: {args.detector} states its covariances itself; leave it")
-        write_peak_errors(weights, calibrate(detector, config))
+        write_peak_errors(weights, calibrate(detector, configs))
         detector = named_detector(args.detector, weights, args.image_size).to(device)
-    detected = detect(detector, config, args.length, args.frames)
+    detected = join([detect(detector, config, args.length, args.frames) for config in configs])
     clips = detected.clips
     fitted = fit(clips, ErrorModel(), args.seed, args.rounds, args.repeats)
     write_detector(weights, detector_of(fitted, clips, args.frame_worth))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from detector_errors import pool, report
-from detector_errors.clips import Clips, simulate, static_cameras
+from detector_errors.clips import Clips, Detected, join, simulate, static_cameras
 from detector_errors.fit import fit
 from detector_errors.moments import LABELS, measure
 from detector_errors.truth import true_views
@@ -256,6 +256,19 @@ def test_a_detector_of_other_joints_is_fitted(tmp_path):
 def test_a_joint_set_is_one_of_ours():
     with pytest.raises(UserError, match=r"generated\.errors\.joint_set: no joint set 'coco'"):
         ErrorModel(joint_set="coco")
+
+
+def test_clips_of_several_data_sets_are_joined():
+    parts = [
+        Detected(clips, clips.keypoints, clips.joints, clips.inside)
+        for clips in (people(num=2), people(num=3))
+    ]
+    joined = join(parts)
+    assert len(joined.clips.joints) == 5 and joined.clips.fps == 5.0
+    assert torch.equal(joined.clips.cameras.R[2:], parts[1].clips.cameras.R)
+    slower = parts[1]._replace(clips=parts[1].clips._replace(fps=4.0))
+    with pytest.raises(UserError, match="4 views at 4 fps, 4 views at 5 fps"):
+        join([parts[0], slower])
 
 
 def test_detections_are_pooled_with_their_truth(tmp_path, monkeypatch):

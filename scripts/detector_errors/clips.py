@@ -23,7 +23,7 @@ from ptri.people.draws import Draws
 from ptri.people.error_model import ErrorModel
 from ptri.rig.check import RigInput, known_joints
 from ptri.skeleton import COCO17, H36M17, Skeleton
-from ptri.structures import Cameras, Keypoints
+from ptri.structures import Cameras, Keypoints, cat
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +155,19 @@ def detect(
     found = Clips(joints[:, :, :J], cameras, keypoints, inside[..., :J], fps, name)
     own = slice(None) if detector.skeleton == H36M17 else slice(J, None)
     return Detected(found, native, joints[:, :, own], inside[..., own])
+
+
+def join(parts: list[Detected]) -> Detected:
+    """Clips of several data sets as one.
+
+    Raises:
+        UserError: they have other numbers of views, or other frame rates.
+    """
+    kinds = {(part.inside.shape[2], part.clips.fps) for part in parts}
+    if len(kinds) > 1:
+        words = ", ".join(f"{views} views at {fps:g} fps" for views, fps in sorted(kinds))
+        raise UserError(f"several data sets: {words}; expected the same in all (--views chooses)")
+    return cat(parts)
 
 
 def with_own_joints(index: Index, skeleton: Skeleton) -> Index:

@@ -7,6 +7,7 @@ that are fitted here. The truth is that of the detector's own joints.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -57,9 +58,9 @@ def peaks_and_truth(detector: MoveNetDetector, config: Config) -> tuple:
     return cat(parts), torch.cat(truths)
 
 
-def calibrate(detector: MoveNetDetector, config: Config) -> PeakErrors:
+def calibrate(detector: MoveNetDetector, configs: Sequence[Config]) -> PeakErrors:
     """The numbers under which 90 % of the ellipses of that level hold the truth."""
-    peaks, truth = peaks_and_truth(detector, config)
+    peaks, truth = cat([peaks_and_truth(detector, config) for config in configs])
     return fit_peak_errors(peaks, truth, detector.image_size)
 
 
