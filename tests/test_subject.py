@@ -151,6 +151,35 @@ def test_who_leaves_is_not_replaced():
     assert "a: in 50 % of the frames" in followed.words.replace("49 %", "50 %")
 
 
+def without(crowd, gone):
+    """The crowd without some of its sightings."""
+    kept = np.flatnonzero(~gone)
+    return crowd._replace(candidates=crowd.candidates.rows(kept), who=crowd.who[kept])
+
+
+def test_who_is_lost_by_all_views_and_comes_back():
+    """For a second nobody is seen; of two people only their clothes tell who is who afterwards."""
+    row = make_crowd(3, 1).candidates.row
+    alone = without(make_crowd(3, 1), (row >= 15) & (row < 25))
+    words = follow(alone.candidates, alone.times, alone.K, NAMES).words
+    assert right(alone, "largest")[2] > 0.95 and "found again 1 times" in words
+    crowd = make_crowd(0, 2)
+    row = crowd.candidates.row
+    both = without(crowd, (row >= 15) & (row < 25))
+    _, purity, share = right(both, "largest")
+    assert purity > 0.99 and share < 0.6  # one piece only
+    clothes = np.array([[90.0] * 6, [90, 90, 90, 40, 40, 190]])[both.who]
+    noise = np.random.default_rng(0).normal(0, 8, clothes.shape)
+    dressed = both._replace(candidates=both.candidates._replace(colours=clothes + noise))
+    _, purity, share = right(dressed, "largest")
+    assert purity > 0.99 and share > 0.9
+    # A bystander who was there all the time is not who comes back.
+    subject = right(crowd, "largest")[0]
+    gone = (crowd.who == subject) & (row >= 15) & (row < 25)
+    _, purity, share = right(without(crowd, gone), "largest")
+    assert purity > 0.99 and share > 0.9
+
+
 def test_words_say_how_sure():
     crowd = make_crowd(0, 2)
     words = follow(crowd.candidates, crowd.times, crowd.K, NAMES, "largest").words

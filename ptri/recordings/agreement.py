@@ -23,7 +23,9 @@ from ptri.recordings.candidates import Candidates, extents
 UNIT = 0.01  # of a person's size (diagonal of the box around the joints)
 LEAST_FRAMES = 6  # that two tracklets share before an E of their own says anything
 MOST_FRAMES = 20  # of those they share that are looked at, spread evenly
-MAINS = 4  # tracklets of a view that hypotheses are made of, the largest (size times frames)
+# Tracklets that hypotheses are made of: so many of each view in each stretch of so many frames, the
+# largest (size times frames).
+MAINS, STRETCH = 4, 50
 HYPOTHESES = 3
 # Tracklets agree below AGREE times the residual of the hypothesis itself, and always below SURELY
 # units. Generated people by two and three, 40 frames, 4 views, against a body of theirs: own
@@ -107,6 +109,8 @@ def fit(sights: Sights, first: np.ndarray, second: np.ndarray) -> np.ndarray | N
 
 def compare(sights: Sights, a: int, b: int, E: np.ndarray | None = None) -> Pair:
     """How well two tracklets of different views agree, under a given E or the one of their own."""
+    if not _overlap(sights, a, b):
+        return Pair(np.inf, 0, None)
     first, second = shared(sights, a, b)
     frames = len(np.intersect1d(sights.rows[a], sights.rows[b]))
     own = E is None
@@ -138,13 +142,8 @@ def find_bodies(sights: Sights) -> list[Body]:
     Each body has matrices of its own. The cameras are the same, but what is known of them is known
     where a body was.
     """
-    mains = [
-        k
-        for v in np.unique(sights.view)
-        for k in sorted(np.flatnonzero(sights.view == v), key=lambda k: -sights.weight[k])[:MAINS]
-    ]
     pairs = {}
-    for a, b in combinations(sorted(mains, key=lambda k: sights.view[k]), 2):
+    for a, b in combinations(sorted(_mains(sights), key=lambda k: sights.view[k]), 2):
         if sights.view[a] != sights.view[b]:
             pair = compare(sights, a, b)
             if pair.residual < WORST:
@@ -158,6 +157,19 @@ def find_bodies(sights: Sights) -> list[Body]:
         grown = (_grown(sights, inside, start, free) for start in starts)
         bodies.append(max(grown, key=lambda body: body.explained))
         free -= set(bodies[-1].tracklets)
+
+
+def _mains(sights: Sights) -> set[int]:
+    """The largest tracklets of each view in each stretch of time."""
+    last = max(rows[-1] for rows in sights.rows)
+    chosen: set[int] = set()
+    for start in range(0, last + 1, STRETCH):
+        inside = [((rows >= start) & (rows < start + STRETCH)).sum() for rows in sights.rows]
+        size = np.array(inside) * sights.weight / [len(rows) for rows in sights.rows]
+        for view in np.unique(sights.view):
+            there = np.flatnonzero((sights.view == view) & (size > 0))
+            chosen.update(there[np.argsort(-size[there])][:MAINS].tolist())
+    return chosen
 
 
 def _grown(
@@ -205,9 +217,15 @@ def _hypothesis(
     return {(sights.view[a], sights.view[b]): pairs[a, b].E for a, b in inside}
 
 
+def _overlap(sights: Sights, a: int, b: int) -> bool:
+    """Whether two tracklets may be there in one frame; quick, since long recordings have many."""
+    first, second = sights.rows[a], sights.rows[b]
+    return bool(first[0] <= second[-1] and second[0] <= first[-1])
+
+
 def _together(sights: Sights, a: int, b: int) -> bool:
     """Whether two tracklets are there in one frame."""
-    return bool(np.isin(sights.rows[a], sights.rows[b]).any())
+    return _overlap(sights, a, b) and bool(np.isin(sights.rows[a], sights.rows[b]).any())
 
 
 def _under(sights: Sights, matrices: Matrices, a: int, b: int) -> Pair:

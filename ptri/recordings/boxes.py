@@ -46,7 +46,7 @@ def read_boxes(config: Config, names: Sequence[str], frames: Sequence[int]) -> n
         elif setting != "auto":
             raise UserError(
                 f"recording.boxes: {setting} is no folder; expected 'auto' or a folder of a "
-                "<camera>.csv for one camera or more"
+                "<camera>.csv for one camera or more (people are found without: detector.people)"
             )
     if config.recording.person == "box" and np.isnan(boxes).all():
         raise UserError(

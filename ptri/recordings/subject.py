@@ -22,6 +22,7 @@ from ptri.recordings.agreement import (
     strays,
 )
 from ptri.recordings.candidates import Candidates
+from ptri.recordings.pieces import persons
 from ptri.recordings.tracklets import link
 
 log = logging.getLogger(__name__)
@@ -63,23 +64,28 @@ def follow(
     if not len(sights.view):
         return Followed(np.full((len(times), len(K)), -1), "nobody was seen")
     bodies = find_bodies(sights)
+    seen_alike = [body for body in bodies if body.matrices]
+    found = persons(seen_alike, sights, candidates.colours) or [[body] for body in bodies]
     if person == "box":
-        body = _boxed(candidates, sights, bodies, names)
+        pieces = _boxed(candidates, sights, bodies, found, names)
     else:
-        body = max(bodies, key=lambda body: _value(sights, body, person))
-    followed = body.tracklets + _alone(sights, bodies, body, len(K))
+        pieces = max(found, key=lambda pieces: sum(_value(sights, b, person) for b in pieces))
     sighting = np.full((len(times), len(K)), -1)
-    for k in followed:
+    for k in _alone(sights, bodies, pieces, len(K)):
         sighting[sights.rows[k], sights.view[k]] = sights.members[k]
-    sighting[strays(sights, body, sighting)] = -1
-    return Followed(sighting, _words(sights, bodies, body, sighting, names, person))
+    for body in pieces:
+        own = np.full_like(sighting, -1)
+        for k in body.tracklets:
+            own[sights.rows[k], sights.view[k]] = sights.members[k]
+        own[strays(sights, body, own)] = -1
+        sighting = np.where(own >= 0, own, sighting)
+    return Followed(sighting, _words(sights, bodies, pieces, sighting, names, person))
 
 
-def _value(sights: Sights, body: Body, person: str) -> tuple[bool, float]:
-    """By how much a body is the one that is wanted; one that two views see before any other."""
-    several = bool(body.matrices)
+def _value(sights: Sights, body: Body, person: str) -> float:
+    """By how much a body is the one that is wanted."""
     if person == "largest":
-        return several, float(sights.weight[body.tracklets].sum())
+        return float(sights.weight[body.tracklets].sum())
     total = 0.0
     for view in set(sights.view[body.tracklets]):
         own = [sights.members[k] for k in body.tracklets if sights.view[k] == view]
@@ -87,13 +93,20 @@ def _value(sights: Sights, body: Body, person: str) -> tuple[bool, float]:
         rays = np.ma.masked_invalid(sights.rays[members])  # (n, J, 2); joints may be seen never
         spread = np.median(rays.std(0).filled(0.0)[~rays.mask.all(0).any(-1)].max(-1))
         total += len(members) * float(spread / np.median(sights.sigma[members]))
-    return several, total
+    return total
 
 
 def _boxed(
-    candidates: Candidates, sights: Sights, bodies: list[Body], names: Sequence[str]
-) -> Body:
-    """The body that the user's boxes show.
+    candidates: Candidates,
+    sights: Sights,
+    bodies: list[Body],
+    found: list[list[Body]],
+    names: Sequence[str],
+) -> list[Body]:
+    """The bodies that the user's boxes show.
+
+    Args:
+        found: bodies that are one person.
 
     Raises:
         UserError: boxes of different views show different bodies.
@@ -101,30 +114,34 @@ def _boxed(
     given = [int(candidates.given[members].sum()) for members in sights.members]
     if not sum(given):
         raise UserError("recording.boxes: nobody is seen in any box")
-    body = max(bodies, key=lambda body: sum(given[k] for k in body.tracklets))
+    pieces = max(found, key=lambda pieces: sum(given[k] for b in pieces for k in b.tracklets))
+    own = [k for body in pieces for k in body.tracklets if given[k]]
+    pieces = pieces if own else []
     for other in bodies:
         stray = [k for k in other.tracklets if given[k]]
-        if other is not body and other.matrices and stray:
-            views = (next(k for k in part if given[k]) for part in (body.tracklets, stray))
+        beside = any(np.isin(sights.rows[a], sights.rows[b]).any() for a in own for b in stray)
+        if other.matrices and beside and not set(stray) & set(own):
+            views = own[0], stray[0]
             first, second = (f"{names[sights.view[k]]}.csv" for k in views)
             raise UserError(
                 f"recording.boxes: {first} and {second} show different people, as the rays of "
                 "all views say; correct one of them, or keep the surer one only"
             )
     # A box is the user's word, also where no other view agrees with it.
-    rest = [k for k in range(len(given)) if given[k] and k not in body.tracklets]
-    return body._replace(tracklets=body.tracklets + rest)
+    rest = [k for k in range(len(given)) if given[k] and k not in own]
+    return [*pieces, Body(rest, {})] if rest else pieces
 
 
-def _alone(sights: Sights, bodies: list[Body], body: Body, num_views: int) -> list[int]:
-    """In views that do not know the body, the largest tracklet of nobody else's.
+def _alone(sights: Sights, bodies: list[Body], pieces: list[Body], num_views: int) -> list[int]:
+    """In views that do not know the person, the largest tracklet of nobody else's.
 
     A camera that is given wrongly (mirrored, late, another's K) agrees with no other, and it is the
     verdict that says so.
     """
     nobody = [part.tracklets[0] for part in bodies if not part.matrices]
     result = []
-    for view in set(range(num_views)) - set(sights.view[body.tracklets]):
+    known = {view for body in pieces for view in sights.view[body.tracklets].tolist()}
+    for view in set(range(num_views)) - known:
         there = [k for k in nobody if sights.view[k] == view]
         if there:
             result.append(max(there, key=lambda k: sights.weight[k]))
@@ -137,14 +154,20 @@ _WHOM = {"largest": "seen largest", "moving": "who moves most", "box": "in the b
 def _words(
     sights: Sights,
     bodies: list[Body],
-    body: Body,
+    pieces: list[Body],
     sighting: np.ndarray,
     names: Sequence[str],
     person: str,
 ) -> str:
     """Who was followed in each view, and how sure that is."""
-    people = sum(bool(part.matrices) for part in bodies)
-    lines = [f"followed: the person {_WHOM[person]}, of {people} whom two views or more see"]
+    alike = [body for body in pieces if body.matrices]
+    others = sum(bool(body.matrices) for body in bodies) - len(alike)
+    lines = [f"followed: the person {_WHOM[person]}, of {others + 1} whom two views or more see"]
+    if len(alike) > 1:
+        lines[0] += (
+            f"; lost by all views and found again {len(alike) - 1} times, by the clothes or since "
+            "nobody else could be meant"
+        )
     for view, name in enumerate(names):
         share = (sighting[:, view] >= 0).mean()
         if not share:
@@ -153,10 +176,10 @@ def _words(
         text = f"  {name}: in {100 * share:.0f} % of the frames"
         there = np.flatnonzero(sights.view == view).tolist()
         own = [k for k in there if np.isin(sights.members[k], sighting[:, view]).any()]
-        residual = residual_of(sights, body, own)
+        residual = _mean_residual(sights, alike, own)
         together = np.flatnonzero(sighting[:, view] >= 0)
-        others = [
-            residual_of(sights, body, [k])
+        rivals = [
+            _mean_residual(sights, alike, [k])
             for k in there
             if k not in own and np.isin(sights.rows[k], together).sum() >= LEAST_FRAMES
         ]
@@ -164,10 +187,17 @@ def _words(
             text += ", as the largest there; no other view tells whether it is the same person"
         else:
             text += f", {residual:.1f} % of the person's size off the other views' rays"
-            rival = min(others, default=np.inf)
+            rival = min(rivals, default=np.inf)
             if np.isfinite(rival):
                 text += f" (the next person there {rival:.1f} %)"
             if rival < TELLING * residual:
                 text += f": UNSURE who it is; give boxes/{name}.csv"
         lines.append(text)
     return "\n".join(lines)
+
+
+def _mean_residual(sights: Sights, pieces: list[Body], tracklets: list[int]) -> float:
+    """Median residual of tracklets of a view against the bodies of a person, their mean, units."""
+    values = [residual_of(sights, body, tracklets) for body in pieces]
+    values = [value for value in values if np.isfinite(value)]
+    return float(np.mean(values)) if values else np.inf
