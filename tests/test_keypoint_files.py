@@ -223,6 +223,7 @@ def test_a_qualisys_file_stands_for_a_camera_file(made):
     (root / "calibration").mkdir()
     path = root / "calibration/Calib.qca.txt"
     write_qca(path, cameras)
+    (root / "Config.toml").write_text("[project]\nframe_rate = 60\n")  # Pose2Sim's settings
     assert read(root).names == tuple(camera.name for camera in cameras)
     text = path.read_text()
     for change, message in (

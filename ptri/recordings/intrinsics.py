@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 FILE_TYPES = (".json", ".yaml", ".yml", ".toml", qualisys.ENDING)
+PROJECT_FILE = "Config.toml"  # Pose2Sim's settings, which lie beside its calibration
 ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
 
 
@@ -114,7 +115,8 @@ def _camera_file(root: Path, setting: str) -> Path:
     for folder in (root, root / "calibration"):
         usual = [folder / (stem + suffix) for stem in stems for suffix in FILE_TYPES]
         files = [path for path in usual if path.is_file()]
-        others = sorted(folder.glob("*.toml")) or sorted(folder.glob(f"*{qualisys.ENDING}"))
+        others = [path for kind in ("*.toml", f"*{qualisys.ENDING}") for path in folder.glob(kind)]
+        others = sorted(path for path in others if path.name != PROJECT_FILE)
         if files or len(others) == 1:
             return (files or others)[0]
     raise UserError(
