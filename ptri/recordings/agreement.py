@@ -47,7 +47,7 @@ class Sights(NamedTuple):
     rows: list[np.ndarray]  # of each tracklet, rising, the frames that it is seen in ...
     members: list[np.ndarray]  # ... and its sightings
     view: np.ndarray  # (tracklets,)
-    weight: np.ndarray  # (tracklets,) sizes, all frames together, over the picture's
+    weight: np.ndarray  # (tracklets,) normalised sizes, all frames together
 
 
 class Pair(NamedTuple):

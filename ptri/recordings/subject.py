@@ -5,7 +5,6 @@ The same way for keypoint files with several people in them and for videos.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,8 +23,6 @@ from ptri.recordings.agreement import (
 from ptri.recordings.candidates import Candidates
 from ptri.recordings.pieces import persons
 from ptri.recordings.tracklets import link
-
-log = logging.getLogger(__name__)
 
 # A view's second choice has to be off by so many times as much, or who is followed there is unsure.
 TELLING = 2.0
@@ -116,7 +113,7 @@ def _boxed(
         raise UserError("recording.boxes: nobody is seen in any box")
     pieces = max(found, key=lambda pieces: sum(given[k] for b in pieces for k in b.tracklets))
     own = [k for body in pieces for k in body.tracklets if given[k]]
-    pieces = pieces if own else []
+    pieces = pieces if own else []  # the boxes show somebody whom no other view knows
     for other in bodies:
         stray = [k for k in other.tracklets if given[k]]
         beside = any(np.isin(sights.rows[a], sights.rows[b]).any() for a in own for b in stray)
