@@ -110,7 +110,7 @@ def _boxed(
     """
     given = [int(candidates.given[members].sum()) for members in sights.members]
     if not sum(given):
-        raise UserError("recording.boxes: nobody is seen in any box")
+        raise UserError("recording.boxes: too little of a person is seen in any box; draw others")
     pieces = max(found, key=lambda pieces: sum(given[k] for b in pieces for k in b.tracklets))
     own = [k for body in pieces for k in body.tracklets if given[k]]
     pieces = pieces if own else []  # the boxes show somebody whom no other view knows
