@@ -72,6 +72,8 @@ def test_a_video_shorter_than_its_header(grey):
     with pytest.raises(UserError, match=r"left.avi: frame 3 of 9 .* damaged or shorter than its"):
         list(videos.read_in_step(long, range(9)))
     assert len(list(videos.read_in_step(long, range(5)))) == 3  # as cut videos end: no matter
+    with pytest.raises(UserError, match=r"left.avi: frame 4 of 9 cannot be read"):
+        list(videos.read_in_step(long, [4]))  # nothing is left
 
 
 def times_seen(paths, frames):
@@ -127,16 +129,27 @@ def test_a_file_that_was_cut_off(tmp_path, name, codec, message):
 
 
 def test_videos_are_found_by_camera(plain):
-    """By its name, else by what the name starts with."""
+    """By its name, else by what the name begins with."""
     (plain / "videos/left.avi").rename(plain / "videos/left-take2.avi")
     paths = videos.videos_by_camera(["left", "back", "other"], plain)
     assert set(paths) == {"left", "back"}
     assert [paths[name].name for name in ("left", "back")] == ["left-take2.avi", "back.avi"]
     assert abs(videos.read_frame(paths["left"], 1).mean() - 90) < 10
     assert videos.read_frame(paths["left"], 7) is None
-    edit_cameras(plain, lambda cameras: cameras[0].update(name="bac"))
-    with pytest.raises(UserError, match="only video for cameras bac, back"):
+    (plain / "videos/back.avi").rename(plain / "videos/back_door.avi")
+    edit_cameras(plain, lambda cameras: cameras[0].update(name="back_door"))
+    with pytest.raises(UserError, match="only video for cameras back_door, back"):
         videos.open_video_set(settings(plain))
+
+
+def test_no_camera_takes_another_one_s_video(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in ("cam1_walk.mp4", "cam10_walk.mp4", "cam20.mp4", "cam3-a.mp4", "cam3-b.mp4"):
+        (tmp_path / "videos" / name).touch()
+    # cam2 has none, and of cam3's two nobody knows which.
+    found = videos.videos_by_camera(["cam1", "cam2", "cam3", "cam10"], tmp_path)
+    names = {name: path.name for name, path in found.items()}
+    assert names == {"cam1": "cam1_walk.mp4", "cam10": "cam10_walk.mp4"}
 
 
 def test_rotation_by_metadata(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,9 @@ def open_video_set(config: Config) -> VideoSet:
 def videos_by_camera(
     names: Sequence[str], root: str | Path, setting: str = "auto"
 ) -> dict[str, Path]:
-    """One video per camera: of its name, else the first that starts with it; some may be missing.
+    """One video per camera: of its name, else the only one that begins with it; some may be missing.
+
+    A letter or digit more is another name: cam10.mp4 does not begin with cam1.
 
     Args:
         setting: a folder, also relative to root; "auto": root/videos.
@@ -79,8 +82,14 @@ def videos_by_camera(
     if not folder.is_dir():
         return {}
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    fits = {name: [path for path in paths if path.stem.startswith(name)] for name in names}
-    return {name: min(f, key=lambda path: path.stem != name) for name, f in fits.items() if f}
+    found = {}
+    for name in names:
+        begins = re.compile(re.escape(name) + r"(?![0-9A-Za-z])")
+        fits = [path for path in paths if begins.match(path.stem)]
+        fits = [path for path in fits if path.stem == name][:1] or fits
+        if len(fits) == 1:
+            found[name] = fits[0]
+    return found
 
 
 def open_videos(
@@ -101,9 +110,10 @@ def open_videos(
     if missing:
         folder = Path(root) / "videos" if setting == "auto" else setting
         raise UserError(
-            f"{folder}: no video of camera {', '.join(missing)}; expected {missing[0]}.mp4 (or "
-            f"{', '.join(sorted(SUFFIXES - {'.mp4'}))}), or name the folder with recording.videos, "
-            "or leave the camera out with recording.views"
+            f"{folder}: no video of camera {', '.join(missing)}, or several; expected "
+            f"{missing[0]}.mp4 (or {', '.join(sorted(SUFFIXES - {'.mp4'}))}), or one alone that "
+            f"begins so, as {missing[0]}_walk.mp4; or name the folder with recording.videos, or "
+            "leave the camera out with recording.views"
         )
     for path in paths.values():
         sharing = [name for name in paths if paths[name] == path]
@@ -180,7 +190,7 @@ def read_in_step(
             yield [next(reader) for reader in readers]
         except EOFError as error:
             video = next(video for video in videos if str(video.path) == str(error))
-            if number >= frames[-1] + 1 - LOST_AT_END:
+            if frames[0] < number and number >= frames[-1] + 1 - LOST_AT_END:
                 log.warning("%s: ends before frame %d", video.path, number)
                 return
             raise UserError(
