@@ -128,7 +128,8 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], path: str | Path)
 
 def stored_model(meta: Mapping[str, Any]) -> dict[str, Any]:
     """The section ``model`` in a file's metadata; {} where there is none."""
-    return meta.get("model") or (meta.get("config") or {}).get("model") or {}
+    stored = meta.get("model") or (meta.get("config") or {}).get("model") or {}
+    return stored if isinstance(stored, dict) else {}  # of other networks: their name
 
 
 def digest(module: nn.Module) -> str:

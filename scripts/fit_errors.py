@@ -43,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     add = parser.add_argument
     add("roots", nargs="+", help="people in the Human3.6M layout")
     add("--subjects", type=int, nargs="+", default=[8], help="whose errors count (8)")
-    add("--detector", default="ours", help="a name of detector.name (ours)")
+    text = "whose file of weights keeps what is fitted (ours)"
+    add("--detector", default="ours", choices=WEIGHTS, help=text)
     add("--weights", help="of the detector; the shipped ones by default")
     add("--image-size", type=int, default=0, help="ours: px; 0: as the weights were trained")
     add("--calibrate", action="store_true", help="first fit the ellipses of heatmaps' peaks")

@@ -17,6 +17,7 @@ import torch
 from detector_errors.clips import detect
 from detector_errors.named import named_detector
 from detector_errors.pool import TIMES, write_pool
+from torch import nn
 
 from ptri import config as configuration
 from ptri.errors import exit_status
@@ -55,7 +56,9 @@ def run(args: argparse.Namespace) -> str:
     """
     if args.threads:
         torch.set_num_threads(args.threads)
-    detector = named_detector(args.detector, args.weights).to(choose_device(args.device))
+    detector = named_detector(args.detector, args.weights)
+    if isinstance(detector, nn.Module):  # rtmlib's choose for themselves
+        detector.to(choose_device(args.device))
     clips = []
     for root in args.roots:
         data = {"root": root, "test_subjects": ALL_SUBJECTS, "workers": 0}

@@ -3,8 +3,9 @@
     python scripts/prepare_photos.py data/photos                     # pictures that are there
     python scripts/prepare_photos.py data/photos --videos a.mp4 b.mp4 --every 10   # and frames
 
-Frames of videos become data/photos/<video>/<frame>.jpg. Train on them with a detector as teacher:
-configs/photos_2d.yaml.
+Frames of videos become data/photos/<video>/<frame>.jpg. Pictures are taken as they are stored: what
+a camera only marked as turned (EXIF) has to be turned before. Train on them with a detector as
+teacher: configs/photos_2d.yaml.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from ptri.checkpoint import replacing
 from ptri.data.coco import PHOTOS
+from ptri.data.transforms import read_image
 from ptri.detectors.people import MultiposePeople
 from ptri.errors import UserError, exit_status
 
@@ -56,8 +58,9 @@ def run(folder: Path, videos: list[str], every: int) -> str:
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTOS)
     people, entries, unreadable = MultiposePeople(), [], 0
     for path in tqdm(pictures, "find people", unit="picture", disable=None):
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-        if image is None:
+        try:
+            image = read_image(path)  # as training reads it
+        except UserError:
             unreadable += 1
             continue
         for left, top, right, bottom in people(image).boxes.round(1).tolist():

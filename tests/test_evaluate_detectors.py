@@ -19,9 +19,16 @@ def settings(out, *extra):
     return config.load(None, [*common, "evaluate.pictures=1", *extra])
 
 
-def test_a_detector_takes_crops_of_its_own_size(tmp_path):
-    options = settings(tmp_path, "data.image_size=384")
-    with pytest.raises(UserError, match="image_size: 384; movenet takes crops of 256 px"):
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ("data.image_size=384", "image_size: 384; movenet takes crops of 256 px"),
+        ("data.crop_scale=1.25", "crop_scale: 1.25; movenet takes crops of 1 times the person's"),
+    ],
+)
+def test_a_detector_takes_crops_of_its_own_size(setting, message, tmp_path):
+    options = settings(tmp_path, setting)
+    with pytest.raises(UserError, match=message):
         evaluate(load_model(options, True), open_split(options, "test"), options, tmp_path / "x")
 
 

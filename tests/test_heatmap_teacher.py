@@ -11,6 +11,7 @@ from coco_fixture import PLAIN, coco_settings, make_coco, settings
 from ptri import config
 from ptri.config import ModelConfig
 from ptri.data.annotations import JOINTS, OUR_ROWS
+from ptri.detectors.movenet import THUNDER, MoveNetDetector
 from ptri.errors import UserError
 from ptri.models.network2d import Network2D
 from ptri.skeleton import COCO17, H36M17
@@ -155,3 +156,12 @@ def test_any_detector_teaches_the_joints_that_are_its_own():
         assert [float(x), float(y)] == pytest.approx(expected.tolist(), abs=0.1)
         mixed = torch.einsum("yx,y,x->", heatmap, grid - y, grid - x)
         assert float(mixed) == pytest.approx(40, rel=0.03)  # the covariance's
+
+
+def test_a_detector_teaches_the_same_where_training_takes_fewer_bits():
+    teach = detector_heatmaps(MoveNetDetector(THUNDER))
+    images = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    expected = teach(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = teach(images)
+    assert all(torch.equal(*parts) for parts in zip(got, expected))

@@ -12,7 +12,7 @@ from ptri import checkpoint, config
 from ptri.data import transforms
 from ptri.detectors.build import build_detector, detector_name
 from ptri.detectors.movenet import THUNDER, MoveNet, MoveNetDetector
-from ptri.detectors.multipose import MULTIPOSE, Multipose
+from ptri.detectors.multipose import MULTIPOSE, Multipose, load_multipose
 from ptri.detectors.peaks import (
     PeakErrors,
     Peaks,
@@ -22,6 +22,7 @@ from ptri.detectors.peaks import (
     read_peak_errors,
 )
 from ptri.errors import UserError
+from ptri.models.weights import model_settings
 from ptri.skeleton import COCO17
 
 GRAPHS = PHOTOS.parent / "movenet"
@@ -193,8 +194,11 @@ def test_the_shipped_detector_on_rendered_people():
 
 
 def test_weights_that_are_none_of_its_own_are_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match=r"weights of another architecture"):
+    with pytest.raises(UserError, match=r"multipose.pt: no weights of movenet_thunder; expected"):
         MoveNetDetector(MULTIPOSE)
+    with pytest.raises(UserError, match=r"thunder.pt: no weights of movenet_multipose; expected"):
+        load_multipose(THUNDER)
+    assert model_settings(THUNDER, checkpoint.load_weights(THUNDER)[1]) == {}  # none of ours
     weights, meta = checkpoint.load_weights(THUNDER)
     path = tmp_path / "without.pt"
     checkpoint.save_weights(path, weights, {**meta, "peaks": {"shape": 2.0}})
@@ -202,6 +206,12 @@ def test_weights_that_are_none_of_its_own_are_one_clear_line(tmp_path):
         MoveNetDetector(path)
     good = read_peak_errors(meta, 17, THUNDER)
     assert 0 <= good.shape <= 1 and len(good.joints) == 17
+
+
+def test_weights_that_nobody_would_read_are_refused():
+    ours = ["run.name=x", "detector.name=ours", "detector.weights=mine.pt"]
+    with pytest.raises(UserError, match=r"detector.weights: mine.pt, .*init.checkpoint_2d"):
+        build_detector(config.load(None, ours))
 
 
 def test_a_misspelt_detector_is_one_clear_line():

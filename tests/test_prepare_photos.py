@@ -42,10 +42,12 @@ def test_people_are_found_in_pictures_and_frames(demo, tmp_path, capsys):
     folder.mkdir()
     shutil.copy(paths[1], folder / "one.jpg")
     (folder / "broken.png").write_bytes(b"no picture")
+    whole = paths[0].read_bytes()
+    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])  # OpenCV alone would fill it
     arguments = [str(folder), "--videos", str(video), "--every", "2"]
     assert prepare_photos.main(arguments) == 0
     said = capsys.readouterr().out
-    assert "3 persons in 3 of 4 pictures; 1 could not be read" in said
+    assert "3 persons in 3 of 5 pictures; 2 could not be read" in said
     entries = json.loads((folder / "boxes.json").read_text())
     found = {entry["image"]: np.array(entry["bbox"]) for entry in entries}
     for name, box in zip(("walk/000000.jpg", "one.jpg", "walk/000002.jpg"), boxes, strict=True):

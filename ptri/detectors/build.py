@@ -34,6 +34,11 @@ def build_detector(config: Config, model: PoseModel | None = None) -> PoseDetect
         return MoveNetDetector(weights or THUNDER).to(choose_device(config.run.device))
     if name == "rtmlib":
         return RtmDetector(weights, choose_device(config.run.device))
+    if weights is not None:
+        raise UserError(
+            f"detector.weights: {weights}, but the detector is ours, whose weights are "
+            "init.checkpoint_2d; leave it out, or set detector.name"
+        )
     if model is None:
         raise UserError("detector.name: ours, but the model was built without its 2D network")
     return OurDetector(model, config)

@@ -9,6 +9,7 @@ is told in the peak's cell. The covariance is ours (`ptri.detectors.peaks`).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from ptri import checkpoint
 from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
 from ptri.detectors.centernet import STRIDE, CenterNet, gather_cells, joint_offsets, places
 from ptri.detectors.peaks import Peaks, peak_covariance, peak_moments, read_peak_errors
+from ptri.errors import UserError
 from ptri.models.weights import read_detector
 from ptri.skeleton import COCO17
 from ptri.structures import Keypoints, cat, constant
@@ -90,7 +92,7 @@ class MoveNetDetector(nn.Module):
         """
         super().__init__()
         self.movenet = MoveNet().eval().to(memory_format=torch.channels_last)  # 1.3 times faster
-        meta = checkpoint.initialise(self.movenet.network, path)
+        meta = load_network(self.movenet.network, path, "movenet_thunder")
         self.errors = read_peak_errors(meta, NUM_JOINTS, path)
         self.known = read_detector(path)
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (IMAGE_MEAN, IMAGE_STD))
@@ -111,6 +113,25 @@ class MoveNetDetector(nn.Module):
 
     def fingerprint(self) -> str:
         return f"{checkpoint.digest(self.movenet)} {self.errors}"
+
+
+def load_network(network: CenterNet, path: str | Path, name: str) -> dict[str, Any]:
+    """Loads weights that ``scripts/convert_movenet.py`` wrote; returns their metadata.
+
+    Args:
+        name: of the network, as the metadata say it.
+
+    Raises:
+        UserError: a missing or corrupt file, or weights of another network.
+    """
+    weights, meta = checkpoint.load_weights(path)
+    if meta.get("model") != name:
+        raise UserError(
+            f"{path}: no weights of {name}; expected a file of scripts/convert_movenet.py, or "
+            "null for the shipped one"
+        )
+    checkpoint.load_state(network, weights, path)
+    return meta
 
 
 def cells_to_picture(xy: Tensor) -> Tensor:

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptri import checkpoint
 from ptri.detectors.centernet import STRIDE, CenterNet, gather_cells, joint_offsets, places
 from ptri.detectors.movenet import HEADS as SINGLE_HEADS
-from ptri.detectors.movenet import SHIPPED, cells_to_picture
+from ptri.detectors.movenet import SHIPPED, cells_to_picture, load_network
 from ptri.structures import constant
 
 MULTIPOSE = SHIPPED / "movenet_multipose.pt"
@@ -86,7 +85,7 @@ def load_multipose(path: str | Path | None = None) -> Multipose:
         UserError: a missing or corrupt file, or weights of another network.
     """
     model = Multipose().eval().to(memory_format=torch.channels_last)
-    checkpoint.initialise(model.network, path or MULTIPOSE)
+    load_network(model.network, path or MULTIPOSE, "movenet_multipose")
     return model
 
 

@@ -142,13 +142,16 @@ def _evaluate_share(
 ) -> Share:
     """Evaluates this process's scenes, and writes their predictions to a file."""
     device = next(model.parameters()).device
-    detector = build_detector(config, model)
+    # Of several processes each has a GPU of its own.
+    detector = build_detector(configuration.replace(config, run__device=str(device)), model)
     model.detector = detector.known
-    if detector.image_size != config.data.image_size:
-        raise UserError(
-            f"data.image_size: {config.data.image_size}; {detector.name} takes crops of "
-            f"{detector.image_size} px: set data.image_size={detector.image_size}"
-        )
+    for name, unit in (("image_size", "px"), ("crop_scale", "times the person's box")):
+        asked, takes = getattr(config.data, name), getattr(detector, name)
+        if asked != takes:
+            raise UserError(
+                f"data.{name}: {asked:g}; {detector.name} takes crops of {takes:g} {unit}: set "
+                f"data.{name}={takes:g}"
+            )
     timer, scenes = Timer(device), {}
     collected: dict[str, list[np.ndarray]] = defaultdict(list)  # of one scene
 

@@ -71,9 +71,9 @@ def open_video_set(config: Config) -> VideoSet:
 def videos_by_camera(
     names: Sequence[str], root: str | Path, setting: str = "auto"
 ) -> dict[str, Path]:
-    """One video per camera: of its name, else the only one that begins with it; some may be missing.
+    """One video per camera: of its name, else the only one that begins with it.
 
-    A letter or digit more is another name: cam10.mp4 does not begin with cam1.
+    Some may be missing. A letter or digit more is another name: cam10.mp4 is none of cam1.
 
     Args:
         setting: a folder, also relative to root; "auto": root/videos.

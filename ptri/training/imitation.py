@@ -90,12 +90,17 @@ def network_heatmaps(network: Network2D) -> Heatmaps:
 def detector_heatmaps(detector: PoseDetector) -> Heatmaps:
     """What a detector says, as heatmaps: Gaussians of its covariances, as blurred as our targets.
 
-    Those of our 17 joints that are not just one of the detector's have no confidence.
+    Those of our 17 joints that are not just one of the detector's have no confidence. All of it is
+    done in float32: of fewer bits, moments of heatmaps lose what they say.
     """
     share = torch.as_tensor(linear_map(detector.skeleton, H36M17)).nan_to_num()  # (17, J)
     same, source = (share == 1).any(1), share.argmax(1)
 
     def heatmaps(images: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.autocast(images.device.type, enabled=False):
+            return in_full(images.float())
+
+    def in_full(images: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(detector, nn.Module):
             detector.to(images.device)
         xy, covariance, confidence = (part[:, source.to(part.device)] for part in detector(images))
