@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -27,13 +27,6 @@ class CropKeypoints(NamedTuple):
     local: np.ndarray  # (N, J, 2) px of the crop as the detector sees it
     crops: np.ndarray  # (N, 4) centre x, y and side px, turn rad
     colours: np.ndarray  # (N, 6) of trunk and thighs, blue, green, red, 0 to 255
-
-    def rows(self, index) -> CropKeypoints:
-        """Some of the crops."""
-        return CropKeypoints(*(part[index] for part in self))
-
-
-Look = Callable[[np.ndarray, np.ndarray], CropKeypoints]  # `look_at` a frame: views, crops
 
 
 def look_at(
