@@ -13,6 +13,7 @@ from ptri.people.scenes import generate_batch
 from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.solve import solve
+from ptri.rig.check import RigInput
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Sample, tree_map
 from ptri.verdict.verdict import Code
@@ -41,7 +42,9 @@ def from_data_set(model, settings, keypoints, K):
     """Cameras, fused joints and verdict of a scene of a data set."""
     T, V = keypoints.xy.shape[:2]
     cameras = Cameras(K.expand(T, V, 3, 3), torch.zeros(T, V, 3, 3), torch.zeros(T, V, 3))
-    frames = SceneFrames(keypoints, None, Sample(None, cameras, *[None] * 6), torch.arange(T))
+    given = RigInput(keypoints, cameras.K, H36M17)
+    truth = Sample(None, cameras, *[None] * 6)
+    frames = SceneFrames(given, keypoints, None, truth, torch.arange(T))
     return _solve_pooled(model, frames, settings, Timer(torch.device("cpu")))
 
 
