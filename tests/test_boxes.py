@@ -7,7 +7,7 @@ import pytest
 from videos_fixture import settings
 
 from ptri.errors import UserError
-from ptri.recordings.boxes import COLUMNS, read_box_files, read_boxes
+from ptri.recordings.boxes import COLUMNS, nearest, read_box_files, read_boxes
 
 
 def write_boxes(folder, rows, header=COLUMNS):
@@ -23,6 +23,16 @@ def test_box_files(tmp_path):
     boxes = read_box_files(tmp_path / "boxes", ["a"], range(11))[:, 0]
     assert boxes[2].tolist() == [10, 20, 30, 60] and boxes[4].tolist() == [14, 20, 34, 60]
     assert np.isnan(boxes[[0, 1, 7, 8, 10]]).all() and boxes[9].tolist() == [1, 2, 3, 4]
+
+
+def test_the_nearest_frame_without_comparing_all():
+    """As of all distances at once, for which a row a frame of a long video has no memory."""
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 30):
+        frames = np.unique(rng.integers(0, 99, count))
+        values = np.sort(rng.choice(np.arange(-9, 120), 40, False)).astype(float)
+        naive = np.abs(np.subtract.outer(frames, values)).argmin(0)
+        assert (nearest(frames, values) == naive).all()
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ def read_box_files(folder: Path, names: Sequence[str], frames: Sequence[int]) ->
         if not path.is_file():
             continue
         given, *sides = np.array(_read_box_file(path)).T
+        near = nearest(np.asarray(frames), given)
         for side, values in enumerate(sides):
             # A frame between two rows, of which one has no box, has none.
             result[:, v, side] = np.interp(frames, given, values, np.nan, np.nan)
             # A row between two frames that are read counts for the nearer one, too.
-            near = np.abs(np.subtract.outer(frames, given)).argmin(0)
             close = np.abs(np.take(frames, near) - given) < step
             rows = near[close & np.isfinite(values)]
             result[rows, v, side] = values[close & np.isfinite(values)]
@@ -86,6 +86,13 @@ def read_box_files(folder: Path, names: Sequence[str], frames: Sequence[int]) ->
                 "from 0, or remove the file: in the other views the person is found by itself"
             )
     return result
+
+
+def nearest(rising: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Places (N,) of the numbers nearest to some values (N,); of two as near the first."""
+    after = np.searchsorted(rising, values).clip(max=len(rising) - 1)
+    before = (after - 1).clip(min=0)
+    return np.where(values - rising[before] <= rising[after] - values, before, after)
 
 
 def _read_box_file(path: Path) -> list[list[float]]:

@@ -47,7 +47,7 @@ def look_at(
         J = len(detector.skeleton.joints)
         shapes = ((J, 2), (J, 2, 2), (J,), (J, 2), (4,), (6,))
         return CropKeypoints(views, *(np.zeros((0, *shape)) for shape in shapes))
-    shrink = functools.cache(lambda view, factor: _shrink(images[view], factor))
+    shrink = functools.cache(lambda view, factor: transforms.reduce_image(images[view], factor))
     pictures, to_full = [], []
     for view, (x, y, side, roll) in zip(views, crops):
         camera = cameras[view]
@@ -90,12 +90,3 @@ def clothes(picture: np.ndarray, xy: np.ndarray, joints: Sequence[str]) -> np.nd
         places = np.clip(np.array(points) / ROUGH, 0, np.array(rough.shape[1::-1]) - 1).astype(int)
         means.append(rough[places[:, 1], places[:, 0]].mean(0))
     return np.concatenate(means)
-
-
-def _shrink(image: np.ndarray, factor: int) -> np.ndarray:
-    """Means of blocks of factor x factor pixels."""
-    if factor == 1:
-        return image
-    height, width = (side // factor for side in image.shape[:2])
-    blocks = image[: height * factor, : width * factor]
-    return cv2.resize(blocks, (width, height), interpolation=cv2.INTER_AREA)
