@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+from benchmark.commands import main
+from benchmark.videos import command
 from benchmark.videos.rendered import write_recordings
 from benchmark.videos.scores import bone_spread, summary, table
 
 from ptri import config
 from ptri.data.labels import labels_path, read_labels
+from ptri.errors import UserError
 from ptri.recordings.intrinsics import read_cameras
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.videos import open_video_set
@@ -52,3 +55,20 @@ def test_a_recording_that_failed_stays_in_the_table():
     assert "nobody was found" in table(results) and "2 of 3" in table(results)
     line = summary(results, dict.fromkeys(results, "x")).splitlines()[-1]
     assert "1 of 2" in line and "1 of 1" in line  # accepted; the failure was accepted
+
+
+def test_a_recording_that_cannot_be_solved_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    def too_little(*_):
+        raise UserError("too little was seen")
+
+    monkeypatch.setattr(command.recordings, "observe", lambda _: (None, None, None))
+    monkeypatch.setattr(command.recordings, "process", too_little)
+    words = [str(tmp_path / "a"), str(tmp_path / "b"), "--detector", "movenet"]
+    assert main(["videos", *words, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.count("too little was seen") == 4  # as it comes, and the table
+
+
+@pytest.mark.parametrize("name", ["videos", "detectors"])
+def test_folders_of_one_name_are_refused(name, tmp_path, capsys):
+    assert main([name, str(tmp_path / "a/walk"), str(tmp_path / "b/walk")]) == 2
+    assert "two folders are called 'walk'" in capsys.readouterr().err

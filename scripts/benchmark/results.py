@@ -5,12 +5,28 @@ from __future__ import annotations
 import argparse
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ptri.errors import UserError
 from ptri.evaluation.outputs import write_json
+
+
+def check_names(folders: Sequence[Path]) -> None:
+    """Results go by the folders' names.
+
+    Raises:
+        UserError: two of the same name.
+    """
+    names = [folder.resolve().name for folder in folders]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise UserError(
+            f"two folders are called {twice[0]!r}, and so would their results; rename one"
+        )
 
 
 def write_results(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from benchmark.detectors.cases import detected, windows
 from benchmark.detectors.scores import Scores, score
 from benchmark.figures import Figure, Judged, bootstrap, mean, median, targets_table
-from benchmark.results import write_results
+from benchmark.results import check_names, write_results
 from benchmark.rig.scores import pool
 from ptri.config import PosteriorConfig, load
 from ptri.errors import UserError
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(args.threads)
     if min(args.frames) < 1:
         raise UserError(f"--frames {min(args.frames)}: at least 1")
+    check_names([Path(root) for root in args.roots])
     fixed = ["run.name=benchmark", "data.kind=videos", f"init.checkpoint_3d={args.weights}"]
     config = load(args.config, [*fixed, *args.set])
     model = build_model(config, with_images=False).eval()

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import torch
 
-from benchmark.results import write_results
+from benchmark.results import check_names, write_results
 from benchmark.videos.rendered import write_recordings
 from benchmark.videos.scores import scores, summary, table
 from ptri import config as configuration
@@ -34,12 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> str:
     torch.set_num_threads(args.threads)
-    folders = [Path(folder) for folder in args.recordings]
+    folders = [Path(folder).resolve() for folder in args.recordings]
     if args.rendered is not None:
         out = Path(args.out) / "rendered_recordings"
         folders += write_recordings(args.rendered, out, args.clips)
     if not folders:
         raise UserError("give folders of recordings, or --rendered ROOT")
+    check_names(folders)
     results, by = {}, {}
     for folder in folders:
         for detector in args.detector:
@@ -63,9 +64,9 @@ def _solve(folder: Path, detector: str, args: argparse.Namespace) -> dict[str, A
     out.mkdir(parents=True, exist_ok=True)
     try:
         model, recording, detections = recordings.observe(config)
+        figures, _ = recordings.process(model, recording, config, out, detections)
     except UserError as error:
         return {"error": str(error)[:48]}
-    figures, _ = recordings.process(model, recording, config, out, detections)
     with h5py.File(out / "predictions.h5") as file:
         joints = np.asarray(file["native/joints3d"])
     return scores(figures, recording, joints)
