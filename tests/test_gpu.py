@@ -28,6 +28,7 @@ from ptri import config
 from ptri.data.multiview import open_split
 from ptri.detectors.movenet import THUNDER, MoveNetDetector
 from ptri.detectors.multipose import Multipose
+from ptri.detectors.peaks import fit_peak_errors
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import evaluate
 from ptri.geometry.rotations import rotation_angle
@@ -252,6 +253,10 @@ def test_movenet_is_that_of_the_cpu(place):
         for mine, theirs in zip(to_device(found, CPU), expected):
             error = (mine - theirs).abs() / theirs.abs().clamp_min(1)
             assert float(error.median()) < 1e-3  # of noise one peak is as good as another
+    # What is fitted to peaks is fitted on the CPU, where the truth is.
+    peaks = to_device(detector.peaks(images), CPU)
+    fitted = fit_peak_errors(detector.peaks(images), peaks.xy + 1, 256)
+    assert fitted.log_variance == pytest.approx(fit_peak_errors(peaks, peaks.xy + 1, 256)[0])
     people = Multipose().to(device)(images.to(device))
     assert people.boxes.device.type == device.type and people.boxes.shape == (2, 6, 4)
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ptri import checkpoint
 from ptri.errors import UserError
-from ptri.structures import constant
+from ptri.structures import constant, to_device
 
 RADIUS = 3  # cells about the peak whose second moments count
 LEAST_HEIGHT = 1e-4  # guards the logarithm of a peak that is none
@@ -138,9 +138,11 @@ def fit_peak_errors(peaks: Peaks, truth: Tensor, side: int, hold: float = 0.9) -
     made larger or smaller so that the share ``hold`` of truths lies in those of that level.
 
     Args:
-        peaks: of N crops. truth: (N, J, 2) px of the crops; NaN = not known.
+        peaks: of N crops, on any device. truth: (N, J, 2) px of the crops, on the CPU, where all
+            is fitted; NaN = not known.
         side: px of the crops.
     """
+    peaks = to_device(peaks, truth.device)
     known = torch.isfinite(truth).all(-1)
     features, moments = peak_features(peaks, side).double(), peaks.moments.double()
     off = torch.where(known[..., None], truth - peaks.xy, 0.0).double() * (256 / side)
