@@ -6,6 +6,12 @@ python infer3d.py configs/videos.yaml data.root=path/to/recording
 torchrun --nproc-per-node 2 infer3d.py configs/demo.yaml   # data sets: scenes shared out
 """
 
+import os
+
+# Before torch is loaded: threads that wait without spinning. A second busy process otherwise makes
+# both many times slower (a minute of video: 519 for 105 s).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import logging
 import sys

@@ -4,6 +4,8 @@ import ast
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 # A module or package of ptri imports only from lines above its own, or from its own. Packages that
 # share a line do not know each other.
@@ -99,3 +101,11 @@ def test_no_star_imports_and_no_standard_names():
             if isinstance(node, ast.ImportFrom):
                 assert all(alias.name != "*" for alias in node.names), path
         assert path.stem == "__init__" or path.stem not in sys.stdlib_module_names, path
+
+
+@pytest.mark.parametrize("script", ["train2d.py", "train3d.py", "infer3d.py"])
+def test_threads_are_told_to_wait_before_torch_is_loaded(script):
+    lines = (ROOT / script).read_text(encoding="utf-8").splitlines()
+    told = next(n for n, line in enumerate(lines) if "OMP_WAIT_POLICY" in line)
+    loads = [n for n, line in enumerate(lines) if line.startswith(("import torch", "from ptri"))]
+    assert told < min(loads)
