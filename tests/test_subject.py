@@ -188,3 +188,4 @@ def test_words_say_how_sure():
     one = crowd.candidates.rows(np.flatnonzero(crowd.candidates.row < 3))  # three frames say little
     words = follow(one, crowd.times[:3], crowd.K, NAMES, "largest").words
     assert "no other view tells whether it is the same person" in words
+    assert "of 0 whom two views or more see" in words

@@ -159,7 +159,8 @@ def _words(
     """Who was followed in each view, and how sure that is."""
     alike = [body for body in pieces if body.matrices]
     others = sum(bool(body.matrices) for body in bodies) - len(alike)
-    lines = [f"followed: the person {_WHOM[person]}, of {others + 1} whom two views or more see"]
+    people = others + bool(alike)
+    lines = [f"followed: the person {_WHOM[person]}, of {people} whom two views or more see"]
     if len(alike) > 1:
         lines[0] += (
             f"; lost by all views and found again {len(alike) - 1} times, by the clothes or since "

@@ -30,7 +30,7 @@ def named_detector(
         UserError: no such detector; weights that are missing, corrupt or of another network.
     """
     path = str(weights or WEIGHTS.get(name) or "") or None
-    layers = {"run": {"name": "detector"}, "detector": {"name": name}}
+    layers = {"run": {"name": "detector", "device": "cpu"}, "detector": {"name": name}}
     if name != "ours":
         layers["detector"]["weights"] = path
         return build_detector(configuration.from_dicts([("command line: ", layers)]))
