@@ -1,4 +1,4 @@
-"""MediaPipe's pose network on crops written by `benchmark.py photos --write-crops`.
+"""MediaPipe's pose network on crops written by `benchmark.py photos` or `truth --write-crops`.
 
 Needs an environment of its own, because MediaPipe 0.10.21 needs numpy < 2; nothing of ptri:
 
@@ -44,14 +44,15 @@ class PersonDetector:
         self.label = f"conf {args.min_confidence:g}" + f", border {args.pad:g}" * (args.pad > 0)
 
     def __call__(self, image):
-        """(33, 2) px of an RGB image; None where nobody was found."""
+        """(33, 3) px and visibility, of an RGB image; None where nobody was found."""
         border = round(self.pad * len(image))
         image = cv2.copyMakeBorder(image, *[border] * 4, cv2.BORDER_CONSTANT)
         landmarks = self.pose.process(image).pose_landmarks
         if landmarks is None:
             return None
-        points = np.array([[point.x, point.y] for point in landmarks.landmark])
-        return points * image.shape[1::-1] - 0.5 - border
+        points = np.array([[point.x, point.y, point.visibility] for point in landmarks.landmark])
+        points[:, :2] = points[:, :2] * image.shape[1::-1] - 0.5 - border
+        return points
 
 
 class GivenBox:
@@ -72,7 +73,7 @@ class GivenBox:
         self.label = f"given box, border {args.pad:g}, {args.passes} pass(es)"
 
     def __call__(self, image):
-        """(39, 2) px of an RGB image."""
+        """(39, 3) px and visibility, of an RGB image."""
         size = self.source["shape"][1]
         side = len(image) * (1 + 2 * self.pad)
         centre, angle = np.array([len(image) - 1.0] * 2) / 2, 0.0
@@ -90,7 +91,7 @@ class GivenBox:
             centre, top = points[33], points[34]
             side = 2 * ROI_SCALE * np.linalg.norm(top - centre)
             angle = np.pi / 2 - np.arctan2(centre[1] - top[1], top[0] - centre[0])
-        return points
+        return np.c_[points, 1 / (1 + np.exp(-raw[:, 3]))]
 
 
 def main():
@@ -118,7 +119,7 @@ def main():
             print(f"error: {args.crops / name}.png: cannot be read", file=sys.stderr)
             return 2
         points = method(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-        persons[name] = None if points is None else points[list(ROWS.values())].round(2).tolist()
+        persons[name] = None if points is None else points[list(ROWS.values())].round(3).tolist()
     label = f"MediaPipe {mediapipe.__version__} {args.model}, {method.label}"
     result = {**content, "method": label, "joints": list(ROWS), "persons": persons}
     args.out.parent.mkdir(parents=True, exist_ok=True)

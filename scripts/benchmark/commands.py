@@ -11,6 +11,7 @@ python scripts/benchmark.py render                        # images per second an
 python scripts/benchmark.py train                         # training on a GPU (or --device cpu)
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py detectors ROOT                # on rendered rigs: cameras, joints
+python scripts/benchmark.py truth                         # do stated regions hold? targets
 python scripts/benchmark.py ablations                     # trains all heads before that
 """
 
@@ -25,6 +26,7 @@ from benchmark.photos import command as command_photos
 from benchmark.rig import command as command_rig
 from benchmark.speed import command_network, command_phones, command_render, command_train
 from benchmark.speed import command_rig as command_speed
+from benchmark.truth import command as command_truth
 from benchmark.videos import command as command_videos
 from ptri.errors import exit_status
 
@@ -40,6 +42,7 @@ COMMANDS = {
     "unseen-rigs": command_unseen,
     "ablations": command_ablations,
     "detectors": command_detectors,
+    "truth": command_truth,
 }
 
 

@@ -11,6 +11,7 @@ from detector_errors.clips import Clips, Detected, detect
 
 from ptri import config as configuration
 from ptri.checkpoint import read_tensors, write_tensors
+from ptri.config import Config
 from ptri.data.labels import labels_path
 from ptri.detectors.protocol import PoseDetector
 from ptri.structures import Cameras, Keypoints
@@ -26,9 +27,9 @@ class Window(NamedTuple):
     frames: slice
 
 
-def windows(num_clips: int, length: int, num_frames: int) -> list[Window]:
-    """At most three runs of so many frames of every clip, spread evenly, that do not overlap."""
-    count = min(3, length // num_frames)
+def windows(num_clips: int, length: int, num_frames: int, most: int = 3) -> list[Window]:
+    """Runs of so many frames of every clip, spread evenly, that do not overlap; at most so many."""
+    count = min(most, length // num_frames)
     first = np.linspace(0, length - num_frames, count).round().astype(int).tolist()
     return [Window(c, slice(f, f + num_frames)) for c in range(num_clips) for f in first]
 
@@ -42,9 +43,6 @@ def detected(root: Path, detector: PoseDetector, length: int, folder: Path) -> D
     Raises:
         UserError: no such data; too few clips.
     """
-    data = {"root": str(root), "test_subjects": ALL_SUBJECTS, "workers": 0}
-    layers = {"run": {"name": "benchmark"}, "data": data}
-    config = configuration.from_dicts([("command line: ", layers)])
     path = folder / f"detected_{root.name}_{detector.name}_{length}.pt"
     labels = labels_path(root)
     content = labels.read_bytes() if labels.is_file() else b""
@@ -56,7 +54,7 @@ def detected(root: Path, detector: PoseDetector, length: int, folder: Path) -> D
             clips["keypoints"] = Keypoints(**kept["named"])
             own = Keypoints(**kept["keypoints"])
             return Detected(Clips(**clips), own, kept["truth"], kept["inside"])
-    found = detect(detector, config, length, least=1)
+    found = detect(detector, clips_config(root), length, least=1)
     clips = found.clips
     parts = {
         "clips": clips._asdict() | {"cameras": None, "keypoints": None},
@@ -69,3 +67,10 @@ def detected(root: Path, detector: PoseDetector, length: int, folder: Path) -> D
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(path, KIND, {"key": key, **parts})
     return found
+
+
+def clips_config(root: Path) -> Config:
+    """Settings with everybody of a Human3.6M layout."""
+    data = {"root": str(root), "test_subjects": ALL_SUBJECTS, "workers": 0}
+    layers = {"run": {"name": "benchmark"}, "data": data}
+    return configuration.from_dicts([("command line: ", layers)])

@@ -4,7 +4,7 @@ A peer needs an environment of its own (MediaPipe: numpy below 2), so it sees fi
 and ``crops.json``, and answers with a JSON file (scripts/peer_mediapipe.py):
 
     {"method": "...", "size": 256, "crop_scale": 1.0, "joints": ["left_shoulder", ...],
-     "persons": {"000_...": [[x, y], ...] or null where nobody was found}}
+     "persons": {"000_...": [[x, y, visibility], ...] or null where nobody was found}}
 """
 
 from __future__ import annotations
@@ -57,5 +57,5 @@ def read_peer(path: str | Path, crops: Crops, scale: float) -> tuple[str, Guess]
     xy = np.full((len(crops.names), len(JOINTS), 2), np.nan)
     for index, name in enumerate(crops.names):
         if persons[name] is not None:
-            xy[index] = np.array(persons[name], np.float64)[rows]
+            xy[index] = np.array(persons[name], np.float64)[rows, :2]
     return method, Guess((xy + 0.5) * crops.size / size - 0.5)

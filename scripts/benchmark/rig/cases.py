@@ -2,7 +2,8 @@
 
 Errors, in px of a 1000 px image (scaled with the longer side of others):
 
-* gaussian: independent, with standard deviation ``noise`` per coordinate;
+* gaussian: independent, with standard deviation ``noise`` per coordinate; with ``tails`` of so many
+  degrees of freedom Student's t of that scale, drawn for a whole point;
 * detector: the same variance, but AR(1) over frames (correlation 0.9 at 50 Hz), and an offset of
   every joint in every view that never changes (standard deviation 5 px per coordinate).
 
@@ -50,6 +51,7 @@ class Cell(NamedTuple):
     errors: str = "gaussian"  # or "detector"
     fps: float | None = None  # None: the kind's default
     views: int | None = None  # None: the family's own number
+    tails: int = 0  # degrees of freedom of Student's t; 0: Gaussian
 
     @property
     def frames_per_second(self) -> float:
@@ -60,9 +62,10 @@ class Cell(NamedTuple):
     def name(self) -> str:
         spacing = "" if self.fps is None else f"-{self.fps:g}fps"
         views = "" if self.views is None else f"-V{self.views}"
+        tails = f"-t{self.tails}" if self.tails else ""
         return (
             f"{self.family}{views}-T{self.num_frames}-{self.errors}-{self.noise:g}px"
-            f"-{100 * self.outliers:g}out-{100 * self.missing:g}miss{spacing}"
+            f"-{100 * self.outliers:g}out-{100 * self.missing:g}miss{spacing}{tails}"
         )
 
 
@@ -167,6 +170,9 @@ def _observe(
     chance, anywhere = draws.uniform(T, V, J), draws.uniform(T, V, J, 2).double()
     missing = draws.uniform(T, V, J) < cell.missing
     error = cell.noise * white
+    if cell.tails:  # a normal over the root of chi-square over its degrees of freedom
+        spread = draws.normal(T, V, J, cell.tails).double().square().mean(-1, keepdim=True)
+        error = error / spread.sqrt()
     if cell.errors == "detector":
         error = cell.noise * ar1(white, correlation(cell)) + BIAS * fixed
     xy = clean + unit[:, None, :, None, None] * error
