@@ -243,7 +243,7 @@ def test_shipped_weights_on_real_photographs():
     # MoveNet, the default for videos: 0.780 when it was ported; its ellipses held 90 %.
     movenet = scores.score(crops, persons.predict(named_detector("movenet"), crops))
     assert movenet["pck20_torso"] > 0.75 and 0.85 < movenet["coverage90"] < 0.95
-    several = scores.score(crops, persons.predict_of_several(crops))
+    several = scores.score(crops, persons.predict(named_detector("multipose"), crops))
     assert several["pck20_torso"] > 0.5
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from detector_errors.multipose import Multipose
 from ptri import config as configuration
 from ptri.detectors.build import build_detector
 from ptri.detectors.movenet import THUNDER
@@ -22,13 +23,15 @@ def named_detector(
     """A `ptri.detectors.protocol.PoseDetector`, ready for inference on the CPU.
 
     Args:
-        name: of `ptri.detectors.build`. weights: None: the shipped ones.
+        name: of `ptri.detectors.build`, or "multipose". weights: None: the shipped ones.
         size: px of the crops of our network; 0: what it was trained at.
         flip: our network averages the mirrored image in.
 
     Raises:
         UserError: no such detector; weights that are missing, corrupt or of another network.
     """
+    if name == "multipose":
+        return Multipose()
     path = str(weights or WEIGHTS.get(name) or "") or None
     layers = {"run": {"name": "detector", "device": "cpu"}, "detector": {"name": name}}
     if name != "ours":

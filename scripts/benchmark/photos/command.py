@@ -13,21 +13,21 @@ from detector_errors.named import WEIGHTS, named_detector
 from benchmark.figures import targets_table
 from benchmark.photos import pictures, scores
 from benchmark.photos.peers import read_peer, write_crops
-from benchmark.photos.persons import Crops, Guess, crop_persons, predict, predict_of_several
+from benchmark.photos.persons import Crops, Guess, crop_persons, predict
 from benchmark.results import write_results
 from ptri.data.annotations import choose_persons
 from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.evaluation import draw
 
-SEVERAL = "multipose"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("persons", help="JSON of persons (image, bbox, keypoints) or COCO's annotations")
-    text = f"as detector.name, or {SEVERAL} (MoveNet's network for several persons)"
-    add("--detector", nargs="+", default=["movenet", SEVERAL, "ours"], metavar="NAME", help=text)
+    text = "as detector.name, or multipose (MoveNet's network for several persons)"
+    add(
+        "--detector", nargs="+", default=["movenet", "multipose", "ours"], metavar="NAME", help=text
+    )
     add("--checkpoint", nargs="+", metavar="PT", help="weights of ours; default: the shipped")
     add("--size", nargs="+", type=int, metavar="PX", help="crops of ours; default: the training's")
     text = "side of the crop / longer side of the box; default: the detector's own"
@@ -54,13 +54,9 @@ def run(args: argparse.Namespace) -> str:
         return f"{len(crops.names)} crops of {size} px written to {args.write_crops}/"
     networks: dict[str, tuple[Crops, Guess]] = {}
     for name, detector in _detectors(args):
-        if detector is None:
-            crops = crop_persons(persons, 256, scale)
-            networks[name] = (crops, predict_of_several(crops))
-        else:
-            own = args.crop_scale or detector.crop_scale
-            crops = crop_persons(persons, detector.image_size, own)
-            networks[name] = (crops, predict(detector, crops))
+        own = args.crop_scale or detector.crop_scale
+        crops = crop_persons(persons, detector.image_size, own)
+        networks[name] = (crops, predict(detector, crops))
     crops = crop_persons(persons, 256, scale)
     guesses = dict(read_peer(path, crops, scale) for path in args.peer)
     answers = {**networks, **{name: (crops, guess) for name, guess in guesses.items()}}
@@ -84,17 +80,14 @@ def run(args: argparse.Namespace) -> str:
     return write_results(args, "photos", text, content, "two pictures of each")
 
 
-def _detectors(args: argparse.Namespace) -> Iterator[tuple[str, PoseDetector | None]]:
-    """What to call it, and the detector; None: the network for several persons.
+def _detectors(args: argparse.Namespace) -> Iterator[tuple[str, PoseDetector]]:
+    """What to call it, and the detector.
 
     Raises:
         UserError: no such detector, or weights that are missing or corrupt.
     """
     taken = set()
     for name in args.detector:
-        if name == SEVERAL:
-            yield name, None
-            continue
         ours = name == "ours"
         for path in (args.checkpoint if ours else None) or [None]:
             for size in (args.size if ours else None) or [0]:

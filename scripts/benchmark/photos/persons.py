@@ -12,12 +12,11 @@ from ptri.config import DataConfig
 from ptri.data import transforms
 from ptri.data.annotations import COCO_ROWS, JOINTS, OUR_ROWS, Persons
 from ptri.data.coco import crop_person
-from ptri.detectors.multipose import load_multipose
 from ptri.detectors.protocol import PoseDetector
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.network2d import Network2D
 from ptri.models.weights import read_network2d
-from ptri.skeleton import COCO17, H36M17, Skeleton
+from ptri.skeleton import H36M17, Skeleton
 
 # Median of torso / longer side of the box over the 48 persons of coco_mini that show both.
 TORSO_SHARE = 0.38
@@ -115,27 +114,9 @@ def predict(detector: PoseDetector, crops: Crops, batch: int = 16) -> Guess:
     xy, covariance, confidence = (np.concatenate(part) for part in zip(*parts))
     rows = OUR_ROWS if detector.skeleton == H36M17 else _rows(detector.skeleton)
     whole = xy if detector.skeleton == H36M17 else None
-    return Guess(xy[:, rows], covariance[:, rows], confidence[:, rows], whole)
+    stated = None if np.isnan(covariance).all() else covariance[:, rows]
+    return Guess(xy[:, rows], stated, confidence[:, rows], whole)
 
 
 def _rows(skeleton: Skeleton) -> list[int]:
     return [skeleton.joints.index(name) for name in JOINTS]
-
-
-@torch.no_grad()
-def predict_of_several(crops: Crops) -> Guess:
-    """MoveNet multipose: of the persons in each crop the one whose box fills it best.
-
-    Raises:
-        UserError: its weights are missing or corrupt.
-    """
-    network = load_multipose()
-    xy, confidence = [], []
-    for picture in crops.images:
-        people = network(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float())
-        sides = (people.boxes[0, :, 2:] - people.boxes[0, :, :2]).amax(-1) / crops.size
-        best = int((people.scores[0] * sides).argmax())
-        xy.append(people.xy[0, best].numpy())
-        confidence.append(people.confidence[0, best].numpy())
-    rows = _rows(COCO17)
-    return Guess(np.stack(xy)[:, rows], None, np.stack(confidence)[:, rows])

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from detector_errors.clips import detect
+from detector_errors.named import named_detector
 from tqdm import tqdm
 
 from benchmark.cache import make_key
@@ -30,13 +31,14 @@ from benchmark.truth.cases import (
     rendered_cases,
 )
 from benchmark.truth.cells import Cell, Result, read_result, solve_cell, write_result
-from benchmark.truth.detectors import UNKNOWN, CropWriter, Peer, make_detector, write_names
+from benchmark.truth.peers import CropWriter, Peer, write_names
 from benchmark.truth.targets import HELD_OUT_FAMILIES, POOLED, judge
 from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.people.rigs import family_indices
 
 DATA = Path("data/truth")
+UNKNOWN = "-unknown"  # behind a detector's name: without covariances, and nothing known
 DETECTORS = ("movenet", "ours", "multipose")
 FAMILIES = ("corner", "random", "dome", "ring", "wall")  # of generated rigs
 FRAMES = (1, 10, 50)
@@ -165,7 +167,7 @@ def find(name: str, root: Root, options: Options):
 
 def _detector(name: str, root: Root, peers: tuple[str, ...]) -> PoseDetector:
     paths = {Path(path).stem: path for path in peers}
-    return Peer(paths[name], root.path.name) if name in paths else make_detector(name)
+    return Peer(paths[name], root.path.name) if name in paths else named_detector(name)
 
 
 def run_cell(cell: Cell, options: Options, roots: list[Root], folder: Path, keep: bool) -> Result:

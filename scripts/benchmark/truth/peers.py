@@ -1,10 +1,7 @@
-"""Who finds the keypoints of rendered people, by name.
+"""Peers: detectors that need an environment of their own, and exchange files with us.
 
-``movenet`` and ``ours`` come with their covariances and what is known of their errors. The others
-come as a user of `ptri.estimate_rig` has them: points and confidence, and nothing known
-(covariances are NaN here): ``multipose``, MoveNet's smaller network for several persons;
-``NAME-unknown``, the same detector without what is known of it; and peers, which need an
-environment of their own and exchange files with us (`scripts/peer_mediapipe.py`).
+We write crops, they answer with points and a visibility (`scripts/peer_mediapipe.py`). So a user of
+`ptri.estimate_rig` has them: nothing is known of their errors, and covariances are NaN here.
 """
 
 from __future__ import annotations
@@ -15,56 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from detector_errors.named import named_detector
-from torch import Tensor, nn
+from detector_errors.multipose import pictures, without_covariance
+from torch import Tensor
 
-from ptri import checkpoint
 from ptri.data.annotations import read_json
-from ptri.data.transforms import IMAGE_MEAN, IMAGE_STD
-from ptri.detectors.multipose import load_multipose
-from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.evaluation import draw
 from ptri.skeleton import COCO17
 from ptri.structures import UNKNOWN_DETECTOR, Keypoints
 
-UNKNOWN = "-unknown"
 PEER_SIZE, PEER_SCALE = 256, 1.25  # px, side of the crops for peers; over the person's box
-
-
-def make_detector(name: str) -> PoseDetector:
-    """A detector by name, without "-unknown".
-
-    Raises:
-        UserError: no such detector.
-    """
-    return Multipose() if name == "multipose" else named_detector(name)
-
-
-class Multipose(nn.Module):
-    """MoveNet multipose as a detector of one person: of those in a crop whose box fills it best."""
-
-    name = "multipose"
-    skeleton = COCO17
-    image_size, crop_scale = 256, 1.0
-    known = UNKNOWN_DETECTOR
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.network = load_multipose()
-
-    @torch.no_grad()
-    def forward(self, images: Tensor) -> Keypoints:
-        """See `PoseDetector`; covariances are NaN."""
-        parts = [self.network(picture[None]) for picture in pictures(images)]
-        boxes, scores, xy, confidence = (torch.cat(part) for part in zip(*parts))
-        sides = (boxes[..., 2:] - boxes[..., :2]).amax(-1)  # (N, 6)
-        best = (scores * sides).argmax(1)
-        rows = torch.arange(len(best))
-        return without_covariance(xy[rows, best], confidence[rows, best])
-
-    def fingerprint(self) -> str:
-        return checkpoint.digest(self.network)
 
 
 class CropWriter:
@@ -148,13 +105,3 @@ def write_names(folder: Path, names: list[str]) -> None:
     """``crops.json``, which a peer reads."""
     content = {"size": PEER_SIZE, "crop_scale": PEER_SCALE, "persons": names}
     (folder / "crops.json").write_text(json.dumps(content, indent=1))
-
-
-def pictures(images: Tensor) -> Tensor:
-    """Normalised images (N, 3, S, S) as RGB from 0 to 255."""
-    mean, std = (images.new_tensor(value).view(3, 1, 1) for value in (IMAGE_MEAN, IMAGE_STD))
-    return 255 * (images * std + mean)
-
-
-def without_covariance(xy: Tensor, confidence: Tensor) -> Keypoints:
-    return Keypoints(xy, torch.full((*xy.shape, 2), torch.nan), confidence)
