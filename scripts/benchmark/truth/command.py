@@ -103,7 +103,10 @@ def run(args: argparse.Namespace) -> str:
         run_cell, options=options, roots=roots, folder=folder / "truth", keep=args.keep
     )
     if not cells:
-        raise UserError("nothing to solve: no rigs of these --families, or shorter than --frames")
+        raise UserError(
+            f"nothing to solve: no rendered rigs named or in {DATA} (docs/benchmark.md has the "
+            "commands that render them), none of these --families, or clips shorter than --frames"
+        )
     results = _all(job, cells, args.jobs)
     rows = tables.make_rows(results)
     figures = tables.summaries(rows)
