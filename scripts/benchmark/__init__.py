@@ -10,5 +10,6 @@ text to print, or raises a `UserError`:
 * `photos`: the 2D network on labelled photographs;
 * `videos`: recordings from their videos, by each 2D detector;
 * `detectors`: each 2D detector on rendered rigs, whose truth is exact;
+* `truth`: what is stated of cameras and joints, against the truth, by real and made detectors;
 * `speed`: time of the rig posterior, the 2D network, the renderer, and of training on a GPU.
 """

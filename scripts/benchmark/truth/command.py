@@ -37,7 +37,7 @@ from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.people.rigs import family_indices
 
-DATA = Path("data/truth")
+DATA = Path("data/rendered_truth")
 UNKNOWN = "-unknown"  # behind a detector's name: without covariances, and nothing known
 DETECTORS = ("movenet", "ours", "multipose")
 FAMILIES = ("corner", "random", "dome", "ring", "wall")  # of generated rigs
