@@ -50,7 +50,10 @@ def from_data_set(model, settings, keypoints, K):
 
 def from_recording(model, settings, keypoints, K):
     rest = np.zeros(5), None, None  # no distortion, no extrinsics
-    cameras = tuple(CameraEntry(f"cam{v}", (1000, 1000), k.numpy(), *rest) for v, k in enumerate(K))
+    sizes = [tuple((2 * k[:2, 2] + 1).long().tolist()) for k in K]
+    cameras = tuple(
+        CameraEntry(f"cam{v}", size, k.numpy(), *rest) for v, (k, size) in enumerate(zip(K, sizes))
+    )
     xy, covariance, confidence = (value.numpy() for value in keypoints)
     recording = Recording(cameras, np.arange(FRAMES), xy, confidence, H36M17, covariance)
     return solve(model, recording, settings).estimate

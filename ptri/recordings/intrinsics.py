@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 FILE_TYPES = (".json", ".yaml", ".yml", ".toml", qualisys.ENDING)
+MIN_FOCAL = 0.1  # of the picture's longer side; no lens is so wide
 PROJECT_FILE = "Config.toml"  # Pose2Sim's settings, which lie beside its calibration
 ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
 
@@ -247,6 +248,12 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
         raise UserError(
             f"{where}: K = {K.tolist()}; expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] with "
             "positive focal lengths in px"
+        )
+    if K[0, 0] < MIN_FOCAL * max(size):
+        raise UserError(
+            f"{where}: a focal length of {K[0, 0]:.4g} px for a picture of {size[0]:.0f} x "
+            f"{size[1]:.0f} px; expected K in px: the focal length in mm over the sensor's width "
+            "in mm, times the picture's width in px"
         )
     if abs(K[0, 1]) > 1e-3 * K[0, 0]:
         raise UserError(f"{where}: K has a skew of {K[0, 1]:g}; expected square pixels' 0")

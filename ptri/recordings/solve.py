@@ -22,8 +22,8 @@ from ptri.geometry.cameras import centres
 from ptri.geometry.rotations import rotation_angle
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.sampling import posterior_mean
-from ptri.recordings.keypoint_files import Recording
-from ptri.rig.check import RigInput, check_input, default_covariance
+from ptri.recordings.keypoint_files import Recording, distort
+from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import MIN_JOINTS, usable_frames
 from ptri.rig.scale import known_length
@@ -121,9 +121,9 @@ def solve_recording_cameras(
             f"recording: no frame in which two cameras see {MIN_JOINTS} joints each; do the "
             "cameras run in step, and do file numbers agree?"
         )
-    solved = solve_cameras(
-        model, given, config.posterior, config.run.seed, config.evaluate.pool_frames, known
-    )
+    numbers = config.posterior, config.run.seed, config.evaluate.pool_frames
+    doubt = doubt_input(_as_recorded(recording, given), [c.size for c in recording.cameras])
+    solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
     solved.scale.refuse_unmeasured()
     return solved, given
 
@@ -142,6 +142,13 @@ def rig_input(
         covariance = default_covariance(torch.tensor(recording.xy), noise)
     arrays = (recording.xy, recording.K, recording.confidence, covariance)
     return check_input(*arrays, recording.skeleton, device)
+
+
+def _as_recorded(recording: Recording, given: RigInput) -> RigInput:
+    """The same with keypoints where they are in the pictures, the lens's distortion included."""
+    xy = [distort(recording.xy[:, v], c.K, c.dist) for v, c in enumerate(recording.cameras)]
+    xy = torch.as_tensor(np.stack(xy, 1)).to(given.keypoints.xy)
+    return given._replace(keypoints=given.keypoints._replace(xy=xy))
 
 
 def camera_spread(estimate: RigEstimate) -> tuple[np.ndarray, np.ndarray]:

@@ -15,10 +15,13 @@ from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.skeleton import H36M17, Skeleton, find_skeleton, linear_map, map_joints
 from ptri.structures import Keypoints, cat, take
+from ptri.verdict.pictures import doubt_pictures
+from ptri.verdict.verdict import Verdict
 
 # Standard deviation of a keypoint over the person's extent in the view where none is given.
 KEYPOINT_NOISE = 0.01
 LEAST_NOISE = 5e-4  # and over the focal length: half a pixel at 1000 px
+MIN_FOCAL = 0.1  # of a keypoint's usual distance from the picture's corner; less is no px
 MAX_RAY = 20.0  # a keypoint further from the optical axis (tangent; 87 deg) is in no pinhole image
 # A joint made of others repeats what they say: its variance is taken so many times larger.
 DERIVED_VARIANCE = 9.0
@@ -68,6 +71,7 @@ def check_input(
         )
     K, shear = _check_intrinsics(K, V, device)
     there = ~torch.isnan(xy).any(-1)
+    _check_units(torch.where(there[..., None], xy, torch.nan).abs(), K)
     confidence = _check_confidence(confidence, there, device)
     seen = there & (confidence > 0)
     infinite = seen & torch.isinf(xy).any(-1)
@@ -94,6 +98,34 @@ def check_input(
         covariance = turn @ covariance @ turn.mT
     covariance = torch.where(seen[..., None, None], covariance, eye)
     return RigInput(Keypoints(xy, covariance, confidence), K.expand(T, V, 3, 3), skeleton)
+
+
+def doubt_input(given: RigInput, size=None) -> Verdict | None:
+    """What speaks against keypoints and intrinsics before anything is solved; None: nothing.
+
+    Args:
+        size: (V, 2) or (2,) px, width and height of the pictures, see `doubt_pictures`.
+
+    Raises:
+        UserError: a size that is none.
+    """
+    if not len(given.K):
+        return None
+    K = given.K[0]
+    if size is not None:
+        size = _tensor(size, "size", K.device)
+        if size.shape not in ((2,), (len(K), 2)) or not bool((size >= 1).all()):
+            raise UserError(
+                "size: expected width and height in px, of all views (2,) or of each "
+                f"({len(K)}, 2), got {size.tolist()!r:.80}"
+            )
+        size = size.expand(len(K), 2)
+    known = known_joints(given)
+    extra = extra_joints(given.skeleton) if given.skeleton != H36M17 else []
+    xy = torch.cat([known.xy, given.keypoints.xy[:, :, extra]], 2)
+    confidence = torch.cat([known.confidence, given.keypoints.confidence[:, :, extra]], 2)
+    seen = torch.isfinite(xy).all(-1) & (confidence > 0)
+    return doubt_pictures(xy, seen, K, size)
 
 
 def default_covariance(xy: Tensor, noise: float, least: Tensor | float = 0.0) -> Tensor:
@@ -212,6 +244,32 @@ def _refuse(bad: Tensor, what: str, mend: str, words=("frame", "view", "joint"))
         place = torch.nonzero(bad)[0].tolist()
         where = ", ".join(f"{word} {index}" for word, index in zip(words, place))
         raise UserError(f"{what} at {where} ({int(bad.sum())} of {bad.numel()}); {mend}")
+
+
+def _check_units(distance: Tensor, K: Tensor) -> None:
+    """Refuses keypoints or intrinsics (V, 3, 3) that are no px.
+
+    Args:
+        distance: (T, V, J, 2) px of the keypoints from the picture's corner, NaN = not seen.
+    """
+    usual = distance.amax(-1).transpose(0, 1).flatten(1).nanmedian(1).values  # (V,)
+    most = distance.nan_to_num(0.0).amax((0, 2, 3))
+    size = torch.maximum(usual.nan_to_num(0.0), K[:, :2, 2].abs().amax(1))
+    focal = K.diagonal(dim1=-2, dim2=-1)[:, :2].amin(1)
+    shares = (most > 0) & (most <= 1.5) & (size > 15)
+    _refuse(
+        shares,
+        "xy: all keypoints between 0 and 1",
+        "expected px; multiply by the picture's width and height",
+        ("view",),
+    )
+    _refuse(
+        focal < MIN_FOCAL * size,
+        "K: a focal length far below the picture's size",
+        "expected fx, fy, cx, cy in px; a focal length in px is that in mm over the sensor's width "
+        "in mm, times the picture's width in px",
+        ("view",),
+    )
 
 
 def _check_intrinsics(K, num_views: int, device) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,14 @@ from ptri.posterior.sampling import (
     rig_posterior,
     rotation_covariance,
 )
-from ptri.rig.check import RigInput, check_input, check_numbers, for_model, known_joints
+from ptri.rig.check import (
+    RigInput,
+    check_input,
+    check_numbers,
+    doubt_input,
+    for_model,
+    known_joints,
+)
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
 from ptri.rig.joints import body_under, joints_under
@@ -122,6 +129,7 @@ def estimate_rig(
     num_samples: int = 512,
     num_iterations: int = 4,
     scale: Mapping[str, object] | None = None,
+    size=None,
     children: float = 0.0,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -142,6 +150,8 @@ def estimate_rig(
         num_samples, num_iterations: of the adaptive importance sampling.
         scale: a known length, ``{"subject_height": mm}`` (standing) or
             ``{"camera_distance": (view, view, mm)}``; None: the lengths of human bones.
+        size: (V, 2) or (2,) px, width and height of the pictures. It serves only to notice mistakes
+            in K and xy; None: the principal points are taken to be in the middle.
         children: how likely the person is a child of 4 to 14 years, 0 to 1. Proportions then tell
             the size; at 0 a child comes out 10 to 20 % too tall, and the rig with it.
         seed: of the Monte-Carlo noise; equal seeds give equal bits on a machine.
@@ -160,11 +170,12 @@ def estimate_rig(
     """
     # 1 check the input
     given = check_input(xy, K, confidence, covariance, skeleton, device)
+    doubt = doubt_input(given, size)
     known = known_length(scale, given.K.shape[1])
     numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
     model = find_model(model, given.K.device)
     # 2 to 7
-    solved = solve_cameras(model, given, *numbers, known)
+    solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
     solved.scale.refuse_unmeasured()
     # 8
     return with_joints(model, solved, given)
@@ -181,6 +192,7 @@ def solve_cameras(
     *,
     start: tuple[Cameras, Tensor] | None = None,
     times: Tensor | None = None,
+    doubt: Verdict | None = None,
 ) -> Solved:
     """The cameras of one rig from the frames that say most about it: steps 2 to 7.
 
@@ -194,6 +206,7 @@ def solve_cameras(
         start: cameras (1, V, ...) and joints (1, frames, 17, 3) to start from besides the lifted
             ones; ``given`` then holds just the frames to solve from.
         times: (T,) int64 the frames' places in time; None: one after the other.
+        doubt: what speaks against the input (`doubt_input`); the rig is then rejected.
     """
     # 2 choose frames
     counts = torch.isfinite(given.keypoints.xy).all(-1).sum((0, 2)).tolist()  # V
@@ -214,6 +227,8 @@ def solve_cameras(
         posterior = tree_map(Tensor.double, solution.posterior)
         noise2 = solution.rig.evidence.scale2[0].double()
         verdict, sides = solution.verdicts[0].of_views(views), solution.sides
+    if doubt is not None:
+        verdict = doubt._replace(figures=verdict.figures)
     if partial:
         view, sides = counts.index(min(counts)), None
         rest = verdict if len(views) >= 2 else None

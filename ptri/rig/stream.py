@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.weights import find_model
 from ptri.posterior.sampling import posterior_mean
-from ptri.rig.check import RigInput, check_input, check_numbers, known_joints
+from ptri.rig.check import RigInput, check_input, check_numbers, doubt_input, known_joints
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import (
     coordinates,
@@ -53,6 +53,7 @@ class RigFilter:
         num_samples: int = 512,
         num_iterations: int = 4,
         scale: Mapping[str, object] | None = None,
+        size=None,
         children: float = 0.0,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -63,7 +64,7 @@ class RigFilter:
         Args:
             K: (V, 3, 3) px.
             max_frames: frames kept; memory and the longest update grow with it.
-            skeleton, num_samples, num_iterations, scale, children, seed, device, model: as in
+            skeleton, num_samples, num_iterations, scale, size, children, seed, device, model: as in
                 `ptri.estimate_rig`.
 
         Raises:
@@ -72,7 +73,7 @@ class RigFilter:
         self._numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
         self._model = model
-        self._known = HUMAN_BONES
+        self._size, self._known = size, HUMAN_BONES
         self._kept: RigInput | None = None  # N frames that say most
         self._when: Tensor | None = None  # (N,) their numbers, int64
         self._solved: Solved | None = None
@@ -109,7 +110,8 @@ class RigFilter:
         if self._is_news():
             start = None if self._solved is None else _start(self._kept, self._solved)
             problem = (self._model, self._kept, *self._numbers, self._known)
-            self._solved = solve_cameras(*problem, start=start, times=self._when.cpu())
+            doubt = doubt_input(self._kept, self._size)
+            self._solved = solve_cameras(*problem, start=start, times=self._when.cpu(), doubt=doubt)
             self._solved_from = (self._kept, self._when)
         solved = self._solved._replace(frames=self._solved_from[1].tolist(), sides=None)
         return with_joints(self._model, solved, given)

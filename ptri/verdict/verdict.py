@@ -26,6 +26,25 @@ class Code(Enum):
         "too little evidence: the views' rays meet at {value:.1f} deg (median), {limit:.1f} deg "
         "are needed to fix depths; do the cameras stand at one place?"
     )
+    SAME_KEYPOINTS = (
+        "bad input: {view} and {other_view} hold the same keypoints; was one file read for both?"
+    )
+    PRINCIPAL_POINT = (
+        "bad input: the principal point of {view} ({place}) is far from the middle of its picture; "
+        "are width and height exchanged, or is K of another picture?"
+    )
+    OUTSIDE = (
+        "bad input: {value:.0%} of the keypoints of {view} lie outside its picture ({place}); are "
+        "they of a larger picture than K, or are cx and cy exchanged?"
+    )
+    CORNER = (
+        "bad input: all keypoints of {view} lie in the upper left quarter of its picture "
+        "({place}); are they of a picture of half the size?"
+    )
+    UPSIDE_DOWN = (
+        "bad input: the person stands upside down in every view; is y counted upwards? If the "
+        "cameras hang, turn their pictures"
+    )
     MISREAD = "bad camera: {reading}"  # it fits the others under another reading
     SHIFTED = "bad camera: {view} seems shifted by {lag:+.0f} frames"
     MISFIT = "bad camera: {view} disagrees with the others"  # it fits nowhere
@@ -51,6 +70,7 @@ class Verdict(NamedTuple):
     lag: float = 0.0  # frames by which what the view shows comes too late
     value: float = math.nan  # the figure that decided ...
     limit: float = math.nan  # ... and what it was held against
+    place: tuple[float, float] | None = None  # px, of the principal point, or the picture's size
     figures: Figures | None = None  # all that was measured; None: nothing was
     rest: Verdict | None = None  # on the views that were solved, where some were not
 
@@ -75,5 +95,7 @@ class Verdict(NamedTuple):
                 parts[key] = f"camera {names[parts[key]]}" if names else f"view {parts[key]}"
         if self.reading is not None:
             parts["reading"] = self.reading.value.format(**parts)
+        if self.place is not None:
+            parts["place"] = "{:.0f} x {:.0f} px".format(*self.place)
         text = self.code.value.format(**parts)
         return text if self.rest is None else f"{text}; the others: {self.rest.words(names)}"

@@ -12,6 +12,7 @@ python scripts/benchmark.py train                         # training on a GPU (o
 python scripts/benchmark.py unseen-rigs                   # all heads on unseen rigs, with targets
 python scripts/benchmark.py detectors ROOT                # on rendered rigs: cameras, joints
 python scripts/benchmark.py truth                         # do stated regions hold? targets
+python scripts/benchmark.py mistakes                      # what is said of a user's mistakes
 python scripts/benchmark.py ablations                     # trains all heads before that
 """
 
@@ -22,6 +23,7 @@ import time
 
 from benchmark.detectors import command as command_detectors
 from benchmark.heads import command_ablations, command_unseen
+from benchmark.mistakes import command as command_mistakes
 from benchmark.photos import command as command_photos
 from benchmark.rig import command as command_rig
 from benchmark.speed import command_network, command_phones, command_render, command_train
@@ -43,6 +45,7 @@ COMMANDS = {
     "ablations": command_ablations,
     "detectors": command_detectors,
     "truth": command_truth,
+    "mistakes": command_mistakes,
 }
 
 
