@@ -2,8 +2,8 @@
 
 Nearly all mistakes in K look like another pose of the camera: where the optical axis meets the
 picture like a turn, the focal length like a distance. Residuals hardly show them
-(docs/mistakes.md). But keypoints lie inside the picture, the principal point is near its middle, a person does not stay
-in one corner, and no two cameras see the same to the last digit.
+(docs/mistakes.md). But keypoints lie inside the picture, the principal point is near its middle, a
+person does not stay in one corner, and no two cameras see the same to the last digit.
 """
 
 from __future__ import annotations
