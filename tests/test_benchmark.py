@@ -20,6 +20,7 @@ from benchmark.rig.scores import Answer, flatten, pool, score, summarise
 from benchmark.rig.targets import check
 from benchmark.speed.rig import Size, exponent, make_call
 from benchmark.timing import time_calls
+from scipy.stats import f as fisher
 
 from ptri import estimate_rig
 from ptri.errors import UserError
@@ -64,6 +65,13 @@ def test_errors_are_of_the_stated_kind():
     assert abs(wild - 0.05) < 0.01
     assert abs((~seen).double().mean() - 0.1) < 0.03  # 10 % missing, few outside the image
     assert torch.equal(torch.isfinite(gaussian.keypoints.xy).all(-1), seen)
+
+    # Student's t of the same scale: half of the points as near as its law says, some much farther.
+    heavy = residuals(make_cases(Cell("ring4", 10, outliers=0.0, tails=3), 12)).norm(dim=-1)
+    heavy = heavy[~heavy.isnan()] / 3.0
+    for share in (0.5, 0.9, 0.98):  # half the squared distance follows Fisher's law
+        level = (2 * fisher.ppf(share, 2, 3)) ** 0.5
+        assert abs((heavy < level).double().mean() - share) < 0.02, share
 
     detector = residuals(
         make_cases(Cell("ring4", 30, errors="detector", outliers=0.0, missing=0.0), 12)
