@@ -219,6 +219,8 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
     assert main(arguments) == 0
     again = capsys.readouterr().out
     assert again == text
+    assert main([*arguments, "--against", str(tmp_path / "truth.json")]) == 0
+    assert " (<= 10) was 0" in capsys.readouterr().out
     kept = cells.read_result(
         Cell("gaussian", "wall", "", 1), tmp_path / "truth/gaussian-wall-T1.npz", None
     )
@@ -228,10 +230,12 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):
 
 
 def test_bad_arguments_get_a_line(tmp_path, capsys):
+    (tmp_path / "rig.json").write_text("[]")
     for extra, message in (
         (["--detectors", "movenet", "--families", "wall"], "nothing to solve: no rendered rigs"),
         (["--families", "circle"], "unknown rig family 'circle'"),
         (["--frames", "0"], "--frames 0"),
+        (["--against", str(tmp_path / "rig.json")], "rig.json: no truth.json"),
         ([str(tmp_path)], "no rigs of scripts/render_people.py"),
     ):
         assert main(["truth", "--out", str(tmp_path), *extra]) == 2

@@ -33,6 +33,7 @@ from benchmark.truth.cases import (
 from benchmark.truth.cells import Cell, Result, read_result, solve_cell, write_result
 from benchmark.truth.peers import CropWriter, Peer, write_names
 from benchmark.truth.targets import HELD_OUT_FAMILIES, POOLED, judge
+from ptri.data.annotations import read_json
 from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
 from ptri.people.rigs import family_indices
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--frames", nargs="+", type=int, metavar="T", help=f"default {FRAMES}")
     add("--cases", type=int, metavar="N", help="generated rigs of a family, T = 1 (16)")
     add("--quick", action="store_true", help="two detectors, T = 1 and 10, few rigs")
+    add("--against", metavar="JSON", help="an earlier truth.json, whose figures stand beside")
     add("--keep", action="store_true", help="take earlier results of other sources and settings")
     add("--config", metavar="YAML", help="settings, such as the posterior's")
     add("--set", nargs="*", default=[], metavar="section.key=value", help="change them")
@@ -95,6 +97,7 @@ def run(args: argparse.Namespace) -> str:
     rest = (args.seed, tuple(args.set), args.config, args.weights, tuple(args.peer), detections)
     options = Options(*numbers, *rest)
     make_model(options.overrides, options.config)  # fails before the long work
+    earlier = read_earlier(args.against) if args.against else {}
     cells = list(make_cells(roots, names, frames, args))
     for root in tqdm(roots, "detections", unit="folder", disable=None):
         for name in dict.fromkeys(n.removesuffix(UNKNOWN) for n in names if n not in GENERATED):
@@ -111,7 +114,7 @@ def run(args: argparse.Namespace) -> str:
     rows = tables.make_rows(results)
     figures = tables.summaries(rows)
     judged = [
-        target
+        target._replace(note=earlier.get((target.label, target.column), ""))
         for row, part in zip(rows, figures)
         if not row.kind and row.family in (POOLED, *HELD_OUT_FAMILIES)
         for target in judge(row.detector, row.family, row.num_frames, part)
@@ -159,6 +162,22 @@ def make_cells(
             for kind in filter(None, THINNED):
                 for root in roots:
                     yield Cell(name, root.family, root.path.name, THINNED_FRAMES, kind)
+
+
+def read_earlier(path: str) -> dict[tuple[str, str], str]:
+    """The figures of an earlier run's targets, in words, by label and column.
+
+    Raises:
+        UserError: no such file, or another one.
+    """
+    content = read_json(path)
+    try:
+        rows = [row for row in content["targets"] if row["met"] is not None]  # measured
+        return {(r["label"], r["column"]): f"was {100 * r['figure']['value']:.0f}" for r in rows}
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: no truth.json of benchmark.py truth ({type(error).__name__} {error})"
+        ) from None
 
 
 def find(name: str, root: Root, options: Options):
