@@ -60,7 +60,7 @@ def measure(
     joints = evidence.joints.nan_to_num()
     examination = examine(observations, R, t, joints, evidence.weight, times)
     if seen.shape[1] > 3:  # two other views say too little
-        turned = JACKKNIFE * torch.rad2deg(examination.turned[..., 0])
+        turned = JACKKNIFE * torch.rad2deg(examination.turned)
         either = torch.maximum(turned[:, :, None], turned[:, None])
         doubt = (doubt.square() + either.square()).sqrt()
     minor, major, parallax, sigma = shape_of_views(observations, R)

@@ -23,28 +23,21 @@ import torch
 from torch import Tensor
 
 from ptri.posterior.sampling import RigSolution
-from ptri.structures import MANY_FRAMES, constant
+from ptri.structures import MANY_FRAMES
 from ptri.verdict.figures import Figures, measure
 from ptri.verdict.leave_one_out import Examination
-from ptri.verdict.readings import Reading
 from ptri.verdict.verdict import Code, Verdict
 
 MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
-# Nats by which another reading of one view must fit better than the view's own. Of a moment: the
-# label swaps that a detector makes are not rare (one view in a hundred and more).
-MOMENTARY_NATS = 7.0
-# Of whole clips. A mirrored image with its labels kept looks much like the person seen from behind,
-# so that little tells them apart; exchanged labels move every limb, and less than this, in nats a
-# point, is some frames' swap.
-MIRRORED_NATS = 10.0
-EXCHANGED_NATS = 0.4
-MOVED_DEG = 8.0  # another reading matters if it turns the camera by more,
-PLAIN_NATS = 1.0  # or, of whole clips, if it fits better by so much a point
-SHIFT_NATS = 1.0  # a point, by which a time shift must fit better; motion leaves no doubt
-SHIFT_LEAST = 0.75  # frames; less is the clock's, not the file's
-FITS_NATS = 2.6  # a point; a reading that leaves more does not explain the view
-MISFIT_NATS = 3.0  # a point; a view that leaves more under every reading fits nowhere
-MISFIT_RATIO = 1.6  # and that much more than the median of the views
+# A view is blamed where another way to take it saves so many nats against taking it as it is: what
+# it takes to believe in a mistake that one view in some thousands has.
+BLAME_NATS = 10.0
+# A point's share in that. Points of one image err together, and those of frames that follow each
+# other: of good views of generated and rendered people one in 300 is blamed by so counted nats
+# (docs/mistakes.md).
+MOMENT_WORTH, CLIP_WORTH = 1 / 4, 1 / 7
+EXPLAINED = 0.4  # of what a view fits worse than the usual one: less is another fault
+MISFIT_NATS = 3.2  # a point, so much worse than the usual view
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
 MIN_USED = 0.4  # share of a view's keypoints that are no outliers
 USUAL_USED = 0.6  # the same of the views beside one that is odd
@@ -115,46 +108,36 @@ def _shape(figures: Figures, which: int) -> Iterator[Verdict]:
 
 
 def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
-    """Of each rig the view that fits the others best under another reading, or worst under all.
+    """Of each rig the view that fits the others better in another way, or worst in all.
 
     Args:
         num_frames: that the rigs were solved from.
     """
-    as_is = examination.cost[..., 0]  # (B, V) nats a point
-    gain = as_is[..., None] - examination.cost  # (B, V, H)
-    turned = torch.rad2deg(examination.turned) > MOVED_DEG
-    count = examination.points[..., None].clamp_min(1)
-    if num_frames >= MANY_FRAMES:
-        turned = turned | (gain > PLAIN_NATS)
-        mirrored = tuple(reading is Reading.MIRRORED for reading in examination.readings)
-        mirrored = constant(mirrored, gain.device, torch.bool)
-        least = torch.where(mirrored, MIRRORED_NATS / count, EXCHANGED_NATS)
-    else:
-        least = MOMENTARY_NATS / count
-    fits = turned & (examination.cost < FITS_NATS) & (gain > least)
-    gain = torch.where(fits, gain, 0.0)
-    shift = as_is - examination.lag_cost
-    fits = examination.lag.abs() > examination.spacing * SHIFT_LEAST
-    fits = fits & (examination.lag_cost < FITS_NATS) & (shift > SHIFT_NATS)
-    fits = fits & (examination.lag_cost < examination.cost.amin(-1))
-    shift = torch.where(fits, shift, 0.0)
-    # Costs of views that cannot be examined are infinite, their gains NaN.
-    gain = torch.cat([gain, shift[..., None]], -1).nan_to_num(0.0)  # (B, V, H + 1)
-    best, which = gain.flatten(1).max(1)
+    own, gain = examination.own, examination.gain
+    worth = CLIP_WORTH if num_frames >= MANY_FRAMES else MOMENT_WORTH
+    usual = torch.where(torch.isfinite(own), own, torch.nan).nanmedian(1, keepdim=True).values
+    excess = torch.where(torch.isfinite(own), own - usual, 0.0).nan_to_num(0.0)  # (B, V)
+    nats = worth * gain * examination.points
+    explains = (nats > BLAME_NATS) & (gain > EXPLAINED * excess[..., None])
+    nats = torch.where(explains, nats, 0.0)  # (B, V, A)
+    best, which = nats.flatten(1).max(1)
     # A view that fits nowhere, next to others that fit each other.
-    least = torch.where(torch.isfinite(as_is), examination.cost.amin(-1), torch.nan)
-    worst, misfit = least.nan_to_num(0.0).max(1)
-    usual = least.nanmedian(1).values
-    odd = (worst > MISFIT_NATS) & (worst > MISFIT_RATIO * usual)
+    misfit = torch.where(worth * excess * examination.points[..., 0] > BLAME_NATS, excess, 0.0)
+    worst, place = misfit.max(1)
+    num_ways = gain.shape[2]
     suspects: list[Verdict | None] = []
-    num_readings = len(examination.readings)
-    columns = best, which, misfit, odd, examination.lag
-    for gained, number, worst_view, is_odd, lag in zip(*(value.tolist() for value in columns)):
-        view, reading = divmod(number, num_readings + 1)
-        if gained <= 0:
-            suspects.append(Verdict(Code.MISFIT, worst_view) if is_odd else None)
-        elif reading == num_readings:
-            suspects.append(Verdict(Code.SHIFTED, view, lag=lag[view]))
+    columns = best, which, worst, place, examination.lag, examination.rate
+    for saved, number, odd, odd_view, lag, rate in zip(*(value.tolist() for value in columns)):
+        view, way = divmod(number, num_ways)
+        if saved <= 0:
+            suspects.append(Verdict(Code.MISFIT, odd_view) if odd > MISFIT_NATS else None)
+        elif way == num_ways - 1 and rate[view] == 1:
+            suspects.append(Verdict(Code.SHIFTED, view, lag=lag[view], value=saved))
+        elif way == num_ways - 1:
+            suspects.append(Verdict(Code.CLOCK, view, rate=rate[view], value=saved))
+        elif way == num_ways - 2:
+            suspects.append(Verdict(Code.MOVED, view, value=saved))
         else:
-            suspects.append(Verdict(Code.MISREAD, view, reading=examination.readings[reading]))
+            reading = examination.readings[way + 1]
+            suspects.append(Verdict(Code.MISREAD, view, reading=reading, value=saved))
     return suspects

@@ -2,8 +2,9 @@
 
 The joints of a few frames are triangulated from all views but one. That view's camera is then
 solved anew from its keypoints as they are, with left and right exchanged, with the image mirrored,
-and, where no pose suits the keypoints, with its frames shifted. A view that fits much better under
-another reading than under its own has been read wrongly. Nothing is trained, and no truth is used.
+with one pose before and another after the middle, and, where no pose suits the keypoints, by
+another clock. A view that fits much better under another reading than under its own has been read
+wrongly. Nothing is trained, and no truth is used.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from ptri.structures import (
 from ptri.verdict.readings import NUM_JOINTS, Reading
 
 NUM_FRAMES = 12  # frames looked at; labels and mirrors do not need more
-SHIFT_FRAMES = 8  # from so many frames on, shifts in time are looked for
+SHIFT_FRAMES = 8  # from so many frames on, other clocks and moves are looked for
+RATES = (1.0, 0.5, 2.0, -1.0)  # frames a frame that a view's clock may run at
 MAX_SIGMA = 150.0  # mm; joints that the other views leave less certain take no part
 ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
 NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned into the image's
@@ -55,15 +57,18 @@ LASTING = (Reading.AS_IS, Reading.EXCHANGED, Reading.MIRRORED, Reading.MIRRORED_
 
 
 class Examination(NamedTuple):
-    """How well each view fits the others under each of H readings, the first as it is."""
+    """How well each of B V views fits the others as it is, and how much better in A other ways.
 
-    readings: tuple[Reading, ...]  # H
-    cost: Tensor  # (B, V, H) nats a point; inf where a view cannot be examined
-    points: Tensor  # (B, V) points compared, in the frames looked at
-    turned: Tensor  # (B, V, H) rad, from the estimated camera to the reading's; 0 where blind
-    lag_cost: Tensor  # (B, V) nats a point at the best time shift; inf where none was tried
-    lag: Tensor  # (B, V) the best shift, in frames; what the view shows comes so much too late
-    spacing: float  # frames from one to the next of those pooled
+    The ways are the readings after the first, two poses, and another clock.
+    """
+
+    readings: tuple[Reading, ...]  # the first as it is
+    own: Tensor  # (B, V) nats a point as it is; inf where a view cannot be examined
+    turned: Tensor  # (B, V) rad, from the estimated camera to the one that fits; 0 where blind
+    gain: Tensor  # (B, V, A) nats a point that another way saves; -inf where it was not tried
+    points: Tensor  # (B, V, A) points compared
+    lag: Tensor  # (B, V) the best clock's shift, in frames: the view shows so much too late
+    rate: Tensor  # (B, V) and its rate: frames of the others for one of the view
 
 
 class _Known(NamedTuple):
@@ -95,10 +100,13 @@ def examine(
     """
     B, T, V = observations.xy.shape[:3]
     readings = LASTING if T >= MANY_FRAMES else MOMENTARY
+    blank = R.new_zeros(B, V, len(readings) + 1, dtype=torch.float32)
+    own_cost, nothing = torch.full_like(blank[..., 0], torch.inf), torch.zeros_like(blank[..., 0])
+    unknown = Examination(
+        readings, own_cost, nothing, blank - torch.inf, blank, nothing, nothing + 1
+    )
     if V < 3:
-        blank = R.new_full((B, V, len(readings)), torch.inf)
-        none, first = torch.zeros_like(blank), blank[..., 0]
-        return Examination(readings, blank, none[..., 0].long(), none, first, none[..., 0], 1.0)
+        return unknown
     observations = Observations(
         observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
         observations.inlier[..., :NUM_JOINTS], observations.held[..., :NUM_JOINTS],
@@ -111,28 +119,33 @@ def examine(
     # Normalised coordinates and millimetres keep their digits in float32.
     known = tree_map(Tensor.float, known)
     R, t = R.float(), t.float()
-    points = (known.inlier > 0).sum((2, 3))
-    count = points.flatten().clamp_min(1)
+    count = (known.inlier > 0).sum((2, 3)).flatten()  # (B V,)
+    enough = count >= MIN_POINTS
+    each = count.clamp_min(1)
     start = R.flatten(0, 1), t.flatten(0, 1)
     own = resect(_points(known, Reading.AS_IS, R, t), *start, OWN_STEPS)
     problems = cat([_points(known, reading, R, t) for reading in readings[1:]])
     best = _both_starts(problems, *orthographic_starts(problems))
-    promising = best.cost < (own.cost + PROMISING * count).repeat(len(readings) - 1)
+    promising = best.cost < (own.cost + PROMISING * each).repeat(len(readings) - 1)
     # The CPU waits for the GPU here: few readings are promising, and steps are most of the work.
     best = _continue(problems, best, promising.nonzero()[:, 0])
-    poses = [torch.stack([a, *b.chunk(len(readings) - 1)], 1) for a, b in zip(own, best)]
-    cost = (poses[2] / count[:, None]).unflatten(0, (B, V))
-    turned = rotation_angle(poses[0].unflatten(0, (B, V)) @ R.unsqueeze(2).mT)
-    blind = (points < MIN_POINTS)[..., None]
-    cost, turned = torch.where(blind, torch.inf, cost), torch.where(blind, 0.0, turned)
-    lag, lag_cost = torch.zeros_like(cost[..., 0]), torch.full_like(cost[..., 0], torch.inf)
-    late = torch.isfinite(cost[..., 0]) & (cost.amin(-1) > LATE_COST)
-    spacing = 1.0 if frames is None or T == 1 else float(frames.diff().median())
-    if T >= SHIFT_FRAMES and spacing > 0 and bool(late.any()):
-        time = torch.arange(T, device=R.device) if frames is None else frames
-        poses = (torch.stack([a, b.unflatten(0, (B, V))]) for a, b in ((R, own.R), (t, own.t)))
-        lag, lag_cost = _shifts(known, observations, late, chosen, *poses, time.to(R))
-    return Examination(readings, cost, points, turned, lag_cost, lag, spacing)
+    costs = list(best.cost.chunk(len(readings) - 1))
+    moving = T >= SHIFT_FRAMES
+    costs.append(_two_poses(known, own) if moving else torch.full_like(own.cost, torch.inf))
+    gain = (own.cost[:, None] - torch.stack(costs, 1)) / each[:, None]  # (B V, H)
+    gain = torch.where(enough[:, None], gain, -torch.inf).unflatten(0, (B, V))
+    own_cost = torch.where(enough, own.cost / each, torch.inf).view(B, V)
+    turned = rotation_angle(own.R @ start[0].mT)
+    turned = torch.where(enough, turned, 0.0).view(B, V)
+    points = count.view(B, V, 1).expand_as(gain).to(gain)
+    clock = unknown.gain[..., 0], unknown.points[..., 0], unknown.lag, unknown.rate
+    time = torch.arange(T, device=R.device) if frames is None else frames
+    late = torch.isfinite(own_cost) & (own_cost > LATE_COST)
+    if moving and float(time.diff().median()) > 0 and bool(late.any()):
+        starts = (torch.stack([a, b]) for a, b in zip((R, t), _poses(known, own)))
+        clock = _clocks(known, observations, late, chosen, *starts, time.to(R))
+    gain, points = (torch.cat([a, b[..., None]], -1) for a, b in zip((gain, points), clock))
+    return Examination(readings, own_cost, turned, gain, points, *clock[2:])
 
 
 def _leave_one_out(
@@ -208,6 +221,23 @@ def _continue(points: Points, pose: Pose, rows: Tensor) -> Pose:
     return put(pose, rows, more)
 
 
+def _two_poses(known: _Known, own: Pose) -> Tensor:
+    """Cost (B V,) of every view with one pose in the first half of the frames, another after."""
+    half = known.inlier.shape[2] // 2
+    cost = torch.zeros_like(own.cost)
+    for part in (slice(0, half), slice(half, None)):
+        some = take(known, (slice(None), slice(None), part))
+        points = _points(some, Reading.AS_IS, *_poses(known, own))
+        cost = cost + resect(points, own.R, own.t, OWN_STEPS + LAST_STEPS).cost
+    return cost
+
+
+def _poses(known: _Known, own: Pose) -> tuple[Tensor, Tensor]:
+    """Cameras (B, V, ...) of poses (B V, ...)."""
+    shape = known.joints.shape[:2]
+    return own.R.unflatten(0, shape), own.t.unflatten(0, shape)
+
+
 def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where times (..., N) lie between increasing times (T,).
 
@@ -225,7 +255,7 @@ def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return low, share.clamp(0, 1), inside
 
 
-def _shifts(
+def _clocks(
     known: _Known,
     observations: Observations,
     late: Tensor,
@@ -233,24 +263,35 @@ def _shifts(
     R: Tensor,
     t: Tensor,
     time: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The best time shift (B, V) of each late view, in units of time, and its cost a point.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The best clock of each late view.
 
-    R, t (2, B, V, ...) are two cameras to start from.
-    Shifts by the frames' usual distance are tried, as many as leave a third of the points; a
-    parabola through the least cost and its neighbours refines the best.
+    Shifts by the frames' usual distance are tried at each rate, as many as leave a third of the
+    points; a parabola through the best and its neighbours refines it.
+
+    Args:
+        R, t: (2, B, V, ...) two cameras to start from, the second the view's own.
+
+    Returns:
+        Nats a point (B, V) saved against the view's own clock on the same frames, the number of
+        points, the shift in units of time, and the rate.
     """
     rig, view = late.nonzero(as_tuple=True)  # (S,)
     step = (time[1:] - time[:-1]).median()
     half = min(int((1 - MIN_SHARE) * (time[-1] - time[0]) / step), MAX_LAGS)
-    lags = torch.arange(-half, half + 1, device=R.device)  # (L,)
-    low, share, inside = interpolation(time, time[chosen] + step * lags[:, None])  # (L, T')
+    lags = torch.arange(-half, half + 1, device=R.device)
+    rates = constant(RATES, R.device, R.dtype)
+    middle = (time[0] + time[-1]) / 2
+    # When the view shows what the others show at a time.
+    at = middle + (time[chosen] - middle) / rates[:, None, None] + step * lags[:, None]
+    at = at.flatten(0, 1)  # (L, T'), L clocks
+    low, share, inside = interpolation(time, at)
 
     def frame(value: Tensor, index: Tensor) -> Tensor:  # (B, T, V, ...) to (S, L, T', ...)
         return value[rig[:, None, None], index, view[:, None, None]].to(R)
 
     own = take(known, (rig, view))  # (S, T', J, ...)
-    L = len(lags)
+    L = len(low)
     # Both frames must have seen the joint, unless only one counts.
     before, after = frame(observations.inlier, low), frame(observations.inlier, low + 1)
     part = share[..., None]
@@ -259,6 +300,13 @@ def _shifts(
     nearest = low + (share > 0.5)
     # The noise that the others show scales the stated information as before.
     scale = _ratio(own.information, observations.information[rig[:, None], chosen, view[:, None]])
+    # The same keypoints as they are: by the joints of the moment at which the view shows them.
+    early, late_share, known_then = interpolation(time[chosen], at)
+    then = late_share[..., None]
+    seen_then = (own.inlier[:, early] > 0) & (own.inlier[:, early + 1] > 0) & known_then[..., None]
+    inlier = inlier * seen_then
+    variance = torch.lerp(own.variance[:, early], own.variance[:, early + 1], then)
+    then = torch.lerp(own.joints[:, early], own.joints[:, early + 1], then[..., None])
     moved = _Known(
         own.joints[:, None].expand(-1, L, -1, -1, -1),
         own.variance[:, None].expand(-1, L, -1, -1),
@@ -266,23 +314,29 @@ def _shifts(
         frame(observations.information, nearest) * scale[:, None, None, None, None, None],
         inlier,
     )
+    plain = moved._replace(joints=then, variance=variance)
     poses = [value[:, rig, view, None].expand(-1, -1, L, *value.shape[3:]) for value in (R, t)]
     points = _points(moved, Reading.AS_IS, *(value[0] for value in poses))
     first = _both_starts(points, *(value.flatten(1, 2) for value in poses))
     result = resect(points, first.R, first.t, LAST_STEPS)
+    own_pose = [value[1].flatten(0, 1) for value in poses]
+    as_is = _points(plain, Reading.AS_IS, *(value[1] for value in poses))
+    as_is = resect(as_is, *own_pose, OWN_STEPS + LAST_STEPS)
     count = (inlier > 0).sum((2, 3))
     usual = (own.inlier > 0).sum((1, 2))[:, None]
-    cost = result.cost.view(-1, L) / count.clamp_min(1)
-    cost = torch.where(count >= MIN_SHARE * usual, cost, torch.inf)
-    value, best = cost.min(1)
-    around = (best[:, None] + constant((-1, 0, 1), lags.device)).clamp(0, L - 1)
-    below, middle, above = cost.gather(1, around).unbind(1)
-    bend = below - 2 * middle + above
-    offset = torch.where(torch.isfinite(bend) & (bend > 0), 0.5 * (below - above) / bend, 0.0)
-    lag, lag_cost = late.to(R) * 0, torch.full_like(R[0, ..., 0, 0], torch.inf)
-    lag[rig, view] = (lags[best] + offset.clamp(-0.5, 0.5)) * step
-    lag_cost[rig, view] = value
-    return lag, lag_cost
+    nats = (as_is.cost - result.cost).view(-1, L)
+    other = (rates[:, None] != 1) | (lags != 0)
+    allowed = (count >= MIN_SHARE * usual) & other.flatten()
+    value, best = torch.where(allowed, nats, -torch.inf).max(1)
+    clock, place = best // len(lags), best % len(lags)
+    around = (place[:, None] + constant((-1, 0, 1), lags.device)).clamp(0, len(lags) - 1)
+    below, peak, above = nats.gather(1, clock[:, None] * len(lags) + around).unbind(1)
+    bend = 2 * peak - below - above
+    offset = torch.where(bend > 0, 0.5 * (above - below) / bend, 0.0).clamp(-0.5, 0.5)
+    number = count.gather(1, best[:, None])[:, 0].to(R)
+    results = value / number.clamp_min(1), number, (lags[place] + offset) * step, rates[clock]
+    blank = torch.full_like(R[0, ..., 0, 0], -torch.inf), *[late.to(R) * 0] * 2, late.to(R) * 0 + 1
+    return tuple(all_.index_put((rig, view), new) for all_, new in zip(blank, results))
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

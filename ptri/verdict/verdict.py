@@ -47,6 +47,8 @@ class Code(Enum):
     )
     MISREAD = "bad camera: {reading}"  # it fits the others under another reading
     SHIFTED = "bad camera: {view} seems shifted by {lag:+.0f} frames"
+    CLOCK = "bad camera: {view} seems to run {speed}"
+    MOVED = "bad camera: {view} seems to have moved in the middle"
     MISFIT = "bad camera: {view} disagrees with the others"  # it fits nowhere
     NOISE = "the keypoints disagree: residuals are {value:.1f} times their stated uncertainty"
     OUTLIERS = "the keypoints disagree: most of them are outliers"
@@ -68,6 +70,7 @@ class Verdict(NamedTuple):
     other_view: int | None = None  # the second one of a pair
     reading: Reading | None = None  # under which the view fits the others
     lag: float = 0.0  # frames by which what the view shows comes too late
+    rate: float = 1.0  # frames of the others for one of the view
     value: float = math.nan  # the figure that decided ...
     limit: float = math.nan  # ... and what it was held against
     place: tuple[float, float] | None = None  # px, of the principal point, or the picture's size
@@ -97,5 +100,7 @@ class Verdict(NamedTuple):
             parts["reading"] = self.reading.value.format(**parts)
         if self.place is not None:
             parts["place"] = "{:.0f} x {:.0f} px".format(*self.place)
+        backwards, slow = "backwards", f"at {1 / self.rate:g} times the others' frame rate"
+        parts["speed"] = backwards if self.rate < 0 else slow
         text = self.code.value.format(**parts)
         return text if self.rest is None else f"{text}; the others: {self.rest.words(names)}"
