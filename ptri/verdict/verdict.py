@@ -45,10 +45,10 @@ class Code(Enum):
         "bad input: the person stands upside down in every view; is y counted upwards? If the "
         "cameras hang, turn their pictures"
     )
-    MISREAD = "bad camera: {reading}"  # it fits the others under another reading
-    SHIFTED = "bad camera: {view} seems shifted by {lag:+.0f} frames"
-    CLOCK = "bad camera: {view} seems to run {speed}"
-    MOVED = "bad camera: {view} seems to have moved in the middle"
+    MISREAD = "bad camera: {reading} ({value:.0f} nats)"  # it fits the others under another reading
+    SHIFTED = "bad camera: {view} seems shifted by {lag:+.0f} frames ({value:.0f} nats)"
+    CLOCK = "bad camera: {view} seems to run {speed} ({value:.0f} nats)"
+    MOVED = "bad camera: {view} seems to have moved in the middle ({value:.0f} nats)"
     MISFIT = "bad camera: {view} disagrees with the others"  # it fits nowhere
     NOISE = "the keypoints disagree: residuals are {value:.1f} times their stated uncertainty"
     OUTLIERS = "the keypoints disagree: most of them are outliers"
