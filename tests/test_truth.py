@@ -169,6 +169,8 @@ def test_what_is_counted():
     assert bad["failed_of_accepted"].value == 1 / 2 and bad["rejected_of_good"].value == 2 / 3
     assert bad["blamed"].value == 1 / 4  # too little evidence is no blame
     assert bad["worse"].value == 1 / 4  # only where the region denies it too
+    assert bad["better"].value == 0
+    assert figures.summarise([result(cell, [0], plain_away=away[1:2])])["better"].value == 1
     quartiles = figures.by_difficulty([result(cell, [0, 1], width=np.arange(6).reshape(2, 3))])
     assert [part["width"].value for part in quartiles] == [0.5, 2.5, 4, 5]
 

@@ -147,14 +147,12 @@ def _verdicts(pool: Pool) -> dict[str, Figure]:
         "blamed": share(named & ~np.isin(code, NO_BLAME), clips),
     }
     if all("plain_away" in result.scores for result in pool.results):
-        figures["worse"] = share(np.concatenate([_worse(r.scores) for r in pool.results]), clips)
+        gained = [r.scores["plain_away"] - r.scores["away"] for r in pool.results]
+        outside = [r.scores["level"] > WORSE_LEVEL for r in pool.results]
+        worse = [(-by > WORSE_DEG) & out for by, out in zip(gained, outside)]
+        for name, parts in (("worse", worse), ("better", [by > WORSE_DEG for by in gained])):
+            figures[name] = share(np.concatenate([part.any(1) for part in parts]), clips)
     return figures
-
-
-def _worse(scores: dict[str, np.ndarray]) -> np.ndarray:
-    """(N,) bool, a view of the rig ends worse than the plain solve, and its region denies it."""
-    by = scores["away"] - scores["plain_away"]
-    return ((by > WORSE_DEG) & (scores["level"] > WORSE_LEVEL)).any(1)
 
 
 def codes(results: Sequence[Result]) -> dict[str, int]:

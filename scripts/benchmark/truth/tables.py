@@ -37,6 +37,7 @@ VERDICTS = {
     "rejected_of_good": ("good rejected", PERCENT),
     "blamed": ("good views blamed", (".1f", " %")),
     "worse": ("worse than plain", (".1f", " %")),
+    "better": ("better", PERCENT),
 }
 ERRORS = {
     "rigs": ("rigs", (".0f", "")),
@@ -56,7 +57,8 @@ Human3.6M's about the root. > 10 deg of accepted: of the accepted rigs, those wi
 so far off. good rejected: of the rigs with every pair within {GOOD_DEG:g} deg. good views blamed:
 rigs whose verdict finds fault with a view; none has any. worse than plain: rigs in which a view
 ends {WORSE_DEG:g} deg worse than by the plain solve and outside its own stated
-{100 * WORSE_LEVEL:g} % region."""
+{100 * WORSE_LEVEL:g} % region. better: in which a view ends {WORSE_DEG:g} deg better, whatever the
+region says."""
 
 
 class Row(NamedTuple):
