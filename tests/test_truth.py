@@ -176,7 +176,7 @@ def test_what_is_counted():
 
 
 def test_what_is_held_out_stands_apart_and_is_marked():
-    families = ("corner", "wall", "dome")
+    families = ("corner", "wall", "dome", "dome 8")
     parts = [result(Cell("mediapipe", f, f + "_1", 1), [n]) for n, f in enumerate(families)]
     rows = tables.make_rows(parts)
     assert [row.family for row in rows] == [*families, targets.POOLED]

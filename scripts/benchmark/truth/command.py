@@ -32,7 +32,7 @@ from benchmark.truth.cases import (
 )
 from benchmark.truth.cells import Cell, Result, read_result, solve_cell, write_result
 from benchmark.truth.peers import CropWriter, Peer, write_names
-from benchmark.truth.targets import HELD_OUT_FAMILIES, POOLED, judge
+from benchmark.truth.targets import POOLED, judge, stands_alone
 from ptri.data.annotations import read_json
 from ptri.detectors.protocol import PoseDetector
 from ptri.errors import UserError
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> str:
     judged = [
         target._replace(note=earlier.get((target.label, target.column), ""))
         for row, part in zip(rows, figures)
-        if not row.kind and row.family in (POOLED, *HELD_OUT_FAMILIES)
+        if not row.kind and (row.family == POOLED or stands_alone(row.family))
         for target in judge(row.detector, row.family, row.num_frames, part)
     ]
     text = f"{tables.text_of(rows, figures)}\n\n{targets_table('Targets', judged)}"

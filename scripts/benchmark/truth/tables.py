@@ -15,7 +15,7 @@ from benchmark.truth.figures import (
     codes,
     summarise,
 )
-from benchmark.truth.targets import HELD_OUT_FAMILIES, POOLED, title
+from benchmark.truth.targets import POOLED, stands_alone, title
 from ptri.evaluation.table import grid
 
 PERCENT, NUMBER = (".0f", " %"), (".2f", "")
@@ -72,7 +72,7 @@ class Row(NamedTuple):
 
 
 def make_rows(results: Sequence[Result]) -> list[Row]:
-    """By kind, number of frames and detector: each family, and those not held out together."""
+    """By kind, number of frames and detector: each family, and those that are pooled together."""
     groups: dict[tuple[str, int, str], list[Result]] = {}
     for result in results:
         cell = result.cell
@@ -83,7 +83,7 @@ def make_rows(results: Sequence[Result]) -> list[Row]:
         for family in families:
             members = [result for result in part if result.cell.family == family]
             rows.append(Row(detector, family, T, kind, members))
-        known = [result for result in part if result.cell.family not in HELD_OUT_FAMILIES]
+        known = [result for result in part if not stands_alone(result.cell.family)]
         if known:
             rows.append(Row(detector, POOLED, T, kind, known))
     return rows
@@ -99,11 +99,12 @@ def text_of(rows: Sequence[Row], figures: Sequence[Mapping[str, Figure]]) -> str
             blocks.append(_table(f"T = {T}: {head}", rows, figures, chosen, columns, _name))
         pooled = [number for number in chosen if rows[number].family == POOLED]
         blocks.append(_difficulty(f"T = {T}: R by quartile of the stated width", rows, pooled))
-    thinned = [number for number, row in enumerate(rows) if row.kind and row.family == POOLED]
+    judged = [n for n, row in enumerate(rows) if row.family == POOLED or stands_alone(row.family)]
+    thinned = [number for number in judged if rows[number].kind]
     if thinned:
         head = "keypoints as users have them: a view that sees seldom, upper bodies"
         blocks.append(_table(head, rows, figures, thinned, VERDICTS, _full_name))
-    blocks.append(_codes(rows))
+    blocks.append(_codes([rows[number] for number in judged]))
     return "\n\n".join([*blocks, NOTES])
 
 
@@ -144,9 +145,8 @@ def _difficulty(head: str, rows: Sequence[Row], chosen: Sequence[int]) -> str:
 def _codes(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
-        if row.family == POOLED or row.family in HELD_OUT_FAMILIES:
-            counts = ", ".join(f"{name} {count}" for name, count in codes(row.results).items())
-            lines.append(f"{_full_name(row)}: {counts}")
+        counts = ", ".join(f"{name} {count}" for name, count in codes(row.results).items())
+        lines.append(f"{_full_name(row)}: {counts}")
     return "\n".join(["verdicts", *lines])
 
 

@@ -10,7 +10,7 @@ from benchmark.figures import Figure, Judged
 from benchmark.truth.cases import GENERATED
 
 HELD_OUT_DETECTORS, HELD_OUT_FAMILIES = ("mediapipe",), ("wall",)
-POOLED = "development"  # all families but those held out
+POOLED = "development"  # families of four views that are not held out, together
 Range = tuple[float, float]
 
 
@@ -62,6 +62,11 @@ def title(detector: str, family: str) -> str:
     """A row's name; ``#`` marks what nothing was chosen on."""
     marks = ("#" * held_out(detector, ""), "#" * held_out("", family))
     return f"{detector}{marks[0]}, {family}{marks[1]}"
+
+
+def stands_alone(family: str) -> bool:
+    """Whether a family is judged by itself: held out, or of another number of views."""
+    return family in HELD_OUT_FAMILIES or " " in family
 
 
 def held_out(detector: str, family: str) -> bool:
