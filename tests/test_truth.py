@@ -136,7 +136,8 @@ def test_intervals_are_over_clips():
     apart = figures.share(values.repeat(10), np.arange(400))  # as if frames were independent
     assert apart.high - apart.low < 0.5 * (once.high - once.low)
     middle = figures.quantile(values, clips, 0.5)
-    assert middle.low < middle.value == np.median(values) < middle.high
+    assert middle.low < middle.value == np.sort(values)[19] < middle.high
+    assert figures.quantile(np.array([1, np.inf, np.inf]), np.arange(3), 0.5).high == np.inf
     ratio = figures.share(2 * values, clips, values)
     assert ratio == pytest.approx((2, 2, 2))
     assert np.isnan(figures.share(values * np.nan, clips).value)

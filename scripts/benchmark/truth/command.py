@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> str:
     figures = tables.summaries(rows)
     judged = [
         target._replace(note=earlier.get((target.label, target.column), ""))
-        for row, part in zip(rows, figures)
+        for row, part in sorted(zip(rows, figures), key=lambda pair: names.index(pair[0].detector))
         if not row.kind and (row.family == POOLED or stands_alone(row.family))
         for target in judge(row.detector, row.family, row.num_frames, part)
     ]
@@ -157,11 +157,11 @@ def make_cells(
                 yield from (Cell(name, f, "", T) for f in FAMILIES if _chosen(f, args))
             else:
                 yield from (Cell(name, r.family, r.path.name, T) for r in long_enough)
+    long_enough = [root for root in roots if root.length >= THINNED_FRAMES in frames]
     for name in names:
-        if name not in GENERATED and THINNED_FRAMES in frames:
-            for kind in filter(None, THINNED):
-                for root in roots:
-                    yield Cell(name, root.family, root.path.name, THINNED_FRAMES, kind)
+        for kind in filter(None, THINNED):
+            for root in long_enough if name not in GENERATED else ():
+                yield Cell(name, root.family, root.path.name, THINNED_FRAMES, kind)
 
 
 def read_earlier(path: str) -> dict[tuple[str, str], str]:

@@ -70,7 +70,7 @@ def quantile(values: np.ndarray, clips: np.ndarray, level: float) -> Figure:
     times, group = _drawn(clips[keep][order])
     total = times[:, group].cumsum(1)  # (draws, N)
     drawn = ordered[(total >= level * total[:, -1:]).argmax(1)]
-    return _figure(np.quantile(ordered, level), drawn, times)
+    return _figure(_quantiles(ordered, level), drawn, times)
 
 
 def _drawn(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,12 @@ def _drawn(clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _figure(value: float, drawn: np.ndarray, times: np.ndarray) -> Figure:
     if times.shape[1] < 2:  # one clip says nothing about others
         return Figure(float(value))
-    return Figure(float(value), *(float(q) for q in np.quantile(drawn, (0.025, 0.975))))
+    return Figure(float(value), *map(float, _quantiles(drawn, (0.025, 0.975))))
+
+
+def _quantiles(values: np.ndarray, levels) -> np.ndarray:
+    """Some of the values, since a distance by a covariance of no extent is infinite."""
+    return np.quantile(values, levels, method="inverted_cdf")
 
 
 # --- what is counted -------------------------------------------------------------------------
