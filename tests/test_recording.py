@@ -1,6 +1,7 @@
 """Recordings of keypoint files, end to end, with a model of known error."""
 
 import json
+import math
 
 import h5py
 import numpy as np
@@ -12,11 +13,14 @@ from recording_fixture import NAMES, make_recording, sample_settings
 from ptri import config
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import load_model
+from ptri.geometry.rotations import so3_exp
+from ptri.posterior.sampling import rotation_covariance
 from ptri.recordings.intrinsics import read_cameras
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.report import reprojection_error
 from ptri.recordings.run import process
-from ptri.recordings.solve import solve, usable_views
+from ptri.recordings.solve import solve, usable_views, widened
+from ptri.structures import RigPosterior
 
 
 def settings(root, *extra):
@@ -140,3 +144,24 @@ def test_the_sample_recording_agrees_with_its_calibration(tmp_path):
         assert figures[f"reference_in_region/{view}"] < 0.99
     assert figures["reprojection_error_px_median"] <= 7
     assert figures["reprojection_error_px_median/reference"] == pytest.approx(9.1, abs=0.1)
+
+
+def test_halves_widen_what_is_stated_by_half_of_their_difference():
+    """In the direction of the difference, about the person, and no narrower than before."""
+    generator = torch.Generator().manual_seed(0)
+    w = torch.randn(256, 1, 3, 3, generator=generator, dtype=torch.float64) * 0.01
+    w[:, :, 0] = 0.0
+    w = w - w.mean(0)
+    R, person = so3_exp(w), torch.tensor([100.0, -50.0, 3000.0], dtype=torch.float64)
+    t = torch.zeros(256, 1, 3, 3, dtype=torch.float64) + torch.tensor([0.0, 0.0, 500.0])
+    weights = torch.full((256, 1), -math.log(256), dtype=torch.float64)
+    posterior = RigPosterior(R, t, weights, torch.ones(1, dtype=torch.float64))
+    apart = torch.tensor([[0, 0, 0], [0, 0.1, 0], [0.01, 0, 0]], dtype=torch.float64)
+    wider, factor = widened(posterior, apart, person)
+    before, after = (rotation_covariance(part)[0] for part in (posterior, wider))
+    assert factor[0] == 1 and factor[2] == 1  # a hundredth is explained already
+    assert abs(float(after[1, 1, 1].sqrt()) - 0.05) < 1e-3
+    assert torch.allclose(after[1, 0, 0], before[1, 0, 0], rtol=0.05)
+    assert torch.allclose(wider.R[:, 0, 2], R[:, 0, 2], atol=1e-12)
+    seen = (R @ person + t, wider.R @ person + wider.t)
+    assert torch.allclose(*seen)  # the person stays where it was seen

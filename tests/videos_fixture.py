@@ -76,7 +76,8 @@ def write_grey(path: Path, frames: int = 3, size: int = SIZE, fps: float = 25.0)
 
 def make_grey(root: Path) -> Path:
     """Three grey frames of four cameras."""
-    write_cameras(root, SIZE, [np.eye(3)] * 4, DIST, [np.eye(3)] * 4, [np.zeros(3)] * 4)
+    K = np.array([[SIZE, 0, SIZE / 2], [0, SIZE, SIZE / 2], [0, 0, 1.0]])
+    write_cameras(root, SIZE, [K] * 4, DIST, [np.eye(3)] * 4, [np.zeros(3)] * 4)
     for name in NAMES:
         write_grey(root / f"videos/{name}.avi")
     return root

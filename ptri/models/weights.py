@@ -213,7 +213,10 @@ def _checked(detector: Detector, where: str) -> Detector:
     worth = detector.frame_worth
     if not _positive([worth]) or worth > 1:
         raise UserError(f"{where}.frame_worth: expected a number above 0 and at most 1: {worth!r}")
-    return Detector(tuple(detector.bone_ratio), tuple(detector.overstated), worth)
+    rate = detector.exchanged
+    if not isinstance(rate, (int, float)) or not 0 <= rate <= 0.5:
+        raise UserError(f"{where}.exchanged: expected a rate from 0 to 0.5: {rate!r}")
+    return Detector(tuple(detector.bone_ratio), tuple(detector.overstated), worth, rate)
 
 
 def _positive(values: object) -> bool:

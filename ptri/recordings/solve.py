@@ -3,12 +3,14 @@
 Then whether its two halves tell the same cameras. A detector that meets pictures unlike those it
 learned from errs with the pose, in the same way for many frames on end: then the posterior is
 narrower than it is right, and its residuals do not show it. The halves hold other poses, so their
-cameras differ by what such errors do. The mean of halves that differ by d is off by about d / 2.
+cameras differ by what such errors do. Halves that differ by d leave d / 2 as the standard deviation
+of what they say together: the stated region becomes at least so wide in that direction.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import NamedTuple
 
@@ -19,15 +21,17 @@ from torch import Tensor
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.geometry.cameras import centres
-from ptri.geometry.rotations import rotation_angle
+from ptri.geometry.rotations import so3_exp, so3_log
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.sampling import posterior_mean, rotation_covariance
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import MIN_JOINTS, usable_frames
 from ptri.rig.scale import known_length
-from ptri.structures import to_device, tree_map, where
+from ptri.skeleton import H36M17
+from ptri.structures import RigPosterior, to_device, tree_map, where
+from ptri.verdict.figures import spread_deg
 from ptri.verdict.judge import MIN_KEYPOINTS
 from ptri.verdict.verdict import Code, Verdict
 
@@ -35,7 +39,9 @@ log = logging.getLogger(__name__)
 
 SEEN = 3  # points of a person that a view sees
 LEAST_FRAMES = 16  # of a recording; fewer are not halved
-TELLING = 2.0  # times the stated deviation: so large a half of the difference is pointed out
+# Halves that differ by more of their own standard deviations than this are not of one rig, as when
+# a camera was moved: no width makes their mean right.
+UNEXPLAINED = 5.0
 
 
 class Solution(NamedTuple):
@@ -45,6 +51,8 @@ class Solution(NamedTuple):
     left_out: list[str]  # names of cameras that saw too little
     estimate: RigEstimate  # joints are NaN in frames in which fewer than two views see the person
     seconds: dict[str, float]  # of the posterior and of the joints
+    solved: Solved  # what the estimate is made of, on the model's device,
+    given: RigInput  # and from these keypoints
     halves: str = ""  # what its two halves say, and ...
     halves_deg: Tensor | None = None  # ... (V,) by which rotations differ; None: not compared
 
@@ -85,14 +93,21 @@ def solve(model: PoseModel, recording: Recording, config: Config) -> Solution:
     start = time.perf_counter()
     solved, given = solve_recording_cameras(model, solvable, config)
     middle = time.perf_counter()
-    estimate = to_device(with_joints(model, solved, given), torch.device("cpu"))
+    estimate = _with_joints(model, solved, given, solvable)
     seconds = {"posterior": middle - start, "joints": time.perf_counter() - middle}
-    views = (np.isfinite(solvable.xy).all(-1).sum(-1) >= SEEN).sum(-1)  # (T,) that see the person
+    return Solution(solvable, left_out, estimate, seconds, solved, given)
+
+
+def _with_joints(
+    model: PoseModel, solved: Solved, given: RigInput, recording: Recording
+) -> RigEstimate:
+    """The estimate on the CPU; joints are NaN where fewer than two views see the person."""
+    estimate = to_device(with_joints(model, solved, given), torch.device("cpu"))
+    views = (np.isfinite(recording.xy).all(-1).sum(-1) >= SEEN).sum(-1)  # (T,) that see the person
     joints = (estimate.joints3d, estimate.joints3d_covariance, estimate.body)
     unknown = tree_map(lambda part: torch.full_like(part, torch.nan), joints)
     native, covariance, body = where(torch.tensor(views >= 2), joints, unknown)
-    estimate = estimate._replace(joints3d=native, joints3d_covariance=covariance, body=body)
-    return Solution(solvable, left_out, estimate, seconds)
+    return estimate._replace(joints3d=native, joints3d_covariance=covariance, body=body)
 
 
 def solve_recording_cameras(
@@ -165,12 +180,13 @@ def camera_spread(estimate: RigEstimate) -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Solution:
-    """Solves both halves of a solved recording; rejects a rig whose halves differ too much.
+    """Solves both halves of a solved recording, and widens what is stated by how they differ.
 
-    The limit is ``posterior.max_rotation_std_deg``, for half of the difference.
+    A rig is rejected if it is then less certain than ``posterior.max_rotation_std_deg``, or if the
+    halves' own regions do not explain how they differ.
 
     Returns:
-        The solution with its verdict and what its halves say.
+        The solution with its estimate, and what its halves say.
     """
     name, recording, estimate = "halves of the recording: ", solution.recording, solution.estimate
     T, views = len(recording.frames), list(range(len(recording.cameras)))
@@ -188,16 +204,57 @@ def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Solu
     except UserError as error:
         return not_compared(f" ({error})")
     first, second = (posterior_mean(half.posterior)[0][0].cpu() for half in solved)
-    difference = torch.rad2deg(rotation_angle(first.mT @ second))  # (V,)
+    # (V, 3); what cannot be compared is as far apart as can be.
+    apart = so3_log(first.mT @ second).nan_to_num(math.pi)
+    difference = torch.rad2deg(apart.norm(dim=-1))
     parts = [f"{camera} {angle:.1f}" for camera, angle in zip(recording.names, difference)]
     text = f"{name}rotations differ by {', '.join(parts[1:])} deg"
-    stated = camera_spread(estimate)[0]
-    if np.any(difference[1:].numpy() > TELLING * 2 * stated[1:]):
-        text += "; half of it says more of the cameras' errors than the +- above"
-    angle = difference.nan_to_num(180.0)  # what cannot be compared is as far as can be
-    worst, limit = int(angle.argmax()), 2 * config.posterior.max_rotation_std_deg
-    if float(angle[worst]) > limit and estimate.accepted:
-        value, figures = float(difference[worst]), estimate.verdict.figures
+    person = estimate.body.joints3d[:, H36M17.root].double().nanmean(0)
+    wider, factor = widened(estimate.posterior, apart, person)
+    if float(factor.max()) > 1.0:
+        text += f"; the stated deviations grew by up to {float(factor.max()):.1f} x for that"
+    own = sum(rotation_covariance(half.posterior)[0].cpu() for half in solved)  # (V, 3, 3)
+    worst = int(difference.argmax())
+    deviations = deviation_along(apart, own)[worst]
+    limit, figures = config.posterior.max_rotation_std_deg, estimate.verdict.figures
+    doubt = float(spread_deg(wider)[0].max())
+    explained = bool(deviations < UNEXPLAINED) and doubt < limit
+    verdict = estimate.verdict
+    if not explained and estimate.accepted:
+        value = float(difference[worst])
         verdict = Verdict(Code.HALVES, worst, value=value, limit=limit, figures=figures)
-        estimate = estimate._replace(verdict=verdict)
+    if bool((factor > 1).any()):
+        device = solution.given.K.device
+        whole = solution.solved._replace(posterior=to_device(wider, device))
+        estimate = _with_joints(model, whole, solution.given, recording)
+    estimate = estimate._replace(verdict=verdict)
     return solution._replace(estimate=estimate, halves=text, halves_deg=difference)
+
+
+def deviation_along(apart: Tensor, covariance: Tensor) -> Tensor:
+    """Lengths (V,) of vectors (V, 3) in standard deviations of covariances (V, 3, 3) along them."""
+    length = apart.norm(dim=-1)
+    # 1e-12 guards view 0, which has no error.
+    along = apart / length.clamp_min(1e-12)[:, None]
+    variance = torch.einsum("vi,vij,vj->v", along, covariance, along)
+    return length / variance.sqrt().clamp_min(1e-12)
+
+
+def widened(posterior: RigPosterior, apart: Tensor, person: Tensor) -> tuple[RigPosterior, Tensor]:
+    """The posterior (B = 1), at least half as wide as each view's rotation differs.
+
+    Args:
+        apart: (V, 3) rad, from one half's rotation to the other's. person: (3,) mm, its place.
+
+    Returns:
+        Samples further from the mean along that direction, cameras turned about the person; and
+        the factors (V,) of the standard deviation along it.
+    """
+    R, _ = posterior_mean(posterior)
+    factor = (deviation_along(apart, rotation_covariance(posterior)[0]) / 2).clamp_min(1.0)
+    factor = torch.where(apart.norm(dim=-1) > 1e-9, factor, 1.0)
+    along = torch.nn.functional.normalize(apart, dim=-1)
+    offset = so3_log(R.mT @ posterior.R)  # (M, 1, V, 3)
+    part = (offset * along).sum(-1, keepdim=True) * along
+    new = R @ so3_exp(offset + (factor - 1)[:, None] * part)
+    return posterior._replace(R=new, t=posterior.t + (posterior.R - new) @ person), factor

@@ -221,7 +221,8 @@ def solve_cameras(
         chosen = take(inside, frames)
         keypoints = Keypoints(*(value[None] for value in for_model(chosen)))
         times = torch.tensor(frames) if times is None else times[frames]
-        times, start = times.to(given.K.device), None if partial else start
+        times = times.to(given.K.device)
+        start = None if partial or start is None else (start[0], start[1][:, frames])
         # 3 to 7
         solution = solve(model, keypoints, chosen.K[None], options, seed, start=start, times=times)
         posterior = tree_map(Tensor.double, solution.posterior)
@@ -299,7 +300,7 @@ def solve(
     if thorough:
         # 3 lift each view, and 4 read left and right
         lifted, sides = lift_and_read(model, keypoints, K, options)
-        keypoints = apply_sides(keypoints, sides)
+        keypoints = keypoints if sides is None else apply_sides(keypoints, sides)
     elif lifted is None:
         with torch.no_grad():
             lifted = model.lift(keypoints, K)

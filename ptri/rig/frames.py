@@ -133,12 +133,22 @@ def choose_frames(given: RigInput, count: int) -> list[int]:
 
     Returns:
         Indices of frames in which two views see at least ``MIN_JOINTS`` joints each; all of them
-        where there are no more than ``count``.
+        where there are no more than ``count``. A frame that repeats another one says nothing.
     """
     good = torch.nonzero(usable_frames(given.keypoints))[:, 0]
+    good = good[_first_of_each(given.keypoints.xy[good])]
     if len(good) > count:
         good = good[greedy(information(take(given, good)), good, count)]
     return sorted(good.tolist())
+
+
+def _first_of_each(xy: Tensor) -> Tensor:
+    """Indices of keypoints (T, V, J, 2) without those that are equal to earlier ones."""
+    rows = xy.flatten(1).nan_to_num(torch.inf)
+    kinds, kind = torch.unique(rows, dim=0, return_inverse=True)
+    places = torch.arange(len(rows), device=xy.device)
+    first = places.new_full((len(kinds),), len(rows))
+    return first.scatter_reduce(0, kind, places, "amin").sort().values
 
 
 def greedy(each: Tensor, when: Tensor, count: int) -> Tensor:

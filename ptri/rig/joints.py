@@ -157,9 +157,11 @@ def read_again(
     if sides is not None:
         keypoints = apply_sides(keypoints, sides)
         features = None if features is None else in_order(features, sides.order)
+    if not detector.exchanged:
+        return keypoints, features
     with torch.no_grad():
         R, t = (value.double() for value in posterior_mean(posterior))
-        under = read_under(observe(keypoints, K, detector), R, t)
+        under = read_under(observe(keypoints, K, detector), R, t, detector.exchanged)
     features = None if features is None else in_order(features, under.order)
     return apply_sides(keypoints, under), features
 

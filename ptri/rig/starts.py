@@ -23,17 +23,21 @@ PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is tr
 @torch.no_grad()
 def lift_and_read(
     model: PoseModel, keypoints: Keypoints, K: Tensor, options: PosteriorConfig
-) -> tuple[Lifted, Sides]:
-    """Lifts every view, reads left and right anew, and lifts the views that are read otherwise.
+) -> tuple[Lifted, Sides | None]:
+    """Lifts every view; of a detector that is known to exchange left and right (`Detector`) reads
+    them anew, and lifts the views that are read otherwise.
 
     Args:
         keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
 
     Returns:
-        The skeletons (B, T, V, 17, ...) of the views as they are read, and how that is.
+        The skeletons (B, T, V, 17, ...) of the views as they are read, and how that is; None: as
+        labelled.
     """
-    T = keypoints.xy.shape[1]
+    T, rate = keypoints.xy.shape[1], model.detector.exchanged
     named = take(keypoints, (*[slice(None)] * 3, slice(NUM_JOINTS)))
+    if not rate:
+        return model.lift(named, K), None
     some = frames_to_read(T, K.device)
     exchanged = take(named, (slice(None), some))
     exchanged = take(exchanged, (*[slice(None)] * 3, constant(H36M17.flip, K.device)))
@@ -43,7 +47,7 @@ def lift_and_read(
     observations = observe(named, K, model.detector)
     trust = observations.inlier / lifted.sigma.double().square()
     body = body_prior(options, model.detector, NUM_JOINTS, T, observations.xy)
-    sides = read_rigs(observations, lifted.joints3d.double(), exchanged_joints, trust, body)
+    sides = read_rigs(observations, lifted.joints3d.double(), exchanged_joints, trust, body, rate)
     # The CPU waits for the GPU here: few views are read otherwise, and all again would cost more.
     changed = sides.changed().nonzero(as_tuple=True)  # of (B, T, V)
     if len(changed[0]):

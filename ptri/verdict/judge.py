@@ -30,8 +30,8 @@ from ptri.verdict.verdict import Code, Verdict
 
 MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
 # A view is blamed where another way to take it saves so many nats against taking it as it is: what
-# it takes to believe in a mistake that one view in some thousands has.
-BLAME_NATS = 7.0
+# it takes to believe in a mistake that one view in some hundreds has.
+BLAME_NATS = 5.0
 # A point's share in that. Points of one image err together, and those of frames that follow each
 # other: of good views of generated and rendered people one in 300 is blamed by so counted nats
 # (docs/mistakes.md).

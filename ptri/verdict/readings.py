@@ -39,13 +39,8 @@ from ptri.structures import (
 NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
 NUM_FRAMES = 8  # that cameras are looked for in
 ROUNDS = 2  # adjusting and reading, from every start
+UNCHECKED = 0.01  # most that readings are held for usual where no other frames check them
 STEPS = 3  # Levenberg-Marquardt in each
-# Prior probability of a reading of a view's arms, or of its legs. The shipped network's are more
-# (0.06 and 0.17, configs/errors_s0.yaml), a better one's less; from 0.02 and 0.005 to 0.06 and
-# 0.04 cameras are equally good (docs/decisions.md).
-SWAPPED = 0.02
-COPIED = 0.02  # each of four ways: of left or right, the end alone or with its middle
-
 _GROUPS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "foot"))  # base, middle, end
 _EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
 
@@ -104,26 +99,45 @@ def _readings() -> tuple[tuple, tuple]:
 
 
 _LIMBS, _COPIES = _readings()
-_PRIOR = (1 - SWAPPED - 4 * COPIED, SWAPPED, *[COPIED] * 4)
 
 
 @torch.no_grad()
-def read_under(observations: Observations, R: Tensor, t: Tensor) -> Sides:
+def read_under(observations: Observations, R: Tensor, t: Tensor, rate: float) -> Sides:
     """The most probable readings under given cameras R (B, V, 3, 3), t (B, V, 3) mm.
 
     Joints are triangulated robustly: three views hold where a fourth one's keypoint belongs.
 
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
+        rate: of what is exchanged, see `ptri.structures.Detector`; above 0.
     """
-    named = _named(observations)
+    sure, chi2 = _under(_named(observations), R, t)
+    scale2 = median_scale2(chi2[0], sure.inlier).clamp_min(1.0)
+    return _sides(_momentary(_gains(chi2, sure, scale2, rate).argmax(-1)))
+
+
+def _under(named: Observations, R: Tensor, t: Tensor) -> tuple[Observations, Tensor]:
+    """Observations (B, T, V, 17, ...) of the joints that two views hold, and `_chi2` under cameras
+    R (B, V, 3, 3), t (B, V, 3) mm."""
     joints = robust_joints(named, R, t, iterations=4)[0].joints[0]
     known = torch.isfinite(joints).all(-1)
     known = known & known[..., constant(H36M17.flip, known.device)]
     sure = named._replace(inlier=named.inlier * known.unsqueeze(2))
-    chi2 = _chi2(joints.nan_to_num(0.0), sure, R, t)
-    scale2 = median_scale2(chi2[0], sure.inlier).clamp_min(1.0)
-    return _sides(_momentary(_gains(chi2, sure, scale2).argmax(-1)))
+    return sure, _chi2(joints.nan_to_num(0.0), sure, R, t)
+
+
+def _explained(named: Observations, R: Tensor, t: Tensor, rate: float) -> Tensor:
+    """Log probability (B, K) of keypoints under each of K cameras R (B, K, V, 3, 3), however left
+    and right are read."""
+    parts = [_under(named, *cameras) for cameras in zip(R.unbind(1), t.unbind(1))]
+    scales = [median_scale2(chi2[0], sure.inlier).clamp_min(1.0) for sure, chi2 in parts]
+    scale2 = torch.stack(scales).amin(0)  # (B,)
+    value = []
+    for sure, chi2 in parts:
+        plain = log_mixture(chi2[0] / scale2[:, None, None, None], sure.inlier).sum((1, 2, 3))
+        read = torch.logsumexp(_gains(chi2, sure, scale2, rate), -1).sum((1, 2, 3))
+        value.append(plain + read)
+    return torch.stack(value, 1)
 
 
 def frames_to_read(num_frames: int, device: torch.device) -> Tensor:
@@ -133,13 +147,19 @@ def frames_to_read(num_frames: int, device: torch.device) -> Tensor:
 
 @torch.no_grad()
 def read_rigs(
-    observations: Observations, lifted: Tensor, exchanged: Tensor, trust: Tensor, body: BodyPrior
+    observations: Observations,
+    lifted: Tensor,
+    exchanged: Tensor,
+    trust: Tensor,
+    body: BodyPrior,
+    rate: float,
 ) -> Sides:
     """The readings of rigs whose cameras are not known yet.
 
     Rigs start from every view's skeleton with all views as they are, and with each of the views
     exchanged; they are adjusted and read in turn, and the most probable rig's readings are taken.
-    Of many frames a few serve for that, and all are read under the cameras found.
+    Of many frames a few serve for that, and all are read under the cameras found, unless cameras
+    that were found without any reading explain the other frames better.
 
     Args:
         observations: (B, T, V, J, ...); joints beyond the first 17 take no part.
@@ -148,13 +168,17 @@ def read_rigs(
             frames of `frames_to_read`.
         trust: (B, T, V, 17) in the lifted joints, 1/mm^2; 0 = not seen.
         body: prior of the 17 joints' bones.
+        rate: as in `read_under`.
     """
     all_frames = _named(observations)
     chosen = frames_to_read(lifted.shape[1], lifted.device)
     named, lifted, trust = take((all_frames, lifted, trust), (slice(None), chosen))
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
-    swapped = torch.cat([torch.zeros_like(eye), eye])  # (C, V)
+    checked = all_frames.xy.shape[1] > T
+    rate = rate if checked else min(rate, UNCHECKED)
+    parts = [torch.zeros_like(eye), eye] + [torch.zeros_like(eye)] * checked
+    swapped = torch.cat(parts)  # (C, V); the last V are never read
     C = len(swapped)
     flip = constant(H36M17.flip, lifted.device)
     weight = trust + 1e-6  # a view without any joint still aligns to something
@@ -167,6 +191,7 @@ def read_rigs(
     bundle = Bundle(R, t, joints, body.mean.to(R).expand(B * C, -1))
     stated = tree_map(lambda value: value.repeat_interleave(C, 0), named)
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
+    labelled = (torch.arange(C, device=eye.device) >= 2 * V).repeat(B)[:, None, None, None]
     for _ in range(ROUNDS):
         read = _read(stated, _sides(reading))
         bundle, errors = adjust(read, bundle, body, STEPS, num_wide=STEPS)
@@ -175,14 +200,26 @@ def read_rigs(
         scale2 = median_scale2(chi2, read.inlier).clamp_min(1.0)
         scale2 = scale2.unflatten(0, (B, C)).amin(1).repeat_interleave(C)
         chi2 = _chi2(bundle.joints, stated, bundle.R, bundle.t)
-        gain, reading = _gains(chi2, stated, scale2).max(-1)
+        gains = _gains(chi2, stated, scale2, rate)
+        gain, reading = gains.max(-1)
+        gain = torch.where(labelled, gains[..., 0], gain)
+        reading = torch.where(labelled, 0, reading)
     errors = errors._replace(scale2=scale2)
     cost = robust_cost(bundle, stated, errors, body) - gain.sum((1, 2, 3))
-    best = cost.unflatten(0, (B, C)).nan_to_num(torch.inf).argmin(1)
-    best = best + C * torch.arange(B, device=best.device)  # of the B C
-    if all_frames.xy.shape[1] == T:
+    cost = cost.unflatten(0, (B, C)).nan_to_num(torch.inf)
+    first = C * torch.arange(B, device=cost.device)
+    best = first + cost[:, : 2 * V].argmin(1)  # of the B C
+    if not checked:
         return _sides(_momentary(reading[best]))
-    return read_under(all_frames, bundle.R[best], bundle.t[best])
+    sides = read_under(all_frames, bundle.R[best], bundle.t[best], rate)
+    both = torch.stack([best, first + 2 * V + cost[:, 2 * V :].argmin(1)], 1)  # (B, 2)
+    rest = evenly_spread(all_frames.xy.shape[1], 2 * NUM_FRAMES, R.device)
+    rest = rest[~torch.isin(rest, chosen)]
+    other = take(all_frames, (slice(None), rest))
+    explained = _explained(other, bundle.R[both], bundle.t[both], rate)
+    wins = (explained[:, 0] >= explained[:, 1])[:, None, None, None]
+    keep = torch.arange(NUM_JOINTS, device=R.device)
+    return Sides(torch.where(wins, sides.order, keep), sides.keep | ~wins)
 
 
 def _momentary(reading: Tensor) -> Tensor:
@@ -237,13 +274,14 @@ def _chi2(joints: Tensor, observations: Observations, R: Tensor, t: Tensor) -> T
     return reproject(both, observations, R.expand(2, *R.shape), t.expand(2, *t.shape)).chi2
 
 
-def _gains(chi2: Tensor, observations: Observations, scale2: Tensor) -> Tensor:
+def _gains(chi2: Tensor, observations: Observations, scale2: Tensor, rate: float) -> Tensor:
     """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
     log_density = log_mixture(chi2 / scale2[:, None, None, None], observations.inlier)
     labelled, exchanged = log_density
     limbs, copies = (constant(v, chi2.device, torch.bool) for v in (_LIMBS, _COPIES))
     gain = torch.einsum("gaj,ntvj->ntvga", (limbs | copies).to(labelled), exchanged - labelled)
-    return gain + constant(_PRIOR, chi2.device, torch.float32).log().to(gain)
+    prior = (1 - rate, *[rate / 5] * 5)  # as labelled; exchanged, and four copies
+    return gain + constant(prior, chi2.device, torch.float32).log().to(gain)
 
 
 def _sides(reading: Tensor) -> Sides:

@@ -34,12 +34,15 @@ def settings_of(fit: Fit, clips: Clips) -> dict[str, object]:
 def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
     """What the posterior needs to know of the detector: bones as measured, the rest as fitted."""
     options = fit.options
+    exchanged = options.body_swap_rate + options.limb_swap_rate + options.limb_copy_rate
     ratio = bone_ratio(clips.keypoints, clips.moving_cameras(), clips.joints)
     ratio = ratio.nan_to_num(1.0)  # bones that the detector does not draw
     return Detector(
         tuple(round(value, 3) for value in ratio.tolist()),
         tuple(round(options.overstate * value, 3) for value in options.joint_stated),
         frame_worth,
+        # Half of these move a joint by less than its noise: the limbs of people in profile.
+        round(0.5 * exchanged, 3),
     )
 
 
