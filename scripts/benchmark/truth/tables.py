@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -49,6 +50,18 @@ ERRORS = {
     "cauchy_angle_95": ("95th", (".1f", "")),
     "over_calibrated": ("MPJPE over true cameras", NUMBER),
 }
+SUMMARY = {  # heading, form, factor
+    "level50": ("R in 50 %", ".0f", 100),
+    "level90": ("R in 90 %", ".0f", 100),
+    "joints90": ("joints in 90 %", ".0f", 100),
+    "body90": ("fused in 90 %", ".0f", 100),
+    "failed_of_accepted": ("> 10 deg of accepted", ".0f", 100),
+    "rejected_of_good": ("good rejected", ".0f", 100),
+    "blamed": ("blamed", ".0f", 100),
+    "worse": ("worse than plain", ".0f", 100),
+    "angle_median": ("median deg", ".2f", 1),
+    "angle_95": ("95th", ".1f", 1),
+}
 NOTES = f"""\
 #: held out, nothing was chosen on it. Intervals: 95 %, bootstrap over clips. R: rotation of a view
 relative to view 0. sd too small by: factor at which half of the true rotations lie within the
@@ -91,7 +104,7 @@ def make_rows(results: Sequence[Result]) -> list[Row]:
 
 def text_of(rows: Sequence[Row], figures: Sequence[Mapping[str, Figure]]) -> str:
     """All tables but that of the targets."""
-    blocks = []
+    blocks = [_summary(rows, figures)]
     plain = [number for number, row in enumerate(rows) if not row.kind]
     for T in dict.fromkeys(rows[number].num_frames for number in plain):
         chosen = [number for number in plain if rows[number].num_frames == T]
@@ -106,6 +119,24 @@ def text_of(rows: Sequence[Row], figures: Sequence[Mapping[str, Figure]]) -> str
         blocks.append(_table(head, rows, figures, thinned, VERDICTS, _full_name))
     blocks.append(_codes([rows[number] for number in judged]))
     return "\n\n".join([*blocks, NOTES])
+
+
+def _summary(rows: Sequence[Row], figures: Sequence[Mapping[str, Figure]]) -> str:
+    """A line for each detector, and its figures at each number of frames in one cell."""
+    groups: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        if not row.kind and (row.family == POOLED or stands_alone(row.family)):
+            groups.setdefault(_name(row), []).append(number)
+    lines = []
+    for name, numbers in groups.items():
+        cells = []
+        for key, (_, form, factor) in SUMMARY.items():
+            parts = [factor * figures[n][key].value for n in numbers]
+            cells.append(" / ".join("-" if math.isnan(p) else f"{p:{form}}" for p in parts))
+        lines.append([name, *cells])
+    frames = " / ".join(map(str, dict.fromkeys(row.num_frames for row in rows if not row.kind)))
+    head = f"summary: T = {frames}; %, deg"
+    return f"{head}\n{grid(['', *(heading for heading, _, _ in SUMMARY.values())], lines)}"
 
 
 def _name(row: Row) -> str:
