@@ -195,7 +195,7 @@ def test_what_is_held_out_stands_apart_and_is_marked():
 def test_a_solved_case_beside_its_truth():
     model, options = make_model()
     case = cases.generated_cases("student3", "corner", 2, 1)[0]
-    scores = score(model, case, options, 0, True)
+    scores = score(model, case, options, 0)
     shapes = {"angle": 6, "cauchy_angle": 6, "level": 3, "joints": 2 * 17, "body": 2 * 17}
     assert {name: scores[name].shape for name in shapes} == {n: (s,) for n, s in shapes.items()}
     assert np.isnan(scores["body"].reshape(2, 17)[:, H36M17.root]).all()
@@ -205,9 +205,9 @@ def test_a_solved_case_beside_its_truth():
     turned = case.cameras.R.clone()
     turned[1:] = turn @ turned[1:]
     wrong = case._replace(cameras=case.cameras._replace(R=turned))
-    other = score(model, wrong, options, 0, True)
+    other = score(model, wrong, options, 0)
     assert (other["level"] > 0.999).all() and (other["away"] > 30).all()
-    assert set(score(model, case, options, 0, False)) == {"angle", "code", "view"}
+    assert set(score(model, case, options, 0, verdict_only=True)) == {"angle", "code", "view"}
 
 
 def test_the_command_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):

@@ -45,7 +45,7 @@ def solve_cell(
 ) -> Result:
     """Solves N cases, one by one, with a progress bar."""
     bar = tqdm(cases, cell.name, unit="rig", disable=None, leave=False)
-    solved = [score(model, case, options, seed, not cell.kind) for case in bar]
+    solved = [score(model, case, options, seed, bool(cell.kind)) for case in bar]
     scores = {name: np.stack([part[name] for part in solved]) for name in solved[0]}
     place = zlib.crc32((cell.source or cell.name).encode()) << 16
     return Result(cell, np.array([place + case.clip for case in cases]), scores)

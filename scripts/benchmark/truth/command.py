@@ -198,8 +198,8 @@ def run_cell(cell: Cell, options: Options, roots: list[Root], folder: Path, keep
     model, settings = _model(options)
     path = folder / f"{cell.name}.npz"
     files = [options.weights, *filter(None, [options.config])]
-    content = [part for case in cases for part in case[1:5] if part is not None]
-    digest = [float(part.nan_to_num().sum()) for part in content]
+    given = (part for case in cases for part in (case.xy, case.K, case.confidence, case.covariance))
+    digest = [float(part.nan_to_num().sum()) for part in given if part is not None]
     numbers = options.seed, options.overrides
     key = make_key((cell, numbers, digest), files)
     result = read_result(cell, path, None if keep else key)

@@ -15,7 +15,7 @@ from ptri.config import PosteriorConfig
 from ptri.evaluation import metrics
 from ptri.geometry.rotations import so3_log
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import posterior_from_cameras
+from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
 from ptri.rig.check import known_joints
 from ptri.rig.estimate import solve_cameras, with_joints
 from ptri.rig.joints import body_under
@@ -28,36 +28,38 @@ Scores = dict[str, np.ndarray]
 
 
 @torch.no_grad()
-def score(model: PoseModel, case: Case, options: PosteriorConfig, seed: int, all_: bool) -> Scores:
+def score(
+    model: PoseModel, case: Case, options: PosteriorConfig, seed: int, verdict_only: bool = False
+) -> Scores:
     """Solves a case as `ptri.estimate_rig` does, with what is known of its detector.
 
     Args:
-        all_: False: only what is needed to count blame.
+        verdict_only: leave out regions, joints and the plain solves.
 
     Returns:
         ``angle`` (P,) deg, error of every pair of views; ``code`` of the verdict and ``view`` that
-        it names, or -1, (). If ``all_`` also ``level`` (V - 1,) of the smallest region of the
-        posterior that holds a view's true rotation relative to view 0; ``square`` (V - 1,) its
-        squared Mahalanobis distance by the posterior's covariance; ``width`` (V - 1,) deg, the
-        stated standard deviation of its angle; ``away`` (V - 1,) deg, its error; ``joints``
-        (T J,) and ``body`` (T 17,) levels of the regions of joints that hold their truths (as
+        it names, or -1, (). Unless ``verdict_only`` also ``level`` (V - 1,) of the smallest region
+        of the posterior that holds a view's true rotation relative to view 0; ``square`` (V - 1,)
+        its squared Mahalanobis distance by the posterior's covariance; ``width`` (V - 1,) deg, the
+        stated standard deviation of its angle; ``away`` (V - 1,) deg, its error; ``joints`` (T J,)
+        and ``body`` (T 17,) levels of the regions of joints that hold their truths (as
         triangulated; fused and about the root), NaN = no truth; ``mpjpe`` and ``calibrated`` (),
-        mm, of fused joints; ``plain_angle``, ``cauchy_angle`` (P,) and ``plain_away`` (V - 1,)
-        deg, of the two plain solves.
+        mm, of fused joints; ``plain_angle``, ``cauchy_angle`` (P,) and ``plain_away`` (V - 1,) deg,
+        of the two plain solves.
     """
     model.detector = case.known
     given = case.given()
     solved = solve_cameras(model, given, options, seed, MAX_FRAMES)
-    estimate = with_joints(model, solved, given)
-    truth = case.cameras.R.double()
-    verdict = estimate.verdict
+    verdict, truth = solved.verdict, case.cameras.R.double()
+    R = posterior_mean(solved.posterior)[0][0]
+    code = {"code": np.array(verdict.code.name)}
     values = {
-        "angle": metrics.rotation_error_deg(estimate.R, truth),
+        "angle": metrics.rotation_error_deg(R, truth),
         "view": torch.tensor(-1 if verdict.view is None else verdict.view),
     }
-    code = {"code": np.array(verdict.code.name)}
-    if not all_:
+    if verdict_only:
         return code | _arrays(values)
+    estimate = with_joints(model, solved, given)
     error = so3_log(estimate.R.mT @ truth)[1:]  # (V - 1, 3)
     covariance = estimate.rotation_cov[1:]
     plain_R, plain_t = optimum(model, given, options, seed)
