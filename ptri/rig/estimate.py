@@ -321,5 +321,5 @@ def solve(
         return Solution(rig, [], sides)
 
     # 7 verdict
-    verdicts = judge(rig, options.max_rotation_std_deg, times)
+    verdicts = judge(rig, options.max_rotation_std_deg, times, poses)
     return Solution(without_misfits(rig, verdicts, options, seed, worth), verdicts, sides)

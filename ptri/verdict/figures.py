@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution, posterior_mean
 from ptri.structures import Observations, RigPosterior, constant
 from ptri.verdict.leave_one_out import Examination, examine
@@ -43,12 +44,13 @@ class Figures(NamedTuple):
 
 @torch.no_grad()
 def measure(
-    solution: RigSolution, times: Tensor | None = None
+    solution: RigSolution, times: Tensor | None = None, poses: Poses | None = None
 ) -> tuple[list[Figures], Examination]:
     """The figures of B rigs, and the examination of their views.
 
     Args:
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
+        poses: the skeletons of the single views, (B, T, V, ...).
     """
     posterior, finite = _finite(solution.posterior)
     evidence = solution.evidence
@@ -58,7 +60,8 @@ def measure(
     doubt, several = spread_deg(posterior)
     R, t = posterior_mean(posterior)
     joints = evidence.joints.nan_to_num()
-    examination = examine(observations, R, t, joints, evidence.weight, times)
+    given = observations, R, t, joints, evidence.weight, times
+    examination = examine(*given, poses, evidence.scale2)
     if seen.shape[1] > 3:  # two other views say too little
         turned = JACKKNIFE * torch.rad2deg(examination.turned)
         either = torch.maximum(turned[:, :, None], turned[:, None])

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution
 from ptri.structures import MANY_FRAMES
 from ptri.verdict.figures import Figures, measure
@@ -36,6 +37,7 @@ BLAME_NATS = 5.0
 # other: of good views of generated and rendered people one in 300 is blamed by so counted nats
 # (docs/mistakes.md).
 MOMENT_WORTH, CLIP_WORTH = 1 / 4, 1 / 7
+PAIR_WORTH = 1 / 20  # of two views, which are held against lifted skeletons: these err for long
 EXPLAINED = 0.4  # of what a view fits worse than the usual one: less is another fault
 MISFIT_NATS = 3.2  # a point, so much worse than the usual view
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
@@ -44,7 +46,10 @@ USUAL_USED = 0.6  # the same of the views beside one that is odd
 
 
 def judge(
-    solution: RigSolution, max_rotation_std_deg: float, times: Tensor | None = None
+    solution: RigSolution,
+    max_rotation_std_deg: float,
+    times: Tensor | None = None,
+    poses: Poses | None = None,
 ) -> list[Verdict]:
     """Whether each of B rigs can be trusted, and if not, why.
 
@@ -52,8 +57,9 @@ def judge(
         max_rotation_std_deg: a pair of cameras that may be turned against each other by more
             (root mean square of the angle) is too uncertain.
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
+        poses: the skeletons of the single views, by which two views are examined.
     """
-    figures, examination = measure(solution, times)
+    figures, examination = measure(solution, times, poses)
     suspects = blame(examination, solution.evidence.observations.xy.shape[1])
     return [decide(*rig, max_rotation_std_deg) for rig in zip(figures, suspects)]
 
@@ -115,6 +121,7 @@ def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
     """
     own, gain = examination.own, examination.gain
     worth = CLIP_WORTH if num_frames >= MANY_FRAMES else MOMENT_WORTH
+    worth = PAIR_WORTH if own.shape[1] == 2 else worth
     usual = torch.where(torch.isfinite(own), own, torch.nan).nanmedian(1, keepdim=True).values
     excess = torch.where(torch.isfinite(own), own - usual, 0.0).nan_to_num(0.0)  # (B, V)
     nats = worth * gain * examination.points

@@ -23,6 +23,7 @@ from ptri.geometry.triangulation import (
     reproject,
     weighted_triangulation,
 )
+from ptri.posterior.optima import Poses
 from ptri.structures import (
     MANY_FRAMES,
     Observations,
@@ -89,14 +90,21 @@ def examine(
     joints: Tensor,
     weight: Tensor,
     frames: Tensor | None = None,
+    poses: Poses | None = None,
+    scale2: Tensor | None = None,
 ) -> Examination:
-    """Examines the views of B rigs; of two views nothing can be said.
+    """Examines the views of B rigs.
+
+    One view alone fixes no joint. So each of two is held against the skeleton that the lifter sees
+    in the other one, put where both say that the person is: enough to tell exchanged sides.
 
     Args:
         observations: (B, T, V, J, ...). R, t: (B, V, 3, 3), (B, V, 3) mm, the estimated cameras.
         joints: (B, T, J, 3) mm. weight: (B, T, V, J) responsibility of the inlier under them.
         frames: (T,) times of the frames, in units of the frames that lags are wanted in; default
             0 to T - 1.
+        poses: skeletons of the single views; None: of two views nothing is said.
+        scale2: (B,) squared factor on the stated noise, where poses are given.
     """
     B, T, V = observations.xy.shape[:3]
     readings = LASTING if T >= MANY_FRAMES else MOMENTARY
@@ -105,7 +113,7 @@ def examine(
     unknown = Examination(
         readings, own_cost, nothing, blank - torch.inf, blank, nothing, nothing + 1
     )
-    if V < 3:
+    if V < 3 and (poses is None or T < MANY_FRAMES):
         return unknown
     observations = Observations(
         observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
@@ -113,9 +121,12 @@ def examine(
     )  # fmt: skip
     chosen = evenly_spread(T, NUM_FRAMES, R.device)
     few = take(observations, (slice(None), chosen))
-    known = _leave_one_out(
-        few, R, t, joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
-    )
+    joints, weight = joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
+    if V < 3:
+        some = Poses(*(value[:, chosen] for value in poses))
+        known = _as_the_other_sees(few, R, t, joints, some, scale2)
+    else:
+        known = _leave_one_out(few, R, t, joints, weight)
     # Normalised coordinates and millimetres keep their digits in float32.
     known = tree_map(Tensor.float, known)
     R, t = R.float(), t.float()
@@ -174,6 +185,26 @@ def _leave_one_out(
     xy, information, inlier = (value.transpose(1, 2) for value in observations[:3])
     information = information / noise.transpose(0, 1).unsqueeze(-1)
     return _Known(points, variance, xy, information, inlier * (variance < MAX_SIGMA**2))
+
+
+def _as_the_other_sees(
+    observations: Observations,
+    R: Tensor,
+    t: Tensor,
+    joints: Tensor,
+    poses: Poses,
+    scale2: Tensor,
+) -> _Known:
+    """Of two views the joints that the other one's lifted skeleton has, about the same middle."""
+    xy, information, inlier = (value.transpose(1, 2) for value in observations[:3])
+    lifted = poses.joints.transpose(1, 2) - t[:, :, None, None]  # (B, V, T, J, 3)
+    lifted = torch.einsum("bvca,bvtjc->bvtja", R, lifted).flip(1)  # in view 0's frame
+    variance = poses.sigma.transpose(1, 2).square().flip(1)
+    seen = (inlier > 0).flip(1) & (variance < MAX_SIGMA**2)
+    share = seen.to(xy) / seen.sum(-1, keepdim=True).clamp_min(1)
+    middle = torch.einsum("bvtj,bvtjc->bvtc", share, joints[:, None] - lifted)
+    information = information / scale2.clamp_min(1.0)[:, None, None, None, None, None]
+    return _Known(lifted + middle.unsqueeze(-2), variance, xy, information, inlier * seen)
 
 
 def _noise(chi2: Tensor, seen: Tensor) -> Tensor:

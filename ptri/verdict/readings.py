@@ -39,7 +39,8 @@ from ptri.structures import (
 NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a right
 NUM_FRAMES = 8  # that cameras are looked for in
 ROUNDS = 2  # adjusting and reading, from every start
-UNCHECKED = 0.01  # most that readings are held for usual where no other frames check them
+LEAST_CHECKS = 4  # other frames, by which cameras found by reading are checked
+FEW_FRAMES_RATE = 0.01  # at most, where few frames say where the cameras are
 STEPS = 3  # Levenberg-Marquardt in each
 _GROUPS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "foot"))  # base, middle, end
 _EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
@@ -175,8 +176,8 @@ def read_rigs(
     named, lifted, trust = take((all_frames, lifted, trust), (slice(None), chosen))
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
-    checked = all_frames.xy.shape[1] > T
-    rate = rate if checked else min(rate, UNCHECKED)
+    checked = all_frames.xy.shape[1] >= T + LEAST_CHECKS
+    rate = rate if T >= MANY_FRAMES else min(rate, FEW_FRAMES_RATE)
     parts = [torch.zeros_like(eye), eye] + [torch.zeros_like(eye)] * checked
     swapped = torch.cat(parts)  # (C, V); the last V are never read
     C = len(swapped)
@@ -209,9 +210,11 @@ def read_rigs(
     cost = cost.unflatten(0, (B, C)).nan_to_num(torch.inf)
     first = C * torch.arange(B, device=cost.device)
     best = first + cost[:, : 2 * V].argmin(1)  # of the B C
-    if not checked:
+    if all_frames.xy.shape[1] == T:
         return _sides(_momentary(reading[best]))
     sides = read_under(all_frames, bundle.R[best], bundle.t[best], rate)
+    if not checked:
+        return sides
     both = torch.stack([best, first + 2 * V + cost[:, 2 * V :].argmin(1)], 1)  # (B, 2)
     rest = evenly_spread(all_frames.xy.shape[1], 2 * NUM_FRAMES, R.device)
     rest = rest[~torch.isin(rest, chosen)]
