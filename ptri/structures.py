@@ -32,10 +32,8 @@ class Detector(NamedTuple):
     # where there are four frames or more
     frame_worth: float = 1.0  # power of each frame's likelihood where there are four or more: below
     # 1 where the errors of an image's joints go together
-    exchanged: float = (
-        0.0  # how often the arms of a view, or its legs, are exchanged or put on each
-    )
-    # other; 0: left and right are taken as labelled
+    # How often a view's arms, or its legs, are exchanged or put on each other; 0: never.
+    exchanged: float = 0.01
 
 
 UNKNOWN_DETECTOR = Detector()

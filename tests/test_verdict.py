@@ -218,6 +218,11 @@ def test_blame_needs_evidence():
     assert blame(odd, 12) == [misfit(1)]
     nowhere = examination(own=torch.full((1, 4), 4.5))  # nor do the others
     assert blame(nowhere, 12) == [None]
+    # Where another view fits badly too, neither is blamed alone.
+    two = with_gain(examination(), 1, 0, 0.6)
+    assert blame(two, 12) != [None]
+    two.own[0, 3] = 3.5
+    assert blame(two, 12) == [None]
     # Of a moment a point counts for a fourth, and there are few.
     moment = examination(MOMENTARY, num_points=15)
     for gain, blamed in ((1.2, False), (1.5, True)):

@@ -40,6 +40,7 @@ MOMENT_WORTH, CLIP_WORTH = 1 / 4, 1 / 7
 PAIR_WORTH = 1 / 20  # of two views, which are held against lifted skeletons: these err for long
 EXPLAINED = 0.4  # of what a view fits worse than the usual one: less is another fault
 MISFIT_NATS = 3.2  # a point, so much worse than the usual view
+FITS_NATS = 3.0  # a point, at most, of the others: where two views fit badly, none is blamed alone
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
 MIN_USED = 0.4  # share of a view's keypoints that are no outliers
 USUAL_USED = 0.6  # the same of the views beside one that is odd
@@ -124,12 +125,17 @@ def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
     worth = PAIR_WORTH if own.shape[1] == 2 else worth
     usual = torch.where(torch.isfinite(own), own, torch.nan).nanmedian(1, keepdim=True).values
     excess = torch.where(torch.isfinite(own), own - usual, 0.0).nan_to_num(0.0)  # (B, V)
+    alone = torch.ones_like(own, dtype=torch.bool)
+    if own.shape[1] > 3:  # a bad view spoils what two others say of each other
+        odd = own.nan_to_num(posinf=0.0) > FITS_NATS
+        alone = odd.sum(1, keepdim=True) - odd.to(torch.int64) == 0
     nats = worth * gain * examination.points
-    explains = (nats > BLAME_NATS) & (gain > EXPLAINED * excess[..., None])
+    explains = (nats > BLAME_NATS) & (gain > EXPLAINED * excess[..., None]) & alone[..., None]
     nats = torch.where(explains, nats, 0.0)  # (B, V, A)
     best, which = nats.flatten(1).max(1)
     # A view that fits nowhere, next to others that fit each other.
-    misfit = torch.where(worth * excess * examination.points[..., 0] > BLAME_NATS, excess, 0.0)
+    misfits = alone & (worth * excess * examination.points[..., 0] > BLAME_NATS)
+    misfit = torch.where(misfits, excess, 0.0)
     worst, place = misfit.max(1)
     num_ways = gain.shape[2]
     suspects: list[Verdict | None] = []
