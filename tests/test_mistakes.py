@@ -153,6 +153,32 @@ def test_one_joint_that_is_no_number_is_not_seen_and_nothing_else(tmp_path, sett
     assert (~seen).sum() == 1 and not seen[2, 1, 3]
 
 
+# --- solved --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "num_views", "words"),
+    [
+        ("none", 4, "accepted"),
+        ("labels exchanged", 2, "bad camera: "),
+        ("camera moved by 3 deg in the middle", 4, "view 1 seems to have moved in the middle"),
+        ("time reversed", 4, "view 1 seems to run backwards"),
+    ],
+)
+def test_mistakes_that_need_cameras(settings, model, name, num_views, words):
+    mistake = next(m for m in MISTAKES if m.name == name)
+    result = outcome(make_case(settings, 1, num_views), mistake, model)
+    assert words in result.words and result.kind != "fault"
+
+
+def test_a_frame_that_repeats_another_says_nothing(case, model):
+    once, often = (
+        ptri.estimate_rig(case.xy[:1].repeat(count, 1, 1, 1), case.K, model=model)
+        for count in (1, 5)
+    )
+    assert often.frames == [0] and torch.equal(often.R, once.R)
+
+
 # --- the whole table -----------------------------------------------------------------------------
 
 

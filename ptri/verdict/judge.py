@@ -33,6 +33,7 @@ MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
 # A view is blamed where another way to take it saves so many nats against taking it as it is: what
 # it takes to believe in a mistake that one view in some hundreds has.
 BLAME_NATS = 5.0
+RARER_NATS = 5.0  # more for a clock of another rate: there are many, and hardly any is true
 # A point's share in that. Points of one image err together, and those of frames that follow each
 # other: of good views of generated and rendered people one in 300 is blamed by so counted nats
 # (docs/mistakes.md).
@@ -130,6 +131,7 @@ def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
         odd = own.nan_to_num(posinf=0.0) > FITS_NATS
         alone = odd.sum(1, keepdim=True) - odd.to(torch.int64) == 0
     nats = worth * gain * examination.points
+    nats[..., -1] = torch.where(examination.rate == 1, nats[..., -1], nats[..., -1] - RARER_NATS)
     explains = (nats > BLAME_NATS) & (gain > EXPLAINED * excess[..., None]) & alone[..., None]
     nats = torch.where(explains, nats, 0.0)  # (B, V, A)
     best, which = nats.flatten(1).max(1)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from benchmark.figures import median
 from benchmark.mistakes.cases import make_case
 from benchmark.mistakes.scores import Outcome, outcome
-from benchmark.mistakes.table import MISTAKES
+from benchmark.mistakes.table import MISTAKES, Mistake
 from benchmark.results import write_results
 from ptri.config import load
 from ptri.evaluation.table import grid
@@ -21,6 +21,8 @@ from ptri.models.weights import find_model
 KINDS = ("refused", "named", "rejected", "accepted", "fault")
 HEADINGS = ["mistake", "in", *KINDS, "error, deg", "stated, deg", "said most often"]
 WIDTH = 90  # characters of the words
+LEGEND = """fault: accepted, and the error of a view lies outside the stated 99 % region
+* = listed in docs/mistakes.md as what cannot be told; faults beyond those: {}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,22 +44,23 @@ def run(args: argparse.Namespace) -> str:
     config = load(args.config, ["run.name=benchmark", *args.set])
     model = find_model(args.weights, torch.device("cpu"))
     chosen = [m for m in MISTAKES if not args.only or any(o in m.name for o in args.only)]
-    blocks, content = [], {}
+    blocks, content, faults = [], {}, []
     for num_views in args.views:
         seeds = range(args.seed, args.seed + args.rigs)
         cases = [make_case(config, seed, num_views) for seed in seeds]
         rows = []
         for mistake in tqdm(chosen, f"{num_views} views", unit="mistake", disable=None):
             outcomes = [outcome(case, mistake, model) for case in cases]
-            rows.append(_row(mistake.name, mistake.where, outcomes))
+            rows.append(_row(mistake, outcomes))
+            faults += [o for o in outcomes if o.kind == "fault" and not mistake.hidden]
             key = f"{num_views} views, {mistake.name}, {mistake.where}"
             content[key] = [part._asdict() for part in outcomes]
-        head = f"{num_views} views, {args.rigs} rigs each; fault: accepted, the error outside"
-        blocks.append(f"{head} the stated 99 % region\n{grid(HEADINGS, rows)}")
+        blocks.append(f"{num_views} views, {args.rigs} rigs each\n{grid(HEADINGS, rows)}")
+    blocks.append(LEGEND.format(len(faults)))
     return write_results(args, "mistakes", "\n\n".join(blocks), {"outcomes": content})
 
 
-def _row(name: str, where: str, outcomes: list[Outcome]) -> list[str]:
+def _row(mistake: Mistake, outcomes: list[Outcome]) -> list[str]:
     counts = Counter(part.kind for part in outcomes)
     words = Counter(part.words[:WIDTH] for part in outcomes).most_common(1)[0][0]
     numbers = (
@@ -65,4 +68,11 @@ def _row(name: str, where: str, outcomes: list[Outcome]) -> list[str]:
         for key in ("error_deg", "stated_deg")
     )
     shares = [str(counts[kind]) if counts[kind] else "" for kind in KINDS]
-    return [name, where, *shares, *(f"{n:.1f}" if n == n else "-" for n in numbers), words]
+    shares[-1] += "*" * bool(shares[-1] and mistake.hidden)
+    return [
+        mistake.name,
+        mistake.where,
+        *shares,
+        *(f"{n:.1f}" if n == n else "-" for n in numbers),
+        words,
+    ]
