@@ -13,7 +13,14 @@ from ptri import config
 from ptri.evaluation.evaluate import load_model
 from ptri.evaluation.metrics import rotation_error_deg
 from ptri.geometry.rays import normalise
-from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
+from ptri.geometry.resection import (
+    Points,
+    Pose,
+    nearby_poses,
+    orthographic_starts,
+    resect,
+    square_root,
+)
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.equations import Bundle, misfits, plain_errors
@@ -76,6 +83,25 @@ def test_resection_finds_the_camera_from_nothing(scene, outliers):
     away = torch.stack([(pose.t - t).norm(dim=-1) for pose in poses])
     assert float(error.gather(0, best[None]).max()) < 4
     assert float(away.gather(0, best[None]).max()) < 400
+
+
+def test_poses_near_an_optimum_spread_as_far_as_the_noise_says(scene):
+    """Resected from other noise, poses lie where the drawn ones do."""
+    _, _, cameras, joints = scene
+    R, t, points3d = cameras.R[:1, 2], cameras.t[:1, 2], joints[:1, 0]
+    camera = points3d @ R.mT + t[:, None]
+    clean, sigma = camera[..., :2] / camera[..., 2:], 0.002
+    root = (torch.eye(2) / sigma).double().expand(1, 17, 2, 2)
+    inlier = torch.full((1, 17), 0.98, dtype=torch.float64)
+    drawn = nearby_poses(
+        Points(points3d, clean, root, inlier), Pose(R, t, t[:, 0]), normal(400, 1, 6, seed=1)
+    )
+    noisy = clean + sigma * normal(400, 17, 2, seed=2)
+    many = Points(*(part.expand(400, *part.shape[1:]) for part in (points3d, clean, root, inlier)))
+    found = resect(many._replace(xy=noisy), R.expand(400, 3, 3), t.expand(400, 3), 6)
+    for mine, theirs in ((drawn[0][:, 0], found.R), (drawn[1][:, 0], found.t)):
+        ratio = mine.flatten(1).std(0).norm() / theirs.flatten(1).std(0).norm()
+        assert 0.85 < float(ratio) < 1.15, ratio
 
 
 def test_the_second_start_mirrors_the_depth_of_flat_points():

@@ -139,6 +139,26 @@ def resect(points: Points, R: Tensor, t: Tensor, num_iterations: int = 8) -> Pos
     return Pose(R, t, -value.sum(-1))
 
 
+def nearby_poses(points: Points, pose: Pose, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Poses (M, N, 3, 3), (M, N, 3) mm drawn from the Gaussian around optima of the robust cost.
+
+    Args:
+        noise: (M, N, 6) standard normal numbers.
+    """
+    camera, _, chi2 = _residuals(points, pose.R, pose.t)
+    pivot = points.joints.mean(-2)
+    centre = (pose.R @ pivot.unsqueeze(-1)).squeeze(-1) + pose.t
+    weight = (responsibility(chi2, points.inlier) * (camera[:, 2] > MIN_DEPTH)).sqrt()
+    design = _design(camera, centre, points.root_information, weight)
+    # 1e-6 (mm^-2, rad^-2) keeps a camera that sees nothing within a kilometre.
+    eye = 1e-6 * torch.eye(6, dtype=design.dtype, device=design.device)
+    chol = torch.linalg.cholesky(design @ design.mT + eye)
+    step = torch.linalg.solve_triangular(chol.mT, noise.unsqueeze(-1), upper=True).squeeze(-1)
+    turn = so3_exp(step[..., :3])
+    t = (turn @ (pose.t - centre).unsqueeze(-1)).squeeze(-1) + centre + step[..., 3:]
+    return turn @ pose.R, t
+
+
 def _residuals(points: Points, R: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Camera-frame joints (N, 3, P), whitened residuals (N, 2, P) and their squares (N, P)."""
     camera = R @ points.joints.mT + t.unsqueeze(-1)

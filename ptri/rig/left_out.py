@@ -17,7 +17,13 @@ from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.cameras import to_reference, transform
-from ptri.geometry.resection import Points, orthographic_starts, resect, square_root
+from ptri.geometry.resection import (
+    Points,
+    nearby_poses,
+    orthographic_starts,
+    resect,
+    square_root,
+)
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.equations import Bundle
 from ptri.posterior.sampling import RigSolution, posterior_mean, rig_posterior
@@ -84,8 +90,11 @@ def _without(
         return None
     # x_view = R x_first + t, where the view was thought to be.
     start = to_reference(Cameras(R, R[:, [others[0], view]], t[:, [others[0], view]]))
-    view_R, view_t = _resected(observations, view, again.evidence.joints, start)
-    M = len(again.posterior.R)
+    M, scale2 = len(again.posterior.R), again.evidence.scale2
+    noise = torch.randn(M, 1, 6, generator=torch.Generator().manual_seed(seed), dtype=t.dtype)
+    view_R, view_t = _resected(
+        observations, view, again.evidence.joints, start, scale2, noise.to(t.device)
+    )
     all_R, all_t = R.new_empty(M, 1, V, 3, 3), t.new_empty(M, 1, V, 3)
     all_R[:, :, others], all_t[:, :, others] = again.posterior.R, again.posterior.t
     all_R[:, :, view], all_t[:, :, view] = view_R, view_t
@@ -94,15 +103,25 @@ def _without(
 
 
 def _resected(
-    observations: Observations, view: int, joints: Tensor, start: Cameras
+    observations: Observations,
+    view: int,
+    joints: Tensor,
+    start: Cameras,
+    scale2: Tensor,
+    noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The pose (3, 3), (3,) mm of a view in the frame of joints (1, T, J, 3) that are known."""
+    """Poses (M, 1, 3, 3), (M, 1, 3) mm of a view in the frame of joints (1, T, J, 3) that are
+    known, drawn from what its keypoints say.
+
+    Args:
+        scale2: (1,) squared factor on the stated noise. noise: (M, 1, 6) standard normal.
+    """
     xy, information, inlier = (value[:, :, view].flatten(1, 2) for value in observations[:3])
+    information = information / scale2.clamp_min(1.0)[:, None, None, None]
     points = Points(joints.flatten(1, 2), xy, square_root(information), inlier)
     starts = [(start.R[:, 1], start.t[:, 1]), *zip(*orthographic_starts(points))]
     poses = (resect(points, R, t, NUM_STEPS) for R, t in starts)
-    best = min(poses, key=lambda pose: float(pose.cost))
-    return best.R[0], best.t[0]
+    return nearby_poses(points, min(poses, key=lambda pose: float(pose.cost)), noise)
 
 
 def with_unknown(
