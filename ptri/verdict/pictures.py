@@ -20,8 +20,9 @@ from ptri.verdict.verdict import Code, Verdict
 LEAST_POINTS = 12  # of a view; with fewer nothing is said
 MARGIN = 0.05  # of the picture's size; a detector may place a joint that far outside
 MOST_OUTSIDE = 0.1  # share of a view's keypoints
-# Nearly all keypoints are left of and above this share of the picture.
-CORNER, NEARLY_ALL = 0.48, 0.98
+# Nearly all keypoints are left of and above the first share of the picture, half of them of the
+# second.
+CORNER, NEARLY_ALL, USUAL = 0.505, 0.98, 0.41
 OFF_MIDDLE = 0.15  # of the picture's size; lenses are off by some hundredths
 UPSIDE_DOWN = 0.9  # share of the frames in which the feet are above the shoulders
 
@@ -52,11 +53,11 @@ def doubt_pictures(xy: Tensor, seen: Tensor, K: Tensor, size: Tensor | None) -> 
     share = (points + 0.5) / size[:, None]
     off = ((centre + 0.5) / size - 0.5).abs().amax(-1)
     outside = ((share < -MARGIN) | (share > 1 + MARGIN)).any(-1).sum(1) / count.clamp_min(1)
-    reach = share.nanquantile(NEARLY_ALL, dim=1).amax(-1)
+    reach, usual = (share.nanquantile(level, dim=1).amax(-1) for level in (NEARLY_ALL, 0.5))
     for code, value, bad, place in (
         (Code.PRINCIPAL_POINT, off, beside | (off > OFF_MIDDLE), centre),
         (Code.OUTSIDE, outside, outside > MOST_OUTSIDE, size),
-        (Code.CORNER, -reach, reach < CORNER, size),
+        (Code.CORNER, -reach, (reach < CORNER) & (usual < USUAL), size),
     ):
         if bool((bad & enough).any()):
             view = int(torch.where(bad & enough, value, -torch.inf).argmax())

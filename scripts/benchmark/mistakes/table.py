@@ -207,7 +207,7 @@ AXIS = "where the optical axis meets the picture looks like a turn of the camera
 FOCAL = "a focal length looks like a distance"
 BEHIND = "a mirrored picture with its labels kept looks as from behind the person"
 CORNER = "a person may stay in a corner of the picture"
-STILL = "who hardly moves looks the same at another time"
+STILL = "who hardly moves looks the same at another time, and errors that last leave as much"
 
 MISTAKES = (
     Mistake("none", lambda case, view: case, "all"),
