@@ -154,7 +154,7 @@ def examine(
     late = torch.isfinite(own_cost) & (own_cost > LATE_COST)
     if moving and float(time.diff().median()) > 0 and bool(late.any()):
         starts = (torch.stack([a, b]) for a, b in zip((R, t), _poses(known, own)))
-        clock = _clocks(known, observations, late, chosen, *starts, time.to(R))
+        clock = _clocks(known, observations, late, chosen, *starts, time.to(R), own_cost)
     gain, points = (torch.cat([a, b[..., None]], -1) for a, b in zip((gain, points), clock))
     return Examination(readings, own_cost, turned, gain, points, *clock[2:])
 
@@ -294,6 +294,7 @@ def _clocks(
     R: Tensor,
     t: Tensor,
     time: Tensor,
+    own_cost: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The best clock of each late view.
 
@@ -302,6 +303,7 @@ def _clocks(
 
     Args:
         R, t: (2, B, V, ...) two cameras to start from, the second the view's own.
+        own_cost: (B, V) nats a point of the view by its own clock.
 
     Returns:
         Nats a point (B, V) saved against the view's own clock on the same frames, the number of
@@ -355,7 +357,12 @@ def _clocks(
     as_is = resect(as_is, *own_pose, OWN_STEPS + LAST_STEPS)
     count = (inlier > 0).sum((2, 3))
     usual = (own.inlier > 0).sum((1, 2))[:, None]
-    nats = (as_is.cost - result.cost).view(-1, L)
+    # Between frames of unlike postures the joints are not known: there its own clock cannot be
+    # judged, but by what it leaves in the frames looked at.
+    own_clock = torch.minimum(
+        as_is.cost.view(-1, L), own_cost[rig, view][:, None] * count.view(-1, L)
+    )
+    nats = own_clock - result.cost.view(-1, L)
     other = (rates[:, None] != 1) | (lags != 0)
     allowed = (count >= MIN_SHARE * usual) & other.flatten()
     value, best = torch.where(allowed, nats, -torch.inf).max(1)
