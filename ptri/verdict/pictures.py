@@ -46,7 +46,8 @@ def doubt_pictures(xy: Tensor, seen: Tensor, K: Tensor, size: Tensor | None) -> 
     enough = count >= LEAST_POINTS
     # Coordinates may count from the middle of the picture: then its size is not known.
     at_zero = centre.abs().amax(-1) < 1.0
-    beside = at_zero & ~(points < 0).any(-1).any(-1)
+    least = points.nanquantile(1 - NEARLY_ALL, dim=1).amin(-1)
+    beside = at_zero & (least >= 0)
     if size is None:
         size, enough = 2 * centre + 1, enough & (~at_zero | beside)
     size = size.clamp_min(1.0)
