@@ -30,8 +30,8 @@ class Detector(NamedTuple):
     bone_ratio: tuple[float, ...] = ()  # drawn over true length of each of `H36M17.bones`
     overstated: tuple[float, ...] = ()  # stated over true standard deviation of each joint; used
     # where there are four frames or more
-    frame_worth: float = 1.0  # power of each frame's likelihood where there are four or more: below
-    # 1 where the errors of an image's joints go together
+    frame_worth: float | None = None  # how many images of independent errors one image is worth, 0
+    # to 1; None: not known, the residuals and what detectors are usually worth must do
     # How often a view's arms, or its legs, are exchanged or put on each other; 0: never.
     exchanged: float = 0.01
 

@@ -22,11 +22,11 @@ from ptri.training.losses3d import MAX_POSE_LOSS
 SETTINGS = PosteriorConfig()
 
 
-def solved(batch=8, frames=1, seed=0, frame_worth=1.0):
+def solved(batch=8, frames=1, seed=0, worth=1.0):
     observations, cameras, joints = observed(batch, 4, frames, seed)
     starts = starts_near(cameras, joints, 5.0)
-    options = {"correlated": False, "frame_worth": frame_worth}
-    return rig.rig_posterior(observations, starts, BODY, SETTINGS, **options).posterior, cameras
+    posterior = rig.rig_posterior(observations, starts, BODY, SETTINGS, worth=worth).posterior
+    return posterior, cameras
 
 
 def errors_deg(posterior, cameras):
@@ -55,17 +55,12 @@ def rotation_std(posterior):
     return rig.rotation_covariance(posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
 
 
-def test_frames_sharpen_the_posterior_as_much_as_they_count():
-    one, plain, half = (solved(4, frames, 0, worth) for frames, worth in ((1, 1), (6, 1), (6, 0.5)))
-    spread = [rotation_std(posterior) for posterior, _ in (one, plain, half)]
+def test_frames_sharpen_the_posterior():
+    one, plain = (solved(4, frames) for frames in (1, 6))
+    spread = [rotation_std(posterior) for posterior, _ in (one, plain)]
     assert float(spread[1].median()) < 0.5 * float(spread[0].median())
-    error = [errors_deg(*each) for each in (one, plain, half)]
+    error = [errors_deg(*each) for each in (one, plain)]
     assert float(error[1].median()) < float(error[0].median())
-    assert 1.2 < float((spread[2] / spread[1]).median()) < 1.6  # sqrt(2); measured: 1.44
-    # deg; measured 0.02, of a deviation of 1.0
-    assert float((error[2] - error[1]).abs().median()) < 0.1
-    less, _ = solved(4, frame_worth=0.5)
-    assert torch.equal(less.R, one[0].R)  # of fewer than four frames it says nothing
 
 
 def test_equal_seeds_give_equal_bits_and_batches_do_not_matter():
@@ -124,7 +119,7 @@ def from_the_truth(batch, frames, num_samples=512, gradient=False):
     camera = skeletons(cameras, joints)
     poses = Poses(camera + 60.0 * normal(*camera.shape), torch.full_like(camera[..., 0], 60.0))
     observations = observations._replace(xy=xy)
-    solution = rig.rig_posterior(observations, start, BODY, settings, 0, poses, correlated=False)
+    solution = rig.rig_posterior(observations, start, BODY, settings, 0, poses, worth=1.0)
     return solution, cameras, xy
 
 
@@ -177,7 +172,7 @@ def test_refining_keypoints_on_the_joint_error_converges():
     for _ in range(15):
         observations = normalise(keypoints._replace(xy=xy), K)
         settings = replace(SETTINGS, num_samples=32, num_iterations=2)
-        solution = rig.rig_posterior(observations, starts, BODY, settings)
+        solution = rig.rig_posterior(observations, starts, BODY, settings, worth=1.0)
         R, t, log_weights, _ = solution.posterior
         _, points = rig.log_target(R, t, solution.evidence)
         mean = torch.einsum("mb,mbtjc->btjc", log_weights.exp(), points)

@@ -51,7 +51,7 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     posterior = RigPosterior(R, cameras.t.expand(64, -1, -1, -1), weights, one)
     observations = normalise(keypoints, K)
     bundle = Bundle(cameras.R, cameras.t, joints, None)
-    _, weight = misfits(bundle, observations, plain_errors(observations))
+    _, _, weight = misfits(bundle, observations, plain_errors(observations))
     seen = {"observations": observations, "joints": joints, "weight": weight}
     evidence = SimpleNamespace(**seen, scale2=one.clone())
     return SimpleNamespace(posterior=posterior, evidence=evidence)

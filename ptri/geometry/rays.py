@@ -12,6 +12,7 @@ MEDIAN_CHI2 = 1.386  # median of a chi-square with two degrees of freedom
 # Log density of an outlier over the inlier's peak: at twelve squared standard deviations an
 # outlier of prior probability one half becomes the better explanation.
 LOG_OUTLIER = -0.5 * 12.0
+LEAST_TAIL = 1e-3  # the Gaussian is its limit
 
 
 def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
@@ -52,21 +53,45 @@ def chi_square(residual: Tensor, information: Tensor) -> Tensor:
     return (a * x + 2 * b * y) * x + c * y.square()
 
 
-def log_mixture(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0) -> Tensor:
+def log_mixture(
+    chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0, tail: Tensor | None = None
+) -> Tensor:
     """Log density of keypoints, a mixture of inliers and outliers; zero where not seen (c = 0).
 
-    ``log[c exp(log_peak - chi2 / 2) + (1 - c) exp(LOG_OUTLIER)]``
+    ``log[c exp(log_peak) t(chi2) + (1 - c) exp(LOG_OUTLIER)]``, t a Student-t law of two
+    dimensions with 1 / tail degrees of freedom, over its peak (the same for all tails; Kotz and
+    Nadarajah 2004, eq. 1.1): ``(1 + tail chi2)^(-1 - 1 / (2 tail))``, ``exp(-chi2 / 2)`` where
+    it is None.
     """
-    good, bad = _log_parts(chi2, inlier, log_peak)
+    good, bad = _log_parts(chi2, inlier, log_peak, tail)
     return torch.where(inlier > 0, torch.logaddexp(good, bad), 0.0)  # even where chi2 is NaN
 
 
-def responsibility(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0) -> Tensor:
-    """Probability that a keypoint is an inlier, given its residual; zero where not seen."""
-    good, bad = _log_parts(chi2, inlier, log_peak)
-    return torch.where(inlier > 0, torch.sigmoid(good - bad), 0.0)
+def responsibility(
+    chi2: Tensor, inlier: Tensor, log_peak: Tensor | float = 0.0, tail: Tensor | None = None
+) -> Tensor:
+    """Weight of a keypoint in least squares, given its residual; zero where not seen.
+
+    It is minus twice the slope of `log_mixture`: the probability that the keypoint is an inlier,
+    times ``(1 + 2 tail) / (1 + tail chi2)``, one for a Gaussian.
+    """
+    good, bad = _log_parts(chi2, inlier, log_peak, tail)
+    heavy = 1.0 if tail is None else (1 + 2 * tail) / (1 + tail * chi2)
+    return torch.where(inlier > 0, torch.sigmoid(good - bad) * heavy, 0.0)
 
 
-def _log_parts(chi2: Tensor, inlier: Tensor, log_peak: Tensor | float) -> tuple[Tensor, Tensor]:
-    c = inlier.clamp(0.02, 0.98)  # no detector is certain, nor useless
-    return c.log() + log_peak - 0.5 * chi2, torch.log1p(-c) + LOG_OUTLIER
+def bounded(inlier: Tensor) -> Tensor:
+    """Prior probabilities that keypoints are inliers: no detector is certain, nor useless."""
+    return inlier.clamp(0.02, 0.98)
+
+
+def _log_parts(
+    chi2: Tensor, inlier: Tensor, log_peak: Tensor | float, tail: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    c = bounded(inlier)
+    if tail is not None:
+        tail = tail.clamp_min(LEAST_TAIL)
+        fall = (1 + 0.5 / tail) * torch.log1p(tail * chi2)
+    else:
+        fall = 0.5 * chi2
+    return c.log() + log_peak - fall, torch.log1p(-c) + LOG_OUTLIER

@@ -211,7 +211,7 @@ def _checked(detector: Detector, where: str) -> Detector:
                 f"none, got {values!r:.200}; scripts/fit_errors.py writes them"
             )
     worth = detector.frame_worth
-    if not _positive([worth]) or worth > 1:
+    if worth is not None and (not _positive([worth]) or worth > 1):
         raise UserError(f"{where}.frame_worth: expected a number above 0 and at most 1: {worth!r}")
     rate = detector.exchanged
     if not isinstance(rate, (int, float)) or not 0 <= rate <= 0.5:

@@ -133,11 +133,10 @@ def _solve(
     reduced = (half[..., :-1].mT @ half).sum(1)  # (N, G, G + 1)
     prior = prior_information(errors, body, 6 * (bundle.t.shape[1] - 1))
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
-    worth = errors.frame_weight[:, None]
-    full = worth[..., None] * system.shared + prior
+    full = system.shared + prior
     full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])
-    complement = full - worth[..., None] * reduced[..., :-1]
-    remainder = worth * (system.shared_gradient - reduced[..., -1]) + pull
+    complement = full - reduced[..., :-1]
+    remainder = system.shared_gradients.sum(1) - reduced[..., -1] + pull
     outer, _ = torch.linalg.cholesky_ex(complement)
     step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer)  # (N, G, 1)
     rest = half[..., -1:] + half[..., :-1] @ step.unsqueeze(1)

@@ -19,8 +19,6 @@ hypotheses:
   joint's marginal covariance at the expansion. So log det H is right to first order, and exactly
   where joints are tied to nothing else.
 
-A frame that is worth less than one independent frame enters with that power.
-
 Coordinates of the cameras: see `ptri.posterior.expansion`.
 """
 
@@ -34,7 +32,7 @@ from torch import Tensor
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rays import log_mixture, responsibility
 from ptri.geometry.triangulation import camera_matrix, symmetric_inverse
-from ptri.posterior.adjust import NOISE_PRIOR_COUNT
+from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
     Layout,
@@ -106,9 +104,10 @@ def log_density(
     person = (R @ joints.mean((2, 4))[:, :, None, :, None]).squeeze(-1) + t  # (B, M, V, 3)
     distance = person[:, :, 1:].norm(dim=-1).clamp_min(MIN_LENGTH).log().sum(-1)
     scale = at.errors.scale2.unsqueeze(1) * (2 * log_scale).exp()
-    noise = NOISE_PRIOR_COUNT * (log_scale + 0.5 / scale)
-    worth = at.errors.frame_weight.unsqueeze(1)
-    log_p = -state.cost - worth * volume - 3 * distance - noise
+    # Frames that repeat each other leave no residuals, and are no more certain.
+    floor = MIN_SCALE2 * at.freedom.unsqueeze(1)
+    noise = NOISE_PRIOR_COUNT * (log_scale + 0.5 / scale) + 0.5 * floor / scale
+    log_p = -state.cost - volume - 3 * distance - noise
     return log_p.T, joints.permute(1, 0, 2, 4, 3)
 
 
@@ -160,7 +159,8 @@ class _Problem(NamedTuple):
         qx, qy = a * dx + b * dy, b * dx + c * dy
         shrink = (-2 * self.log_scale)[..., None, None]
         chi2 = (qx * dx + qy * dy) * shrink.exp()
-        data = log_mixture(chi2, inlier, shrink)
+        tail = at.errors.tail[:, None, None, None]
+        data = log_mixture(chi2, inlier, shrink, tail)
         bone = joints[..., body.child] - joints[..., body.parent]  # (B, M, T, 3, bones)
         length = bone.square().sum(3).clamp_min(MIN_LENGTH**2).sqrt()
         log_length = length.log()
@@ -168,21 +168,21 @@ class _Problem(NamedTuple):
         frames = 0.5 * stretch.square().sum(3) - data.sum(2).unflatten(-1, (T, J)).sum(-1)
         deviation = lengths - body.mean
         pull = deviation @ body.precision
-        bias2, worth = at.errors.bias2[:, None], at.errors.frame_weight[:, None]
-        cost = worth * frames.sum(2) + 0.5 * (deviation * pull).sum(-1)
+        bias2 = at.errors.bias2[:, None]
+        cost = frames.sum(2) + 0.5 * (deviation * pull).sum(-1)
         cost = cost + 0.5 * biases.square().sum(-1) / bias2
         if not gradient:
             return _State(cost, frames, joints, shared, depth, log_length, None, None)
-        factor = responsibility(chi2, inlier, shrink) * shrink.exp()
+        factor = responsibility(chi2, inlier, shrink, tail) * shrink.exp()
         qx, qy = qx * factor, qy * factor
         g = torch.stack([qx, qy, -(x * qx + y * qy)], dim=3) * inverse.unsqueeze(3)
         g = self.R.flatten(2, 3).mT @ g.flatten(2, 3)  # (B, M, 3, N)
         along = bone * (stretch / (length.square() * body.slack)).unsqueeze(3)
         joint_gradient = g.unflatten(-1, (T, J)).transpose(2, 3) + along @ body.incidence
-        gradients = [pull - worth.unsqueeze(-1) * stretch.sum(2) / body.slack]
+        gradients = [pull - stretch.sum(2) / body.slack]
         if biased:
             q = torch.stack([qx * unit, qy * unit], dim=-1).unflatten(3, (T, J)).sum(3)
-            gradients.append(worth.unsqueeze(-1) * q.flatten(2) + biases / bias2.unsqueeze(-1))
+            gradients.append(q.flatten(2) + biases / bias2.unsqueeze(-1))
         shared_gradient = torch.cat(gradients, dim=-1)
         return _State(
             cost, frames, joints, shared, depth, log_length, joint_gradient, shared_gradient
@@ -192,10 +192,9 @@ class _Problem(NamedTuple):
         """One step with the expansion's Hessian."""
         at = self.at
         J = joints.shape[-1]
-        worth = at.errors.frame_weight[:, None, None]
         g = state.joint_gradient.flatten(3).transpose(1, 2)  # (B, T, M, 3J)
         direct = g @ at.inverse
-        remainder = state.shared_gradient - worth * (g @ at.gain.mT).sum(1)
+        remainder = state.shared_gradient - (g @ at.gain.mT).sum(1)
         step = -remainder @ at.shared_inverse  # (B, M, E)
         moved = direct + step.unsqueeze(1) @ at.gain
         moved = moved.transpose(1, 2).unflatten(-1, (3, J))

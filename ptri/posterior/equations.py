@@ -26,6 +26,7 @@ from ptri.structures import Observations, constant
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
 STRUCTURE_SIGMA = 1e5
+USUAL_TAIL = 0.1  # of a detector's errors, until the residuals say more
 
 
 def held_bones(observations: Observations, body: BodyPrior) -> Tensor:
@@ -46,10 +47,19 @@ class Errors(NamedTuple):
     """How the keypoints of N problems err, beside their stated covariances."""
 
     scale2: Tensor  # (N,) factor on the stated covariances
-    frame_weight: Tensor  # (N,) independent frames that one frame is worth, in (0, 1]
+    tail: Tensor  # (N,) of the law around them, see `ptri.posterior.tails`
     bias2: Tensor  # (N,) variance of a bias's coordinate, in units of the view's stated noise
     bias: Tensor  # (N, V, J, 2) biases in these units; J = 0: none are modelled
     num_bias: Tensor  # (N,) effective number of parameters that the biases are
+
+    @property
+    def curvature(self) -> Tensor:
+        """Expected curvature (N,) of a keypoint's cost, over its weight in least squares.
+
+        (n + 2) / (n + 4) of a Student-t law in two dimensions with n degrees of freedom (Lange et
+        al. 1989); 1 of a Gaussian.
+        """
+        return (1 + 2 * self.tail) / (1 + 4 * self.tail)
 
 
 class Layout(NamedTuple):
@@ -80,16 +90,16 @@ class System(NamedTuple):
     coupling: Tensor  # (N, T, G, 3J)
     shared: Tensor  # (N, G, G) of the keypoints, without priors
     frames_gradient: Tensor  # (N, T, 3J)
-    shared_gradient: Tensor  # (N, G)
+    shared_gradients: Tensor  # (N, T, G) of every frame, the joints held
     chi2: Tensor  # (N, T, V, J) unscaled
-    weight: Tensor  # (N, T, V, J) responsibility of the inlier
+    weight: Tensor  # (N, T, V, J) in least squares, see `responsibility`
 
 
 def plain_errors(observations: Observations) -> Errors:
     """Errors as stated: independent, unbiased, of scale one."""
     N, _, V = observations.inlier.shape[:3]
     one = observations.xy.new_ones(N)
-    return Errors(one, one, one, observations.xy.new_zeros(N, V, 0, 2), 0 * one)
+    return Errors(one, USUAL_TAIL * one, one, observations.xy.new_zeros(N, V, 0, 2), 0 * one)
 
 
 def noise_unit(observations: Observations) -> Tensor:
@@ -124,16 +134,24 @@ def move_cameras(R: Tensor, t: Tensor, centre: Tensor, tangent: Tensor) -> tuple
     return torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
 
 
-def misfits(bundle: Bundle, observations: Observations, errors: Errors) -> tuple[Tensor, Tensor]:
-    """Residuals (N, T, V, J, 2) over the view's stated noise, the biases added, and the
-    responsibility (N, T, V, J) of the inlier."""
+def misfits(
+    bundle: Bundle, observations: Observations, errors: Errors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """How keypoints miss the bundle's joints, the biases added.
+
+    Returns:
+        Residuals (N, T, V, J, 2) over the view's stated noise; their squares (N, T, V, J) over the
+        stated covariance; and their weight (N, T, V, J) in least squares.
+    """
     at = reproject(bundle.joints[None], observations, bundle.R[None], bundle.t[None])
     unit = noise_unit(observations)[..., None, None]
     bias = errors.bias[:, None] if errors.bias.shape[2] else 0.0
     residual = at.error[0] + unit * bias
-    chi2 = chi_square(residual, observations.information) / errors.scale2[:, None, None, None]
-    weight = responsibility(chi2, observations.inlier) * at.front[0]
-    return residual / unit.clamp_min(1e-12), weight  # views that see nothing have no noise
+    chi2 = chi_square(residual, observations.information)
+    scale2, tail = (value[:, None, None, None] for value in (errors.scale2, errors.tail))
+    weight = responsibility(chi2 / scale2, observations.inlier, tail=tail) * at.front[0]
+    # Views that see nothing have no noise.
+    return residual / unit.clamp_min(1e-12), chi2, weight
 
 
 def lay_out(observations: Observations, body: BodyPrior) -> Layout:
@@ -165,7 +183,8 @@ def residuals(bundle: Bundle, layout: Layout, errors: Errors, body: BodyPrior) -
 
 def frame_costs(at: Residuals, layout: Layout, errors: Errors) -> Tensor:
     """Negative log density (N, T) of each frame's keypoints and bones, given what is shared."""
-    data = log_mixture(at.chi2 / errors.scale2[:, None, None], layout.inlier)
+    scale2, tail = (value[:, None, None] for value in (errors.scale2, errors.tail))
+    data = log_mixture(at.chi2 / scale2, layout.inlier, tail=tail)
     T = at.stretch.shape[1]
     return 0.5 * at.stretch.square().sum(2) - data.sum(1).unflatten(-1, (T, -1)).sum(-1)
 
@@ -175,7 +194,7 @@ def total_cost(frames: Tensor, bundle: Bundle, errors: Errors, body: BodyPrior) 
     deviation = bundle.log_lengths - body.mean
     lengths = ((deviation @ body.precision) * deviation).sum(1)
     biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
-    return errors.frame_weight * frames.sum(1) + 0.5 * (lengths + biases)
+    return frames.sum(1) + 0.5 * (lengths + biases)
 
 
 def robust_cost(
@@ -204,13 +223,15 @@ def linearise(
     """Gauss-Newton equations of every frame's joints, all else held."""
     N, T, J, _ = bundle.joints.shape
     scale2 = errors.scale2[:, None, None]
-    weight = responsibility(at.chi2 / scale2, layout.inlier)
+    tail = errors.tail[:, None, None]
+    weight = responsibility(at.chi2 / scale2, layout.inlier, tail=tail)
     x, y, z = at.camera.unbind(2)  # (N, V, P) each
     weight = weight * (z > MIN_DEPTH)
     inverse = 1 / z.clamp_min(MIN_DEPTH)
     u, v = x * inverse, y * inverse
     factor = weight / scale2
-    information = layout.information * (factor * inverse.square())[:, :, None, None]
+    curved = factor * errors.curvature[:, None, None]
+    information = layout.information * (curved * inverse.square())[:, :, None, None]
     moments = ray_moments(torch.stack([u, v], dim=-1), information.movedim(-1, 2))
     px, py = (at.pull * (factor * inverse).unsqueeze(2)).unbind(2)
     gradient = torch.stack([px, py, -(u * px + v * py)], dim=2)  # (N, V, 3, P)
@@ -258,12 +279,13 @@ def system_at(
     blocks.diagonal(dim1=1, dim2=3).copy_(camera_blocks.permute(0, 2, 3, 1))
     gradient = linear.gradient[:, 1:].mT  # (N, V-1, P, 3)
     torque = torch.linalg.cross(offset.squeeze(-2), gradient, dim=-1)
-    gradients = [torch.cat([torque, gradient], dim=-1).sum(2).flatten(1)]
+    moved = torch.cat([torque, gradient], dim=-1).unflatten(2, (T, J)).sum(3)  # (N, V-1, T, 6)
+    gradients = [moved.transpose(1, 2).flatten(2)]
 
     coupling[:, :, bones] = -linear.bone_rows / body.slack
     count = layout.held.sum(1) / body.slack**2
     shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).copy_(count)
-    gradients.append(-at.stretch.sum(1) / body.slack)
+    gradients.append(-at.stretch / body.slack)
     if num_bias:
         # Columns of P^T L: the information's part of the moments, times the depth.
         factor = layout.unit * at.camera[:, :, 2].clamp_min(MIN_DEPTH)
@@ -273,7 +295,8 @@ def system_at(
         onto = onto_camera.flatten(2, 3) @ bundle.R  # (N, V, 2 P, 3)
         place = coupling[:, :, bones.stop :].view(N, T, V, J, 2, J, 3).diagonal(dim1=3, dim2=5)
         place.copy_(onto.view(N, V, T, J, 2, 3).permute(0, 2, 1, 4, 5, 3))
-        weight = linear.weight * (layout.unit.square() / errors.scale2[:, None, None])
+        curved = errors.curvature / errors.scale2
+        weight = linear.weight * (layout.unit.square() * curved[:, None, None])
         own = (layout.information * weight[:, :, None, None]).unflatten(-1, (T, J)).sum(4)
         corner = shared[:, bones.stop :, bones.stop :].unflatten(2, (V, J, 2))
         corner = corner.unflatten(1, (V, J, 2)).diagonal(dim1=1, dim2=4).diagonal(dim1=1, dim2=3)
@@ -287,8 +310,8 @@ def system_at(
         transposed = shared[:, bones.stop :, :num_cameras]
         transposed.copy_(shared[:, :num_cameras, bones.stop :].mT)
         weight = linear.weight * (layout.unit / errors.scale2[:, None, None])
-        pull = (at.pull * weight.unsqueeze(2)).unflatten(-1, (T, J)).sum(3)  # (N, V, 2, J)
-        gradients.append(pull.mT.flatten(1))
+        pull = (at.pull * weight.unsqueeze(2)).unflatten(-1, (T, J))  # (N, V, 2, T, J)
+        gradients.append(pull.permute(0, 3, 1, 4, 2).flatten(2))
     chi2, weight = (
         value.unflatten(-1, (T, J)).transpose(1, 2) for value in (at.chi2, linear.weight)
     )

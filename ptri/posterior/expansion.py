@@ -58,6 +58,7 @@ class Expansion(NamedTuple):
     weight: Tensor  # (B, T, V, J) responsibility of the inlier
     observed: Tensor  # (B, T, J) 1 where the joint has keypoints, else 0: no part in the volume
     errors: Errors
+    chart: Tensor  # (B, D, D) displacements of a unit of each coordinate: the basis, and the size
     information: Tensor  # (B, D, D) of shape and log size, everything else integrated out
     freedom: Tensor  # (B,) degrees of freedom of the noise scale
     scale2: Tensor  # (B,) squared noise scale that the residuals speak for
@@ -90,7 +91,7 @@ def _around(observations: Observations, bundle: Bundle, errors: Errors, body: Bo
     coupling = system.coupling[..., order]
     prior = prior_information(errors, body, num_cameras)
     inverse, gain, shared_inverse, _, information = _eliminate(
-        frames, coupling, system.shared, prior, errors, num_cameras
+        frames, coupling, system.shared, prior, num_cameras
     )
     gain = gain[:, :, num_cameras:]
     spread = inverse + gain.mT @ (shared_inverse.unsqueeze(1) @ gain)
@@ -100,7 +101,8 @@ def _around(observations: Observations, bundle: Bundle, errors: Errors, body: Bo
     taking = _joint_blocks(inverse, J) if biased else covariance
     camera = torch.einsum("bvac,btjc->btvja", bundle.R, bundle.joints)
     depth = (camera[..., 2] + bundle.t[:, None, :, None, 2]).clamp_min(MIN_DEPTH)
-    factor = system.weight / (errors.scale2[:, None, None, None] * depth.square())
+    curved = (errors.curvature / errors.scale2)[:, None, None, None]
+    factor = system.weight * curved / depth.square()
     moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
     rays = (camera_matrix(bundle.R) @ moments).transpose(0, 1)
@@ -129,15 +131,13 @@ def _eliminate(
     coupling: Tensor,
     shared: Tensor,
     prior: Tensor,
-    errors: Errors,
     num_cameras: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Inverse of the frames, gain, inverse of the shared, their slope, cameras' information."""
     cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(frames)[0])
     gain = coupling @ inverse  # (B, T, G, 3J)
-    worth = errors.frame_weight[:, None, None]
-    full = worth * (shared - (gain @ coupling.mT).sum(1)) + prior
+    full = shared - (gain @ coupling.mT).sum(1) + prior
     shared_inverse = torch.linalg.inv_ex(full[:, rest, rest])[0]
     towards = shared_inverse @ full[:, rest, cameras]  # (B, E, D)
     information = full[:, cameras, cameras] - full[:, cameras, rest] @ towards
@@ -163,7 +163,7 @@ def expand(
     eye = torch.eye(around.frames.shape[-1], dtype=bundle.R.dtype, device=bundle.R.device)
     bounded = around.frames + STEP_SIGMA**-2 * eye
     inverse, gain, shared_inverse, towards, _ = _eliminate(
-        bounded, coupling, system.shared, around.prior, errors, num_cameras
+        bounded, coupling, system.shared, around.prior, num_cameras
     )
     # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
     direct = gain[:, :, cameras] - towards.mT.unsqueeze(1) @ gain[:, :, rest]
@@ -195,6 +195,7 @@ def expand(
         weight=system.weight,
         observed=(observations.inlier > 0).any(2).to(around.depth),
         errors=errors,
+        chart=chart,
         information=chart.mT @ around.information @ chart,
         freedom=around.freedom,
         scale2=around.scale2,

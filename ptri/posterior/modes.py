@@ -23,6 +23,8 @@ from ptri.posterior.expansion import Expansion, cameras_at, coordinates_of, expa
 from ptri.posterior.limbs import turn_limbs
 from ptri.posterior.noise import fit_errors
 from ptri.posterior.optima import Poses, adjust_starts, distinct_rows, flatten, strangeness
+from ptri.posterior.tails import fit_tail
+from ptri.posterior.width import Together, errors_together, widening
 from ptri.structures import MANY_FRAMES, Observations, constant, take, tree_map
 
 MAX_POLISH = 8.0  # standard deviations a step
@@ -76,6 +78,8 @@ class Modes(NamedTuple):
     chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
+    wider: Tensor  # (B, K, D, D) takes deviations of shape and size to those of errors together
+    together: Together  # (B * K, ...)
 
 
 @torch.no_grad()
@@ -85,16 +89,15 @@ def find_modes(
     body: BodyPrior,
     settings: PosteriorConfig,
     poses: Poses | None = None,
-    correlated: bool = True,
-    frame_worth: float = 1.0,
+    worth: float | None = None,
 ) -> tuple[Modes, Evidence]:
     """Adjusts every start and keeps the best distinct optima.
 
     Args:
         observations: (B, T, V, J, ...), float64.
         starts: (B, C, ...) candidate cameras, joints and log lengths.
+        worth: of an image, see `ptri.structures.Detector`.
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
-        correlated, frame_worth: as in `fit_errors`.
     """
     T, V = observations.xy.shape[1:3]
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
@@ -116,6 +119,9 @@ def find_modes(
     # 2 to the end. Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if T >= MANY_FRAMES else (1, 0)
     bundle, errors = adjust(seen, bundle, body, *steps)
+    tail = fit_tail(misfits(bundle, seen, errors)[1], seen.inlier, errors.scale2)
+    errors = errors._replace(tail=tail[best][rig])
+    bundle, errors = adjust(seen, bundle, body, 2, 0, errors)
     if V <= FEW_VIEWS:
         bundle = turn_limbs(seen, bundle, body, errors)
         bundle, errors = adjust(seen, bundle, body, 6, 0, errors)
@@ -123,25 +129,28 @@ def find_modes(
     # 3 without joints that have one view's keypoint left: such a joint is on its ray, anywhere a
     # bone allows, which is no Gaussian. And the bones on both sides of it hold two joints no
     # farther apart than both are long: to a Gaussian a distance, where the limb is straight.
-    weight = misfits(bundle, seen, errors)[1][best]  # (B, T, V, J)
+    weight = misfits(bundle, seen, errors)[2][best]  # (B, T, V, J)
     observations = _without(_masked(observations, weight))
     seen = _without(_masked(seen, weight[rig]))
     bundle, errors = adjust(seen, bundle, body, 2, 0, errors)
 
     # 4 how the keypoints err. Modes compare only under one noise scale, the least, and under one
-    # tempering and one prior of the biases, the best one's.
+    # prior of the biases and one tail, the best one's.
     def least(scale2: Tensor) -> Tensor:
         return scale2[source].amin(1)[rig]
 
     errors = errors._replace(scale2=least(errors.scale2))
-    bundle, errors = fit_errors(seen, bundle, errors, body, frame_worth, correlated)
-    worth, bias2 = errors.frame_weight[best], errors.bias2[best]
-    errors = errors._replace(frame_weight=worth[rig], bias2=bias2[rig])
+    bundle, errors = fit_errors(seen, bundle, errors, body)
+    bias2, tail = (value[best][rig] for value in (errors.bias2, errors.tail))
+    errors = errors._replace(bias2=bias2, tail=tail)
     # The adjustment counts three freedoms a joint; with bones it has fewer.
     errors = errors._replace(scale2=least(residual_scale2(seen, bundle, errors, body)))
 
     # 5 the joint density expanded, and the cameras' Laplace covariance
     expansions = expand(seen, bundle, errors, body)
+    together = errors_together(seen, bundle, errors, body, worth)
+    excess = expansions.chart.mT @ together.excess @ expansions.chart
+    wider = widening(expansions.information, excess, _widest(excess) ** -2)
     chol, failed = _laplace(expansions)
 
     # 6 from the optimum of the joint density to that of the marginal, and its mass
@@ -149,7 +158,16 @@ def find_modes(
     pose = -strangeness(bundle, poses, rig)
     mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
     mass = mass.masked_fill(copy, -torch.inf)
-    modes = Modes(R[source], t[source], mean[source], chol[source], mass, failed[best])
+    modes = Modes(
+        R[source],
+        t[source],
+        mean[source],
+        chol[source],
+        mass,
+        failed[best],
+        wider[source],
+        take(together, source.flatten()),
+    )
     return modes, Evidence(observations, body, take(expansions, source.flatten()), pose[source])
 
 
@@ -172,8 +190,7 @@ def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     N, D = at.information.shape[:2]
     eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
     # Nothing is less certain than this; where the keypoints say less, that is reported.
-    wide = ((WIDE_ROTATION,) * 3 + (WIDE_SHIFT,) * 3) * (D // 6)
-    wide = constant((*wide[:-1], WIDE_SIZE), eye.device, eye.dtype)
+    wide = _widest(at.information)
     told = at.information * wide * wide[:, None]
     told = told.nan_to_num(0.0, 0.0, 0.0)
     failed = torch.linalg.eigvalsh(told)[:, 0] < 1.0
@@ -186,13 +203,19 @@ def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     return full * math.sqrt(INFLATION), failed
 
 
+def _widest(like: Tensor) -> Tensor:
+    """Standard deviations (D,) of shape and log size beyond which nothing is uncertain."""
+    wide = ((WIDE_ROTATION,) * 3 + (WIDE_SHIFT,) * 3) * (like.shape[-1] // 6)
+    return constant((*wide[:-1], WIDE_SIZE), like.device, like.dtype)
+
+
 def noise_scale_sigma(at: Expansion) -> Tensor:
     """Standard deviation (B,) of the log noise scale, given the cameras."""
-    return (2 * (at.errors.frame_weight * at.freedom + NOISE_PRIOR_COUNT)).rsqrt()
+    return (2 * (at.freedom + NOISE_PRIOR_COUNT)).rsqrt()
 
 
 def _polish(
-    at: Expansion, chol: Tensor, observations: Observations, body: BodyPrior, num_steps: int = 5
+    at: Expansion, chol: Tensor, observations: Observations, body: BodyPrior, num_steps: int = 10
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Moves a mode from the optimum of the joint density to that of the marginal.
 

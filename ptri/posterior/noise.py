@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from ptri.posterior.adjust import adjust
 from ptri.posterior.body import BodyPrior
@@ -25,6 +24,7 @@ from ptri.posterior.equations import (
     prior_deviation,
     prior_information,
 )
+from ptri.posterior.tails import fit_tail
 from ptri.structures import MANY_FRAMES, Observations
 
 # Trial variances of the biases, in units of the stated noise's variance.
@@ -38,16 +38,10 @@ def fit_errors(
     bundle: Bundle,
     errors: Errors,
     body: BodyPrior,
-    frame_worth: float = 1.0,
-    correlated: bool = True,
     num_rounds: int = 2,
     num_iterations: int = 2,
 ) -> tuple[Bundle, Errors]:
     """Alternates between the error model and the bundle, from an adjusted bundle.
-
-    Args:
-        frame_worth: power of a frame; below 1 where the errors of an image's joints go together.
-        correlated: a frame counts for less where the residuals of successive frames go together.
 
     Returns:
         Both at the end; of fewer than ``MANY_FRAMES`` frames as given: their bias and their noise
@@ -59,11 +53,9 @@ def fit_errors(
     errors = errors._replace(bias=observations.xy.new_zeros(N, V, J, 2))
     for _ in range(num_rounds):
         errors = _fit_bias(observations, bundle, errors, body)
+        chi2 = misfits(bundle, observations, errors)[1]
+        errors = errors._replace(tail=fit_tail(chi2, observations.inlier, errors.scale2))
         bundle, errors = adjust(observations, bundle, body, num_iterations, 0, errors)
-        worth = torch.full_like(errors.scale2, frame_worth)
-        if correlated:
-            worth = worth * _frame_worth(observations, bundle, errors)
-        errors = errors._replace(frame_weight=worth)
     return bundle, errors
 
 
@@ -80,9 +72,8 @@ def _fit_bias(
     prior = prior_information(errors, body, num_cameras)
     prior[:, -num_bias:, -num_bias:] = 0.0  # the biases' own prior is what is sought
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
-    worth = errors.frame_weight[:, None]
-    information = worth[..., None] * (system.shared - reduced[..., :-1]) + prior
-    gradient = worth * (system.shared_gradient - reduced[..., -1]) + pull
+    information = system.shared - reduced[..., :-1] + prior
+    gradient = system.shared_gradients.sum(1) - reduced[..., -1] + pull
     rest = slice(0, information.shape[-1] - num_bias)
     biases = slice(rest.stop, None)
     cross = information[:, rest, biases]
@@ -105,20 +96,3 @@ def _fit_bias(
     best = grid[evidence.argmax(1)]  # (N,)
     shared = best[:, None] * eigenvalue.squeeze(-1)
     return errors._replace(bias2=best, num_bias=(shared / (1 + shared)).sum(1))
-
-
-def _frame_worth(observations: Observations, bundle: Bundle, errors: Errors) -> Tensor:
-    """How many independent frames one frame is worth, (N,) in [1 / T, 1], by its residuals."""
-    T = observations.xy.shape[1]
-    error, weight = misfits(bundle, observations, errors)
-    both = (weight[:, 1:] * weight[:, :-1])[..., None]
-    product = (both * error[:, 1:] * error[:, :-1]).sum((1, 2, 3, 4))
-    energy = 0.5 * both * (error[:, 1:].square() + error[:, :-1].square())
-    # 1e-12 guards points that fit exactly.
-    lag = product / energy.sum((1, 2, 3, 4)).clamp_min(1e-12)
-    # Where the biases have taken the mean of T residuals away, r comes out too small by
-    # (1 + 4 r) / T (Marriott and Pope 1954).
-    share = (errors.num_bias / errors.bias[0].numel()).clamp_max(1.0)
-    lag = (lag + share / T) / (1 - 4 * share / T).clamp_min(0.2)
-    lag = lag.clamp(0.0, 0.999)
-    return ((1 - lag) / (1 + lag)).clamp_min(1.0 / T)

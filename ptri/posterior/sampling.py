@@ -25,7 +25,14 @@ from ptri.posterior.body import BodyPrior
 from ptri.posterior.density import log_density
 from ptri.posterior.equations import Bundle
 from ptri.posterior.expansion import Expansion, coordinates_of
-from ptri.posterior.modes import Evidence, Modes, cameras_of, find_modes, noise_scale_sigma
+from ptri.posterior.modes import (
+    INFLATION,
+    Evidence,
+    Modes,
+    cameras_of,
+    find_modes,
+    noise_scale_sigma,
+)
 from ptri.posterior.optima import Poses
 from ptri.structures import (
     Cameras,
@@ -45,6 +52,8 @@ NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at mo
 MAX_SCALE_STEP = 8.0
 ROW = 32  # samples of a mode that are worked out at once
 POINTS = 100_000  # keypoints times samples at once: more leave the caches of a CPU
+LEAST_SHARE = 0.5  # of effective samples among all; less is the roughness of the target
+NUM_HALVINGS = 10
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
 
 
@@ -120,22 +129,25 @@ def log_target(
 @torch.no_grad()
 def sample(
     modes: Modes, evidence: Evidence, settings: PosteriorConfig, seed: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Adaptive multiple importance sampling.
 
     Returns:
         R (M, B, V, 3, 3), t (M, B, V, 3), log noise scale (M, B), the mode (M, B) each was drawn
-        around, the log target (M, B), and the log density (M, B) of the deterministic mixture of
-        all proposals at the samples, over the same measure.
+        around; and three log densities (M, B) at the samples, over one measure: the target, the
+        deterministic mixture of all proposals, and Laplace's approximation to the target.
     """
     D = modes.mean.shape[-1]
     dtype, device = modes.R.dtype, modes.R.device
     generator = torch.Generator().manual_seed(seed)
     relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
-    alive = relative > -NEGLIGIBLE
+    worth = modes.together.worth.view(relative.shape)
+    alive = worth * relative > -NEGLIGIBLE
     rough = _rough(evidence)
     shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))  # (B, K)
     prior = proposal = laws.StudentT(modes.mean, modes.chol, DEGREES_OF_FREEDOM)
+    laplace = prior._replace(chol=modes.chol / math.sqrt(INFLATION))
+    mass = torch.log_softmax(modes.log_mass, dim=1)
     per_round = max(settings.num_samples // settings.num_iterations, 1)
     level = (torch.arange(per_round, dtype=dtype, device=device) + 0.5) / per_round
     rounds, proposals = [], []
@@ -159,14 +171,42 @@ def sample(
             ]
         )
         log_mixture = torch.logsumexp(mixture, dim=0) - math.log(len(proposals))
-        log_weights = torch.log_softmax(drawn[-1] - log_mixture, dim=0)
+        around = laws.student_t_log_prob(laplace, x) - volume + mass
+        laplace_density = torch.logsumexp(around, dim=-1)
+        log_weights = tempered(drawn[-1] - log_mixture, laplace_density - log_mixture)
         # 4 the next proposal, by each mode's responsibility for each sample
         if iteration + 1 < settings.num_iterations:
             density = laws.student_t_log_prob(proposal, x) - volume + shares.log()
             owned = (log_weights[..., None] + torch.log_softmax(density, dim=-1)).exp()
             proposal = laws.student_t_fit(x, owned, prior, prior_samples=2.0 * D)
             shares = _normalised(torch.where(alive, owned.sum(0).clamp_min(MIN_SHARE / 2), 0.0))
-    return *drawn, log_mixture
+    return *drawn, log_mixture, laplace_density
+
+
+def tempered(exact: Tensor, laplace: Tensor) -> Tensor:
+    """Log-weights (M, B) between those of the target and those of Laplace's approximation to it.
+
+    ``laplace^(1 - beta) exact^beta``, beta as near to one as `LEAST_SHARE` of effective samples
+    allows. Far from a mode the target is known roughly only, and over many frames that adds up to
+    many nats: then a single sample would be the posterior.
+
+    Args:
+        exact, laplace: (M, B) log ratios of the densities to the proposals'.
+    """
+    possible = torch.isfinite(exact)
+    laplace = laplace.masked_fill(~possible, -torch.inf)
+    apart = torch.where(possible, exact - laplace, 0.0)  # not where both are infinite
+    low, high = torch.zeros_like(apart[0]).detach(), torch.ones_like(apart[0]).detach()
+    beta = high
+    for _ in range(NUM_HALVINGS):
+        few = _effective((laplace + beta * apart).detach()) < LEAST_SHARE * len(exact)
+        low, high = torch.where(few, low, beta), torch.where(few, beta, high)
+        beta = torch.where(low >= 1, low, 0.5 * (low + high))
+    return torch.log_softmax(laplace + low * apart, dim=0)
+
+
+def _effective(log_weights: Tensor) -> Tensor:
+    return 1 / torch.softmax(log_weights, dim=0).square().sum(0)
 
 
 def _normalised(shares: Tensor) -> Tensor:
@@ -240,8 +280,7 @@ def rig_posterior(
     settings: PosteriorConfig,
     seed: int = 0,
     poses: Poses | None = None,
-    correlated: bool = True,
-    frame_worth: float = 1.0,
+    worth: float | None = None,
 ) -> RigSolution:
     """Posterior of B rigs from T frames each.
 
@@ -250,26 +289,54 @@ def rig_posterior(
         starts: (B, C, ...) candidate rigs with their joints, any scale within a few tenths.
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
         poses: of single views; they weigh the modes against each other.
-        correlated: the errors of successive frames may go together; in training they do not.
-        frame_worth: see `ptri.structures.Detector`.
+        worth: of an image, see `ptri.structures.Detector`.
 
     Returns:
         The posterior, whose log-weights are differentiable in the observations, with the evidence
         that ``log_target`` takes.
     """
-    modes, evidence = find_modes(
-        observations, starts, body, settings, poses, correlated, frame_worth
-    )
-    R, t, log_scale, owner, target, log_mixture = sample(modes, evidence, settings, seed)
+    modes, evidence = find_modes(observations, starts, body, settings, poses, worth)
+    R, t, log_scale, owner, target, log_mixture, laplace = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(R, t, evidence, log_scale, owner)[0]
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
-    log_weights = torch.log_softmax(ratio, dim=0)
+    log_weights = tempered(ratio, laplace - log_mixture)
     with torch.no_grad():
         ess = 1 / log_weights.exp().square().sum(0)
-        posterior = RigPosterior(R, t, log_weights, ess)
+        cameras = widened(R, t, log_scale, owner, modes, evidence)
+    log_weights = log_weights + _between_modes(log_weights, owner, modes)
+    log_weights = torch.log_softmax(log_weights, dim=0)
+    posterior = RigPosterior(*cameras, log_weights, ess)
     return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
+
+
+@torch.no_grad()
+def _between_modes(log_weights: Tensor, owner: Tensor, modes: Modes) -> Tensor:
+    """What to add to log-weights (M, B), so that whole modes weigh as their frames are worth."""
+    K = modes.log_mass.shape[1]
+    own = torch.nn.functional.one_hot(owner, K).bool()  # (M, B, K)
+    mass = log_weights.unsqueeze(-1).masked_fill(~own, -torch.inf).logsumexp(0)  # (B, K)
+    worth = modes.together.worth.view_as(mass)[:, 0]
+    return (worth - 1) * mass.T.gather(0, owner)
+
+
+def widened(
+    R: Tensor, t: Tensor, log_scale: Tensor, owner: Tensor, modes: Modes, evidence: Evidence
+) -> tuple[Tensor, Tensor]:
+    """Samples (M, B, ...) moved away from their modes as far as errors that go together ask for."""
+    M, B = log_scale.shape
+    rig = torch.arange(B, device=owner.device)
+    x, _ = _coordinates(R, t, log_scale, evidence.expansions)  # (M, B, K, D + 1)
+    x = x.gather(2, owner[..., None, None].expand(-1, -1, 1, x.shape[-1])).squeeze(2)
+    mode = (rig, owner)  # (M, B)
+    mean = modes.mean[mode]
+    away = (modes.wider[mode] @ (x - mean)[..., :-1, None]).squeeze(-1)
+    x = torch.cat([mean[..., :-1] + away, x[..., -1:]], dim=-1)
+    rows = _pack(owner, modes.mean.shape[1])
+    packed = x.flatten(0, 1)[rows.sample]
+    cameras = cameras_of(packed, take(evidence.expansions, rows.mode))
+    return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in cameras)
 
 
 def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:

@@ -21,6 +21,7 @@ from ptri.config_sections import PosteriorConfig
 from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import find_model
+from ptri.posterior.equations import USUAL_TAIL
 from ptri.posterior.sampling import (
     Poses,
     RigSolution,
@@ -115,7 +116,8 @@ class Solved(NamedTuple):
     verdict: Verdict
     frames: list[int]  # that it was solved from
     sides: Sides | None  # (1, frames, V, 17) how left and right were read in them
-    noise2: Tensor  # () squared factor on the stated standard deviations, as the residuals say
+    noise2: Tensor  # () squared factor on the stated standard deviations, and ...
+    tail: Tensor  # () ... the tail of the keypoints' errors, as the residuals say
     scale: Scale
 
 
@@ -215,7 +217,7 @@ def solve_cameras(
     inside = take(given, (slice(None), views))
     frames = choose_frames(inside, max_frames) if len(views) >= 2 else []
     posterior, sides = None, None
-    noise2 = given.K.new_ones(())
+    noise2, tail = given.K.new_tensor([1.0, USUAL_TAIL])
     verdict = Verdict(Code.FEW_FRAMES, limit=MIN_JOINTS)
     if frames:
         chosen = take(inside, frames)
@@ -226,7 +228,7 @@ def solve_cameras(
         # 3 to 7
         solution = solve(model, keypoints, chosen.K[None], options, seed, start=start, times=times)
         posterior = tree_map(Tensor.double, solution.posterior)
-        noise2 = solution.rig.evidence.scale2[0].double()
+        noise2, tail = (value[0].double() for value in keypoint_noise(solution.rig))
         verdict, sides = solution.verdicts[0].of_views(views), solution.sides
     if doubt is not None:
         verdict = doubt._replace(figures=verdict.figures)
@@ -239,7 +241,7 @@ def solve_cameras(
     if partial or not frames:
         posterior = with_unknown(posterior, views, given.K, options.num_samples, seed)
     posterior, scale = rescale(posterior, inside, views, frames, scale)
-    return Solved(posterior, verdict, frames, sides, noise2, scale)
+    return Solved(posterior, verdict, frames, sides, noise2, tail, scale)
 
 
 @torch.no_grad()
@@ -252,7 +254,7 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     # 8 joints: of the given skeleton, triangulated; and Human3.6M's, fused
     posterior = solved.posterior
     R, t = (part[0] for part in posterior_mean(posterior))
-    joints = joints_under(given.keypoints, given.K, posterior, solved.noise2)
+    joints = joints_under(given.keypoints, given.K, posterior, solved.noise2, solved.tail)
     known, K = take((known_joints(given), given.K), None)
     body = take(body_under(model, known, K, posterior, solved.sides, frames=solved.frames), 0)
     away = posterior.t[:, 0] - t  # (M, V, 3)
@@ -260,6 +262,17 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
     rest = solved.verdict, solved.scale, solved.frames
     return RigEstimate(R, t, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
+
+
+def keypoint_noise(rig: RigSolution) -> tuple[Tensor, Tensor]:
+    """Of B rigs the squared factor (B,) on the stated deviations of keypoints, and their tails.
+
+    Errors that go together leave smaller residuals than they are, because the joints follow them:
+    there what is stated stands, unless the residuals show more.
+    """
+    together = rig.modes.together.joints[:: rig.modes.mean.shape[1]]
+    scale2 = rig.evidence.scale2
+    return torch.lerp(scale2, scale2.clamp_min(1.0), together), rig.evidence.best.errors.tail
 
 
 @one_thread()
@@ -315,8 +328,8 @@ def solve(
     poses = Poses(lifted.joints3d.detach().double(), sigma)
 
     # 6 posterior
-    worth = detector.frame_worth
-    rig = rig_posterior(observations, starts, body, options, seed, poses, thorough, worth)
+    worth = detector.frame_worth if thorough else 1.0
+    rig = rig_posterior(observations, starts, body, options, seed, poses, worth)
     if not thorough:
         return Solution(rig, [], sides)
 

@@ -45,7 +45,11 @@ PERSON_SIGMA = 600.0
 
 
 def joints_under(
-    keypoints: Keypoints, K: Tensor, posterior: RigPosterior, noise2: Tensor | float = 1.0
+    keypoints: Keypoints,
+    K: Tensor,
+    posterior: RigPosterior,
+    noise2: Tensor | float = 1.0,
+    tail: Tensor | None = None,
 ) -> Prediction:
     """Joints of T frames under a rig posterior, of these frames or of others.
 
@@ -56,6 +60,7 @@ def joints_under(
         keypoints: (T, V, J, ...) px. K: (T, V, 3, 3) px.
         posterior: of one rig (B = 1).
         noise2: () squared factor on the keypoints' stated standard deviations.
+        tail: () of their law, see `ptri.posterior.tails`; None: a Gaussian.
 
     Returns:
         (T, J, 3) mm and (T, J, 3, 3) mm^2 in view 0's frame, float64, always finite: a joint that
@@ -65,7 +70,7 @@ def joints_under(
     parts = []
     for first in range(0, len(K), CHUNK):
         part, part_K = take((keypoints, K), (None, slice(first, first + CHUNK)))
-        given = joints_given(part, part_K, posterior, R, t, noise2)
+        given = joints_given(part, part_K, posterior, R, t, noise2, tail)
         mean, spread = _moments(given.joints)
         parts.append(Prediction(mean[0], (given.covariance.mean(0) + spread)[0]))
     return cat(parts)
@@ -85,6 +90,7 @@ def joints_given(
     R: Tensor,
     t: Tensor,
     noise2: Tensor | float = 1.0,
+    tail: Tensor | None = None,
 ) -> Triangulation:
     """Joints (M, B, T, J, 3) mm under each of M cameras, and their covariances, float64.
 
@@ -94,6 +100,7 @@ def joints_given(
         R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
         noise2: squared factor on the keypoints' stated standard deviations; one, or broadcast
             against (B, T, V, J, 2, 2).
+        tail: of their law, one or broadcast against (B, T, V, J); None: a Gaussian.
 
     Raises:
         ValueError: see `normalise`.
@@ -110,7 +117,8 @@ def joints_given(
 
     def weigh(joints: Tensor) -> tuple[Tensor, Tensor]:
         at = reproject(joints, observations, *mean)
-        return responsibility(at.chi2, observations.inlier) * at.front, at.depth
+        weight = responsibility(at.chi2, observations.inlier, tail=tail)
+        return weight * at.front, at.depth
 
     weights = weigh(points[None])
     for _ in range(ROUNDS - 1):  # expectation maximisation

@@ -45,14 +45,14 @@ def without_misfits(
     verdicts: list[Verdict],
     options: PosteriorConfig,
     seed: int,
-    frame_worth: float,
+    worth: float | None,
 ) -> RigSolution:
     """The solution of B rigs; those with a misfit are solved without it where it matters."""
     V = solution.posterior.R.shape[2]
     for rig, verdict in enumerate(verdicts):
         if verdict.code is Code.MISFIT and V > 2:
             rows = torch.tensor([rig], device=solution.posterior.R.device)
-            posterior = _without(solution, rows, verdict.view, options, seed, frame_worth)
+            posterior = _without(solution, rows, verdict.view, options, seed, worth)
             if posterior is not None:
                 merged = solution.posterior.with_rigs(rows, posterior)
                 solution = solution._replace(posterior=merged)
@@ -66,7 +66,7 @@ def _without(
     view: int,
     options: PosteriorConfig,
     seed: int,
-    frame_worth: float,
+    worth: float | None,
 ) -> RigPosterior | None:
     """The posterior of one rig without a view; None where the others hardly move."""
     evidence = solution.evidence
@@ -82,7 +82,7 @@ def _without(
     starts = Bundle(*(value[:, None] for value in (cameras.R, cameras.t, moved, lengths)))
     seen = (value[:, :, others] for value in observations[:3])
     part = Observations(*seen, observations.held)
-    again = rig_posterior(part, starts, evidence.body, options, seed, frame_worth=frame_worth)
+    again = rig_posterior(part, starts, evidence.body, options, seed, worth=worth)
     new_R, _ = posterior_mean(again.posterior)
     angle = torch.rad2deg(rotation_angle(new_R @ cameras.R.mT))  # (1, V - 1), to the first
     region = REGION_90 * spread_deg(posterior)[0][:, others[0], others]

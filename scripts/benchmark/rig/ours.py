@@ -51,9 +51,10 @@ def solve(model: PoseModel, options: PosteriorConfig, cases: Cases, seed: int = 
     posterior = solution.posterior
     R, t = posterior_mean(posterior)
     *cameras, log_weights = resample(posterior, NUM_SAMPLES)
-    noise2 = solution.rig.evidence.scale2.reshape(-1, 1, 1, 1, 1, 1)
+    noise2, tail = estimate.keypoint_noise(solution.rig)
+    noise = noise2.reshape(-1, 1, 1, 1, 1, 1), tail.reshape(-1, 1, 1, 1)
     # (M, B, T, J, ...)
-    joints, covariance = joints_given(cases.keypoints, cases.K, posterior, *cameras, noise2)
+    joints, covariance = joints_given(cases.keypoints, cases.K, posterior, *cameras, *noise)
     weights = log_weights.unsqueeze(-1).expand(joints.shape[:3])
     samples = (value.flatten(1, 2) for value in (joints, about_root(covariance), weights))
     mean, spread = (value.unflatten(0, cases.K.shape[:2]) for value in mixture(*samples))

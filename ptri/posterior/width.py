@@ -1,0 +1,191 @@
+"""How much wider the posterior is than its likelihood says, because keypoints err together.
+
+The likelihood takes keypoints' errors for independent, but for a bias of each view and joint. Real
+detectors err alike where the person looks alike: at neighbouring joints, and as long as a posture
+lasts. Between keypoints of joints i, j in frames t, u of one view the correlation is modelled as
+
+    C = [(1 - a) I + a k(t, u)] x [(1 - b) I + b k(i, j)],    k = exp(-distance / LENGTH),
+
+the distance of two frames being that of their postures, the mean over joints about their middle.
+One frame repeated counts once. LENGTH was the same for all detectors that were measured; the shares
+a and b, zero where errors are independent, are told by the residuals. Of what goes together in a
+whole image residuals show nothing, since the camera follows it: there a known factor stands, the
+worth of a frame.
+
+The most probable cameras are still a good estimate, but their errors have the sandwich's covariance
+``A^-1 M A^-1`` and not ``A^-1`` (Godambe 1960; White 1982): A is the information, M the variance of
+the score under C. Samples are moved about their mode such that they have it, so that the estimate
+stays ("open-faced sandwich", Shaby 2014).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.resection import square_root
+from ptri.geometry.rotations import skew
+from ptri.posterior.body import BodyPrior
+from ptri.posterior.equations import (
+    Bundle,
+    Errors,
+    misfits,
+    noise_unit,
+    normal_equations,
+    person_centre,
+    prior_information,
+)
+from ptri.structures import Observations
+
+LENGTH = 130.0  # mm
+# What residuals keep of the correlation of errors: joints and cameras follow a part of it.
+KEPT = 0.25
+# Pairs of like keypoints from which the residuals say more than what was known before.
+USUAL_PAIRS, KNOWN_PAIRS = 2.0, 200.0
+USUAL_WORTH = 0.2  # of an image, by a detector nothing is known of
+
+
+class Together(NamedTuple):
+    """How the errors of N rigs go together."""
+
+    frames: Tensor  # (N,) share a of the variance that lasts as long as a posture
+    joints: Tensor  # (N,) share b that neighbouring joints have in common
+    worth: Tensor  # (N,) of an image: one where joints do not go together at all
+    excess: Tensor  # (N, D, D) variance of the cameras' score beyond what the keypoints told
+
+
+@torch.no_grad()
+def errors_together(
+    observations: Observations,
+    bundle: Bundle,
+    errors: Errors,
+    body: BodyPrior,
+    worth: float | None = None,
+) -> Together:
+    """How the errors of N adjusted rigs go together; D = 6 (V - 1), displacements of the cameras.
+
+    Args:
+        worth: of an image, see `ptri.structures.Detector`; 1: errors are known to be independent.
+    """
+    if worth == 1:
+        zero, num_cameras = torch.zeros_like(errors.scale2), 6 * (bundle.t.shape[1] - 1)
+        return Together(zero, zero, zero + 1, zero.new_zeros(len(zero), num_cameras, num_cameras))
+    known_pairs = USUAL_PAIRS if worth is None else KNOWN_PAIRS
+    worth = USUAL_WORTH if worth is None else worth
+    frames, joints = _likeness(bundle.joints)
+    root, residual, weight = _whitened(observations, bundle, errors)
+    slopes, by_joint, taken, information = _slopes(observations, bundle, errors, body, root)
+    off_frames, off_joints = (k - torch.eye(k.shape[-1]).to(k) for k in (frames, joints))
+    cameras = torch.linalg.pinv(information, hermitian=True)
+    shares = []
+    for of_frames in (True, False):
+        other = off_frames if of_frames else off_joints
+        product = (residual * _mixed(residual, other, of_frames)).flatten(1).sum(1)
+        # Residuals of independent errors are correlated too, by what the cameras ...
+        spurious = slopes.flatten(1, 4).mT @ _mixed(slopes, other, of_frames).flatten(1, 4)
+        spurious = (cameras * spurious).sum((1, 2))
+        if not of_frames:  # ... and the joints follow.
+            both = torch.einsum("ntvica,ntvjcb,nij->ntiajb", by_joint, by_joint, other)
+            spurious = spurious + (taken * both.flatten(4, 5).flatten(2, 3)).sum((1, 2, 3))
+        pairs = weight.sqrt() * _mixed(weight.sqrt(), other.square(), of_frames)
+        pairs = pairs.flatten(1).sum(1)
+        found = (product + spurious) / (2 * KEPT) + known_pairs
+        shares.append((found / (pairs + known_pairs)).clamp(0.0, 1.0))
+    a, b = (share[:, None, None, None, None, None] for share in shares)
+    mixed = slopes + a * _mixed(slopes, off_frames, True)
+    mixed = mixed + b * _mixed(mixed, off_joints, False)
+    flat = slopes.flatten(1, 4)
+    factor = 1 + shares[1] * (1 / worth - 1)
+    excess = factor[:, None, None] * (flat.mT @ mixed.flatten(1, 4)) - flat.mT @ flat
+    return Together(*shares, 1 / factor, excess)
+
+
+def widening(information: Tensor, excess: Tensor, least: Tensor) -> Tensor:
+    """Matrices (N, D, D) that take deviations of covariance ``A^-1`` to ``A^-1 (A + E) A^-1``.
+
+    Args:
+        information, excess: (N, D, D), A and E. least: (D,) added to A's diagonal.
+    """
+    information = information + torch.diag(least)
+    chol, failed = torch.linalg.cholesky_ex(information)
+    eye = torch.eye(len(least), dtype=chol.dtype, device=chol.device)
+    inverse = torch.linalg.solve_triangular(chol, eye.expand_as(chol), upper=False)
+    value, vector = torch.linalg.eigh(eye + inverse @ excess @ inverse.mT)
+    root = vector * value.clamp_min(1.0).sqrt().unsqueeze(-2) @ vector.mT
+    matrix = inverse.mT @ root @ chol.mT
+    usable = (failed == 0) & torch.isfinite(matrix).all(-1).all(-1)
+    return torch.where(usable[:, None, None], matrix, eye)
+
+
+def _likeness(joints: Tensor) -> tuple[Tensor, Tensor]:
+    """k of frames (N, T, T), and of joints (N, J, J) at their mean distance; of (N, T, J, 3) mm."""
+    posture = joints - joints.mean(2, keepdim=True)
+    apart = [torch.cdist(p, p) for p in posture.movedim(2, 0)]  # J times (N, T, T)
+    between = torch.cdist(joints, joints).mean(1)
+    return (-torch.stack(apart).mean(0) / LENGTH).exp(), (-between / LENGTH).exp()
+
+
+def _mixed(value: Tensor, kernel: Tensor, of_frames: bool) -> Tensor:
+    """Values (N, T, V, J, ...) summed with a kernel over frames or over joints."""
+    rule = "nst,ntvj...->nsvj..." if of_frames else "nij,ntvj...->ntvi..."
+    return torch.einsum(rule, kernel, value)
+
+
+def _whitened(
+    observations: Observations, bundle: Bundle, errors: Errors
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Root of the information (N, T, V, J, 2, 2) that every keypoint has at its weight, residuals
+    (N, T, V, J, 2) times it with the biases left in, and the weights (N, T, V, J)."""
+    weight = misfits(bundle, observations, errors)[2]
+    residual = misfits(bundle, observations, errors._replace(bias=errors.bias[:, :, :0]))[0]
+    residual = residual * noise_unit(observations)[..., None, None]
+    scale = (weight * (errors.curvature / errors.scale2)[:, None, None, None]).sqrt()
+    root = square_root(observations.information) * scale[..., None, None]
+    return root, (root @ residual.unsqueeze(-1)).squeeze(-1), weight
+
+
+def _slopes(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, root: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Slopes (N, T, V, J, 2, D) of the cameras' score with each whitened error, the rest following.
+
+    Returns:
+        Beside them slopes (N, T, V, J, 2, 3) of the whitened residual with its joint, the inverse
+        information (N, T, 3J, 3J) of the joints, the cameras' information (N, D, D).
+    """
+    V, J = observations.inlier.shape[2:]
+    num_bones, num_cameras = len(body.mean), 6 * (V - 1)
+    system = normal_equations(bundle, observations, errors, body)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(system.frames)[0])
+    gain = system.coupling @ inverse  # (N, T, G, 3J)
+    full = system.shared - (gain @ system.coupling.mT).sum(1)
+    full = full + prior_information(errors, body, num_cameras)
+    cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
+    towards = torch.linalg.solve_ex(full[:, rest, rest], full[:, rest, cameras])[0]
+    eye = torch.eye(num_cameras, dtype=full.dtype, device=full.device)
+    follow = torch.cat([eye.expand(len(full), -1, -1), -towards], dim=1)  # (N, G, D)
+
+    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints)
+    camera = camera + bundle.t[:, None, :, None]
+    x, y, z = camera.unbind(-1)
+    inverse_depth = 1 / z.clamp_min(MIN_DEPTH)
+    zero = torch.zeros_like(x)
+    columns = [inverse_depth, zero, zero, inverse_depth]
+    columns += [-x * inverse_depth.square(), -y * inverse_depth.square()]
+    projection = torch.stack(columns, -1).unflatten(-1, (3, 2)).mT
+    rows = root @ projection  # (N, T, V, J, 2, 3), camera frame
+    by_joint = rows @ bundle.R[:, None, :, None]
+    offset = camera - person_centre(bundle)[:, None, :, None]
+    motion = torch.cat([rows @ -skew(offset), rows], -1)[:, :, 1:]
+    moved = torch.einsum("ntvjcm,nvmd->ntvjcd", motion, follow[:, cameras].unflatten(1, (V - 1, 6)))
+    followed = (gain.mT @ follow[:, None]).unflatten(2, (J, 3))  # (N, T, J, 3, D)
+    slopes = -torch.einsum("ntvjck,ntjkd->ntvjcd", by_joint, followed)
+    slopes[:, :, 1:] += moved
+    if errors.bias.shape[2]:
+        biases = follow[:, num_cameras + num_bones :].unflatten(1, (V, J, 2))
+        unit = noise_unit(observations)[..., None, None, None]
+        slopes = slopes + torch.einsum("ntvjce,nvjed->ntvjcd", root * unit, biases)
+    return slopes, by_joint, inverse, follow.mT @ full @ follow

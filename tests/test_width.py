@@ -1,0 +1,109 @@
+"""How much wider the posterior is than its likelihood says: `ptri.posterior.width`, and tails."""
+
+import torch
+from rigs_fixture import BODY, observed, start_near, starts_near
+
+from ptri.config_sections import PosteriorConfig
+from ptri.geometry.rotations import rotation_angle
+from ptri.posterior.adjust import adjust
+from ptri.posterior.equations import noise_unit, plain_errors
+from ptri.posterior.noise import fit_errors
+from ptri.posterior.sampling import posterior_mean, rig_posterior, rotation_covariance
+from ptri.posterior.tails import fit_tail
+from ptri.posterior.width import LENGTH, errors_together, widening
+from ptri.structures import tree_map
+
+
+def together(observations, cameras, joints, worth=None):
+    bundle, errors = adjust(observations, start_near(cameras, joints, 2.0), BODY)
+    bundle, errors = fit_errors(observations, bundle, errors, BODY)
+    return errors_together(observations, bundle, errors, BODY, worth)
+
+
+def alike(joints):
+    """Errors (B, T, 4, J, 2) in standard deviations that go together as the model says."""
+    posture = joints - joints.mean(2, keepdim=True)
+    frames = (posture[:, :, None] - posture[:, None]).norm(dim=-1).mean(-1)
+    between = (joints[:, :, :, None] - joints[:, :, None]).norm(dim=-1).mean(1)
+    roots = []
+    for distance in (frames, between):
+        eye = 1e-6 * torch.eye(distance.shape[-1]).double()
+        roots.append(torch.linalg.cholesky((-distance / LENGTH).exp() + eye))
+    white = torch.randn(
+        *joints.shape[:2], 4, joints.shape[2], 2, generator=torch.Generator().manual_seed(0)
+    ).double()
+    return torch.einsum("bts,bji,bsvic->btvjc", *roots, white)
+
+
+def test_independent_errors_do_not_go_together():
+    found = together(*observed(6, 4, 10))
+    # Measured: over frames 0 to 0.5, over joints 0 to 0.4.
+    assert float(found.frames.mean()) < 0.4 and float(found.joints.mean()) < 0.4
+
+
+def test_errors_that_go_together_are_found_and_widen():
+    observations, cameras, joints = observed(6, 4, 10, missing=0.0, noise=0.0)
+    xy = observations.xy + noise_unit(observations)[..., None, None] * alike(joints)
+    found = together(observations._replace(xy=xy), cameras, joints)
+    assert float(found.frames.mean()) > 0.6 and float(found.joints.mean()) > 0.5
+
+
+def width(observations, starts, worth=None):
+    """Deviations (B, V - 1) of the rotations, and the posterior's mean."""
+    options = PosteriorConfig(num_modes=1)
+    posterior = rig_posterior(observations, starts, BODY, options, worth=worth).posterior
+    covariance = rotation_covariance(posterior)[:, 1:]
+    return covariance.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt(), posterior_mean(posterior)[0]
+
+
+def test_one_frame_repeated_counts_once():
+    observations, cameras, joints = observed(4, 4, 1)
+    starts = starts_near(cameras, joints, 3.0)
+    one = width(observations, starts, 1.0)[0]
+    observations = tree_map(lambda value: value.expand(-1, 8, *value.shape[2:]), observations)
+    many = width(observations, starts._replace(joints=starts.joints.expand(-1, -1, 8, -1, -1)))[0]
+    ratio = float((many / one).median())
+    assert 0.8 < ratio < 2.2  # eight frames: 0.35; measured 1.7: what is a bias is known less
+
+
+def test_the_worth_of_an_image_widens_and_does_not_move():
+    observations, cameras, joints = observed(8, 4, 1)
+    starts = starts_near(cameras, joints, 3.0)
+    (wide, R), (narrow, other) = (width(observations, starts, worth) for worth in (0.25, 1.0))
+    assert 1.6 < float((wide / narrow).median()) < 3.0  # 2, and what joints have in common
+    assert float((rotation_angle(R @ other.mT)[:, 1:] / wide).median()) < 0.3
+
+
+def test_widening_gives_the_sandwich():
+    generator = torch.Generator().manual_seed(1)
+    root = torch.randn(2, 3, 5, 5, generator=generator, dtype=torch.float64)
+    A, E = (part @ part.mT + torch.eye(5) for part in root)
+    matrix = widening(A, E, torch.zeros(5).double())
+    inverse = torch.linalg.inv(A)
+    assert torch.allclose(matrix @ inverse @ matrix.mT, inverse @ (A + E) @ inverse)
+
+
+def test_tails_are_told_from_a_gaussian_and_not_by_one_bad_view():
+    generator = torch.Generator().manual_seed(2)
+    normal = torch.randn(3, 20, 4, 17, 2, generator=generator).double()
+    gamma = torch.distributions.Gamma(1.5, 1.5)
+    torch.manual_seed(0)
+    heavy = normal / gamma.sample(normal.shape[:-1]).double().sqrt()[..., None]  # 3 degrees
+    # As many dimensions as residuals have of four views.
+    left = 1.25 / 2
+    one = torch.ones(3).double()
+    seen = torch.full(normal.shape[:-1], 0.95).double()
+
+    def tail(error):
+        return fit_tail(left * error.square().sum(-1), seen, one)
+
+    assert float(tail(normal).max()) < 0.1
+    assert float(tail(heavy).min()) > 0.15  # measured 0.2: residuals of 1.25 dimensions
+    wrong = normal.clone()
+    wrong[:, :, 1] *= 6
+    assert float(tail(wrong).max()) < 0.15
+
+
+def test_plain_errors_have_usual_tails():
+    observations, *_ = observed(2, 3, 1)
+    assert float(plain_errors(observations).tail.min()) > 0
