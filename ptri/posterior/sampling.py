@@ -35,6 +35,7 @@ from ptri.posterior.modes import (
 )
 from ptri.posterior.optima import Poses
 from ptri.structures import (
+    MANY_FRAMES,
     Cameras,
     Observations,
     RigPosterior,
@@ -173,7 +174,7 @@ def sample(
         log_mixture = torch.logsumexp(mixture, dim=0) - math.log(len(proposals))
         around = laws.student_t_log_prob(laplace, x) - volume + mass
         laplace_density = torch.logsumexp(around, dim=-1)
-        log_weights = tempered(drawn[-1] - log_mixture, laplace_density - log_mixture)
+        log_weights = _weights(drawn[-1], laplace_density, log_mixture, evidence)
         # 4 the next proposal, by each mode's responsibility for each sample
         if iteration + 1 < settings.num_iterations:
             density = laws.student_t_log_prob(proposal, x) - volume + shares.log()
@@ -181,6 +182,13 @@ def sample(
             proposal = laws.student_t_fit(x, owned, prior, prior_samples=2.0 * D)
             shares = _normalised(torch.where(alive, owned.sum(0).clamp_min(MIN_SHARE / 2), 0.0))
     return *drawn, log_mixture, laplace_density
+
+
+def _weights(target: Tensor, laplace: Tensor, mixture: Tensor, evidence: Evidence) -> Tensor:
+    """Log-weights (M, B) of samples by log densities; one frame's target is smooth enough."""
+    if evidence.observations.xy.shape[1] < MANY_FRAMES:
+        return torch.log_softmax(target - mixture, dim=0)
+    return tempered(target - mixture, laplace - mixture)
 
 
 def tempered(exact: Tensor, laplace: Tensor) -> Tensor:
@@ -301,7 +309,7 @@ def rig_posterior(
         target = log_target(R, t, evidence, log_scale, owner)[0]
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
-    log_weights = tempered(ratio, laplace - log_mixture)
+    log_weights = _weights(target, laplace, log_mixture, evidence)
     with torch.no_grad():
         ess = 1 / log_weights.exp().square().sum(0)
         cameras = widened(R, t, log_scale, owner, modes, evidence)

@@ -38,11 +38,12 @@ from ptri.posterior.equations import (
     person_centre,
     prior_information,
 )
-from ptri.structures import Observations
+from ptri.structures import MANY_FRAMES, Observations
 
 LENGTH = 130.0  # mm
-# What residuals keep of the correlation of errors: joints and cameras follow a part of it.
-KEPT = 0.25
+# What residuals keep of the correlation of errors, which joints and cameras follow: of few frames,
+# and of `MANY_FRAMES` and more.
+KEPT_OF_FEW, KEPT = 0.25, 0.5
 # Pairs of like keypoints from which the residuals say more than what was known before.
 USUAL_PAIRS, KNOWN_PAIRS = 2.0, 200.0
 USUAL_WORTH = 0.2  # of an image, by a detector nothing is known of
@@ -79,6 +80,7 @@ def errors_together(
     root, residual, weight = _whitened(observations, bundle, errors)
     slopes, by_joint, taken, information = _slopes(observations, bundle, errors, body, root)
     off_frames, off_joints = (k - torch.eye(k.shape[-1]).to(k) for k in (frames, joints))
+    kept = KEPT if frames.shape[1] >= MANY_FRAMES else KEPT_OF_FEW
     cameras = torch.linalg.pinv(information, hermitian=True)
     shares = []
     for of_frames in (True, False):
@@ -92,7 +94,7 @@ def errors_together(
             spurious = spurious + (taken * both.flatten(4, 5).flatten(2, 3)).sum((1, 2, 3))
         pairs = weight.sqrt() * _mixed(weight.sqrt(), other.square(), of_frames)
         pairs = pairs.flatten(1).sum(1)
-        found = (product + spurious) / (2 * KEPT) + known_pairs
+        found = (product + spurious) / (2 * kept) + known_pairs
         shares.append((found / (pairs + known_pairs)).clamp(0.0, 1.0))
     a, b = (share[:, None, None, None, None, None] for share in shares)
     mixed = slopes + a * _mixed(slopes, off_frames, True)
