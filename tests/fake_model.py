@@ -107,8 +107,12 @@ def fake_models_solve_themselves():
     def solve(model, keypoints, K, options, seed=0, **more):
         if not isinstance(model, FakeModel):
             return real(model, keypoints, K, options, seed, **more)
-        evidence = SimpleNamespace(scale2=torch.ones(len(K), dtype=torch.float64))
-        rig = SimpleNamespace(posterior=model.solve(keypoints, K, seed), evidence=evidence)
+        one = torch.ones(len(K), dtype=torch.float64)
+        best = SimpleNamespace(errors=SimpleNamespace(tail=0 * one))
+        evidence = SimpleNamespace(scale2=one, best=best)
+        modes = SimpleNamespace(together=SimpleNamespace(joints=0 * one), mean=one[:, None, None])
+        posterior = model.solve(keypoints, K, seed)
+        rig = SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes)
         return estimate.Solution(rig, [Verdict(Code.ACCEPTED)] * len(K), None)
 
     with pytest.MonkeyPatch.context() as patch:

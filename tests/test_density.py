@@ -6,6 +6,7 @@ import torch
 from rigs_fixture import BODY, observed, starts_near
 
 from ptri.config_sections import PosteriorConfig
+from ptri.posterior.adjust import MIN_SCALE2
 from ptri.posterior.sampling import log_target, rig_posterior
 
 HEAVIEST = 20  # samples compared
@@ -42,7 +43,7 @@ def bone_lengths(joints):
     return (joints[..., BODY.child, :] - joints[..., BODY.parent, :]).norm(dim=-1)
 
 
-def naive(R, t, variance, start, seen, data, tail):
+def naive(R, t, variance, start, seen, data, tail, floor):
     """Log density (M,) of M rigs, found from unknowns (M, 67); its bones' volume element."""
     value = torch.func.vmap(cost, (0, 0, 0, 0, 0, None, None, None))
     slope = torch.func.vmap(torch.func.grad(cost), (0, 0, 0, 0, 0, None, None, None))
@@ -63,7 +64,7 @@ def naive(R, t, variance, start, seen, data, tail):
     laplace = -0.5 * torch.logdet(curvature(unknowns, *fixed))
     person = torch.einsum("mvab,mb->mva", R, joints.mean(1)) + t
     cameras = -3 * person[:, 1:].norm(dim=-1).log().sum(-1)
-    noise = -0.5 * PRIOR_COUNT * (variance.log() + 1 / variance)
+    noise = -0.5 * (PRIOR_COUNT * (variance.log() + 1 / variance) + floor / variance)
     return bones + laplace + cameras + noise - value(unknowns, *fixed), bones
 
 
@@ -83,7 +84,8 @@ def heaviest(views, seed):
     seen = (data[2] > 0).any(0)
     variance = evidence.scale2 * (2 * log_scale[:, 0]).exp()
     tail = evidence.best.errors.tail[0]
-    return density[:, 0], (R[:, 0], t[:, 0], variance, start, seen, data, tail)
+    floor = MIN_SCALE2 * evidence.best.freedom[0]  # energy of the noise's least scale
+    return density[:, 0], (R[:, 0], t[:, 0], variance, start, seen, data, tail, floor)
 
 
 @pytest.mark.parametrize("views", [2, 3, 4])
@@ -97,6 +99,6 @@ def test_density_is_the_joint_density_with_joints_and_bones_integrated_out(views
         # Control: without the bones' volume element 1.3 to 3.1.
         assert float((density - (expected - bones)).std()) > 1.1
     # Control: with every covariance doubled 1.0 to 3.6.
-    *fixed, (xy, information, inlier), tail = arguments
-    wrong, _ = naive(*fixed, (xy, 0.5 * information, inlier), tail)
+    *fixed, (xy, information, inlier), tail, floor = arguments
+    wrong, _ = naive(*fixed, (xy, 0.5 * information, inlier), tail, floor)
     assert float((density - wrong).std()) > 0.9
