@@ -207,6 +207,7 @@ AXIS = "where the optical axis meets the picture looks like a turn of the camera
 FOCAL = "a focal length looks like a distance"
 BEHIND = "a mirrored picture with its labels kept looks as from behind the person"
 CORNER = "a person may stay in a corner of the picture"
+ONCE = "it counts once, and how wide one frame is stated is no matter of mistakes"
 STILL = "who hardly moves looks the same at another time, and errors that last leave as much"
 
 MISTAKES = (
@@ -259,7 +260,7 @@ MISTAKES = (
     Mistake("time reversed", _reversed, "one", "shifted|disagree|revers", STILL),
     Mistake("camera moved by 3 deg in the middle", _moved(3.0), "one", "moved|halves|disagree"),
     Mistake("camera moved by 20 deg in the middle", _moved(20.0), "one", "moved|halves|disagree"),
-    Mistake("one frame repeated", _repeated, "all", "too little"),
+    Mistake("one frame repeated", _repeated, "all", "too little", ONCE),
     Mistake("distortion ignored", _xy(_distort), "one", "K|distort", AXIS),
     Mistake("distortion ignored", _xy(_distort), "all", "K|distort", AXIS),
 )
