@@ -20,7 +20,7 @@ from ptri.verdict import readings as sides
 
 OPTIONS = config.PosteriorConfig(num_samples=64)
 RATE = 0.1
-EXCHANGES = Detector(exchanged=RATE)
+EXCHANGES, LABELLED = Detector(exchanged=RATE), Detector(exchanged=0.0)
 KEEP = torch.arange(17)
 NAMES = H36M17.joints
 
@@ -149,7 +149,7 @@ def test_a_view_that_a_detector_exchanged_does_not_turn_its_camera():
 
     keypoints = exchanged(scene.keypoints, 1)
     good, read = errors(scene.keypoints), errors(keypoints)
-    blind = errors(keypoints, UNKNOWN_DETECTOR)
+    blind = errors(keypoints, LABELLED)
     assert (good > 20).double().mean() < 0.05
     assert (blind > 20).double().mean() > 0.25  # the fault is one
     assert (read > 20).double().mean() < 0.1
@@ -169,10 +169,10 @@ def test_fused_joints_under_true_cameras_do_not_mind_exchanged_arms():
 
 
 @torch.no_grad()
-def test_of_an_unknown_detector_left_and_right_are_as_labelled():
+def test_of_a_detector_that_never_exchanges_left_and_right_are_as_labelled():
     scene = scenes(2, 2)
     keypoints = exchanged(scene.keypoints, 1)
-    assert estimate.solve(model(), keypoints, scene.K, OPTIONS).sides is None
+    assert estimate.solve(model(LABELLED), keypoints, scene.K, OPTIONS).sides is None
     assert estimate.solve(model(EXCHANGES), keypoints, scene.K, OPTIONS).sides.changed().any()
 
 
