@@ -310,12 +310,11 @@ def rig_posterior(
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
-    with torch.no_grad():
-        ess = 1 / log_weights.exp().square().sum(0)
-        cameras = widened(R, t, log_scale, owner, modes, evidence)
     log_weights = log_weights + _between_modes(log_weights, owner, modes)
     log_weights = torch.log_softmax(log_weights, dim=0)
-    posterior = RigPosterior(*cameras, log_weights, ess)
+    with torch.no_grad():
+        cameras = widened(R, t, log_scale, owner, modes, evidence)
+        posterior = RigPosterior(*cameras, log_weights, _effective(log_weights))
     return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
 
 
