@@ -149,8 +149,13 @@ def find_modes(
     # 5 the joint density expanded, and the cameras' Laplace covariance
     expansions = expand(seen, bundle, errors, body)
     together = errors_together(seen, bundle, errors, body, worth)
-    excess = expansions.chart.mT @ together.excess @ expansions.chart
-    wider = widening(expansions.information, excess, _widest(excess) ** -2)
+    if worth == 1:
+        like = together.excess
+        eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
+        wider = eye.expand_as(like)
+    else:
+        excess = expansions.chart.mT @ together.excess @ expansions.chart
+        wider = widening(expansions.information, excess, _widest(excess) ** -2)
     chol, failed = _laplace(expansions)
 
     # 6 from the optimum of the joint density to that of the marginal, and its mass

@@ -310,11 +310,11 @@ def rig_posterior(
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
-    log_weights = log_weights + _between_modes(log_weights, owner, modes)
-    log_weights = torch.log_softmax(log_weights, dim=0)
-    with torch.no_grad():
-        cameras = widened(R, t, log_scale, owner, modes, evidence)
-        posterior = RigPosterior(*cameras, log_weights, _effective(log_weights))
+    if worth != 1:
+        R, t = widened(R, t, log_scale, owner, modes, evidence)
+        log_weights = log_weights + _between_modes(log_weights, owner, modes)
+        log_weights = torch.log_softmax(log_weights, dim=0)
+    posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()))
     return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
 
 
@@ -328,6 +328,7 @@ def _between_modes(log_weights: Tensor, owner: Tensor, modes: Modes) -> Tensor:
     return (worth - 1) * mass.T.gather(0, owner)
 
 
+@torch.no_grad()
 def widened(
     R: Tensor, t: Tensor, log_scale: Tensor, owner: Tensor, modes: Modes, evidence: Evidence
 ) -> tuple[Tensor, Tensor]:

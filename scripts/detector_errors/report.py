@@ -42,7 +42,7 @@ def detector_of(fit: Fit, clips: Clips, frame_worth: float) -> Detector:
         tuple(round(options.overstate * value, 3) for value in options.joint_stated),
         frame_worth,
         # Half of these move a joint by less than its noise: the limbs of people in profile.
-        round(0.5 * exchanged, 3),
+        round(min(0.5 * exchanged, 0.5), 3),
     )
 
 
