@@ -142,8 +142,7 @@ def sample(
     dtype, device = modes.R.dtype, modes.R.device
     generator = torch.Generator().manual_seed(seed)
     relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
-    worth = modes.together.worth.view(relative.shape)
-    alive = worth * relative > -NEGLIGIBLE
+    alive = relative > -NEGLIGIBLE
     rough = _rough(evidence)
     shares = _normalised(torch.where(alive, relative.exp().clamp_min(MIN_SHARE), 0.0))  # (B, K)
     prior = proposal = laws.StudentT(modes.mean, modes.chol, DEGREES_OF_FREEDOM)
@@ -311,37 +310,34 @@ def rig_posterior(
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
     if worth != 1:
-        R, t = widened(R, t, log_scale, owner, modes, evidence)
-        log_weights = log_weights + _between_modes(log_weights, owner, modes)
-        log_weights = torch.log_softmax(log_weights, dim=0)
+        R, t = widened(R, t, log_scale, owner, log_weights, modes, evidence)
     posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()))
     return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
 
 
 @torch.no_grad()
-def _between_modes(log_weights: Tensor, owner: Tensor, modes: Modes) -> Tensor:
-    """What to add to log-weights (M, B), so that whole modes weigh as their frames are worth."""
-    K = modes.log_mass.shape[1]
-    own = torch.nn.functional.one_hot(owner, K).bool()  # (M, B, K)
-    mass = log_weights.unsqueeze(-1).masked_fill(~own, -torch.inf).logsumexp(0)  # (B, K)
-    worth = modes.together.worth.view_as(mass)[:, 0]
-    return (worth - 1) * mass.T.gather(0, owner)
-
-
-@torch.no_grad()
 def widened(
-    R: Tensor, t: Tensor, log_scale: Tensor, owner: Tensor, modes: Modes, evidence: Evidence
+    R: Tensor,
+    t: Tensor,
+    log_scale: Tensor,
+    owner: Tensor,
+    log_weights: Tensor,
+    modes: Modes,
+    evidence: Evidence,
 ) -> tuple[Tensor, Tensor]:
-    """Samples (M, B, ...) moved away from their modes as far as errors that go together ask for."""
-    M, B = log_scale.shape
+    """Samples (M, B, ...) moved away from their mode's mean as errors that go together ask for."""
+    (M, B), K = log_scale.shape, modes.log_mass.shape[1]
     rig = torch.arange(B, device=owner.device)
     x, _ = _coordinates(R, t, log_scale, evidence.expansions)  # (M, B, K, D + 1)
     x = x.gather(2, owner[..., None, None].expand(-1, -1, 1, x.shape[-1])).squeeze(2)
+    own = torch.nn.functional.one_hot(owner, K) * log_weights.exp().unsqueeze(-1)  # (M, B, K)
+    # 1e-30 guards a mode without samples.
+    mean = torch.einsum("mbk,mbd->bkd", own, x) / own.sum(0).clamp_min(1e-30).unsqueeze(-1)
     mode = (rig, owner)  # (M, B)
-    mean = modes.mean[mode]
-    away = (modes.wider[mode] @ (x - mean)[..., :-1, None]).squeeze(-1)
-    x = torch.cat([mean[..., :-1] + away, x[..., -1:]], dim=-1)
-    rows = _pack(owner, modes.mean.shape[1])
+    middle = mean[mode][..., :-1]
+    away = (modes.wider[mode] @ (x[..., :-1] - middle).unsqueeze(-1)).squeeze(-1)
+    x = torch.cat([middle + away, x[..., -1:]], dim=-1)
+    rows = _pack(owner, K)
     packed = x.flatten(0, 1)[rows.sample]
     cameras = cameras_of(packed, take(evidence.expansions, rows.mode))
     return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in cameras)

@@ -14,7 +14,7 @@ worth of a frame.
 
 The most probable cameras are still a good estimate, but their errors have the sandwich's covariance
 ``A^-1 M A^-1`` and not ``A^-1`` (Godambe 1960; White 1982): A is the information, M the variance of
-the score under C. Samples are moved about their mode such that they have it, so that the estimate
+the score under C. Samples are moved about their mean such that they have it, so that the estimate
 stays ("open-faced sandwich", Shaby 2014).
 """
 
