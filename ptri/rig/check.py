@@ -121,9 +121,11 @@ def doubt_input(given: RigInput, size=None) -> Verdict | None:
             )
         size = size.expand(len(K), 2)
     known = known_joints(given)
-    extra = extra_joints(given.skeleton) if given.skeleton != H36M17 else []
-    xy = torch.cat([known.xy, given.keypoints.xy[:, :, extra]], 2)
-    confidence = torch.cat([known.confidence, given.keypoints.confidence[:, :, extra]], 2)
+    xy, confidence = known.xy, known.confidence
+    if given.skeleton != H36M17:
+        extra = extra_joints(given.skeleton)
+        xy = torch.cat([xy, given.keypoints.xy[:, :, extra]], 2)
+        confidence = torch.cat([confidence, given.keypoints.confidence[:, :, extra]], 2)
     seen = torch.isfinite(xy).all(-1) & (confidence > 0)
     return doubt_pictures(xy, seen, K, size)
 
