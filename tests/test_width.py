@@ -6,7 +6,7 @@ from rigs_fixture import BODY, observed, start_near, starts_near
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.adjust import adjust
-from ptri.posterior.equations import noise_unit, plain_errors
+from ptri.posterior.equations import noise_unit
 from ptri.posterior.noise import fit_errors
 from ptri.posterior.sampling import posterior_mean, rig_posterior, rotation_covariance
 from ptri.posterior.tails import fit_tail
@@ -103,8 +103,3 @@ def test_tails_are_told_from_a_gaussian_and_not_by_one_bad_view():
     wrong = normal.clone()
     wrong[:, :, 1] *= 6
     assert float(tail(wrong).max()) < 0.15
-
-
-def test_plain_errors_have_usual_tails():
-    observations, *_ = observed(2, 3, 1)
-    assert float(plain_errors(observations).tail.min()) > 0

@@ -136,7 +136,7 @@ def _solve(
     full = system.shared + prior
     full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])
     complement = full - reduced[..., :-1]
-    remainder = system.shared_gradients.sum(1) - reduced[..., -1] + pull
+    remainder = system.shared_gradient - reduced[..., -1] + pull
     outer, _ = torch.linalg.cholesky_ex(complement)
     step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer)  # (N, G, 1)
     rest = half[..., -1:] + half[..., :-1] @ step.unsqueeze(1)

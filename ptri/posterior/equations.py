@@ -90,7 +90,7 @@ class System(NamedTuple):
     coupling: Tensor  # (N, T, G, 3J)
     shared: Tensor  # (N, G, G) of the keypoints, without priors
     frames_gradient: Tensor  # (N, T, 3J)
-    shared_gradients: Tensor  # (N, T, G) of every frame, the joints held
+    shared_gradient: Tensor  # (N, G)
     chi2: Tensor  # (N, T, V, J) unscaled
     weight: Tensor  # (N, T, V, J) in least squares, see `responsibility`
 
@@ -279,13 +279,12 @@ def system_at(
     blocks.diagonal(dim1=1, dim2=3).copy_(camera_blocks.permute(0, 2, 3, 1))
     gradient = linear.gradient[:, 1:].mT  # (N, V-1, P, 3)
     torque = torch.linalg.cross(offset.squeeze(-2), gradient, dim=-1)
-    moved = torch.cat([torque, gradient], dim=-1).unflatten(2, (T, J)).sum(3)  # (N, V-1, T, 6)
-    gradients = [moved.transpose(1, 2).flatten(2)]
+    gradients = [torch.cat([torque, gradient], dim=-1).sum(2).flatten(1)]
 
     coupling[:, :, bones] = -linear.bone_rows / body.slack
     count = layout.held.sum(1) / body.slack**2
     shared[:, bones, bones].diagonal(dim1=-2, dim2=-1).copy_(count)
-    gradients.append(-at.stretch / body.slack)
+    gradients.append(-at.stretch.sum(1) / body.slack)
     if num_bias:
         # Columns of P^T L: the information's part of the moments, times the depth.
         factor = layout.unit * at.camera[:, :, 2].clamp_min(MIN_DEPTH)
@@ -310,8 +309,8 @@ def system_at(
         transposed = shared[:, bones.stop :, :num_cameras]
         transposed.copy_(shared[:, :num_cameras, bones.stop :].mT)
         weight = linear.weight * (layout.unit / errors.scale2[:, None, None])
-        pull = (at.pull * weight.unsqueeze(2)).unflatten(-1, (T, J))  # (N, V, 2, T, J)
-        gradients.append(pull.permute(0, 3, 1, 4, 2).flatten(2))
+        pull = (at.pull * weight.unsqueeze(2)).unflatten(-1, (T, J)).sum(3)  # (N, V, 2, J)
+        gradients.append(pull.mT.flatten(1))
     chi2, weight = (
         value.unflatten(-1, (T, J)).transpose(1, 2) for value in (at.chi2, linear.weight)
     )

@@ -73,7 +73,7 @@ def _fit_bias(
     prior[:, -num_bias:, -num_bias:] = 0.0  # the biases' own prior is what is sought
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
     information = system.shared - reduced[..., :-1] + prior
-    gradient = system.shared_gradients.sum(1) - reduced[..., -1] + pull
+    gradient = system.shared_gradient - reduced[..., -1] + pull
     rest = slice(0, information.shape[-1] - num_bias)
     biases = slice(rest.stop, None)
     cross = information[:, rest, biases]

@@ -15,11 +15,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptri.geometry.rays import LOG_OUTLIER, bounded
+from ptri.geometry.rays import LEAST_TAIL, LOG_OUTLIER, bounded
 from ptri.structures import constant
 
 GRID = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-LEAST = 1e-3  # of the grid: the Gaussian is the limit
 ROUNDS = 8  # of expectation maximisation for the scale, under each tail
 
 
@@ -42,7 +41,7 @@ def fit_tail(chi2: Tensor, inlier: Tensor, scale2: Tensor) -> Tensor:
     p = (2 - 3 / views.clamp_min(2).to(chi2)).flatten(1)[:, None]
     energy = torch.where(used > 0, chi2.flatten(1)[:, None], 0.0)
     c = bounded(inlier.flatten(1))[:, None]
-    tail = constant(GRID, chi2.device, chi2.dtype).clamp_min(LEAST)[:, None]  # (G, 1)
+    tail = constant(GRID, chi2.device, chi2.dtype).clamp_min(LEAST_TAIL)[:, None]  # (G, 1)
     half = 0.5 / tail
     norm = torch.lgamma(half + 0.5 * p) - torch.lgamma(half) - 0.5 * p * half.log()  # (N, G, P)
     first = scale2[:, None, None]

@@ -7,10 +7,10 @@ lasts. Between keypoints of joints i, j in frames t, u of one view the correlati
     C = [(1 - a) I + a k(t, u)] x [(1 - b) I + b k(i, j)],    k = exp(-distance / LENGTH),
 
 the distance of two frames being that of their postures, the mean over joints about their middle.
-One frame repeated counts once. LENGTH was the same for all detectors that were measured; the shares
-a and b, zero where errors are independent, are told by the residuals. Of what goes together in a
-whole image residuals show nothing, since the camera follows it: there a known factor stands, the
-worth of a frame.
+One frame repeated counts once. LENGTH was the same for the two detectors that were measured; the
+shares a and b, zero where errors are independent, are told by the residuals. Of what goes together
+in a whole image residuals show nothing, since the camera follows it: there a known factor stands,
+the worth of an image.
 
 The most probable cameras are still a good estimate, but their errors have the sandwich's covariance
 ``A^-1 M A^-1`` and not ``A^-1`` (Godambe 1960; White 1982): A is the information, M the variance of
@@ -141,8 +141,9 @@ def _whitened(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Root of the information (N, T, V, J, 2, 2) that every keypoint has at its weight, residuals
     (N, T, V, J, 2) times it with the biases left in, and the weights (N, T, V, J)."""
-    weight = misfits(bundle, observations, errors)[2]
-    residual = misfits(bundle, observations, errors._replace(bias=errors.bias[:, :, :0]))[0]
+    residual, _, weight = misfits(bundle, observations, errors)
+    if errors.bias.shape[2]:
+        residual = residual - errors.bias[:, None]
     residual = residual * noise_unit(observations)[..., None, None]
     scale = (weight * (errors.curvature / errors.scale2)[:, None, None, None]).sqrt()
     root = square_root(observations.information) * scale[..., None, None]
