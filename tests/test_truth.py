@@ -1,6 +1,8 @@
 """`benchmark.py truth`: its cases, what is counted of them, and its command."""
 
 import json
+import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import torch
 from benchmark.commands import main
 from benchmark.rig.ours import make_model
-from benchmark.truth import cases, cells, command, figures, peers, tables, targets
+from benchmark.truth import alike, cases, cells, command, figures, peers, tables, targets
 from benchmark.truth.cells import Cell, Result
 from benchmark.truth.scores import score
 from detector_errors.clips import FOCAL, Clips, Detected
@@ -17,6 +19,7 @@ from ptri.data.transforms import normalise
 from ptri.errors import UserError
 from ptri.geometry.cameras import project
 from ptri.geometry.rotations import so3_exp
+from ptri.posterior.width import LENGTH
 from ptri.skeleton import COCO17, H36M17
 from ptri.structures import Cameras, Detector, Keypoints
 
@@ -243,3 +246,27 @@ def test_bad_arguments_get_a_line(tmp_path, capsys):
     ):
         assert main(["truth", "--out", str(tmp_path), *extra]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_how_alike_errors_are():
+    """Errors drawn by the law have its correlation; independent ones have none."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    truth = 250 * normal(4, 1, 12, 3) + (30 * normal(4, 40, 12, 3)).cumsum(1)  # mm
+    distance = truth - truth.mean(2, keepdim=True)
+    distance = (distance[:, :, None] - distance[:, None]).norm(dim=-1).mean(-1)
+    eye = 1e-6 * torch.eye(40).double()
+    root = torch.linalg.cholesky((-distance / LENGTH).exp() + eye)
+    white = normal(4, 40, 20, 12, 2)
+    for error, law in ((torch.einsum("bst,btvjc->bsvjc", root, white), True), (white, False)):
+        covariance = 4 * torch.eye(2).double().expand(*error.shape, 2)
+        keypoints = Keypoints(error, covariance, torch.ones(error.shape[:-1]))
+        found = SimpleNamespace(keypoints=keypoints, truth=truth, true_xy=lambda: 0 * white)
+        postures, joints = alike.alike([found])
+        for value, low, high in zip(postures[2:6], alike.POSTURES[2:6], alike.POSTURES[3:7]):
+            expected = math.exp(-0.5 * (low + high) / LENGTH) if law else 0.0
+            assert value == pytest.approx(expected, abs=0.1)
+        assert max(map(abs, joints)) < 0.1  # nothing in common between joints

@@ -7,10 +7,10 @@ lasts. Between keypoints of joints i, j in frames t, u of one view the correlati
     C = [(1 - a) I + a k(t, u)] x [(1 - b) I + b k(i, j)],    k = exp(-distance / LENGTH),
 
 the distance of two frames being that of their postures, the mean over joints about their middle.
-One frame repeated counts once. LENGTH was the same for the two detectors that were measured; the
-shares a and b, zero where errors are independent, are told by the residuals. Of what goes together
-in a whole image residuals show nothing, since the camera follows it: there a known factor stands,
-the worth of an image.
+One frame repeated counts once. LENGTH was the same for all four detectors that were measured
+(docs/rig_posterior.md); the shares a and b, zero where errors are independent, are told by the
+residuals. Of what goes together in a whole image residuals show nothing, since the camera follows
+it: there a known factor stands, the worth of an image.
 
 The most probable cameras are still a good estimate, but their errors have the sandwich's covariance
 ``A^-1 M A^-1`` and not ``A^-1`` (Godambe 1960; White 1982): A is the information, M the variance of

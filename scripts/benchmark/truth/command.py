@@ -20,7 +20,7 @@ from benchmark.detectors.cases import clips_config, detected
 from benchmark.figures import targets_table
 from benchmark.results import check_names, write_results
 from benchmark.rig.ours import WEIGHTS, make_model
-from benchmark.truth import plots, tables
+from benchmark.truth import alike, plots, tables
 from benchmark.truth.cases import (
     GENERATED,
     THINNED,
@@ -70,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--families", nargs="+", metavar="NAME", help="of rigs; default: all")
     add("--frames", nargs="+", type=int, metavar="T", help=f"default {FRAMES}")
     add("--cases", type=int, metavar="N", help="generated rigs of a family, T = 1 (16)")
+    add("--alike", action="store_true", help="only how alike errors are over postures and joints")
     add("--quick", action="store_true", help="two detectors, T = 1 and 10, few rigs")
     add("--against", metavar="JSON", help="an earlier truth.json, whose figures stand beside")
     add("--keep", action="store_true", help="take earlier results of other sources and settings")
@@ -102,6 +103,8 @@ def run(args: argparse.Namespace) -> str:
     for root in tqdm(roots, "detections", unit="folder", disable=None):
         for name in dict.fromkeys(n.removesuffix(UNKNOWN) for n in names if n not in GENERATED):
             find(name, root, options)
+    if args.alike:
+        return write_results(args, "alike", _alike(names, roots, options), {})
     job = functools.partial(
         run_cell, options=options, roots=roots, folder=folder / "truth", keep=args.keep
     )
@@ -236,6 +239,12 @@ def _all(job, cells: list[Cell], jobs: int) -> list[Result]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, torch.set_num_threads, (1,)) as pool:
         return list(show(pool.map(job, cells)))
+
+
+def _alike(names: list[str], roots: list[Root], options: Options) -> str:
+    real = dict.fromkeys(n.removesuffix(UNKNOWN) for n in names if n not in GENERATED)
+    found = {name: alike.alike([find(name, root, options)[0] for root in roots]) for name in real}
+    return alike.table(found)
 
 
 def _write_crops(roots: list[Root], folder: Path) -> str:
