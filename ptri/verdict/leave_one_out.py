@@ -362,17 +362,18 @@ def _clocks(
     own_clock = torch.minimum(
         as_is.cost.view(-1, L), own_cost[rig, view][:, None] * count.view(-1, L)
     )
-    nats = own_clock - result.cost.view(-1, L)
+    # A point, since clocks leave unlike numbers of them: more of them would outweigh a better fit.
+    gain = (own_clock - result.cost.view(-1, L)) / count.clamp_min(1)
     other = (rates[:, None] != 1) | (lags != 0)
     allowed = (count >= MIN_SHARE * usual) & other.flatten()
-    value, best = torch.where(allowed, nats, -torch.inf).max(1)
+    value, best = torch.where(allowed, gain, -torch.inf).max(1)
     clock, place = best // len(lags), best % len(lags)
     around = (place[:, None] + constant((-1, 0, 1), lags.device)).clamp(0, len(lags) - 1)
-    below, peak, above = nats.gather(1, clock[:, None] * len(lags) + around).unbind(1)
+    below, peak, above = gain.gather(1, clock[:, None] * len(lags) + around).unbind(1)
     bend = 2 * peak - below - above
     offset = torch.where(bend > 0, 0.5 * (above - below) / bend, 0.0).clamp(-0.5, 0.5)
     number = count.gather(1, best[:, None])[:, 0].to(R)
-    results = value / number.clamp_min(1), number, (lags[place] + offset) * step, rates[clock]
+    results = value, number, (lags[place] + offset) * step, rates[clock]
     blank = torch.full_like(R[0, ..., 0, 0], -torch.inf), *[late.to(R) * 0] * 2, late.to(R) * 0 + 1
     return tuple(all_.index_put((rig, view), new) for all_, new in zip(blank, results))
 
