@@ -162,7 +162,7 @@ def test_one_joint_that_is_no_number_is_not_seen_and_nothing_else(tmp_path, sett
         ("none", 4, "accepted"),
         ("labels exchanged", 2, "bad camera: "),
         ("camera moved by 3 deg in the middle", 4, "view 1 seems to have moved in the middle"),
-        ("time reversed", 4, "bad camera: view 1 "),
+        ("another person", 4, "bad camera: view 1 disagrees with the others"),
     ],
 )
 def test_mistakes_that_need_cameras(settings, model, name, num_views, words):

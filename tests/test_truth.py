@@ -51,6 +51,7 @@ def result(cell, clips, **scores):
     usual["square"] = np.full((N, 3), figures.MEDIAN_SQUARE)
     for name in ("joints", "body"):
         usual[name] = np.full((N, 34), 0.7)
+    usual["good"] = np.ones((N, 4))
     usual |= {"plain_angle": usual["angle"], "cauchy_angle": usual["angle"]}
     usual |= {"mpjpe": np.full((N, 1), 60.0), "calibrated": np.full((N, 1), 50.0)}
     return Result(cell, np.asarray(clips), {**usual, **scores})
@@ -65,6 +66,13 @@ def test_rendered_cases_are_what_a_user_has():
     assert [case.clip for case in some] == [0, 0, 1, 1] and some[0].known == KNOWN
     assert torch.equal(some[1].xy, found.keypoints.xy[0, 10:].double())
     assert some[0].noise * FOCAL == pytest.approx(3.0, rel=0.05)
+    assert some[0].good.all()
+    off = found.keypoints.xy.clone()  # of one view most points, and of another some
+    off[0, :, 1, :12] += 300
+    off[0, :, 2, :5] += 300
+    spoiled = found._replace(keypoints=found.keypoints._replace(xy=off))
+    good = [case.good.tolist() for case in cases.rendered_cases(spoiled, KNOWN, 10, 1)]
+    assert good == [[True, False, True, True], [True] * 4]
     given = some[0].given()
     assert torch.equal(given.keypoints.covariance[0, 0, 0], torch.eye(2).double())
     # Nothing known: the covariances are those of `ptri.estimate_rig` without any.
@@ -171,7 +179,10 @@ def test_what_is_counted():
     named = {"code": codes, "view": np.array([-1, 2, 1, -1])}
     bad = figures.summarise([result(cell, [0, 1, 2, 3], angle=far, level=high, away=away, **named)])
     assert bad["failed_of_accepted"].value == 1 / 2 and bad["rejected_of_good"].value == 2 / 3
-    assert bad["blamed"].value == 1 / 4  # too little evidence is no blame
+    assert bad["blamed"].value == 1 / 4  # too little evidence is no blame, nor ...
+    poor = np.array([[True, True, False, True]] * 4)  # ... is what is right
+    poor = figures.summarise([result(cell, [0, 1, 2, 3], good=poor, **named)])
+    assert poor["blamed"].value == 0
     assert bad["worse"].value == 1 / 4  # only where the region denies it too
     assert bad["better"].value == 0
     assert figures.summarise([result(cell, [0], plain_away=away[1:2])])["better"].value == 1
@@ -210,7 +221,8 @@ def test_a_solved_case_beside_its_truth():
     wrong = case._replace(cameras=case.cameras._replace(R=turned))
     other = score(model, wrong, options, 0)
     assert (other["level"] > 0.999).all() and (other["away"] > 30).all()
-    assert set(score(model, case, options, 0, verdict_only=True)) == {"angle", "code", "view"}
+    least = {"angle", "code", "view", "good"}
+    assert set(score(model, case, options, 0, verdict_only=True)) == least
 
 
 def test_the_command_goes_on_where_it_stopped(tmp_path, capsys, monkeypatch):

@@ -25,14 +25,15 @@ from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.equations import Bundle, misfits, plain_errors
 from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.width import Together
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.solve import solve
 from ptri.rig import estimate
 from ptri.rig.left_out import without_misfits
 from ptri.structures import Keypoints, RigPosterior, take
 from ptri.verdict.figures import Figures, spread_deg
-from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, judge
-from ptri.verdict.leave_one_out import LASTING, MOMENTARY, Examination
+from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, independent, judge
+from ptri.verdict.leave_one_out import LASTING, Examination
 from ptri.verdict.readings import Reading
 from ptri.verdict.verdict import Code, Verdict
 
@@ -54,7 +55,8 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     _, _, weight = misfits(bundle, observations, plain_errors(observations))
     seen = {"observations": observations, "joints": joints, "weight": weight}
     evidence = SimpleNamespace(**seen, scale2=one.clone())
-    return SimpleNamespace(posterior=posterior, evidence=evidence)
+    modes = SimpleNamespace(mean=one[:, None], together=Together(0 * one, 0 * one, one, one))
+    return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes)
 
 
 @pytest.fixture(scope="module")
@@ -214,47 +216,77 @@ def with_gain(plain, view, way, gain, **changes):
 TWO_POSES, CLOCK = len(LASTING) - 1, len(LASTING)
 
 
+def blamed(examination, worth=1 / 7):
+    return blame(examination, torch.full_like(examination.own, worth))
+
+
 def test_the_view_that_fits_best_in_another_way_is_blamed():
     plain = examination()
-    assert blame(plain, 12) == [None]
-    (verdict,) = blame(with_gain(plain, 2, 0, 0.8), 12)
+    assert blamed(plain) == [None]
+    (verdict,) = blamed(with_gain(plain, 2, 0, 0.8))
     assert verdict[:4] == misread(2, Reading.EXCHANGED)[:4] and abs(verdict.value - 80 / 7) < 1e-4
-    (verdict,) = blame(with_gain(plain, 1, TWO_POSES, 0.8), 12)
-    assert (verdict.code, verdict.view) == (Code.MOVED, 1)
     lag, rate = torch.tensor([[0.0, 3.0, 0.0, 0.0]]), torch.tensor([[1.0, 1.0, -1.0, 0.5]])
     for view, words in (
         (1, "view 1 seems shifted by +3 frames (11 nats)"),
-        (2, "view 2 seems to run backwards (6 nats)"),  # other rates are rarer by five
-        (3, "view 3 seems to run at 2 times the others' frame rate (6 nats)"),
+        (2, "view 2 seems to run backwards (11 nats)"),
+        (3, "view 3 seems to run at 2 times the others' frame rate (11 nats)"),
     ):
-        (verdict,) = blame(with_gain(plain, view, CLOCK, 0.8, lag=lag, rate=rate), 12)
+        (verdict,) = blamed(with_gain(plain, view, CLOCK, 0.8, lag=lag, rate=rate))
         assert verdict.words() == f"bad camera: {words}"
 
 
+def test_a_second_pose_pays_for_its_six_unknowns():
+    """Half the logarithm of 14 points for each: eight nats."""
+    for gain, expected in ((0.8, None), (1.0, Code.MOVED)):
+        (verdict,) = blamed(with_gain(examination(), 1, TWO_POSES, gain))
+        assert (
+            verdict is None if expected is None else (verdict.code, verdict.view) == (expected, 1)
+        )
+
+
 def test_blame_needs_evidence():
-    """Five nats, of which a point of a clip has a seventh: about a third of one of 100 points."""
-    for gain, blamed in ((0.32, False), (0.38, True)):
-        assert (blame(with_gain(examination(), 1, 0, gain), 12) != [None]) is blamed
-    # Half of the points say half as much; and what explains little of the misfit is another fault.
-    assert blame(with_gain(examination(num_points=50), 1, 0, 0.38), 12) == [None]
+    """Four nats: of 100 points of which one in seven counts, 0.28 of one a point."""
+    for gain, found in ((0.25, False), (0.31, True)):
+        odd = with_gain(examination(), 1, 0, gain)
+        odd.own[0, 1] = 1.3
+        assert (blamed(odd) != [None]) is found
+        assert blamed(odd, 1 / 14) == [None]
+    # What explains little of the misfit is another fault.
     odd = with_gain(examination(), 1, 0, 0.52)
-    odd.own[0, 1] = 3.0
-    assert blame(odd, 12) == [None]
+    assert blamed(odd) != [None]
+    odd.own[0, 1] = 2.0
+    assert blamed(odd) == [None]
     odd.own[0, 1] = 4.5  # it fits nowhere
-    assert blame(odd, 12) == [misfit(1)]
+    assert blamed(odd) == [misfit(1)]
     nowhere = examination(own=torch.full((1, 4), 4.5))  # nor do the others
-    assert blame(nowhere, 12) == [None]
+    assert blamed(nowhere) == [None]
     # Where another view fits badly too, neither is blamed alone.
     two = with_gain(examination(), 1, 0, 0.6)
-    assert blame(two, 12) != [None]
+    assert blamed(two) != [None]
     two.own[0, 3] = 3.5
-    assert blame(two, 12) == [None]
-    # Of a moment a point counts for a fourth, and there are few.
-    moment = examination(MOMENTARY, num_points=15)
-    for gain, blamed in ((1.2, False), (1.5, True)):
-        odd = with_gain(moment, 3, 1, gain)
-        odd.own[0, 3] = 3.0
-        assert (blame(odd, 1) != [None]) is blamed
+    assert blamed(two) == [None]
+
+
+def test_keypoints_count_by_how_they_go_together_and_how_certain_the_others_are(scene):
+    solution = true_solution(*scene)
+    spread = torch.zeros(4, 4, 4)
+    assert torch.allclose(independent(solution, spread, LIMIT), torch.ones(4, 4).double())
+    spread[:, 1, 2] = spread[:, 2, 1] = LIMIT
+    worth = independent(solution, spread, LIMIT)
+    assert torch.allclose(worth, torch.tensor([0.5, 1.0, 1.0, 0.5]).double().expand(4, 4))
+    one = torch.ones(4).double()
+    together = {
+        "frames": Together(one, 0 * one, one, one),
+        "joints": Together(0 * one, one, one, one),
+    }
+    worth = {}
+    for name, part in together.items():
+        solution.modes.together = part
+        worth[name] = independent(solution, 0 * spread, LIMIT)[:, 0]
+        assert float(worth[name].min()) > 1 / max(FRAMES, 17) and float(worth[name].max()) < 0.9
+    solution.modes.together = Together(one, one, one, one)
+    both = independent(solution, 0 * spread, LIMIT)[:, 0]
+    assert torch.allclose(both, worth["frames"] * worth["joints"])
 
 
 # --- what is measured, on rigs of known truth --------------------------------------------------

@@ -122,6 +122,17 @@ def widening(information: Tensor, excess: Tensor, least: Tensor) -> Tensor:
     return torch.where(usable[:, None, None], matrix, eye)
 
 
+def num_alike(joints: Tensor, together: Together) -> tuple[Tensor, Tensor]:
+    """How many frames (N,), and how many joints (N,) of an image, err as one: mean row sums of C.
+
+    Args:
+        joints: (N, T, J, 3) mm.
+    """
+    shares = together.frames, together.joints
+    sums = (kernel.sum((1, 2)) / kernel.shape[1] for kernel in _likeness(joints))
+    return tuple(1 + share * (each - 1) for share, each in zip(shares, sums))
+
+
 def _likeness(joints: Tensor) -> tuple[Tensor, Tensor]:
     """k of frames (N, T, T), and of joints (N, J, J) at their mean distance; of (N, T, J, 3) mm."""
     posture = joints - joints.mean(2, keepdim=True)

@@ -45,8 +45,8 @@ class Figures(NamedTuple):
 @torch.no_grad()
 def measure(
     solution: RigSolution, times: Tensor | None = None, poses: Poses | None = None
-) -> tuple[list[Figures], Examination]:
-    """The figures of B rigs, and the examination of their views.
+) -> tuple[list[Figures], Examination, Tensor]:
+    """The figures of B rigs, the examination of their views, and the posterior's `spread_deg`.
 
     Args:
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
@@ -57,7 +57,8 @@ def measure(
     observations = evidence.observations
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
-    doubt, several = spread_deg(posterior)
+    spread, several = spread_deg(posterior)
+    doubt = spread
     R, t = posterior_mean(posterior)
     joints = evidence.joints.nan_to_num()
     given = observations, R, t, joints, evidence.weight, times
@@ -74,7 +75,8 @@ def measure(
     needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
     needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
     columns = seen, used, noise, finite, doubt, several, lines, needed, parallax
-    return [Figures(*row) for row in zip(*(column.tolist() for column in columns))], examination
+    rows = zip(*(column.tolist() for column in columns))
+    return [Figures(*row) for row in rows], examination, spread
 
 
 def shape_of_views(observations: Observations, R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -24,22 +24,17 @@ from torch import Tensor
 
 from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution
-from ptri.structures import MANY_FRAMES
+from ptri.posterior.width import num_alike
+from ptri.structures import evenly_spread, take
 from ptri.verdict.figures import Figures, measure
-from ptri.verdict.leave_one_out import Examination
+from ptri.verdict.leave_one_out import NUM_FRAMES, Examination
 from ptri.verdict.verdict import Code, Verdict
 
 MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
 # A view is blamed where another way to take it saves so many nats against taking it as it is: what
-# it takes to believe in a mistake that one view in some hundreds has.
-BLAME_NATS = 5.0
-RARER_NATS = 5.0  # more for a clock of another rate: there are many, and hardly any is true
-# A point's share in that. Points of one image err together, and those of frames that follow each
-# other: of good views of generated and rendered people one in 300 is blamed by so counted nats
-# (docs/mistakes.md).
-MOMENT_WORTH, CLIP_WORTH = 1 / 4, 1 / 7
-PAIR_WORTH = 1 / 20  # of two views, which are held against lifted skeletons: these err for long
-EXPLAINED = 0.4  # of what a view fits worse than the usual one: less is another fault
+# it takes to believe in a mistake that one view in fifty has. See `independent`.
+BLAME_NATS = 4.0
+EXPLAINED = 0.7  # of what a view fits worse than the usual one: less is another fault
 MISFIT_NATS = 2.6  # a point, so much worse than the usual view
 FITS_NATS = 3.0  # a point, at most, of the others: where two views fit badly, none is blamed alone
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
@@ -61,8 +56,8 @@ def judge(
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
         poses: the skeletons of the single views, by which two views are examined.
     """
-    figures, examination = measure(solution, times, poses)
-    suspects = blame(examination, solution.evidence.observations.xy.shape[1])
+    figures, examination, spread = measure(solution, times, poses)
+    suspects = blame(examination, independent(solution, spread, max_rotation_std_deg))
     return [decide(*rig, max_rotation_std_deg) for rig in zip(figures, suspects)]
 
 
@@ -115,28 +110,49 @@ def _shape(figures: Figures, which: int) -> Iterator[Verdict]:
         yield Verdict(Code.PARALLAX, value=angle, limit=needed)
 
 
-def blame(examination: Examination, num_frames: int) -> list[Verdict | None]:
+def independent(solution: RigSolution, spread: Tensor, limit: float) -> Tensor:
+    """Share (B, V) of each view's keypoints that count where it is held against the others.
+
+    Keypoints that err together count as one, by the rig's own law (`ptri.posterior.width`), and
+    all count less where the others' cameras are uncertain: half, at the limit.
+
+    Args:
+        spread: (B, V, V) deg, as of `ptri.verdict.figures.spread_deg`. limit: deg, as in `judge`.
+    """
+    modes, joints = solution.modes, solution.evidence.joints.nan_to_num()
+    joints = joints[:, evenly_spread(joints.shape[1], NUM_FRAMES, joints.device)]
+    best = take(modes.together, slice(None, None, modes.mean.shape[1]))
+    frames, near = num_alike(joints, best)
+    V = spread.shape[1]
+    if V == 2:  # they are held against lifted skeletons, which err for as long as a person is seen
+        frames = torch.full_like(frames, joints.shape[1])
+    others = 1 - torch.eye(V).to(spread)
+    others = (spread[:, None] * others[:, :, None] * others[:, None]).amax((2, 3))  # (B, V)
+    return 1 / (frames * near)[:, None] / (1 + (others / limit).square())
+
+
+def blame(examination: Examination, worth: Tensor) -> list[Verdict | None]:
     """Of each rig the view that fits the others better in another way, or worst in all.
 
     Args:
-        num_frames: that the rigs were solved from.
+        worth: (B, V) of a point of each view, see `independent`.
     """
     own, gain = examination.own, examination.gain
-    worth = CLIP_WORTH if num_frames >= MANY_FRAMES else MOMENT_WORTH
-    worth = PAIR_WORTH if own.shape[1] == 2 else worth
+    count = worth[..., None] * examination.points  # (B, V, A)
     usual = torch.where(torch.isfinite(own), own, torch.nan).nanmedian(1, keepdim=True).values
     excess = torch.where(torch.isfinite(own), own - usual, 0.0).nan_to_num(0.0)  # (B, V)
     alone = torch.ones_like(own, dtype=torch.bool)
     if own.shape[1] > 3:  # a bad view spoils what two others say of each other
         odd = own.nan_to_num(posinf=0.0) > FITS_NATS
         alone = odd.sum(1, keepdim=True) - odd.to(torch.int64) == 0
-    nats = worth * gain * examination.points
-    nats[..., -1] = torch.where(examination.rate == 1, nats[..., -1], nats[..., -1] - RARER_NATS)
+    nats = count * gain
+    # A second pose has six unknowns, each worth half the logarithm of the points (Schwarz 1978).
+    nats[..., -2] -= 3 * count[..., -2].clamp_min(1.0).log()
     explains = (nats > BLAME_NATS) & (gain > EXPLAINED * excess[..., None]) & alone[..., None]
     nats = torch.where(explains, nats, 0.0)  # (B, V, A)
     best, which = nats.flatten(1).max(1)
     # A view that fits nowhere, next to others that fit each other.
-    misfits = alone & (worth * excess * examination.points[..., 0] > BLAME_NATS)
+    misfits = alone & (count[..., 0] * excess > BLAME_NATS)
     misfit = torch.where(misfits, excess, 0.0)
     worst, place = misfit.max(1)
     num_ways = gain.shape[2]

@@ -257,7 +257,7 @@ MISTAKES = (
     Mistake("late by 30 frames", _late(30), "one", "shifted|disagree", STILL),
     Mistake("all late by different amounts", _all_late, "all", "shifted|disagree", STILL),
     Mistake("half the frame rate", _half_rate, "one", "shifted|disagree|rate", STILL),
-    Mistake("time reversed", _reversed, "one", "shifted|disagree|revers", STILL),
+    Mistake("time reversed", _reversed, "one", "shifted|disagree|backwards", STILL),
     Mistake("camera moved by 3 deg in the middle", _moved(3.0), "one", "moved|halves|disagree"),
     Mistake("camera moved by 20 deg in the middle", _moved(20.0), "one", "moved|halves|disagree"),
     Mistake("one frame repeated", _repeated, "all", "too little", ONCE),

@@ -21,6 +21,7 @@ from ptri.structures import UNKNOWN_DETECTOR, Cameras, Detector, take
 SETTINGS = "extra/render_settings.json"  # what scripts/render_people.py leaves beside its images
 USUAL_VIEWS = 4
 MEDIAN = 1.1774  # of the length of a two-dimensional error, over its standard deviation
+GOOD = 0.1  # of the person's extent in the view: half of a good view's keypoints are so near
 SELDOM = (0.08, 0.4)  # share of the frames in which a view sees the person
 # What a view from the waist up shows: ten joints of COCO's or of Human3.6M's.
 UPPER = ("ear", "shoulder", "elbow", "wrist", "left_hip", "right_hip", "thorax", "head")
@@ -42,6 +43,9 @@ class Case(NamedTuple):
     joints: Tensor  # (T, 17, 3) mm, truth, frame of view 0
     own_joints: Tensor  # (T, J, 3) mm, truth of the keypoints' own joints; NaN = not known
     noise: float  # standard deviation of a coordinate over the focal length, robust, from the truth
+    good: (
+        Tensor  # (V,) bool, whether a view's keypoints are mostly where they should be, see `GOOD`
+    )
 
     def given(self) -> RigInput:
         """As `ptri.estimate_rig` checks and completes it."""
@@ -85,9 +89,14 @@ def rendered_cases(
         most: windows of a clip. kind: of `THINNED`.
     """
     clips = found.clips
-    error = (found.keypoints.xy - found.true_xy()).norm(dim=-1)  # (B, T, V, J)
-    error = torch.where(found.inside, error, torch.nan).flatten(1)
-    noise = (error.nanmedian(1).values / MEDIAN / FOCAL).nan_to_num(0.01).tolist()
+    true_xy = found.true_xy()
+    error = (found.keypoints.xy - true_xy).norm(dim=-1)  # (B, T, V, J)
+    error = torch.where(found.inside, error, torch.nan)
+    typical = error.flatten(1).nanmedian(1).values
+    noise = (typical / MEDIAN / FOCAL).nan_to_num(0.01).tolist()
+    finite = torch.isfinite(true_xy)
+    ends = (torch.where(finite, sign * true_xy, -torch.inf).amax(3) for sign in (1, -1))
+    error = error / sum(ends).amax(-1, keepdim=True)  # (B, T, V, J), over the extent
     skeleton = SKELETONS[clips.joint_set]
     chosen = []
     for number, (clip, frames) in enumerate(windows(*clips.joints.shape[:2], num_frames, most)):
@@ -107,6 +116,7 @@ def rendered_cases(
             joints,
             own,
             noise[clip],
+            error[clip, frames].transpose(0, 1).flatten(1).nanmedian(1).values < GOOD,
         )
         generator = torch.Generator().manual_seed(number)
         chosen.append(THINNED[kind](case, generator))
@@ -133,6 +143,7 @@ def generated_cases(name: str, family: str, num_frames: int, count: int) -> list
         Case(
             *(row, keypoints.xy, K, keypoints.confidence, keypoints.covariance),
             *(H36M17, UNKNOWN_DETECTOR, cameras, joints, joints, noise[row]),
+            torch.ones(len(K), dtype=torch.bool),
         )
         for keypoints, K, cameras, joints, row in parts
     ]

@@ -143,7 +143,9 @@ def _verdicts(pool: Pool) -> dict[str, Figure]:
     code = pool.of_rigs("code", lambda values: values)
     accepted = code == "ACCEPTED"
     worst = pool.of_rigs("angle", lambda angle: np.nan_to_num(angle, nan=180.0).max(1))
-    named = pool.of_rigs("view", lambda view: view >= 0)
+    view = pool.of_rigs("view", lambda view: view).astype(int)
+    good_views = [row for result in pool.results for row in result.scores["good"]]  # (N, V)
+    named = np.array([v >= 0 and bool(row[v]) for v, row in zip(view, good_views)])
     good = worst < GOOD_DEG
     figures = {
         "accepted": share(accepted, clips),

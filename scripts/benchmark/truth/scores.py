@@ -38,14 +38,14 @@ def score(
 
     Returns:
         ``angle`` (P,) deg, error of every pair of views; ``code`` of the verdict and ``view`` that
-        it names, or -1, (). Unless ``verdict_only`` also ``level`` (V - 1,) of the smallest region
-        of the posterior that holds a view's true rotation relative to view 0; ``square`` (V - 1,)
-        its squared Mahalanobis distance by the posterior's covariance; ``width`` (V - 1,) deg, the
-        stated standard deviation of its angle; ``away`` (V - 1,) deg, its error; ``joints`` (T J,)
-        and ``body`` (T 17,) levels of the regions of joints that hold their truths (as
-        triangulated; fused and about the root), NaN = no truth; ``mpjpe`` and ``calibrated`` (),
-        mm, of fused joints; ``plain_angle``, ``cauchy_angle`` (P,) and ``plain_away`` (V - 1,) deg,
-        of the two plain solves.
+        it names, or -1, (); ``good`` (V,) as of the case. Unless ``verdict_only`` also ``level`` (V
+        - 1,) of the smallest region of the posterior that holds a view's true rotation relative to
+        view 0; ``square`` (V - 1,) its squared Mahalanobis distance by the posterior's covariance;
+        ``width`` (V - 1,) deg, the stated standard deviation of its angle; ``away`` (V - 1,) deg,
+        its error; ``joints`` (T J,) and ``body`` (T 17,) levels of the regions of joints that hold
+        their truths (as triangulated; fused and about the root), NaN = no truth; ``mpjpe`` and
+        ``calibrated`` (), mm, of fused joints; ``plain_angle``, ``cauchy_angle`` (P,) and
+        ``plain_away`` (V - 1,) deg, of the two plain solves.
     """
     model.detector = case.known
     given = case.given()
@@ -56,6 +56,7 @@ def score(
     values = {
         "angle": metrics.rotation_error_deg(R, truth),
         "view": torch.tensor(-1 if verdict.view is None else verdict.view),
+        "good": case.good,
     }
     if verdict_only:
         return code | _arrays(values)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from benchmark.figures import Figure
+from benchmark.truth.cases import GOOD
 from benchmark.truth.cells import Result
 from benchmark.truth.figures import (
     GOOD_DEG,
@@ -68,10 +69,10 @@ relative to view 0. sd too small by: factor at which half of the true rotations 
 middle of the stated covariance. joints: the detector's own, triangulated, in view 0's frame; fused:
 Human3.6M's about the root. > 10 deg of accepted: of the accepted rigs, those with a pair of views
 so far off. good rejected: of the rigs with every pair within {GOOD_DEG:g} deg. good views blamed:
-rigs whose verdict finds fault with a view; none has any. worse than plain: rigs in which a view
-ends {WORSE_DEG:g} deg worse than by the plain solve and outside its own stated
-{100 * WORSE_LEVEL:g} % region. better: in which a view ends {WORSE_DEG:g} deg better, whatever the
-region says."""
+rigs whose verdict finds fault with a view half of whose keypoints lie where they should, but for
+{100 * GOOD:g} % of the person's extent. worse than plain: rigs in which a view ends
+{WORSE_DEG:g} deg worse than by the plain solve and outside its own stated {100 * WORSE_LEVEL:g} %
+region. better: in which a view ends {WORSE_DEG:g} deg better, whatever the region says."""
 
 
 class Row(NamedTuple):
