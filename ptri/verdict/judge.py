@@ -122,11 +122,10 @@ def independent(solution: RigSolution, spread: Tensor, limit: float) -> Tensor:
     modes, joints = solution.modes, solution.evidence.joints.nan_to_num()
     joints = joints[:, evenly_spread(joints.shape[1], NUM_FRAMES, joints.device)]
     best = take(modes.together, slice(None, None, modes.mean.shape[1]))
+    if spread.shape[1] == 2:  # held against lifted skeletons, which err as postures do
+        best = best._replace(frames=best.frames * 0 + 1, joints=best.joints * 0 + 1)
     frames, near = num_alike(joints, best)
-    V = spread.shape[1]
-    if V == 2:  # they are held against lifted skeletons, which err for as long as a person is seen
-        frames = torch.full_like(frames, joints.shape[1])
-    others = 1 - torch.eye(V).to(spread)
+    others = 1 - torch.eye(spread.shape[1]).to(spread)
     others = (spread[:, None] * others[:, :, None] * others[:, None]).amax((2, 3))  # (B, V)
     return 1 / (frames * near)[:, None] / (1 + (others / limit).square())
 

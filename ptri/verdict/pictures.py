@@ -24,7 +24,8 @@ MOST_OUTSIDE = 0.1  # share of a view's keypoints
 # second.
 CORNER, NEARLY_ALL, USUAL = 0.505, 0.98, 0.41
 OFF_MIDDLE = 0.15  # of the picture's size; lenses are off by some hundredths
-UPSIDE_DOWN = 0.9  # share of the frames in which the feet are above the shoulders
+# Share of the frames in which the feet are above the shoulders, in every view: one camera may hang.
+UPSIDE_DOWN = 0.8
 
 
 @torch.no_grad()

@@ -51,8 +51,9 @@ def run(args: argparse.Namespace) -> str:
         rows = []
         for mistake in tqdm(chosen, f"{num_views} views", unit="mistake", disable=None):
             outcomes = [outcome(case, mistake, model) for case in cases]
-            rows.append(_row(mistake, outcomes))
-            faults += [o for o in outcomes if o.kind == "fault" and not mistake.hidden]
+            excuse = mistake.excuse(num_views)
+            rows.append(_row(mistake, outcomes, bool(excuse)))
+            faults += [o for o in outcomes if o.kind == "fault" and not excuse]
             key = f"{num_views} views, {mistake.name}, {mistake.where}"
             content[key] = [part._asdict() for part in outcomes]
         blocks.append(f"{num_views} views, {args.rigs} rigs each\n{grid(HEADINGS, rows)}")
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> str:
     return write_results(args, "mistakes", "\n\n".join(blocks), {"outcomes": content})
 
 
-def _row(mistake: Mistake, outcomes: list[Outcome]) -> list[str]:
+def _row(mistake: Mistake, outcomes: list[Outcome], excused: bool) -> list[str]:
     counts = Counter(part.kind for part in outcomes)
     words = Counter(part.words[:WIDTH] for part in outcomes).most_common(1)[0][0]
     numbers = (
@@ -68,7 +69,7 @@ def _row(mistake: Mistake, outcomes: list[Outcome]) -> list[str]:
         for key in ("error_deg", "stated_deg")
     )
     shares = [str(counts[kind]) if counts[kind] else "" for kind in KINDS]
-    shares[-1] += "*" * bool(shares[-1] and mistake.hidden)
+    shares[-1] += "*" * bool(shares[-1] and excused)
     return [
         mistake.name,
         mistake.where,

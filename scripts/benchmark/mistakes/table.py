@@ -24,6 +24,11 @@ class Mistake(NamedTuple):
     where: str  # "one" view, "all" views, or "last": the choice of the view is the mistake's own
     words: str = ""  # by one of which it is named, "|" between them; "": none is better
     hidden: str = ""  # why it cannot be told in principle; "": it can
+    hidden_of_two: str = ""  # the same of two views alone
+
+    def excuse(self, num_views: int) -> str:
+        """Why it cannot be told of so many views; "": it can."""
+        return self.hidden or (self.hidden_of_two if num_views == 2 else "")
 
     def __str__(self) -> str:
         return f"{self.name}, {self.where}"
@@ -208,6 +213,7 @@ FOCAL = "a focal length looks like a distance"
 BEHIND = "a mirrored picture with its labels kept looks as from behind the person"
 CORNER = "a person may stay in a corner of the picture"
 ONCE = "it counts once, and how wide one frame is stated is no matter of mistakes"
+PAIR = "only the residual tells, and a detector leaves as much"
 STILL = "who hardly moves looks the same at another time, and errors that last leave as much"
 
 MISTAKES = (
@@ -258,7 +264,10 @@ MISTAKES = (
     Mistake("all late by different amounts", _all_late, "all", "shifted|disagree", STILL),
     Mistake("half the frame rate", _half_rate, "one", "shifted|disagree|rate", STILL),
     Mistake("time reversed", _reversed, "one", "shifted|disagree|backwards", STILL),
-    Mistake("camera moved by 3 deg in the middle", _moved(3.0), "one", "moved|halves|disagree"),
+    Mistake(
+        *("camera moved by 3 deg in the middle", _moved(3.0), "one", "moved|halves|disagree"),
+        hidden_of_two=PAIR,
+    ),
     Mistake("camera moved by 20 deg in the middle", _moved(20.0), "one", "moved|halves|disagree"),
     Mistake("one frame repeated", _repeated, "all", "too little", ONCE),
     Mistake("distortion ignored", _xy(_distort), "one", "K|distort", AXIS),
