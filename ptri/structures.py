@@ -31,7 +31,7 @@ class Detector(NamedTuple):
     overstated: tuple[float, ...] = ()  # stated over true standard deviation of each joint; used
     # where there are four frames or more
     frame_worth: float | None = None  # how many images of independent errors one image is worth, 0
-    # to 1; None: not known, the residuals and what detectors are usually worth must do
+    # to 1; None: not known, what residuals are smaller than stated must do
     # How often a view's arms, or its legs, are exchanged or put on each other; 0: never.
     exchanged: float = 0.01
 

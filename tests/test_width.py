@@ -49,6 +49,23 @@ def test_errors_that_go_together_are_found_and_widen():
     assert float(found.frames.mean()) > 0.5 and float(found.joints.mean()) > 0.25
 
 
+def test_what_lasts_as_long_as_a_posture_is_no_bias():
+    observations, cameras, joints = observed(6, 4, 20, missing=0.0, noise=0.0)
+
+    def bias2(error):
+        xy = observations.xy + noise_unit(observations)[..., None, None] * error
+        seen = observations._replace(xy=xy)
+        bundle, errors = adjust(seen, start_near(cameras, joints, 2.0), BODY)
+        return fit_errors(seen, bundle, errors, BODY)[1].bias2
+
+    lasting = alike(joints)
+    white = torch.randn(lasting.shape, generator=torch.Generator().manual_seed(1)).double()
+    biased = white + white[:, :1]
+    # Measured: 0.001 to 0.04, 0.001 to 0.01; 0.08 to 0.5 of the one that would be true.
+    assert float(bias2(lasting).max()) < 0.06 and float(bias2(white).max()) < 0.02
+    assert float(bias2(biased).min()) > 0.06
+
+
 def width(observations, starts, worth=None):
     """Deviations (B, V - 1) of the rotations, and the posterior's mean."""
     options = PosteriorConfig(num_modes=1)

@@ -1,11 +1,11 @@
-"""How a detector errs: its noise's scale, a bias per view and joint, correlation over frames.
+"""How a detector errs: its noise's scale, and a bias per view and joint.
 
 Real detectors err together. A keypoint of one view and joint is off by a bias that all frames
-share, ``b ~ N(0, bias2 I)`` in units of the view's stated noise, and what is left is correlated
-from one frame to the next. The biases are unknowns with a prior (random effects); the prior's
-variance maximises the evidence with everything else integrated out (restricted maximum likelihood;
-Patterson and Thompson 1971), from one eigendecomposition of the biases' information. Of frames
-whose errors have the lag-one autocorrelation r, each counts for (1 - r) / (1 + r).
+share, ``b ~ N(0, bias2 I)`` in units of the view's stated noise. The biases are unknowns with a
+prior (random effects); the prior's variance maximises the evidence with everything else integrated
+out (restricted maximum likelihood; Patterson and Thompson 1971), from one eigendecomposition of the
+biases' information. Errors that last as long as a posture have a mean too, which is no bias: in the
+evidence a frame counts for what it is worth beside the others (`ptri.posterior.width`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from ptri.posterior.adjust import adjust
 from ptri.posterior.body import BodyPrior
@@ -25,6 +26,7 @@ from ptri.posterior.equations import (
     prior_information,
 )
 from ptri.posterior.tails import fit_tail
+from ptri.posterior.width import frames_worth
 from ptri.structures import MANY_FRAMES, Observations
 
 # Trial variances of the biases, in units of the stated noise's variance.
@@ -52,7 +54,8 @@ def fit_errors(
         return bundle, errors
     errors = errors._replace(bias=observations.xy.new_zeros(N, V, J, 2))
     for _ in range(num_rounds):
-        errors = _fit_bias(observations, bundle, errors, body)
+        worth = frames_worth(observations, bundle, errors)
+        errors = _fit_bias(observations, bundle, errors, body, worth)
         chi2 = misfits(bundle, observations, errors)[1]
         errors = errors._replace(tail=fit_tail(chi2, observations.inlier, errors.scale2))
         bundle, errors = adjust(observations, bundle, body, num_iterations, 0, errors)
@@ -60,9 +63,13 @@ def fit_errors(
 
 
 def _fit_bias(
-    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, worth: Tensor
 ) -> Errors:
-    """The biases' variance at the top of its evidence, and their effective number."""
+    """The biases' variance at the top of its evidence, and their effective number.
+
+    Args:
+        worth: (N,) independent frames that one frame is worth.
+    """
     num_bias = errors.bias[0].numel()
     system = normal_equations(bundle, observations, errors, body)
     num_cameras = 6 * (bundle.t.shape[1] - 1)
@@ -72,8 +79,9 @@ def _fit_bias(
     prior = prior_information(errors, body, num_cameras)
     prior[:, -num_bias:, -num_bias:] = 0.0  # the biases' own prior is what is sought
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
-    information = system.shared - reduced[..., :-1] + prior
-    gradient = system.shared_gradient - reduced[..., -1] + pull
+    worth = worth[:, None]
+    information = worth[..., None] * (system.shared - reduced[..., :-1]) + prior
+    gradient = worth * (system.shared_gradient - reduced[..., -1]) + pull
     rest = slice(0, information.shape[-1] - num_bias)
     biases = slice(rest.stop, None)
     cross = information[:, rest, biases]

@@ -53,6 +53,7 @@ NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at mo
 MAX_SCALE_STEP = 8.0
 ROW = 32  # samples of a mode that are worked out at once
 POINTS = 100_000  # keypoints times samples at once: more leave the caches of a CPU
+WIDTH_FREEDOM = 4  # degrees of freedom of how much wider errors that go together make regions
 LEAST_SHARE = 0.5  # of effective samples among all; less is the roughness of the target
 NUM_HALVINGS = 10
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
@@ -310,7 +311,7 @@ def rig_posterior(
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
     if worth != 1:
-        R, t = widened(R, t, log_scale, owner, log_weights, modes, evidence)
+        R, t = widened(R, t, log_scale, owner, log_weights, modes, evidence, seed)
     posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()))
     return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
 
@@ -324,19 +325,31 @@ def widened(
     log_weights: Tensor,
     modes: Modes,
     evidence: Evidence,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
-    """Samples (M, B, ...) moved away from their mode's mean as errors that go together ask for."""
+    """Samples (M, B, ...) moved away from their mode's mean as errors that go together ask for.
+
+    How much wider, is known roughly: what the moves add is scaled by the square root of an inverse
+    chi-square of `WIDTH_FREEDOM` degrees of freedom, one for each sample. The mean stays.
+    """
     (M, B), K = log_scale.shape, modes.log_mass.shape[1]
     rig = torch.arange(B, device=owner.device)
     x, _ = _coordinates(R, t, log_scale, evidence.expansions)  # (M, B, K, D + 1)
     x = x.gather(2, owner[..., None, None].expand(-1, -1, 1, x.shape[-1])).squeeze(2)
     own = torch.nn.functional.one_hot(owner, K) * log_weights.exp().unsqueeze(-1)  # (M, B, K)
-    # 1e-30 guards a mode without samples.
-    mean = torch.einsum("mbk,mbd->bkd", own, x) / own.sum(0).clamp_min(1e-30).unsqueeze(-1)
+    own = own / own.sum(0).clamp_min(1e-30)  # guards a mode without samples
     mode = (rig, owner)  # (M, B)
-    middle = mean[mode][..., :-1]
-    away = (modes.wider[mode] @ (x[..., :-1] - middle).unsqueeze(-1)).squeeze(-1)
-    x = torch.cat([middle + away, x[..., -1:]], dim=-1)
+
+    def middle(value: Tensor) -> Tensor:
+        return torch.einsum("mbk,mbd->bkd", own, value)[mode]
+
+    generator = torch.Generator().manual_seed(seed + 1)  # not the numbers the samples have
+    chi2 = torch.randn(M, WIDTH_FREEDOM, generator=generator, dtype=x.dtype).square().sum(1)
+    factor = to_device((WIDTH_FREEDOM / chi2).sqrt(), x.device)[:, None, None]
+    shape = x[..., :-1]
+    away = shape - middle(shape)
+    further = factor * ((modes.wider[mode] @ away.unsqueeze(-1)).squeeze(-1) - away)
+    x = torch.cat([shape + further - middle(further), x[..., -1:]], dim=-1)
     rows = _pack(owner, K)
     packed = x.flatten(0, 1)[rows.sample]
     cameras = cameras_of(packed, take(evidence.expansions, rows.mode))

@@ -10,7 +10,8 @@ the distance of two frames being that of their postures, the mean over joints ab
 One frame repeated counts once. LENGTH was the same for all four detectors that were measured
 (docs/rig_posterior.md); the shares a and b, zero where errors are independent, are told by the
 residuals. Of what goes together in a whole image residuals show nothing, since the camera follows
-it: there a known factor stands, the worth of an image.
+it: there a known factor stands, the worth of an image. It is known roughly, so regions have the
+tails of a Student-t law (`ptri.posterior.sampling.widened`).
 
 The most probable cameras are still a good estimate, but their errors have the sandwich's covariance
 ``A^-1 M A^-1`` and not ``A^-1`` (Godambe 1960; White 1982): A is the information, M the variance of
@@ -46,7 +47,9 @@ LENGTH = 130.0  # mm
 KEPT_OF_FEW, KEPT = 0.25, 0.5
 # Pairs of like keypoints from which the residuals say more than what was known before.
 USUAL_PAIRS, KNOWN_PAIRS = 2.0, 200.0
-USUAL_WORTH = 0.2  # of an image, by a detector nothing is known of
+# Least worth of an image, by a detector nothing is known of: it is what residuals are smaller than
+# stated, because what they lack the cameras may have followed.
+USUAL_WORTH = 0.2
 
 
 class Together(NamedTuple):
@@ -75,7 +78,7 @@ def errors_together(
         zero, num_cameras = torch.zeros_like(errors.scale2), 6 * (bundle.t.shape[1] - 1)
         return Together(zero, zero, zero + 1, zero.new_zeros(len(zero), num_cameras, num_cameras))
     known_pairs = USUAL_PAIRS if worth is None else KNOWN_PAIRS
-    worth = USUAL_WORTH if worth is None else worth
+    worth = errors.scale2.clamp(USUAL_WORTH, 1.0) if worth is None else worth
     frames, joints = _likeness(bundle.joints)
     root, residual, weight = _whitened(observations, bundle, errors)
     slopes, by_joint, taken, information = _slopes(observations, bundle, errors, body, root)
@@ -85,15 +88,13 @@ def errors_together(
     shares = []
     for of_frames in (True, False):
         other = off_frames if of_frames else off_joints
-        product = (residual * _mixed(residual, other, of_frames)).flatten(1).sum(1)
+        product, pairs = _products(residual, weight, other, of_frames)
         # Residuals of independent errors are correlated too, by what the cameras ...
         spurious = slopes.flatten(1, 4).mT @ _mixed(slopes, other, of_frames).flatten(1, 4)
         spurious = (cameras * spurious).sum((1, 2))
         if not of_frames:  # ... and the joints follow.
             both = torch.einsum("ntvica,ntvjcb,nij->ntiajb", by_joint, by_joint, other)
             spurious = spurious + (taken * both.flatten(4, 5).flatten(2, 3)).sum((1, 2, 3))
-        pairs = weight.sqrt() * _mixed(weight.sqrt(), other.square(), of_frames)
-        pairs = pairs.flatten(1).sum(1)
         found = (product + spurious) / (2 * kept) + known_pairs
         shares.append((found / (pairs + known_pairs)).clamp(0.0, 1.0))
     a, b = (share[:, None, None, None, None, None] for share in shares)
@@ -103,6 +104,22 @@ def errors_together(
     factor = 1 + shares[1] * (1 / worth - 1)
     excess = factor[:, None, None] * (flat.mT @ mixed.flatten(1, 4)) - flat.mT @ flat
     return Together(*shares, 1 / factor, excess)
+
+
+@torch.no_grad()
+def frames_worth(observations: Observations, bundle: Bundle, errors: Errors) -> Tensor:
+    """How many independent frames one of N rigs' frames is worth, (N,) in [1 / T, 1].
+
+    Errors that last as long as a posture have a mean over T frames that is as large as that of
+    ``T^2 / sum C`` independent ones; a bias must be larger to be one.
+    """
+    frames, _ = _likeness(bundle.joints)
+    _, residual, weight = _whitened(observations, bundle, errors)
+    other = frames - torch.eye(frames.shape[1]).to(frames)
+    product, pairs = _products(residual, weight, other, True)
+    # 1e-9 guards a rig that nobody sees.
+    share = (product / (2 * KEPT) / pairs.clamp_min(1e-9)).clamp(0.0, 1.0)
+    return 1 / (1 + share * other.mean(1).sum(1))
 
 
 def widening(information: Tensor, excess: Tensor, least: Tensor) -> Tensor:
@@ -139,6 +156,17 @@ def _likeness(joints: Tensor) -> tuple[Tensor, Tensor]:
     apart = [torch.cdist(p, p) for p in posture.movedim(2, 0)]  # J times (N, T, T)
     between = torch.cdist(joints, joints).mean(1)
     return (-torch.stack(apart).mean(0) / LENGTH).exp(), (-between / LENGTH).exp()
+
+
+def _products(
+    residual: Tensor, weight: Tensor, other: Tensor, of_frames: bool
+) -> tuple[Tensor, Tensor]:
+    """Sums (N,) of products of residuals of other frames or joints times how alike these are, and
+    what the sums would be if a variance of one went together."""
+    root = weight.sqrt()
+    product = residual * _mixed(residual, other, of_frames)
+    pairs = root * _mixed(root, other.square(), of_frames)
+    return product.flatten(1).sum(1), pairs.flatten(1).sum(1)
 
 
 def _mixed(value: Tensor, kernel: Tensor, of_frames: bool) -> Tensor:

@@ -19,7 +19,7 @@ from ptri.verdict.pictures import doubt_pictures
 from ptri.verdict.verdict import Verdict
 
 # Standard deviation of a keypoint over the person's extent in the view where none is given.
-KEYPOINT_NOISE = 0.02
+KEYPOINT_NOISE = 0.03
 LEAST_NOISE = 5e-4  # and over the focal length: half a pixel at 1000 px
 MIN_FOCAL = 0.1  # of a keypoint's usual distance from the picture's corner; less is no px
 MAX_RAY = 20.0  # a keypoint further from the optical axis (tangent; 87 deg) is in no pinhole image

@@ -145,7 +145,7 @@ def estimate_rig(
             order of time, V >= 2 views, which run in step.
         K: (V, 3, 3) intrinsics, px; integer pixel coordinates are pixel centres.
         confidence: (T, V, J) in [0, 1], the chance that the keypoint is the joint; None: 1.
-        covariance: (T, V, J, 2, 2) px^2; None: circular, 1 % of the person's extent in the view.
+        covariance: (T, V, J, 2, 2) px^2; None: circular, 3 % of the person's extent in the view.
         skeleton: "h36m17", "coco17", "body25", "body25b", "mpii16" and others of
             `ptri.skeleton.SKELETONS`, or J joint names. Joints that are none of Human3.6M's take
             part in the geometry.
