@@ -222,7 +222,7 @@ class RecordingConfig(Section):
     first_frame: int = number(0, 0)  # of the recording, counted from 0
     last_frame: int | None = None  # inclusive; null: the last one that every camera could have
     min_confidence: float = number(0.1, 0, 1)  # keypoints below it count as not seen
-    noise: float = number(0.02, above=0)  # of keypoint files: standard deviation / person's height
+    noise: float = number(0.03, above=0)  # of keypoint files: standard deviation / person's height
     subject_height: float | None = None  # mm; fixes the scale instead of the body prior
     camera_distance: float | None = None  # mm between the first two views; fixes the scale
     person: Literal["auto", "largest", "moving", "box"] = "auto"  # who is followed: the largest
