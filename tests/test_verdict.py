@@ -31,7 +31,7 @@ from ptri.recordings.solve import solve
 from ptri.rig import estimate
 from ptri.rig.left_out import without_misfits
 from ptri.structures import Keypoints, RigPosterior, take
-from ptri.verdict.figures import Figures, spread_deg
+from ptri.verdict.figures import Figures, measure, spread_deg
 from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, independent, judge
 from ptri.verdict.leave_one_out import LASTING, Examination
 from ptri.verdict.readings import Reading
@@ -321,6 +321,19 @@ def test_one_frame_with_exchanged_arms():
     verdicts = judged((keypoints, K, cameras, joints))
     named = [(verdict.view, verdict.reading) == (1, Reading.ARMS) for verdict in verdicts]
     assert sum(named) >= 6  # measured: 8
+
+
+@pytest.mark.parametrize("views", [3, 4])
+def test_a_camera_that_the_others_joints_turn_is_uncertain(views):
+    keypoints, K, cameras, joints = gaussian_scene(batch=2, views=views, frames=FRAMES, seed=3)
+    doubts = []
+    for angle in (0.0, 0.5):
+        turn = so3_exp(torch.tensor([0.0, angle, 0.0], dtype=torch.float64))
+        R = cameras.R.clone()
+        R[:, 1] = turn @ R[:, 1]
+        solution = true_solution(keypoints, K, cameras._replace(R=R), joints, spread_deg=0.1)
+        doubts += [max(rig.doubt_deg[1]) for rig in measure(solution)[0]]
+    assert max(doubts[:2]) < 2 and min(doubts[2:]) > LIMIT, doubts
 
 
 def test_shifts_are_told_in_the_frames_of_the_recording():

@@ -58,15 +58,13 @@ def measure(
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
     spread, several = spread_deg(posterior)
-    doubt = spread
     R, t = posterior_mean(posterior)
     joints = evidence.joints.nan_to_num()
     given = observations, R, t, joints, evidence.weight, times
     examination = examine(*given, poses, evidence.scale2)
-    if seen.shape[1] > 3:  # two other views say too little
-        turned = JACKKNIFE * torch.rad2deg(examination.turned)
-        either = torch.maximum(turned[:, :, None], turned[:, None])
-        doubt = (doubt.square() + either.square()).sqrt()
+    turned = JACKKNIFE * torch.rad2deg(examination.turned)
+    either = torch.maximum(turned[:, :, None], turned[:, None])
+    doubt = (spread.square() + either.square()).sqrt()
     minor, major, parallax, sigma = shape_of_views(observations, R)
     noise = evidence.scale2.sqrt()
     factor = torch.stack([torch.ones_like(noise), noise.clamp_min(1.0)], 1)  # (B, 2)

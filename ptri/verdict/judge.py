@@ -122,10 +122,13 @@ def independent(solution: RigSolution, spread: Tensor, limit: float) -> Tensor:
     modes, joints = solution.modes, solution.evidence.joints.nan_to_num()
     joints = joints[:, evenly_spread(joints.shape[1], NUM_FRAMES, joints.device)]
     best = take(modes.together, slice(None, None, modes.mean.shape[1]))
-    if spread.shape[1] == 2:  # held against lifted skeletons, which err as postures do
-        best = best._replace(frames=best.frames * 0 + 1, joints=best.joints * 0 + 1)
+    V, others = spread.shape[1], torch.ones_like(spread[0])
+    if V > 2:
+        others.fill_diagonal_(0.0)
+    else:  # held against lifted skeletons, which err as one, under cameras of each other
+        best = best._replace(joints=torch.ones_like(best.joints))
     frames, near = num_alike(joints, best)
-    others = 1 - torch.eye(spread.shape[1]).to(spread)
+    frames = torch.full_like(frames, joints.shape[1]) if V == 2 else frames
     others = (spread[:, None] * others[:, :, None] * others[:, None]).amax((2, 3))  # (B, V)
     return 1 / (frames * near)[:, None] / (1 + (others / limit).square())
 
