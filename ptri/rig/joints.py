@@ -217,11 +217,12 @@ def body_under(
     The fused joints are drawn to those that the lifter sees from view 0, which need no cameras, as
     far as both covariances say.
 
-    Many frames know their cameras well, and how joints move with these little is known from
-    triangulation alone. So the network runs under the sample whose triangulated joints are nearest
-    to their mean, and joints and covariances are carried to the posterior by the mean and the
-    spread of the triangulated ones: a control variate, whose coefficient a few frames under a
-    second sample tell.
+    Few frames know their cameras badly: far from the mean ones the network bends a body, so it runs
+    under the mean, and the mixture over a few samples gives the covariances. Many frames know them
+    well, and how joints move with these little is known from triangulation alone. So the network
+    runs under the sample whose triangulated joints are nearest to their mean, and joints and
+    covariances are carried to the posterior by the mean and the spread of the triangulated ones: a
+    control variate, whose coefficient a few frames under a second sample tell.
 
     Args:
         frames: those of the T that ``sides`` (B, len(frames), V, 17) are of; None: all.
@@ -232,15 +233,23 @@ def body_under(
         given, sides = sides, Sides(labelled.clone(), torch.ones_like(labelled, dtype=torch.bool))
         for value, part in zip(sides, given):
             value[:, list(frames)] = part
-    carried = model.fusion.uses_cameras and len(posterior.R) > 1 and T >= MANY_FRAMES
-    fuse = _carried_body if carried else fuse_body
+    unsure = model.fusion.uses_cameras and len(posterior.R) > 1
+    fuse = _carried_body if unsure and T >= MANY_FRAMES else fuse_body
+    central = None
+    if unsure and T < MANY_FRAMES:
+        central = posterior_from_cameras(Cameras(K, *posterior_mean(posterior)))
     parts = []
     for first in range(0, T, CHUNK):
         rows = slice(None), slice(first, first + CHUNK)
         few, few_K, few_sides, few_features = take((keypoints, K, sides, features), rows)
-        fused = fuse(model, few, few_K, posterior, few_sides, few_features)
+        mixture = fuse(model, few, few_K, posterior, few_sides, few_features)
+        fused = mixture
+        if central is not None:
+            fused = fuse(model, few, few_K, central, few_sides, few_features)
         if model.fusion.uses_cameras:  # others answer as they are
             fused = _lean_on_lifted(model, few, few_K, few_sides, fused, T)
+        if central is not None:
+            fused = fused._replace(covariance=mixture.covariance)
         parts.append(fused)
     return cat(parts, 1)
 
