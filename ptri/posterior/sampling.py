@@ -349,7 +349,11 @@ def widened(
     shape = x[..., :-1]
     away = shape - middle(shape)
     further = factor * ((modes.wider[mode] @ away.unsqueeze(-1)).squeeze(-1) - away)
-    x = torch.cat([shape + further - middle(further), x[..., -1:]], dim=-1)
+    moved = shape + further - middle(further)
+    # In its log the size's mean stays; of the size itself it would grow with the width.
+    grown = middle(moved[..., -1:].exp()) / middle(shape[..., -1:].exp()).clamp_min(1e-30)
+    size = moved[..., -1:] - grown.clamp_min(1e-30).log()
+    x = torch.cat([moved[..., :-1], size, x[..., -1:]], dim=-1)
     rows = _pack(owner, K)
     packed = x.flatten(0, 1)[rows.sample]
     cameras = cameras_of(packed, take(evidence.expansions, rows.mode))

@@ -218,11 +218,11 @@ def body_under(
     far as both covariances say.
 
     Few frames know their cameras badly: far from the mean ones the network bends a body, so it runs
-    under the mean, and the mixture over a few samples gives the covariances. Many frames know them
-    well, and how joints move with these little is known from triangulation alone. So the network
-    runs under the sample whose triangulated joints are nearest to their mean, and joints and
-    covariances are carried to the posterior by the mean and the spread of the triangulated ones: a
-    control variate, whose coefficient a few frames under a second sample tell.
+    under the mean, and the mixture over a few samples gives the place and the covariances. Many
+    frames know them well, and how joints move with these little is known from triangulation alone.
+    So the network runs under the sample whose triangulated joints are nearest to their mean, and
+    joints and covariances are carried to the posterior by the mean and the spread of the
+    triangulated ones: a control variate, whose coefficient a few frames under a second sample tell.
 
     Args:
         frames: those of the T that ``sides`` (B, len(frames), V, 17) are of; None: all.
@@ -249,7 +249,8 @@ def body_under(
         if model.fusion.uses_cameras:  # others answer as they are
             fused = _lean_on_lifted(model, few, few_K, few_sides, fused, T)
         if central is not None:
-            fused = fused._replace(covariance=mixture.covariance)
+            place = (mixture.joints3d - fused.joints3d)[..., H36M17.root, None, :]
+            fused = Prediction(fused.joints3d + place, mixture.covariance)
         parts.append(fused)
     return cat(parts, 1)
 
