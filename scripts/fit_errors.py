@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--frames", type=int, default=0, help="at most so many of a root in every view; 0: all")
     add("--rounds", type=int, default=8, help="of the fit (8)")
     add("--repeats", type=int, default=2, help="simulations of a statistic (2)")
-    add("--frame-worth", type=float, default=0.25, help="what a frame is worth, 0 to 1 (0.25)")
+    add("--frame-worth", type=float, default=0.2, help="what a frame is worth, 0 to 1 (0.2)")
     add("--seed", type=int, default=0)
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--threads", type=int, default=0, help="of the CPU; 0: torch's own choice")
