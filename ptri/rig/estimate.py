@@ -270,7 +270,8 @@ def keypoint_noise(rig: RigSolution) -> tuple[Tensor, Tensor]:
     Errors that go together leave smaller residuals than they are, because the joints follow them:
     there what is stated stands, unless the residuals show more.
     """
-    together = rig.modes.together.joints[:: rig.modes.mean.shape[1]]
+    together = rig.modes.together
+    together = torch.maximum(together.frames, together.joints)[:: rig.modes.mean.shape[1]]
     scale2 = rig.evidence.scale2
     return torch.lerp(scale2, scale2.clamp_min(1.0), together), rig.evidence.best.errors.tail
 
