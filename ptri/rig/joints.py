@@ -123,6 +123,8 @@ def joints_given(
     weights = weigh(points[None])
     for _ in range(ROUNDS - 1):  # expectation maximisation
         weights = weigh(weighted_triangulation(observations, *mean, *weights, *prior).joints)
+    if tail is not None:  # the expected curvature of a Student-t law, see `Errors.curvature`
+        weights = weights[0] * (1 + 2 * tail) / (1 + 4 * tail), weights[1]
     return weighted_triangulation(observations, R, t, *weights, *prior)
 
 
