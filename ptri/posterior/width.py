@@ -115,7 +115,7 @@ def frames_worth(observations: Observations, bundle: Bundle, errors: Errors) -> 
     """
     frames, _ = _likeness(bundle.joints)
     _, residual, weight = _whitened(observations, bundle, errors)
-    other = frames - torch.eye(frames.shape[1]).to(frames)
+    other = frames - torch.eye(frames.shape[1], dtype=frames.dtype, device=frames.device)
     product, pairs = _products(residual, weight, other, True)
     # 1e-9 guards a rig that nobody sees.
     share = (product / (2 * KEPT) / pairs.clamp_min(1e-9)).clamp(0.0, 1.0)
