@@ -80,6 +80,15 @@ def responsibility(
     return torch.where(inlier > 0, torch.sigmoid(good - bad) * heavy, 0.0)
 
 
+def expected_curvature(tail: Tensor) -> Tensor:
+    """Expected curvature of a keypoint's cost, over its weight in least squares (`responsibility`).
+
+    (n + 2) / (n + 4) of a Student-t law in two dimensions with n degrees of freedom (Lange et al.
+    1989), n = 1 / tail; 1 of a Gaussian.
+    """
+    return (1 + 2 * tail) / (1 + 4 * tail)
+
+
 def bounded(inlier: Tensor) -> Tensor:
     """Prior probabilities that keypoints are inliers: no detector is certain, nor useless."""
     return inlier.clamp(0.02, 0.98)

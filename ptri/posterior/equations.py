@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.rays import chi_square, log_mixture, responsibility
+from ptri.geometry.rays import chi_square, expected_curvature, log_mixture, responsibility
 from ptri.geometry.rotations import skew, so3_exp
 from ptri.geometry.triangulation import camera_matrix, ray_moments, reproject, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
@@ -54,12 +54,8 @@ class Errors(NamedTuple):
 
     @property
     def curvature(self) -> Tensor:
-        """Expected curvature (N,) of a keypoint's cost, over its weight in least squares.
-
-        (n + 2) / (n + 4) of a Student-t law in two dimensions with n degrees of freedom (Lange et
-        al. 1989); 1 of a Gaussian.
-        """
-        return (1 + 2 * self.tail) / (1 + 4 * self.tail)
+        """Expected curvature (N,) of a keypoint's cost, see `expected_curvature`."""
+        return expected_curvature(self.tail)
 
 
 class Layout(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ptri.geometry.rays import normalise, responsibility
+from ptri.geometry.rays import expected_curvature, normalise, responsibility
 from ptri.geometry.triangulation import (
     START_DEPTH,
     Triangulation,
@@ -123,8 +123,8 @@ def joints_given(
     weights = weigh(points[None])
     for _ in range(ROUNDS - 1):  # expectation maximisation
         weights = weigh(weighted_triangulation(observations, *mean, *weights, *prior).joints)
-    if tail is not None:  # the expected curvature of a Student-t law, see `Errors.curvature`
-        weights = weights[0] * (1 + 2 * tail) / (1 + 4 * tail), weights[1]
+    if tail is not None:
+        weights = weights[0] * expected_curvature(tail), weights[1]
     return weighted_triangulation(observations, R, t, *weights, *prior)
 
 
