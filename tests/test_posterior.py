@@ -16,6 +16,7 @@ from ptri.posterior import student_t as laws
 from ptri.posterior.equations import Bundle
 from ptri.posterior.expansion import coordinates_of
 from ptri.posterior.optima import Poses
+from ptri.posterior.pose_loss import pose_loss
 from ptri.structures import Keypoints, RigPosterior, take
 from ptri.training.losses3d import MAX_POSE_LOSS
 
@@ -126,7 +127,7 @@ def from_the_truth(batch, frames, num_samples=512, gradient=False):
 @pytest.mark.parametrize("frames", [1, 10, 50])
 def test_pose_loss_of_the_truth_is_the_density_that_its_samples_say(frames):
     solution, cameras, _ = from_the_truth(3, frames)
-    loss = rig.pose_loss(cameras, solution)
+    loss = pose_loss(cameras, solution)
     # A Gaussian with the mean and covariance of the samples, in the coordinates of the mode.
     at, weights = solution.evidence.best, solution.posterior.log_weights.exp()
 
@@ -147,10 +148,10 @@ def test_pose_loss_of_the_truth_is_the_density_that_its_samples_say(frames):
 
 def test_pose_loss_is_lower_at_the_truth_and_passes_gradients():
     solution, cameras, xy = from_the_truth(4, 1, num_samples=64, gradient=True)
-    right = rig.pose_loss(cameras, solution)
+    right = pose_loss(cameras, solution)
     turned = cameras.R.clone()
     turned[:, 1] = so3_exp(torch.tensor([0.0, 0.5, 0.0], dtype=torch.float64)) @ turned[:, 1]
-    wrong = rig.pose_loss(cameras._replace(R=turned), solution)
+    wrong = pose_loss(cameras._replace(R=turned), solution)
     assert bool((wrong > right + 10).all())
     (slope,) = torch.autograd.grad(right.sum(), xy)
     assert bool(torch.isfinite(slope).all()) and float(slope.abs().max()) > 0
@@ -158,7 +159,7 @@ def test_pose_loss_is_lower_at_the_truth_and_passes_gradients():
 
 def test_pose_loss_of_many_frames_still_teaches():
     solution, cameras, xy = from_the_truth(1, 50, num_samples=32, gradient=True)
-    loss = rig.pose_loss(cameras, solution).clamp(-MAX_POSE_LOSS, MAX_POSE_LOSS)
+    loss = pose_loss(cameras, solution).clamp(-MAX_POSE_LOSS, MAX_POSE_LOSS)
     (slope,) = torch.autograd.grad(loss.sum(), xy)
     assert float(slope.abs().max()) > 0
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +30,6 @@ from ptri.posterior.modes import (
     Modes,
     cameras_of,
     find_modes,
-    noise_scale_sigma,
 )
 from ptri.posterior.optima import Poses
 from ptri.structures import (
@@ -39,7 +37,6 @@ from ptri.structures import (
     Cameras,
     Observations,
     RigPosterior,
-    constant,
     take,
     to_device,
     tree_map,
@@ -48,9 +45,6 @@ from ptri.structures import (
 # A mode whose log mass is this far below the best one's holds nothing worth a sample.
 NEGLIGIBLE = 12.0
 DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
-NUM_NODES = 7  # at which the density of the noise's scale is evaluated
-NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at most each
-MAX_SCALE_STEP = 8.0
 ROW = 32  # samples of a mode that are worked out at once
 POINTS = 100_000  # keypoints times samples at once: more leave the caches of a CPU
 WIDTH_FREEDOM = 4  # degrees of freedom of how much wider errors that go together make regions
@@ -405,38 +399,3 @@ def resample(posterior: RigPosterior, count: int) -> tuple[Tensor, Tensor, Tenso
     chosen = posterior.log_weights[index, rows]
     log_weights = torch.log_softmax(chosen - chosen.detach(), dim=0)
     return posterior.R[index, rows], posterior.t[index, rows], log_weights
-
-
-def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
-    """Monte-Carlo pose loss (B,): negative log posterior density at the true cameras, nats.
-
-    ``-log p(theta*) + log (1/M) sum p(theta_m) / q(theta_m)`` (EPro-PnP, eq. 7), over Haar and mm.
-    The noise's scale is integrated out: Gauss-Hermite quadrature about the most probable one.
-    """
-    R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
-    rule = np.polynomial.hermite.hermgauss(NUM_NODES)
-    nodes, weights = (constant(tuple(v.tolist()), t.device, t.dtype) for v in rule)
-    place, width = _noise_scale_at(R, t, solution)
-    log_scale = place + width * 2**0.5 * nodes[:, None]  # (nodes, B)
-    many = (value.expand(NUM_NODES, *value.shape[1:]) for value in (R, t))
-    target = log_target(*many, solution.evidence, log_scale)[0]
-    share = nodes.square() + weights.log() + 0.5 * math.log(2)
-    truth = torch.logsumexp(target + share[:, None], dim=0) + width.log()
-    return solution.log_evidence - truth
-
-
-@torch.no_grad()
-def _noise_scale_at(R: Tensor, t: Tensor, solution: RigSolution) -> tuple[Tensor, Tensor]:
-    """The most probable log noise scale (B,) of cameras (1, B, ...), over the best mode's, and its
-    standard deviation (B,): Newton steps with differences for derivatives."""
-    at = solution.evidence.best
-    step = noise_scale_sigma(at)  # (B,)
-    place, width = torch.zeros_like(step), step
-    three = constant((-1, 0, 1), step.device, step.dtype)[:, None]
-    R, t = (value.expand(3, *value.shape[1:]) for value in (R, t))
-    for _ in range(NUM_SCALE_STEPS):
-        low, middle, high = log_target(R, t, solution.evidence, place + three * step)[0]
-        slope, bend = (high - low) / 2, (low + high - 2 * middle).clamp_max(-0.1)
-        place = place + step * (-slope / bend).clamp(-MAX_SCALE_STEP, MAX_SCALE_STEP)
-        width = step * (-bend).rsqrt()
-    return place, width
