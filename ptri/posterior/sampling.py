@@ -20,6 +20,7 @@ from torch import Tensor
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.rotations import rotation_mean, so3_log
 from ptri.posterior import student_t as laws
+from ptri.posterior.agreement import agreement
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.density import log_density
 from ptri.posterior.equations import Bundle
@@ -47,7 +48,10 @@ NEGLIGIBLE = 12.0
 DEGREES_OF_FREEDOM = 20.0  # of the Student-t proposal
 ROW = 32  # samples of a mode that are worked out at once
 POINTS = 100_000  # keypoints times samples at once: more leave the caches of a CPU
-WIDTH_FREEDOM = 4  # degrees of freedom of how much wider errors that go together make regions
+WIDTH_FREEDOM = 3  # degrees of freedom of how much wider errors that go together make regions
+# Their variance is this share of what is known before, where the views agree, and so many times
+# the square of how far they turn against the others, over what is stated.
+WIDTH_SHARE, WIDTH_TURNED = 0.3, 2.5
 LEAST_SHARE = 0.5  # of effective samples among all; less is the roughness of the target
 NUM_HALVINGS = 10
 MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roughly only
@@ -271,6 +275,7 @@ class RigSolution(NamedTuple):
     modes: Modes
     evidence: Evidence
     log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
+    spread2: Tensor  # (B,) factor on the variance of errors that go together, as views disagree
     log_scale: Tensor  # (B, M) log noise scale of the samples, over the best mode's
     owner: Tensor  # (B, M) mode of each sample
 
@@ -304,10 +309,12 @@ def rig_posterior(
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
+    spread2 = torch.ones_like(log_evidence)
     if worth != 1:
-        R, t = widened(R, t, log_scale, owner, log_weights, modes, evidence, seed)
+        given = R, t, log_scale, owner, log_weights, modes, evidence
+        R, t, spread2 = widened(*given, poses, seed)
     posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()))
-    return RigSolution(posterior, modes, evidence, log_evidence, log_scale.T, owner.T)
+    return RigSolution(posterior, modes, evidence, log_evidence, spread2, log_scale.T, owner.T)
 
 
 @torch.no_grad()
@@ -319,12 +326,17 @@ def widened(
     log_weights: Tensor,
     modes: Modes,
     evidence: Evidence,
+    poses: Poses | None,
     seed: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Samples (M, B, ...) moved away from their mode's mean as errors that go together ask for.
 
-    How much wider, is known roughly: what the moves add is scaled by the square root of an inverse
-    chi-square of `WIDTH_FREEDOM` degrees of freedom, one for each sample. The mean stays.
+    How much wider is known roughly: what the moves add is scaled by the square root of an inverse
+    chi-square, one for each sample, about what the views' disagreement says (`disagreement2`).
+    The mean stays.
+
+    Returns:
+        R, t, and the square (B,) of what the moves were scaled by.
     """
     (M, B), K = log_scale.shape, modes.log_mass.shape[1]
     rig = torch.arange(B, device=owner.device)
@@ -337,21 +349,51 @@ def widened(
     def middle(value: Tensor) -> Tensor:
         return torch.einsum("mbk,mbd->bkd", own, value)[mode]
 
+    shape = x[..., :-1]
+    away = shape - middle(shape)
+    further = (modes.wider[mode] @ away.unsqueeze(-1)).squeeze(-1) - away
+    rows = _pack(owner, K)
+    expansions = take(evidence.expansions, rows.mode)
+
+    def cameras(further: Tensor) -> tuple[Tensor, Tensor]:
+        moved = shape + further - middle(further)
+        # In its log the size's mean stays; of the size itself it would grow with the width.
+        grown = middle(moved[..., -1:].exp()) / middle(shape[..., -1:].exp()).clamp_min(1e-30)
+        size = moved[..., -1:] - grown.clamp_min(1e-30).log()
+        packed = torch.cat([moved[..., :-1], size, x[..., -1:]], dim=-1)
+        found = cameras_of(packed.flatten(0, 1)[rows.sample], expansions)
+        return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in found)
+
+    spread2 = disagreement2(*cameras(further), log_weights, evidence, poses)
     generator = torch.Generator().manual_seed(seed + 1)  # not the numbers the samples have
     chi2 = torch.randn(M, WIDTH_FREEDOM, generator=generator, dtype=x.dtype).square().sum(1)
     factor = to_device((WIDTH_FREEDOM / chi2).sqrt(), x.device)[:, None, None]
-    shape = x[..., :-1]
-    away = shape - middle(shape)
-    further = factor * ((modes.wider[mode] @ away.unsqueeze(-1)).squeeze(-1) - away)
-    moved = shape + further - middle(further)
-    # In its log the size's mean stays; of the size itself it would grow with the width.
-    grown = middle(moved[..., -1:].exp()) / middle(shape[..., -1:].exp()).clamp_min(1e-30)
-    size = moved[..., -1:] - grown.clamp_min(1e-30).log()
-    x = torch.cat([moved[..., :-1], size, x[..., -1:]], dim=-1)
-    rows = _pack(owner, K)
-    packed = x.flatten(0, 1)[rows.sample]
-    cameras = cameras_of(packed, take(evidence.expansions, rows.mode))
-    return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in cameras)
+    scale = spread2.sqrt()[:, None].expand(-1, further.shape[-1]).clone()
+    scale[:, -1] = 1.0  # of the size views cannot disagree
+    return *cameras(factor * scale * further), spread2
+
+
+def disagreement2(
+    R: Tensor, t: Tensor, log_weights: Tensor, evidence: Evidence, poses: Poses | None
+) -> Tensor:
+    """Factor (B,) on the variance that was added to cameras (M, B, V, ...), by how views disagree.
+
+    A view that is fitted to what the others know turns (`ptri.posterior.agreement`) by a part of
+    what it may be turned against them.
+    """
+    posterior = RigPosterior(R, t, log_weights, log_weights[0])
+    mean, place = posterior_mean(posterior)
+    at = evidence.observations, mean, place, evidence.joints.nan_to_num(), evidence.weight
+    agreed = agreement(*at, poses, evidence.scale2)
+    if agreed is None:
+        return torch.ones_like(place[:, 0, 0])
+    w = so3_log(mean.mT @ R)
+    V = w.shape[2]
+    w = (w - w.mean(2, keepdim=True)) * (V / (V - 1))  # against the mean of the others
+    stated2 = torch.einsum("mb,mbvi->bv", log_weights.exp(), w.square())
+    # (1e-6 rad)^2 guards samples that all agree to rounding.
+    ratio2 = agreed.turned.square() / stated2.clamp_min(1e-12)
+    return WIDTH_SHARE + WIDTH_TURNED * ratio2.nanmean(1).nan_to_num(1.0)
 
 
 def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:

@@ -15,9 +15,6 @@ from ptri.posterior.sampling import RigSolution, posterior_mean
 from ptri.structures import Observations, RigPosterior, constant
 from ptri.verdict.leave_one_out import Examination, examine
 
-# Share of the angle between a view's camera and the one that the others' joints give it. It is
-# added (squared) to the posterior's spread, which cannot know what its model leaves out.
-JACKKNIFE = 0.5
 # Samples so far from the best, so many of them, few half as far, and many nearer: several modes.
 FAR_DEG, FAR_SHARE, BETWEEN_SHARE, NEAR_SHARE = 20.0, 0.05, 0.25, 0.15
 THIN = 0.05  # keypoints whose spread across is less than this share of that along are on a line
@@ -62,9 +59,6 @@ def measure(
     joints = evidence.joints.nan_to_num()
     given = observations, R, t, joints, evidence.weight, times
     examination = examine(*given, poses, evidence.scale2)
-    turned = JACKKNIFE * torch.rad2deg(examination.turned)
-    either = torch.maximum(turned[:, :, None], turned[:, None])
-    doubt = (spread.square() + either.square()).sqrt()
     minor, major, parallax, sigma = shape_of_views(observations, R)
     noise = evidence.scale2.sqrt()
     factor = torch.stack([torch.ones_like(noise), noise.clamp_min(1.0)], 1)  # (B, 2)
@@ -72,7 +66,7 @@ def measure(
     lines = (minor[:, None] <= torch.maximum(least, THIN * major[:, None])).all(2)
     needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
     needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
-    columns = seen, used, noise, finite, doubt, several, lines, needed, parallax
+    columns = seen, used, noise, finite, spread, several, lines, needed, parallax
     rows = zip(*(column.tolist() for column in columns))
     return [Figures(*row) for row in rows], examination, spread
 

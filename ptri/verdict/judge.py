@@ -57,6 +57,8 @@ def judge(
         poses: the skeletons of the single views, by which two views are examined.
     """
     figures, examination, spread = measure(solution, times, poses)
+    # As the others would be known if no view disagreed.
+    spread = spread / solution.spread2.sqrt()[:, None, None]
     suspects = blame(examination, independent(solution, spread, max_rotation_std_deg))
     return [decide(*rig, max_rotation_std_deg) for rig in zip(figures, suspects)]
 

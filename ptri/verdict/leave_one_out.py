@@ -1,10 +1,10 @@
 """Which view is wrong, and how: each view is resected on what the others say of the joints.
 
-The joints of a few frames are triangulated from all views but one. That view's camera is then
-solved anew from its keypoints as they are, with left and right exchanged, with the image mirrored,
-with one pose before and another after the middle, and, where no pose suits the keypoints, by
-another clock. A view that fits much better under another reading than under its own has been read
-wrongly. Nothing is trained, and no truth is used.
+The joints of a few frames are triangulated from all views but one (`ptri.posterior.agreement`).
+That view's camera is then solved anew from its keypoints with left and right exchanged, with the
+image mirrored, with one pose before and another after the middle, and, where no pose suits the
+keypoints, by another clock. A view that fits much better under another reading than under its own
+has been read wrongly. Nothing is trained, and no truth is used.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.geometry.rays import MEDIAN_CHI2, responsibility
-from ptri.geometry.resection import Points, Pose, orthographic_starts, resect, square_root
-from ptri.geometry.rotations import rotation_angle
-from ptri.geometry.triangulation import (
-    Reprojection,
-    Triangulation,
-    reproject,
-    weighted_triangulation,
+from ptri.geometry.resection import Points, Pose, orthographic_starts, resect
+from ptri.posterior.agreement import (
+    MIN_POINTS,
+    STEPS,
+    Known,
+    agreement,
+    first_joints,
+    view_points,
 )
 from ptri.posterior.optima import Poses
 from ptri.structures import (
@@ -32,23 +32,17 @@ from ptri.structures import (
     evenly_spread,
     put,
     take,
-    tree_map,
     where,
 )
-from ptri.verdict.readings import NUM_JOINTS, Reading
+from ptri.verdict.readings import Reading
 
 NUM_FRAMES = 12  # frames looked at; labels and mirrors do not need more
 SHIFT_FRAMES = 8  # from so many frames on, other clocks and moves are looked for
 RATES = (1.0, 0.5, 2.0, -1.0)  # frames a frame that a view's clock may run at
-MAX_SIGMA = 150.0  # mm; joints that the other views leave less certain take no part
-ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
-NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned into the image's
-MIN_POINTS = 8  # a view with fewer points that the others know as well is not examined
 MIN_SHARE = 1 / 3  # of the points that a time shift must leave in the clip
 MAX_LAGS = 50  # steps of the frames' usual distance, either way
 MAX_GAP = 4.0  # times the usual distance of two frames between which keypoints are interpolated
-# Levenberg-Marquardt steps: from the estimate; from each of two starts; from the better one.
-OWN_STEPS, FIRST_STEPS, LAST_STEPS = 4, 2, 5
+FIRST_STEPS, LAST_STEPS = 2, 5  # from each of two starts; from the better one
 PROMISING = 1.5  # nats a point over the view's own cost at which a reading is given up early
 LATE_COST = 1.9  # nats a point; a view that fits better in its own time is not tried in others
 
@@ -65,21 +59,10 @@ class Examination(NamedTuple):
 
     readings: tuple[Reading, ...]  # the first as it is
     own: Tensor  # (B, V) nats a point as it is; inf where a view cannot be examined
-    turned: Tensor  # (B, V) rad, from the estimated camera to the one that fits; 0 where blind
     gain: Tensor  # (B, V, A) nats a point that another way saves; -inf where it was not tried
     points: Tensor  # (B, V, A) points compared
     lag: Tensor  # (B, V) the best clock's shift, in frames: the view shows so much too late
     rate: Tensor  # (B, V) and its rate: frames of the others for one of the view
-
-
-class _Known(NamedTuple):
-    """What all views but v know of the joints, and view v's keypoints; (B, V, T, J, ...)."""
-
-    joints: Tensor  # mm
-    variance: Tensor  # mm^2, of a coordinate
-    xy: Tensor  # normalised
-    information: Tensor  # (..., 2, 2) of xy, less where the others show more noise than stated
-    inlier: Tensor  # 0 where the view or the others do not know the joint
 
 
 @torch.no_grad()
@@ -95,47 +78,30 @@ def examine(
 ) -> Examination:
     """Examines the views of B rigs.
 
-    One view alone fixes no joint. So each of two is held against the skeleton that the lifter sees
-    in the other one, put where both say that the person is: enough to tell exchanged sides.
-
     Args:
-        observations: (B, T, V, J, ...). R, t: (B, V, 3, 3), (B, V, 3) mm, the estimated cameras.
-        joints: (B, T, J, 3) mm. weight: (B, T, V, J) responsibility of the inlier under them.
+        observations: (B, T, V, J, ...). The rest, but for the frames: see
+            `ptri.posterior.agreement.agreement`.
         frames: (T,) times of the frames, in units of the frames that lags are wanted in; default
             0 to T - 1.
-        poses: skeletons of the single views; None: of two views nothing is said.
-        scale2: (B,) squared factor on the stated noise, where poses are given.
     """
     B, T, V = observations.xy.shape[:3]
     readings = LASTING if T >= MANY_FRAMES else MOMENTARY
     blank = R.new_zeros(B, V, len(readings) + 1, dtype=torch.float32)
     own_cost, nothing = torch.full_like(blank[..., 0], torch.inf), torch.zeros_like(blank[..., 0])
-    unknown = Examination(
-        readings, own_cost, nothing, blank - torch.inf, blank, nothing, nothing + 1
-    )
-    if V < 3 and (poses is None or T < MANY_FRAMES):
-        return unknown
-    observations = Observations(
-        observations.xy[..., :NUM_JOINTS, :], observations.information[..., :NUM_JOINTS, :, :],
-        observations.inlier[..., :NUM_JOINTS], observations.held[..., :NUM_JOINTS],
-    )  # fmt: skip
+    unknown = Examination(readings, own_cost, blank - torch.inf, blank, nothing, nothing + 1)
     chosen = evenly_spread(T, NUM_FRAMES, R.device)
-    few = take(observations, (slice(None), chosen))
-    joints, weight = joints[:, chosen, :NUM_JOINTS], weight[:, chosen, :, :NUM_JOINTS]
-    if V < 3:
-        some = Poses(*(value[:, chosen] for value in poses))
-        known = _as_the_other_sees(few, R, t, joints, some, scale2)
-    else:
-        known = _leave_one_out(few, R, t, joints, weight)
-    # Normalised coordinates and millimetres keep their digits in float32.
-    known = tree_map(Tensor.float, known)
+    few, joints, weight, poses = (
+        None if part is None else take(part, (slice(None), chosen))
+        for part in (observations, joints, weight, poses)
+    )
+    agreed = agreement(few, R, t, joints, weight, poses, scale2)
+    # A lifted skeleton of few frames says too little of how the other view was read.
+    if agreed is None or (V < 3 and T < MANY_FRAMES):
+        return unknown
+    known, own = agreed.known, agreed.fit
     R, t = R.float(), t.float()
-    count = (known.inlier > 0).sum((2, 3)).flatten()  # (B V,)
-    enough = count >= MIN_POINTS
-    each = count.clamp_min(1)
-    start = R.flatten(0, 1), t.flatten(0, 1)
-    own = resect(_points(known, Reading.AS_IS, R, t), *start, OWN_STEPS)
-    problems = cat([_points(known, reading, R, t) for reading in readings[1:]])
+    enough, each = agreed.count.flatten() >= MIN_POINTS, agreed.count.flatten().clamp_min(1)
+    problems = cat([view_points(_read(known, reading), R, t) for reading in readings[1:]])
     best = _both_starts(problems, *orthographic_starts(problems))
     promising = best.cost < (own.cost + PROMISING * each).repeat(len(readings) - 1)
     # The CPU waits for the GPU here: few readings are promising, and steps are most of the work.
@@ -146,96 +112,27 @@ def examine(
     gain = (own.cost[:, None] - torch.stack(costs, 1)) / each[:, None]  # (B V, H)
     gain = torch.where(enough[:, None], gain, -torch.inf).unflatten(0, (B, V))
     own_cost = torch.where(enough, own.cost / each, torch.inf).view(B, V)
-    turned = rotation_angle(own.R @ start[0].mT)
-    turned = torch.where(enough, turned, 0.0).view(B, V)
-    points = count.view(B, V, 1).expand_as(gain).to(gain)
+    count = agreed.count[..., None].expand_as(gain).to(gain)
     clock = unknown.gain[..., 0], unknown.points[..., 0], unknown.lag, unknown.rate
     time = torch.arange(T, device=R.device) if frames is None else frames
     late = torch.isfinite(own_cost) & (own_cost > LATE_COST)
     if moving and float(time.diff().median()) > 0 and bool(late.any()):
         starts = (torch.stack([a, b]) for a, b in zip((R, t), _poses(known, own)))
-        clock = _clocks(known, observations, late, chosen, *starts, time.to(R), own_cost)
-    gain, points = (torch.cat([a, b[..., None]], -1) for a, b in zip((gain, points), clock))
-    return Examination(readings, own_cost, turned, gain, points, *clock[2:])
+        own_times = chosen, *starts, time.to(R)
+        clock = _clocks(known, first_joints(observations), late, *own_times, own_cost)
+    gain, count = (torch.cat([a, b[..., None]], -1) for a, b in zip((gain, count), clock))
+    return Examination(readings, own_cost, gain, count, *clock[2:])
 
 
-def _leave_one_out(
-    observations: Observations, R: Tensor, t: Tensor, joints: Tensor, weight: Tensor
-) -> _Known:
-    """Joints from all views but one, for each view; reweighted once, by the mixture.
-
-    Index letters: e is the view left out, the camera hypothesis here; v one of the others.
-    """
-    V = R.shape[1]
-    others = 1 - torch.eye(V, dtype=R.dtype, device=R.device)[:, None, None, :, None]
-    seen = observations.inlier * others  # (E, B, T, V, J)
-    hypotheses = R.expand(V, *R.shape), t.expand(V, *t.shape)
-
-    def solve(weight: Tensor, at: Reprojection) -> Triangulation:
-        return weighted_triangulation(
-            observations, *hypotheses, weight, at.depth, joints, ANCHOR_SIGMA**-2
-        )
-
-    first = solve(weight * others, reproject(joints[None], observations, R[None], t[None]))
-    at = reproject(first.joints, observations, *hypotheses)
-    noise = _noise(at.chi2, seen)[..., None, None, None]  # (E, B, 1, 1, 1)
-    share = responsibility(at.chi2 / noise, seen) * at.front
-    points, covariance = (value.transpose(0, 1) for value in solve(share / noise, at))
-    variance = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)  # (B, V, T, J)
-    xy, information, inlier = (value.transpose(1, 2) for value in observations[:3])
-    information = information / noise.transpose(0, 1).unsqueeze(-1)
-    return _Known(points, variance, xy, information, inlier * (variance < MAX_SIGMA**2))
-
-
-def _as_the_other_sees(
-    observations: Observations,
-    R: Tensor,
-    t: Tensor,
-    joints: Tensor,
-    poses: Poses,
-    scale2: Tensor,
-) -> _Known:
-    """Of two views the joints that the other one's lifted skeleton has, about the same middle."""
-    xy, information, inlier = (value.transpose(1, 2) for value in observations[:3])
-    lifted = poses.joints.transpose(1, 2) - t[:, :, None, None]  # (B, V, T, J, 3)
-    lifted = torch.einsum("bvca,bvtjc->bvtja", R, lifted).flip(1)  # in view 0's frame
-    variance = poses.sigma.transpose(1, 2).square().flip(1)
-    seen = (inlier > 0).flip(1) & (variance < MAX_SIGMA**2)
-    share = seen.to(xy) / seen.sum(-1, keepdim=True).clamp_min(1)
-    middle = torch.einsum("bvtj,bvtjc->bvtc", share, joints[:, None] - lifted)
-    information = information / scale2.clamp_min(1.0)[:, None, None, None, None, None]
-    return _Known(lifted + middle.unsqueeze(-2), variance, xy, information, inlier * seen)
-
-
-def _noise(chi2: Tensor, seen: Tensor) -> Tensor:
-    """Squared noise scale (E, B), at least one, of the median residual (E, B, T, V, J)."""
-    views = (seen > 0).sum(-2, keepdim=True)
-    # A joint takes three of its 2 V coordinates; of two views, one coordinate in four is left.
-    left = (2 * views - 3).clamp_min(1) / (2 * views).clamp_min(4)
-    each = torch.where(seen > 0, chi2 / left, torch.nan).flatten(2)
-    return (each.nanmedian(-1).values.nan_to_num(MEDIAN_CHI2) / MEDIAN_CHI2).clamp_min(1.0)
-
-
-def _points(known: _Known, reading: Reading, R: Tensor, t: Tensor) -> Points:
-    """The resection of every view (B V problems) with its keypoints read in a certain way."""
-    order = constant(reading.order, R.device)
+def _read(known: Known, reading: Reading) -> Known:
+    """With the keypoints read in a certain way."""
+    order = constant(reading.order, known.xy.device)
     xy, information = known.xy[..., order, :], known.information[..., order, :, :]
     inlier = torch.where(known.inlier > 0, known.inlier[..., order], 0.0)
     if reading.mirrored:
         side = constant((-1, 1), xy.device, xy.dtype)
         xy, information = xy * side, information * side * side[:, None]
-    depth = torch.einsum("bvc,bvtjc->bvtj", R[:, :, 2], known.joints) + t[:, :, None, None, 2]
-    # (S + s I)^-1 = (I + s L)^-1 L for the joint's own doubt s, in closed form:
-    # (L + s det(L) I) / (1 + s tr(L) + s^2 det(L)).
-    s = known.variance / depth.clamp_min(NEAREST).square()
-    a, b, c = information[..., 0, 0], information[..., 0, 1], information[..., 1, 1]
-    det = a * c - b * b
-    total = 1 + s * (a + c) + s * s * det
-    a, b, c = (a + s * det) / total, b / total, (c + s * det) / total
-    information = torch.stack([a, b, b, c], -1).unflatten(-1, (2, 2))
-    root = square_root(torch.where((inlier > 0)[..., None, None], information, 0.0))
-    parts = (known.joints, xy, root, inlier)
-    return Points(*(part.flatten(0, 1).flatten(1, 2) for part in parts))
+    return known._replace(xy=xy, information=information, inlier=inlier)
 
 
 def _both_starts(points: Points, R: Tensor, t: Tensor) -> Pose:
@@ -252,18 +149,18 @@ def _continue(points: Points, pose: Pose, rows: Tensor) -> Pose:
     return put(pose, rows, more)
 
 
-def _two_poses(known: _Known, own: Pose) -> Tensor:
+def _two_poses(known: Known, own: Pose) -> Tensor:
     """Cost (B V,) of every view with one pose in the first half of the frames, another after."""
     half = known.inlier.shape[2] // 2
     cost = torch.zeros_like(own.cost)
     for part in (slice(0, half), slice(half, None)):
         some = take(known, (slice(None), slice(None), part))
-        points = _points(some, Reading.AS_IS, *_poses(known, own))
-        cost = cost + resect(points, own.R, own.t, OWN_STEPS + LAST_STEPS).cost
+        points = view_points(some, *_poses(known, own))
+        cost = cost + resect(points, own.R, own.t, STEPS + LAST_STEPS).cost
     return cost
 
 
-def _poses(known: _Known, own: Pose) -> tuple[Tensor, Tensor]:
+def _poses(known: Known, own: Pose) -> tuple[Tensor, Tensor]:
     """Cameras (B, V, ...) of poses (B V, ...)."""
     shape = known.joints.shape[:2]
     return own.R.unflatten(0, shape), own.t.unflatten(0, shape)
@@ -287,7 +184,7 @@ def interpolation(time: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _clocks(
-    known: _Known,
+    known: Known,
     observations: Observations,
     late: Tensor,
     chosen: Tensor,
@@ -340,7 +237,7 @@ def _clocks(
     inlier = inlier * seen_then
     variance = torch.lerp(own.variance[:, early], own.variance[:, early + 1], then)
     then = torch.lerp(own.joints[:, early], own.joints[:, early + 1], then[..., None])
-    moved = _Known(
+    moved = Known(
         own.joints[:, None].expand(-1, L, -1, -1, -1),
         own.variance[:, None].expand(-1, L, -1, -1),
         torch.lerp(frame(observations.xy, low), frame(observations.xy, low + 1), part[..., None]),
@@ -349,12 +246,12 @@ def _clocks(
     )
     plain = moved._replace(joints=then, variance=variance)
     poses = [value[:, rig, view, None].expand(-1, -1, L, *value.shape[3:]) for value in (R, t)]
-    points = _points(moved, Reading.AS_IS, *(value[0] for value in poses))
+    points = view_points(moved, *(value[0] for value in poses))
     first = _both_starts(points, *(value.flatten(1, 2) for value in poses))
     result = resect(points, first.R, first.t, LAST_STEPS)
     own_pose = [value[1].flatten(0, 1) for value in poses]
-    as_is = _points(plain, Reading.AS_IS, *(value[1] for value in poses))
-    as_is = resect(as_is, *own_pose, OWN_STEPS + LAST_STEPS)
+    as_is = view_points(plain, *(value[1] for value in poses))
+    as_is = resect(as_is, *own_pose, STEPS + LAST_STEPS)
     count = (inlier > 0).sum((2, 3))
     usual = (own.inlier > 0).sum((1, 2))[:, None]
     # Between frames of unlike postures the joints are not known: there its own clock cannot be
