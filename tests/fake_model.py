@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ptri.evaluation import evaluate
 from ptri.geometry.rotations import so3_exp
 from ptri.geometry.triangulation import robust_triangulation
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.moments import posterior_mean
 from ptri.rig import estimate
 from ptri.structures import UNKNOWN_DETECTOR, Cameras, Keypoints, RigPosterior
 from ptri.verdict.verdict import Code, Verdict

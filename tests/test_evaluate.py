@@ -20,7 +20,7 @@ from ptri.evaluation.evaluate import evaluate
 from ptri.evaluation.pictures import spread
 from ptri.evaluation.table import UNDAMAGED
 from ptri.geometry.rotations import so3_exp
-from ptri.posterior.sampling import posterior_from_cameras
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, RigPosterior
 

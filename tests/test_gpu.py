@@ -35,7 +35,7 @@ from ptri.geometry.rotations import rotation_angle
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
 from ptri.people.scenes import generate_batch
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.moments import posterior_mean
 from ptri.rig.estimate import solve
 from ptri.rig.joints import body_under
 from ptri.structures import constant, to_device, tree_map

@@ -13,7 +13,7 @@ from ptri.models.fusion import about_root, mixture
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
 from ptri.people.scenes import generate_batch
-from ptri.posterior.sampling import posterior_from_cameras
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.skeleton import H36M17
 from ptri.structures import RigPosterior, take, tree_map
 from ptri.training.task3d import RigTask, generated_batch

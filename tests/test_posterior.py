@@ -15,6 +15,12 @@ from ptri.posterior import sampling as rig
 from ptri.posterior import student_t as laws
 from ptri.posterior.equations import Bundle
 from ptri.posterior.expansion import coordinates_of
+from ptri.posterior.moments import (
+    posterior_from_cameras,
+    posterior_mean,
+    resample,
+    rotation_covariance,
+)
 from ptri.posterior.optima import Poses
 from ptri.posterior.pose_loss import pose_loss
 from ptri.structures import Keypoints, RigPosterior, take
@@ -31,7 +37,7 @@ def solved(batch=8, frames=1, seed=0, worth=1.0):
 
 
 def errors_deg(posterior, cameras):
-    R, _ = rig.posterior_mean(posterior)
+    R, _ = posterior_mean(posterior)
     return torch.rad2deg(rotation_angle(R @ cameras.R.mT))[:, 1:]
 
 
@@ -53,7 +59,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 
 def rotation_std(posterior):
-    return rig.rotation_covariance(posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    return rotation_covariance(posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
 
 
 def test_frames_sharpen_the_posterior():
@@ -193,7 +199,7 @@ def test_a_known_size_scales_the_rig():
         rig.rig_posterior(observations, starts, BODY._replace(mean=BODY.mean + shift), settings)
         for shift in (0.0, 0.2)
     )
-    size = [rig.posterior_mean(s.posterior)[1].norm(dim=-1).mean(1).log() for s in (plain, large)]
+    size = [posterior_mean(s.posterior)[1].norm(dim=-1).mean(1).log() for s in (plain, large)]
     assert torch.allclose(size[1] - size[0], torch.full((4,), 0.2).double(), atol=0.05)
 
 
@@ -215,8 +221,8 @@ def weighted_posterior(M=50):
 def test_resampling_keeps_the_mean_and_the_gradient():
     posterior = weighted_posterior()
     log_weights = posterior.log_weights.clone().requires_grad_()
-    assert len(rig.resample(posterior, 4000)[0]) == 50  # no more samples than there are
-    _, t, new = rig.resample(posterior._replace(log_weights=log_weights), 20)
+    assert len(resample(posterior, 4000)[0]) == 50  # no more samples than there are
+    _, t, new = resample(posterior._replace(log_weights=log_weights), 20)
     assert torch.allclose(new.exp().sum(0), torch.ones(2, dtype=torch.float64))
     exact = torch.einsum("mb,mbvc->bvc", posterior.log_weights.exp(), posterior.t)
     assert torch.allclose(t.mean(0), exact, atol=0.5)
@@ -229,18 +235,18 @@ def test_few_samples_have_the_posteriors_size():
     size, weights = posterior.t.norm(dim=-1).sum(-1), posterior.log_weights.exp()
     mean = (weights * size).sum(0)
     spread = (weights * (size - mean) ** 2).sum(0).sqrt()
-    _, t, _ = rig.resample(posterior, 8)
+    _, t, _ = resample(posterior, 8)
     off = t.norm(dim=-1).sum(-1).mean(0) - mean
     assert float((off / spread).abs().max()) < 0.1  # independent draws: 0.35
 
 
 def test_known_cameras_are_one_sample():
     _, _, cameras, _ = gaussian_scene(batch=2)
-    posterior = rig.posterior_from_cameras(cameras)
-    R, t = rig.posterior_mean(posterior)
+    posterior = posterior_from_cameras(cameras)
+    R, t = posterior_mean(posterior)
     assert torch.allclose(R, cameras.R, atol=1e-6)
     assert torch.allclose(t, cameras.t)
-    assert float(rig.rotation_covariance(posterior).abs().max()) < 1e-9
+    assert float(rotation_covariance(posterior).abs().max()) < 1e-9
 
 
 def test_rotation_covariance_of_known_samples():
@@ -249,7 +255,7 @@ def test_rotation_covariance_of_known_samples():
     base = so3_exp(torch.tensor([0.5, -1.0, 0.3], dtype=torch.float64))
     log_weights = torch.full((20000, 1), -math.log(20000), dtype=torch.float64)
     posterior = RigPosterior(base @ so3_exp(w), w, log_weights, torch.ones(1))
-    found = rig.rotation_covariance(posterior)[0, 0].diagonal().sqrt()
+    found = rotation_covariance(posterior)[0, 0].diagonal().sqrt()
     assert np.allclose(found, size, rtol=0.03)
 
 

@@ -14,7 +14,7 @@ from ptri import config
 from ptri.errors import UserError
 from ptri.evaluation.evaluate import load_model
 from ptri.geometry.rotations import so3_exp
-from ptri.posterior.sampling import rotation_covariance
+from ptri.posterior.moments import rotation_covariance
 from ptri.recordings.intrinsics import read_cameras
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.report import reprojection_error

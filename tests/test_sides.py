@@ -10,7 +10,7 @@ from ptri import config
 from ptri.evaluation.metrics import rotation_error_deg
 from ptri.geometry.rays import normalise
 from ptri.models.weights import find_model
-from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
+from ptri.posterior.moments import posterior_from_cameras, posterior_mean
 from ptri.rig import estimate
 from ptri.rig.detector import observe
 from ptri.rig.joints import fuse_body

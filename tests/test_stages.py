@@ -20,7 +20,7 @@ from ptri.evaluation import metrics
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
 from ptri.people.scenes import SceneNumbers, generate_batch
-from ptri.posterior.sampling import posterior_from_cameras
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.rig.estimate import solve
 from ptri.rig.joints import fuse_body
 

@@ -24,14 +24,14 @@ from ptri.geometry.resection import (
 from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.people.scenes import generate_batch
 from ptri.posterior.equations import Bundle, misfits, plain_errors
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.moments import posterior_mean
 from ptri.posterior.width import Together
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.solve import solve
 from ptri.rig import estimate
 from ptri.rig.left_out import without_misfits
 from ptri.structures import Keypoints, RigPosterior, take
-from ptri.verdict.figures import Figures, measure, spread_deg
+from ptri.verdict.figures import Figures, spread_deg
 from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, independent, judge
 from ptri.verdict.leave_one_out import LASTING, Examination
 from ptri.verdict.readings import Reading
@@ -56,7 +56,7 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     seen = {"observations": observations, "joints": joints, "weight": weight}
     evidence = SimpleNamespace(**seen, scale2=one.clone())
     modes = SimpleNamespace(mean=one[:, None], together=Together(0 * one, 0 * one, one, one))
-    return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes)
+    return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes, spread2=one)
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def examination(readings=LASTING, num_points=100, **changes):
     """Of one rig of four views whose keypoints fit as they are, at 1 nat a point."""
     own = torch.ones(1, 4)
     gain = torch.full((1, 4, len(readings) + 1), -3.0)  # the readings, two poses, another clock
-    parts = {"readings": readings, "own": own, "turned": 0 * own, "gain": gain}
+    parts = {"readings": readings, "own": own, "gain": gain}
     parts |= {"points": torch.full_like(gain, num_points), "lag": 0 * own, "rate": own}
     return Examination(**{**parts, **changes})
 
@@ -321,19 +321,6 @@ def test_one_frame_with_exchanged_arms():
     verdicts = judged((keypoints, K, cameras, joints))
     named = [(verdict.view, verdict.reading) == (1, Reading.ARMS) for verdict in verdicts]
     assert sum(named) >= 6  # measured: 8
-
-
-@pytest.mark.parametrize("views", [3, 4])
-def test_a_camera_that_the_others_joints_turn_is_uncertain(views):
-    keypoints, K, cameras, joints = gaussian_scene(batch=2, views=views, frames=FRAMES, seed=3)
-    doubts = []
-    for angle in (0.0, 0.5):
-        turn = so3_exp(torch.tensor([0.0, angle, 0.0], dtype=torch.float64))
-        R = cameras.R.clone()
-        R[:, 1] = turn @ R[:, 1]
-        solution = true_solution(keypoints, K, cameras._replace(R=R), joints, spread_deg=0.1)
-        doubts += [max(rig.doubt_deg[1]) for rig in measure(solution)[0]]
-    assert max(doubts[:2]) < 2 and min(doubts[2:]) > LIMIT, doubts
 
 
 def test_shifts_are_told_in_the_frames_of_the_recording():

@@ -1,15 +1,22 @@
 """How much wider the posterior is than its likelihood says: `ptri.posterior.width`, and tails."""
 
+import math
+from types import SimpleNamespace
+
+import pytest
 import torch
 from rigs_fixture import BODY, observed, start_near, starts_near
 
 from ptri.config_sections import PosteriorConfig
-from ptri.geometry.rotations import rotation_angle
+from ptri.geometry.rotations import rotation_angle, so3_exp
 from ptri.posterior.adjust import adjust
 from ptri.posterior.equations import noise_unit
+from ptri.posterior.moments import posterior_mean, rotation_covariance
 from ptri.posterior.noise import fit_errors
-from ptri.posterior.sampling import posterior_mean, rig_posterior, rotation_covariance
+from ptri.posterior.optima import Poses
+from ptri.posterior.sampling import rig_posterior
 from ptri.posterior.tails import fit_tail
+from ptri.posterior.widened import disagreement2
 from ptri.posterior.width import LENGTH, errors_together, widening
 from ptri.structures import tree_map
 
@@ -90,6 +97,31 @@ def test_the_worth_of_an_image_widens_and_does_not_move():
     (wide, R), (narrow, other) = (width(observations, starts, worth) for worth in (0.25, 1.0))
     assert 1.6 < float((wide / narrow).median()) < 3.0  # 2, and what joints have in common
     assert float((rotation_angle(R @ other.mT)[:, 1:] / wide).median()) < 0.3
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+def test_a_camera_that_the_others_joints_turn_widens(views):
+    observations, cameras, joints = observed(2, views, 10)
+    poses = Poses(
+        torch.einsum("bvac,btjc->btvja", cameras.R, joints) + cameras.t[:, None, :, None],
+        torch.full(observations.inlier.shape, 20.0, dtype=torch.float64),
+    )
+    w = torch.randn(64, 2, views, 3, generator=torch.Generator().manual_seed(1)).double()
+    w[:, :, 0] = 0  # the stated deviations are 2 deg
+    weights = torch.full((64, 2), -math.log(64), dtype=torch.float64)
+    evidence = SimpleNamespace(
+        observations=observations, joints=joints, weight=observations.inlier,
+        scale2=torch.ones(2, dtype=torch.float64),
+    )  # fmt: skip
+    found = []
+    for angle in (0.0, 0.5):
+        turn = so3_exp(torch.tensor([0.0, angle, 0.0], dtype=torch.float64))
+        R = cameras.R.clone()
+        R[:, 1] = turn @ R[:, 1]
+        samples = R @ so3_exp(math.radians(2) / 3**0.5 * w), cameras.t.expand(64, -1, -1, -1)
+        found.append(disagreement2(*samples, weights, evidence, poses))
+    # Measured: see the values beside the limits.
+    assert float(found[0].max()) < 1.0 and float(found[1].min()) > 30.0, found
 
 
 def test_widening_gives_the_sandwich():

@@ -13,7 +13,7 @@ from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from ptri.evaluation.draw import CAMERA_COLOURS, MIDDLE, TRUTH, finish, plot_limbs, quiet, rgb
 from ptri.geometry.cameras import centres
 from ptri.geometry.rotations import upright_axes
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.moments import posterior_mean
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, RigPosterior, to_device
 

@@ -39,7 +39,7 @@ from ptri.models import losses
 from ptri.models.heatmap import image_to_heatmap
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.weights import build_model, holds_2d
-from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
+from ptri.posterior.moments import posterior_from_cameras, posterior_mean
 from ptri.rig.check import RigInput, for_model, known_joints
 from ptri.rig.estimate import solve, solve_cameras
 from ptri.rig.joints import body_under

@@ -15,7 +15,7 @@ from ptri.evaluation import draw, metrics
 from ptri.evaluation.draw_rig import rig_picture, up_direction
 from ptri.evaluation.predictions import SceneEstimate, SceneFrames
 from ptri.geometry.cameras import project
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.moments import posterior_mean
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, take, to_device
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ptri.data.multiview import MultiView
 from ptri.evaluation.outputs import append
-from ptri.posterior.sampling import posterior_mean, resample
+from ptri.posterior.moments import posterior_mean, resample
 from ptri.rig.check import RigInput
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, Prediction, RigPosterior, Sample, take

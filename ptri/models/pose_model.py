@@ -12,7 +12,7 @@ from ptri.models.heatmap import sample_features
 from ptri.models.lifter import Lifted, Lifter
 from ptri.models.network2d import Detection, Network2D
 from ptri.models.sizes import sizes_of
-from ptri.posterior.sampling import resample
+from ptri.posterior.moments import resample
 from ptri.structures import (
     UNKNOWN_DETECTOR,
     Detector,

@@ -265,6 +265,19 @@ def cameras_of(coordinates: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
     return cameras_at(shape, coordinates[..., -2], at)
 
 
+def coordinates_around(
+    R: Tensor, t: Tensor, log_scale: Tensor, expansions: Expansion
+) -> tuple[Tensor, Tensor]:
+    """Coordinates (m, B, K, D + 1) around every mode, and the log of their volume (m, B, K)."""
+    B = log_scale.shape[1]
+    K = len(expansions.t) // B
+    R, t, scale = (value.repeat_interleave(K, dim=1) for value in (R, t, log_scale))
+    shape, size, volume = coordinates_of(R, t, expansions)
+    x = torch.cat([shape * (-scale).exp().unsqueeze(-1), torch.stack([size, scale], -1)], dim=-1)
+    volume = volume + shape.shape[-1] * scale
+    return x.unflatten(1, (B, K)), volume.unflatten(1, (B, K))
+
+
 def _newton(chol: Tensor, slope: Tensor) -> Tensor:
     """Newton step (B, D + 1), at most ``MAX_POLISH`` standard deviations long."""
     whitened = (chol.mT @ slope.unsqueeze(-1)).squeeze(-1)

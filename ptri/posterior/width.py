@@ -11,7 +11,7 @@ One frame repeated counts once. LENGTH was the same for all four detectors that 
 (docs/rig_posterior.md); the shares a and b, zero where errors are independent, are told by the
 residuals. Of what goes together in a whole image residuals show nothing, since the camera follows
 it: there a known factor stands, the worth of an image. It is known roughly, so regions have the
-tails of a Student-t law (`ptri.posterior.sampling.widened`).
+tails of a Student-t law (`ptri.posterior.widened`).
 
 The most probable cameras are still a good estimate, but their errors have the sandwich's covariance
 ``A^-1 M A^-1`` and not ``A^-1`` (Godambe 1960; White 1982): A is the information, M the variance of

@@ -13,7 +13,7 @@ from ptri.detectors.build import build_detector, build_person_detector
 from ptri.evaluation import outputs
 from ptri.evaluation.evaluate import load_model
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import resample
+from ptri.posterior.moments import resample
 from ptri.recordings import cache, report
 from ptri.recordings.detections import Detections, detected_recording
 from ptri.recordings.intrinsics import write_toml

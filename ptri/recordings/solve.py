@@ -23,7 +23,7 @@ from ptri.errors import UserError
 from ptri.geometry.cameras import centres
 from ptri.geometry.rotations import so3_exp, so3_log
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import posterior_mean, rotation_covariance
+from ptri.posterior.moments import posterior_mean, rotation_covariance
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints

@@ -22,13 +22,9 @@ from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import find_model
 from ptri.posterior.equations import USUAL_TAIL
-from ptri.posterior.sampling import (
-    Poses,
-    RigSolution,
-    posterior_mean,
-    rig_posterior,
-    rotation_covariance,
-)
+from ptri.posterior.moments import posterior_mean, rotation_covariance
+from ptri.posterior.optima import Poses
+from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.rig.check import (
     RigInput,
     check_input,

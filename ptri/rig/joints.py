@@ -16,7 +16,7 @@ from ptri.geometry.triangulation import (
     weighted_triangulation,
 )
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import posterior_from_cameras, posterior_mean, resample
+from ptri.posterior.moments import posterior_from_cameras, posterior_mean, resample
 from ptri.rig.detector import NUM_JOINTS, observe
 from ptri.skeleton import H36M17
 from ptri.structures import (

@@ -26,7 +26,8 @@ from ptri.geometry.resection import (
 )
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.equations import Bundle
-from ptri.posterior.sampling import RigSolution, posterior_mean, rig_posterior
+from ptri.posterior.moments import posterior_mean
+from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.structures import Cameras, Observations, RigPosterior, take
 from ptri.verdict.figures import spread_deg
 from ptri.verdict.verdict import Code, Verdict

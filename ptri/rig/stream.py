@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.weights import find_model
-from ptri.posterior.sampling import posterior_mean
+from ptri.posterior.moments import posterior_mean
 from ptri.rig.check import RigInput, check_input, check_numbers, doubt_input, known_joints
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import (

@@ -17,8 +17,9 @@ from ptri.models.lifter import Lifted, lifting_loss
 from ptri.models.network2d import Detection
 from ptri.models.pose_model import PoseModel
 from ptri.people.scenes import Scene
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.posterior.pose_loss import pose_loss
-from ptri.posterior.sampling import RigSolution, posterior_from_cameras
+from ptri.posterior.sampling import RigSolution
 from ptri.rig import estimate
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17

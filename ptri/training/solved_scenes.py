@@ -26,7 +26,7 @@ from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import detector_to_meta
 from ptri.people.scenes import Scene, errors_of, generate_batch
-from ptri.posterior.sampling import posterior_from_cameras, resample
+from ptri.posterior.moments import posterior_from_cameras, resample
 from ptri.rig.estimate import solve
 from ptri.structures import Cameras, Keypoints, RigPosterior, cat, take, to_device
 

@@ -18,7 +18,7 @@ from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_around, build_model
 from ptri.people.scenes import draw_num_views, generate_batch
-from ptri.posterior.sampling import posterior_from_cameras
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.structures import UNKNOWN_DETECTOR
 from ptri.training import validation3d
 from ptri.training.losses3d import Batch, generated_losses, image_losses

@@ -17,7 +17,7 @@ from ptri.geometry.cameras import transform
 from ptri.models.pose_model import PoseModel
 from ptri.models.sizes import sizes_of
 from ptri.people.scenes import Scene, generate_batch
-from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
+from ptri.posterior.moments import posterior_from_cameras, posterior_mean
 from ptri.rig.estimate import solve
 from ptri.rig.joints import body_under
 from ptri.structures import Prediction, RigPosterior, to_device, tree_map

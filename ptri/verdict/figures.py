@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ptri.posterior.moments import posterior_mean
 from ptri.posterior.optima import Poses
-from ptri.posterior.sampling import RigSolution, posterior_mean
+from ptri.posterior.sampling import RigSolution
 from ptri.structures import Observations, RigPosterior, constant
 from ptri.verdict.leave_one_out import Examination, examine
 

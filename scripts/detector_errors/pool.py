@@ -18,7 +18,7 @@ from ptri.config import PosteriorConfig
 from ptri.geometry.cameras import to_reference, transform
 from ptri.models.pose_model import PoseModel
 from ptri.people.scenes import Scene
-from ptri.posterior.sampling import resample
+from ptri.posterior.moments import resample
 from ptri.rig.estimate import solve
 from ptri.structures import Cameras, cat, take
 from ptri.training.solved_scenes import (

@@ -13,7 +13,7 @@ from ptri.evaluation import metrics
 from ptri.evaluation.metrics import LEVELS
 from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import posterior_from_cameras
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.rig.check import check_input, known_joints
 from ptri.rig.estimate import solve_cameras, with_joints
 from ptri.rig.joints import body_under

@@ -29,7 +29,7 @@ from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.pose_model import PoseModel
 from ptri.people.draws import Draws
 from ptri.people.scenes import Scene, errors_of, people, seen_by
-from ptri.posterior.sampling import posterior_from_cameras, resample
+from ptri.posterior.moments import posterior_from_cameras, resample
 from ptri.rig import estimate
 from ptri.rig.joints import NUM_SAMPLES, body_under
 from ptri.skeleton import H36M17

@@ -12,7 +12,7 @@ from ptri.config import PosteriorConfig, load
 from ptri.models.fusion import about_root, mixture
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import build_model
-from ptri.posterior.sampling import posterior_mean, resample
+from ptri.posterior.moments import posterior_mean, resample
 from ptri.rig import estimate
 from ptri.rig.joints import NUM_SAMPLES, joints_given
 

@@ -15,7 +15,7 @@ from ptri.config import PosteriorConfig
 from ptri.evaluation import metrics
 from ptri.geometry.rotations import so3_log
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.sampling import posterior_from_cameras, posterior_mean
+from ptri.posterior.moments import posterior_from_cameras, posterior_mean
 from ptri.rig.check import known_joints
 from ptri.rig.estimate import solve_cameras, with_joints
 from ptri.rig.joints import body_under
