@@ -120,8 +120,8 @@ def test_a_camera_that_the_others_joints_turn_widens(views):
         R[:, 1] = turn @ R[:, 1]
         samples = R @ so3_exp(math.radians(2) / 3**0.5 * w), cameras.t.expand(64, -1, -1, -1)
         found.append(disagreement2(*samples, weights, evidence, poses))
-    # Measured: see the values beside the limits.
-    assert float(found[0].max()) < 1.0 and float(found[1].min()) > 30.0, found
+    # Measured: 0.4 to 0.9; 199 to 540.
+    assert float(found[0].max()) < 1.0 and float(found[1].min()) > 60.0, found
 
 
 def test_widening_gives_the_sandwich():

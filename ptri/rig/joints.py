@@ -249,7 +249,7 @@ def body_under(
         if central is not None:
             fused = fuse(model, few, few_K, central, few_sides, few_features)
         if model.fusion.uses_cameras:  # others answer as they are
-            fused = _lean_on_lifted(model, few, few_K, few_sides, fused, T)
+            fused = _lean_on_lifted(model, few, few_K, few_sides, fused)
         if central is not None:
             place = (mixture.joints3d - fused.joints3d)[..., H36M17.root, None, :]
             fused = Prediction(fused.joints3d + place, mixture.covariance)
@@ -257,10 +257,10 @@ def body_under(
     return cat(parts, 1)
 
 
-def _lean_on_lifted(model, keypoints, K, sides, fused, num_frames: int) -> Prediction:
+def _lean_on_lifted(model, keypoints, K, sides, fused) -> Prediction:
     """Kalman's update of each fused joint by the lifted one.
 
-    The covariance of few frames stays, since it is too small already.
+    The covariance stays, since it is too small already: both see the same keypoints.
     """
     if sides is not None:
         keypoints = apply_sides(keypoints, sides)
@@ -271,8 +271,7 @@ def _lean_on_lifted(model, keypoints, K, sides, fused, num_frames: int) -> Predi
     both = fused.covariance + torch.diag_embed(variance.unsqueeze(-1).expand(*variance.shape, 3))
     gain = torch.linalg.solve(both, fused.covariance).mT
     gain[..., H36M17.root, :, :] = 0.0  # of the root's place it says nothing
-    less = gain @ fused.covariance if num_frames >= MANY_FRAMES else 0.0
-    return Prediction(fused.joints3d + (gain @ away)[..., 0], fused.covariance - less)
+    return fused._replace(joints3d=fused.joints3d + (gain @ away)[..., 0])
 
 
 def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction:

@@ -52,6 +52,20 @@ class Case(NamedTuple):
         return check_input(self.xy, self.K, self.confidence, self.covariance, self.skeleton)
 
 
+def first_views(case: Case, count: int) -> Case:
+    """Only so many of a case's views."""
+    some, each = slice(0, count), (slice(None), slice(0, count))
+    covariance = None if case.covariance is None else case.covariance[each]
+    return case._replace(
+        xy=case.xy[each],
+        K=case.K[some],
+        confidence=case.confidence[each],
+        covariance=covariance,
+        cameras=take(case.cameras, some),
+        good=case.good[some],
+    )
+
+
 class Root(NamedTuple):
     """A folder of rendered people."""
 

@@ -26,6 +26,7 @@ from benchmark.truth.cases import (
     THINNED,
     Case,
     Root,
+    first_views,
     generated_cases,
     read_root,
     rendered_cases,
@@ -52,6 +53,7 @@ class Options(NamedTuple):
 
     cases: int  # generated, of a family at T = 1; half at 10, a quarter at 50
     windows: int  # of a clip at T = 1; see `WINDOWS`
+    views: int | None  # of each rig; None: all
     seed: int
     overrides: tuple[str, ...]
     config: str | None
@@ -69,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--write-crops", metavar="FOLDER", help="only write the crops, for a peer")
     add("--families", nargs="+", metavar="NAME", help="of rigs; default: all")
     add("--frames", nargs="+", type=int, metavar="T", help=f"default {FRAMES}")
+    add("--views", type=int, metavar="V", help="only the first so many of each rig; default: all")
     add("--cases", type=int, metavar="N", help="generated rigs of a family, T = 1 (16)")
     add("--alike", action="store_true", help="only how alike errors are over postures and joints")
     add("--quick", action="store_true", help="two detectors, T = 1 and 10, few rigs")
@@ -93,8 +96,10 @@ def run(args: argparse.Namespace) -> str:
     frames = args.frames or (FRAMES[:2] if args.quick else FRAMES)
     if min(frames) < 1:
         raise UserError(f"--frames {min(frames)}: at least 1")
+    if args.views is not None and args.views < 2:
+        raise UserError(f"--views {args.views}: at least 2")
     detections = args.detections or args.out
-    numbers = (args.cases or (2 if args.quick else 16), 1 if args.quick else WINDOWS[1])
+    numbers = (args.cases or (2 if args.quick else 16), 1 if args.quick else WINDOWS[1], args.views)
     rest = (args.seed, tuple(args.set), args.config, args.weights, tuple(args.peer), detections)
     options = Options(*numbers, *rest)
     make_model(options.overrides, options.config)  # fails before the long work
@@ -198,6 +203,8 @@ def _detector(name: str, root: Root, peers: tuple[str, ...]) -> PoseDetector:
 def run_cell(cell: Cell, options: Options, roots: list[Root], folder: Path, keep: bool) -> Result:
     """Solves, or reads, the cases of a cell."""
     cases = _cases(cell, options, roots)
+    if options.views is not None:
+        cases = [first_views(case, options.views) for case in cases]
     model, settings = _model(options)
     path = folder / f"{cell.name}.npz"
     files = [options.weights, *filter(None, [options.config])]
