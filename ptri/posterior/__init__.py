@@ -5,11 +5,14 @@
 * `equations`: cost and normal equations of cameras, joints, bones and biases; `adjust`: robust
   bundle adjustment on them;
 * `limbs`: limbs that are turned over, which adjustment does not turn back;
-* `noise`: the noise's scale, the biases, and what a frame is worth;
+* `noise`, `tails`: the noise's scale, the biases, how heavy the tails are;
 * `optima`: from candidates to the best optima of the joint density; `expansion`: it around them;
   `density`: the cameras' density, with joints, body and biases integrated out;
 * `modes`: all of this in order: the cameras' modes with their Laplace covariances;
-* `student_t`: the proposal; `sampling`: adaptive importance sampling, and what is asked of samples.
+* `student_t`: the proposal; `rows`: samples packed by mode; `sampling`: adaptive importance sampling;
+* `width`: how much wider errors that go together make it; `agreement`: how far each view turns when
+  it is fitted to the others; `widened`: samples moved apart as both ask for;
+* `moments`: what is asked of samples; `pose_loss`: of the true cameras, for training.
 
 Adjustment and expansion compute in float64, the densities of samples in float32, which differ from
 those in float64 by thousandths of a nat.
