@@ -9,7 +9,8 @@
 * `optima`: from candidates to the best optima of the joint density; `expansion`: it around them;
   `density`: the cameras' density, with joints, body and biases integrated out;
 * `modes`: all of this in order: the cameras' modes with their Laplace covariances;
-* `student_t`: the proposal; `rows`: samples packed by mode; `sampling`: adaptive importance sampling;
+* `student_t`: the proposal; `rows`: samples packed by mode; `sampling`: adaptive importance
+  sampling;
 * `width`: how much wider errors that go together make it; `agreement`: how far each view turns when
   it is fitted to the others; `widened`: samples moved apart as both ask for;
 * `moments`: what is asked of samples; `pose_loss`: of the true cameras, for training.
