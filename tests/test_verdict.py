@@ -31,9 +31,9 @@ from ptri.recordings.solve import solve
 from ptri.rig import estimate
 from ptri.rig.left_out import without_misfits
 from ptri.structures import Keypoints, RigPosterior, take
+from ptri.verdict.examination import LASTING, Examination
 from ptri.verdict.figures import Figures, spread_deg
 from ptri.verdict.judge import MIN_KEYPOINTS, blame, decide, independent, judge
-from ptri.verdict.leave_one_out import LASTING, Examination
 from ptri.verdict.readings import Reading
 from ptri.verdict.verdict import Code, Verdict
 
@@ -56,7 +56,7 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     seen = {"observations": observations, "joints": joints, "weight": weight}
     evidence = SimpleNamespace(**seen, scale2=one.clone())
     modes = SimpleNamespace(mean=one[:, None], together=Together(0 * one, 0 * one, one, one))
-    return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes, spread2=one)
+    return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes, usual=R)
 
 
 @pytest.fixture(scope="module")

@@ -120,8 +120,41 @@ def test_a_camera_that_the_others_joints_turn_widens(views):
         R[:, 1] = turn @ R[:, 1]
         samples = R @ so3_exp(math.radians(2) / 3**0.5 * w), cameras.t.expand(64, -1, -1, -1)
         found.append(disagreement2(*samples, weights, evidence, poses))
+    few = torch.zeros_like(observations.inlier)
+    few[:, :5, :, 0] = 1.0  # of five points nothing can be told
+    evidence.observations = observations._replace(inlier=few)
+    assert bool((disagreement2(*samples, weights, evidence, poses) == 1).all())
     # Measured: 0.4 to 0.9; 199 to 540.
     assert float(found[0].max()) < 1.0 and float(found[1].min()) > 60.0, found
+
+
+def test_disagreement_scales_what_was_added_and_spares_the_size(monkeypatch):
+    observations, cameras, joints = observed(4, 4, 1)
+    starts = starts_near(cameras, joints, 3.0)
+    options = PosteriorConfig(num_modes=1)
+
+    def solved(factor, worth=0.25):
+        one = torch.full((4,), factor, dtype=torch.float64)
+        monkeypatch.setattr("ptri.posterior.widened.disagreement2", lambda *_: one)
+        return rig_posterior(observations, starts, BODY, options, worth=worth)
+
+    def variances(solution):
+        posterior = solution.posterior
+        turn = rotation_covariance(posterior)[:, 1:].diagonal(dim1=-2, dim2=-1).sum((1, 2))
+        size, weights = posterior.t.norm(dim=-1).sum(2).log(), posterior.log_weights.exp()
+        return turn, (weights * (size - (weights * size).sum(0)).square()).sum(0)
+
+    one, four = solved(1.0), solved(4.0)
+    narrow = variances(solved(1.0, worth=1.0))[0]
+    (wide, size), (wider, other) = variances(one), variances(four)
+    grown = (wider - narrow) / (wide - narrow)
+    # The moves grow by 2: variances by 4, where these are large, and by 2 where small. Measured 3.
+    assert 2.5 < float(grown.median()) < 3.5, grown
+    assert 0.8 < float((other / size).median()) < 1.25
+    means = [posterior_mean(solution.posterior)[0] for solution in (one, four)]
+    apart = rotation_angle(means[0] @ means[1].mT)[:, 1:].square().sum(1)
+    assert float((apart / wider).max()) < 0.05
+    assert torch.equal(one.usual, four.usual)  # what blame goes by
 
 
 def test_widening_gives_the_sandwich():

@@ -13,7 +13,7 @@ matrix that depends on the cameras with a (6 V, T J) matrix that depends on the 
 Every robust triangulation is the same two functions in turn, `weighted_triangulation` and
 `reproject`, with a rule that makes the keypoints' next weights of their residuals:
 `robust_triangulation` here, under every posterior sample in `ptri.models.fusion`, with the mixture
-of inliers and outliers in `ptri.rig.joints` and `ptri.verdict.leave_one_out`.
+of inliers and outliers in `ptri.rig.joints` and `ptri.posterior.leave_one_out`.
 """
 
 from __future__ import annotations

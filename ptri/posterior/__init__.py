@@ -11,8 +11,8 @@
 * `modes`: all of this in order: the cameras' modes with their Laplace covariances;
 * `student_t`: the proposal; `rows`: samples packed by mode; `sampling`: adaptive importance
   sampling;
-* `width`: how much wider errors that go together make it; `agreement`: how far each view turns when
-  it is fitted to the others; `widened`: samples moved apart as both ask for;
+* `width`: how much wider errors that go together make it; `leave_one_out`: how far each view turns
+  when it is fitted to the others; `widened`: samples moved apart as both ask for;
 * `moments`: what is asked of samples; `pose_loss`: of the true cameras, for training.
 
 Adjustment and expansion compute in float64, the densities of samples in float32, which differ from

@@ -11,9 +11,13 @@ from ptri.structures import Cameras, RigPosterior
 
 def posterior_mean(posterior: RigPosterior) -> tuple[Tensor, Tensor]:
     """Mean rotation (B, V, 3, 3) and translation (B, V, 3) mm of the cameras."""
-    weights = posterior.log_weights.exp()
-    R = rotation_mean(posterior.R, weights[..., None].expand(posterior.R.shape[:-2]))
-    return R, torch.einsum("mb,mbvc->bvc", weights, posterior.t)
+    return mean_cameras(posterior.R, posterior.t, posterior.log_weights.exp())
+
+
+def mean_cameras(R: Tensor, t: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of samples R (M, B, V, 3, 3) and t (M, B, V, 3) with weights (M, B)."""
+    mean = rotation_mean(R, weights[..., None].expand(R.shape[:-2]))
+    return mean, torch.einsum("mb,mbvc->bvc", weights, t)
 
 
 def rotation_covariance(posterior: RigPosterior) -> Tensor:

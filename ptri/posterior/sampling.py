@@ -226,10 +226,10 @@ class RigSolution(NamedTuple):
     """The posterior of B rigs and what it was computed from."""
 
     posterior: RigPosterior
+    usual: Tensor  # (M, B, V, 3, 3) its rotations as they would be whatever the views disagree
     modes: Modes
     evidence: Evidence
     log_evidence: Tensor  # (B,) log normaliser of ``log_target``, differentiable
-    spread2: Tensor  # (B,) factor on the variance of errors that go together, as views disagree
     log_scale: Tensor  # (B, M) log noise scale of the samples, over the best mode's
     owner: Tensor  # (B, M) mode of each sample
 
@@ -263,9 +263,9 @@ def rig_posterior(
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
-    spread2 = torch.ones_like(log_evidence)
+    usual = R
     if worth != 1:
         given = R, t, log_scale, owner, log_weights, modes, evidence
-        R, t, spread2 = widened(*given, poses, seed)
+        R, t, usual = widened(*given, poses, seed)
     posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()))
-    return RigSolution(posterior, modes, evidence, log_evidence, spread2, log_scale.T, owner.T)
+    return RigSolution(posterior, usual, modes, evidence, log_evidence, log_scale.T, owner.T)

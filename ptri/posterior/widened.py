@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.stats import chi2
 from torch import Tensor
 
 from ptri.geometry.rotations import so3_log
-from ptri.posterior.agreement import agreement
+from ptri.posterior.leave_one_out import fit_each_view
 from ptri.posterior.modes import Evidence, Modes, cameras_of, coordinates_around
-from ptri.posterior.moments import posterior_mean
+from ptri.posterior.moments import mean_cameras
 from ptri.posterior.optima import Poses
 from ptri.posterior.rows import pack
-from ptri.structures import RigPosterior, take, to_device
+from ptri.structures import take, to_device
 
-WIDTH_FREEDOM = 3  # degrees of freedom of how much wider errors that go together make regions
+FREEDOM = 3  # degrees of freedom of how much wider errors that go together make regions
 # Their variance is this share of what is known before, where the views agree, and so many times
 # the square of how far they turn against the others, over what is stated.
-WIDTH_SHARE, WIDTH_TURNED = 0.3, 2.5
+SHARE, TURNED = 0.3, 2.5
 
 
 @torch.no_grad()
@@ -38,7 +40,7 @@ def widened(
     The mean stays.
 
     Returns:
-        R, t, and the square (B,) of what the moves were scaled by.
+        R, t, and the rotations (M, B, V, 3, 3) as they would be whatever the views say.
     """
     (M, B), K = log_scale.shape, modes.log_mass.shape[1]
     rig = torch.arange(B, device=owner.device)
@@ -66,13 +68,20 @@ def widened(
         found = cameras_of(packed.flatten(0, 1)[rows.sample], expansions)
         return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in found)
 
-    spread2 = disagreement2(*cameras(further), log_weights, evidence, poses)
-    generator = torch.Generator().manual_seed(seed + 1)  # not the numbers the samples have
-    chi2 = torch.randn(M, WIDTH_FREEDOM, generator=generator, dtype=x.dtype).square().sum(1)
-    factor = to_device((WIDTH_FREEDOM / chi2).sqrt(), x.device)[:, None, None]
-    scale = spread2.sqrt()[:, None].expand(-1, further.shape[-1]).clone()
+    usual = cameras(further)
+    of_shape = disagreement2(*usual, log_weights, evidence, poses).sqrt()[:, None]
+    scale = of_shape.repeat(1, further.shape[-1])
     scale[:, -1] = 1.0  # of the size views cannot disagree
-    return *cameras(factor * scale * further), spread2
+    factor = to_device(_factors(M, seed).to(x.dtype), x.device)[:, None, None]
+    return *cameras(factor * scale * further), usual[0]
+
+
+def _factors(count: int, seed: int) -> Tensor:
+    """Roots (M,) of inverse chi-squares over their degrees of freedom, stratified, shuffled."""
+    level = (np.arange(count) + 0.5) / count
+    values = torch.from_numpy(np.sqrt(FREEDOM / chi2.ppf(level, FREEDOM)))
+    generator = torch.Generator().manual_seed(seed + 1)  # not the numbers the samples have
+    return values[torch.randperm(count, generator=generator)]
 
 
 def disagreement2(
@@ -80,19 +89,21 @@ def disagreement2(
 ) -> Tensor:
     """Factor (B,) on the variance that was added to cameras (M, B, V, ...), by how views disagree.
 
-    A view that is fitted to what the others know turns (`ptri.posterior.agreement`) by a part of
-    what it may be turned against them.
+    A view that is fitted to what the others know turns (`ptri.posterior.leave_one_out`) by a part
+    of what it may be turned against them. One where no view can be fitted.
     """
-    posterior = RigPosterior(R, t, log_weights, log_weights[0])
-    mean, place = posterior_mean(posterior)
-    at = evidence.observations, mean, place, evidence.joints.nan_to_num(), evidence.weight
-    agreed = agreement(*at, poses, evidence.scale2)
-    if agreed is None:
-        return torch.ones_like(place[:, 0, 0])
-    w = so3_log(mean.mT @ R)
+    weights = log_weights.exp()
+    mean = mean_cameras(R, t, weights)
+    joints = evidence.joints.nan_to_num()
+    left_out = fit_each_view(
+        evidence.observations, *mean, joints, evidence.weight, poses, evidence.scale2
+    )
+    if left_out is None:
+        return torch.ones_like(weights[0])
+    w = so3_log(mean[0].mT @ R)
     V = w.shape[2]
     w = (w - w.mean(2, keepdim=True)) * (V / (V - 1))  # against the mean of the others
-    stated2 = torch.einsum("mb,mbvi->bv", log_weights.exp(), w.square())
+    stated2 = torch.einsum("mb,mbvi->bv", weights, w.square())
     # (1e-6 rad)^2 guards samples that all agree to rounding.
-    ratio2 = agreed.turned.square() / stated2.clamp_min(1e-12)
-    return WIDTH_SHARE + WIDTH_TURNED * ratio2.nanmean(1).nan_to_num(1.0)
+    ratio2 = left_out.turned.square() / stated2.clamp_min(1e-12)
+    return (SHARE + TURNED * ratio2.nanmean(1)).nan_to_num(1.0)

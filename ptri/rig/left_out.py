@@ -86,7 +86,9 @@ def _without(
     again = rig_posterior(part, starts, evidence.body, options, seed, worth=worth)
     new_R, _ = posterior_mean(again.posterior)
     angle = torch.rad2deg(rotation_angle(new_R @ cameras.R.mT))  # (1, V - 1), to the first
-    region = REGION_90 * spread_deg(posterior)[0][:, others[0], others]
+    # What the others say of themselves: the misfit widens the rig as a whole.
+    usual = posterior._replace(R=solution.usual[:, rows])
+    region = REGION_90 * spread_deg(usual)[0][:, others[0], others]
     if not bool((angle > region).any()):
         return None
     # x_view = R x_first + t, where the view was thought to be.

@@ -14,7 +14,7 @@ from ptri.posterior.moments import posterior_mean
 from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution
 from ptri.structures import Observations, RigPosterior, constant
-from ptri.verdict.leave_one_out import Examination, examine
+from ptri.verdict.examination import Examination, examine
 
 # Samples so far from the best, so many of them, few half as far, and many nearer: several modes.
 FAR_DEG, FAR_SHARE, BETWEEN_SHARE, NEAR_SHARE = 20.0, 0.05, 0.25, 0.15
@@ -43,14 +43,14 @@ class Figures(NamedTuple):
 @torch.no_grad()
 def measure(
     solution: RigSolution, times: Tensor | None = None, poses: Poses | None = None
-) -> tuple[list[Figures], Examination, Tensor]:
-    """The figures of B rigs, the examination of their views, and the posterior's `spread_deg`.
+) -> tuple[list[Figures], Examination]:
+    """The figures of B rigs, and the examination of their views.
 
     Args:
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
         poses: the skeletons of the single views, (B, T, V, ...).
     """
-    posterior, finite = _finite(solution.posterior)
+    posterior, known = finite(solution.posterior)
     evidence = solution.evidence
     observations = evidence.observations
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
@@ -67,9 +67,9 @@ def measure(
     lines = (minor[:, None] <= torch.maximum(least, THIN * major[:, None])).all(2)
     needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
     needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
-    columns = seen, used, noise, finite, spread, several, lines, needed, parallax
+    columns = seen, used, noise, known, spread, several, lines, needed, parallax
     rows = zip(*(column.tolist() for column in columns))
-    return [Figures(*row) for row in rows], examination, spread
+    return [Figures(*row) for row in rows], examination
 
 
 def shape_of_views(observations: Observations, R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,7 +118,7 @@ def _median(value: Tensor, weight: Tensor) -> Tensor:
     return torch.where(weight > 0, value, torch.nan).nanmedian(-1).values.nan_to_num(0.0)
 
 
-def _finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
+def finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
     """The posterior with something finite where it is not, and whether it is, (B,) bool."""
     R, t, log_weights = posterior[:3]
     finite = torch.isfinite(R).flatten(2).all(-1) & torch.isfinite(t).flatten(2).all(-1)

@@ -6,7 +6,7 @@ Four kinds of evidence, from the posterior and the keypoints alone:
   so wide (or of several modes) that some pair of cameras may be turned against each other by more
   than the limit;
 * one bad view: each view is held against what the others say of the joints
-  (`ptri.verdict.leave_one_out`); it may fit them better with left and right exchanged, mirrored or
+  (`ptri.verdict.examination`); it may fit them better with left and right exchanged, mirrored or
   at another time, or fit nowhere;
 * keypoints that disagree as a whole: most are outliers, or many times as far off as they state;
 * of a recording, two halves that give other cameras (`ptri.recordings.solve`).
@@ -26,8 +26,8 @@ from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution
 from ptri.posterior.width import num_alike
 from ptri.structures import evenly_spread, take
-from ptri.verdict.figures import Figures, measure
-from ptri.verdict.leave_one_out import NUM_FRAMES, Examination
+from ptri.verdict.examination import NUM_FRAMES, Examination
+from ptri.verdict.figures import Figures, finite, measure, spread_deg
 from ptri.verdict.verdict import Code, Verdict
 
 MIN_KEYPOINTS = 6  # of a view, over all frames: a camera pose has six unknowns
@@ -56,9 +56,9 @@ def judge(
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
         poses: the skeletons of the single views, by which two views are examined.
     """
-    figures, examination, spread = measure(solution, times, poses)
-    # As the others would be known if no view disagreed.
-    spread = spread / solution.spread2.sqrt()[:, None, None]
+    figures, examination = measure(solution, times, poses)
+    # The views' disagreement widens a rig as a whole: of the others it says too much.
+    spread, _ = spread_deg(finite(solution.posterior._replace(R=solution.usual))[0])
     suspects = blame(examination, independent(solution, spread, max_rotation_std_deg))
     return [decide(*rig, max_rotation_std_deg) for rig in zip(figures, suspects)]
 

@@ -7,7 +7,7 @@ Here the arms and the legs of every view have a reading, with a prior, and take 
 one under given cameras and joints. Cameras that are still unknown are tried from several starts.
 
 A whole view may be read wrongly too: its file mirrored, its labels exchanged. That is for the
-verdict to say (`ptri.verdict.leave_one_out`), by the `Reading` under which the view fits.
+verdict to say (`ptri.verdict.examination`), by the `Reading` under which the view fits.
 """
 
 from __future__ import annotations

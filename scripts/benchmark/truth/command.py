@@ -206,7 +206,8 @@ def run_cell(cell: Cell, options: Options, roots: list[Root], folder: Path, keep
     if options.views is not None:
         cases = [first_views(case, options.views) for case in cases]
     model, settings = _model(options)
-    path = folder / f"{cell.name}.npz"
+    views = "" if options.views is None else f"-{options.views}views"
+    path = folder / f"{cell.name}{views}.npz"
     files = [options.weights, *filter(None, [options.config])]
     given = (part for case in cases for part in (case.xy, case.K, case.confidence, case.covariance))
     digest = [float(part.nan_to_num().sum()) for part in given if part is not None]

@@ -22,9 +22,10 @@ from ptri.geometry.triangulation import (
     weighted_triangulation,
 )
 from ptri.posterior.optima import Poses
+from ptri.skeleton import H36M17
 from ptri.structures import Observations, tree_map
 
-NUM_JOINTS = 17  # the first ones, Human3.6M's, which skeletons and readings have
+NUM_JOINTS = len(H36M17.joints)  # the first ones, which lifted skeletons and readings have
 MAX_SIGMA = 150.0  # mm; joints that the other views leave less certain take no part
 ANCHOR_SIGMA = 1000.0  # mm, keeps joints that no other view sees finite
 NEAREST = 500.0  # mm, depth of the nearest joint when a joint's doubt is turned into the image's
@@ -42,7 +43,7 @@ class Known(NamedTuple):
     inlier: Tensor  # 0 where the view or the others do not know the joint
 
 
-class Agreement(NamedTuple):
+class LeftOut(NamedTuple):
     """Each of B V views fitted to the others."""
 
     known: Known  # (B, V, T, J, ...), float32
@@ -52,7 +53,7 @@ class Agreement(NamedTuple):
 
 
 @torch.no_grad()
-def agreement(
+def fit_each_view(
     observations: Observations,
     R: Tensor,
     t: Tensor,
@@ -60,7 +61,7 @@ def agreement(
     weight: Tensor,
     poses: Poses | None = None,
     scale2: Tensor | None = None,
-) -> Agreement | None:
+) -> LeftOut | None:
     """Fits each view of B rigs to what the others know.
 
     One view alone fixes no joint. So each of two is held against the skeleton that the lifter sees
@@ -73,7 +74,7 @@ def agreement(
         scale2: (B,) squared factor on the stated noise, where poses are given.
 
     Returns:
-        None of two views without poses.
+        Every view's fit; None of two views without poses.
     """
     (B, _, V), J = observations.xy.shape[:3], NUM_JOINTS
     if V < 3 and poses is None:
@@ -82,7 +83,7 @@ def agreement(
     if V < 3:
         known = _as_the_other_sees(observations, R, t, joints, poses, scale2)
     else:
-        known = _leave_one_out(observations, R, t, joints, weight)
+        known = _from_the_others(observations, R, t, joints, weight)
     # Normalised coordinates and millimetres keep their digits in float32.
     known = tree_map(Tensor.float, known)
     R, t = R.float(), t.float()
@@ -90,10 +91,10 @@ def agreement(
     count = (known.inlier > 0).sum((2, 3))
     turned = rotation_angle(fit.R @ R.flatten(0, 1).mT).view(B, V)
     turned = torch.where(count >= MIN_POINTS, turned, torch.nan)
-    return Agreement(known, fit, count, turned)
+    return LeftOut(known, fit, count, turned)
 
 
-def _leave_one_out(
+def _from_the_others(
     observations: Observations, R: Tensor, t: Tensor, joints: Tensor, weight: Tensor
 ) -> Known:
     """Joints from all views but one, for each view; reweighted once, by the mixture.

@@ -1,6 +1,6 @@
 """Which view is wrong, and how: each view is resected on what the others say of the joints.
 
-The joints of a few frames are triangulated from all views but one (`ptri.posterior.agreement`).
+The joints of a few frames are triangulated from all views but one (`ptri.posterior.leave_one_out`).
 That view's camera is then solved anew from its keypoints with left and right exchanged, with the
 image mirrored, with one pose before and another after the middle, and, where no pose suits the
 keypoints, by another clock. A view that fits much better under another reading than under its own
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ptri.geometry.resection import Points, Pose, orthographic_starts, resect
-from ptri.posterior.agreement import (
+from ptri.posterior.leave_one_out import (
     MIN_POINTS,
     STEPS,
     Known,
-    agreement,
     first_joints,
+    fit_each_view,
     view_points,
 )
 from ptri.posterior.optima import Poses
@@ -80,7 +80,7 @@ def examine(
 
     Args:
         observations: (B, T, V, J, ...). The rest, but for the frames: see
-            `ptri.posterior.agreement.agreement`.
+            `ptri.posterior.leave_one_out.fit_each_view`.
         frames: (T,) times of the frames, in units of the frames that lags are wanted in; default
             0 to T - 1.
     """
@@ -89,18 +89,20 @@ def examine(
     blank = R.new_zeros(B, V, len(readings) + 1, dtype=torch.float32)
     own_cost, nothing = torch.full_like(blank[..., 0], torch.inf), torch.zeros_like(blank[..., 0])
     unknown = Examination(readings, own_cost, blank - torch.inf, blank, nothing, nothing + 1)
+    # A lifted skeleton of few frames says too little of how the other view was read.
+    if V < 3 and T < MANY_FRAMES:
+        return unknown
     chosen = evenly_spread(T, NUM_FRAMES, R.device)
     few, joints, weight, poses = (
         None if part is None else take(part, (slice(None), chosen))
         for part in (observations, joints, weight, poses)
     )
-    agreed = agreement(few, R, t, joints, weight, poses, scale2)
-    # A lifted skeleton of few frames says too little of how the other view was read.
-    if agreed is None or (V < 3 and T < MANY_FRAMES):
+    left_out = fit_each_view(few, R, t, joints, weight, poses, scale2)
+    if left_out is None:
         return unknown
-    known, own = agreed.known, agreed.fit
+    known, own = left_out.known, left_out.fit
     R, t = R.float(), t.float()
-    enough, each = agreed.count.flatten() >= MIN_POINTS, agreed.count.flatten().clamp_min(1)
+    enough, each = left_out.count.flatten() >= MIN_POINTS, left_out.count.flatten().clamp_min(1)
     problems = cat([view_points(_read(known, reading), R, t) for reading in readings[1:]])
     best = _both_starts(problems, *orthographic_starts(problems))
     promising = best.cost < (own.cost + PROMISING * each).repeat(len(readings) - 1)
@@ -112,7 +114,7 @@ def examine(
     gain = (own.cost[:, None] - torch.stack(costs, 1)) / each[:, None]  # (B V, H)
     gain = torch.where(enough[:, None], gain, -torch.inf).unflatten(0, (B, V))
     own_cost = torch.where(enough, own.cost / each, torch.inf).view(B, V)
-    count = agreed.count[..., None].expand_as(gain).to(gain)
+    count = left_out.count[..., None].expand_as(gain).to(gain)
     clock = unknown.gain[..., 0], unknown.points[..., 0], unknown.lag, unknown.rate
     time = torch.arange(T, device=R.device) if frames is None else frames
     late = torch.isfinite(own_cost) & (own_cost > LATE_COST)
