@@ -36,7 +36,7 @@ WIDE_SHIFT = 2000.0
 WIDE_SIZE = 0.5  # of the log size
 # By how much of their length real detectors draw a person's bones wrongly, all together: standard
 # deviation that the size has beside what the bones' law says.
-SIZE_SIGMA = 0.07
+SIZE_SIGMA = 0.11
 
 
 class Evidence(NamedTuple):

@@ -69,11 +69,11 @@ def widened(
         return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in found)
 
     usual = cameras(further)
-    of_shape = disagreement2(*usual, log_weights, evidence, poses).sqrt()[:, None]
-    scale = of_shape.repeat(1, further.shape[-1])
-    scale[:, -1] = 1.0  # of the size views cannot disagree
-    factor = to_device(_factors(M, seed).to(x.dtype), x.device)[:, None, None]
-    return *cameras(factor * scale * further), usual[0]
+    scale = disagreement2(*usual, log_weights, evidence, poses).sqrt()[:, None]
+    scale = scale * to_device(_factors(M, seed).to(x.dtype), x.device)[:, None, None]
+    # Not the size's: of it views cannot disagree.
+    further = torch.cat([scale * further[..., :-1], further[..., -1:]], dim=-1)
+    return *cameras(further), usual[0]
 
 
 def _factors(count: int, seed: int) -> Tensor:
