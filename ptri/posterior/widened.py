@@ -73,7 +73,12 @@ def widened(
     scale = scale * to_device(_factors(M, seed).to(x.dtype), x.device)[:, None, None]
     # Not the size's: of it views cannot disagree.
     further = torch.cat([scale * further[..., :-1], further[..., -1:]], dim=-1)
-    return *cameras(further), usual[0]
+    # Turned apart, cameras would have a mean nearer to the first view.
+    weights, (wide_R, wide_t) = log_weights.exp(), cameras(further)
+    (mean, place), (wide_mean, wide_place) = (
+        mean_cameras(*each, weights) for each in ((R, t), (wide_R, wide_t))
+    )
+    return wide_R @ (wide_mean.mT @ mean), wide_t + place - wide_place, usual[0]
 
 
 def _factors(count: int, seed: int) -> Tensor:
