@@ -1,8 +1,8 @@
 """How far each view's camera turns when it is fitted to what the other views say of the joints.
 
-The joints are triangulated from all views but one, under the rig's mean cameras;
-that view's camera is then resected on them. Where errors are what the posterior takes them for, it
-turns a fraction of what is stated; where they are not, by as much or more.
+The joints are triangulated from all views but one, under the rig's mean cameras; that view's
+camera is then resected on them. Where errors are what the posterior takes them for, it turns a
+fraction of what is stated; where they are not, by as much or more.
 """
 
 from __future__ import annotations
