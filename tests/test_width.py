@@ -153,7 +153,7 @@ def test_disagreement_scales_what_was_added_and_spares_the_size(monkeypatch):
     assert 2.5 < float(grown.median()) < 3.5, grown
     assert 0.8 < float((other / size).median()) < 1.25
     (R, t), (wide_R, wide_t) = (posterior_mean(s.posterior) for s in (before, four))
-    assert float(rotation_angle(R @ wide_R.mT).max()) < 2e-3  # of 0.3 rad; measured below
+    assert float(rotation_angle(R @ wide_R.mT).max()) < 2e-3  # rad, of regions some tenths wide
     torch.testing.assert_close(wide_t, t)
     assert torch.equal(one.usual, four.usual)  # what blame goes by
 
