@@ -24,7 +24,7 @@ from ptri.geometry.rays import log_mixture
 from ptri.geometry.triangulation import reproject, robust_joints
 from ptri.posterior.adjust import adjust, median_scale2
 from ptri.posterior.body import BodyPrior
-from ptri.posterior.equations import Bundle, robust_cost
+from ptri.posterior.equations import USUAL_TAIL, Bundle, robust_cost
 from ptri.skeleton import H36M17
 from ptri.structures import (
     MANY_FRAMES,
@@ -40,7 +40,6 @@ NUM_JOINTS = len(H36M17.joints)  # only these have names, and so a left and a ri
 NUM_FRAMES = 8  # that cameras are looked for in
 ROUNDS = 2  # adjusting and reading, from every start
 LEAST_CHECKS = 4  # other frames, by which cameras found by reading are checked
-FEW_FRAMES_RATE = 0.01  # at most, where few frames say where the cameras are
 STEPS = 3  # Levenberg-Marquardt in each
 _GROUPS = (("shoulder", "elbow", "wrist"), ("hip", "knee", "foot"))  # base, middle, end
 _EXCHANGED = 1  # number of that reading; 0 is as it is, 2 to 5 are the copies
@@ -135,7 +134,7 @@ def _explained(named: Observations, R: Tensor, t: Tensor, rate: float) -> Tensor
     scale2 = torch.stack(scales).amin(0)  # (B,)
     value = []
     for sure, chi2 in parts:
-        plain = log_mixture(chi2[0] / scale2[:, None, None, None], sure.inlier).sum((1, 2, 3))
+        plain = _log_density(chi2[0], sure, scale2).sum((1, 2, 3))
         read = torch.logsumexp(_gains(chi2, sure, scale2, rate), -1).sum((1, 2, 3))
         value.append(plain + read)
     return torch.stack(value, 1)
@@ -177,7 +176,6 @@ def read_rigs(
     B, T, V = lifted.shape[:3]
     eye = torch.eye(V, dtype=torch.bool, device=lifted.device)
     checked = all_frames.xy.shape[1] >= T + LEAST_CHECKS
-    rate = rate if T >= MANY_FRAMES else min(rate, FEW_FRAMES_RATE)
     parts = [torch.zeros_like(eye), eye] + [torch.zeros_like(eye)] * checked
     swapped = torch.cat(parts)  # (C, V); the last V are never read
     C = len(swapped)
@@ -277,9 +275,15 @@ def _chi2(joints: Tensor, observations: Observations, R: Tensor, t: Tensor) -> T
     return reproject(both, observations, R.expand(2, *R.shape), t.expand(2, *t.shape)).chi2
 
 
+def _log_density(chi2: Tensor, observations: Observations, scale2: Tensor) -> Tensor:
+    """Log density (..., N, T, V, J) of keypoints by the law that `adjust` starts with."""
+    tail = constant((USUAL_TAIL,), chi2.device, chi2.dtype)
+    return log_mixture(chi2 / scale2[:, None, None, None], observations.inlier, tail=tail)
+
+
 def _gains(chi2: Tensor, observations: Observations, scale2: Tensor, rate: float) -> Tensor:
     """Log probability (N, T, V, 2, 6) of the readings of arms and legs, over that of none."""
-    log_density = log_mixture(chi2 / scale2[:, None, None, None], observations.inlier)
+    log_density = _log_density(chi2, observations, scale2)
     labelled, exchanged = log_density
     limbs, copies = (constant(v, chi2.device, torch.bool) for v in (_LIMBS, _COPIES))
     gain = torch.einsum("gaj,ntvj->ntvga", (limbs | copies).to(labelled), exchanged - labelled)
