@@ -1,6 +1,7 @@
 """Left and right read anew: planted faults are found, good keypoints stay, cameras gain by it."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,9 +11,10 @@ from ptri import config
 from ptri.evaluation.metrics import rotation_error_deg
 from ptri.geometry.rays import normalise
 from ptri.models.weights import find_model
+from ptri.posterior.equations import Bundle, plain_errors, robust_cost
 from ptri.posterior.moments import posterior_from_cameras, posterior_mean
 from ptri.rig import estimate
-from ptri.rig.detector import observe
+from ptri.rig.detector import body_prior, observe
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
 from ptri.structures import UNKNOWN_DETECTOR, Detector, take, tree_map
@@ -99,6 +101,24 @@ def test_moments_are_read_and_lasting_exchanges_are_left_to_the_verdict():
     assert swapped.double().mean() < 0.01
     lasting = read(exchanged(scene.keypoints, 1), scene)
     assert not (lasting.order == FLIP).all(-1).any()
+
+
+def test_a_reading_gains_what_the_adjusted_cost_loses():
+    scene = scenes(4)
+    keypoints = exchanged(scene.keypoints, 2, ("_hip", "knee", "foot"))
+    keypoints, K, (_, R, t), joints = tree_map(
+        torch.Tensor.double, (keypoints, scene.K, scene.cameras, scene.joints3d)
+    )
+    stated = normalise(keypoints, K)
+    body = body_prior(OPTIONS, LABELLED, 17, 1, R)
+    bundle = Bundle(R, t, joints, body.mean.expand(4, -1))
+    reading = torch.zeros(4, 1, 4, 2, dtype=torch.long)
+    reading[:, :, 2, 1] = 1  # legs exchanged
+    as_read = sides._read(stated, sides._sides(reading))
+    before, after = (robust_cost(bundle, o, plain_errors(o), body) for o in (stated, as_read))
+    chi2 = sides._chi2(joints, stated, R, t)
+    gain = sides._gains(chi2, stated, torch.ones(4).double(), RATE)[:, 0, 2, 1, 1]
+    torch.testing.assert_close(before - after, gain - math.log(RATE / 5))
 
 
 def test_joints_that_few_views_see_are_read_as_they_are():
