@@ -332,4 +332,5 @@ def solve(
 
     # 7 verdict
     verdicts = judge(rig, options.max_rotation_std_deg, times, poses)
-    return Solution(without_misfits(rig, verdicts, options, seed, worth), verdicts, sides)
+    rig = without_misfits(rig, verdicts, options, seed, worth, poses)
+    return Solution(rig, verdicts, sides)

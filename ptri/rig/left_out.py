@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import roma
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from ptri.geometry.resection import (
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.equations import Bundle
 from ptri.posterior.moments import posterior_mean
+from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.structures import Cameras, Observations, RigPosterior, take
 from ptri.verdict.figures import spread_deg
@@ -47,13 +49,16 @@ def without_misfits(
     options: PosteriorConfig,
     seed: int,
     worth: float | None,
+    poses: Poses,
 ) -> RigSolution:
     """The solution of B rigs; those with a misfit are solved without it where it matters."""
     V = solution.posterior.R.shape[2]
     for rig, verdict in enumerate(verdicts):
         if verdict.code is Code.MISFIT and V > 2:
             rows = torch.tensor([rig], device=solution.posterior.R.device)
-            posterior = _without(solution, rows, verdict.view, options, seed, worth)
+            posterior = _without(
+                solution, rows, verdict.view, options, seed, worth, take(poses, rows)
+            )
             if posterior is not None:
                 merged = solution.posterior.with_rigs(rows, posterior)
                 solution = solution._replace(posterior=merged)
@@ -68,8 +73,13 @@ def _without(
     options: PosteriorConfig,
     seed: int,
     worth: float | None,
+    poses: Poses,
 ) -> RigPosterior | None:
-    """The posterior of one rig without a view; None where the others hardly move."""
+    """The posterior of one rig without a view; None where the others hardly move.
+
+    Args:
+        poses: of the rig's views.
+    """
     evidence = solution.evidence
     observations, joints = take(evidence.observations, rows), evidence.joints[rows]
     V = observations.xy.shape[2]
@@ -83,7 +93,8 @@ def _without(
     starts = Bundle(*(value[:, None] for value in (cameras.R, cameras.t, moved, lengths)))
     seen = (value[:, :, others] for value in observations[:3])
     part = Observations(*seen, observations.held)
-    again = rig_posterior(part, starts, evidence.body, options, seed, worth=worth)
+    poses = take(poses, np.s_[:, :, others])
+    again = rig_posterior(part, starts, evidence.body, options, seed, poses, worth)
     new_R, _ = posterior_mean(again.posterior)
     angle = torch.rad2deg(rotation_angle(new_R @ cameras.R.mT))  # (1, V - 1), to the first
     # What the others say of themselves: the misfit widens the rig as a whole.
