@@ -228,6 +228,10 @@ class RecordingConfig(Section):
     person: Literal["auto", "largest", "moving", "box"] = "auto"  # who is followed: the largest
     # (over all frames and views), who moves most, or whom recording.boxes shows; auto: box where
     # there are such files, else largest
+    sync: Literal["none", "auto"] = "none"  # auto: cameras that started at different moments are
+    # brought in step, see ptri/rig/sync.py
+    offsets: Table = field(default_factory=dict)  # {camera: frames by which what it shows comes too
+    # late}, as far as they are known; 0 for the others
     # Only for data.kind=videos:
     every: int | None = number(None, 1)  # read one frame of so many; null: what is enough for the
     # cameras, 100 to 199 frames in all

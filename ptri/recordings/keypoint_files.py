@@ -47,6 +47,8 @@ class Recording(NamedTuple):
     covariance: np.ndarray | None = None  # (T, V, J, 2, 2) px^2, where the detector states it
     fps: float = 0.0  # that the frames' numbers count; 0 = not known
     who: str = ""  # was followed in each view, and how sure that is
+    late: np.ndarray | None = None  # (V, 2) frames that each camera's clock was late, against the
+    # first camera's, and the standard deviation (0: given); None: taken to run in step
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -57,6 +59,11 @@ class Recording(NamedTuple):
     def K(self) -> np.ndarray:
         """(V, 3, 3) px."""
         return np.stack([camera.K for camera in self.cameras])
+
+    @property
+    def clocks(self) -> np.ndarray:
+        """(V, 2) frames that each camera's clock was late, and the standard deviation."""
+        return np.zeros((len(self.cameras), 2)) if self.late is None else self.late
 
     @property
     def reference(self) -> Cameras | None:
@@ -75,6 +82,7 @@ class Recording(NamedTuple):
             xy=self.xy[frames][:, views],
             confidence=self.confidence[frames][:, views],
             covariance=None if covariance is None else covariance[frames][:, views],
+            late=None if self.late is None else self.late[views],
         )
 
 

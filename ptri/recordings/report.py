@@ -68,6 +68,9 @@ def figures_of(solution: Solution) -> dict[str, object]:
     }
     for v, name in enumerate(recording.names):
         figures[f"reprojection_error_px_median/{name}"] = float(error[:, v].nanmedian())
+    if recording.late is not None:
+        for name, (late, std) in zip(recording.names, recording.late.tolist()):
+            figures |= {f"late_frames/{name}": late, f"late_std_frames/{name}": std}
     if recording.reference is not None:
         figures.update(_differences(recording, estimate))
     figures |= {f"seconds/{stage}": value for stage, value in solution.seconds.items()}
@@ -149,7 +152,25 @@ def text_of(solution: Solution, figures: dict) -> str:
         solution.halves,
         recording.who,
     ]
+    if recording.late is not None:
+        parts.insert(3, clock_text(recording))
     return "\n".join(parts)
+
+
+def clock_text(recording: Recording) -> str:
+    """By how much each camera was late against the first one, and how sure that is."""
+    words = []
+    for name, (late, std) in zip(recording.names[1:], recording.late[1:].tolist()):
+        text = f"{name} {late:+.2f}"
+        if std:
+            text += f" +- {std:.2f}"
+        if recording.fps:
+            text += f" ({late / recording.fps:+.3f} s)"
+        words.append(text)
+    return (
+        f"clocks: frames by which what a camera shows comes later than {recording.names[0]} shows "
+        f"it, used so much earlier: {', '.join(words)}"
+    )
 
 
 def detection_text(detections: Detections, config: Config) -> str:
@@ -200,7 +221,8 @@ def _overlay(
 ) -> np.ndarray:
     """One view: the video's frame, the detector's points, its joints' projection; cropped."""
     camera, frame = recording.cameras[v], int(recording.frames[row])
-    image = None if video is None else read_frame(video, frame, recording.fps)
+    shown = max(frame + round(recording.clocks[v, 0]), 0)
+    image = None if video is None else read_frame(video, shown, recording.fps)
     if image is None:
         image = np.full((*camera.size[::-1], 3), 225, np.uint8)
     projected = distort(projected, camera.K, camera.dist)

@@ -15,6 +15,7 @@ from ptri.evaluation.evaluate import load_model
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import resample
 from ptri.recordings import cache, report
+from ptri.recordings.clocks import bring_in_step
 from ptri.recordings.detections import Detections, detected_recording
 from ptri.recordings.intrinsics import write_toml
 from ptri.recordings.keypoint_files import Recording, read_recording
@@ -43,7 +44,8 @@ def observe(config: Config) -> tuple[PoseModel, Recording, Detections | None]:
     """
     if config.data.kind != "videos":
         recording = read_recording(config.data.root, config.recording)
-        return load_model(config, images=False), recording, None
+        model = load_model(config, images=False)
+        return model, bring_in_step(model, recording, config), None
     video_set = open_video_set(config)
     model = load_model(config, images=True)
     detector = build_detector(config, model)
@@ -51,7 +53,7 @@ def observe(config: Config) -> tuple[PoseModel, Recording, Detections | None]:
     finder = build_person_detector(config)
     detections = cache.detect_or_reuse(detector, finder, video_set, config)
     recording = detected_recording(detections, video_set.cameras, config.recording)
-    return model, recording, detections
+    return model, bring_in_step(model, recording, config), detections
 
 
 def process(
@@ -100,8 +102,16 @@ def _write_cameras(folder: Path, solution: Solution) -> None:
         "accepted": estimate.accepted,
         "verdict": estimate.verdict.words(names),
         "cameras": [
-            {**camera._asdict(), "rotation_std_deg": rotation, "centre_std_mm": centre}
-            for camera, rotation, centre in zip(cameras, *camera_spread(estimate))
+            {
+                **camera._asdict(),
+                "rotation_std_deg": rotation,
+                "centre_std_mm": centre,
+                "late_frames": late,
+                "late_std_frames": std,
+            }
+            for camera, rotation, centre, (late, std) in zip(
+                cameras, *camera_spread(estimate), recording.clocks
+            )
         ],
     }
     outputs.write_json(folder / "cameras.json", tree)

@@ -1,0 +1,108 @@
+"""Views whose clocks are shifted against each other: one Gauss-Newton step of all unknowns.
+
+A view that shows everything ``lag`` frames late sees at its frame i what happened at i - lag. So
+the residual of a keypoint, read at the moment tau + lag of its view, changes with the lag by minus
+the velocity of the keypoint in the image. Cameras, joints and bones follow (Schur complement, as in
+`ptri.posterior.adjust`); view 0's clock is the reference.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.geometry.cameras import MIN_DEPTH
+from ptri.geometry.rotations import skew
+from ptri.posterior.adjust import damped
+from ptri.posterior.body import BodyPrior
+from ptri.posterior.equations import (
+    Bundle,
+    Errors,
+    move_cameras,
+    normal_equations,
+    person_centre,
+    prior_deviation,
+    prior_information,
+)
+from ptri.structures import Observations
+
+LAG_SIGMA = 1000.0  # frames, of a lag nothing else is known of
+DAMPING = 1e-3  # of joints that the images hardly hold
+
+
+class ClockStep(NamedTuple):
+    """What a step makes of N rigs."""
+
+    bundle: Bundle
+    lags: Tensor  # (N, V - 1) frames to add
+    covariance: Tensor  # (N, V - 1, V - 1) frames^2 of the lags, at the noise's scale
+
+
+@torch.no_grad()
+def clock_step(
+    bundle: Bundle,
+    observations: Observations,
+    velocity: Tensor,
+    errors: Errors,
+    body: BodyPrior,
+) -> ClockStep:
+    """One Gauss-Newton step of cameras, joints, bones and lags from adjusted bundles.
+
+    Args:
+        observations: (N, T, V, J, ...) at the moments that the present lags give.
+        velocity: (N, T, V, J, 2) of the keypoints, normalised coordinates a frame; 0 = not known.
+    """
+    N, _, V, _ = observations.inlier.shape
+    num_cameras = 6 * (V - 1)
+    system = normal_equations(bundle, observations, errors, body)
+    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints)
+    camera = camera + bundle.t[:, None, :, None]
+    x, y, z = camera.unbind(-1)
+    inverse_depth = 1 / z.clamp_min(MIN_DEPTH)
+    residual = camera[..., :2] * inverse_depth.unsqueeze(-1) - observations.xy
+    weight = system.weight / errors.scale2[:, None, None, None]
+    curved = weight * errors.curvature[:, None, None, None]
+    # Rows of the lags: minus the velocity times the information, (N, T, V, J, 2).
+    row = -(observations.information @ velocity.unsqueeze(-1)).squeeze(-1)
+    zero = torch.zeros_like(x)
+    columns = [inverse_depth, zero, -x * inverse_depth.square()]
+    columns += [zero, inverse_depth, -y * inverse_depth.square()]
+    projection = torch.stack(columns, -1).unflatten(-1, (2, 3))
+    by_point = (curved.unsqueeze(-1) * row).unsqueeze(-2) @ projection  # (N, T, V, J, 1, 3)
+    by_joint = (by_point @ bundle.R[:, None, :, None])[:, :, 1:, :, 0].flatten(3)
+    offset = (camera - person_centre(bundle)[:, None, :, None])[:, :, 1:]
+    motion = torch.cat([-skew(offset), torch.eye(3).to(offset).expand(*offset.shape, 3)], -1)
+    by_camera = (by_point[:, :, 1:] @ motion).sum((1, 3)).squeeze(-2)  # (N, V - 1, 6)
+    own = -(curved * (row * velocity).sum(-1))[:, :, 1:].sum((1, 3))  # (N, V - 1)
+    slope = (weight * (row * residual).sum(-1))[:, :, 1:].sum((1, 3))
+
+    chol, _ = torch.linalg.cholesky_ex(
+        damped(system.frames, torch.full_like(errors.scale2, DAMPING))
+    )
+    rows = torch.cat([system.coupling, by_joint], 2)  # (N, T, G + V - 1, 3J)
+    total = rows.shape[2]
+    shared = system.shared.new_zeros(N, total, total)
+    G = system.coupling.shape[2]
+    shared[:, :G, :G] = system.shared + prior_information(errors, body, num_cameras)
+    cross = torch.diag_embed(by_camera.mT).movedim(1, -2)  # (N, V - 1, 6, V - 1)
+    shared[:, :num_cameras, G:] = cross.flatten(1, 2)
+    shared[:, G:, :num_cameras] = cross.flatten(1, 2).mT
+    shared[:, G:, G:] = torch.diag_embed(own + LAG_SIGMA**-2)
+    pull = prior_information(errors, body, num_cameras) @ prior_deviation(
+        bundle, errors, body
+    ).unsqueeze(-1)
+    gradient = torch.cat([system.shared_gradient + pull.squeeze(-1), slope], 1)
+    right = torch.cat([rows, system.frames_gradient.unsqueeze(2)], 2)
+    half = torch.linalg.solve_triangular(chol, right.mT, upper=False)
+    reduced = (half[..., :-1].mT @ half).sum(1)
+    inverse = torch.linalg.inv_ex(shared - reduced[..., :-1])[0]
+    step = -inverse @ (gradient - reduced[..., -1]).unsqueeze(-1)  # (N, total, 1)
+    rest = half[..., -1:] + half[..., :-1] @ step.unsqueeze(1)
+    joints = -torch.linalg.solve_triangular(chol.mT, rest, upper=True).squeeze(-1)
+    step = step.squeeze(-1)
+    R, t = move_cameras(bundle.R, bundle.t, person_centre(bundle), step[:, :num_cameras])
+    lengths = bundle.log_lengths + step[:, num_cameras : num_cameras + bundle.log_lengths.shape[1]]
+    moved = Bundle(R, t, bundle.joints + joints.view_as(bundle.joints), lengths)
+    return ClockStep(moved, step[:, G:], inverse[:, G:, G:])

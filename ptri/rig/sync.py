@@ -1,0 +1,245 @@
+"""Views that did not start together: by how many frames what each shows comes too late.
+
+1 Posture needs no cameras: the distances between a lifted skeleton's joints change in step in all
+  views. Their correlation over shifts has peaks; a beam search over the views joins peaks of all
+  pairs to a few candidates. Periodic motion has several.
+2 The rig is solved under each candidate, and the candidates are compared by how well keypoints fit.
+3 Cameras, joints and lags are adjusted together (`ptri.posterior.clocks`), from smoothed tracks.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ptri.config_sections import PosteriorConfig
+from ptri.errors import UserError
+from ptri.geometry.rays import log_mixture
+from ptri.models.pose_model import PoseModel
+from ptri.posterior.adjust import adjust
+from ptri.posterior.clocks import clock_step
+from ptri.posterior.equations import Bundle, misfits
+from ptri.rig import estimate
+from ptri.rig.check import RigInput, for_model
+from ptri.rig.detector import NUM_JOINTS, body_prior, observe
+from ptri.rig.tracks import REACH, keypoints_at, smooth_tracks
+from ptri.structures import Keypoints, constant, where
+
+LEAST_SHARE = 1 / 3  # of the frames, shifted, that lie beside another view's
+LEAST_OVERLAP = 16  # frames in which two views see the person
+PEAKS = 4  # of a pair's correlation
+BEAM = 8  # candidates
+MOMENTS = 30  # at which lags are adjusted
+ROUNDS = 12
+STEPS = 3  # Levenberg-Marquardt in each
+MAX_STEP = 3.0  # frames
+SETTLED = 0.01  # frames
+USUAL_TAIL = 0.2  # of the law by which candidates are compared
+
+
+class Lags(NamedTuple):
+    """How late the V views' clocks are against view 0's."""
+
+    frames: Tensor  # (V,) frames by which what a view shows comes too late
+    std: Tensor  # (V,) frames, standard deviation
+
+
+@torch.no_grad()
+def find_lags(model: PoseModel, given: RigInput, options: PosteriorConfig, seed: int = 0) -> Lags:
+    """How late each view is, from a person who moves.
+
+    Args:
+        given: frames at equal distances in time; NaN = not seen.
+
+    Raises:
+        UserError: too few frames in which two views see the person.
+    """
+    keypoints, K = for_model(given), given.K[:1]
+    posture, seen = _postures(model, keypoints, K)
+    candidates = _candidates(_correlations(posture, seen))
+    if candidates is None:
+        raise UserError(
+            f"clocks: a view shares no {LEAST_OVERLAP} frames, in which the person is seen, with "
+            "the others, at any shift; take a longer clip, or leave the view out"
+        )
+    lags = torch.tensor(candidates, dtype=torch.float64, device=K.device)  # (N, V)
+    bundle = _solved(model, keypoints, K, lags, options, seed)
+    lags, std, cost = _adjusted(model, keypoints, K, lags, bundle, options)
+    best = int(cost.argmin())
+    return Lags(lags[best], std[best])
+
+
+def in_step(given: RigInput, lags: Tensor) -> RigInput:
+    """The same with every view at the moments of view 0's frames, lags (V,) frames."""
+    moments = torch.arange(len(given.K), device=given.K.device).to(lags)
+    return given._replace(keypoints=keypoints_at(given.keypoints, moments[:, None] + lags))
+
+
+def _postures(model: PoseModel, keypoints: Keypoints, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances (T, V, P) mm between a lifted skeleton's joints, and whether (T, V) it was seen."""
+    T = len(keypoints.xy)
+    named = Keypoints(*(value[None, :, :, :NUM_JOINTS] for value in keypoints))
+    joints = model.lift(named, K.expand(1, T, *K.shape[1:])).joints3d[0].double()
+    first, second = torch.triu_indices(NUM_JOINTS, NUM_JOINTS, 1)
+    distances = (joints[..., first, :] - joints[..., second, :]).norm(dim=-1)
+    seen = torch.isfinite(named.xy[0]).all(-1).sum(-1) >= NUM_JOINTS // 2
+    return distances.cpu(), seen.cpu()
+
+
+def _correlations(posture: Tensor, seen: Tensor) -> np.ndarray:
+    """Correlation (V, V, 2 S + 1) of two views' postures if the second is -S to S frames later
+    than the first, times the root of the share of frames; -inf where too few frames are shared."""
+    T, V, _ = posture.shape
+    posture, seen = posture.numpy(), seen.numpy()
+    least = max(LEAST_OVERLAP, math.ceil(LEAST_SHARE * T))
+    most = max(T - least, 0)
+    result = np.full((V, V, 2 * most + 1), -np.inf)
+    for first, second in combinations(range(V), 2):
+        for lag in range(-most, most + 1):
+            rows = np.arange(max(0, -lag), min(T, T - lag))  # of the first view
+            rows = rows[seen[rows, first] & seen[rows + lag, second]]
+            if len(rows) < LEAST_OVERLAP:
+                continue
+            a, b = (
+                value - value.mean(0)
+                for value in (posture[rows, first], posture[rows + lag, second])
+            )
+            norm = math.sqrt((a * a).sum() * (b * b).sum())
+            value = (a * b).sum() / max(norm, 1e-9) * math.sqrt(len(rows) / T)
+            result[first, second, most + lag] = result[second, first, most - lag] = value
+    return result
+
+
+def _candidates(correlation: np.ndarray) -> list[tuple[int, ...]] | None:
+    """The likeliest lags (V,) of all views, best first; None: some view shares too few frames."""
+    V, most = len(correlation), correlation.shape[2] // 2
+    beams: list[tuple[float, dict[int, int]]] = [(0.0, {0: 0})]
+    while len(beams[0][1]) < V:
+        placed = set(beams[0][1])
+        rest = [v for v in range(V) if v not in placed]
+        view = max(rest, key=lambda v: max(correlation[u, v].max() for u in placed))
+        grown: dict[tuple[int, ...], tuple[float, dict[int, int]]] = {}
+        for score, lags in beams:
+            options = {lags[u] + peak for u in placed for peak in _peaks(correlation[u, view])}
+            for lag in options:
+                if any(abs(lag - other) > most for other in lags.values()):
+                    continue
+                pairs = [correlation[u, view, most + lag - lags[u]] for u in placed]
+                new = {**lags, view: lag}
+                value = score + sum(pair for pair in pairs if np.isfinite(pair))
+                grown[tuple(sorted(new.items()))] = (value, new)
+        if not grown:
+            return None
+        beams = _distinct(sorted(grown.values(), key=lambda beam: -beam[0]))
+    return [tuple(lags[v] for v in range(V)) for _, lags in beams]
+
+
+def _distinct(beams: list[tuple[float, dict[int, int]]]) -> list[tuple[float, dict[int, int]]]:
+    """The first `BEAM` that differ by more than two frames in some view: nearer ones meet."""
+    kept: list[tuple[float, dict[int, int]]] = []
+    for score, lags in beams:
+        if all(max(abs(lags[v] - other[v]) for v in lags) > 2 for _, other in kept):
+            kept.append((score, lags))
+    return kept[:BEAM]
+
+
+def _peaks(values: np.ndarray) -> list[int]:
+    """Shifts of the highest local maxima."""
+    most = len(values) // 2
+    padded = np.concatenate([[-np.inf], values, [-np.inf]])
+    top = (values >= padded[:-2]) & (values >= padded[2:]) & np.isfinite(values)
+    where = np.flatnonzero(top)
+    return (where[np.argsort(-values[where])][:PEAKS] - most).tolist()
+
+
+def _moments(lags: Tensor, num_frames: int) -> Tensor:
+    """Moments (N, M) of view 0's clock that all views, else at least two, have frames around."""
+    first, last = -lags, num_frames - 1 - lags
+    low, high = first.amax(1), last.amin(1)
+    apart = high - low < LEAST_OVERLAP
+    second = first.sort(1).values[:, 1], last.sort(1, descending=True).values[:, 1]
+    low, high = torch.where(apart, second[0], low), torch.where(apart, second[1], high)
+    share = torch.linspace(0, 1, MOMENTS, dtype=lags.dtype, device=lags.device)
+    return low[:, None] + REACH / 2 + (high - low - REACH).clamp_min(0.0)[:, None] * share
+
+
+def _read(keypoints: Keypoints, lags: Tensor, moments: Tensor) -> tuple[Keypoints, Tensor]:
+    """Smoothed keypoints (N, M, V, J, ...), and velocities px a frame, at moments (N, M) of view
+    0's clock; of a view's usual confidence and covariance."""
+    at = moments[:, :, None] + lags[:, None]  # (N, M, V)
+    xy, velocity = (
+        value.unflatten(0, moments.shape) for value in smooth_tracks(keypoints.xy, at.flatten(0, 1))
+    )
+    there = torch.isfinite(keypoints.xy).all(-1)
+    count = there.sum(0).clamp_min(1)
+    confidence = (keypoints.confidence * there).sum(0) / count
+    covariance = (keypoints.covariance * there[..., None, None]).sum(0) / count[..., None, None]
+    eye = torch.eye(2).to(covariance)
+    covariance = torch.where(there.any(0)[..., None, None], covariance, eye)
+    seen = torch.isfinite(xy).all(-1)
+    confidence = torch.where(seen, confidence.expand(seen.shape), 0.0)
+    smoothed = Keypoints(xy, covariance.expand(*seen.shape, 2, 2), confidence)
+    return smoothed, velocity.nan_to_num(0.0)
+
+
+def _solved(
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    lags: Tensor,
+    options: PosteriorConfig,
+    seed: int,
+) -> Bundle:
+    """Rigs (N, ...) under candidate lags (N, V)."""
+    read, _ = _read(keypoints, lags, _moments(lags, len(keypoints.xy)))
+    K = K.expand(*read.xy.shape[:2], *K.shape[1:])
+    best = estimate.solve(model, read, K, options, seed, thorough=False).rig.evidence.best
+    num_bones = best.shared.shape[1] - best.errors.bias[0].numel()
+    return Bundle(best.R, best.t, best.joints.mT, best.shared[:, :num_bones])
+
+
+def _adjusted(
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    lags: Tensor,
+    bundle: Bundle,
+    options: PosteriorConfig,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lags (N, V) adjusted together with their rigs, their standard deviations, and the mean
+    negative log density (N,) of the keypoints."""
+    T, errors = len(keypoints.xy), None
+    for _ in range(ROUNDS):
+        moments = _moments(lags, T)
+        read, velocity = _read(keypoints, lags, moments)
+        all_K = K.expand(*read.xy.shape[:2], *K.shape[1:])
+        observations = observe(read, all_K, model.detector)
+        body = body_prior(options, model.detector, read.xy.shape[3], MOMENTS, all_K)
+        bundle, errors = adjust(observations, bundle, body, STEPS, 0, errors)
+        focal = all_K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
+        step = clock_step(bundle, observations, velocity / focal, errors, body)
+        move = step.lags.nan_to_num(0.0).clamp(-MAX_STEP, MAX_STEP)
+        lags = lags + torch.nn.functional.pad(move, (1, 0))
+        finite = torch.isfinite(step.lags).all(1)
+        bundle = where(finite, step.bundle, bundle)
+        if bool((move.abs() < SETTLED).all()):
+            break
+    chi2 = misfits(bundle, observations, errors)[1]
+    tail = constant((USUAL_TAIL,), chi2.device, chi2.dtype)
+    value = log_mixture(chi2 / errors.scale2.amin(), observations.inlier, tail=tail)
+    points = (observations.inlier > 0).sum((1, 2, 3)).clamp_min(1)
+    cost = -value.sum((1, 2, 3)) / points
+    # Neighbouring moments share frames. By what a shorter part leaves to be explained, and is
+    # fitted better for it, candidates are compared as models are (Schwarz 1978).
+    spacing = (moments[:, -1] - moments[:, 0]) / (MOMENTS - 1)
+    repeated = ((2 * REACH + 1) / spacing.clamp_min(1e-3)).clamp_min(1.0)
+    free, count = 7 * (lags.shape[1] - 1) + bundle.log_lengths.shape[1], points / repeated
+    cost = cost + 0.5 * free * count.clamp_min(2.0).log() / count
+    variance = step.covariance.diagonal(dim1=-2, dim2=-1) * repeated[:, None]
+    std = torch.nn.functional.pad(variance.clamp_min(0.0).sqrt(), (1, 0))
+    return lags, std, cost.nan_to_num(torch.inf)

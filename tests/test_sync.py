@@ -1,0 +1,202 @@
+"""Cameras that started at different moments: tracks, clocks found and applied, recordings."""
+
+import numpy as np
+import pytest
+import torch
+from recording_fixture import NAMES, make_recording, run_script, sample_settings
+from rigs_fixture import BODY, exact_scene, normal
+
+from ptri import config
+from ptri.errors import UserError
+from ptri.geometry.cameras import project
+from ptri.geometry.rays import normalise
+from ptri.models.weights import find_model
+from ptri.posterior.clocks import clock_step
+from ptri.posterior.equations import Bundle, plain_errors
+from ptri.recordings import run
+from ptri.recordings.clocks import bring_in_step
+from ptri.recordings.keypoint_files import read_recording
+from ptri.rig.check import RigInput
+from ptri.rig.sync import find_lags, in_step
+from ptri.rig.tracks import keypoints_at, smooth_tracks
+from ptri.skeleton import H36M17
+from ptri.structures import Keypoints, take
+
+OPTIONS = config.PosteriorConfig(num_samples=64)
+FRAMES = 150
+
+
+def parabolas(frames=20, views=2, joints=3):
+    """Tracks (T, V, J, 2), and functions that give their places and velocities at moments."""
+    a, b, c = (normal(views, joints, 2, seed=seed) for seed in range(3))
+
+    def at(moment):  # (n, V)
+        moment = moment[..., None, None]
+        return 100 + 10 * a + b * moment + 0.1 * c * moment**2, b + 0.2 * c * moment
+
+    return at(torch.arange(frames, dtype=torch.float64)[:, None].expand(-1, views))[0], at
+
+
+def test_smooth_tracks_of_parabolas_are_exact():
+    xy, at = parabolas()
+    xy[9, 0, 1] = torch.nan  # not seen once
+    xy[11, 1, 2] += 500.0  # a gross outlier
+    moments = torch.tensor([[8.3, 10.5], [5.0, 12.9], [30.0, -1.0]], dtype=torch.float64)
+    place, velocity = smooth_tracks(xy, moments)
+    true_place, true_velocity = at(moments)
+    assert torch.allclose(place[:2], true_place[:2], atol=0.02)
+    assert torch.allclose(velocity[:2], true_velocity[:2], atol=0.02)
+    assert place[2].isnan().all()  # beside the tracks
+
+
+def test_keypoints_between_frames():
+    xy = torch.arange(6, dtype=torch.float64)[:, None, None, None].expand(-1, 2, 3, 2).clone()
+    xy[2, 0, 1] = torch.nan
+    covariance = torch.eye(2).double().expand(6, 2, 3, 2, 2) * (1 + xy.nan_to_num()[..., :1, None])
+    tracks = Keypoints(xy, covariance, torch.ones(6, 2, 3).double())
+    moments = torch.tensor([[1.25, 1.0], [3.0, 5.0], [5.5, -0.5]], dtype=torch.float64)
+    read = keypoints_at(tracks, moments)
+    assert read.xy[0, 0, 0].tolist() == [1.25] * 2 and read.xy[0, 1, 1].tolist() == [1.0] * 2
+    assert read.covariance[0, 0, 0].diagonal().tolist() == [2.25] * 2
+    assert read.xy[0, 0, 1].isnan().all() and read.confidence[0, 0, 1] == 0  # one side not seen
+    assert read.xy[1, 0, 1].tolist() == [3.0] * 2 and read.xy[1, 1, 0].tolist() == [5.0] * 2
+    assert read.xy[2].isnan().all() and torch.isfinite(read.covariance).all()
+
+
+@pytest.mark.parametrize("views", [2, 4])
+def test_a_step_of_all_unknowns_finds_lags(views):
+    """Exact keypoints of a walking person, cameras and joints from views that are out of step."""
+    scene = exact_scene(1, views, 40, 3, noise=0.004, missing=0.0, fps=30.0)
+    _, K, cameras, joints = (part.double() if torch.is_tensor(part) else part for part in scene[:4])
+    cameras = type(cameras)(*(part.double() for part in cameras))
+    truth = torch.tensor([0.0, 0.6, -0.8, 0.3], dtype=torch.float64)[:views]
+    frames = torch.arange(10, 30, 2, dtype=torch.float64)
+    per_view = [project(joints, take(cameras, (slice(None), None)))[0, :, v] for v in range(views)]
+    tracks = torch.stack(per_view, 1)  # (40, V, 17, 2) px
+    # A view that is late shows at its frame i what happened at i - lag.
+    late, _ = smooth_tracks(tracks, torch.arange(40.0).double()[:, None] - truth)
+    lags = torch.zeros(views, dtype=torch.float64)
+    lengths = (joints[:, :, BODY.child] - joints[:, :, BODY.parent]).norm(dim=-1).log().mean(1)
+    chosen = joints[:, frames.long()]
+    bundle = Bundle(cameras.R, cameras.t, chosen, lengths)
+    body = BODY._replace(mean=lengths[0])
+    for _ in range(8):
+        xy, velocity = smooth_tracks(late, frames[:, None] + lags)
+        seen = torch.ones_like(xy[..., 0])[None]
+        covariance = torch.eye(2).double().expand(*seen.shape, 2, 2)
+        observations = normalise(Keypoints(xy[None], covariance, seen), K[:, :10])
+        focal = K[:, :10].diagonal(dim1=-2, dim2=-1)[..., None, :2]
+        step = clock_step(bundle, observations, velocity / focal, plain_errors(observations), body)
+        lags[1:] += step.lags[0]
+        bundle = step.bundle
+    assert torch.allclose(lags, truth, atol=0.06)
+    assert (step.covariance[0].diagonal() > 0).all()
+
+
+def out_of_step(views, lags, seed=0, noise=0.006):
+    """A scene's keypoints, every view late by a whole number of frames; float64."""
+    most = max(map(abs, lags))
+    scene = exact_scene(1, views, FRAMES + 2 * most, seed, noise=noise, missing=0.05, fps=30.0)
+    rows = [torch.arange(FRAMES) + most - lag for lag in lags]
+    shifted = [
+        torch.stack([value[0, own, v] for v, own in enumerate(rows)], 1).double()
+        for value in scene.keypoints
+    ]
+    return RigInput(Keypoints(*shifted), scene.K[0, :FRAMES].double(), H36M17)
+
+
+@pytest.mark.parametrize("lags", [(0, 7, -20, 31), (0, -13)])
+def test_clocks_are_found_and_applied(lags):
+    given = out_of_step(len(lags), lags, seed=1)
+    found = find_lags(find_model(None, torch.device("cpu")), given, OPTIONS)
+    off = (found.frames - torch.tensor(lags)).abs()
+    assert found.frames[0] == 0 and found.std[0] == 0
+    assert float(off.max()) < 0.35  # measured 0.17 and 0.15
+    assert (off[1:] < 6 * found.std[1:]).all() and (found.std < 0.3).all()
+    moved = in_step(given, torch.tensor(lags).double())
+    first = given.keypoints.xy[:, 0]
+    assert torch.equal(moved.keypoints.xy[:, 0].nan_to_num(), first.nan_to_num())
+    shift = lags[1]
+    rows = torch.arange(40, 80)
+    late = given.keypoints.xy[rows + shift, 1]
+    assert torch.equal(moved.keypoints.xy[rows, 1].nan_to_num(), late.nan_to_num())
+
+
+def test_nothing_in_common():
+    given = out_of_step(2, (0, 0))
+    xy = given.keypoints.xy.clone()
+    xy[8:, 1] = torch.nan
+    given = given._replace(keypoints=given.keypoints._replace(xy=xy))
+    with pytest.raises(UserError, match="clocks: a view shares no 16 frames"):
+        find_lags(find_model(None, torch.device("cpu")), given, OPTIONS)
+
+
+def late_files(root, name, lag):
+    """The files of a made-up recording's camera, with what they show ``lag`` frames later."""
+    folder = root / "openpose" / f"{name}_json"
+    for path in sorted(folder.iterdir(), reverse=True):
+        number = int(path.name.split("_")[1])
+        path.rename(folder / f"{name}_{number + lag:012d}_keypoints.json")
+
+
+def settings(root, *extra):
+    return config.load("configs/recording.yaml", [f"data.root={root}", "run.name=x", *extra])
+
+
+def test_given_offsets_are_applied(tmp_path, monkeypatch, capsys):
+    make_recording(tmp_path / "together", 12)
+    make_recording(tmp_path / "apart", 12)
+    late_files(tmp_path / "apart", "front", 3)
+    common = ["evaluate.pictures=0", f"evaluate.out={tmp_path}", "evaluate.pool_frames=6"]
+    for name, extra in (("together", []), ("apart", ["recording.offsets={front: 3}"])):
+        arguments = [f"data.root={tmp_path / name}", f"run.name=out_{name}", *common, *extra]
+        status, _, stderr = run_script(
+            monkeypatch, capsys, "infer3d.py", "configs/recording.yaml", *arguments
+        )
+        assert status == 0, stderr
+    texts = [(tmp_path / f"out_{name}/table.txt").read_text() for name in ("together", "apart")]
+    assert "clocks" not in texts[0] and "front +3.00 (" not in texts[1]
+    assert "front +3.00, right +0.00" in texts[1]
+    read = [
+        bring_in_step(None, read_recording(root, options), config_)
+        for root, config_ in (
+            (tmp_path / "together", settings(tmp_path / "together")),
+            (tmp_path / "apart", settings(tmp_path / "apart", "recording.offsets={front: 3}")),
+        )
+        for options in (config_.recording,)
+    ]
+    count = len(read[0].frames)
+    np.testing.assert_allclose(read[1].xy[:count], read[0].xy)
+    assert read[1].late.tolist() == [[0, 0], [3, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        ("{side: 3}", f"no camera side; there are {', '.join(NAMES)}"),
+        ("{front: soon}", "recording.offsets.front: expected frames, a number"),
+        ("{front: .nan}", "recording.offsets.front: expected frames, a number"),
+    ],
+)
+def test_offsets_that_make_no_sense(tmp_path, offsets, message):
+    make_recording(tmp_path, 4)
+    options = settings(tmp_path, f"recording.offsets={offsets}")
+    with pytest.raises(UserError, match=message):
+        bring_in_step(None, read_recording(tmp_path, options.recording), options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lag", [7, 20])
+def test_the_sample_recording_out_of_step(lag):
+    options = sample_settings(
+        "recording.yaml", "run.name=x", "recording.sync=auto", "recording.last_frame=119"
+    )
+    model, recording, _ = run.observe(options)
+    whole = read_recording(options.data.root, options.recording)
+    late = whole._replace(xy=whole.xy.copy(), confidence=whole.confidence.copy())
+    late.xy[lag:, 1], late.confidence[lag:, 1] = whole.xy[:-lag, 1], whole.confidence[:-lag, 1]
+    late.xy[:lag, 1] = np.nan
+    found = bring_in_step(model, late, options)
+    clocks = found.late[:, 0] - recording.late[:, 0]
+    assert np.abs(clocks - [0, lag, 0, 0]).max() < 0.3  # measured 0.15
+    assert np.abs(recording.late[:, 0]).max() < 0.5  # the laboratory's cameras run in step
