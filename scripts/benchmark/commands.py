@@ -13,6 +13,7 @@ python scripts/benchmark.py unseen-rigs                   # all heads on unseen 
 python scripts/benchmark.py detectors ROOT                # on rendered rigs: cameras, joints
 python scripts/benchmark.py truth                         # do stated regions hold? targets
 python scripts/benchmark.py mistakes                      # what is said of a user's mistakes
+python scripts/benchmark.py unknowns                      # clocks that nobody set: are they found?
 python scripts/benchmark.py ablations                     # trains all heads before that
 """
 
@@ -29,6 +30,7 @@ from benchmark.rig import command as command_rig
 from benchmark.speed import command_network, command_phones, command_render, command_train
 from benchmark.speed import command_rig as command_speed
 from benchmark.truth import command as command_truth
+from benchmark.unknowns import command as command_unknowns
 from benchmark.videos import command as command_videos
 from ptri.errors import exit_status
 
@@ -46,6 +48,7 @@ COMMANDS = {
     "detectors": command_detectors,
     "truth": command_truth,
     "mistakes": command_mistakes,
+    "unknowns": command_unknowns,
 }
 
 

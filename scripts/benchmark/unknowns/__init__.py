@@ -1,0 +1,1 @@
+"""What users do not know of their cameras: when they started. `clocks`, then `command`."""
