@@ -4,6 +4,7 @@
 * `starts`: candidate rigs, from lifted skeletons and by classical means;
 * `equations`: cost and normal equations of cameras, joints, bones and biases; `adjust`: robust
   bundle adjustment on them;
+* `clocks`: one step of them together with views' clocks;
 * `limbs`: limbs that are turned over, which adjustment does not turn back;
 * `noise`, `tails`: the noise's scale, the biases, how heavy the tails are;
 * `optima`: from candidates to the best optima of the joint density; `expansion`: it around them;

@@ -62,7 +62,8 @@ def open_video_set(config: Config) -> VideoSet:
     """
     options, root = config.recording, Path(config.data.root)
     cameras = open_cameras(root, options)
-    videos = open_videos(cameras, root, options.videos, options.last_frame)
+    together = options.sync == "none" and not options.offsets
+    videos = open_videos(cameras, root, options.videos, options.last_frame, together)
     frames = frame_numbers(videos, options.first_frame, options.last_frame, options.every)
     boxes = read_boxes(config, [camera.name for camera in cameras], frames)
     return VideoSet(cameras, videos, frames, clock(videos), boxes)
@@ -93,12 +94,17 @@ def videos_by_camera(
 
 
 def open_videos(
-    cameras: Sequence[CameraEntry], root: str | Path, setting: str, last_frame: int | None = None
+    cameras: Sequence[CameraEntry],
+    root: str | Path,
+    setting: str,
+    last_frame: int | None = None,
+    together: bool = True,
 ) -> list[Video]:
     """The cameras' videos, checked.
 
     Args:
         last_frame: the last one that will be read; with it, lengths may differ beyond it.
+        together: they began at the same moment; else lengths may differ.
 
     Raises:
         UserError: a missing or unreadable video, another picture size than K's, different frame
@@ -129,11 +135,13 @@ def open_videos(
             "times the lowest: convert them to one rate"
         )
     lengths = [_length(video, clock(videos)) for video in videos]
-    if len(set(lengths)) > 1 and (last_frame is None or last_frame >= min(lengths)):
+    short = last_frame is None or last_frame >= min(lengths)
+    if together and short and len(set(lengths)) > 1:
         text = ", ".join(f"{video.path.name} {n}" for video, n in zip(videos, lengths))
         raise UserError(
-            f"{root}: videos of different lengths ({text} frames); cut them to the same moments, "
-            f"or, where they start together, set recording.last_frame={min(lengths) - 1}"
+            f"{root}: videos of different lengths ({text} frames); where they "
+            f"start together, set recording.last_frame={min(lengths) - 1}; where they do not, set "
+            "recording.sync=auto, or cut them to the same moments"
         )
     return videos
 

@@ -4,6 +4,7 @@ Read `estimate` first: all eight steps, one after the other. Then its parts in t
 (what is given, checked), `frames` (which frames say most), `starts` (views lifted, left and right
 read, rigs to start from; with `detector`, what is known of the 2D detector), `left_out` (a view
 that fits nowhere or saw nothing), `scale` (where millimetres come from), `joints` (triangulated and
-fused). `stream` does the same frame by frame. The posterior itself is in `ptri.posterior`, the
+fused). `sync` finds by how much views are late, with `tracks`, keypoints between their frames.
+`stream` does the same frame by frame. The posterior itself is in `ptri.posterior`, the
 verdict in `ptri.verdict`.
 """
