@@ -1,5 +1,7 @@
 """Cameras that started at different moments: tracks, clocks found and applied, recordings."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from ptri.geometry.rays import normalise
 from ptri.models.weights import find_model
 from ptri.posterior.clocks import clock_step
 from ptri.posterior.equations import Bundle, plain_errors
-from ptri.recordings import run
+from ptri.recordings import report, run
 from ptri.recordings.clocks import bring_in_step
 from ptri.recordings.keypoint_files import read_recording
 from ptri.rig.check import RigInput
@@ -139,6 +141,10 @@ def late_files(root, name, lag):
         path.rename(folder / f"{name}_{number + lag:012d}_keypoints.json")
 
 
+def reader(options):
+    return partial(read_recording, options.data.root, options.recording)
+
+
 def settings(root, *extra):
     return config.load("configs/recording.yaml", [f"data.root={root}", "run.name=x", *extra])
 
@@ -157,17 +163,37 @@ def test_given_offsets_are_applied(tmp_path, monkeypatch, capsys):
     texts = [(tmp_path / f"out_{name}/table.txt").read_text() for name in ("together", "apart")]
     assert "clocks" not in texts[0] and "front +3.00 (" not in texts[1]
     assert "front +3.00, right +0.00" in texts[1]
-    read = [
-        bring_in_step(None, read_recording(root, options), config_)
-        for root, config_ in (
-            (tmp_path / "together", settings(tmp_path / "together")),
-            (tmp_path / "apart", settings(tmp_path / "apart", "recording.offsets={front: 3}")),
-        )
-        for options in (config_.recording,)
-    ]
+    apart = settings(tmp_path / "apart", "recording.offsets={front: 3}")
+    both = settings(tmp_path / "together"), apart
+    read = [bring_in_step(None, reader(options), options) for options in both]
     count = len(read[0].frames)
     np.testing.assert_allclose(read[1].xy[:count], read[0].xy)
     assert read[1].late.tolist() == [[0, 0], [3, 0], [0, 0], [0, 0]]
+
+
+def test_half_frames_are_interpolated(tmp_path):
+    make_recording(tmp_path, 12)
+    whole = read_recording(tmp_path, settings(tmp_path).recording)
+    options = settings(tmp_path, "recording.offsets={right: 2.5}")
+    found = bring_in_step(None, reader(options), options)
+    middle = (whole.xy[2:-1, 2] + whole.xy[3:, 2]) / 2
+    np.testing.assert_allclose(found.xy[: len(middle), 2], middle)
+    assert np.isnan(found.xy[-2:, 2]).all() and found.late[2].tolist() == [2.5, 0]
+
+
+def test_a_camera_that_saw_nobody_has_no_clock(tmp_path):
+    make_recording(tmp_path, 20)
+    for path in (tmp_path / "openpose/front_json").iterdir():
+        path.write_text('{"people": []}')
+    options = settings(tmp_path, "recording.sync=auto")
+    found = bring_in_step(find_model(None, torch.device("cpu")), reader(options), options)
+    assert np.isnan(found.late[1, 1]) and found.late[1, 0] == 0
+    assert "front +0.00 not found" in report.clock_text(found)
+    for name in NAMES[2:]:
+        for path in (tmp_path / f"openpose/{name}_json").iterdir():
+            path.write_text('{"people": []}')
+    with pytest.raises(UserError, match=r"recording\.sync: two cameras .* front in 0, right in 0"):
+        bring_in_step(find_model(None, torch.device("cpu")), reader(options), options)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +208,21 @@ def test_offsets_that_make_no_sense(tmp_path, offsets, message):
     make_recording(tmp_path, 4)
     options = settings(tmp_path, f"recording.offsets={offsets}")
     with pytest.raises(UserError, match=message):
-        bring_in_step(None, read_recording(tmp_path, options.recording), options)
+        bring_in_step(None, reader(options), options)
+
+
+def _shifted(recording, late):
+    """The recording with cameras (V,) so many frames earlier."""
+    if late is None:
+        return recording
+    xy, confidence = np.full_like(recording.xy, np.nan), np.zeros_like(recording.confidence)
+    for v, lag in enumerate(np.rint(late).astype(int)):
+        rows = np.arange(len(xy)) + lag
+        there = (rows >= 0) & (rows < len(xy))
+        xy[there, v], confidence[there, v] = (
+            part[rows[there], v] for part in (recording.xy, recording.confidence)
+        )
+    return recording._replace(xy=xy, confidence=confidence)
 
 
 @pytest.mark.slow
@@ -196,7 +236,7 @@ def test_the_sample_recording_out_of_step(lag):
     late = whole._replace(xy=whole.xy.copy(), confidence=whole.confidence.copy())
     late.xy[lag:, 1], late.confidence[lag:, 1] = whole.xy[:-lag, 1], whole.confidence[:-lag, 1]
     late.xy[:lag, 1] = np.nan
-    found = bring_in_step(model, late, options)
+    found = bring_in_step(model, lambda shift: _shifted(late, shift), options)
     clocks = found.late[:, 0] - recording.late[:, 0]
     assert np.abs(clocks - [0, lag, 0, 0]).max() < 0.3  # measured 0.15
     assert np.abs(recording.late[:, 0]).max() < 0.5  # the laboratory's cameras run in step

@@ -8,6 +8,7 @@ given is applied first.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,21 +17,30 @@ from ptri.config import Config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.recordings.keypoint_files import Recording
-from ptri.recordings.solve import rig_input
-from ptri.rig.sync import find_lags
+from ptri.recordings.solve import SEEN, rig_input
+from ptri.rig.sync import LEAST_OVERLAP, find_lags
 from ptri.rig.tracks import keypoints_at
 from ptri.structures import Keypoints
 
+PASSES = 3  # of following the person and finding the clocks
 MOST_ROWS = 200_000  # frames of a recording with gaps, the gaps counted
 
 
-def bring_in_step(model: PoseModel, recording: Recording, config: Config) -> Recording:
+def bring_in_step(
+    model: PoseModel, read: Callable[[np.ndarray | None], Recording], config: Config
+) -> Recording:
     """The recording with all cameras at the first one's moments, and by how much each was late.
+
+    Args:
+        read: makes the recording of the person who is followed, with cameras late by whole frames
+            (V,). Who is the same in two views is told by their rays, so that is done again with the
+            clocks found.
 
     Raises:
         UserError: offsets of unknown cameras or that are no numbers; nothing that tells the clocks.
     """
-    options, names = config.recording, recording.names
+    recording, options = read(None), config.recording
+    names = recording.names
     given = np.array([_offset(options.offsets, name) for name in names])
     unknown = sorted(set(map(str, options.offsets)) - set(names))
     if unknown:
@@ -39,18 +49,46 @@ def bring_in_step(model: PoseModel, recording: Recording, config: Config) -> Rec
         )
     if options.sync == "none" and not given.any():
         return recording
-    dense, rows, spacing = _without_gaps(recording)
-    late, std = given - given[0], np.zeros(len(names))
-    moved = _read(dense, late / spacing)
-    if options.sync == "auto":
-        device = next(model.parameters()).device
-        keypoints = rig_input(moved, options.noise, device)
-        lags = find_lags(model, keypoints, config.posterior, config.run.seed)
-        late = late + spacing * lags.frames.cpu().numpy()
-        std = spacing * lags.std.cpu().numpy()
-        moved = _read(dense, late / spacing)
-    moved = moved.part(list(range(len(names))), rows)
+    late, std, whole = given - given[0], np.zeros(len(names)), np.zeros(len(names))
+    for _ in range(PASSES):
+        dense, rows, spacing = _without_gaps(recording)
+        nearest = spacing * np.rint(late / spacing)
+        if (nearest != whole).any():
+            recording, whole = read(nearest), nearest
+            dense, rows, spacing = _without_gaps(recording)
+        if options.sync == "none":
+            break
+        moved = _read(dense, (late - whole) / spacing)
+        found, std = _found(model, moved, config)
+        late, std = late + spacing * found, spacing * std
+        if (np.abs(late - whole) <= spacing).all():
+            break
+    moved = _read(dense, (late - whole) / spacing).part(list(range(len(names))), rows)
     return moved._replace(late=np.stack([late, std], 1))
+
+
+def _found(model: PoseModel, recording: Recording, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (V,) by which each view is still late, and standard deviations; 0 and NaN of a view
+    that saw too little to tell.
+
+    Raises:
+        UserError: of all views but one.
+    """
+    seen = np.isfinite(recording.xy).all(-1).sum(-1) >= SEEN  # (T, V)
+    views = np.flatnonzero(seen.sum(0) >= LEAST_OVERLAP).tolist()
+    if len(views) < 2:
+        counts = zip(recording.names, seen.sum(0))
+        text = ", ".join(f"{name} in {count}" for name, count in counts)
+        raise UserError(
+            f"recording.sync: two cameras that see the person in {LEAST_OVERLAP} frames or more "
+            f"are needed to find their clocks (seen: {text})"
+        )
+    device = next(model.parameters()).device
+    keypoints = rig_input(recording.part(views), config.recording.noise, device)
+    lags = find_lags(model, keypoints, config.posterior, config.run.seed)
+    frames, std = np.zeros(seen.shape[1]), np.full(seen.shape[1], np.nan)
+    frames[views], std[views] = lags.frames.cpu().numpy(), lags.std.cpu().numpy()
+    return frames, std
 
 
 def _offset(offsets: dict, name: str) -> float:

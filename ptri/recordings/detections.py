@@ -42,9 +42,15 @@ def inside_pictures(people: Candidates, cameras: Sequence[CameraEntry]) -> Candi
 
 
 def detected_recording(
-    detections: Detections, cameras: Sequence[CameraEntry], options: RecordingConfig
+    detections: Detections,
+    cameras: Sequence[CameraEntry],
+    options: RecordingConfig,
+    late: np.ndarray | None = None,
 ) -> Recording:
     """The recording of the person who is followed.
+
+    Args:
+        late: (V,) whole frames by which what a camera shows comes too late; None: none.
 
     Raises:
         UserError: nobody was found, or nobody in a view with boxes.
@@ -63,4 +69,4 @@ def detected_recording(
                 f"recording.boxes: nobody is seen in any box of {camera.name}.csv; boxes are left, "
                 "top, right, bottom in px of the video as shown, frames are counted from 0"
             )
-    return followed_recording(people, cameras, frames, fps, skeleton, options)
+    return followed_recording(people, cameras, frames, fps, skeleton, options, late)

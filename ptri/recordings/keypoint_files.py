@@ -86,13 +86,16 @@ class Recording(NamedTuple):
         )
 
 
-def read_recording(root: str | Path, options: RecordingConfig) -> Recording:
+def read_recording(
+    root: str | Path, options: RecordingConfig, late: np.ndarray | None = None
+) -> Recording:
     """Reads a recording of keypoint files.
 
     Args:
         root: folder with the keypoint folder and the camera file.
         options: which folder, file, views and frames; points less confident than its
             ``min_confidence`` are not seen.
+        late: (V,) whole frames by which what a camera shows comes too late; None: none.
 
     Raises:
         UserError: a missing or unreadable file, a camera without intrinsics or keypoints, fewer
@@ -112,7 +115,7 @@ def read_recording(root: str | Path, options: RecordingConfig) -> Recording:
     if options.person == "box":
         raise UserError("recording.person: box is for videos; expected largest or moving here")
     people = _candidates(by_camera, frames, cameras, len(skeleton.joints))
-    recording = followed_recording(people, cameras, frames, 0.0, skeleton, options)
+    recording = followed_recording(people, cameras, frames, 0.0, skeleton, options, late)
     if not np.isfinite(recording.xy).any():
         least = options.min_confidence
         raise UserError(f"{root}: no keypoint reaches recording.min_confidence={least}")
@@ -126,14 +129,18 @@ def followed_recording(
     fps: float,
     skeleton: Skeleton,
     options: RecordingConfig,
+    late: np.ndarray | None = None,
 ) -> Recording:
     """The recording of the person who is followed; what is too unsure is not seen.
 
     Args:
         people: all who were seen.
         fps: that the frames' numbers count; 0 = not known.
+        late: (V,) whole frames by which what a camera shows comes too late; None: none.
     """
     people = people.surely(options.min_confidence)
+    if late is not None:
+        people = _earlier(people, np.array(frames), late)
     K, names = np.stack([camera.K for camera in cameras]), [camera.name for camera in cameras]
     times = np.array(frames) / (fps or USUAL_FPS)
     followed = follow(people, times, K, names, options.person)
@@ -146,6 +153,14 @@ def followed_recording(
     confidence[there] = subject.confidence
     rest = skeleton, covariance, fps, followed.words
     return Recording(tuple(cameras), np.array(frames, np.int64), xy, confidence, *rest)
+
+
+def _earlier(people: Candidates, frames: np.ndarray, late: np.ndarray) -> Candidates:
+    """The same people, each view's at the frames (T,) that are so much (V,) earlier, if any."""
+    frame = frames[people.row] - np.rint(late).astype(np.int64)[people.view]
+    row = np.searchsorted(frames, frame).clip(0, len(frames) - 1)
+    there = frames[row] == frame
+    return people._replace(row=row).rows(there)
 
 
 def _candidates(

@@ -162,8 +162,10 @@ def clock_text(recording: Recording) -> str:
     words = []
     for name, (late, std) in zip(recording.names[1:], recording.late[1:].tolist()):
         text = f"{name} {late:+.2f}"
-        if std:
+        if std > 0:
             text += f" +- {std:.2f}"
+        elif std != 0:
+            text += " not found, since it saw too little"
         if recording.fps:
             text += f" ({late / recording.fps:+.3f} s)"
         words.append(text)

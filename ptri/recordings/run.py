@@ -3,6 +3,7 @@ uncertainties out."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -43,17 +44,17 @@ def observe(config: Config) -> tuple[PoseModel, Recording, Detections | None]:
         UserError: bad settings, files or weights.
     """
     if config.data.kind != "videos":
-        recording = read_recording(config.data.root, config.recording)
         model = load_model(config, images=False)
-        return model, bring_in_step(model, recording, config), None
+        read = partial(read_recording, config.data.root, config.recording)
+        return model, bring_in_step(model, read, config), None
     video_set = open_video_set(config)
     model = load_model(config, images=True)
     detector = build_detector(config, model)
     model.detector = detector.known
     finder = build_person_detector(config)
     detections = cache.detect_or_reuse(detector, finder, video_set, config)
-    recording = detected_recording(detections, video_set.cameras, config.recording)
-    return model, bring_in_step(model, recording, config), detections
+    read = partial(detected_recording, detections, video_set.cameras, config.recording)
+    return model, bring_in_step(model, read, config), detections
 
 
 def process(
