@@ -19,7 +19,7 @@ from ptri.recordings import report, run
 from ptri.recordings.clocks import bring_in_step
 from ptri.recordings.keypoint_files import read_recording
 from ptri.rig.check import RigInput
-from ptri.rig.sync import find_lags, in_step
+from ptri.rig.sync import _correlations, find_lags, in_step
 from ptri.rig.tracks import keypoints_at, smooth_tracks
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, take
@@ -93,6 +93,23 @@ def test_a_step_of_all_unknowns_finds_lags(views):
         bundle = step.bundle
     assert torch.allclose(lags, truth, atol=0.06)
     assert (step.covariance[0].diagonal() > 0).all()
+
+
+def test_correlations_are_those_of_the_shared_frames():
+    posture, seen = 400 + 50 * normal(60, 3, 4), normal(60, 3, seed=1) > -1
+    seen[:50, 2] = False
+    found = _correlations(posture, seen)
+    most = found.shape[2] // 2
+    assert most == 40
+    for lag in (-25, 0, 13):
+        rows = torch.arange(max(0, -lag), min(60, 60 - lag))
+        rows = rows[seen[rows, 0] & seen[rows + lag, 1]]
+        a, b = posture[rows, 0], posture[rows + lag, 1]
+        a, b = a - a.mean(0), b - b.mean(0)
+        value = (a * b).sum() / (a.norm() * b.norm()) * (len(rows) / 60) ** 0.5
+        assert found[0, 1, most + lag] == pytest.approx(float(value))
+        assert found[1, 0, most - lag] == found[0, 1, most + lag]
+    assert (found[0, 2] == -np.inf).all()  # 10 frames
 
 
 def out_of_step(views, lags, seed=0, noise=0.006):

@@ -23,7 +23,7 @@ from ptri.rig.tracks import keypoints_at
 from ptri.structures import Keypoints
 
 PASSES = 3  # of following the person and finding the clocks
-MOST_ROWS = 200_000  # frames of a recording with gaps, the gaps counted
+MOST_ROWS = 50_000  # frames of a recording with gaps, the gaps counted
 
 
 def bring_in_step(

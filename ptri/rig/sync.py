@@ -28,10 +28,12 @@ from ptri.rig import estimate
 from ptri.rig.check import RigInput, for_model
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.tracks import REACH, keypoints_at, smooth_tracks
-from ptri.structures import Keypoints, constant, where
+from ptri.structures import Keypoints, cat, constant, take, where
 
 LEAST_SHARE = 1 / 3  # of the frames, shifted, that lie beside another view's
 LEAST_OVERLAP = 16  # frames in which two views see the person
+STILL2 = 1e-3  # mm^2, of all distances: a posture that changes by less does not change
+CHUNK = 512  # frames at once: bounds the memory
 PEAKS = 4  # of a pair's correlation
 BEAM = 8  # candidates
 MOMENTS = 30  # at which lags are adjusted
@@ -82,36 +84,55 @@ def in_step(given: RigInput, lags: Tensor) -> RigInput:
 
 def _postures(model: PoseModel, keypoints: Keypoints, K: Tensor) -> tuple[Tensor, Tensor]:
     """Distances (T, V, P) mm between a lifted skeleton's joints, and whether (T, V) it was seen."""
-    T = len(keypoints.xy)
-    named = Keypoints(*(value[None, :, :, :NUM_JOINTS] for value in keypoints))
-    joints = model.lift(named, K.expand(1, T, *K.shape[1:])).joints3d[0].double()
     first, second = torch.triu_indices(NUM_JOINTS, NUM_JOINTS, 1)
-    distances = (joints[..., first, :] - joints[..., second, :]).norm(dim=-1)
-    seen = torch.isfinite(named.xy[0]).all(-1).sum(-1) >= NUM_JOINTS // 2
-    return distances.cpu(), seen.cpu()
+    parts = []
+    for start in range(0, len(keypoints.xy), CHUNK):
+        rows = slice(None), slice(start, start + CHUNK), slice(None), slice(NUM_JOINTS)
+        named = take(take(keypoints, None), rows)
+        joints = model.lift(named, K.expand(*named.xy.shape[:2], -1, -1, -1)).joints3d[0].double()
+        distances = (joints[..., first, :] - joints[..., second, :]).norm(dim=-1)
+        seen = torch.isfinite(named.xy[0]).all(-1).sum(-1) >= NUM_JOINTS // 2
+        parts.append((distances.cpu(), seen.cpu()))
+    return cat(parts)
 
 
 def _correlations(posture: Tensor, seen: Tensor) -> np.ndarray:
     """Correlation (V, V, 2 S + 1) of two views' postures if the second is -S to S frames later
-    than the first, times the root of the share of frames; -inf where too few frames are shared."""
+    than the first, times the root of the share of frames; -inf where too few frames are shared.
+
+    Sums over the frames that two views share are correlations of what is 0 where nothing was seen,
+    and these products of Fourier transforms.
+    """
     T, V, _ = posture.shape
-    posture, seen = posture.numpy(), seen.numpy()
-    least = max(LEAST_OVERLAP, math.ceil(LEAST_SHARE * T))
-    most = max(T - least, 0)
-    result = np.full((V, V, 2 * most + 1), -np.inf)
-    for first, second in combinations(range(V), 2):
-        for lag in range(-most, most + 1):
-            rows = np.arange(max(0, -lag), min(T, T - lag))  # of the first view
-            rows = rows[seen[rows, first] & seen[rows + lag, second]]
-            if len(rows) < LEAST_OVERLAP:
-                continue
-            a, b = (
-                value - value.mean(0)
-                for value in (posture[rows, first], posture[rows + lag, second])
+    most = max(T - max(LEAST_OVERLAP, math.ceil(LEAST_SHARE * T)), 0)
+    mask = seen.double().numpy()[..., None]
+    value = np.where(mask > 0, posture.numpy(), 0.0)
+    value = mask * (value - value.sum((0, 1)) / max(mask.sum(), 1.0))
+    square = np.square(value).sum(-1, keepdims=True)
+    there, values, squares = (np.fft.rfft(part, 2 * T, axis=0) for part in (mask, value, square))
+    lags = np.arange(-most, most + 1) % (2 * T)
+
+    def shared(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        return np.fft.irfft(first.conj() * second, 2 * T, axis=0)[lags]
+
+    result = np.full((V, V, len(lags)), -np.inf)
+    for a, b in combinations(range(V), 2):
+        count = shared(there[:, a], there[:, b])  # (2 S + 1, 1)
+        enough = np.rint(count[:, 0]) >= LEAST_OVERLAP
+        count = np.maximum(count, 1.0)
+        of_a, of_b = shared(values[:, a], there[:, b]), shared(there[:, a], values[:, b])
+        both = (shared(values[:, a], values[:, b]) - of_a * of_b / count).sum(1)
+        alone = [
+            part[:, 0] - (np.square(of) / count).sum(1)
+            for part, of in (
+                (shared(squares[:, a], there[:, b]), of_a),
+                (shared(there[:, a], squares[:, b]), of_b),
             )
-            norm = math.sqrt((a * a).sum() * (b * b).sum())
-            value = (a * b).sum() / max(norm, 1e-9) * math.sqrt(len(rows) / T)
-            result[first, second, most + lag] = result[second, first, most - lag] = value
+        ]
+        norm = np.sqrt(np.maximum(alone[0], 0) * np.maximum(alone[1], 0))
+        score = both / np.maximum(norm, STILL2 * count[:, 0]) * np.sqrt(count[:, 0] / T)
+        result[a, b] = np.where(enough, score, -np.inf)
+        result[b, a] = result[a, b, ::-1]
     return result
 
 
