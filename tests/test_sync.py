@@ -206,6 +206,8 @@ def test_a_camera_that_saw_nobody_has_no_clock(tmp_path):
     found = bring_in_step(find_model(None, torch.device("cpu")), reader(options), options)
     assert np.isnan(found.late[1, 1]) and found.late[1, 0] == 0
     assert "front +0.00 not found" in report.clock_text(found)
+    unsure = found._replace(late=np.array([[0, 0], [4.0, 1.5], [2.0, 0.2], [1.0, 0]]))
+    assert "front +4.00 +- 1.50 UNSURE, right +2.00 +- 0.20, back" in report.clock_text(unsure)
     for name in NAMES[2:]:
         for path in (tmp_path / f"openpose/{name}_json").iterdir():
             path.write_text('{"people": []}')

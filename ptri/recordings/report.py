@@ -25,6 +25,7 @@ from ptri.rig.estimate import RigEstimate
 from ptri.structures import Cameras, Keypoints, take
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
+UNSURE = 1.0  # frames, standard deviation of a clock
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
 
 
@@ -163,7 +164,7 @@ def clock_text(recording: Recording) -> str:
     for name, (late, std) in zip(recording.names[1:], recording.late[1:].tolist()):
         text = f"{name} {late:+.2f}"
         if std > 0:
-            text += f" +- {std:.2f}"
+            text += f" +- {std:.2f}" + " UNSURE" * (std > UNSURE)
         elif std != 0:
             text += " not found, since it saw too little"
         if recording.fps:
