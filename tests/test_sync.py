@@ -146,7 +146,7 @@ def test_nothing_in_common():
     xy = given.keypoints.xy.clone()
     xy[8:, 1] = torch.nan
     given = given._replace(keypoints=given.keypoints._replace(xy=xy))
-    with pytest.raises(UserError, match="clocks: a view shares no 16 frames"):
+    with pytest.raises(UserError, match="clocks: view 1 shares no 16 frames"):
         find_lags(find_model(None, torch.device("cpu")), given, OPTIONS)
 
 

@@ -85,7 +85,8 @@ def _found(model: PoseModel, recording: Recording, config: Config) -> tuple[np.n
         )
     device = next(model.parameters()).device
     keypoints = rig_input(recording.part(views), config.recording.noise, device)
-    lags = find_lags(model, keypoints, config.posterior, config.run.seed)
+    names = [recording.names[v] for v in views]
+    lags = find_lags(model, keypoints, config.posterior, config.run.seed, names)
     frames, std = np.zeros(seen.shape[1]), np.full(seen.shape[1], np.nan)
     frames[views], std[views] = lags.frames.cpu().numpy(), lags.std.cpu().numpy()
     return frames, std

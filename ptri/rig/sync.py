@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple
 
@@ -52,11 +53,18 @@ class Lags(NamedTuple):
 
 
 @torch.no_grad()
-def find_lags(model: PoseModel, given: RigInput, options: PosteriorConfig, seed: int = 0) -> Lags:
+def find_lags(
+    model: PoseModel,
+    given: RigInput,
+    options: PosteriorConfig,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> Lags:
     """How late each view is, from a person who moves.
 
     Args:
         given: frames at equal distances in time; NaN = not seen.
+        names: of the V views, for messages; None: their numbers.
 
     Raises:
         UserError: too few frames in which two views see the person.
@@ -64,10 +72,11 @@ def find_lags(model: PoseModel, given: RigInput, options: PosteriorConfig, seed:
     keypoints, K = for_model(given), given.K[:1]
     posture, seen = _postures(model, keypoints, K)
     candidates = _candidates(_correlations(posture, seen))
-    if candidates is None:
+    if isinstance(candidates, int):
+        name = f"view {candidates}" if names is None else f"camera {names[candidates]}"
         raise UserError(
-            f"clocks: a view shares no {LEAST_OVERLAP} frames, in which the person is seen, with "
-            "the others, at any shift; take a longer clip, or leave the view out"
+            f"clocks: {name} shares no {LEAST_OVERLAP} frames, in which the person is seen, with "
+            "the others, at any shift; take a longer clip, or leave it out"
         )
     lags = torch.tensor(candidates, dtype=torch.float64, device=K.device)  # (N, V)
     bundle = _solved(model, keypoints, K, lags, options, seed)
@@ -136,8 +145,8 @@ def _correlations(posture: Tensor, seen: Tensor) -> np.ndarray:
     return result
 
 
-def _candidates(correlation: np.ndarray) -> list[tuple[int, ...]] | None:
-    """The likeliest lags (V,) of all views, best first; None: some view shares too few frames."""
+def _candidates(correlation: np.ndarray) -> list[tuple[int, ...]] | int:
+    """The likeliest lags (V,) of all views, best first; or a view that shares too few frames."""
     V, most = len(correlation), correlation.shape[2] // 2
     beams: list[tuple[float, dict[int, int]]] = [(0.0, {0: 0})]
     while len(beams[0][1]) < V:
@@ -155,7 +164,7 @@ def _candidates(correlation: np.ndarray) -> list[tuple[int, ...]] | None:
                 value = score + sum(pair for pair in pairs if np.isfinite(pair))
                 grown[tuple(sorted(new.items()))] = (value, new)
         if not grown:
-            return None
+            return view
         beams = _distinct(sorted(grown.values(), key=lambda beam: -beam[0]))
     return [tuple(lags[v] for v in range(V)) for _, lags in beams]
 
