@@ -198,6 +198,27 @@ def test_half_frames_are_interpolated(tmp_path):
     assert np.isnan(found.xy[-2:, 2]).all() and found.late[2].tolist() == [2.5, 0]
 
 
+def test_frames_may_have_gaps(tmp_path):
+    """Every second frame, two of them lost; what a late camera showed in these was earlier."""
+    make_recording(tmp_path, 16)
+    late_files(tmp_path, "front", 4)
+    for path in (tmp_path / "openpose").glob("*/*.json"):
+        number = int(path.name.split("_")[1])
+        if number % 2 or number in (6, 8):
+            path.unlink()
+    options = settings(tmp_path, "recording.offsets={front: 4}")
+    found = bring_in_step(None, reader(options), options)
+    make_recording(tmp_path / "whole", 16)
+    reference = read_recording(tmp_path / "whole", settings(tmp_path / "whole").recording)
+    assert found.frames.tolist() == [0, 2, 4, 10, 12, 14, 16, 18]
+    seen = np.isfinite(found.xy[..., 0]).any(-1)  # (T, V)
+    # What `front` showed in the frames 6 and 8, lost, was at 2 and 4.
+    assert seen[:, 1].tolist() == [True, False, False, True, True, True, False, False]
+    for row, frame in enumerate(found.frames):
+        for v in np.flatnonzero(seen[row]):
+            np.testing.assert_allclose(found.xy[row, v], reference.xy[frame, v])
+
+
 def test_a_camera_that_saw_nobody_has_no_clock(tmp_path):
     make_recording(tmp_path, 20)
     for path in (tmp_path / "openpose/front_json").iterdir():
