@@ -7,7 +7,7 @@ given is applied first.
 
 from __future__ import annotations
 
-import math
+import logging
 from collections.abc import Callable
 
 import numpy as np
@@ -16,12 +16,16 @@ import torch
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
+from ptri.recordings.intrinsics import given_offsets
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.solve import SEEN, rig_input
 from ptri.rig.sync import LEAST_OVERLAP, find_lags
 from ptri.rig.tracks import keypoints_at
 from ptri.structures import Keypoints
 
+log = logging.getLogger(__name__)
+
+UNSURE = 1.0  # frames, standard deviation of a clock that is not used
 PASSES = 3  # of following the person and finding the clocks
 MOST_ROWS = 50_000  # frames of a recording with gaps, the gaps counted
 
@@ -37,19 +41,22 @@ def bring_in_step(
             clocks found.
 
     Raises:
-        UserError: offsets of unknown cameras or that are no numbers; nothing that tells the clocks.
+        UserError: offsets of unknown cameras, that are no numbers, or longer than the recording.
     """
     recording, options = read(None), config.recording
     names = recording.names
-    given = np.array([_offset(options.offsets, name) for name in names])
-    unknown = sorted(set(map(str, options.offsets)) - set(names))
-    if unknown:
-        raise UserError(
-            f"recording.offsets: no camera {', '.join(unknown)}; there are {', '.join(names)}"
-        )
+    given = given_offsets(options, names)
     if options.sync == "none" and not given.any():
         return recording
-    late, std, whole = given - given[0], np.zeros(len(names)), np.zeros(len(names))
+    given = given - given[0]
+    span = int(recording.frames[-1] - recording.frames[0]) + 1
+    worst = int(np.abs(given).argmax())
+    if abs(given[worst]) >= span:
+        raise UserError(
+            f"recording.offsets: {names[worst]} and {names[0]} are {abs(given[worst]):g} frames "
+            f"apart, but the recording has {span} frames"
+        )
+    late, std, whole = given, np.zeros(len(names)), np.zeros(len(names))
     for _ in range(PASSES):
         dense, rows, spacing = _without_gaps(recording)
         nearest = spacing * np.rint(late / spacing)
@@ -58,9 +65,15 @@ def bring_in_step(
             dense, rows, spacing = _without_gaps(recording)
         if options.sync == "none":
             break
-        moved = _read(dense, (late - whole) / spacing)
-        found, std = _found(model, moved, config)
-        late, std = late + spacing * found, spacing * std
+        try:
+            found, std = _found(model, dense, config)
+        except UserError as error:
+            log.warning("%s; recording.offsets are used as they are", error)
+            late, std = given, np.full(len(names), np.nan)
+            break
+        # What is not found, or hardly known, stays as given.
+        std = np.where(spacing * std > UNSURE, np.nan, spacing * std)
+        late = np.where(np.isnan(std), given, whole + spacing * found)
         if (np.abs(late - whole) <= spacing).all():
             break
     moved = _read(dense, (late - whole) / spacing).part(list(range(len(names))), rows)
@@ -90,16 +103,6 @@ def _found(model: PoseModel, recording: Recording, config: Config) -> tuple[np.n
     frames, std = np.zeros(seen.shape[1]), np.full(seen.shape[1], np.nan)
     frames[views], std[views] = lags.frames.cpu().numpy(), lags.std.cpu().numpy()
     return frames, std
-
-
-def _offset(offsets: dict, name: str) -> float:
-    value = {str(key): value for key, value in offsets.items()}.get(name, 0.0)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise UserError(
-            f"recording.offsets.{name}: expected frames, a number such as 7 or -2.5: {value!r:.80}"
-        )
-    return float(value)
 
 
 def _without_gaps(recording: Recording) -> tuple[Recording, np.ndarray, int]:

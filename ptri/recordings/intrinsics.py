@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 FILE_TYPES = (".json", ".yaml", ".yml", ".toml", qualisys.ENDING)
 MIN_FOCAL = 0.1  # of the picture's longer side; no lens is so wide
+MOST_OFFSET = 1e9  # frames
 PROJECT_FILE = "Config.toml"  # Pose2Sim's settings, which lie beside its calibration
 ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
 
@@ -303,3 +304,26 @@ def _array(
             "lens (or write the focal length from the data sheet) first"
         )
     return value
+
+
+def given_offsets(options: RecordingConfig, names: Sequence[str]) -> np.ndarray:
+    """Frames (V,) by which what cameras show comes too late, as ``recording.offsets`` says.
+
+    Raises:
+        UserError: an unknown camera, or no number.
+    """
+    given = {str(name): value for name, value in options.offsets.items()}
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise UserError(
+            f"recording.offsets: no camera {', '.join(unknown)}; there are {', '.join(names)} "
+            "(quote names made of digits; recording.views chooses cameras)"
+        )
+    for name, value in given.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not abs(value) < MOST_OFFSET:
+            raise UserError(
+                f"recording.offsets.{name}: expected frames, a number such as 7 or -2.5: "
+                f"{value!r:.80}"
+            )
+    return np.array([float(given.get(name, 0.0)) for name in names])

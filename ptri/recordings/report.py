@@ -25,7 +25,6 @@ from ptri.rig.estimate import RigEstimate
 from ptri.structures import Cameras, Keypoints, take
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
-UNSURE = 1.0  # frames, standard deviation of a clock
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
 
 
@@ -159,20 +158,23 @@ def text_of(solution: Solution, figures: dict) -> str:
 
 
 def clock_text(recording: Recording) -> str:
-    """By how much each camera was late against the first one, and how sure that is."""
+    """By how much each camera was late against the first one whose clock is known."""
+    std = recording.late[:, 1]
+    reference = int(np.flatnonzero(std == 0)[0]) if (std == 0).any() else 0
     words = []
-    for name, (late, std) in zip(recording.names[1:], recording.late[1:].tolist()):
+    for v, name in enumerate(recording.names):
+        if v == reference:
+            continue
+        late = recording.late[v, 0] - recording.late[reference, 0]
         text = f"{name} {late:+.2f}"
-        if std > 0:
-            text += f" +- {std:.2f}" + " UNSURE" * (std > UNSURE)
-        elif std != 0:
-            text += " not found, since it saw too little"
+        if std[v] > 0:
+            text += f" +- {std[v]:.2f}"
         if recording.fps:
             text += f" ({late / recording.fps:+.3f} s)"
-        words.append(text)
+        words.append(text + " NOT FOUND" * bool(np.isnan(std[v])))
     return (
-        f"clocks: frames by which what a camera shows comes later than {recording.names[0]} shows "
-        f"it, used so much earlier: {', '.join(words)}"
+        "clocks: frames by which what a camera shows comes later than "
+        f"{recording.names[reference]} shows it, used so much earlier: {', '.join(words)}"
     )
 
 

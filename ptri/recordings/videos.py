@@ -21,12 +21,13 @@ import numpy as np
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.boxes import read_boxes
-from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
+from ptri.recordings.intrinsics import CameraEntry, given_offsets, named_path, open_cameras
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v"}
 MOST_RATES = 4.0  # the highest frame rate over the lowest
+MOST_APART = 0.1  # s, of frames where views are brought in step
 # Frames that are enough for a rig: twice those that it is solved from by default, since the person
 # is not seen by all cameras in each.
 ENOUGH_FRAMES = 100
@@ -64,9 +65,26 @@ def open_video_set(config: Config) -> VideoSet:
     cameras = open_cameras(root, options)
     together = options.sync == "none" and not options.offsets
     videos = open_videos(cameras, root, options.videos, options.last_frame, together)
-    frames = frame_numbers(videos, options.first_frame, options.last_frame, options.every)
+    given_offsets(options, [camera.name for camera in cameras])  # fails before the long work
+    every = options.every if together else _dense(options.every, clock(videos))
+    frames = frame_numbers(videos, options.first_frame, options.last_frame, every)
     boxes = read_boxes(config, [camera.name for camera in cameras], frames)
     return VideoSet(cameras, videos, frames, clock(videos), boxes)
+
+
+def _dense(every: int | None, fps: float) -> int:
+    """Every how many frames are read where views are brought in step between them.
+
+    Raises:
+        UserError: the user wants fewer.
+    """
+    most = max(int(MOST_APART * fps), 1)
+    if every is not None and every > most:
+        raise UserError(
+            f"recording.every: {every}, but clocks are told from frames at most {MOST_APART:g} s "
+            f"apart; set it to {most} or less, and choose a part with recording.last_frame"
+        )
+    return most if every is None else every
 
 
 def videos_by_camera(

@@ -78,6 +78,8 @@ def find_lags(
             f"clocks: {name} shares no {LEAST_OVERLAP} frames, in which the person is seen, with "
             "the others, at any shift; take a longer clip, or leave it out"
         )
+    # As they are: of somebody who stands still every shift fits.
+    candidates.append((0,) * keypoints.xy.shape[1])
     lags = torch.tensor(candidates, dtype=torch.float64, device=K.device)  # (N, V)
     bundle = _solved(model, keypoints, K, lags, options, seed)
     lags, std, cost = _adjusted(model, keypoints, K, lags, bundle, options)

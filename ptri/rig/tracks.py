@@ -10,10 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptri.structures import Keypoints
+from ptri.structures import Keypoints, where
 
 REACH = 4  # frames to either side that a fit takes
 LEAST_FRAMES = 5  # of them that have to have seen the joint, on both sides of the moment
+NEAR = 0.25  # of the distance of two frames
 ROUNDS = 3  # of reweighting
 OUTLIER2 = 4.0  # squared residual over the median one at which a frame's weight is a quarter
 
@@ -52,21 +53,23 @@ def smooth_tracks(xy: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
 def keypoints_at(keypoints: Keypoints, at: Tensor) -> Keypoints:
     """Keypoints (n, V, J, ...) of tracks (T, V, J, ...) at moments (n, V), by interpolation.
 
-    Between two frames both have to have seen the joint; the covariance is theirs, since a
-    detector's errors in neighbouring frames go together. Outside of a track nothing is seen.
+    Between two frames both have to have seen the joint, or the one that is near; the covariance is
+    theirs, since a detector's errors in neighbouring frames go together. Outside of a track nothing
+    is seen.
     """
     T, V = keypoints.xy.shape[:2]
     low = at.floor().clamp(0, max(T - 2, 0)).long()
     share = at - low
-    inside = (share >= 0) & (share <= 1)
+    inside = (share >= 0) & (at <= T - 1)
     view = torch.arange(V, device=at.device)
     first, second = (
         Keypoints(*(value[index, view] for value in keypoints))
         for index in (low, (low + 1).clamp_max(T - 1))
     )
-    # At a frame its neighbour has no say, seen or not.
-    second = Keypoints(*(_chosen(share <= 0, a, b) for a, b in zip(first, second)))
-    first = Keypoints(*(_chosen(share >= 1, b, a) for a, b in zip(first, second)))
+    # A frame that is near stands for its neighbour where that one did not see the joint.
+    lacks = [~torch.isfinite(part.xy).all(-1) for part in (first, second)]  # (n, V, J)
+    alone = lacks[1] & (share <= NEAR).unsqueeze(-1), lacks[0] & (share >= 1 - NEAR).unsqueeze(-1)
+    first, second = where(alone[1], second, first), where(alone[0], first, second)
     xy, covariance, confidence = (
         torch.lerp(a, b, share.view(*share.shape, *[1] * (a.ndim - 2)))
         for a, b in zip(first, second)
@@ -77,7 +80,3 @@ def keypoints_at(keypoints: Keypoints, at: Tensor) -> Keypoints:
         torch.where(seen[..., None, None], covariance, torch.eye(2).to(xy)),
         torch.where(seen, confidence, 0.0),
     )
-
-
-def _chosen(condition: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    return torch.where(condition.view(*condition.shape, *[1] * (yes.ndim - 2)), yes, no)
