@@ -1,6 +1,7 @@
 """Cameras that started at different moments: tracks, clocks found and applied, recordings."""
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ptri.posterior.equations import Bundle, plain_errors
 from ptri.recordings import report, run
 from ptri.recordings.clocks import bring_in_step
 from ptri.recordings.keypoint_files import read_recording
+from ptri.recordings.videos import Video, frame_numbers
 from ptri.rig.check import RigInput
 from ptri.rig.sync import _correlations, find_lags, in_step
 from ptri.rig.tracks import keypoints_at, smooth_tracks
@@ -270,6 +272,15 @@ def test_clocks_of_a_person_who_stands_still_hardly_move(tmp_path):
     model = find_model(None, torch.device("cpu"))
     found = bring_in_step(model, lambda late: _shifted(recording, late), options)
     assert abs(found.late[1, 0]) < 15  # of 150; measured 6
+
+
+def test_videos_are_read_densely_enough():
+    videos = [Video(Path(name), 6000, 60.0) for name in "ab"]
+    assert len(frame_numbers(videos, 0, None, None)) == 100
+    assert frame_numbers(videos, 0, None, None, 6)[:3] == [0, 6, 12]
+    assert frame_numbers(videos, 0, 79, None, 6) == list(range(80))
+    with pytest.raises(UserError, match=r"recording\.every: 12, .* set it to 6 or less"):
+        frame_numbers(videos, 0, None, 12, 6)
 
 
 def _shifted(recording, late):

@@ -66,25 +66,11 @@ def open_video_set(config: Config) -> VideoSet:
     together = options.sync == "none" and not options.offsets
     videos = open_videos(cameras, root, options.videos, options.last_frame, together)
     given_offsets(options, [camera.name for camera in cameras])  # fails before the long work
-    every = options.every if together else _dense(options.every, clock(videos))
-    frames = frame_numbers(videos, options.first_frame, options.last_frame, every)
+    chosen = options.first_frame, options.last_frame, options.every
+    most = None if together else max(int(MOST_APART * clock(videos)), 1)
+    frames = frame_numbers(videos, *chosen, most)
     boxes = read_boxes(config, [camera.name for camera in cameras], frames)
     return VideoSet(cameras, videos, frames, clock(videos), boxes)
-
-
-def _dense(every: int | None, fps: float) -> int:
-    """Every how many frames are read where views are brought in step between them.
-
-    Raises:
-        UserError: the user wants fewer.
-    """
-    most = max(int(MOST_APART * fps), 1)
-    if every is not None and every > most:
-        raise UserError(
-            f"recording.every: {every}, but clocks are told from frames at most {MOST_APART:g} s "
-            f"apart; set it to {most} or less, and choose a part with recording.last_frame"
-        )
-    return most if every is None else every
 
 
 def videos_by_camera(
@@ -175,15 +161,20 @@ def _length(video: Video, fps: float) -> int:
 
 
 def frame_numbers(
-    videos: Sequence[Video], first: int, last: int | None, every: int | None
+    videos: Sequence[Video],
+    first: int,
+    last: int | None,
+    every: int | None,
+    most: int | None = None,
 ) -> list[int]:
     """The frames to read.
 
     Args:
         every: one of so many; None: so that `ENOUGH_FRAMES` or a few more are read.
+        most: that ``every`` may be; None: anything.
 
     Raises:
-        UserError: there are none, or the last one is not in every video.
+        UserError: there are none, the last one is not in every video, or too few are asked for.
     """
     shortest = min(videos, key=lambda video: _length(video, clock(videos)))
     end = _length(shortest, clock(videos))
@@ -193,6 +184,12 @@ def frame_numbers(
         raise UserError(f"recording.last_frame: {last}, but {has}")
     if every is None:
         every = max(1, (last + 1 - first) // ENOUGH_FRAMES)
+        every = every if most is None else min(every, most)
+    if most is not None and every > most:
+        raise UserError(
+            f"recording.every: {every}, but clocks are told from frames at most {MOST_APART:g} s "
+            f"apart; set it to {most} or less, and choose a part with recording.last_frame"
+        )
     numbers = list(range(first, last + 1, every))
     if not numbers:
         raise UserError(f"recording.first_frame: no frame from {first} to {last}; {has}")
