@@ -81,6 +81,24 @@ class Observations(NamedTuple):
     held: Tensor  # (N, T, J) 1 where the joint's bones have their say, else 0
 
 
+class Views(NamedTuple):
+    """What is sought of the cameras of rigs; any leading dimensions."""
+
+    R: Tensor  # (..., V, 3, 3)
+    t: Tensor  # (..., V, 3) mm
+    log_focal: Tensor  # (..., F) log of the focal lengths over those of K; F = V, 0: K is exact
+
+    @property
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """A (..., V, 3, 3) and b (..., V, 3): what stands for R and t where points are projected to
+        coordinates that are normalised by K, ``diag(e^f, e^f, 1) (R, t)``."""
+        if not self.log_focal.shape[-1]:
+            return self.R, self.t
+        one = torch.zeros_like(self.log_focal)
+        factor = torch.stack([self.log_focal, self.log_focal, one], dim=-1).exp()
+        return factor.unsqueeze(-1) * self.R, factor * self.t
+
+
 class RigPosterior(NamedTuple):
     """Weighted samples of the cameras of B rigs."""
 
@@ -88,16 +106,28 @@ class RigPosterior(NamedTuple):
     t: Tensor  # (M, B, V, 3) mm
     log_weights: Tensor  # (M, B), normalised: logsumexp over M is 0
     ess: Tensor  # (B,) effective sample size, 1 to M
+    log_focal: Tensor  # (M, B, F) log of the focal lengths over those of K; F = V, 0: K is exact
+
+    @property
+    def views(self) -> Views:
+        """The samples (M, B, ...)."""
+        return Views(self.R, self.t, self.log_focal)
 
     def rigs(self, rows: Tensor | slice) -> RigPosterior:
         """The posteriors of some of the rigs."""
-        samples = (value[:, rows] for value in (self.R, self.t, self.log_weights))
-        return RigPosterior(*samples, self.ess[rows])
+        R, t, log_weights, log_focal = (
+            value[:, rows] for value in (self.R, self.t, self.log_weights, self.log_focal)
+        )
+        return RigPosterior(R, t, log_weights, self.ess[rows], log_focal)
 
     def with_rigs(self, rows: Tensor, other: RigPosterior) -> RigPosterior:
         """The same with some rigs' posteriors from another."""
-        samples = (old.index_copy(1, rows, new.to(old)) for old, new in zip(self[:3], other))
-        return RigPosterior(*samples, self.ess.index_copy(0, rows, other.ess.to(self.ess)))
+        return RigPosterior(
+            *(
+                old.index_copy(min(old.ndim - 1, 1), rows, new.to(old))
+                for old, new in zip(self, other)
+            )
+        )
 
 
 class Prediction(NamedTuple):

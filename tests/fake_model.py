@@ -91,7 +91,8 @@ class FakeModel(nn.Module):
         centre = -(R.mT @ t.unsqueeze(-1))
         samples_t = -(samples @ centre).squeeze(-1)
         log_weights = torch.full((64, B), 1 / 64).log()
-        return RigPosterior(samples, samples_t, log_weights, torch.full((B,), 64.0))
+        ess, nothing = torch.full((B,), 64.0), samples_t.new_zeros(64, B, 0)
+        return RigPosterior(samples, samples_t, log_weights, ess, nothing)
 
     def fuse(self, keypoints: Keypoints, K: Tensor, posterior: RigPosterior, joint_features=None):
         R, t = posterior_mean(posterior)

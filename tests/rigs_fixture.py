@@ -17,7 +17,7 @@ from ptri.people.scenes import Scene, SceneNumbers, generate_batch
 from ptri.posterior.body import load_body_prior
 from ptri.posterior.equations import Bundle, move_cameras, person_centre
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, take, tree_map
+from ptri.structures import Cameras, Views, take, tree_map
 
 BODY = load_body_prior(spread=0.05)
 FLIP = torch.tensor(H36M17.flip)
@@ -60,6 +60,11 @@ def observed(batch=8, views=4, frames=1, seed=0, **options):
     return normalise(keypoints, K), cameras, joints
 
 
+def exact(R, t):
+    """Views whose K is exact."""
+    return Views(R, t, t.new_zeros(*t.shape[:-2], 0))
+
+
 def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0):
     """Candidate bundles (B, count, ...): the truth, moved by random rotations and noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -68,14 +73,15 @@ def starts_near(cameras, joints, degrees=10.0, millimetres=60.0, count=2, seed=0
     def repeat(value):
         return value[:, None].expand(-1, count, *value.shape[1:])
 
-    truth = Bundle(cameras.R, cameras.t, joints, None)
+    truth = Bundle(*exact(cameras.R, cameras.t), joints, None)
     size = torch.tensor([degrees * torch.pi / 180 / 3**0.5] * 3 + [millimetres] * 3)
     step = torch.randn(B, count, V - 1, 6, generator=generator, dtype=torch.float64) * size
     centre = repeat(person_centre(truth))
-    R, t = move_cameras(repeat(cameras.R), repeat(cameras.t), centre, step.flatten(2))
+    views = Views(*(repeat(part) for part in truth.views))
+    views = move_cameras(views, centre, step.flatten(2))
     shape = (B, count, *joints.shape[1:])
     noise = millimetres * torch.randn(shape, generator=generator, dtype=torch.float64)
-    return Bundle(R, t, repeat(joints) + noise, BODY.mean.expand(B, count, -1))
+    return Bundle(*views, repeat(joints) + noise, BODY.mean.expand(B, count, -1))
 
 
 def start_near(cameras, joints, degrees):

@@ -3,7 +3,7 @@ joints and bones written out plainly, its optimum by Newton steps, log det of th
 
 import pytest
 import torch
-from rigs_fixture import BODY, observed, starts_near
+from rigs_fixture import BODY, exact, observed, starts_near
 
 from ptri.config_sections import PosteriorConfig
 from ptri.posterior.adjust import MIN_SCALE2
@@ -77,7 +77,7 @@ def heaviest(views, seed):
     R, t = solution.posterior.R[rows], solution.posterior.t[rows]
     log_scale, owner = solution.log_scale.T[rows], solution.owner.T[rows]
     evidence = solution.evidence
-    density, joints = log_target(R, t, evidence, log_scale, owner)
+    density, joints = log_target(exact(R, t), evidence, log_scale, owner)
     lengths = bone_lengths(joints[:, 0, 0]).log()
     start = torch.cat([joints[:, 0, 0].flatten(1), lengths], dim=1)
     data = [value[0, 0] for value in evidence.observations[:3]]

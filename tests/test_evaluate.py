@@ -277,7 +277,8 @@ def test_rig_picture_shows_cameras_samples_and_truth(joints):
         assert nearest(bare, colour)[1] > 50
     noise = 100 * torch.randn(64, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     samples = cameras.R.repeat(64, 1, 1, 1, 1), cameras.t + noise
-    posterior = RigPosterior(*samples, torch.full((64, 1), 1 / 64).double().log(), torch.ones(1))
+    weights, nothing = torch.full((64, 1), 1 / 64).double().log(), torch.zeros(64, 1, 0)
+    posterior = RigPosterior(*samples, weights, torch.ones(1), nothing)
     assert np.abs(rig_picture(posterior, joints, NAMES).astype(int) - bare).sum() > 0
     # The true rig at half the scale is scaled to the estimate's size: it lies under it.
     other = rig_picture(certain(cameras), joints, NAMES, cameras._replace(t=0.5 * cameras.t))

@@ -45,7 +45,7 @@ def uncertain(scene, samples=3, spread=0.02):
     R, t = (value.expand(samples, *value.shape[1:]).clone() for value in known[:2])
     t[:, :, 1:] += 1000 * spread * torch.randn(t[:, :, 1:].shape, generator=generator)
     weights = torch.randn(samples, len(scene.K), generator=generator).log_softmax(0)
-    return RigPosterior(R, t, weights, known.ess)
+    return RigPosterior(R, t, weights, known.ess, t.new_zeros(samples, len(scene.K), 0))
 
 
 @pytest.mark.parametrize(

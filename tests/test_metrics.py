@@ -131,7 +131,8 @@ def gaussian_posterior(samples, rigs, views, stated=1.0):
     noise *= SPREAD
     R = mean @ so3_exp(stated * noise[1:])
     log_weights = torch.full((samples, rigs), -np.log(samples), dtype=torch.float64)
-    posterior = RigPosterior(R, torch.zeros_like(R[..., 0]), log_weights, torch.ones(rigs))
+    t, nothing = torch.zeros_like(R[..., 0]), R.new_zeros(samples, rigs, 0)
+    posterior = RigPosterior(R, t, log_weights, torch.ones(rigs), nothing)
     return posterior, mean @ so3_exp(noise[0])
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from rigs_fixture import FLIP, exact_scene, exchanged
+from rigs_fixture import FLIP, exact, exact_scene, exchanged
 
 from ptri import config
 from ptri.evaluation.metrics import rotation_error_deg
@@ -111,7 +111,7 @@ def test_a_reading_gains_what_the_adjusted_cost_loses():
     )
     stated = normalise(keypoints, K)
     body = body_prior(OPTIONS, LABELLED, 17, 1, R)
-    bundle = Bundle(R, t, joints, body.mean.expand(4, -1))
+    bundle = Bundle(*exact(R, t), joints, body.mean.expand(4, -1))
     reading = torch.zeros(4, 1, 4, 2, dtype=torch.long)
     reading[:, :, 2, 1] = 1  # legs exchanged
     as_read = sides._read(stated, sides._sides(reading))

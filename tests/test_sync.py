@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from recording_fixture import NAMES, make_recording, run_script, sample_settings
-from rigs_fixture import BODY, exact_scene, normal
+from rigs_fixture import BODY, exact, exact_scene, normal
 
 from ptri import config
 from ptri.errors import UserError
@@ -84,7 +84,7 @@ def test_a_step_of_all_unknowns_finds_lags(views):
     lags = torch.zeros(views, dtype=torch.float64)
     lengths = (joints[:, :, BODY.child] - joints[:, :, BODY.parent]).norm(dim=-1).log().mean(1)
     chosen = joints[:, frames.long()]
-    bundle = Bundle(cameras.R, cameras.t, chosen, lengths)
+    bundle = Bundle(*exact(cameras.R, cameras.t), chosen, lengths)
     body = BODY._replace(mean=lengths[0])
     for _ in range(8):
         xy, velocity = smooth_tracks(late, frames[:, None] + lags)

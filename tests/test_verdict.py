@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from recording_fixture import sample_settings
-from rigs_fixture import broken, exchanged, gaussian_scene, normal
+from rigs_fixture import broken, exact, exchanged, gaussian_scene, normal
 
 from ptri import config
 from ptri.evaluation.evaluate import load_model
@@ -50,9 +50,10 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     R = cameras.R @ so3_exp(w * (spread_deg * torch.pi / 180 / 3**0.5))
     weights = torch.full((64, B), -np.log(64), dtype=torch.float64)
     one = torch.ones(B, dtype=torch.float64)
-    posterior = RigPosterior(R, cameras.t.expand(64, -1, -1, -1), weights, one)
+    nothing = R.new_zeros(64, B, 0)
+    posterior = RigPosterior(R, cameras.t.expand(64, -1, -1, -1), weights, one, nothing)
     observations = normalise(keypoints, K)
-    bundle = Bundle(cameras.R, cameras.t, joints, None)
+    bundle = Bundle(*exact(cameras.R, cameras.t), joints, None)
     _, _, weight = misfits(bundle, observations, plain_errors(observations))
     seen = {"observations": observations, "joints": joints, "weight": weight}
     evidence = SimpleNamespace(**seen, scale2=one.clone())

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from rigs_fixture import BODY, observed, start_near, starts_near
+from rigs_fixture import BODY, exact, observed, start_near, starts_near
 
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.rotations import rotation_angle, so3_exp
@@ -119,11 +119,11 @@ def test_a_camera_that_the_others_joints_turn_widens(views):
         R = cameras.R.clone()
         R[:, 1] = turn @ R[:, 1]
         samples = R @ so3_exp(math.radians(2) / 3**0.5 * w), cameras.t.expand(64, -1, -1, -1)
-        found.append(disagreement2(*samples, weights, evidence, poses))
+        found.append(disagreement2(exact(*samples), weights, evidence, poses))
     few = torch.zeros_like(observations.inlier)
     few[:, :5, :, 0] = 1.0  # of five points nothing can be told
     evidence.observations = observations._replace(inlier=few)
-    assert bool((disagreement2(*samples, weights, evidence, poses) == 1).all())
+    assert bool((disagreement2(exact(*samples), weights, evidence, poses) == 1).all())
     # Measured: 0.4 to 0.9; 199 to 540.
     assert float(found[0].max()) < 1.0 and float(found[1].min()) > 60.0, found
 

@@ -58,7 +58,7 @@ class SceneFrames(NamedTuple):
 def thin(estimate: SceneEstimate) -> SceneEstimate:
     """Keeps `SAVED_SAMPLES` samples of equal weight of each rig."""
     samples = resample(estimate.posterior, SAVED_SAMPLES)
-    return estimate._replace(posterior=RigPosterior(*samples, estimate.posterior.ess))
+    return estimate._replace(posterior=samples._replace(ess=estimate.posterior.ess))
 
 
 def write_header(file: h5py.File, dataset: MultiView) -> None:
@@ -87,7 +87,7 @@ def write_estimate(
 ) -> None:
     """Appends what was estimated of frames; a rig of several stands at each of them."""
     T, (R, t) = len(frames.item), posterior_mean(estimate.posterior)
-    sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
+    sample_R, sample_t, *_ = resample(estimate.posterior, SAVED_SAMPLES)
     rows = {
         "R": _spread_views(R, 1, frames, dataset),
         "t": _spread_views(t, 1, frames, dataset),

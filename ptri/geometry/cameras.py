@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ptri.structures import Cameras
@@ -40,6 +41,17 @@ def normalised_to_pixel(xy: Tensor, K: Tensor) -> Tensor:
     """Normalised coordinates (..., J, 2) to pixels (..., J, 2) with K (..., 3, 3), zero skew."""
     focal = K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
     return xy * focal + K[..., None, :2, 2]
+
+
+def with_focal(K: Tensor, log_focal: Tensor) -> Tensor:
+    """K (..., V, 3, 3) px with focal lengths ``exp(log_focal)``, (..., F), times as long; F = V or
+    0: as they are."""
+    if not log_focal.shape[-1]:
+        return K
+    one = torch.ones_like(log_focal)
+    factor = torch.stack([log_focal.exp(), log_focal.exp(), one], -1)
+    off = K * (1 - torch.eye(3).to(K))
+    return off + torch.diag_embed(K.diagonal(dim1=-2, dim2=-1) * factor)
 
 
 def to_reference(cameras: Cameras) -> Cameras:

@@ -46,6 +46,21 @@ def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
     return Observations(normalised, information, inlier, torch.ones_like(inlier[:, :, 0]))
 
 
+def refocused(observations: Observations, log_focal: Tensor) -> Observations:
+    """Observations (B, T, V, J, ...) normalised by other focal lengths.
+
+    Args:
+        log_focal: (B, F) of the new ones over the old ones; F = V, 0: they stay.
+    """
+    if not log_focal.shape[-1]:
+        return observations
+    factor = log_focal.exp()[:, None, :, None, None]
+    return observations._replace(
+        xy=observations.xy / factor,
+        information=observations.information * factor.square().unsqueeze(-1),
+    )
+
+
 def chi_square(residual: Tensor, information: Tensor) -> Tensor:
     """Squared Mahalanobis length (...) of residuals (..., 2)."""
     x, y = residual.unbind(-1)

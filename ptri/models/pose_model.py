@@ -92,7 +92,7 @@ class PoseModel(nn.Module):
             (B, T, 17, 3) mm in view 0's frame and (B, T, 17, 3, 3) mm^2, root-relative; float32.
         """
         B, T = keypoints.xy.shape[:2]
-        samples = resample(posterior, self.fusion_samples)
+        samples = resample(posterior, self.fusion_samples)[:3]
         samples = [value.repeat_interleave(T, dim=1).float() for value in samples]  # (M, B T, ...)
         keypoints, K, joint_features = tree_map(
             lambda value: value.flatten(0, 1).float(), (keypoints, K, joint_features)

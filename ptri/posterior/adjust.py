@@ -56,7 +56,7 @@ def adjust(
     Returns:
         The bundle and the errors at the end.
     """
-    num_cameras, num_bones = 6 * (start.t.shape[1] - 1), len(body.mean)
+    num_cameras, num_bones = start.num_cameras, len(body.mean)
     layout = lay_out(observations, body)
     bundle, errors = start, plain_errors(observations) if errors is None else errors
     at = residuals(bundle, layout, errors, body)
@@ -69,9 +69,9 @@ def adjust(
             current = errors._replace(scale2=torch.maximum(errors.scale2, scale2))
         system = system_at(at, bundle, layout, current, body)
         step, structure = _solve(system, bundle, current, body, damping)
-        R, t = move_cameras(bundle.R, bundle.t, person_centre(bundle), step[:, :num_cameras])
+        views = move_cameras(bundle.views, person_centre(bundle), step[:, :num_cameras])
         lengths, bias = step[:, num_cameras:].tensor_split([num_bones], dim=1)
-        trial = Bundle(R, t, bundle.joints + structure, bundle.log_lengths + lengths)
+        trial = Bundle(*views, bundle.joints + structure, bundle.log_lengths + lengths)
         biased = current._replace(bias=errors.bias + bias.view_as(errors.bias))
         there = residuals(trial, layout, biased, body)
         before = total_cost(frame_costs(at, layout, current), bundle, current, body)
@@ -131,7 +131,7 @@ def _solve(
     # The Schur complement from half of the frames' solves, chol^-1 (coupling^T, gradient).
     half = torch.linalg.solve_triangular(chol, right.mT, upper=False)  # (N, T, 3J, G + 1)
     reduced = (half[..., :-1].mT @ half).sum(1)  # (N, G, G + 1)
-    prior = prior_information(errors, body, 6 * (bundle.t.shape[1] - 1))
+    prior = prior_information(errors, body, bundle.num_cameras)
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
     full = system.shared + prior
     full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])

@@ -51,11 +51,12 @@ def clock_step(
     """One Gauss-Newton step of cameras, joints, bones and lags from adjusted bundles.
 
     Args:
+        bundle: of K that are exact.
         observations: (N, T, V, J, ...) at the moments that the present lags give.
         velocity: (N, T, V, J, 2) of the keypoints, normalised coordinates a frame; 0 = not known.
     """
-    N, _, V, _ = observations.inlier.shape
-    num_cameras = 6 * (V - 1)
+    N = len(bundle.t)
+    num_cameras = bundle.num_cameras
     system = normal_equations(bundle, observations, errors, body)
     camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints)
     camera = camera + bundle.t[:, None, :, None]
@@ -102,7 +103,7 @@ def clock_step(
     rest = half[..., -1:] + half[..., :-1] @ step.unsqueeze(1)
     joints = -torch.linalg.solve_triangular(chol.mT, rest, upper=True).squeeze(-1)
     step = step.squeeze(-1)
-    R, t = move_cameras(bundle.R, bundle.t, person_centre(bundle), step[:, :num_cameras])
+    views = move_cameras(bundle.views, person_centre(bundle), step[:, :num_cameras])
     lengths = bundle.log_lengths + step[:, num_cameras : num_cameras + bundle.log_lengths.shape[1]]
-    moved = Bundle(R, t, bundle.joints + joints.view_as(bundle.joints), lengths)
+    moved = Bundle(*views, bundle.joints + joints.view_as(bundle.joints), lengths)
     return ClockStep(moved, step[:, G:], inverse[:, G:, G:])

@@ -36,10 +36,11 @@ from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
     Layout,
+    focal_cost,
     lay_out,
 )
 from ptri.posterior.expansion import MIN_LENGTH, Expansion, cameras_at
-from ptri.structures import MANY_FRAMES, Observations, where
+from ptri.structures import MANY_FRAMES, Observations, Views, tree_map, where
 
 
 def log_density(
@@ -64,9 +65,9 @@ def log_density(
     M = size.shape[0]
     # From one frame the cameras range over many degrees.
     num_steps = 2 if T < MANY_FRAMES else 1
-    R, t = cameras_at(shape, size, at)
+    views = cameras_at(shape, size, at)
     moved = shape.transpose(0, 1) @ at.slope
-    R, t, log_scale, size = R.transpose(0, 1), t.transpose(0, 1), log_scale.T, size.T
+    views, log_scale, size = tree_map(lambda v: v.transpose(0, 1), (views, log_scale, size))
     joints = at.joints.unsqueeze(1) + moved[..., : T * 3 * J].unflatten(-1, (T, 3, J))
     joints = joints * size.exp()[..., None, None, None]
     num_bones = len(body.mean)
@@ -75,7 +76,7 @@ def log_density(
     shared = torch.cat([lengths, shared[..., num_bones:]], dim=-1)
     layout = lay_out(observations, body)
     scaled = layout.information / at.errors.scale2[:, None, None, None, None]
-    problem = _Problem(R, t, log_scale, at, layout._replace(information=scaled), body)
+    problem = _Problem(views, log_scale, at, layout._replace(information=scaled), body)
     state = problem.evaluate(joints, shared, gradient=True)
     for step in range(num_steps):
         gradient = step + 1 < num_steps
@@ -86,7 +87,8 @@ def log_density(
             trial = problem.evaluate(torch.where(better, new, joints), shared, gradient=gradient)
         state = trial.keep_better(state)
         joints, shared = state.joints, state.shared
-    A = camera_matrix(R).flatten(1, 2) @ at.moments  # (B, M 6, N)
+    R, t, log_focal = views
+    A = camera_matrix(views.projection[0]).flatten(1, 2) @ at.moments  # (B, M 6, N)
     A = A.unflatten(1, (M, 6)).permute(2, 0, 1, 3)  # (6, B, M, N)
     depth = state.depth.clamp_min(MIN_DEPTH).log()
     growth = (at.share.unsqueeze(1) * (depth - at.log_depth.unsqueeze(1))).sum(2)  # (B, M, N)
@@ -108,6 +110,8 @@ def log_density(
     floor = MIN_SCALE2 * at.freedom.unsqueeze(1)
     noise = NOISE_PRIOR_COUNT * (log_scale + 0.5 / scale) + 0.5 * floor / scale
     log_p = -state.cost - volume - 3 * distance - noise
+    if log_focal.shape[-1]:
+        log_p = log_p - focal_cost(log_focal.transpose(0, 1), at.errors.focal).T
     return log_p.T, joints.permute(1, 0, 2, 4, 3)
 
 
@@ -131,8 +135,7 @@ class _State(NamedTuple):
 class _Problem(NamedTuple):
     """What stays the same over the Newton steps of (B, M) hypotheses."""
 
-    R: Tensor  # (B, M, V, 3, 3)
-    t: Tensor  # (B, M, V, 3)
+    views: Views  # (B, M, V, ...)
     log_scale: Tensor  # (B, M)
     at: Expansion
     layout: Layout  # information at the noise's scale of the expansion
@@ -142,9 +145,10 @@ class _Problem(NamedTuple):
         """Cost at joints (B, M, T, 3, J) and shared unknowns (B, M, E), and its gradients."""
         at, layout, body = self.at, self.layout, self.body
         B, M, T, _, J = joints.shape
-        V, num_bones = self.R.shape[2], len(body.mean)
+        A, b = self.views.projection
+        V, num_bones = A.shape[2], len(body.mean)
         points = joints.transpose(2, 3).reshape(B, M, 3, T * J)
-        camera = (self.R.flatten(2, 3) @ points).unflatten(2, (V, 3)) + self.t.unsqueeze(-1)
+        camera = (A.flatten(2, 3) @ points).unflatten(2, (V, 3)) + b.unsqueeze(-1)
         depth = camera[..., 2, :]  # (B, M, V, N)
         inverse = 1 / depth.clamp_min(MIN_DEPTH)
         x, y = camera[..., 0, :] * inverse, camera[..., 1, :] * inverse
@@ -176,7 +180,7 @@ class _Problem(NamedTuple):
         factor = responsibility(chi2, inlier, shrink, tail) * shrink.exp()
         qx, qy = qx * factor, qy * factor
         g = torch.stack([qx, qy, -(x * qx + y * qy)], dim=3) * inverse.unsqueeze(3)
-        g = self.R.flatten(2, 3).mT @ g.flatten(2, 3)  # (B, M, 3, N)
+        g = A.flatten(2, 3).mT @ g.flatten(2, 3)  # (B, M, 3, N)
         along = bone * (stretch / (length.square() * body.slack)).unsqueeze(3)
         joint_gradient = g.unflatten(-1, (T, J)).transpose(2, 3) + along @ body.incidence
         gradients = [pull - stretch.sum(2) / body.slack]

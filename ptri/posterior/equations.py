@@ -1,12 +1,14 @@
 """A static rig, moving joints, one body and biased keypoints: cost and normal equations, batched.
 
 Unknowns of each problem: the cameras of views 1 to V-1, the joints of every frame, and what all
-frames share: the log lengths of the body's bones and, where asked for, the bias of each view's
-keypoint of each joint. The normal equations have the shape of an arrow: a frame's joints are tied
-to the shared unknowns, and not to other frames.
+frames share: the log lengths of the body's bones and, where asked for, the focal length of each
+view and the bias of each view's keypoint of each joint. The normal equations have the shape of an
+arrow: a frame's joints are tied to the shared unknowns, and not to other frames.
 
 A camera moves by ``x_cam -> exp(w) (x_cam - c) + c + d`` about the person's centre c in its frame,
-which decouples rotation w (rad) from translation d (mm).
+which decouples rotation w (rad) from translation d (mm). A focal length that grows by ``e^f`` takes
+its camera away by as much, ``(e^f - 1) c_z``, so that the person stays as large in the picture;
+view 0, which stands at the origin, takes all else away.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ptri.geometry.rays import chi_square, expected_curvature, log_mixture, resp
 from ptri.geometry.rotations import skew, so3_exp
 from ptri.geometry.triangulation import camera_matrix, ray_moments, reproject, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
-from ptri.structures import Observations, constant
+from ptri.structures import Observations, Views, constant, take
 
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
@@ -39,18 +41,29 @@ class Bundle(NamedTuple):
 
     R: Tensor  # (N, V, 3, 3)
     t: Tensor  # (N, V, 3) mm
+    log_focal: Tensor  # (N, F) log of the focal lengths over those of K; F = V, 0: K is exact
     joints: Tensor  # (N, T, J, 3) mm, reference frame
     log_lengths: Tensor  # (N, bones)
 
+    @property
+    def views(self) -> Views:
+        return Views(*self[:3])
+
+    @property
+    def num_cameras(self) -> int:
+        """Unknowns of the cameras: F focal lengths, then six of each view but the first."""
+        return self.log_focal.shape[-1] + 6 * (self.t.shape[-2] - 1)
+
 
 class Errors(NamedTuple):
-    """How the keypoints of N problems err, beside their stated covariances."""
+    """How the keypoints and K of N problems err, beside the keypoints' stated covariances."""
 
     scale2: Tensor  # (N,) factor on the stated covariances
     tail: Tensor  # (N,) of the law around them, see `ptri.posterior.tails`
     bias2: Tensor  # (N,) variance of a bias's coordinate, in units of the view's stated noise
     bias: Tensor  # (N, V, J, 2) biases in these units; J = 0: none are modelled
     num_bias: Tensor  # (N,) effective number of parameters that the biases are
+    focal: Tensor  # (N, F, F) information of the log focal lengths about those of K; F = 0: exact
 
     @property
     def curvature(self) -> Tensor:
@@ -80,7 +93,8 @@ class Residuals(NamedTuple):
 
 
 class System(NamedTuple):
-    """Normal equations; G unknowns are shared: cameras, bones, biases, in this order."""
+    """Normal equations; G unknowns are shared: focal lengths, cameras, bones, biases, in this
+    order."""
 
     frames: Tensor  # (N, T, 3J, 3J)
     coupling: Tensor  # (N, T, G, 3J)
@@ -91,11 +105,16 @@ class System(NamedTuple):
     weight: Tensor  # (N, T, V, J) in least squares, see `responsibility`
 
 
-def plain_errors(observations: Observations) -> Errors:
-    """Errors as stated: independent, unbiased, of scale one."""
+def plain_errors(observations: Observations, focal: Tensor | None = None) -> Errors:
+    """Errors as stated: independent, unbiased, of scale one.
+
+    Args:
+        focal: (F, F) information of the log focal lengths; None: K is exact.
+    """
     N, _, V = observations.inlier.shape[:3]
-    one = observations.xy.new_ones(N)
-    return Errors(one, USUAL_TAIL * one, one, observations.xy.new_zeros(N, V, 0, 2), 0 * one)
+    one, bias = observations.xy.new_ones(N), observations.xy.new_zeros(N, V, 0, 2)
+    focal = one.new_zeros(0, 0) if focal is None else focal
+    return Errors(one, USUAL_TAIL * one, one, bias, 0 * one, focal.to(one).expand(N, -1, -1))
 
 
 def noise_unit(observations: Observations) -> Tensor:
@@ -113,21 +132,55 @@ def person_centre(bundle: Bundle) -> Tensor:
     return (bundle.R @ centre[:, None, :, None]).squeeze(-1) + bundle.t
 
 
-def move_cameras(R: Tensor, t: Tensor, centre: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves the cameras of views 1.. by tangent vectors; view 0 stays.
+def move_cameras(views: Views, centre: Tensor, tangent: Tensor) -> Views:
+    """Moves the cameras by tangent vectors; view 0 stays in its place.
 
     Args:
-        R, t: (..., V, 3, 3), (..., V, 3). centre: (..., V, 3), pivots in the camera frames.
-        tangent: (..., 6 (V - 1)): for each view rotation (rad) and translation (mm).
+        views: (..., V, ...). centre: (..., V, 3), pivots in the camera frames.
+        tangent: (..., F + 6 (V - 1)): of each view the log focal length, where these are unknown,
+            and of each but the first rotation (rad) and translation (mm).
     """
-    step = tangent.unflatten(-1, (-1, 6))
+    R, t, log_focal = views
+    F = log_focal.shape[-1]
+    focal, step = tangent[..., :F], tangent[..., F:].unflatten(-1, (-1, 6))
     turn = so3_exp(step[..., :3])
     pivot = centre[..., 1:, :]
     moved_R = turn @ R[..., 1:, :, :]
     moved_t = (turn @ (t[..., 1:, :] - pivot).unsqueeze(-1)).squeeze(-1) + pivot + step[..., 3:]
+    if F:
+        moved_t = moved_t + dolly(focal, centre, moved_R)
     first_R = R[..., :1, :, :].expand(*moved_R.shape[:-3], 1, 3, 3)
     first_t = t[..., :1, :].expand(*moved_t.shape[:-2], 1, 3)
-    return torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
+    R, t = torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
+    return Views(R, t, log_focal + focal)
+
+
+def dolly(focal: Tensor, centre: Tensor, R: Tensor) -> Tensor:
+    """By how much views 1.. (..., V - 1, 3) mm move away as log focal lengths (..., V) grow.
+
+    Args:
+        centre: (..., V, 3), in the camera frames. R: (..., V - 1, 3, 3) of views 1...
+    """
+    away = torch.expm1(focal) * centre[..., 2]  # (..., V)
+    own = torch.nn.functional.pad(away[..., 1:, None], (2, 0))
+    return own - away[..., :1, None] * R[..., 2]
+
+
+def by_focal(camera: Tensor, centre: Tensor) -> Tensor:
+    """How points (N, V, ..., 3) mm in the camera frames move with their view's log focal length.
+
+    Args:
+        centre: (N, V, ..., 3), pivots in the camera frames.
+    """
+    depth = centre[..., 2:].expand(*camera.shape[:-1], 1).clone()
+    depth[:, 0] = 0.0  # view 0 stays
+    return torch.cat([camera[..., :2], depth], dim=-1)
+
+
+def moved_by_first(bundle: Bundle) -> Tensor:
+    """How the poses (N, 6 (V - 1)) of views 1.. move with view 0's log focal length."""
+    depth = person_centre(bundle)[:, :1, 2:]
+    return torch.nn.functional.pad(-depth * bundle.R[:, 1:, :, 2], (3, 0)).flatten(1)
 
 
 def misfits(
@@ -139,7 +192,7 @@ def misfits(
         Residuals (N, T, V, J, 2) over the view's stated noise; their squares (N, T, V, J) over the
         stated covariance; and their weight (N, T, V, J) in least squares.
     """
-    at = reproject(bundle.joints[None], observations, bundle.R[None], bundle.t[None])
+    at = reproject(bundle.joints[None], observations, *take(bundle.views.projection, None))
     unit = noise_unit(observations)[..., None, None]
     bias = errors.bias[:, None] if errors.bias.shape[2] else 0.0
     residual = at.error[0] + unit * bias
@@ -166,7 +219,10 @@ def residuals(bundle: Bundle, layout: Layout, errors: Errors, body: BodyPrior) -
     V = bundle.R.shape[1]
     camera = bundle.R.flatten(1, 2) @ bundle.joints.flatten(1, 2).mT  # (N, 3 V, P)
     camera = camera.unflatten(1, (V, 3)) + bundle.t.unsqueeze(-1)
-    residual = camera[:, :, :2] / camera[:, :, 2:].clamp_min(MIN_DEPTH) - layout.xy
+    projected = camera[:, :, :2] / camera[:, :, 2:].clamp_min(MIN_DEPTH)
+    if bundle.log_focal.shape[1]:
+        projected = projected * bundle.log_focal.exp()[..., None, None]
+    residual = projected - layout.xy
     if errors.bias.shape[2]:
         bias = errors.bias.mT.unsqueeze(-2).expand(N, V, 2, T, J).flatten(3)
         residual = residual + layout.unit.unsqueeze(2) * bias
@@ -186,17 +242,22 @@ def frame_costs(at: Residuals, layout: Layout, errors: Errors) -> Tensor:
 
 
 def total_cost(frames: Tensor, bundle: Bundle, errors: Errors, body: BodyPrior) -> Tensor:
-    """Negative log density (N,) from the frames' (N, T): with the body and the biases."""
+    """Negative log density (N,) from the frames' (N, T): with the body, the biases, and K."""
     deviation = bundle.log_lengths - body.mean
     lengths = ((deviation @ body.precision) * deviation).sum(1)
     biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
-    return frames.sum(1) + 0.5 * (lengths + biases)
+    return frames.sum(1) + 0.5 * (lengths + biases) + focal_cost(bundle.log_focal, errors.focal)
+
+
+def focal_cost(log_focal: Tensor, information: Tensor) -> Tensor:
+    """Negative log density (..., N) of log focal lengths (..., N, F), by information (N, F, F)."""
+    return 0.5 * torch.einsum("...ni,nij,...nj->...n", log_focal, information, log_focal)
 
 
 def robust_cost(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Tensor:
-    """Negative log density (N,) of keypoints, bones, body and biases at the noise's scale."""
+    """Negative log density (N,) of keypoints, bones, body, biases and K at the noise's scale."""
     layout = lay_out(observations, body)
     at = residuals(bundle, layout, errors, body)
     return total_cost(frame_costs(at, layout, errors), bundle, errors, body)
@@ -227,9 +288,12 @@ def linearise(
     u, v = x * inverse, y * inverse
     factor = weight / scale2
     curved = factor * errors.curvature[:, None, None]
-    information = layout.information * (curved * inverse.square())[:, :, None, None]
+    scale = inverse
+    if bundle.log_focal.shape[1]:
+        scale = inverse * bundle.log_focal.exp().unsqueeze(-1)
+    information = layout.information * (curved * scale.square())[:, :, None, None]
     moments = ray_moments(torch.stack([u, v], dim=-1), information.movedim(-1, 2))
-    px, py = (at.pull * (factor * inverse).unsqueeze(2)).unbind(2)
+    px, py = (at.pull * (factor * scale).unsqueeze(2)).unbind(2)
     gradient = torch.stack([px, py, -(u * px + v * py)], dim=2)  # (N, V, 3, P)
     stacked = moments.transpose(2, 3).flatten(1, 2)  # (N, 6 V, P)
     blocks = symmetric_to_matrix((camera_matrix(bundle.R) @ stacked).movedim(1, 0))
@@ -253,8 +317,8 @@ def system_at(
     """Gauss-Newton normal equations of keypoints and bone stretches at residuals."""
     N, T, J, _ = bundle.joints.shape
     V, num_bones, num_bias = bundle.R.shape[1], len(body.mean), errors.bias[0].numel()
-    num_cameras = 6 * (V - 1)
-    bones = slice(num_cameras, num_cameras + num_bones)
+    F, num_cameras = bundle.log_focal.shape[1], bundle.num_cameras
+    poses, bones = slice(F, num_cameras), slice(num_cameras, num_cameras + num_bones)
     linear = linearise(at, bundle, layout, errors, body)
     total = bones.stop + num_bias
     coupling = linear.frames.new_zeros(N, T, total, 3 * J)
@@ -269,9 +333,9 @@ def system_at(
     motion = torch.cat([-skew(offset.squeeze(-2)), eye.expand_as(Q)], dim=-1)
     camera_blocks = by_point.transpose(2, 3).flatten(3) @ motion.flatten(2, 3)  # (N, V-1, 6, 6)
     by_joint = (by_point.flatten(2, 3) @ bundle.R[:, 1:]).view(N, V - 1, T, J, 6, 3)
-    views = coupling[:, :, :num_cameras].view(N, T, V - 1, 6, J, 3)
+    views = coupling[:, :, poses].view(N, T, V - 1, 6, J, 3)
     views.copy_(by_joint.permute(0, 2, 1, 4, 3, 5))
-    blocks = shared[:, :num_cameras, :num_cameras].unflatten(2, (V - 1, 6)).unflatten(1, (V - 1, 6))
+    blocks = shared[:, poses, poses].unflatten(2, (V - 1, 6)).unflatten(1, (V - 1, 6))
     blocks.diagonal(dim1=1, dim2=3).copy_(camera_blocks.permute(0, 2, 3, 1))
     gradient = linear.gradient[:, 1:].mT  # (N, V-1, P, 3)
     torque = torch.linalg.cross(offset.squeeze(-2), gradient, dim=-1)
@@ -284,6 +348,8 @@ def system_at(
     if num_bias:
         # Columns of P^T L: the information's part of the moments, times the depth.
         factor = layout.unit * at.camera[:, :, 2].clamp_min(MIN_DEPTH)
+        if F:
+            factor = factor * (-bundle.log_focal).exp().unsqueeze(-1)
         m = linear.moments * factor.unsqueeze(-1)  # (N, V, P, 6)
         # (N, V, P, 2, 3) of both coordinates
         onto_camera = m[..., constant(((0, 1, 2), (1, 3, 4)), m.device)]
@@ -299,18 +365,38 @@ def system_at(
         rows = onto_camera[:, 1:].transpose(-1, -2)  # (N, V-1, P, 3, 2)
         arm = torch.linalg.cross(offset.mT.expand_as(rows), rows, dim=-2)
         mixed = torch.cat([arm, rows], dim=-2).unflatten(2, (T, J)).sum(2)  # (N, V-1, J, 6, 2)
-        cross = shared[:, :num_cameras, bones.stop :].unflatten(2, (V, J, 2))
+        cross = shared[:, poses, bones.stop :].unflatten(2, (V, J, 2))
         cross = cross.unflatten(1, (V - 1, 6))[:, :, :, 1:].diagonal(dim1=1, dim2=3)
         cross.copy_(mixed.permute(0, 3, 2, 4, 1))  # (N, 6, J, 2, V-1)
-        transposed = shared[:, bones.stop :, :num_cameras]
-        transposed.copy_(shared[:, :num_cameras, bones.stop :].mT)
+        transposed = shared[:, bones.stop :, poses]
+        transposed.copy_(shared[:, poses, bones.stop :].mT)
         weight = linear.weight * (layout.unit / errors.scale2[:, None, None])
         pull = (at.pull * weight.unsqueeze(2)).unflatten(-1, (T, J)).sum(3)  # (N, V, 2, J)
         gradients.append(pull.mT.flatten(1))
+    if F:
+        own = by_focal(at.camera.mT, person_centre(bundle).unsqueeze(2))  # (N, V, P, 3)
+        by_point = symmetric_to_matrix(linear.moments.movedim(-1, 0)) @ own.unsqueeze(-1)
+        by_joint = (by_point.squeeze(-1) @ bundle.R).view(N, V, T, J * 3)
+        coupling[:, :, :F] = by_joint.transpose(1, 2)
+        shared[:, :F, :F] = torch.diag_embed((by_point.squeeze(-1) * own).sum((2, 3)))
+        cross = shared[:, :F, poses].unflatten(2, (V - 1, 6))[:, 1:].diagonal(dim1=1, dim2=2)
+        cross.copy_((motion.mT @ by_point[:, 1:]).sum((2, 4)).mT)
+        if num_bias:
+            mixed = (onto_camera @ own.unsqueeze(-1)).view(N, V, T, J * 2).sum(2)
+            cross = shared[:, :F, bones.stop :].unflatten(2, (V, J * 2)).diagonal(dim1=1, dim2=2)
+            cross.copy_(mixed.mT)
+        shared[:, F:, :F] = shared[:, :F, F:].mT
+        gradients.insert(0, (own * linear.gradient.mT).sum((2, 3)))
+    gradient = torch.cat(gradients, dim=-1)
+    if F:
+        away = moved_by_first(bundle)
+        coupling[:, :, 0] += torch.einsum("ng,ntgk->ntk", away, coupling[:, :, poses])
+        gradient[:, 0] += (away * gradient[:, poses]).sum(1)
+        shared[:, 0] += torch.einsum("ng,ngk->nk", away, shared[:, poses])
+        shared[:, :, 0] += torch.einsum("ng,nkg->nk", away, shared[:, :, poses])
     chi2, weight = (
         value.unflatten(-1, (T, J)).transpose(1, 2) for value in (at.chi2, linear.weight)
     )
-    gradient = torch.cat(gradients, dim=-1)
     return System(linear.frames, coupling, shared, linear.frames_gradient, gradient, chi2, weight)
 
 
@@ -323,10 +409,11 @@ def normal_equations(
 
 
 def prior_information(errors: Errors, body: BodyPrior, num_cameras: int) -> Tensor:
-    """Information (N, G, G) of the priors on the shared unknowns: none on cameras."""
+    """Information (N, G, G) of the priors on the shared unknowns: none on the cameras' poses."""
     N, num_bones, num_bias = len(errors.scale2), len(body.mean), errors.bias[0].numel()
-    total = num_cameras + num_bones + num_bias
+    F, total = errors.focal.shape[1], num_cameras + num_bones + num_bias
     information = errors.scale2.new_zeros(N, total, total)
+    information[:, :F, :F] = errors.focal
     bones = slice(num_cameras, num_cameras + num_bones)
     information[:, bones, bones] = body.precision
     biases = information[:, bones.stop :, bones.stop :]
@@ -336,5 +423,6 @@ def prior_information(errors: Errors, body: BodyPrior, num_cameras: int) -> Tens
 
 def prior_deviation(bundle: Bundle, errors: Errors, body: BodyPrior) -> Tensor:
     """How far the shared unknowns are from their priors' means, (N, G)."""
-    cameras = bundle.t.new_zeros(len(bundle.t), 6 * (bundle.t.shape[1] - 1))
-    return torch.cat([cameras, bundle.log_lengths - body.mean, errors.bias.flatten(1)], dim=-1)
+    poses = bundle.t.new_zeros(len(bundle.t), 6 * (bundle.t.shape[1] - 1))
+    lengths = bundle.log_lengths - body.mean
+    return torch.cat([bundle.log_focal, poses, lengths, errors.bias.flatten(1)], dim=-1)

@@ -3,7 +3,7 @@
 Coordinates. A rig's size is known far less well than its shape, and shape is what the images see.
 So cameras are written as a shape q, displacements in the tangent space of the optimum that leave
 the size alone, and a log size x: ``t = exp(x) (t0 turned about the person + d)`` with d orthogonal
-to t0. Joints and bones follow x exactly.
+to t0. Joints and bones follow x exactly. Unknown focal lengths are part of the shape.
 
 An `Expansion` holds what `ptri.posterior.density` needs of an optimum for any number of hypotheses.
 """
@@ -24,12 +24,13 @@ from ptri.posterior.equations import (
     Bundle,
     Errors,
     System,
+    dolly,
     move_cameras,
     normal_equations,
     person_centre,
     prior_information,
 )
-from ptri.structures import Observations, constant
+from ptri.structures import Observations, Views, constant
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step
 MIN_LENGTH = 1.0  # mm, guards logarithms of lengths
@@ -42,6 +43,7 @@ class Expansion(NamedTuple):
 
     R: Tensor  # (B, V, 3, 3)
     t: Tensor  # (B, V, 3) mm
+    log_focal: Tensor  # (B, F) over the focal lengths of K
     centre: Tensor  # (B, V, 3) mm, pivots of the tangent space
     basis: Tensor  # (B, D, D - 1) of the displacements that leave the size alone
     joints: Tensor  # (B, T, 3, J) mm
@@ -63,6 +65,10 @@ class Expansion(NamedTuple):
     freedom: Tensor  # (B,) degrees of freedom of the noise scale
     scale2: Tensor  # (B,) squared noise scale that the residuals speak for
 
+    @property
+    def views(self) -> Views:
+        return Views(*self[:3])
+
 
 class _Around(NamedTuple):
     """The joint density around bundles (B, ...), coordinates of joints in the order (3, J)."""
@@ -82,7 +88,7 @@ class _Around(NamedTuple):
 
 def _around(observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior) -> _Around:
     B, T, V, J, _ = observations.xy.shape
-    num_cameras = 6 * (V - 1)
+    num_cameras = bundle.num_cameras
     system = normal_equations(bundle, observations, errors, body)
     # Coordinates (J, 3) to (3, J): the layout of the hypotheses.
     order = torch.arange(3 * J, device=bundle.R.device).view(J, 3).T.flatten()
@@ -105,7 +111,7 @@ def _around(observations: Observations, bundle: Bundle, errors: Errors, body: Bo
     factor = system.weight * curved / depth.square()
     moments = ray_moments(observations.xy, observations.information * factor[..., None, None])
     moments = moments.permute(0, 2, 4, 1, 3).reshape(B, 6 * V, T * J)
-    rays = (camera_matrix(bundle.R) @ moments).transpose(0, 1)
+    rays = (camera_matrix(bundle.views.projection[0]) @ moments).transpose(0, 1)
     taken = _trace(rays, _entries(taking.flatten(1, 2))).sum(-1)
     freedom = 2 * system.weight.sum((1, 2, 3)) - taken - num_cameras - errors.num_bias
     freedom = freedom.clamp_min(0.0)
@@ -155,7 +161,7 @@ def expand(
     observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior
 ) -> Expansion:
     """Expands the joint density around adjusted bundles (B, ...)."""
-    num_cameras = 6 * (bundle.R.shape[1] - 1)
+    F, num_cameras = bundle.log_focal.shape[1], bundle.num_cameras
     cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
     around = _around(observations, bundle, errors, body)
     system, coupling = around.system, around.coupling
@@ -173,12 +179,14 @@ def expand(
     diagonal = constant((1, 0, 0, 1, 0, 1), tied.device, tied.dtype)[:, None, None]
     tied = tied + MAX_SIGMA**-2 * diagonal
     by_view = system.weight / system.weight.sum(2, keepdim=True).clamp_min(1e-6)
-    size = torch.cat([torch.zeros_like(bundle.t[:, 1:]), bundle.t[:, 1:]], dim=-1).flatten(1)
+    size = torch.nn.functional.pad(bundle.t[:, 1:], (3, 0)).flatten(1)
+    size = torch.nn.functional.pad(size, (F, 0))
     basis = _complement(size)
     chart = torch.cat([basis, size.unsqueeze(-1)], dim=-1)
     return Expansion(
         R=bundle.R,
         t=bundle.t,
+        log_focal=bundle.log_focal,
         centre=person_centre(bundle),
         basis=basis,
         joints=bundle.joints.mT.contiguous(),
@@ -213,30 +221,34 @@ def _complement(direction: Tensor) -> Tensor:
     return (eye - 2 * u.unsqueeze(-1) * u.unsqueeze(-2))[..., :-1]
 
 
-def cameras_at(shape: Tensor, size: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
-    """Cameras R (..., B, V, 3, 3), t (..., B, V, 3) of coordinates (..., B, D - 1), (..., B)."""
+def cameras_at(shape: Tensor, size: Tensor, at: Expansion) -> Views:
+    """Cameras (..., B, V, ...) of coordinates (..., B, D - 1), (..., B)."""
     tangent = (at.basis @ shape.unsqueeze(-1)).squeeze(-1)
-    R, t = move_cameras(at.R, at.t, at.centre, tangent)
-    return R, t * size.exp()[..., None, None]
+    views = move_cameras(at.views, at.centre, tangent)
+    return views._replace(t=views.t * size.exp()[..., None, None])
 
 
-def coordinates_of(R: Tensor, t: Tensor, at: Expansion) -> tuple[Tensor, Tensor, Tensor]:
+def coordinates_of(views: Views, at: Expansion) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates of cameras (M, B, V, ...): the inverse of ``cameras_at``.
 
     Returns:
         Shape (M, B, D - 1), log size (M, B), and the log of the volume (M, B) that a unit of
         coordinates has in the measure of the density, Haar and mm.
     """
+    R, t, log_focal = views
     turn = R[:, :, 1:] @ at.R[:, 1:].mT  # (M, B, V-1, 3, 3)
     pivot = at.centre[:, 1:]
     turned = pivot + (turn @ (at.t[:, 1:] - pivot).unsqueeze(-1)).squeeze(-1)
+    focal = log_focal - at.log_focal
+    if focal.shape[-1]:
+        turned = turned + dolly(focal, at.centre, R[:, :, 1:])
     unit = at.t[:, 1:] / at.t[:, 1:].flatten(1).norm(dim=-1)[:, None, None]
     along = (unit * turned).sum((-1, -2)).clamp_min(MIN_LENGTH)
     # A rig that is mirrored through its reference has no size: it is taken as a very small one.
     size = ((unit * t[:, :, 1:]).sum((-1, -2)).clamp_min(MIN_LENGTH) / along).log()
     w = so3_log(turn)
     shift = t[:, :, 1:] * (-size).exp()[..., None, None] - turned
-    tangent = torch.cat([w, shift], dim=-1).flatten(-2)
+    tangent = torch.cat([focal, torch.cat([w, shift], dim=-1).flatten(-2)], dim=-1)
     shape = (at.basis.mT @ tangent.unsqueeze(-1)).squeeze(-1)
     volume = log_haar_density(w.norm(dim=-1)).sum(-1) + shift[0, 0].numel() * size + along.log()
     return shape, size, volume

@@ -18,14 +18,14 @@ from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import NOISE_PRIOR_COUNT, adjust
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.density import log_density
-from ptri.posterior.equations import Bundle, misfits
+from ptri.posterior.equations import Bundle, misfits, plain_errors
 from ptri.posterior.expansion import Expansion, cameras_at, coordinates_of, expand, residual_scale2
 from ptri.posterior.limbs import turn_limbs
 from ptri.posterior.noise import fit_errors
 from ptri.posterior.optima import Poses, adjust_starts, distinct_rows, flatten, strangeness
 from ptri.posterior.tails import fit_tail
 from ptri.posterior.width import Together, errors_together, widening
-from ptri.structures import MANY_FRAMES, Observations, constant, take, tree_map
+from ptri.structures import MANY_FRAMES, Observations, Views, constant, take, tree_map
 
 MAX_POLISH = 8.0  # standard deviations a step
 MIN_VIEWS = 1.5  # of a joint that counts, in responsibilities
@@ -33,7 +33,7 @@ FEW_VIEWS = 3  # up to so many may leave a limb's turn open
 INFLATION = 1.8  # factor on the Laplace covariance, for the proposal
 WIDE_ROTATION = 0.5  # rad, WIDE_SHIFT in mm: a camera nothing is known of, for the proposal only
 WIDE_SHIFT = 2000.0
-WIDE_SIZE = 0.5  # of the log size
+WIDE_SIZE = 0.5  # of the log size, and of log focal lengths
 # By how much of their length real detectors draw a person's bones wrongly, all together: standard
 # deviation that the size has beside what the bones' law says.
 SIZE_SIGMA = 0.11
@@ -75,8 +75,7 @@ class Modes(NamedTuple):
     size; the log noise scale.
     """
 
-    R: Tensor  # (B, K, V, 3, 3)
-    t: Tensor  # (B, K, V, 3) mm
+    views: Views  # (B, K, V, ...)
     mean: Tensor  # (B, K, D + 1)
     chol: Tensor  # (B, K, D + 1, D + 1) factor of the Laplace covariance
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
@@ -93,6 +92,7 @@ def find_modes(
     settings: PosteriorConfig,
     poses: Poses | None = None,
     worth: float | None = None,
+    focal: Tensor | None = None,
 ) -> tuple[Modes, Evidence]:
     """Adjusts every start and keeps the best distinct optima.
 
@@ -101,16 +101,19 @@ def find_modes(
         starts: (B, C, ...) candidate cameras, joints and log lengths.
         worth: of an image, see `ptri.structures.Detector`.
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
+        focal: (F, F) information of the log focal lengths about those of K; None: K is exact.
     """
     T, V = observations.xy.shape[1:3]
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
     fixed = tree_map(torch.detach, observations)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
     starts = tree_map(lambda value: value.detach().to(fixed.xy), starts)
+    if focal is not None and not starts.log_focal.shape[-1]:
+        starts = starts._replace(log_focal=starts.t.new_zeros(*starts.t.shape[:2], V))
 
     # 1 every start to its optimum, of which the best are kept. Copies of the best one are not
     # worked out again: N of the B K modes are, and every mode takes its rows from `source`.
-    optima = adjust_starts(fixed, starts, body, settings, poses)
+    optima = adjust_starts(fixed, starts, body, settings, poses, focal)
     K = optima.R.shape[1]
     copy = (optima.R[:, :1] == optima.R).flatten(2).all(-1)
     copy[:, 0] = False
@@ -121,7 +124,7 @@ def find_modes(
 
     # 2 to the end. Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if T >= MANY_FRAMES else (1, 0)
-    bundle, errors = adjust(seen, bundle, body, *steps)
+    bundle, errors = adjust(seen, bundle, body, *steps, plain_errors(seen, focal))
     tail = fit_tail(misfits(bundle, seen, errors)[1], seen.inlier, errors.scale2)
     errors = errors._replace(tail=tail[best][rig])
     bundle, errors = adjust(seen, bundle, body, 2, 0, errors)
@@ -160,17 +163,16 @@ def find_modes(
         excess = expansions.chart.mT @ together.excess @ expansions.chart
         size = expansions.information[:, -1] * (SIZE_SIGMA * together.joints.sqrt())[:, None]
         excess = excess + size.unsqueeze(2) * size.unsqueeze(1)
-        wider = widening(expansions.information, excess, _widest(excess) ** -2)
+        wider = widening(expansions.information, excess, _widest(expansions) ** -2)
     chol, failed = _laplace(expansions)
 
     # 6 from the optimum of the joint density to that of the marginal, and its mass
-    R, t, mean, value = _polish(expansions, chol, seen, body)
+    views, mean, value = _polish(expansions, chol, seen, body)
     pose = -strangeness(bundle, poses, rig)
     mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
     mass = mass.masked_fill(copy, -torch.inf)
     modes = Modes(
-        R[source],
-        t[source],
+        take(views, source),
         mean[source],
         chol[source],
         mass,
@@ -200,7 +202,7 @@ def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     N, D = at.information.shape[:2]
     eye = torch.eye(D, dtype=at.t.dtype, device=at.t.device)
     # Nothing is less certain than this; where the keypoints say less, that is reported.
-    wide = _widest(at.information)
+    wide = _widest(at)
     told = at.information * wide * wide[:, None]
     told = told.nan_to_num(0.0, 0.0, 0.0)
     failed = torch.linalg.eigvalsh(told)[:, 0] < 1.0
@@ -213,10 +215,11 @@ def _laplace(at: Expansion) -> tuple[Tensor, Tensor]:
     return full * math.sqrt(INFLATION), failed
 
 
-def _widest(like: Tensor) -> Tensor:
+def _widest(at: Expansion) -> Tensor:
     """Standard deviations (D,) of shape and log size beyond which nothing is uncertain."""
-    wide = ((WIDE_ROTATION,) * 3 + (WIDE_SHIFT,) * 3) * (like.shape[-1] // 6)
-    return constant((*wide[:-1], WIDE_SIZE), like.device, like.dtype)
+    focal = (WIDE_SIZE,) * at.log_focal.shape[1]
+    wide = ((WIDE_ROTATION,) * 3 + (WIDE_SHIFT,) * 3) * (at.t.shape[1] - 1)
+    return constant((*focal, *wide[:-1], WIDE_SIZE), at.t.device, at.t.dtype)
 
 
 def noise_scale_sigma(at: Expansion) -> Tensor:
@@ -226,14 +229,14 @@ def noise_scale_sigma(at: Expansion) -> Tensor:
 
 def _polish(
     at: Expansion, chol: Tensor, observations: Observations, body: BodyPrior, num_steps: int = 10
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Views, Tensor, Tensor]:
     """Moves a mode from the optimum of the joint density to that of the marginal.
 
     Newton steps whose Hessian is the Laplace information; a step that does not raise the target is
     quartered. Over many frames the two optima differ by a few standard deviations.
 
     Returns:
-        Cameras R (B, V, 3, 3) and t (B, V, 3), coordinates (B, D + 1), log density (B,) of them.
+        Cameras (B, V, ...), coordinates (B, D + 1), log density (B,) of them.
     """
     position = chol.new_zeros(chol.shape[:-1])
     length, value, slope = torch.ones_like(position[:, 0]), None, None
@@ -241,8 +244,8 @@ def _polish(
         trial = position if value is None else position + _newton(chol, slope) * length[:, None]
         with torch.enable_grad():
             trial = trial.detach().requires_grad_()
-            R, t = cameras_of(trial, at)
-            shape, size, volume = coordinates_of(R[None], t[None], at)
+            views = cameras_of(trial, at)
+            shape, size, volume = coordinates_of(take(views, None), at)
             new = log_density(shape, size, trial[None, :, -1], at, observations, body)[0]
             new = (new + volume)[0]
             new = new + (trial.shape[-1] - 2) * trial[:, -1]
@@ -256,23 +259,23 @@ def _polish(
         slope = torch.where(better[:, None], gradient, slope)
         value = torch.where(better, new, value)
         length = torch.where(better, length, length / 4)
-    return *cameras_of(position, at), position, value
+    return cameras_of(position, at), position, value
 
 
-def cameras_of(coordinates: Tensor, at: Expansion) -> tuple[Tensor, Tensor]:
+def cameras_of(coordinates: Tensor, at: Expansion) -> Views:
     """Cameras of coordinates (..., B, D + 1)."""
     shape = coordinates[..., :-2] * coordinates[..., -1:].exp()
     return cameras_at(shape, coordinates[..., -2], at)
 
 
 def coordinates_around(
-    R: Tensor, t: Tensor, log_scale: Tensor, expansions: Expansion
+    views: Views, log_scale: Tensor, expansions: Expansion
 ) -> tuple[Tensor, Tensor]:
     """Coordinates (m, B, K, D + 1) around every mode, and the log of their volume (m, B, K)."""
     B = log_scale.shape[1]
     K = len(expansions.t) // B
-    R, t, scale = (value.repeat_interleave(K, dim=1) for value in (R, t, log_scale))
-    shape, size, volume = coordinates_of(R, t, expansions)
+    views, scale = tree_map(lambda v: v.repeat_interleave(K, dim=1), (views, log_scale))
+    shape, size, volume = coordinates_of(views, expansions)
     x = torch.cat([shape * (-scale).exp().unsqueeze(-1), torch.stack([size, scale], -1)], dim=-1)
     volume = volume + shape.shape[-1] * scale
     return x.unflatten(1, (B, K)), volume.unflatten(1, (B, K))

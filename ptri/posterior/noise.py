@@ -72,7 +72,7 @@ def _fit_bias(
     """
     num_bias = errors.bias[0].numel()
     system = normal_equations(bundle, observations, errors, body)
-    num_cameras = 6 * (bundle.t.shape[1] - 1)
+    num_cameras = bundle.num_cameras
     chol, _ = torch.linalg.cholesky_ex(system.frames)
     right = torch.cat([system.coupling, system.frames_gradient.unsqueeze(2)], dim=2)
     reduced = (system.coupling @ torch.cholesky_solve(right.mT, chol)).sum(1)

@@ -16,7 +16,7 @@ from ptri.geometry.rotations import rotation_angle
 from ptri.geometry.triangulation import reproject, robust_joints
 from ptri.posterior.adjust import adjust, median_scale2
 from ptri.posterior.body import BodyPrior
-from ptri.posterior.equations import Bundle, robust_cost
+from ptri.posterior.equations import Bundle, plain_errors, robust_cost
 from ptri.structures import MANY_FRAMES, Observations, evenly_spread, take, tree_map
 
 # A pose that is off by its stated error costs about one nat, one far off this many times a log.
@@ -41,10 +41,14 @@ def adjust_starts(
     body: BodyPrior,
     settings: PosteriorConfig,
     poses: Poses | None = None,
+    focal: Tensor | None = None,
 ) -> Bundle:
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
 
     A third of the iterations for every candidate, in a few of many frames; the rest for the best.
+
+    Args:
+        focal: (F, F) information of the log focal lengths; None: K is exact.
     """
     T = observations.xy.shape[1]
     few = evenly_spread(T, FIRST_FRAMES, observations.xy.device)
@@ -60,9 +64,9 @@ def adjust_starts(
         repeated = take(take(observations, rig), (slice(None), frames))
         flat = take(flatten(bundle), distinct)
         flat = flat._replace(joints=flat.joints[:, frames])
-        flat, errors = adjust(repeated, flat, body, iterations, wide)
+        flat, errors = adjust(repeated, flat, body, iterations, wide, plain_errors(repeated, focal))
         # All candidates of a rig are judged by the noise that the best of them leaves.
-        at = reproject(flat.joints[None], repeated, flat.R[None], flat.t[None])
+        at = reproject(flat.joints[None], repeated, *take(flat.views.projection, None))
         scale2 = median_scale2(at.chi2[0], repeated.inlier).clamp_min(1.0)
         errors = errors._replace(scale2=scale2[source].amin(1)[rig])
         cost = robust_cost(flat, repeated, errors, body)
@@ -103,7 +107,7 @@ def _triangulated(observations: Observations, bundle: Bundle, before: Tensor) ->
     """Joints (B, K, T, J, 3) mm from the images alone, under the cameras of bundles (B, K, ...);
     those that two views do not see move with the person."""
     K = bundle.R.shape[1]
-    cameras = flatten(bundle)[:2]
+    cameras = flatten(bundle).views.projection
     joints = robust_joints(_repeat(observations, K), *cameras, iterations=4)[0].joints[0]
     before = before.flatten(0, 1)
     moved = (joints - before).nanmedian(2, keepdim=True).values  # NaN in a frame that nobody sees

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ptri.posterior.modes import noise_scale_sigma
 from ptri.posterior.sampling import RigSolution, log_target
-from ptri.structures import Cameras, constant
+from ptri.structures import Cameras, Views, constant, tree_map
 
 NUM_NODES = 7  # at which the density of the noise's scale is evaluated
 NUM_SCALE_STEPS = 4  # towards its top, MAX_SCALE_STEP standard deviations at most each
@@ -24,28 +24,29 @@ def pose_loss(cameras: Cameras, solution: RigSolution) -> Tensor:
     The noise's scale is integrated out: Gauss-Hermite quadrature about the most probable one.
     """
     R, t = (value[None].to(solution.log_evidence) for value in (cameras.R, cameras.t))
+    views = Views(R, t, R.new_zeros(*R.shape[:2], 0))
     rule = np.polynomial.hermite.hermgauss(NUM_NODES)
     nodes, weights = (constant(tuple(v.tolist()), t.device, t.dtype) for v in rule)
-    place, width = _noise_scale_at(R, t, solution)
+    place, width = _noise_scale_at(views, solution)
     log_scale = place + width * 2**0.5 * nodes[:, None]  # (nodes, B)
-    many = (value.expand(NUM_NODES, *value.shape[1:]) for value in (R, t))
-    target = log_target(*many, solution.evidence, log_scale)[0]
+    many = tree_map(lambda value: value.expand(NUM_NODES, *value.shape[1:]), views)
+    target = log_target(many, solution.evidence, log_scale)[0]
     share = nodes.square() + weights.log() + 0.5 * math.log(2)
     truth = torch.logsumexp(target + share[:, None], dim=0) + width.log()
     return solution.log_evidence - truth
 
 
 @torch.no_grad()
-def _noise_scale_at(R: Tensor, t: Tensor, solution: RigSolution) -> tuple[Tensor, Tensor]:
+def _noise_scale_at(views: Views, solution: RigSolution) -> tuple[Tensor, Tensor]:
     """The most probable log noise scale (B,) of cameras (1, B, ...), over the best mode's, and its
     standard deviation (B,): Newton steps with differences for derivatives."""
     at = solution.evidence.best
     step = noise_scale_sigma(at)  # (B,)
     place, width = torch.zeros_like(step), step
     three = constant((-1, 0, 1), step.device, step.dtype)[:, None]
-    R, t = (value.expand(3, *value.shape[1:]) for value in (R, t))
+    views = tree_map(lambda value: value.expand(3, *value.shape[1:]), views)
     for _ in range(NUM_SCALE_STEPS):
-        low, middle, high = log_target(R, t, solution.evidence, place + three * step)[0]
+        low, middle, high = log_target(views, solution.evidence, place + three * step)[0]
         slope, bend = (high - low) / 2, (low + high - 2 * middle).clamp_max(-0.1)
         place = place + step * (-slope / bend).clamp(-MAX_SCALE_STEP, MAX_SCALE_STEP)
         width = step * (-bend).rsqrt()

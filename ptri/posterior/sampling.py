@@ -38,6 +38,8 @@ from ptri.structures import (
     MANY_FRAMES,
     Observations,
     RigPosterior,
+    Views,
+    cat,
     take,
     to_device,
     tree_map,
@@ -53,8 +55,7 @@ MIN_SHARE = 0.05  # of the samples, for every other mode: its mass is known roug
 
 
 def log_target(
-    R: Tensor,
-    t: Tensor,
+    views: Views,
     evidence: Evidence,
     log_scale: Tensor | None = None,
     owner: Tensor | None = None,
@@ -62,7 +63,7 @@ def log_target(
     """Log posterior density of M camera hypotheses for each rig, and their joints.
 
     Args:
-        R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
+        views: (M, B, V, ...).
         log_scale: (M, B) log of the noise over that of the best mode; None: equal to it.
         owner: (M, B) the mode whose expansion serves each hypothesis; None: the one that says
             most, since the structure given the cameras is the most probable one.
@@ -71,41 +72,41 @@ def log_target(
         (M, B) log density up to a constant per rig, of keypoints, bones and the single views' poses
         (these as at the mode); joints (M, B, T, J, 3) mm. Differentiable in the observations.
     """
-    (M, B), K = R.shape[:2], evidence.log_pose.shape[1]
-    log_scale = R.new_zeros(M, B) if log_scale is None else log_scale
-    hypotheses = (R, t, log_scale)
+    (M, B), K = views.R.shape[:2], evidence.log_pose.shape[1]
+    log_scale = views.R.new_zeros(M, B) if log_scale is None else log_scale
+    hypotheses, device = (views, log_scale), log_scale.device
     if owner is None:  # every hypothesis under every mode
-        at, rig = evidence.expansions, torch.arange(B, device=R.device).repeat_interleave(K)
+        at, rig = evidence.expansions, torch.arange(B, device=device).repeat_interleave(K)
         hypotheses = tree_map(lambda value: value[:, rig], hypotheses)
     else:
         rows = pack(owner, K)
         at, rig = take(evidence.expansions, rows.mode), rows.mode // K
         hypotheses = tree_map(lambda value: value.flatten(0, 1)[rows.sample], hypotheses)
-    shape, size, _ = coordinates_of(*hypotheses[:2], at)
+    shape, size, _ = coordinates_of(hypotheses[0], at)
     observations = take(evidence.observations, rig)
-    value, joints = log_density(shape, size, hypotheses[2], at, observations, evidence.body)
+    value, joints = log_density(shape, size, hypotheses[1], at, observations, evidence.body)
     if owner is not None:
         value, joints = (part.flatten(0, 1)[rows.place] for part in (value, joints))
         value, joints = value.view(M, B), joints.unflatten(0, (M, B))
         return value + evidence.log_pose.T.gather(0, owner), joints
     value, best = (value.unflatten(1, (B, K)) + evidence.log_pose).max(-1)
-    mode = torch.arange(B, device=R.device) * K + best  # (M, B)
-    return value, joints[torch.arange(M, device=R.device)[:, None], mode]
+    mode = torch.arange(B, device=device) * K + best  # (M, B)
+    return value, joints[torch.arange(M, device=device)[:, None], mode]
 
 
 @torch.no_grad()
 def sample(
     modes: Modes, evidence: Evidence, settings: PosteriorConfig, seed: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Views, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Adaptive multiple importance sampling.
 
     Returns:
-        R (M, B, V, 3, 3), t (M, B, V, 3), log noise scale (M, B), the mode (M, B) each was drawn
-        around; and three log densities (M, B) at the samples, over one measure: the target, the
-        deterministic mixture of all proposals, and Laplace's approximation to the target.
+        Cameras (M, B, V, ...), log noise scale (M, B), the mode (M, B) each was drawn around; and
+        three log densities (M, B) at the samples, over one measure: the target, the deterministic
+        mixture of all proposals, and Laplace's approximation to the target.
     """
     D = modes.mean.shape[-1]
-    dtype, device = modes.R.dtype, modes.R.device
+    dtype, device = modes.mean.dtype, modes.mean.device
     generator = torch.Generator().manual_seed(seed)
     relative = modes.log_mass - modes.log_mass.amax(1, keepdim=True)
     alive = relative > -NEGLIGIBLE
@@ -124,12 +125,12 @@ def sample(
         owner = (level[:, None, None] > shares.cumsum(1)[None, :, :-1]).sum(-1)  # (m, B)
         step = offsets.gather(2, owner[..., None, None].expand(-1, -1, 1, D)).squeeze(2)
         # 2 cameras, target, and coordinates around every mode
-        R, t, target = _evaluate(step, owner, evidence, rough)
-        x, volume = coordinates_around(R, t, step[..., -1], evidence.expansions)
-        rounds.append((R, t, step[..., -1], owner, target, x, volume))
+        views, target = _evaluate(step, owner, evidence, rough)
+        x, volume = coordinates_around(views, step[..., -1], evidence.expansions)
+        rounds.append((views, step[..., -1], owner, target, x, volume))
         proposals.append((proposal, shares))
         # 3 weights of all samples so far under the mixture of all proposals so far
-        *drawn, x, volume = (torch.cat(parts) for parts in zip(*rounds))
+        *drawn, x, volume = cat(rounds)
         mixture = torch.stack(
             [
                 torch.logsumexp(laws.student_t_log_prob(law, x) - volume + part.log(), dim=-1)
@@ -197,12 +198,12 @@ def _rough(evidence: Evidence) -> Evidence:
 
 def _evaluate(
     step: Tensor, owner: Tensor, evidence: Evidence, rough: Evidence
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Views, Tensor]:
     """Cameras and target of coordinates (m, B, D + 1) around their modes (m, B)."""
     K, num_points = evidence.log_pose.shape[1], evidence.observations.inlier[0].numel()
     rows = pack(owner, K)
     packed = step.flatten(0, 1)[rows.sample]  # (ROW, N, D + 1)
-    R, t = cameras_of(packed, take(evidence.expansions, rows.mode))
+    views = cameras_of(packed, take(evidence.expansions, rows.mode))
     shape, size = packed[..., :-2] * packed[..., -1:].exp(), packed[..., -2]
     coordinates = [part.float() for part in (shape, size, packed[..., -1])]
     values = []
@@ -213,13 +214,13 @@ def _evaluate(
         at, observations = take(rough.expansions, mode), take(rough.observations, mode // K)
         part = (value[:, some] for value in coordinates)
         values.append(log_density(*part, at, observations, rough.body)[0])
-    R, t, value = (
-        part.flatten(0, 1)[rows.place].unflatten(0, owner.shape)
-        for part in (R, t, torch.cat(values, dim=1))
+    views, value = tree_map(
+        lambda part: part.flatten(0, 1)[rows.place].unflatten(0, owner.shape),
+        (views, torch.cat(values, dim=1)),
     )
     # Cameras so far off that single precision overflows are impossible, not unknown.
     value = value.nan_to_num(nan=-torch.inf, neginf=-torch.inf)
-    return R, t, value.to(step) + evidence.log_pose.T.gather(0, owner)
+    return views, value.to(step) + evidence.log_pose.T.gather(0, owner)
 
 
 class RigSolution(NamedTuple):
@@ -242,6 +243,7 @@ def rig_posterior(
     seed: int = 0,
     poses: Poses | None = None,
     worth: float | None = None,
+    focal: Tensor | None = None,
 ) -> RigSolution:
     """Posterior of B rigs from T frames each.
 
@@ -251,21 +253,23 @@ def rig_posterior(
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
         poses: of single views; they weigh the modes against each other.
         worth: of an image, see `ptri.structures.Detector`.
+        focal: (V, V) information of the log focal lengths about those of K; None: K is exact.
 
     Returns:
         The posterior, whose log-weights are differentiable in the observations, with the evidence
         that ``log_target`` takes.
     """
-    modes, evidence = find_modes(observations, starts, body, settings, poses, worth)
-    R, t, log_scale, owner, target, log_mixture, laplace = sample(modes, evidence, settings, seed)
+    modes, evidence = find_modes(observations, starts, body, settings, poses, worth, focal)
+    views, log_scale, owner, target, log_mixture, laplace = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
-        target = log_target(R, t, evidence, log_scale, owner)[0]
+        target = log_target(views, evidence, log_scale, owner)[0]
     ratio = target - log_mixture
     log_evidence = torch.logsumexp(ratio, dim=0) - math.log(len(ratio))
     log_weights = _weights(target, laplace, log_mixture, evidence)
-    usual = R
+    usual = views.R
     if worth != 1:
-        given = R, t, log_scale, owner, log_weights, modes, evidence
-        R, t, usual = widened(*given, poses, seed)
-    posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()))
+        given = views, log_scale, owner, log_weights, modes, evidence
+        views, usual = widened(*given, poses, seed)
+    R, t, log_focal = views
+    posterior = RigPosterior(R, t, log_weights, _effective(log_weights.detach()), log_focal)
     return RigSolution(posterior, usual, modes, evidence, log_evidence, log_scale.T, owner.T)

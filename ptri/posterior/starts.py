@@ -53,7 +53,7 @@ def rig_starts(
             candidates.append(align_views(flipped, weight, 0 if view else min(1, V - 1)))
     R, t, joints = (torch.stack(parts, dim=1) for parts in zip(*candidates))
     lengths = body.mean.to(R).expand(B, R.shape[1], -1)
-    return Bundle(R, t, joints, lengths)
+    return Bundle(R, t, t.new_zeros(*t.shape[:2], 0), joints, lengths)
 
 
 def pooled_starts(
@@ -95,4 +95,4 @@ def _bundle(found: RigCandidate, stand_in: Bundle, body: BodyPrior) -> Bundle:
     relative = stand_in.joints - stand_in.joints.mean((-2, -3))
     joints = torch.where(torch.isnan(joints), middle + relative, joints)
     finite = torch.isfinite(joints).all() & torch.isfinite(t).all()
-    return where(finite, Bundle(R, t, joints, stand_in.log_lengths), stand_in)
+    return where(finite, stand_in._replace(R=R, t=t, joints=joints), stand_in)

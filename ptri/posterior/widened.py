@@ -7,13 +7,14 @@ import torch
 from scipy.stats import chi2
 from torch import Tensor
 
+from ptri.geometry.rays import refocused
 from ptri.geometry.rotations import so3_log
 from ptri.posterior.leave_one_out import fit_each_view
 from ptri.posterior.modes import Evidence, Modes, cameras_of, coordinates_around
-from ptri.posterior.moments import mean_cameras
+from ptri.posterior.moments import mean_views
 from ptri.posterior.optima import Poses
 from ptri.posterior.rows import pack
-from ptri.structures import take, to_device
+from ptri.structures import Views, take, to_device, tree_map
 
 FREEDOM = 3  # degrees of freedom of how much wider errors that go together make regions
 # Their variance is this share of what is known before, where the views agree, and so many times
@@ -23,8 +24,7 @@ SHARE, TURNED = 0.3, 2.5
 
 @torch.no_grad()
 def widened(
-    R: Tensor,
-    t: Tensor,
+    views: Views,
     log_scale: Tensor,
     owner: Tensor,
     log_weights: Tensor,
@@ -32,7 +32,7 @@ def widened(
     evidence: Evidence,
     poses: Poses | None,
     seed: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Views, Tensor]:
     """Samples (M, B, ...) moved away from their mode's mean as errors that go together ask for.
 
     How much wider is known roughly: what the moves add is scaled by the square root of an inverse
@@ -40,11 +40,11 @@ def widened(
     The mean stays.
 
     Returns:
-        R, t, and the rotations (M, B, V, 3, 3) as they would be whatever the views say.
+        Them, and the rotations (M, B, V, 3, 3) as they would be whatever the views say.
     """
     (M, B), K = log_scale.shape, modes.log_mass.shape[1]
     rig = torch.arange(B, device=owner.device)
-    x, _ = coordinates_around(R, t, log_scale, evidence.expansions)  # (M, B, K, D + 1)
+    x, _ = coordinates_around(views, log_scale, evidence.expansions)  # (M, B, K, D + 1)
     x = x.gather(2, owner[..., None, None].expand(-1, -1, 1, x.shape[-1])).squeeze(2)
     own = torch.nn.functional.one_hot(owner, K) * log_weights.exp().unsqueeze(-1)  # (M, B, K)
     own = own / own.sum(0).clamp_min(1e-30)  # guards a mode without samples
@@ -59,26 +59,25 @@ def widened(
     rows = pack(owner, K)
     expansions = take(evidence.expansions, rows.mode)
 
-    def cameras(further: Tensor) -> tuple[Tensor, Tensor]:
+    def cameras(further: Tensor) -> Views:
         moved = shape + further - middle(further)
         # In its log the size's mean stays; of the size itself it would grow with the width.
         grown = middle(moved[..., -1:].exp()) / middle(shape[..., -1:].exp()).clamp_min(1e-30)
         size = moved[..., -1:] - grown.clamp_min(1e-30).log()
         packed = torch.cat([moved[..., :-1], size, x[..., -1:]], dim=-1)
         found = cameras_of(packed.flatten(0, 1)[rows.sample], expansions)
-        return tuple(part.flatten(0, 1)[rows.place].unflatten(0, (M, B)) for part in found)
+        return tree_map(lambda part: part.flatten(0, 1)[rows.place].unflatten(0, (M, B)), found)
 
     usual = cameras(further)
-    scale = disagreement2(*usual, log_weights, evidence, poses).sqrt()[:, None]
+    scale = disagreement2(usual, log_weights, evidence, poses).sqrt()[:, None]
     scale = scale * to_device(_factors(M, seed).to(x.dtype), x.device)[:, None, None]
     # Not the size's: of it views cannot disagree.
     further = torch.cat([scale * further[..., :-1], further[..., -1:]], dim=-1)
     # Turned apart, cameras would have a mean nearer to the first view.
-    weights, (wide_R, wide_t) = log_weights.exp(), cameras(further)
-    (mean, place), (wide_mean, wide_place) = (
-        mean_cameras(*each, weights) for each in ((R, t), (wide_R, wide_t))
-    )
-    return wide_R @ (wide_mean.mT @ mean), wide_t + place - wide_place, usual[0]
+    weights, wide = log_weights.exp(), cameras(further)
+    mean, wide_mean = (mean_views(each, weights) for each in (views, wide))
+    R = wide.R @ (wide_mean.R.mT @ mean.R)
+    return wide._replace(R=R, t=wide.t + mean.t - wide_mean.t), usual.R
 
 
 def _factors(count: int, seed: int) -> Tensor:
@@ -90,7 +89,7 @@ def _factors(count: int, seed: int) -> Tensor:
 
 
 def disagreement2(
-    R: Tensor, t: Tensor, log_weights: Tensor, evidence: Evidence, poses: Poses | None
+    views: Views, log_weights: Tensor, evidence: Evidence, poses: Poses | None
 ) -> Tensor:
     """Factor (B,) on the variance that was added to cameras (M, B, V, ...), by how views disagree.
 
@@ -98,14 +97,13 @@ def disagreement2(
     of what it may be turned against them. One where no view can be fitted.
     """
     weights = log_weights.exp()
-    mean = mean_cameras(R, t, weights)
+    R, t, log_focal = mean_views(views, weights)
     joints = evidence.joints.nan_to_num()
-    left_out = fit_each_view(
-        evidence.observations, *mean, joints, evidence.weight, poses, evidence.scale2
-    )
+    observations = refocused(evidence.observations, log_focal)
+    left_out = fit_each_view(observations, R, t, joints, evidence.weight, poses, evidence.scale2)
     if left_out is None:
         return torch.ones_like(weights[0])
-    w = so3_log(mean[0].mT @ R)
+    w = so3_log(R.mT @ views.R)
     V = w.shape[2]
     w = (w - w.mean(2, keepdim=True)) * (V / (V - 1))  # against the mean of the others
     stated2 = torch.einsum("mb,mbvi->bv", weights, w.square())

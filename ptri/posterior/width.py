@@ -33,7 +33,9 @@ from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
     Bundle,
     Errors,
+    by_focal,
     misfits,
+    moved_by_first,
     noise_unit,
     normal_equations,
     person_centre,
@@ -69,13 +71,13 @@ def errors_together(
     body: BodyPrior,
     worth: float | None = None,
 ) -> Together:
-    """How the errors of N adjusted rigs go together; D = 6 (V - 1), displacements of the cameras.
+    """How the errors of N adjusted rigs go together; D displacements of the cameras.
 
     Args:
         worth: of an image, see `ptri.structures.Detector`; 1: errors are known to be independent.
     """
     if worth == 1:
-        zero, num_cameras = torch.zeros_like(errors.scale2), 6 * (bundle.t.shape[1] - 1)
+        zero, num_cameras = torch.zeros_like(errors.scale2), bundle.num_cameras
         return Together(zero, zero, zero + 1, zero.new_zeros(len(zero), num_cameras, num_cameras))
     known_pairs = USUAL_PAIRS if worth is None else KNOWN_PAIRS
     worth = errors.scale2.clamp(USUAL_WORTH, 1.0) if worth is None else worth
@@ -199,7 +201,7 @@ def _slopes(
         information (N, T, 3J, 3J) of the joints, the cameras' information (N, D, D).
     """
     V, J = observations.inlier.shape[2:]
-    num_bones, num_cameras = len(body.mean), 6 * (V - 1)
+    F, num_bones, num_cameras = bundle.log_focal.shape[1], len(body.mean), bundle.num_cameras
     system = normal_equations(bundle, observations, errors, body)
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(system.frames)[0])
     gain = system.coupling @ inverse  # (N, T, G, 3J)
@@ -219,13 +221,21 @@ def _slopes(
     columns += [-x * inverse_depth.square(), -y * inverse_depth.square()]
     projection = torch.stack(columns, -1).unflatten(-1, (3, 2)).mT
     rows = root @ projection  # (N, T, V, J, 2, 3), camera frame
+    if F:
+        rows = rows * bundle.log_focal.exp()[:, None, :, None, None, None]
     by_joint = rows @ bundle.R[:, None, :, None]
-    offset = camera - person_centre(bundle)[:, None, :, None]
-    motion = torch.cat([rows @ -skew(offset), rows], -1)[:, :, 1:]
-    moved = torch.einsum("ntvjcm,nvmd->ntvjcd", motion, follow[:, cameras].unflatten(1, (V - 1, 6)))
+    centre = person_centre(bundle)[:, None, :, None]
+    motion = torch.cat([rows @ -skew(camera - centre), rows], -1)[:, :, 1:]
+    poses = follow[:, F:num_cameras]
+    if F:
+        poses = poses + moved_by_first(bundle).unsqueeze(-1) * follow[:, :1]
+    moved = torch.einsum("ntvjcm,nvmd->ntvjcd", motion, poses.unflatten(1, (V - 1, 6)))
     followed = (gain.mT @ follow[:, None]).unflatten(2, (J, 3))  # (N, T, J, 3, D)
     slopes = -torch.einsum("ntvjck,ntjkd->ntvjcd", by_joint, followed)
     slopes[:, :, 1:] += moved
+    if F:
+        own = by_focal(camera.transpose(1, 2), centre.transpose(1, 2)).transpose(1, 2)
+        slopes += (rows @ own.unsqueeze(-1)) * follow[:, None, :F, None, None]
     if errors.bias.shape[2]:
         biases = follow[:, num_cameras + num_bones :].unflatten(1, (V, J, 2))
         unit = noise_unit(observations)[..., None, None, None]

@@ -122,7 +122,7 @@ def _write_cameras(folder: Path, solution: Solution) -> None:
 def _write_predictions(path: Path, solution: Solution) -> None:
     """Writes joints, keypoints, cameras and posterior samples of the solved views."""
     recording, estimate = solution.recording, solution.estimate
-    sample_R, sample_t, _ = resample(estimate.posterior, SAVED_SAMPLES)
+    sample_R, sample_t, *_ = resample(estimate.posterior, SAVED_SAMPLES)
     arrays = {
         "frame": recording.frames,
         "joints3d": estimate.body.joints3d,

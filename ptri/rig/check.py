@@ -34,6 +34,16 @@ class RigInput(NamedTuple):
     keypoints: Keypoints  # (T, V, J, ...) px, float64, J of the skeleton; NaN xy = not seen
     K: Tensor  # (T, V, 3, 3) px, float64, zero skew
     skeleton: Skeleton
+    # (T, V, S) what is not known of the log focal lengths: standard deviations by S independent
+    # sources, the same in all frames; None: K is exact
+    focal: Tensor | None = None
+
+    @property
+    def focal_information(self) -> Tensor | None:
+        """Information (V, V) of the log focal lengths about those of K; None: K is exact."""
+        if self.focal is None:
+            return None
+        return torch.linalg.inv(self.focal[0] @ self.focal[0].mT)
 
 
 def check_input(
@@ -43,8 +53,12 @@ def check_input(
     covariance=None,
     skeleton: str | Sequence[str] | Skeleton = "h36m17",
     device: torch.device | str | None = None,
+    focal=None,
 ) -> RigInput:
     """Checks and converts what `ptri.estimate_rig` is given; see there for shapes and units.
+
+    Args:
+        focal: (V, S), see `RigInput`; None: K is exact.
 
     Raises:
         UserError: anything that is wrong; the message says what, where, what was expected and how
@@ -81,8 +95,8 @@ def check_input(
     xy = torch.stack(
         [xy[..., 0] + shear[:, None] * (xy[..., 1] - K[:, None, 1, 2]), xy[..., 1]], dim=-1
     )
-    focal = K.diagonal(dim1=-2, dim2=-1)[:, None, :2]
-    ray = (xy - K[:, None, :2, 2]) / focal
+    lengths = K.diagonal(dim1=-2, dim2=-1)[:, None, :2]
+    ray = (xy - K[:, None, :2, 2]) / lengths
     _refuse(
         seen & (ray.abs().amax(-1) > MAX_RAY),
         "xy: more than 87 deg off the optical axis",
@@ -90,14 +104,17 @@ def check_input(
     )
     eye = torch.eye(2).to(xy)
     if covariance is None:
-        covariance = default_covariance(xy, KEYPOINT_NOISE, LEAST_NOISE * focal.mean((-1, -2)))
+        covariance = default_covariance(xy, KEYPOINT_NOISE, LEAST_NOISE * lengths.mean((-1, -2)))
     else:
         covariance = _check_covariance(covariance, seen, device)
         turn = eye.repeat(V, 1, 1, 1)  # (V, 1, 2, 2)
         turn[:, 0, 0, 1] = shear
         covariance = turn @ covariance @ turn.mT
     covariance = torch.where(seen[..., None, None], covariance, eye)
-    return RigInput(Keypoints(xy, covariance, confidence), K.expand(T, V, 3, 3), skeleton)
+    if focal is not None:
+        focal = _tensor(focal, "focal", device).expand(T, -1, -1)
+    keypoints = Keypoints(xy, covariance, confidence)
+    return RigInput(keypoints, K.expand(T, V, 3, 3), skeleton, focal)
 
 
 def doubt_input(given: RigInput, size=None) -> Verdict | None:

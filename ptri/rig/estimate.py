@@ -22,7 +22,7 @@ from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import find_model
 from ptri.posterior.equations import USUAL_TAIL
-from ptri.posterior.moments import posterior_mean, rotation_covariance
+from ptri.posterior.moments import at_mean_focal, posterior_mean, rotation_covariance
 from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.rig.check import (
@@ -222,7 +222,8 @@ def solve_cameras(
         times = times.to(given.K.device)
         start = None if partial or start is None else (start[0], start[1][:, frames])
         # 3 to 7
-        solution = solve(model, keypoints, chosen.K[None], options, seed, start=start, times=times)
+        extra = {"start": start, "times": times, "focal": chosen.focal_information}
+        solution = solve(model, keypoints, chosen.K[None], options, seed, **extra)
         posterior = tree_map(Tensor.double, solution.posterior)
         noise2, tail = (value[0].double() for value in keypoint_noise(solution.rig))
         verdict, sides = solution.verdicts[0].of_views(views), solution.sides
@@ -235,7 +236,7 @@ def solve_cameras(
             Code.FEW_KEYPOINTS, view, value=counts[view], limit=MIN_KEYPOINTS, rest=rest
         )
     if partial or not frames:
-        posterior = with_unknown(posterior, views, given.K, options.num_samples, seed)
+        posterior = with_unknown(posterior, views, given, options.num_samples, seed)
     posterior, scale = rescale(posterior, inside, views, frames, scale)
     return Solved(posterior, verdict, frames, sides, noise2, tail, scale)
 
@@ -252,7 +253,8 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     R, t = (part[0] for part in posterior_mean(posterior))
     joints = joints_under(given.keypoints, given.K, posterior, solved.noise2, solved.tail)
     known, K = take((known_joints(given), given.K), None)
-    body = take(body_under(model, known, K, posterior, solved.sides, frames=solved.frames), 0)
+    K, focused = at_mean_focal(K, posterior)
+    body = take(body_under(model, known, K, focused, solved.sides, frames=solved.frames), 0)
     away = posterior.t[:, 0] - t  # (M, V, 3)
     t_cov = torch.einsum("m,mvi,mvj->vij", posterior.log_weights[:, 0].exp(), away, away)
     rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
@@ -286,6 +288,7 @@ def solve(
     lifted: Lifted | None = None,
     start: tuple[Cameras, Tensor] | None = None,
     times: Tensor | None = None,
+    focal: Tensor | None = None,
 ) -> Solution:
     """The posterior of each rig's cameras from the keypoints of its frames, and its verdict.
 
@@ -299,6 +302,7 @@ def solve(
         start: cameras (B, V, ...) and joints (B, T, 17, 3) mm to start from besides the lifted
             ones.
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
+        focal: (V, V) information of the log focal lengths about those of K; None: K is exact.
 
     Returns:
         Samples (M, B, V, ...) in mm, view 0's frame; float64. Their log-weights are differentiable
@@ -326,7 +330,7 @@ def solve(
 
     # 6 posterior
     worth = detector.frame_worth if thorough else 1.0
-    rig = rig_posterior(observations, starts, body, options, seed, poses, worth)
+    rig = rig_posterior(observations, starts, body, options, seed, poses, worth, focal)
     if not thorough:
         return Solution(rig, [], sides)
 

@@ -16,7 +16,7 @@ from ptri.geometry.triangulation import (
     weighted_triangulation,
 )
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.moments import posterior_from_cameras, posterior_mean, resample
+from ptri.posterior.moments import mean_views, posterior_from_cameras, posterior_mean, resample
 from ptri.rig.detector import NUM_JOINTS, observe
 from ptri.skeleton import H36M17
 from ptri.structures import (
@@ -26,6 +26,7 @@ from ptri.structures import (
     Keypoints,
     Prediction,
     RigPosterior,
+    Views,
     cat,
     take,
     tree_map,
@@ -66,11 +67,11 @@ def joints_under(
         (T, J, 3) mm and (T, J, 3, 3) mm^2 in view 0's frame, float64, always finite: a joint that
         fewer than two views see lies near the person, within a covariance of `PERSON_SIGMA`.
     """
-    R, t, _ = resample(posterior, NUM_SAMPLES)
+    views = resample(posterior, NUM_SAMPLES).views
     parts = []
     for first in range(0, len(K), CHUNK):
         part, part_K = take((keypoints, K), (None, slice(first, first + CHUNK)))
-        given = joints_given(part, part_K, posterior, R, t, noise2, tail)
+        given = joints_given(part, part_K, posterior, views, noise2, tail)
         mean, spread = _moments(given.joints)
         parts.append(Prediction(mean[0], (given.covariance.mean(0) + spread)[0]))
     return cat(parts)
@@ -87,8 +88,7 @@ def joints_given(
     keypoints: Keypoints,
     K: Tensor,
     posterior: RigPosterior,
-    R: Tensor,
-    t: Tensor,
+    views: Views,
     noise2: Tensor | float = 1.0,
     tail: Tensor | None = None,
 ) -> Triangulation:
@@ -97,7 +97,7 @@ def joints_given(
     Args:
         keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
         posterior: its mean decides which keypoints are outliers.
-        R, t: (M, B, V, 3, 3), (M, B, V, 3) mm.
+        views: (M, B, V, ...).
         noise2: squared factor on the keypoints' stated standard deviations; one, or broadcast
             against (B, T, V, J, 2, 2).
         tail: of their law, one or broadcast against (B, T, V, J); None: a Gaussian.
@@ -105,8 +105,8 @@ def joints_given(
     Raises:
         ValueError: see `normalise`.
     """
-    keypoints, K, R, t, posterior = tree_map(Tensor.double, (keypoints, K, R, t, posterior))
-    mean = posterior_mean(posterior)
+    keypoints, K, views, posterior = tree_map(Tensor.double, (keypoints, K, views, posterior))
+    mean = mean_views(posterior.views, posterior.log_weights.exp()).projection
     observations = normalise(keypoints, K)
     points = robust_joints(observations, *mean, iterations=2)[0].joints[0]  # (B, T, J, 3)
     observations = observations._replace(information=observations.information / noise2)
@@ -125,7 +125,7 @@ def joints_given(
         weights = weigh(weighted_triangulation(observations, *mean, *weights, *prior).joints)
     if tail is not None:
         weights = weights[0] * expected_curvature(tail), weights[1]
-    return weighted_triangulation(observations, R, t, *weights, *prior)
+    return weighted_triangulation(observations, *views.projection, *weights, *prior)
 
 
 def _person(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -276,9 +276,9 @@ def _lean_on_lifted(model, keypoints, K, sides, fused) -> Prediction:
 
 def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction:
     keypoints, features = read_again(keypoints, K, posterior, model.detector, sides, features)
-    R, t, _ = resample(posterior, NUM_SAMPLES)
+    views = resample(posterior, NUM_SAMPLES).views
     named = Keypoints(*(value[:, :, :, :NUM_JOINTS] for value in keypoints))
-    joints = joints_given(named, K, posterior, R, t).joints  # (M, B, T, 17, 3)
+    joints = joints_given(named, K, posterior, views).joints  # (M, B, T, 17, 3)
     relative = joints - joints[..., H36M17.root, None, :]
     mean, spread = _moments(relative)
     nearest = (relative - mean).square().sum((2, 3, 4)).argsort(0)  # (M, B)
@@ -286,7 +286,7 @@ def _carried_body(model, keypoints, K, posterior, sides, features) -> Prediction
     central, other = ((rows, rigs) for rows in (nearest[0], nearest[len(nearest) // 2]))
 
     def fuse(sample: tuple[Tensor, Tensor], keypoints, K, features) -> Prediction:
-        cameras = posterior_from_cameras(Cameras(K, R[sample], t[sample]))
+        cameras = posterior_from_cameras(Cameras(K, *take(views, sample)[:2]))
         return model.fuse(keypoints, K, cameras, features)
 
     fused = fuse(central, keypoints, K, features)

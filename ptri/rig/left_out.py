@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
 from ptri.geometry.cameras import to_reference, transform
+from ptri.geometry.rays import refocused
 from ptri.geometry.resection import (
     Points,
     nearby_poses,
@@ -27,9 +28,10 @@ from ptri.geometry.resection import (
 )
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.equations import Bundle
-from ptri.posterior.moments import posterior_mean
+from ptri.posterior.moments import mean_views, posterior_mean
 from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution, rig_posterior
+from ptri.rig.check import RigInput
 from ptri.structures import Cameras, Observations, RigPosterior, take
 from ptri.verdict.figures import spread_deg
 from ptri.verdict.verdict import Code, Verdict
@@ -90,11 +92,18 @@ def _without(
     cameras = to_reference(Cameras(R, R[:, others], t[:, others]))
     moved = transform(joints, R[:, others[:1]], t[:, others[:1]])
     lengths = evidence.best.shared[rows, : len(evidence.body.mean)]
-    starts = Bundle(*(value[:, None] for value in (cameras.R, cameras.t, moved, lengths)))
+    _, _, log_focal = mean_views(posterior.views, posterior.log_weights.exp())
+    F, focal = log_focal.shape[-1], None
+    if F:
+        covariance = torch.linalg.inv(evidence.best.errors.focal[rows[0]])
+        focal = torch.linalg.inv(covariance[others][:, others])
+    chosen = log_focal[:, others if F else []]
+    parts = (cameras.R, cameras.t, chosen, moved, lengths)
+    starts = Bundle(*(value[:, None] for value in parts))
     seen = (value[:, :, others] for value in observations[:3])
     part = Observations(*seen, observations.held)
     poses = take(poses, np.s_[:, :, others])
-    again = rig_posterior(part, starts, evidence.body, options, seed, poses, worth)
+    again = rig_posterior(part, starts, evidence.body, options, seed, poses, worth, focal)
     new_R, _ = posterior_mean(again.posterior)
     angle = torch.rad2deg(rotation_angle(new_R @ cameras.R.mT))  # (1, V - 1), to the first
     # What the others say of themselves: the misfit widens the rig as a whole.
@@ -107,13 +116,20 @@ def _without(
     M, scale2 = len(again.posterior.R), again.evidence.scale2
     noise = torch.randn(M, 1, 6, generator=torch.Generator().manual_seed(seed), dtype=t.dtype)
     view_R, view_t = _resected(
-        observations, view, again.evidence.joints, start, scale2, noise.to(t.device)
+        refocused(observations, log_focal),
+        view,
+        again.evidence.joints,
+        start,
+        scale2,
+        noise.to(t.device),
     )
     all_R, all_t = R.new_empty(M, 1, V, 3, 3), t.new_empty(M, 1, V, 3)
     all_R[:, :, others], all_t[:, :, others] = again.posterior.R, again.posterior.t
     all_R[:, :, view], all_t[:, :, view] = view_R, view_t
     cameras = to_reference(Cameras(all_R, all_R, all_t))
-    return again.posterior._replace(R=cameras.R, t=cameras.t)
+    all_focal = log_focal.expand(M, -1, -1).clone()
+    all_focal[..., others if F else []] = again.posterior.log_focal
+    return again.posterior._replace(R=cameras.R, t=cameras.t, log_focal=all_focal)
 
 
 def _resected(
@@ -139,28 +155,38 @@ def _resected(
 
 
 def with_unknown(
-    posterior: RigPosterior | None, views: list[int], K: Tensor, num_samples: int, seed: int
+    posterior: RigPosterior | None,
+    views: list[int],
+    given: RigInput,
+    num_samples: int,
+    seed: int,
 ) -> RigPosterior:
     """The posterior (B = 1) of some views with all of the rig's, in view 0's frame.
 
     Args:
         posterior: of ``views``; None: of no view.
-        K: (..., V, 3, 3) of all views; gives the type and the device.
+        given: of all views; its K gives the type and the device.
         num_samples: where there is no posterior.
 
     Returns:
         The other views' cameras are draws from what they could be.
     """
-    M, V = num_samples if posterior is None else len(posterior.R), K.shape[-3]
+    M, V = num_samples if posterior is None else len(posterior.R), given.K.shape[1]
     generator = torch.Generator().manual_seed(seed)
     q = torch.randn(M, V, 4, generator=generator, dtype=torch.float64)
     t = UNKNOWN_SIGMA * torch.randn(M, V, 3, generator=generator, dtype=torch.float64)
-    R, t = roma.unitquat_to_rotmat(q / q.norm(dim=-1, keepdim=True)).to(K), t.to(K)
+    R, t = roma.unitquat_to_rotmat(q / q.norm(dim=-1, keepdim=True)).to(given.K), t.to(given.K)
+    log_focal = t.new_zeros(M, 1, 0)
+    if given.focal is not None:
+        root = given.focal[0]
+        normal = torch.randn(M, root.shape[1], generator=generator, dtype=torch.float64)
+        log_focal = (normal.to(root) @ root.mT).unsqueeze(1)
     log_weights, ess = t.new_full((M, 1), -math.log(M)), t.new_ones(1)
     if posterior is not None:
         R[:, views], t[:, views] = posterior.R[:, 0], posterior.t[:, 0]
         log_weights, ess = posterior.log_weights, posterior.ess
+        log_focal[..., views if log_focal.shape[-1] else []] = posterior.log_focal
     cameras = to_reference(Cameras(R, R, t))
     R, t = cameras.R.clone(), cameras.t.clone()
     R[:, 0], t[:, 0] = torch.eye(3).to(R), 0.0
-    return RigPosterior(R[:, None], t[:, None], log_weights, ess)
+    return RigPosterior(R[:, None], t[:, None], log_weights, ess, log_focal)

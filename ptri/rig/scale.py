@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ptri.errors import UserError
 from ptri.geometry.cameras import centres
+from ptri.posterior.moments import of_views
 from ptri.rig.check import RigInput, joints_to_h36m17
 from ptri.rig.joints import joints_given
 from ptri.skeleton import H36M17
@@ -108,9 +109,9 @@ def rescale(
         return posterior, scale
     if scale.views is None:
         part = take(given, frames[:: -(-len(frames) // SCALE_FRAMES)])
-        solved = posterior._replace(R=posterior.R[:, :, views], t=posterior.t[:, :, views])
-        samples = solved.R, solved.t
-        joints = joints_given(*take((part.keypoints, part.K), None), solved, *samples).joints[:, 0]
+        solved = of_views(posterior, views)
+        joints = joints_given(*take((part.keypoints, part.K), None), solved, solved.views)
+        joints = joints.joints[:, 0]
         seen = torch.isfinite(part.keypoints.xy).all(-1).sum(1) >= 2  # (T, J)
         joints = torch.where(seen[..., None], joints, torch.nan)
         measured = body_height(joints_to_h36m17(joints, given.skeleton))  # (M,)

@@ -79,8 +79,9 @@ def gather_starts(
     starts = rig_starts(lifted.joints3d.double(), trust, body, mirrored=thorough)
     if start is not None:
         cameras, joints = start
-        given = Bundle(cameras.R, cameras.t, joints, starts.log_lengths[:, 0])
-        starts = cat([starts, take(given, (slice(None), None))], 1)
+        given = take(starts, (slice(None), slice(1)))
+        R, t, joints = take((*cameras[1:], joints), (slice(None), None))
+        starts = cat([starts, given._replace(R=R, t=t, joints=joints)], 1)
     if thorough and keypoints.xy.shape[1] >= MANY_FRAMES:
         starts = cat([starts, pooled_starts(keypoints, K, starts, body, seed=seed)], 1)
     return _with_further_joints(starts, observations)

@@ -232,7 +232,7 @@ def _solved(
     K = K.expand(*read.xy.shape[:2], *K.shape[1:])
     best = estimate.solve(model, read, K, options, seed, thorough=False).rig.evidence.best
     num_bones = best.shared.shape[1] - best.errors.bias[0].numel()
-    return Bundle(best.R, best.t, best.joints.mT, best.shared[:, :num_bones])
+    return Bundle(*best.views, best.joints.mT, best.shared[:, :num_bones])
 
 
 def _adjusted(

@@ -130,7 +130,8 @@ def draw(
     samples = torch.from_numpy(rng.choice(len(group.R), count, replace=False))
     R, t = group.R[samples][:, rows], group.t[samples][:, rows]
     weights = torch.full((count, len(rows)), -math.log(count))
-    return scene, RigPosterior(R, t, weights, torch.full((len(rows),), float(count)))
+    ess = torch.full((len(rows),), float(count))
+    return scene, RigPosterior(R, t, weights, ess, t.new_zeros(count, len(rows), 0))
 
 
 def _settings(model: PoseModel, config: Config) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _solve(model: PoseModel, config: Config) -> list[dict[str, Any]]:
         scene = generate_batch(config, config.run.seed, step, size, views, frames, split="pool")
         keypoints, K = to_device((scene.keypoints, scene.K), device)
         solution = solve(model, keypoints, K, options, step)
-        R, t, _ = resample(solution.posterior, SAMPLES)
+        R, t, *_ = resample(solution.posterior, SAMPLES)
         group = Group(scene, R.float().cpu(), t.float().cpu())
         by_shape.setdefault((views, frames), []).append(group)
     model.train(was_training)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.posterior.moments import posterior_mean
+from ptri.geometry.rays import refocused
+from ptri.posterior.moments import mean_views, posterior_mean
 from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution
 from ptri.structures import Observations, RigPosterior, constant
@@ -56,7 +57,8 @@ def measure(
     seen = (observations.inlier > 0).sum((1, 3))  # (B, V)
     used = evidence.weight.sum((1, 3)) / seen.clamp_min(1)
     spread, several = spread_deg(posterior)
-    R, t = posterior_mean(posterior)
+    R, t, log_focal = mean_views(posterior.views, posterior.log_weights.exp())
+    observations = refocused(observations, log_focal)
     joints = evidence.joints.nan_to_num()
     given = observations, R, t, joints, evidence.weight, times
     examination = examine(*given, poses, evidence.scale2)
@@ -126,8 +128,10 @@ def finite(posterior: RigPosterior) -> tuple[RigPosterior, Tensor]:
     eye = torch.eye(3, dtype=R.dtype, device=R.device)
     R = torch.where(finite[:, None, None, None], R, eye)
     t = torch.where(finite[:, None, None], t, 0.0)
+    log_focal = torch.where(finite[:, None], posterior.log_focal, 0.0)
     log_weights = torch.where(finite, log_weights, -math.log(len(log_weights)))
-    return posterior._replace(R=R, t=t, log_weights=log_weights), finite
+    posterior = posterior._replace(R=R, t=t, log_weights=log_weights, log_focal=log_focal)
+    return posterior, finite
 
 
 def spread_deg(posterior: RigPosterior) -> tuple[Tensor, Tensor]:

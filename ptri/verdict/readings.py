@@ -187,7 +187,7 @@ def read_rigs(
         weights = torch.where(which[:, None], weight[..., flip], weight)
         starts.append(align_views(skeletons, weights, hub=(number + number // V) % V))
     R, t, joints = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*starts))  # (B C, ...)
-    bundle = Bundle(R, t, joints, body.mean.to(R).expand(B * C, -1))
+    bundle = Bundle(R, t, t.new_zeros(B * C, 0), joints, body.mean.to(R).expand(B * C, -1))
     stated = tree_map(lambda value: value.repeat_interleave(C, 0), named)
     reading = swapped.long().repeat(B, 1)[:, None, :, None].expand(-1, T, -1, 2)
     labelled = (torch.arange(C, device=eye.device) >= 2 * V).repeat(B)[:, None, None, None]

@@ -62,7 +62,7 @@ def write_pool(path: str | Path, clips: list[Clips], model: PoseModel, seed: int
         for first in range(0, len(scenes.K), size):
             scene = take(scenes, slice(first, first + size))
             posterior = solve(model, scene.keypoints, scene.K, options, seed).posterior
-            R, t, _ = resample(posterior, SAMPLES)
+            R, t, *_ = resample(posterior, SAMPLES)
             group = Group(scene, R.float(), t.float())
             by_shape.setdefault((views, length), []).append(group)
     groups = [join(parts) for parts in by_shape.values()]

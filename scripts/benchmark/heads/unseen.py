@@ -122,7 +122,7 @@ def solve(
     for first in range(0, count, size):
         scene = make_scenes(rig_set, config, seed, first, min(size, count - first))
         solution = estimate.solve(model, scene.keypoints, scene.K, config.posterior, seed)
-        R, t, _ = resample(solution.posterior, NUM_SAMPLES)
+        R, t, *_ = resample(solution.posterior, NUM_SAMPLES)
         groups.append(Group(scene, R.float(), t.float()))
         sides.append(solution.sides)
     solved = Solved(join(groups), cat(sides))
@@ -178,7 +178,7 @@ def _head_scores(model: PoseModel, solved: Solved, answered: Tensor) -> Scores:
         few, truth, sides = take((solved.group.scene, answered, solved.sides), part)
         R, t = solved.group.R[:, part], solved.group.t[:, part]
         level = torch.full(R.shape[:2], -float(np.log(len(R))))
-        posterior = RigPosterior(R, t, level, torch.ones(len(few.K)))
+        posterior = RigPosterior(R, t, level, torch.ones(len(few.K)), t.new_zeros(*t.shape[:2], 0))
         unknown = body_under(model, few.keypoints, few.K, posterior, sides)
         values = {"mpjpe": metrics.mpjpe(unknown.joints3d, few.joints3d)}
         values["answered"] = metrics.mpjpe(unknown.joints3d, truth)

@@ -50,12 +50,12 @@ def solve(model: PoseModel, options: PosteriorConfig, cases: Cases, seed: int = 
     seconds = time.perf_counter() - start
     posterior = solution.posterior
     R, t = posterior_mean(posterior)
-    *cameras, log_weights = resample(posterior, NUM_SAMPLES)
+    samples = resample(posterior, NUM_SAMPLES)
     noise2, tail = estimate.keypoint_noise(solution.rig)
     noise = noise2.reshape(-1, 1, 1, 1, 1, 1), tail.reshape(-1, 1, 1, 1)
     # (M, B, T, J, ...)
-    joints, covariance = joints_given(cases.keypoints, cases.K, posterior, *cameras, *noise)
-    weights = log_weights.unsqueeze(-1).expand(joints.shape[:3])
+    joints, covariance = joints_given(cases.keypoints, cases.K, posterior, samples.views, *noise)
+    weights = samples.log_weights.unsqueeze(-1).expand(joints.shape[:3])
     samples = (value.flatten(1, 2) for value in (joints, about_root(covariance), weights))
     mean, spread = (value.unflatten(0, cases.K.shape[:2]) for value in mixture(*samples))
     accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
