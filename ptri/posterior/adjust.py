@@ -17,6 +17,7 @@ from ptri.posterior.equations import (
     Bundle,
     Errors,
     System,
+    carried,
     frame_costs,
     lay_out,
     move_cameras,
@@ -56,7 +57,7 @@ def adjust(
     Returns:
         The bundle and the errors at the end.
     """
-    num_cameras, num_bones = start.num_cameras, len(body.mean)
+    F, num_cameras, num_bones = start.log_focal.shape[1], start.num_cameras, len(body.mean)
     layout = lay_out(observations, body)
     bundle, errors = start, plain_errors(observations) if errors is None else errors
     at = residuals(bundle, layout, errors, body)
@@ -66,10 +67,15 @@ def adjust(
         current = errors
         if wide:
             scale2 = median_scale2(at.chi2, layout.inlier)
+            if F:  # a view whose lens is far off must not be taken for outliers
+                scale2 = median_scale2(at.chi2.flatten(0, 1), layout.inlier.flatten(0, 1))
+                scale2 = scale2.view(at.chi2.shape[:2]).amax(1)
             current = errors._replace(scale2=torch.maximum(errors.scale2, scale2))
         system = system_at(at, bundle, layout, current, body)
         step, structure = _solve(system, bundle, current, body, damping)
-        views = move_cameras(bundle.views, person_centre(bundle), step[:, :num_cameras])
+        centre, tangent = person_centre(bundle), step[:, :num_cameras]
+        views = move_cameras(bundle.views, centre, tangent)
+        structure = structure + carried(centre, tangent, F)[:, None, None]
         lengths, bias = step[:, num_cameras:].tensor_split([num_bones], dim=1)
         trial = Bundle(*views, bundle.joints + structure, bundle.log_lengths + lengths)
         biased = current._replace(bias=errors.bias + bias.view_as(errors.bias))
@@ -134,8 +140,12 @@ def _solve(
     prior = prior_information(errors, body, bundle.num_cameras)
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
     full = system.shared + prior
-    full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])
     complement = full - reduced[..., :-1]
+    F = errors.focal.shape[1]
+    scale = full.diagonal(dim1=-2, dim2=-1)
+    if F:
+        scale = torch.cat([complement.diagonal(dim1=-2, dim2=-1)[:, :F].clamp_min(1.0), scale[:, F:]], 1)
+    complement = complement + torch.diag_embed(scale * damping[:, None])
     remainder = system.shared_gradient - reduced[..., -1] + pull
     outer, _ = torch.linalg.cholesky_ex(complement)
     step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer)  # (N, G, 1)

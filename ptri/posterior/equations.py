@@ -6,9 +6,9 @@ view and the bias of each view's keypoint of each joint. The normal equations ha
 arrow: a frame's joints are tied to the shared unknowns, and not to other frames.
 
 A camera moves by ``x_cam -> exp(w) (x_cam - c) + c + d`` about the person's centre c in its frame,
-which decouples rotation w (rad) from translation d (mm). A focal length that grows by ``e^f`` takes
-its camera away by as much, ``(e^f - 1) c_z``, so that the person stays as large in the picture;
-view 0, which stands at the origin, takes all else away.
+which decouples rotation w (rad) from translation d (mm). A focal length that grows by a share g of
+itself takes its camera away by as much, ``g c_z``, so that the person stays as large in the
+picture; view 0, which stands at the origin, takes the joints and all other views away (`carried`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from ptri.structures import Observations, Views, constant, take
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
 STRUCTURE_SIGMA = 1e5
+LEAST_GROWTH = -0.9  # of a focal length in a step
 USUAL_TAIL = 0.1  # of a detector's errors, until the residuals say more
 
 
@@ -94,7 +95,7 @@ class Residuals(NamedTuple):
 
 class System(NamedTuple):
     """Normal equations; G unknowns are shared: focal lengths, cameras, bones, biases, in this
-    order."""
+    order. Joints are counted from where view 0's focal length carries them."""
 
     frames: Tensor  # (N, T, 3J, 3J)
     coupling: Tensor  # (N, T, G, 3J)
@@ -137,50 +138,54 @@ def move_cameras(views: Views, centre: Tensor, tangent: Tensor) -> Views:
 
     Args:
         views: (..., V, ...). centre: (..., V, 3), pivots in the camera frames.
-        tangent: (..., F + 6 (V - 1)): of each view the log focal length, where these are unknown,
-            and of each but the first rotation (rad) and translation (mm).
+        tangent: (..., F + 6 (V - 1)): of each view the focal length's growth, where these are
+            unknown, and of each but the first rotation (rad) and translation (mm).
     """
     R, t, log_focal = views
     F = log_focal.shape[-1]
-    focal, step = tangent[..., :F], tangent[..., F:].unflatten(-1, (-1, 6))
+    growth, step = tangent[..., :F], tangent[..., F:].unflatten(-1, (-1, 6))
     turn = so3_exp(step[..., :3])
     pivot = centre[..., 1:, :]
     moved_R = turn @ R[..., 1:, :, :]
     moved_t = (turn @ (t[..., 1:, :] - pivot).unsqueeze(-1)).squeeze(-1) + pivot + step[..., 3:]
     if F:
-        moved_t = moved_t + dolly(focal, centre, moved_R)
+        moved_t = moved_t + dolly(growth, centre, moved_R)
     first_R = R[..., :1, :, :].expand(*moved_R.shape[:-3], 1, 3, 3)
     first_t = t[..., :1, :].expand(*moved_t.shape[:-2], 1, 3)
     R, t = torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
-    return Views(R, t, log_focal + focal)
+    return Views(R, t, log_focal + torch.log1p(growth.clamp_min(LEAST_GROWTH)))
 
 
-def dolly(focal: Tensor, centre: Tensor, R: Tensor) -> Tensor:
-    """By how much views 1.. (..., V - 1, 3) mm move away as log focal lengths (..., V) grow.
+def dolly(growth: Tensor, centre: Tensor, R: Tensor) -> Tensor:
+    """By how much views 1.. (..., V - 1, 3) mm move away as focal lengths grow by shares (..., V).
 
     Args:
         centre: (..., V, 3), in the camera frames. R: (..., V - 1, 3, 3) of views 1...
     """
-    away = torch.expm1(focal) * centre[..., 2]  # (..., V)
+    away = growth * centre[..., 2]  # (..., V)
     own = torch.nn.functional.pad(away[..., 1:, None], (2, 0))
     return own - away[..., :1, None] * R[..., 2]
 
 
+def carried(centre: Tensor, tangent: Tensor, num_focal: int) -> Tensor:
+    """By how much (..., 3) mm all joints move with view 0's focal length.
+
+    Args:
+        centre, tangent: as in `move_cameras`. num_focal: F.
+    """
+    if not num_focal:
+        return torch.zeros_like(centre[..., 0, :])
+    return torch.nn.functional.pad(tangent[..., :1] * centre[..., 0, 2:], (2, 0))
+
+
 def by_focal(camera: Tensor, centre: Tensor) -> Tensor:
-    """How points (N, V, ..., 3) mm in the camera frames move with their view's log focal length.
+    """How points (N, V, ..., 3) mm in the camera frames move with their view's focal length.
 
     Args:
         centre: (N, V, ..., 3), pivots in the camera frames.
     """
-    depth = centre[..., 2:].expand(*camera.shape[:-1], 1).clone()
-    depth[:, 0] = 0.0  # view 0 stays
+    depth = centre[..., 2:].expand(*camera.shape[:-1], 1)
     return torch.cat([camera[..., :2], depth], dim=-1)
-
-
-def moved_by_first(bundle: Bundle) -> Tensor:
-    """How the poses (N, 6 (V - 1)) of views 1.. move with view 0's log focal length."""
-    depth = person_centre(bundle)[:, :1, 2:]
-    return torch.nn.functional.pad(-depth * bundle.R[:, 1:, :, 2], (3, 0)).flatten(1)
 
 
 def misfits(
@@ -388,12 +393,6 @@ def system_at(
         shared[:, F:, :F] = shared[:, :F, F:].mT
         gradients.insert(0, (own * linear.gradient.mT).sum((2, 3)))
     gradient = torch.cat(gradients, dim=-1)
-    if F:
-        away = moved_by_first(bundle)
-        coupling[:, :, 0] += torch.einsum("ng,ntgk->ntk", away, coupling[:, :, poses])
-        gradient[:, 0] += (away * gradient[:, poses]).sum(1)
-        shared[:, 0] += torch.einsum("ng,ngk->nk", away, shared[:, poses])
-        shared[:, :, 0] += torch.einsum("ng,nkg->nk", away, shared[:, :, poses])
     chi2, weight = (
         value.unflatten(-1, (T, J)).transpose(1, 2) for value in (at.chi2, linear.weight)
     )

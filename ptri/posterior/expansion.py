@@ -24,6 +24,7 @@ from ptri.posterior.equations import (
     Bundle,
     Errors,
     System,
+    carried,
     dolly,
     move_cameras,
     normal_equations,
@@ -173,6 +174,10 @@ def expand(
     )
     # d joints / d theta = -F^-1 (C_theta - C_rest^T towards)
     direct = gain[:, :, cameras] - towards.mT.unsqueeze(1) @ gain[:, :, rest]
+    centre = person_centre(bundle)
+    eye = torch.eye(num_cameras, dtype=centre.dtype, device=centre.device)
+    along = carried(centre.unsqueeze(1), eye, F)  # (B, D, 3)
+    direct = direct - along.repeat_interleave(bundle.joints.shape[2], dim=-1).unsqueeze(1)
     slope = torch.cat([-direct.transpose(1, 2).flatten(2), -towards.mT], dim=-1)
     precision = torch.linalg.inv_ex(around.covariance)[0].flatten(1, 2)
     tied = _positive_part(_entries(precision) - around.rays)
@@ -187,7 +192,7 @@ def expand(
         R=bundle.R,
         t=bundle.t,
         log_focal=bundle.log_focal,
-        centre=person_centre(bundle),
+        centre=centre,
         basis=basis,
         joints=bundle.joints.mT.contiguous(),
         shared=torch.cat([bundle.log_lengths, errors.bias.flatten(1)], dim=-1),
@@ -233,25 +238,25 @@ def coordinates_of(views: Views, at: Expansion) -> tuple[Tensor, Tensor, Tensor]
 
     Returns:
         Shape (M, B, D - 1), log size (M, B), and the log of the volume (M, B) that a unit of
-        coordinates has in the measure of the density, Haar and mm.
+        coordinates has in the measure of the density, Haar, mm and log focal length.
     """
     R, t, log_focal = views
     turn = R[:, :, 1:] @ at.R[:, 1:].mT  # (M, B, V-1, 3, 3)
     pivot = at.centre[:, 1:]
     turned = pivot + (turn @ (at.t[:, 1:] - pivot).unsqueeze(-1)).squeeze(-1)
-    focal = log_focal - at.log_focal
-    if focal.shape[-1]:
-        turned = turned + dolly(focal, at.centre, R[:, :, 1:])
+    growth = torch.expm1(log_focal - at.log_focal)
+    if growth.shape[-1]:
+        turned = turned + dolly(growth, at.centre, R[:, :, 1:])
     unit = at.t[:, 1:] / at.t[:, 1:].flatten(1).norm(dim=-1)[:, None, None]
     along = (unit * turned).sum((-1, -2)).clamp_min(MIN_LENGTH)
     # A rig that is mirrored through its reference has no size: it is taken as a very small one.
     size = ((unit * t[:, :, 1:]).sum((-1, -2)).clamp_min(MIN_LENGTH) / along).log()
     w = so3_log(turn)
     shift = t[:, :, 1:] * (-size).exp()[..., None, None] - turned
-    tangent = torch.cat([focal, torch.cat([w, shift], dim=-1).flatten(-2)], dim=-1)
+    tangent = torch.cat([growth, torch.cat([w, shift], dim=-1).flatten(-2)], dim=-1)
     shape = (at.basis.mT @ tangent.unsqueeze(-1)).squeeze(-1)
     volume = log_haar_density(w.norm(dim=-1)).sum(-1) + shift[0, 0].numel() * size + along.log()
-    return shape, size, volume
+    return shape, size, volume - (log_focal - at.log_focal).sum(-1)
 
 
 def _joint_blocks(matrix: Tensor, num_joints: int) -> Tensor:

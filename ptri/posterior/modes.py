@@ -81,6 +81,7 @@ class Modes(NamedTuple):
     log_mass: Tensor  # (B, K) log of the Laplace evidence, up to a constant per rig
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
     wider: Tensor  # (B, K, D, D) takes deviations of shape and size to those of errors together
+    shift: Tensor  # (B, K, D) from their optimum to that with errors together; 0: K is exact
     together: Together  # (B * K, ...)
 
 
@@ -152,9 +153,17 @@ def find_modes(
     # The adjustment counts three freedoms a joint; with bones it has fewer.
     errors = errors._replace(scale2=least(residual_scale2(seen, bundle, errors, body)))
 
-    # 5 the joint density expanded, and the cameras' Laplace covariance
+    # 5 the joint density expanded, and the cameras' Laplace covariance; from the optimum of the
+    # joint density to that of the marginal
     expansions = expand(seen, bundle, errors, body)
+    chol, failed = _laplace(expansions)
+    views, mean, value = _polish(expansions, chol, seen, body)
+
+    # 6 how much wider than their likelihood the cameras are. What Laplace's approximation makes of
+    # joints adds up over frames, and of two views that hardly differ it moves focal lengths by
+    # more than they are known: by so much they are doubted.
     together = errors_together(seen, bundle, errors, body, worth)
+    shift = torch.zeros_like(expansions.information[:, 0])
     if worth == 1:
         like = together.excess
         eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
@@ -163,11 +172,14 @@ def find_modes(
         excess = expansions.chart.mT @ together.excess @ expansions.chart
         size = expansions.information[:, -1] * (SIZE_SIGMA * together.joints.sqrt())[:, None]
         excess = excess + size.unsqueeze(2) * size.unsqueeze(1)
+        if focal is not None:
+            step = (expansions.information @ mean[:, :-1, None]).squeeze(-1)
+            step = step + _places(expansions, body)
+            shift = _within(excess, expansions, bundle.log_focal)[1]
+            excess = excess + step.unsqueeze(2) * step.unsqueeze(1)
+            excess = _within(excess, expansions, bundle.log_focal)[0]
         wider = widening(expansions.information, excess, _widest(expansions) ** -2)
-    chol, failed = _laplace(expansions)
 
-    # 6 from the optimum of the joint density to that of the marginal, and its mass
-    views, mean, value = _polish(expansions, chol, seen, body)
     pose = -strangeness(bundle, poses, rig)
     mass = (value + pose + chol.diagonal(dim1=-2, dim2=-1).log().sum(-1))[source]
     mass = mass.masked_fill(copy, -torch.inf)
@@ -178,6 +190,7 @@ def find_modes(
         mass,
         failed[best],
         wider[source],
+        shift[source],
         take(together, source.flatten()),
     )
     return modes, Evidence(observations, body, take(expansions, source.flatten()), pose[source])
@@ -220,6 +233,38 @@ def _widest(at: Expansion) -> Tensor:
     focal = (WIDE_SIZE,) * at.log_focal.shape[1]
     wide = ((WIDE_ROTATION,) * 3 + (WIDE_SHIFT,) * 3) * (at.t.shape[1] - 1)
     return constant((*focal, *wide[:-1], WIDE_SIZE), at.t.device, at.t.dtype)
+
+
+def _within(excess: Tensor, at: Expansion, log_focal: Tensor) -> tuple[Tensor, Tensor]:
+    """Excess variance (N, D, D) of the score with which K's prior counts in full, and the shift
+    (N, D) of the most probable cameras that this makes.
+
+    Keypoints that err together tell ``G = A (A + E)^-1 A`` (Godambe), with A without K's prior P;
+    the cameras' covariance is ``(G + P)^-1``. Their optimum z is that of A and P: without P it is
+    ``A^-1 P z`` away, and from there G and P lead back by more.
+    """
+    F, wide = at.log_focal.shape[1], _widest(at)
+    scale = wide * wide[:, None]
+    prior = torch.zeros_like(excess)
+    prior[:, :F, :F] = at.errors.focal
+    whole, prior, excess = (value * scale for value in (at.information, prior, excess))
+    eye = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
+    data = whole - prior
+    told = data @ torch.linalg.inv_ex(data + excess + eye)[0] @ data
+    covariance = torch.linalg.inv_ex(told + prior + eye)[0]
+    pull = (prior[..., :F] @ (log_focal / wide[:F]).unsqueeze(-1)).squeeze(-1)
+    beside = (excess @ torch.linalg.solve_ex(data + excess + eye, pull.unsqueeze(-1))[0])
+    shift = -(covariance @ beside).squeeze(-1) * wide
+    return (whole @ covariance @ whole - whole) / scale, shift
+
+
+def _places(at: Expansion, body: BodyPrior) -> Tensor:
+    """Slope (N, D) of the log density of the places where the person stands, by the shape."""
+    N, T, _, J = at.joints.shape
+    root = at.joints[..., body.free]  # (N, T, 3, free)
+    moves = at.slope[..., : T * 3 * J].unflatten(-1, (T, 3, J))[..., body.free]
+    along = (moves * (root / root.square().sum(2, keepdim=True)).unsqueeze(1)).sum((2, 3, 4))
+    return torch.nn.functional.pad(3 * along, (0, 1))
 
 
 def noise_scale_sigma(at: Expansion) -> Tensor:

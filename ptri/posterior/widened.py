@@ -20,6 +20,7 @@ FREEDOM = 3  # degrees of freedom of how much wider errors that go together make
 # Their variance is this share of what is known before, where the views agree, and so many times
 # the square of how far they turn against the others, over what is stated.
 SHARE, TURNED = 0.3, 2.5
+FOCAL_RANGE = (-1.5, 1.5)  # of log focal lengths about the mode
 
 
 @torch.no_grad()
@@ -53,18 +54,24 @@ def widened(
     def middle(value: Tensor) -> Tensor:
         return torch.einsum("mbk,mbd->bkd", own, value)[mode]
 
-    shape = x[..., :-1]
+    F, shape = views.log_focal.shape[-1], x[..., :-1]
+    if F:  # in the log, so that no lens is moved beyond zero
+        focal = torch.log1p(shape[..., :F] * x[..., -1:].exp()) * (-x[..., -1:]).exp()
+        shape = torch.cat([focal, shape[..., F:]], dim=-1)
     away = shape - middle(shape)
     further = (modes.wider[mode] @ away.unsqueeze(-1)).squeeze(-1) - away
     rows = pack(owner, K)
     expansions = take(evidence.expansions, rows.mode)
 
     def cameras(further: Tensor) -> Views:
-        moved = shape + further - middle(further)
+        moved = shape + modes.shift[mode] + further - middle(further)
         # In its log the size's mean stays; of the size itself it would grow with the width.
         grown = middle(moved[..., -1:].exp()) / middle(shape[..., -1:].exp()).clamp_min(1e-30)
         size = moved[..., -1:] - grown.clamp_min(1e-30).log()
         packed = torch.cat([moved[..., :-1], size, x[..., -1:]], dim=-1)
+        if F:
+            growth = torch.expm1((moved[..., :F] * x[..., -1:].exp()).clamp(*FOCAL_RANGE))
+            packed = torch.cat([growth * (-x[..., -1:]).exp(), packed[..., F:]], dim=-1)
         found = cameras_of(packed.flatten(0, 1)[rows.sample], expansions)
         return tree_map(lambda part: part.flatten(0, 1)[rows.place].unflatten(0, (M, B)), found)
 
@@ -75,6 +82,8 @@ def widened(
     further = torch.cat([scale * further[..., :-1], further[..., -1:]], dim=-1)
     # Turned apart, cameras would have a mean nearer to the first view.
     weights, wide = log_weights.exp(), cameras(further)
+    if F:
+        views = cameras(torch.zeros_like(further))
     mean, wide_mean = (mean_views(each, weights) for each in (views, wide))
     R = wide.R @ (wide_mean.R.mT @ mean.R)
     return wide._replace(R=R, t=wide.t + mean.t - wide_mean.t), usual.R

@@ -35,7 +35,6 @@ from ptri.posterior.equations import (
     Errors,
     by_focal,
     misfits,
-    moved_by_first,
     noise_unit,
     normal_equations,
     person_centre,
@@ -226,10 +225,8 @@ def _slopes(
     by_joint = rows @ bundle.R[:, None, :, None]
     centre = person_centre(bundle)[:, None, :, None]
     motion = torch.cat([rows @ -skew(camera - centre), rows], -1)[:, :, 1:]
-    poses = follow[:, F:num_cameras]
-    if F:
-        poses = poses + moved_by_first(bundle).unsqueeze(-1) * follow[:, :1]
-    moved = torch.einsum("ntvjcm,nvmd->ntvjcd", motion, poses.unflatten(1, (V - 1, 6)))
+    poses = follow[:, F:num_cameras].unflatten(1, (V - 1, 6))
+    moved = torch.einsum("ntvjcm,nvmd->ntvjcd", motion, poses)
     followed = (gain.mT @ follow[:, None]).unflatten(2, (J, 3))  # (N, T, J, 3, D)
     slopes = -torch.einsum("ntvjck,ntjkd->ntvjcd", by_joint, followed)
     slopes[:, :, 1:] += moved
