@@ -70,7 +70,7 @@ def test_normal_equations_are_the_slope_and_the_bend_of_the_cost():
     system = normal_equations(truth, observations, errors, body)
     prior = prior_information(errors, body, D)
     for rig in range(2):
-        bend = torch.autograd.functional.hessian(lambda x: cost(x, rig), here)
+        bend = torch.autograd.functional.hessian(lambda x, rig=rig: cost(x, rig), here)
         full = system.shared[rig] + prior[rig]
         joints = bend[D : D + 3 * J]
         scale = full.diagonal().sqrt()
@@ -79,7 +79,7 @@ def test_normal_equations_are_the_slope_and_the_bend_of_the_cost():
         by_joint = system.coupling[rig, 0]
         apart = (joints[:, shared].mT - by_joint) / scale[:, None]
         assert float(apart.abs().max()) < 4e-3 * float((by_joint / scale[:, None]).abs().max())
-        slope = torch.autograd.functional.jacobian(lambda x: cost(x, rig), here)
+        slope = torch.autograd.functional.jacobian(lambda x, rig=rig: cost(x, rig), here)
         pull = prior[rig] @ prior_deviation(truth, errors, body)[rig]
         expected = system.shared_gradient[rig] + pull
         assert float(((slope[shared] - expected) / scale).abs().max()) < 1e-2

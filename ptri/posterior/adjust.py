@@ -67,9 +67,6 @@ def adjust(
         current = errors
         if wide:
             scale2 = median_scale2(at.chi2, layout.inlier)
-            if F:  # a view whose lens is far off must not be taken for outliers
-                scale2 = median_scale2(at.chi2.flatten(0, 1), layout.inlier.flatten(0, 1))
-                scale2 = scale2.view(at.chi2.shape[:2]).amax(1)
             current = errors._replace(scale2=torch.maximum(errors.scale2, scale2))
         system = system_at(at, bundle, layout, current, body)
         step, structure = _solve(system, bundle, current, body, damping)
@@ -140,12 +137,8 @@ def _solve(
     prior = prior_information(errors, body, bundle.num_cameras)
     pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
     full = system.shared + prior
+    full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])
     complement = full - reduced[..., :-1]
-    F = errors.focal.shape[1]
-    scale = full.diagonal(dim1=-2, dim2=-1)
-    if F:
-        scale = torch.cat([complement.diagonal(dim1=-2, dim2=-1)[:, :F].clamp_min(1.0), scale[:, F:]], 1)
-    complement = complement + torch.diag_embed(scale * damping[:, None])
     remainder = system.shared_gradient - reduced[..., -1] + pull
     outer, _ = torch.linalg.cholesky_ex(complement)
     step = -torch.cholesky_solve(remainder.unsqueeze(-1), outer)  # (N, G, 1)

@@ -68,6 +68,13 @@ class Evidence(NamedTuple):
         return self.best.errors.scale2
 
 
+class FocalLengths(NamedTuple):
+    """What keypoints say of the focal lengths of V views, K's prior aside."""
+
+    log_focal: Tensor  # (..., F) over those of K; F = V, 0: K is exact
+    covariance: Tensor  # (..., F, F)
+
+
 class Modes(NamedTuple):
     """The K best local optima of each of B rigs, best first, and the law around each.
 
@@ -82,6 +89,7 @@ class Modes(NamedTuple):
     failed: Tensor  # (B,) bool, the best mode's information could not be factorised
     wider: Tensor  # (B, K, D, D) takes deviations of shape and size to those of errors together
     shift: Tensor  # (B, K, D) from their optimum to that with errors together; 0: K is exact
+    told: FocalLengths  # (B, K, ...)
     together: Together  # (B * K, ...)
 
 
@@ -163,7 +171,7 @@ def find_modes(
     # joints adds up over frames, and of two views that hardly differ it moves focal lengths by
     # more than they are known: by so much they are doubted.
     together = errors_together(seen, bundle, errors, body, worth)
-    shift = torch.zeros_like(expansions.information[:, 0])
+    shift, told = torch.zeros_like(expansions.information[:, 0]), _nothing(bundle.log_focal)
     if worth == 1:
         like = together.excess
         eye = torch.eye(like.shape[1], dtype=like.dtype, device=like.device)
@@ -175,9 +183,9 @@ def find_modes(
         if focal is not None:
             step = (expansions.information @ mean[:, :-1, None]).squeeze(-1)
             step = step + _places(expansions, body)
-            shift = _within(excess, expansions, bundle.log_focal)[1]
+            _, shift, _ = _within(excess, expansions, bundle.log_focal)
             excess = excess + step.unsqueeze(2) * step.unsqueeze(1)
-            excess = _within(excess, expansions, bundle.log_focal)[0]
+            excess, _, told = _within(excess, expansions, bundle.log_focal)
         wider = widening(expansions.information, excess, _widest(expansions) ** -2)
 
     pose = -strangeness(bundle, poses, rig)
@@ -191,6 +199,7 @@ def find_modes(
         failed[best],
         wider[source],
         shift[source],
+        take(told, source),
         take(together, source.flatten()),
     )
     return modes, Evidence(observations, body, take(expansions, source.flatten()), pose[source])
@@ -235,9 +244,11 @@ def _widest(at: Expansion) -> Tensor:
     return constant((*focal, *wide[:-1], WIDE_SIZE), at.t.device, at.t.dtype)
 
 
-def _within(excess: Tensor, at: Expansion, log_focal: Tensor) -> tuple[Tensor, Tensor]:
-    """Excess variance (N, D, D) of the score with which K's prior counts in full, and the shift
-    (N, D) of the most probable cameras that this makes.
+def _within(
+    excess: Tensor, at: Expansion, log_focal: Tensor
+) -> tuple[Tensor, Tensor, FocalLengths]:
+    """Excess variance (N, D, D) of the score with which K's prior counts in full, the shift (N, D)
+    of the most probable cameras that this makes, and what the keypoints say without that prior.
 
     Keypoints that err together tell ``G = A (A + E)^-1 A`` (Godambe), with A without K's prior P;
     the cameras' covariance is ``(G + P)^-1``. Their optimum z is that of A and P: without P it is
@@ -252,15 +263,24 @@ def _within(excess: Tensor, at: Expansion, log_focal: Tensor) -> tuple[Tensor, T
     data = whole - prior
     told = data @ torch.linalg.inv_ex(data + excess + eye)[0] @ data
     covariance = torch.linalg.inv_ex(told + prior + eye)[0]
-    pull = (prior[..., :F] @ (log_focal / wide[:F]).unsqueeze(-1)).squeeze(-1)
-    beside = (excess @ torch.linalg.solve_ex(data + excess + eye, pull.unsqueeze(-1))[0])
+    pull = prior[..., :F] @ (log_focal / wide[:F]).unsqueeze(-1)
+    beside = excess @ torch.linalg.solve_ex(data + excess + eye, pull)[0]
     shift = -(covariance @ beside).squeeze(-1) * wide
-    return (whole @ covariance @ whole - whole) / scale, shift
+    away = torch.linalg.solve_ex(data + eye, pull)[0].squeeze(-1) * wide
+    alone = torch.linalg.inv_ex(told + eye)[0] * scale
+    focal = FocalLengths(log_focal + away[:, :F], alone[:, :F, :F])
+    return (whole @ covariance @ whole - whole) / scale, shift, focal
+
+
+def _nothing(log_focal: Tensor) -> FocalLengths:
+    """Where nothing is said of focal lengths (N, F): the covariance is infinite."""
+    infinite = torch.full_like(log_focal, torch.inf)
+    return FocalLengths(log_focal, torch.diag_embed(infinite))
 
 
 def _places(at: Expansion, body: BodyPrior) -> Tensor:
     """Slope (N, D) of the log density of the places where the person stands, by the shape."""
-    N, T, _, J = at.joints.shape
+    T, _, J = at.joints.shape[1:]
     root = at.joints[..., body.free]  # (N, T, 3, free)
     moves = at.slope[..., : T * 3 * J].unflatten(-1, (T, 3, J))[..., body.free]
     along = (moves * (root / root.square().sum(2, keepdim=True)).unsqueeze(1)).sum((2, 3, 4))

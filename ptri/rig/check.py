@@ -13,6 +13,8 @@ from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
+from ptri.rig.arrays import as_tensor, picture_sizes
+from ptri.rig.lenses import EXACT, Lenses, find_lenses
 from ptri.skeleton import H36M17, Skeleton, find_skeleton, linear_map, map_joints
 from ptri.structures import Keypoints, cat, take
 from ptri.verdict.pictures import doubt_pictures
@@ -53,12 +55,12 @@ def check_input(
     covariance=None,
     skeleton: str | Sequence[str] | Skeleton = "h36m17",
     device: torch.device | str | None = None,
-    focal=None,
+    lenses: Lenses = EXACT,
 ) -> RigInput:
     """Checks and converts what `ptri.estimate_rig` is given; see there for shapes and units.
 
     Args:
-        focal: (V, S), see `RigInput`; None: K is exact.
+        K: None: by the lenses.
 
     Raises:
         UserError: anything that is wrong; the message says what, where, what was expected and how
@@ -67,7 +69,7 @@ def check_input(
     skeleton = find_skeleton(skeleton)
     if device is None:
         device = xy.device if isinstance(xy, Tensor) else "cpu"
-    xy = _tensor(xy, "xy", device)
+    xy = as_tensor(xy, "xy", device)
     if xy.ndim != 4 or xy.shape[-1] != 2:
         hint = "; add the frames' dimension with xy[None]" if xy.ndim == 3 else ""
         raise UserError(
@@ -83,6 +85,7 @@ def check_input(
             f"xy: {J} joints, but skeleton {skeleton.name!r} has {len(skeleton.joints)}; choose "
             "the skeleton of your keypoints or give a list of joint names"
         )
+    K, focal = find_lenses(K, V, lenses)
     K, shear = _check_intrinsics(K, V, device)
     there = ~torch.isnan(xy).any(-1)
     _check_units(torch.where(there[..., None], xy, torch.nan).abs(), K)
@@ -112,7 +115,7 @@ def check_input(
         covariance = turn @ covariance @ turn.mT
     covariance = torch.where(seen[..., None, None], covariance, eye)
     if focal is not None:
-        focal = _tensor(focal, "focal", device).expand(T, -1, -1)
+        focal = focal.to(K).expand(T, -1, -1)
     keypoints = Keypoints(xy, covariance, confidence)
     return RigInput(keypoints, K.expand(T, V, 3, 3), skeleton, focal)
 
@@ -130,13 +133,7 @@ def doubt_input(given: RigInput, size=None) -> Verdict | None:
         return None
     K = given.K[0]
     if size is not None:
-        size = _tensor(size, "size", K.device)
-        if size.shape not in ((2,), (len(K), 2)) or not bool((size >= 1).all()):
-            raise UserError(
-                "size: expected width and height in px, of all views (2,) or of each "
-                f"({len(K)}, 2), got {size.tolist()!r:.80}"
-            )
-        size = size.expand(len(K), 2)
+        size = picture_sizes(size, len(K), K.device)
     known = known_joints(given)
     xy, confidence = known.xy, known.confidence
     if given.skeleton != H36M17:
@@ -234,29 +231,6 @@ def check_numbers(
     return options, int(seed), int(max_frames)
 
 
-def _tensor(
-    value, name: str, device, shape: tuple[int, ...] | None = None, what: str = ""
-) -> Tensor:
-    """Any array of real numbers as float64, of a shape where one is given; ``what`` says whose."""
-    try:
-        if not isinstance(value, Tensor):
-            value = torch.as_tensor(np.asarray(value))
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{name}: not an array of numbers ({' '.join(str(error).split())[:80]}); give a NumPy "
-            "array or a torch tensor"
-        ) from None
-    if value.dtype == torch.bool or value.is_complex():
-        raise UserError(f"{name}: expected real numbers, got {value.dtype}")
-    if shape is not None and value.shape != shape:
-        hint = "; repeat it for every view" if value.shape == (3, 3) else ""
-        raise UserError(f"{name}: expected shape {shape}, {what}, got {tuple(value.shape)}{hint}")
-    try:
-        return value.detach().to(device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:  # no such device
-        raise UserError(f"device: {str(device)!r}: {str(error).splitlines()[0][:120]}") from None
-
-
 def _refuse(bad: Tensor, what: str, mend: str, words=("frame", "view", "joint")) -> None:
     """Raises where any entry is bad, and names the first one."""
     if bool(bad.any()):
@@ -293,7 +267,7 @@ def _check_units(distance: Tensor, K: Tensor) -> None:
 
 def _check_intrinsics(K, num_views: int, device) -> tuple[Tensor, Tensor]:
     """K (V, 3, 3) without skew, and the shear (V,) that takes the skew out of points."""
-    given = _tensor(K, "K", device, (num_views, 3, 3), "one per view of xy")
+    given = as_tensor(K, "K", device, (num_views, 3, 3), "one per view of xy")
     finite = torch.isfinite(given).flatten(1).all(1)
     below = given[:, 1, 0].abs() + given[:, 2, :2].abs().sum(-1)  # zero but for rounding
     corner = given[:, 2, 2]
@@ -322,7 +296,7 @@ def _check_confidence(confidence, there: Tensor, device) -> Tensor:
     if confidence is None:
         return there.double()
     what = "that of xy without its last dimension"
-    confidence = _tensor(confidence, "confidence", device, tuple(there.shape), what)
+    confidence = as_tensor(confidence, "confidence", device, tuple(there.shape), what)
     mend = "expected 0 (not seen) to 1 (certain); divide by the largest where a detector has scores"
     inside = (confidence >= 0) & (confidence <= 1)  # False for NaN
     _refuse(there & ~inside, "confidence: outside [0, 1]", mend)
@@ -331,7 +305,7 @@ def _check_confidence(confidence, there: Tensor, device) -> Tensor:
 
 def _check_covariance(covariance, seen: Tensor, device) -> Tensor:
     what = "a matrix (px^2) per keypoint"
-    covariance = _tensor(covariance, "covariance", device, (*seen.shape, 2, 2), what)
+    covariance = as_tensor(covariance, "covariance", device, (*seen.shape, 2, 2), what)
     finite = torch.isfinite(covariance).flatten(-2).all(-1)
     a, b, d, c = covariance.flatten(-2).unbind(-1)
     size = torch.maximum(a, c)

@@ -10,7 +10,7 @@ recordings, streams, training and the benchmark call these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,14 +37,26 @@ from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
 from ptri.rig.joints import body_under, joints_under
 from ptri.rig.left_out import with_unknown, without_misfits
+from ptri.rig.lenses import Lenses
 from ptri.rig.scale import HUMAN_BONES, Scale, known_length, rescale
 from ptri.rig.starts import gather_starts, lift_and_read
 from ptri.skeleton import Skeleton
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, take, tree_map
+from ptri.structures import (
+    MANY_FRAMES,
+    Cameras,
+    Keypoints,
+    Prediction,
+    RigPosterior,
+    take,
+    tree_map,
+)
 from ptri.system import one_thread
 from ptri.verdict.judge import MIN_KEYPOINTS, judge
+from ptri.verdict.lenses import lens_verdict, wrong_lenses
 from ptri.verdict.readings import Sides, apply_sides
 from ptri.verdict.verdict import Code, Verdict
+
+ROUNDS = 3  # of doubting focal lengths and solving again
 
 
 class RigEstimate(NamedTuple):
@@ -55,6 +67,8 @@ class RigEstimate(NamedTuple):
 
     R: Tensor  # (V, 3, 3) posterior mean
     t: Tensor  # (V, 3) mm, posterior mean
+    K: Tensor  # (V, 3, 3) px, as given; focal lengths that are not exact: posterior mean ...
+    focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
     # Joints of the skeleton that was given, triangulated from their own keypoints: what a detector
     # means by a joint stays so, and each joint says by itself how well it is known. For
     # measurements, and for joints that Human3.6M does not have.
@@ -119,7 +133,7 @@ class Solved(NamedTuple):
 
 def estimate_rig(
     xy,
-    K,
+    K=None,
     confidence=None,
     covariance=None,
     *,
@@ -128,18 +142,23 @@ def estimate_rig(
     num_iterations: int = 4,
     scale: Mapping[str, object] | None = None,
     size=None,
+    K_std: float | Sequence[float] | None = None,
+    camera: str | Sequence[str | None] | None = None,
+    group: Sequence[Hashable] | None = None,
     children: float = 0.0,
     seed: int = 0,
     device: torch.device | str | None = None,
     max_frames: int = 50,
     model: nn.Module | str | Path | None = None,
 ) -> RigEstimate:
-    """Poses of static cameras, and a person's joints, from 2D keypoints of known cameras' images.
+    """Poses of static cameras, and a person's joints, from 2D keypoints of their images.
 
     Args:
         xy: (T, V, J, 2) px in undistorted images, NaN = not seen; NumPy or torch. T >= 1 frames in
             order of time, V >= 2 views, which run in step.
-        K: (V, 3, 3) intrinsics, px; integer pixel coordinates are pixel centres.
+        K: (V, 3, 3) intrinsics, px; integer pixel coordinates are pixel centres. None: not known;
+            then give ``size`` and, where known, ``camera``. What the focal lengths turned out to be
+            is in the estimate.
         confidence: (T, V, J) in [0, 1], the chance that the keypoint is the joint; None: 1.
         covariance: (T, V, J, 2, 2) px^2; None: circular, 3 % of the person's extent in the view.
         skeleton: "h36m17", "coco17", "body25", "body25b", "mpii16" and others of
@@ -148,8 +167,14 @@ def estimate_rig(
         num_samples, num_iterations: of the adaptive importance sampling.
         scale: a known length, ``{"subject_height": mm}`` (standing) or
             ``{"camera_distance": (view, view, mm)}``; None: the lengths of human bones.
-        size: (V, 2) or (2,) px, width and height of the pictures. It serves only to notice mistakes
-            in K and xy; None: the principal points are taken to be in the middle.
+        size: (V, 2) or (2,) px, width and height of the pictures. Beside K it serves only to notice
+            mistakes in K and xy; None: the principal points are taken to be in the middle.
+        K_std: relative standard deviation of the focal lengths, one or one for each view; 0: K is
+            exact; None: 1 % of a given K, of a guessed one by what is known of the camera.
+        camera: devices by name, such as "iPhone14,5" or just "iPhone" (`ptri.rig.lenses`), one or
+            one for each view; None: not known. Views of one name have like focal lengths.
+        group: a label for each view; views of one label have like focal lengths. None: by their
+            devices.
         children: how likely the person is a child of 4 to 14 years, 0 to 1. Proportions then tell
             the size; at 0 a child comes out 10 to 20 % too tall, and the rig with it.
         seed: of the Monte-Carlo noise; equal seeds give equal bits on a machine.
@@ -167,7 +192,8 @@ def estimate_rig(
             where, what was expected and how to mend it.
     """
     # 1 check the input
-    given = check_input(xy, K, confidence, covariance, skeleton, device)
+    lenses = Lenses(size, K_std, camera, group)
+    given = check_input(xy, K, confidence, covariance, skeleton, device, lenses)
     doubt = doubt_input(given, size)
     known = known_length(scale, given.K.shape[1])
     numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
@@ -222,11 +248,13 @@ def solve_cameras(
         times = times.to(given.K.device)
         start = None if partial or start is None else (start[0], start[1][:, frames])
         # 3 to 7
-        extra = {"start": start, "times": times, "focal": chosen.focal_information}
-        solution = solve(model, keypoints, chosen.K[None], options, seed, **extra)
+        extra = {"start": start, "times": times}
+        problem = model, keypoints, chosen.K[None], options, seed
+        solution, wrong = _with_lenses(problem, chosen, extra)
         posterior = tree_map(Tensor.double, solution.posterior)
         noise2, tail = (value[0].double() for value in keypoint_noise(solution.rig))
-        verdict, sides = solution.verdicts[0].of_views(views), solution.sides
+        verdict, sides = solution.verdicts[0], solution.sides
+        verdict = lens_verdict(verdict, wrong, solution.posterior).of_views(views)
     if doubt is not None:
         verdict = doubt._replace(figures=verdict.figures)
     if partial:
@@ -239,6 +267,27 @@ def solve_cameras(
         posterior = with_unknown(posterior, views, given, options.num_samples, seed)
     posterior, scale = rescale(posterior, inside, views, frames, scale)
     return Solved(posterior, verdict, frames, sides, noise2, tail, scale)
+
+
+def _with_lenses(problem: tuple, given: RigInput, extra: dict) -> tuple[Solution, list[int]]:
+    """The solution of a rig, and its views whose focal lengths are not those of K.
+
+    Where there are any, it is solved again with these unknown.
+    """
+    information = given.focal_information
+    solution = solve(*problem, **extra, focal=information)
+    if information is None or len(given.K) < MANY_FRAMES:
+        return solution, []
+    prior, views = torch.linalg.inv(information), []
+    for _ in range(ROUNDS):
+        told = take(solution.rig.modes.told, (0, 0))
+        found, doubt = wrong_lenses(told, prior)
+        if found == views:
+            break
+        views = found
+        doubt = prior if doubt is None else doubt
+        solution = solve(*problem, **extra, focal=torch.linalg.inv(doubt))
+    return solution, views
 
 
 @torch.no_grad()
@@ -254,12 +303,17 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     joints = joints_under(given.keypoints, given.K, posterior, solved.noise2, solved.tail)
     known, K = take((known_joints(given), given.K), None)
     K, focused = at_mean_focal(K, posterior)
+    log_focal, weights = posterior.log_focal[:, 0], posterior.log_weights[:, 0].exp()
+    focal_std = torch.zeros_like(t[:, 0])
+    if log_focal.shape[-1]:
+        focal_std = (weights @ (log_focal - weights @ log_focal).square()).sqrt()
     body = take(body_under(model, known, K, focused, solved.sides, frames=solved.frames), 0)
     away = posterior.t[:, 0] - t  # (M, V, 3)
-    t_cov = torch.einsum("m,mvi,mvj->vij", posterior.log_weights[:, 0].exp(), away, away)
+    t_cov = torch.einsum("m,mvi,mvj->vij", weights, away, away)
     rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
     rest = solved.verdict, solved.scale, solved.frames
-    return RigEstimate(R, t, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
+    lenses = K[0, 0] if K.shape[1] else given.K[:0].new_zeros(*K.shape[2:]), focal_std
+    return RigEstimate(R, t, *lenses, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
 
 
 def keypoint_noise(rig: RigSolution) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ frame counts twice, and a stream ends where `ptri.estimate_rig` ends on the same
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.weights import find_model
-from ptri.posterior.moments import posterior_mean
+from ptri.posterior.moments import at_mean_focal, posterior_mean
 from ptri.rig.check import RigInput, check_input, check_numbers, doubt_input, known_joints
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import (
@@ -28,6 +28,7 @@ from ptri.rig.frames import (
     usable_frames,
     weighted_information,
 )
+from ptri.rig.lenses import Lenses
 from ptri.rig.scale import HUMAN_BONES, known_length
 from ptri.skeleton import Skeleton
 from ptri.structures import Cameras, cat, take
@@ -47,13 +48,16 @@ class RigFilter:
 
     def __init__(
         self,
-        K,
+        K=None,
         *,
         skeleton: str | Sequence[str] | Skeleton = "h36m17",
         num_samples: int = 512,
         num_iterations: int = 4,
         scale: Mapping[str, object] | None = None,
         size=None,
+        K_std: float | Sequence[float] | None = None,
+        camera: str | Sequence[str | None] | None = None,
+        group: Sequence[Hashable] | None = None,
         children: float = 0.0,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -64,15 +68,15 @@ class RigFilter:
         Args:
             K: (V, 3, 3) px.
             max_frames: frames kept; memory and the longest update grow with it.
-            skeleton, num_samples, num_iterations, scale, size, children, seed, device, model: as in
-                `ptri.estimate_rig`.
+            skeleton, num_samples, num_iterations, scale, size, K_std, camera, group, children,
+                seed, device, model: as in `ptri.estimate_rig`.
 
         Raises:
             ValueError: as `ptri.estimate_rig`.
         """
         self._numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
         self._K, self._skeleton, self._device, self._scale = K, skeleton, device, scale
-        self._model = model
+        self._model, self._lenses = model, Lenses(size, K_std, camera, group)
         self._size, self._known = size, HUMAN_BONES
         self._kept: RigInput | None = None  # N frames that say most
         self._when: Tensor | None = None  # (N,) their numbers, int64
@@ -102,7 +106,8 @@ class RigFilter:
         if getattr(xy, "ndim", 0) == 3:
             parts = (xy, confidence, covariance)
             xy, confidence, covariance = (None if p is None else p[None] for p in parts)
-        given = check_input(xy, self._K, confidence, covariance, self._skeleton, self._device)
+        kind = self._skeleton, self._device, self._lenses
+        given = check_input(xy, self._K, confidence, covariance, *kind)
         if self._solved is None:
             self._known = known_length(self._scale, given.K.shape[1])
             self._model = find_model(self._model, given.K.device)
@@ -162,6 +167,7 @@ def _start(kept: RigInput, solved: Solved) -> tuple[Cameras, Tensor] | None:
     factor = solved.scale.factor
     t = t / (1.0 if math.isnan(factor) else factor)  # the scale of the bones
     known, K = take((known_joints(kept), kept.K), None)
+    K, _ = at_mean_focal(K, solved.posterior)
     joints = robust_triangulation(known, Cameras(K, R, t))[0].joints3d
     middle = joints.nanmedian(dim=2, keepdim=True).values
     middle = torch.where(torch.isnan(middle), middle.nanmedian(dim=1, keepdim=True).values, middle)

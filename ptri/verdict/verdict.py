@@ -41,6 +41,15 @@ class Code(Enum):
         "bad input: all keypoints of {view} lie in the upper left quarter of its picture "
         "({place}); are they of a picture of half the size?"
     )
+    FOCAL_LENGTH = (
+        "bad input: the focal length of {view} seems to be {value:+.0%} off the one given, which "
+        "moves cameras without a trace; it was taken as unknown here: correct K, or give K_std"
+    )
+    FOCAL_LENGTHS = (
+        "bad input: the focal lengths of all views seem to be {value:+.0%} off those given, which "
+        "moves cameras without a trace; they were taken as unknown here: is K of pictures of "
+        "another size? Correct K, or give K_std"
+    )
     UPSIDE_DOWN = (
         "bad input: the person stands upside down in every view; is y counted upwards? If the "
         "cameras hang, turn their pictures"

@@ -1,0 +1,143 @@
+"""What is known of focal lengths: given, by the device's name, or from the picture's size alone.
+
+How far the log focal lengths may be from those of K is told as standard deviations by independent
+sources: a column for each view, and one for each group of views that have one kind of lens.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Hashable, Sequence
+from importlib import resources
+from numbers import Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ptri.errors import UserError
+from ptri.rig.arrays import picture_sizes
+
+GIVEN_STD = 0.01  # of a focal length that is given: what calibrations differ by
+# Over the picture's shorter side: of phones 1.18 to 1.50, of Human3.6M's cameras 1.15, of the HD
+# cameras of Panoptic 1.29.
+USUAL_FOCAL, UNKNOWN_STD = 1.25, 0.25
+DEVICE_STD = 0.03  # of a model's, by mode of recording and stabilisation
+# Of models that are not in the table: mean and standard deviation of the log over those that are.
+FAMILIES = {"iPhone": (1.274, 0.06), "iPad": (1.393, 0.06)}
+OWN_STD = 0.01  # by which lenses of one kind differ among each other
+LARGEST_STD = 1.0
+
+
+@functools.cache
+def devices() -> dict[str, dict]:
+    """Focal length over the picture's shorter side, and distortion, of each device by its name.
+
+    99 of Apple's, 720 x 1280 px video (OpenCap's intrinsics, Apache-2.0).
+    """
+    return json.loads(resources.files("ptri").joinpath("rig/devices.json").read_text())
+
+
+def device_focal(name: str) -> tuple[float, float]:
+    """Focal length over the picture's shorter side, and its relative standard deviation.
+
+    Raises:
+        UserError: an unknown device.
+    """
+    found = devices().get(name)
+    if found is not None:
+        return found["focal"], DEVICE_STD
+    for family, values in FAMILIES.items():
+        if str(name).startswith(family):
+            return values
+    known = ", ".join(list(devices())[40:44])
+    raise UserError(
+        f"camera: {name!r:.80} is no known device; expected a name such as {known}, or "
+        f"{' or '.join(FAMILIES)} for one of them; None where it is not known"
+    )
+
+
+class Lenses(NamedTuple):
+    """What a user says of the lenses, see `ptri.estimate_rig`."""
+
+    size: object = None  # px, of the pictures
+    K_std: float | Sequence[float] | None = None
+    camera: str | Sequence[str | None] | None = None
+    group: Sequence[Hashable] | None = None
+
+
+EXACT = Lenses(K_std=0.0)
+
+
+def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | None]:
+    """Intrinsics, and how far their focal lengths may be off.
+
+    Args:
+        K: (V, 3, 3) px, or None.
+
+    Returns:
+        K as given, else guessed; and standard deviations (V, S) of the log focal lengths by S
+        independent sources, None: K is exact.
+
+    Raises:
+        UserError: an argument is missing or wrong.
+    """
+    size, K_std, camera, group = lenses
+    V = num_views
+    cameras = [camera] * V if camera is None or isinstance(camera, str) else list(camera)
+    groups = [None] * V if group is None else list(group)
+    for name, values in (("camera", cameras), ("group", groups)):
+        if len(values) != V:
+            raise UserError(f"{name}: {len(values)} entries; expected one for each of {V} views")
+    if K is not None and camera is not None:
+        raise UserError("camera: K is given, too; give one of the two")
+    std = _standard_deviations(K_std, V)
+    if K is None:
+        K, usual = _guessed(size, cameras, V)
+        # Lenses of one model are alike, whichever model it is.
+        groups = [g if g is not None else name for g, name in zip(groups, cameras)]
+    else:
+        usual = [GIVEN_STD] * V
+    std = [usual[v] if std[v] is None else std[v] for v in range(V)]
+    if not any(std):
+        return K, None
+    if not all(std):
+        raise UserError("K_std: 0 for some views; give 0 for all, or a small number such as 0.001")
+    kinds = sorted({str(g) for g in groups if g is not None})
+    focal = torch.zeros(V, V + len(kinds), dtype=torch.float64)
+    for v, kind in enumerate(groups):
+        own = std[v] if kind is None else min(std[v], OWN_STD) / 2**0.5
+        focal[v, v] = own
+        if kind is not None:
+            focal[v, V + kinds.index(str(kind))] = math.sqrt(std[v] ** 2 - own**2)
+    return K, focal
+
+
+def _standard_deviations(K_std, num_views: int) -> list[float | None]:
+    values = [K_std] * num_views if K_std is None or isinstance(K_std, Real) else list(K_std)
+    for value in values:
+        number = value is None or (isinstance(value, Real) and not isinstance(value, bool))
+        if len(values) != num_views or not number or not 0 <= (value or 0) <= LARGEST_STD:
+            raise UserError(
+                f"K_std: {K_std!r:.80}; expected the relative standard deviation of focal lengths, "
+                f"0 (exact) to {LARGEST_STD:g}, one or one for each of {num_views} views"
+            )
+    return values
+
+
+def _guessed(size, cameras: list[str | None], num_views: int) -> tuple[Tensor, list[float]]:
+    """K (V, 3, 3) of pictures of a size, and the standard deviation of each log focal length."""
+    if size is None:
+        raise UserError(
+            "K: None, so that size is needed: width and height of the pictures in px, (2,) or "
+            f"({num_views}, 2)"
+        )
+    size = picture_sizes(size, num_views)
+    known = [(USUAL_FOCAL, UNKNOWN_STD) if c is None else device_focal(c) for c in cameras]
+    focal = size.amin(1) * torch.tensor([value for value, _ in known], dtype=torch.float64)
+    K = torch.eye(3, dtype=torch.float64).repeat(num_views, 1, 1)
+    K[:, 0, 0] = K[:, 1, 1] = focal
+    K[:, :2, 2] = (size - 1) / 2
+    return K, [std for _, std in known]
