@@ -15,6 +15,7 @@ from benchmark.detectors.cases import windows
 from benchmark.rig import cases as generated
 from ptri.errors import UserError
 from ptri.rig.check import RigInput, check_input
+from ptri.rig.lenses import Lenses
 from ptri.skeleton import H36M17, SKELETONS, Skeleton
 from ptri.structures import UNKNOWN_DETECTOR, Cameras, Detector, take
 
@@ -49,7 +50,9 @@ class Case(NamedTuple):
 
     def given(self) -> RigInput:
         """As `ptri.estimate_rig` checks and completes it."""
-        return check_input(self.xy, self.K, self.confidence, self.covariance, self.skeleton)
+        return check_input(
+            self.xy, self.K, self.confidence, self.covariance, self.skeleton, lenses=Lenses()
+        )
 
 
 def first_views(case: Case, count: int) -> Case:
