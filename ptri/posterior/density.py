@@ -99,8 +99,12 @@ def log_density(
     log_det = symmetric_inverse(entries)[1]
     length = state.log_length.new_zeros(B, M, T, J)
     length = length.index_copy(-1, body.child, state.log_length)
-    distance = joints[..., body.free].square().sum(3).clamp_min(MIN_LENGTH**2).log()
-    length = length.index_copy(-1, body.free, 0.5 * distance)  # (B, M, T, J)
+    if log_focal.shape[-1]:  # else the pictures fix the distance over the body's size
+        place = state.shared[..., :num_bones].mean(-1)[..., None, None]
+        place = place.expand(B, M, T, len(body.free))
+    else:
+        place = joints[..., body.free].square().sum(3).clamp_min(MIN_LENGTH**2).log() / 2
+    length = length.index_copy(-1, body.free, place)  # (B, M, T, J)
     volume = 0.5 * log_det.unflatten(-1, (T, J)) + 3 * length
     volume = (volume * at.observed.unsqueeze(1)).sum((-1, -2))
     person = (R @ joints.mean((2, 4))[:, :, None, :, None]).squeeze(-1) + t  # (B, M, V, 3)

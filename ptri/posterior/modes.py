@@ -168,8 +168,9 @@ def find_modes(
     views, mean, value = _polish(expansions, chol, seen, body)
 
     # 6 how much wider than their likelihood the cameras are. What Laplace's approximation makes of
-    # joints adds up over frames, and of two views that hardly differ it moves focal lengths by
-    # more than they are known: by so much they are doubted.
+    # joints adds up over frames, and where focal lengths are hardly known it moves them by more
+    # than that: there the optimum of the joint density is nearer to the truth (docs/decisions.md),
+    # and by that step both are doubted.
     together = errors_together(seen, bundle, errors, body, worth)
     shift, told = torch.zeros_like(expansions.information[:, 0]), _nothing(bundle.log_focal)
     if worth == 1:
@@ -182,10 +183,9 @@ def find_modes(
         excess = excess + size.unsqueeze(2) * size.unsqueeze(1)
         if focal is not None:
             step = (expansions.information @ mean[:, :-1, None]).squeeze(-1)
-            step = step + _places(expansions, body)
-            _, shift, _ = _within(excess, expansions, bundle.log_focal)
             excess = excess + step.unsqueeze(2) * step.unsqueeze(1)
-            excess, _, told = _within(excess, expansions, bundle.log_focal)
+            excess, shift, told = _within(excess, expansions, bundle.log_focal)
+            shift[:, :-1] -= mean[:, :-2]
         wider = widening(expansions.information, excess, _widest(expansions) ** -2)
 
     pose = -strangeness(bundle, poses, rig)
@@ -276,15 +276,6 @@ def _nothing(log_focal: Tensor) -> FocalLengths:
     """Where nothing is said of focal lengths (N, F): the covariance is infinite."""
     infinite = torch.full_like(log_focal, torch.inf)
     return FocalLengths(log_focal, torch.diag_embed(infinite))
-
-
-def _places(at: Expansion, body: BodyPrior) -> Tensor:
-    """Slope (N, D) of the log density of the places where the person stands, by the shape."""
-    T, _, J = at.joints.shape[1:]
-    root = at.joints[..., body.free]  # (N, T, 3, free)
-    moves = at.slope[..., : T * 3 * J].unflatten(-1, (T, 3, J))[..., body.free]
-    along = (moves * (root / root.square().sum(2, keepdim=True)).unsqueeze(1)).sum((2, 3, 4))
-    return torch.nn.functional.pad(3 * along, (0, 1))
 
 
 def noise_scale_sigma(at: Expansion) -> Tensor:

@@ -11,6 +11,15 @@ JSON, YAML and TOML hold the same tree::
         R: [[...], [...], [...]]    # optional reference, x_cam = R x_world + t
         t: [x, y, z]
 
+Where K is not known it is left out: the focal length is then found with the cameras. What is known
+of it is told by
+
+        camera: iPhone14,5          # the device, see ptri/rig/lenses.py; optional
+        K_std: 0.02                 # relative standard deviation of the focal length; optional
+        group: front                # cameras of one label have like focal lengths; optional
+
+Without a camera file the videos themselves tell names and sizes, ``recording.cameras`` the devices.
+
 ``cameras`` may also map names to entries. Pose2Sim's and Anipose's TOML files (one table per
 camera with ``size, matrix, distortions, rotation, translation``) and Qualisys' ``*.qca.txt`` are
 read as they are.
@@ -33,6 +42,8 @@ import yaml
 from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.recordings import qualisys
+from ptri.recordings.video_files import first_picture, videos_in
+from ptri.rig.lenses import GIVEN_STD, LARGEST_STD, Lenses, devices, find_lenses
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -58,6 +69,8 @@ class CameraEntry(NamedTuple):
     dist: np.ndarray  # (5,) OpenCV's k1 k2 p1 p2 k3
     R: np.ndarray | None  # (3, 3), x_cam = R x_world + t
     t: np.ndarray | None  # (3,) mm
+    K_std: float = GIVEN_STD  # relative standard deviation of the focal length
+    group: str | None = None  # cameras of one label have like focal lengths
 
 
 def read_cameras(path: str | Path) -> list[CameraEntry]:
@@ -91,7 +104,9 @@ def open_cameras(root: Path, options: RecordingConfig) -> list[CameraEntry]:
     if not root.is_dir():
         raise UserError(f"data.root: {root} is not a folder")
     path = _camera_file(root, options.intrinsics)
-    cameras = _select_views(read_cameras(path), options.views)
+    cameras = _of_videos(root, options) if path is None else read_cameras(path)
+    cameras = _select_views(_of_devices(cameras, options.cameras), options.views)
+    path = path or root
     if len(cameras) < 2:
         raise UserError(
             f"{path}: {len(cameras)} view chosen ({', '.join(camera.name for camera in cameras)}); "
@@ -106,8 +121,60 @@ def named_path(setting: str, root: Path) -> Path:
     return inside if inside.exists() and not Path(setting).exists() else Path(setting)
 
 
-def _camera_file(root: Path, setting: str) -> Path:
-    """The camera file of a recording: the one named by the setting, else one of a usual name."""
+def unknown_camera(
+    name: str, size: tuple[int, int], device: str | None, K_std: float | None = None
+) -> CameraEntry:
+    """A camera of which just the pictures' size, and perhaps the device, is known.
+
+    Raises:
+        UserError: an unknown device.
+    """
+    lenses = Lenses(size, K_std, device)
+    K, focal = find_lenses(None, 1, lenses)
+    std = 0.0 if focal is None else float(focal.norm())
+    dist = np.zeros(5)
+    if device in devices():
+        dist = np.array(devices()[device]["dist"])
+    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, device)
+
+
+def _of_videos(root: Path, options: RecordingConfig) -> list[CameraEntry]:
+    """Cameras of which only the videos tell."""
+    folder = root / "videos" if options.videos == "auto" else named_path(options.videos, root)
+    paths = videos_in(folder)
+    if len(paths) < 2:
+        raise UserError(
+            f"{root}: no camera file, and not two videos in {folder} that would tell the pictures' "
+            "sizes; put calibration.json (or .yaml, .toml) there with size and, where they are "
+            "known, K and dist of every camera, or set recording.intrinsics or recording.videos"
+        )
+    entries = []
+    for path in paths:
+        height, width = first_picture(path)[1].shape[:2]
+        entries.append(unknown_camera(path.stem, (width, height), None))
+    return entries
+
+
+def _of_devices(cameras: list[CameraEntry], given: dict[str, object]) -> list[CameraEntry]:
+    """The cameras with the devices' lenses in place of their own."""
+    given = {str(name): str(value) for name, value in given.items()}
+    unknown = sorted(set(given) - {camera.name for camera in cameras})
+    if unknown:
+        names = ", ".join(camera.name for camera in cameras)
+        raise UserError(f"recording.cameras: no camera {', '.join(unknown)}; there are {names}")
+    return [
+        unknown_camera(c.name, c.size, given[c.name])._replace(R=c.R, t=c.t)
+        if c.name in given
+        else c
+        for c in cameras
+    ]
+
+
+def _camera_file(root: Path, setting: str) -> Path | None:
+    """The camera file of a recording: the one named by the setting, else one of a usual name;
+    None: there is none, or none is wanted."""
+    if setting == "none":
+        return None
     if setting != "auto":
         path = named_path(setting, root)
         if not path.is_file():
@@ -121,10 +188,7 @@ def _camera_file(root: Path, setting: str) -> Path:
         others = sorted(path for path in others if path.name != PROJECT_FILE)
         if files or len(others) == 1:
             return (files or others)[0]
-    raise UserError(
-        f"{root}: no camera file; put calibration.json (or .yaml, .toml) with size, K and dist of "
-        "every camera there, or set recording.intrinsics"
-    )
+    return None
 
 
 def _select_views(
@@ -240,6 +304,16 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
     size = _array(entry, "size", (2,), where)
     if min(size) < 1:
         raise UserError(f"{where}: size = {size.tolist()} px; expected [width, height]")
+    known = _lens(entry, where)
+    if not entry.keys() & {"K", "fx"}:
+        device = entry.get("camera")
+        K_std = None if "K_std" not in entry else known[0]
+        try:
+            camera = unknown_camera(name, (int(size[0]), int(size[1])), device, K_std)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        R, t = _pose(entry, where)
+        return camera._replace(R=R, t=t, group=known[1] or device)
     if "K" in entry:
         K = _array(entry, "K", (3, 3), where)
     else:
@@ -264,11 +338,25 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
         if np.any(values[5:]):
             raise UserError(f"{where}: {len(values)} distortion values; expected at most 5")
         dist[: len(values)] = values[:5]
-    R = t = None
-    if "R" in entry:
-        R = _rotation(_array(entry, "R", None, where), where)
-        t = _array(entry, "t", (3,), where)
-    return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t)
+    R, t = _pose(entry, where)
+    return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t, *known)
+
+
+def _pose(entry: dict[str, Any], where: str) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """R (3, 3) and t (3,) of an entry, in the file's unit, if it has them."""
+    if "R" not in entry:
+        return None, None
+    return _rotation(_array(entry, "R", None, where), where), _array(entry, "t", (3,), where)
+
+
+def _lens(entry: dict[str, Any], where: str) -> tuple[float, str | None]:
+    """Relative standard deviation of an entry's focal length, and the label of its kind."""
+    std, group = GIVEN_STD, entry.get("group")
+    if "K_std" in entry:
+        std = float(_array(entry, "K_std", (), where))
+        if not 0 <= std <= LARGEST_STD:
+            raise UserError(f"{where}: K_std = {std:g}; expected 0 (exact) to {LARGEST_STD:g}")
+    return std, None if group is None else str(group)
 
 
 def _rotation(value: np.ndarray, where: str) -> np.ndarray:

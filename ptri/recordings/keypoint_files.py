@@ -70,7 +70,7 @@ class Recording(NamedTuple):
         """The camera file's extrinsics, in view 0's frame and mm; None: not of every camera."""
         if any(camera.R is None for camera in self.cameras):
             return None
-        R, t = (torch.tensor(np.stack(part)) for part in zip(*(c[4:] for c in self.cameras)))
+        R, t = (torch.tensor(np.stack(part)) for part in zip(*((c.R, c.t) for c in self.cameras)))
         return to_reference(Cameras(torch.tensor(self.K), R, t))
 
     def part(self, views: list[int], frames: slice = slice(None)) -> Recording:

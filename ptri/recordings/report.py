@@ -22,13 +22,16 @@ from ptri.recordings.solve import Solution, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
 from ptri.rig.estimate import RigEstimate
+from ptri.rig.lenses import GIVEN_STD
 from ptri.structures import Cameras, Keypoints, take
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
 
 
-def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
+def reprojection_error(
+    recording: Recording, R: Tensor, t: Tensor, K: Tensor | None = None
+) -> Tensor:
     """How far clear keypoints lie from their joints' projections, (T, V, J) px.
 
     The joints are triangulated from these keypoints with the given cameras, without any prior, so
@@ -37,13 +40,13 @@ def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
     than `CLEAR`, or fewer than three views (of two: two) see its joint clearly.
 
     Args:
-        R, t: (V, 3, 3), (V, 3) mm.
+        R, t: (V, 3, 3), (V, 3) mm. K: (V, 3, 3) px; None: as given.
     """
     clear = torch.tensor(recording.confidence >= CLEAR)
     clear &= clear.sum(1, keepdim=True) >= min(3, len(recording.cameras))
     xy = torch.where(clear[..., None], torch.tensor(recording.xy), torch.nan)
     keypoints = Keypoints(xy, default_covariance(xy, HALVED_AT), torch.ones_like(xy[..., 0]))
-    rig = Cameras(torch.tensor(recording.K), R, t)
+    rig = Cameras(torch.tensor(recording.K) if K is None else K, R, t)
     batch = Cameras(rig.K.expand(1, len(xy), -1, -1, -1), R[None], t[None])
     joints = robust_triangulation(take(keypoints, None), batch, cauchy=1.0)[0].joints3d[0]
     return (project(joints, rig) - xy).norm(dim=-1)
@@ -55,7 +58,7 @@ def reprojection_error(recording: Recording, R: Tensor, t: Tensor) -> Tensor:
 def figures_of(solution: Solution) -> dict[str, object]:
     """The figures of metrics.json: differences from the reference where there is one."""
     recording, estimate = solution.recording, solution.estimate
-    error = reprojection_error(recording, estimate.R, estimate.t)
+    error = reprojection_error(recording, *estimate[:3])
     figures: dict[str, object] = {
         "views": len(recording.cameras),
         "frames": len(recording.frames),
@@ -68,6 +71,9 @@ def figures_of(solution: Solution) -> dict[str, object]:
     }
     for v, name in enumerate(recording.names):
         figures[f"reprojection_error_px_median/{name}"] = float(error[:, v].nanmedian())
+    for v, name in enumerate(recording.names):
+        figures[f"focal_length_px/{name}"] = float(estimate.K[v, 0, 0])
+        figures[f"focal_length_std/{name}"] = float(estimate.focal_std[v])
     if recording.late is not None:
         for name, (late, std) in zip(recording.names, recording.late.tolist()):
             figures |= {f"late_frames/{name}": late, f"late_std_frames/{name}": std}
@@ -154,7 +160,20 @@ def text_of(solution: Solution, figures: dict) -> str:
     ]
     if recording.late is not None:
         parts.insert(3, clock_text(recording))
+    if max(camera.K_std for camera in recording.cameras) > GIVEN_STD:
+        parts.insert(3, lens_text(recording, estimate))
     return "\n".join(parts)
+
+
+def lens_text(recording: Recording, estimate: RigEstimate) -> str:
+    """The focal lengths that were found, beside what was known of them."""
+    words = []
+    for v, camera in enumerate(recording.cameras):
+        words.append(
+            f"{camera.name} {estimate.K[v, 0, 0]:.0f} +- {100 * estimate.focal_std[v]:.1f} % "
+            f"({camera.K[0, 0]:.0f} +- {100 * camera.K_std:.0f} %)"
+        )
+    return f"focal lengths, px (in brackets what was known before): {', '.join(words)}"
 
 
 def clock_text(recording: Recording) -> str:
@@ -207,7 +226,7 @@ def draw(folder: Path, solution: Solution, config: Config) -> None:
     if not config.evaluate.pictures:
         return
     videos = videos_by_camera(recording.names, config.data.root, config.recording.videos)
-    cameras = Cameras(torch.tensor(recording.K), estimate.R, estimate.t)
+    cameras = Cameras(estimate.K, estimate.R, estimate.t)
     projected = project(estimate.joints3d, cameras).numpy()  # (T, V, J, 2)
     up = up_direction(estimate.R.numpy())
     for row in rows:

@@ -93,8 +93,8 @@ def _write_cameras(folder: Path, solution: Solution) -> None:
     """Writes the cameras as camera files: cameras.json, and cameras.toml for Pose2Sim."""
     recording, estimate = solution.recording, solution.estimate
     names = recording.names
-    poses = zip(recording.cameras, estimate.R.numpy(), estimate.t.numpy())
-    cameras = [camera._replace(R=R, t=t) for camera, R, t in poses]
+    found = zip(recording.cameras, *(part.numpy() for part in estimate[:4]))
+    cameras = [camera._replace(R=R, t=t, K=K, K_std=float(std)) for camera, R, t, K, std in found]
     frame = f"the frame of {names[0]} (x right, y down, z forward)"
     tree = {
         "units": "mm, px",
@@ -133,7 +133,7 @@ def _write_predictions(path: Path, solution: Solution) -> None:
         "keypoints/confidence": recording.confidence,
         "cameras/R": estimate.R,
         "cameras/t": estimate.t,
-        "cameras/K": recording.K,
+        "cameras/K": estimate.K,
         "samples_R": sample_R[:, 0],
         "samples_t": sample_t[:, 0],
         "pooled_frames": recording.frames[estimate.frames],

@@ -28,6 +28,7 @@ from ptri.recordings.keypoint_files import Recording, distort
 from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
 from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
 from ptri.rig.frames import MIN_JOINTS, usable_frames
+from ptri.rig.lenses import Lenses
 from ptri.rig.scale import known_length
 from ptri.skeleton import H36M17
 from ptri.structures import RigPosterior, to_device, tree_map, where
@@ -156,7 +157,9 @@ def rig_input(
     if covariance is None:
         covariance = default_covariance(torch.tensor(recording.xy), noise)
     arrays = (recording.xy, recording.K, recording.confidence, covariance)
-    return check_input(*arrays, recording.skeleton, device)
+    std, groups = zip(*((camera.K_std, camera.group) for camera in recording.cameras))
+    lenses = Lenses(K_std=std, group=groups)
+    return check_input(*arrays, recording.skeleton, device, lenses)
 
 
 def _as_recorded(recording: Recording, given: RigInput) -> RigInput:

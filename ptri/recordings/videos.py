@@ -22,10 +22,10 @@ from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.boxes import read_boxes
 from ptri.recordings.intrinsics import CameraEntry, given_offsets, named_path, open_cameras
+from ptri.recordings.video_files import SUFFIXES, first_picture, videos_in
 
 log = logging.getLogger(__name__)
 
-SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".m4v"}
 MOST_RATES = 4.0  # the highest frame rate over the lowest
 MOST_APART = 0.1  # s, of frames where views are brought in step
 # Frames that are enough for a rig: twice those that it is solved from by default, since the person
@@ -84,9 +84,7 @@ def videos_by_camera(
         setting: a folder, also relative to root; "auto": root/videos.
     """
     folder = Path(root) / "videos" if setting == "auto" else named_path(setting, Path(root))
-    if not folder.is_dir():
-        return {}
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = videos_in(folder)
     found = {}
     for name in names:
         begins = re.compile(re.escape(name) + r"(?![0-9A-Za-z])")
@@ -282,13 +280,7 @@ def _timestamps(capture: cv2.VideoCapture, fps: float, first: float) -> Iterator
 
 def _open(camera: CameraEntry, path: Path) -> Video:
     """A camera's video; its first frame is read and compared with the camera file."""
-    capture = cv2.VideoCapture(str(path))
-    there, image = capture.read()
-    if not there:
-        raise UserError(
-            f"{path}: no frame that OpenCV can read; record it again, or convert it, for instance "
-            "to H.264 .mp4"
-        )
+    capture, image = first_picture(path)
     turn = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
     height, width = image.shape[:2]
     if (width, height) != tuple(camera.size):

@@ -23,6 +23,7 @@ THIN = 0.05  # keypoints whose spread across is less than this share of that alo
 LINE_NOISE = 2.0  # as are those that leave it by less than so many stated standard deviations
 # Rays that meet at less than this angle, or than so many standard deviations of a keypoint
 # (a depth's relative error is the inverse of that), fix no depth.
+FOCAL_KNOWN = 0.05  # relative standard deviation of a focal length that is known
 MIN_PARALLAX_DEG, PARALLAX_NOISE, MAX_PARALLAX_DEG = 3.0, 10.0, 30.0
 
 
@@ -39,6 +40,7 @@ class Figures(NamedTuple):
     on_a_line: Sequence[bool]  # (2,) whether the keypoints of every view lie on one line
     parallax_needed_deg: Sequence[float]  # (2,) at which rays must meet to fix depths
     parallax_deg: float  # at which the views' rays meet, median over joints
+    focal_unknown: bool  # whether what is known of focal lengths before is next to nothing
 
 
 @torch.no_grad()
@@ -69,9 +71,18 @@ def measure(
     lines = (minor[:, None] <= torch.maximum(least, THIN * major[:, None])).all(2)
     needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
     needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
-    columns = seen, used, noise, known, spread, several, lines, needed, parallax
+    unknown = focal_unknown(evidence.best.errors.focal)
+    columns = seen, used, noise, known, spread, several, lines, needed, parallax, unknown
     rows = zip(*(column.tolist() for column in columns))
     return [Figures(*row) for row in rows], examination
+
+
+def focal_unknown(information: Tensor) -> Tensor:
+    """Whether focal lengths are known badly, (B,) bool, by their prior's information (B, F, F)."""
+    if not information.shape[1]:
+        return torch.zeros(len(information), dtype=torch.bool, device=information.device)
+    variance = torch.linalg.inv(information).diagonal(dim1=1, dim2=2)
+    return variance.amax(1) > FOCAL_KNOWN**2
 
 
 def shape_of_views(observations: Observations, R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

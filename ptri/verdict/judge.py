@@ -39,6 +39,9 @@ MISFIT_NATS = 2.6  # a point, so much worse than the usual view
 FITS_NATS = 3.0  # a point, at most, of the others: where two views fit badly, none is blamed alone
 MAX_NOISE = 5.0  # residuals over their stated standard deviation
 MIN_USED = 0.4  # share of a view's keypoints that are no outliers
+# Two views that meet at less do not tell focal lengths that are known worse than `FOCAL_KNOWN`: at
+# 20 deg regions are too small, at 60 they hold (docs/rig_posterior.md).
+MIN_FOCAL_PARALLAX_DEG = 40.0
 USUAL_USED = 0.6  # the same of the views beside one that is odd
 
 
@@ -85,6 +88,9 @@ def _objections(figures: Figures, suspect: Verdict | None, limit: float) -> Iter
     yield from _shape(figures, 0)
     if suspect is not None:
         yield suspect
+    told = figures.parallax_deg if len(figures.seen) == 2 else MIN_FOCAL_PARALLAX_DEG
+    if figures.focal_unknown and told < MIN_FOCAL_PARALLAX_DEG:
+        yield Verdict(Code.FOCAL_UNKNOWN, value=told, limit=MIN_FOCAL_PARALLAX_DEG)
     used = figures.used
     if min(used) < MIN_USED and sorted(used)[(len(used) - 1) // 2] > USUAL_USED:
         yield Verdict(Code.MISFIT, used.index(min(used)))

@@ -26,6 +26,10 @@ class Code(Enum):
         "too little evidence: the views' rays meet at {value:.1f} deg (median), {limit:.1f} deg "
         "are needed to fix depths; do the cameras stand at one place?"
     )
+    FOCAL_UNKNOWN = (
+        "too little evidence: two views whose rays meet at {value:.0f} deg (median) do not tell "
+        "focal lengths, {limit:.0f} deg are needed: film from farther apart, or name the cameras"
+    )
     SAME_KEYPOINTS = (
         "bad input: {view} and {other_view} hold the same keypoints; was one file read for both?"
     )
@@ -41,14 +45,15 @@ class Code(Enum):
         "bad input: all keypoints of {view} lie in the upper left quarter of its picture "
         "({place}); are they of a picture of half the size?"
     )
+    # These are `value` over those given, less one.
     FOCAL_LENGTH = (
-        "bad input: the focal length of {view} seems to be {value:+.0%} off the one given, which "
-        "moves cameras without a trace; it was taken as unknown here: correct K, or give K_std"
+        "bad input: the focal length of {view} seems {value:.0%} {than} the one given; it was taken "
+        "as unknown here: correct K, or say how well it is known (K_std)"
     )
     FOCAL_LENGTHS = (
-        "bad input: the focal lengths of all views seem to be {value:+.0%} off those given, which "
-        "moves cameras without a trace; they were taken as unknown here: is K of pictures of "
-        "another size? Correct K, or give K_std"
+        "bad input: the focal lengths of all views seem {value:.0%} {than} those given; they were "
+        "taken as unknown here: is K of pictures of another size? Correct it, or say how well it "
+        "is known (K_std)"
     )
     UPSIDE_DOWN = (
         "bad input: the person stands upside down in every view; is y counted upwards? If the "
@@ -110,6 +115,9 @@ class Verdict(NamedTuple):
         if self.place is not None:
             parts["place"] = "{:.0f} x {:.0f} px".format(*self.place)
         backwards, slow = "backwards", f"at {1 / self.rate:g} times the others' frame rate"
+        if self.code in (Code.FOCAL_LENGTH, Code.FOCAL_LENGTHS):
+            than = "longer than" if self.value > 0 else "shorter than"
+            parts |= {"value": abs(self.value), "than": than}
         parts["speed"] = backwards if self.rate < 0 else slow
         text = self.code.value.format(**parts)
         return text if self.rest is None else f"{text}; the others: {self.rest.words(names)}"
