@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ptri.evaluation import evaluate
 from ptri.geometry.rotations import so3_exp
 from ptri.geometry.triangulation import robust_triangulation
+from ptri.posterior.modes import FocalLengths
 from ptri.posterior.moments import posterior_mean
 from ptri.rig import estimate
 from ptri.structures import UNKNOWN_DETECTOR, Cameras, Keypoints, RigPosterior
@@ -112,7 +113,10 @@ def fake_models_solve_themselves():
         best = SimpleNamespace(errors=SimpleNamespace(tail=0 * one))
         evidence = SimpleNamespace(scale2=one, best=best)
         together = SimpleNamespace(frames=0 * one, joints=0 * one)
-        modes = SimpleNamespace(together=together, mean=one[:, None, None])
+        V = K.shape[2]
+        unknown = torch.full((len(K), 1, V, V), torch.inf)
+        told = FocalLengths(torch.zeros(len(K), 1, V), unknown)
+        modes = SimpleNamespace(together=together, mean=one[:, None, None], told=told)
         posterior = model.solve(keypoints, K, seed)
         rig = SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes)
         return estimate.Solution(rig, [Verdict(Code.ACCEPTED)] * len(K), None)

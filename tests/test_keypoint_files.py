@@ -151,7 +151,8 @@ def set_in(index, key, value):
         (set_in(0, "R", [[1, 0, 0], [0, 1, 0], [0, 0, -1]]), "'left': R is not a rotation"),
         (set_in(0, "name", "side"), "no keypoint folder side or side_json.*found back_json"),
         (set_in(0, "name", "front"), "two cameras are named 'front'"),
-        (lambda cameras: cameras[3].pop("K"), "'back': key 'fx' is missing"),
+        (set_in(3, "K_std", -1), "'back': K_std = -1; expected 0"),
+        (lambda cameras: cameras[3].update(fx=cameras[3].pop("K")[0][0]), "key 'fy' is missing"),
         (lambda cameras: cameras.clear(), "no camera found"),
     ],
 )

@@ -56,7 +56,8 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     bundle = Bundle(*exact(cameras.R, cameras.t), joints, None)
     _, _, weight = misfits(bundle, observations, plain_errors(observations))
     seen = {"observations": observations, "joints": joints, "weight": weight}
-    evidence = SimpleNamespace(**seen, scale2=one.clone())
+    best = SimpleNamespace(errors=SimpleNamespace(focal=one.new_zeros(B, 0, 0)))
+    evidence = SimpleNamespace(**seen, scale2=one.clone(), best=best)
     modes = SimpleNamespace(mean=one[:, None], together=Together(0 * one, 0 * one, one, one))
     return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes, usual=R)
 
@@ -137,6 +138,7 @@ GOOD = Figures(
     on_a_line=(False, False),
     parallax_needed_deg=(3.0, 4.0),
     parallax_deg=40.0,
+    focal_unknown=False,
 )
 
 

@@ -58,7 +58,7 @@ def reprojection_error(
 def figures_of(solution: Solution) -> dict[str, object]:
     """The figures of metrics.json: differences from the reference where there is one."""
     recording, estimate = solution.recording, solution.estimate
-    error = reprojection_error(recording, *estimate[:3])
+    error = reprojection_error(recording, estimate.R, estimate.t, estimate.K)
     figures: dict[str, object] = {
         "views": len(recording.cameras),
         "frames": len(recording.frames),

@@ -93,7 +93,8 @@ def _write_cameras(folder: Path, solution: Solution) -> None:
     """Writes the cameras as camera files: cameras.json, and cameras.toml for Pose2Sim."""
     recording, estimate = solution.recording, solution.estimate
     names = recording.names
-    found = zip(recording.cameras, *(part.numpy() for part in estimate[:4]))
+    parts = estimate.R, estimate.t, estimate.K, estimate.focal_std
+    found = zip(recording.cameras, *(part.numpy() for part in parts))
     cameras = [camera._replace(R=R, t=t, K=K, K_std=float(std)) for camera, R, t, K, std in found]
     frame = f"the frame of {names[0]} (x right, y down, z forward)"
     tree = {

@@ -57,6 +57,8 @@ from ptri.verdict.readings import Sides, apply_sides
 from ptri.verdict.verdict import Code, Verdict
 
 ROUNDS = 3  # of doubting focal lengths and solving again
+# What explains a view otherwise than by its focal length.
+EXPLAINED = (Code.MISREAD, Code.SHIFTED, Code.CLOCK, Code.MOVED)
 
 
 class RigEstimate(NamedTuple):
@@ -67,8 +69,6 @@ class RigEstimate(NamedTuple):
 
     R: Tensor  # (V, 3, 3) posterior mean
     t: Tensor  # (V, 3) mm, posterior mean
-    K: Tensor  # (V, 3, 3) px, as given; focal lengths that are not exact: posterior mean ...
-    focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
     # Joints of the skeleton that was given, triangulated from their own keypoints: what a detector
     # means by a joint stays so, and each joint says by itself how well it is known. For
     # measurements, and for joints that Human3.6M does not have.
@@ -85,6 +85,8 @@ class RigEstimate(NamedTuple):
     verdict: Verdict  # whether the cameras may be used, and why not
     scale: Scale  # where the millimetres come from
     frames: list[int]  # that the cameras were estimated from, of T
+    K: Tensor  # (V, 3, 3) px, as given; focal lengths that are not exact: posterior mean ...
+    focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
 
     @property
     def accepted(self) -> bool:
@@ -276,7 +278,8 @@ def _with_lenses(problem: tuple, given: RigInput, extra: dict) -> tuple[Solution
     """
     information = given.focal_information
     solution = solve(*problem, **extra, focal=information)
-    if information is None or len(given.K) < MANY_FRAMES:
+    explained = solution.verdicts[0].code in EXPLAINED
+    if information is None or len(given.K) < MANY_FRAMES or explained:
         return solution, []
     prior, views = torch.linalg.inv(information), []
     for _ in range(ROUNDS):
@@ -311,9 +314,9 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     away = posterior.t[:, 0] - t  # (M, V, 3)
     t_cov = torch.einsum("m,mvi,mvj->vij", weights, away, away)
     rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
-    rest = solved.verdict, solved.scale, solved.frames
-    lenses = K[0, 0] if K.shape[1] else given.K[:0].new_zeros(*K.shape[2:]), focal_std
-    return RigEstimate(R, t, *lenses, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
+    K = K[0, 0] if K.shape[1] else given.K.new_zeros(given.K.shape[1:])
+    rest = solved.verdict, solved.scale, solved.frames, K, focal_std
+    return RigEstimate(R, t, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
 
 
 def keypoint_noise(rig: RigSolution) -> tuple[Tensor, Tensor]:

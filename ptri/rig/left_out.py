@@ -178,7 +178,7 @@ def with_unknown(
     R, t = roma.unitquat_to_rotmat(q / q.norm(dim=-1, keepdim=True)).to(given.K), t.to(given.K)
     log_focal = t.new_zeros(M, 1, 0)
     if given.focal is not None:
-        root = given.focal[0]
+        root = given.focal[:1].sum(0)  # of no frames: zeros
         normal = torch.randn(M, root.shape[1], generator=generator, dtype=torch.float64)
         log_focal = (normal.to(root) @ root.mT).unsqueeze(1)
     log_weights, ess = t.new_full((M, 1), -math.log(M)), t.new_ones(1)

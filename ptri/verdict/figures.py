@@ -23,8 +23,8 @@ THIN = 0.05  # keypoints whose spread across is less than this share of that alo
 LINE_NOISE = 2.0  # as are those that leave it by less than so many stated standard deviations
 # Rays that meet at less than this angle, or than so many standard deviations of a keypoint
 # (a depth's relative error is the inverse of that), fix no depth.
-FOCAL_KNOWN = 0.05  # relative standard deviation of a focal length that is known
 MIN_PARALLAX_DEG, PARALLAX_NOISE, MAX_PARALLAX_DEG = 3.0, 10.0, 30.0
+FOCAL_KNOWN = 0.05  # relative standard deviation of a focal length that is known
 
 
 class Figures(NamedTuple):

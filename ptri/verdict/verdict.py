@@ -47,8 +47,8 @@ class Code(Enum):
     )
     # These are `value` over those given, less one.
     FOCAL_LENGTH = (
-        "bad input: the focal length of {view} seems {value:.0%} {than} the one given; it was taken "
-        "as unknown here: correct K, or say how well it is known (K_std)"
+        "bad input: the focal length of {view} seems {value:.0%} {than} the one given; it was "
+        "taken as unknown here: correct K, or say how well it is known (K_std)"
     )
     FOCAL_LENGTHS = (
         "bad input: the focal lengths of all views seem {value:.0%} {than} those given; they were "
