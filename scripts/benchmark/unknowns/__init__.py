@@ -1,1 +1,2 @@
-"""What users do not know of their cameras: when they started. `clocks`, then `command`."""
+"""What users do not know of their cameras: when they started (`clocks`), and how long their lenses
+are (`focal`); then `command`."""

@@ -46,8 +46,10 @@ class Outcome(NamedTuple):
     as_is_deg: float  # ... and with the views as they are
 
 
-def make_clock_cases(cell: Cell, count: int, most: float, seed: int, people: People) -> list[Case]:
-    """Cases of a cell; views are late by at most ``most`` frames against each other.
+def make_clock_cases(
+    cell: Cell, count: int, most: float, seed: int, people: People, first: int = 0
+) -> list[Case]:
+    """Cases of a cell from number ``first``; views are late by at most ``most`` frames.
 
     Args:
         cell: its ``num_frames`` are those of every view, at `FPS`.
@@ -56,7 +58,7 @@ def make_clock_cases(cell: Cell, count: int, most: float, seed: int, people: Peo
     T, fine = cell.num_frames, cell._replace(fps=FINER * FPS)
     fine = fine._replace(num_frames=FINER * (T + 2 * margin) + 1)
     cases = []
-    for number in range(count):
+    for number in range(first, first + count):
         made = make_cases(fine, 1, seed, people, number)
         V = made.K.shape[2]
         generator = torch.Generator().manual_seed(1000 * seed + number)
