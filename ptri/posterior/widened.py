@@ -78,8 +78,9 @@ def widened(
     usual = cameras(further)
     scale = disagreement2(usual, log_weights, evidence, poses).sqrt()[:, None]
     scale = scale * to_device(_factors(M, seed).to(x.dtype), x.device)[:, None, None]
-    # Not the size's: of it views cannot disagree.
-    further = torch.cat([scale * further[..., :-1], further[..., -1:]], dim=-1)
+    # Not the size's: of it views cannot disagree. Nor focal lengths', which their prior bounds.
+    parts = further[..., :F], scale * further[..., F:-1], further[..., -1:]
+    further = torch.cat(parts, dim=-1)
     # Turned apart, cameras would have a mean nearer to the first view.
     weights, wide = log_weights.exp(), cameras(further)
     if F:

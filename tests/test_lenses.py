@@ -1,0 +1,197 @@
+"""Lenses that nobody told, or told wrongly: what the API, recordings and the verdict make of it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from recording_fixture import edit_cameras, make_recording
+from rigs_fixture import rotation_error_deg, scene
+
+import ptri
+from ptri.config import RecordingConfig
+from ptri.errors import UserError
+from ptri.posterior.modes import FocalLengths
+from ptri.recordings import intrinsics
+from ptri.recordings.keypoint_files import read_recording
+from ptri.recordings.solve import rig_input
+from ptri.rig.lenses import DEVICE_STD, EXACT, UNKNOWN_STD, Lenses, devices, find_lenses
+from ptri.verdict.lenses import wrong_lenses
+from ptri.verdict.verdict import Code, Verdict
+
+FRAMES = 24
+
+
+@pytest.fixture(scope="module")
+def walk():
+    return scene(FRAMES, seed=1)
+
+
+def keypoints_of(walk):
+    return walk.xy, walk.confidence, walk.covariance
+
+
+def test_unknown_focal_lengths_are_found(walk):
+    xy, confidence, covariance = keypoints_of(walk)
+    size = 2 * walk.K[:, :2, 2] + 1
+    rig = ptri.estimate_rig(xy, None, confidence, covariance, size=size)
+    true = walk.K[:, 0, 0]
+    off = (rig.K[:, 0, 0] / true).log()
+    guess = (1.25 * size.amin(1) / true).log()
+    assert float(guess.abs().max()) > 0.08  # there is something to be found
+    assert float(off.abs().max()) < 0.12, off  # measured 0.02 to 0.09: the person hardly moves
+    assert float(off.abs().median()) < 0.5 * float(guess.abs().median())
+    assert float((off / rig.focal_std).abs().max()) < 3
+    assert rig.accepted and float(rotation_error_deg(rig, walk).max()) < 2
+    assert rig.posterior.log_focal.shape == (512, 1, 4)
+    # Joints are where they are under the cameras with the focal lengths that were found.
+    camera = torch.einsum("vac,tjc->tvja", rig.R, rig.joints3d) + rig.t[:, None]
+    again = camera[..., :2] / camera[..., 2:] * rig.K[:, None, [0, 1], [0, 1]]
+    again = again + rig.K[:, None, :2, 2]
+    assert float((again - xy).norm(dim=-1).nanmedian()) < 8  # px
+
+
+def test_exact_intrinsics_stay(walk):
+    xy, confidence, covariance = keypoints_of(walk)
+    rig = ptri.estimate_rig(xy[:4], walk.K, confidence[:4], covariance[:4], K_std=0)
+    torch.testing.assert_close(rig.K, walk.K.double())
+    assert not rig.focal_std.any() and rig.posterior.log_focal.shape == (512, 1, 0)
+
+
+@pytest.mark.parametrize("views", [[2], [0, 1, 2, 3]])
+def test_wrong_focal_lengths_are_named(walk, views):
+    xy, confidence, covariance = keypoints_of(walk)
+    K = walk.K.double().clone()
+    K[views, 0, 0] *= 1.25
+    K[views, 1, 1] *= 1.25
+    rig = ptri.estimate_rig(xy, K, confidence, covariance)
+    assert rig.verdict.code is (Code.FOCAL_LENGTH if len(views) == 1 else Code.FOCAL_LENGTHS)
+    assert rig.verdict.view == (2 if len(views) == 1 else None)
+    assert rig.verdict.value == pytest.approx(-0.2, abs=0.05)
+    assert "shorter than" in rig.reason
+    # The estimate is that of unknown focal lengths.
+    assert float((rig.K[:, 0, 0] / walk.K[:, 0, 0]).log().abs().max()) < 0.06
+    assert float(rotation_error_deg(rig, walk).max()) < 2
+
+
+def test_words():
+    one = Verdict(Code.FOCAL_LENGTH, 1, value=-0.18)
+    assert "the focal length of camera b seems 18% shorter than the one given" in one.words("ab")
+    both = Verdict(Code.FOCAL_LENGTHS, value=0.3)
+    assert "of all views seem 30% longer than those given" in both.words()
+
+
+def told(log_focal, std):
+    log_focal = torch.tensor(log_focal, dtype=torch.float64)
+    return FocalLengths(log_focal, std**2 * torch.eye(len(log_focal), dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("log_focal", "std", "views"),
+    [
+        ([0.01, -0.02, 0.01, 0.0], 0.02, []),
+        ([0.0, 0.2, 0.01, 0.0], 0.02, [1]),
+        ([0.0, 0.2, 0.01, 0.0], 0.2, []),  # so little is known of it
+        ([0.0, 0.2, 0.01, -0.15], 0.02, [1, 3]),
+        ([0.2, 0.2, 0.19, 0.21], 0.02, [0, 1, 2, 3]),
+    ],
+)
+def test_the_explanation_with_the_largest_evidence(log_focal, std, views):
+    prior = 0.01**2 * torch.eye(4, dtype=torch.float64)
+    found, doubt = wrong_lenses(told(log_focal, std), prior)
+    assert found == views
+    assert (doubt is None) == (not views)
+
+
+def test_what_is_known_of_lenses():
+    K, focal = find_lenses(None, 3, Lenses((720, 1280), camera=["iPhone14,5", "iPhone14,5", None]))
+    std = focal.norm(dim=1)
+    assert std.tolist() == pytest.approx([DEVICE_STD, DEVICE_STD, UNKNOWN_STD])
+    assert K[0, 0, 0] == pytest.approx(720 * devices()["iPhone14,5"]["focal"])
+    covariance = focal @ focal.T
+    assert covariance[0, 1] > 0.9 * covariance[0, 0] > 0 == covariance[0, 2]
+    given = np.eye(3)[None].repeat(2, 0)
+    assert find_lenses(given, 2, EXACT)[1] is None
+    labelled = find_lenses(given, 2, Lenses(K_std=0.2, group=["a", "a"]))[1]
+    assert (labelled @ labelled.T)[0, 1] > 0.99 * 0.2**2
+
+
+@pytest.mark.parametrize(
+    ("K", "lenses", "message"),
+    [
+        (None, Lenses(), "size is needed"),
+        (None, Lenses((0, 5)), "size: expected width and height"),
+        (None, Lenses((720, 1280), camera="Nokia"), "camera: 'Nokia' is no known device"),
+        (None, Lenses((720, 1280), camera=["iPhone"]), "camera: 1 entries; expected one for each"),
+        (np.eye(3), Lenses(camera="iPhone"), "K is given, too"),
+        (np.eye(3), Lenses(K_std=-1), "K_std: -1; expected"),
+        (np.eye(3), Lenses(K_std=True), "K_std: True"),
+        (np.eye(3), Lenses(K_std=[0, 0.1]), "0 for some views"),
+        (np.eye(3), Lenses(group=["a"]), "group: 1 entries"),
+    ],
+)
+def test_bad_lenses_are_refused(K, lenses, message):
+    with pytest.raises(UserError, match=message):
+        find_lenses(K, 2, lenses)
+
+
+def test_a_filter_finds_focal_lengths(walk):
+    xy, confidence, covariance = keypoints_of(walk)
+    stream = ptri.RigFilter(size=2 * walk.K[:, :2, 2] + 1)
+    for part in (slice(0, 12), slice(12, FRAMES)):
+        rig = stream.update(xy[part], confidence[part], covariance[part])
+    assert float((rig.K[:, 0, 0] / walk.K[:, 0, 0]).log().abs().max()) < 0.12
+
+
+# --- recordings --------------------------------------------------------------------------------
+
+
+def test_a_camera_file_without_intrinsics(tmp_path):
+    make_recording(tmp_path)
+
+    def change(cameras):
+        for camera, rest in zip(
+            cameras, ({"camera": "iPhone14,5"}, {}, {"K_std": 0.1}, {"group": "g"})
+        ):
+            camera.pop("K")
+            camera.pop("dist", None)
+            camera.update(rest)
+
+    edit_cameras(tmp_path, change)
+    recording = read_recording(tmp_path, RecordingConfig())
+    stds = [camera.K_std for camera in recording.cameras]
+    assert stds == pytest.approx([DEVICE_STD, UNKNOWN_STD, 0.1, UNKNOWN_STD])
+    assert [camera.group for camera in recording.cameras] == ["iPhone14,5", None, None, "g"]
+    np.testing.assert_allclose(recording.cameras[0].dist, devices()["iPhone14,5"]["dist"])
+    given = rig_input(recording, 0.03)
+    assert given.focal.shape[1] == 4
+    assert given.focal[0].norm(dim=1).tolist() == pytest.approx(stds)
+
+
+def test_devices_in_place_of_a_camera_file(tmp_path):
+    make_recording(tmp_path)
+    first = intrinsics.open_cameras(tmp_path, RecordingConfig())[0]
+    named = {first.name: "iPhone14,5"}
+    cameras = intrinsics.open_cameras(tmp_path, RecordingConfig(cameras=named))
+    assert cameras[0].K_std == pytest.approx(DEVICE_STD) and cameras[1].K_std == 0.01
+    with pytest.raises(UserError, match="no camera nobody"):
+        intrinsics.open_cameras(tmp_path, RecordingConfig(cameras={"nobody": "iPhone"}))
+    with pytest.raises(UserError, match="no known device"):
+        intrinsics.open_cameras(tmp_path, RecordingConfig(cameras={first.name: "Nokia"}))
+
+
+def test_without_a_camera_file_videos_are_needed(tmp_path):
+    with pytest.raises(UserError, match="not two videos"):
+        intrinsics.open_cameras(tmp_path, RecordingConfig(intrinsics="none"))
+
+
+def test_cameras_that_were_written_can_be_read(tmp_path):
+    """K_std and group of an estimate serve the next recording."""
+    entry = {"name": "a", "size": [720, 1280], "K": [[900, 0, 360], [0, 900, 640], [0, 0, 1]]}
+    entry |= {"dist": [0] * 5, "R": None, "t": None, "K_std": 0.02, "group": None}
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps({"cameras": [{k: v for k, v in entry.items() if v is not None}]}))
+    (camera,) = intrinsics.read_cameras(path)
+    assert camera.K_std == 0.02 and camera.group is None
