@@ -72,17 +72,17 @@ def measure(
     needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
     needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
     unknown = focal_unknown(evidence.best.errors.focal)
-    columns = seen, used, noise, known, spread, several, lines, needed, parallax, unknown
-    rows = zip(*(column.tolist() for column in columns))
+    columns = seen, used, noise, known, spread, several, lines, needed, parallax
+    rows = zip(*(column.tolist() for column in columns), unknown)
     return [Figures(*row) for row in rows], examination
 
 
-def focal_unknown(information: Tensor) -> Tensor:
-    """Whether focal lengths are known badly, (B,) bool, by their prior's information (B, F, F)."""
+def focal_unknown(information: Tensor) -> list[bool]:
+    """Whether focal lengths of B rigs are known badly, by their prior's information (B, F, F)."""
     if not information.shape[1]:
-        return torch.zeros(len(information), dtype=torch.bool, device=information.device)
+        return [False] * len(information)
     variance = torch.linalg.inv(information).diagonal(dim1=1, dim2=2)
-    return variance.amax(1) > FOCAL_KNOWN**2
+    return (variance.amax(1) > FOCAL_KNOWN**2).tolist()
 
 
 def shape_of_views(observations: Observations, R: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
