@@ -215,7 +215,7 @@ class RecordingConfig(Section):
     keypoints: str = "auto"  # folder of one subfolder per camera; auto: openpose, pose, keypoints
     intrinsics: str = "auto"  # file of K, dist, size per camera; auto: calibration.json and others,
     # else as none: K is not known, and the videos tell names and sizes
-    cameras: Table = field(default_factory=dict)  # {camera: device}, such as {cam01: iPhone14,5},
+    cameras: Table = field(default_factory=dict)  # {camera: device}, such as {cam01: 'iPhone14,5'},
     # where no better K is known, see ptri/rig/lenses.py
     videos: str = "auto"  # folder of one video per camera; auto: videos
     joint_set: Literal["auto", "body25", "body25b", "coco17", "coco18", "halpe26", "h36m17"] = (

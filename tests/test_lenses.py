@@ -112,6 +112,8 @@ def test_what_is_known_of_lenses():
     assert K[0, 0, 0] == pytest.approx(720 * devices()["iPhone14,5"]["focal"])
     covariance = focal @ focal.T
     assert covariance[0, 1] > 0.9 * covariance[0, 0] > 0 == covariance[0, 2]
+    family = find_lenses(None, 2, Lenses((720, 1280), camera="iPhone"))[1]
+    assert (family @ family.T)[0, 1] == 0  # two models may differ
     given = np.eye(3)[None].repeat(2, 0)
     assert find_lenses(given, 2, EXACT)[1] is None
     labelled = find_lenses(given, 2, Lenses(K_std=0.2, group=["a", "a"]))[1]
@@ -158,6 +160,7 @@ def test_a_camera_file_without_intrinsics(tmp_path):
             camera.pop("K")
             camera.pop("dist", None)
             camera.update(rest)
+        cameras[1]["dist"] = [0.1, 0, 0, 0, 0]
 
     edit_cameras(tmp_path, change)
     recording = read_recording(tmp_path, RecordingConfig())
@@ -165,6 +168,7 @@ def test_a_camera_file_without_intrinsics(tmp_path):
     assert stds == pytest.approx([DEVICE_STD, UNKNOWN_STD, 0.1, UNKNOWN_STD])
     assert [camera.group for camera in recording.cameras] == ["iPhone14,5", None, None, "g"]
     np.testing.assert_allclose(recording.cameras[0].dist, devices()["iPhone14,5"]["dist"])
+    assert recording.cameras[1].dist.tolist() == [0.1, 0, 0, 0, 0]
     given = rig_input(recording, 0.03)
     assert given.focal.shape[1] == 4
     assert given.focal[0].norm(dim=1).tolist() == pytest.approx(stds)

@@ -43,7 +43,7 @@ from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.recordings import qualisys
 from ptri.recordings.video_files import first_picture, videos_in
-from ptri.rig.lenses import GIVEN_STD, LARGEST_STD, Lenses, devices, find_lenses
+from ptri.rig.lenses import GIVEN_STD, LARGEST_STD, Lenses, devices, find_lenses, model_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -135,7 +135,7 @@ def unknown_camera(
     dist = np.zeros(5)
     if device in devices():
         dist = np.array(devices()[device]["dist"])
-    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, device)
+    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, model_of(device))
 
 
 def _of_videos(root: Path, options: RecordingConfig) -> list[CameraEntry]:
@@ -312,8 +312,10 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
             camera = unknown_camera(name, (int(size[0]), int(size[1])), device, K_std)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        if entry.get("dist") is not None:
+            camera = camera._replace(dist=_distortion(entry, where))
         R, t = _pose(entry, where)
-        return camera._replace(R=R, t=t, group=known[1] or device)
+        return camera._replace(R=R, t=t, group=known[1] or camera.group)
     if "K" in entry:
         K = _array(entry, "K", (3, 3), where)
     else:
@@ -332,12 +334,7 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
         )
     if abs(K[0, 1]) > 1e-3 * K[0, 0]:
         raise UserError(f"{where}: K has a skew of {K[0, 1]:g}; expected square pixels' 0")
-    dist = np.zeros(5)
-    if entry.get("dist") is not None:
-        values = _array(entry, "dist", None, where).ravel()
-        if np.any(values[5:]):
-            raise UserError(f"{where}: {len(values)} distortion values; expected at most 5")
-        dist[: len(values)] = values[:5]
+    dist = _distortion(entry, where)
     R, t = _pose(entry, where)
     return CameraEntry(name, (int(size[0]), int(size[1])), K, dist, R, t, *known)
 
@@ -347,6 +344,17 @@ def _pose(entry: dict[str, Any], where: str) -> tuple[np.ndarray | None, np.ndar
     if "R" not in entry:
         return None, None
     return _rotation(_array(entry, "R", None, where), where), _array(entry, "t", (3,), where)
+
+
+def _distortion(entry: dict[str, Any], where: str) -> np.ndarray:
+    """OpenCV's coefficients (5,) of an entry; zero where it has none."""
+    dist = np.zeros(5)
+    if entry.get("dist") is not None:
+        values = _array(entry, "dist", None, where).ravel()
+        if np.any(values[5:]):
+            raise UserError(f"{where}: {len(values)} distortion values; expected at most 5")
+        dist[: len(values)] = values[:5]
+    return dist
 
 
 def _lens(entry: dict[str, Any], where: str) -> tuple[float, str | None]:

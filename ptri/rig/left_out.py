@@ -28,7 +28,7 @@ from ptri.geometry.resection import (
 )
 from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.equations import Bundle
-from ptri.posterior.moments import mean_views, posterior_mean
+from ptri.posterior.moments import mean_views, posterior_mean, resample
 from ptri.posterior.optima import Poses
 from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.rig.check import RigInput
@@ -127,7 +127,9 @@ def _without(
     all_R[:, :, others], all_t[:, :, others] = again.posterior.R, again.posterior.t
     all_R[:, :, view], all_t[:, :, view] = view_R, view_t
     cameras = to_reference(Cameras(all_R, all_R, all_t))
-    all_focal = log_focal.expand(M, -1, -1).clone()
+    # The view's own: as they were before, one for each of the new samples.
+    all_focal = resample(posterior, M).log_focal
+    all_focal = all_focal.repeat(-(-M // len(all_focal)), 1, 1)[:M].clone()
     all_focal[..., others if F else []] = again.posterior.log_focal
     return again.posterior._replace(R=cameras.R, t=cameras.t, log_focal=all_focal)
 

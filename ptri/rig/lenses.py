@@ -59,6 +59,11 @@ def device_focal(name: str) -> tuple[float, float]:
     )
 
 
+def model_of(device: str | None) -> str | None:
+    """The model whose lenses are alike; None of a family, whose models differ."""
+    return device if device in devices() else None
+
+
 class Lenses(NamedTuple):
     """What a user says of the lenses, see `ptri.estimate_rig`."""
 
@@ -96,8 +101,7 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
     std = _standard_deviations(K_std, V)
     if K is None:
         K, usual = _guessed(size, cameras, V)
-        # Lenses of one model are alike, whichever model it is.
-        groups = [g if g is not None else name for g, name in zip(groups, cameras)]
+        groups = [model_of(name) if g is None else g for g, name in zip(groups, cameras)]
     else:
         usual = [GIVEN_STD] * V
     std = [usual[v] if std[v] is None else std[v] for v in range(V)]
