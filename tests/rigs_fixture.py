@@ -15,7 +15,8 @@ from ptri.geometry.rays import normalise
 from ptri.geometry.rotations import rotation_angle, so3_exp, so3_log
 from ptri.people.scenes import Scene, SceneNumbers, generate_batch
 from ptri.posterior.body import load_body_prior
-from ptri.posterior.equations import Bundle, move_cameras, person_centre
+from ptri.posterior.equations import Bundle, person_centre
+from ptri.posterior.motion import move_cameras
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, Views, take, tree_map
 

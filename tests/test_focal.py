@@ -11,8 +11,6 @@ from ptri.geometry.triangulation import reproject
 from ptri.posterior.adjust import adjust
 from ptri.posterior.equations import (
     Bundle,
-    carried,
-    move_cameras,
     normal_equations,
     person_centre,
     plain_errors,
@@ -21,6 +19,7 @@ from ptri.posterior.equations import (
     robust_cost,
 )
 from ptri.posterior.expansion import cameras_at, coordinates_of, expand
+from ptri.posterior.motion import carried, move_cameras
 from ptri.structures import take
 
 

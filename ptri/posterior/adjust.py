@@ -17,10 +17,8 @@ from ptri.posterior.equations import (
     Bundle,
     Errors,
     System,
-    carried,
     frame_costs,
     lay_out,
-    move_cameras,
     person_centre,
     plain_errors,
     prior_deviation,
@@ -29,6 +27,7 @@ from ptri.posterior.equations import (
     system_at,
     total_cost,
 )
+from ptri.posterior.motion import carried, move_cameras
 from ptri.structures import Observations, where
 
 STEP_SIGMA = 10.0  # mm, a joint's step at damping one

@@ -20,12 +20,12 @@ from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
     Bundle,
     Errors,
-    move_cameras,
     normal_equations,
     person_centre,
     prior_deviation,
     prior_information,
 )
+from ptri.posterior.motion import move_cameras
 from ptri.structures import Observations
 
 LAG_SIGMA = 1000.0  # frames, of a lag nothing else is known of

@@ -4,11 +4,7 @@ Unknowns of each problem: the cameras of views 1 to V-1, the joints of every fra
 frames share: the log lengths of the body's bones and, where asked for, the focal length of each
 view and the bias of each view's keypoint of each joint. The normal equations have the shape of an
 arrow: a frame's joints are tied to the shared unknowns, and not to other frames.
-
-A camera moves by ``x_cam -> exp(w) (x_cam - c) + c + d`` about the person's centre c in its frame,
-which decouples rotation w (rad) from translation d (mm). A focal length that grows by a share g of
-itself takes its camera away by as much, ``g c_z``, so that the person stays as large in the
-picture; view 0, which stands at the origin, takes the joints and all other views away (`carried`).
+How cameras move: `ptri.posterior.motion`.
 """
 
 from __future__ import annotations
@@ -20,15 +16,15 @@ from torch import Tensor
 
 from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rays import chi_square, expected_curvature, log_mixture, responsibility
-from ptri.geometry.rotations import skew, so3_exp
+from ptri.geometry.rotations import skew
 from ptri.geometry.triangulation import camera_matrix, ray_moments, reproject, symmetric_to_matrix
 from ptri.posterior.body import BodyPrior, bone_vectors
+from ptri.posterior.motion import by_focal
 from ptri.structures import Observations, Views, constant, take
 
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
 # sees finite, and is wide enough not to hold the scale of the whole.
 STRUCTURE_SIGMA = 1e5
-LEAST_GROWTH = -0.9  # of a focal length in a step
 USUAL_TAIL = 0.1  # of a detector's errors, until the residuals say more
 
 
@@ -131,61 +127,6 @@ def person_centre(bundle: Bundle) -> Tensor:
     """Mean joint in every camera's frame, (N, V, 3) mm: the pivot of camera moves."""
     centre = bundle.joints.mean((1, 2))  # (N, 3)
     return (bundle.R @ centre[:, None, :, None]).squeeze(-1) + bundle.t
-
-
-def move_cameras(views: Views, centre: Tensor, tangent: Tensor) -> Views:
-    """Moves the cameras by tangent vectors; view 0 stays in its place.
-
-    Args:
-        views: (..., V, ...). centre: (..., V, 3), pivots in the camera frames.
-        tangent: (..., F + 6 (V - 1)): of each view the focal length's growth, where these are
-            unknown, and of each but the first rotation (rad) and translation (mm).
-    """
-    R, t, log_focal = views
-    F = log_focal.shape[-1]
-    growth, step = tangent[..., :F], tangent[..., F:].unflatten(-1, (-1, 6))
-    turn = so3_exp(step[..., :3])
-    pivot = centre[..., 1:, :]
-    moved_R = turn @ R[..., 1:, :, :]
-    moved_t = (turn @ (t[..., 1:, :] - pivot).unsqueeze(-1)).squeeze(-1) + pivot + step[..., 3:]
-    if F:
-        moved_t = moved_t + dolly(growth, centre, moved_R)
-    first_R = R[..., :1, :, :].expand(*moved_R.shape[:-3], 1, 3, 3)
-    first_t = t[..., :1, :].expand(*moved_t.shape[:-2], 1, 3)
-    R, t = torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
-    return Views(R, t, log_focal + torch.log1p(growth.clamp_min(LEAST_GROWTH)))
-
-
-def dolly(growth: Tensor, centre: Tensor, R: Tensor) -> Tensor:
-    """By how much views 1.. (..., V - 1, 3) mm move away as focal lengths grow by shares (..., V).
-
-    Args:
-        centre: (..., V, 3), in the camera frames. R: (..., V - 1, 3, 3) of views 1...
-    """
-    away = growth * centre[..., 2]  # (..., V)
-    own = torch.nn.functional.pad(away[..., 1:, None], (2, 0))
-    return own - away[..., :1, None] * R[..., 2]
-
-
-def carried(centre: Tensor, tangent: Tensor, num_focal: int) -> Tensor:
-    """By how much (..., 3) mm all joints move with view 0's focal length.
-
-    Args:
-        centre, tangent: as in `move_cameras`. num_focal: F.
-    """
-    if not num_focal:
-        return torch.zeros_like(centre[..., 0, :])
-    return torch.nn.functional.pad(tangent[..., :1] * centre[..., 0, 2:], (2, 0))
-
-
-def by_focal(camera: Tensor, centre: Tensor) -> Tensor:
-    """How points (N, V, ..., 3) mm in the camera frames move with their view's focal length.
-
-    Args:
-        centre: (N, V, ..., 3), pivots in the camera frames.
-    """
-    depth = centre[..., 2:].expand(*camera.shape[:-1], 1)
-    return torch.cat([camera[..., :2], depth], dim=-1)
 
 
 def misfits(

@@ -24,13 +24,11 @@ from ptri.posterior.equations import (
     Bundle,
     Errors,
     System,
-    carried,
-    dolly,
-    move_cameras,
     normal_equations,
     person_centre,
     prior_information,
 )
+from ptri.posterior.motion import carried, dolly, move_cameras
 from ptri.structures import Observations, Views, constant
 
 STEP_SIGMA = 100.0  # mm; how far a joint without any evidence follows a step

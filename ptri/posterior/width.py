@@ -33,13 +33,13 @@ from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
     Bundle,
     Errors,
-    by_focal,
     misfits,
     noise_unit,
     normal_equations,
     person_centre,
     prior_information,
 )
+from ptri.posterior.motion import by_focal
 from ptri.structures import MANY_FRAMES, Observations
 
 LENGTH = 130.0  # mm
