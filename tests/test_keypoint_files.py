@@ -14,6 +14,7 @@ from ptri.geometry.cameras import project
 from ptri.recordings import intrinsics
 from ptri.recordings.keypoint_files import distort, read_recording, undistort
 from ptri.recordings.solve import rig_input
+from ptri.recordings.write_cameras import write_toml
 from ptri.rig.check import known_joints
 from ptri.skeleton import H36M17, SKELETONS, linear_map, map_joints
 from ptri.structures import Cameras
@@ -129,7 +130,7 @@ def test_camera_files_of_every_kind_agree(made, kind):
         write_qca(path, cameras)
     else:  # Pose2Sim's, in metres
         path = root / "c.toml"
-        intrinsics.write_toml(path, cameras)
+        write_toml(path, cameras)
     again = intrinsics.read_cameras(path)
     for a, b in zip(cameras, again):
         assert (a.name, a.size) == (b.name, b.size)

@@ -15,8 +15,9 @@ from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.posterior.modes import FocalLengths
 from ptri.recordings import intrinsics
-from ptri.recordings.keypoint_files import read_recording
+from ptri.recordings.keypoint_files import distort, read_recording
 from ptri.recordings.solve import rig_input
+from ptri.recordings.write_cameras import refocused_distortion
 from ptri.rig.lenses import DEVICE_STD, EXACT, UNKNOWN_STD, Lenses, devices, find_lenses
 from ptri.verdict.lenses import wrong_lenses
 from ptri.verdict.verdict import Code, Verdict
@@ -78,9 +79,10 @@ def test_wrong_focal_lengths_are_named(walk, views):
 
 def test_words():
     one = Verdict(Code.FOCAL_LENGTH, 1, value=-0.18)
-    assert "the focal length of camera b seems 18% shorter than the one given" in one.words("ab")
+    words = one.words("ab")
+    assert "the focal length of camera b seems 18% shorter than what it was taken for" in words
     both = Verdict(Code.FOCAL_LENGTHS, value=0.3)
-    assert "of all views seem 30% longer than those given" in both.words()
+    assert "of all views seem 30% longer than what they were taken for" in both.words()
 
 
 def told(log_focal, std):
@@ -116,6 +118,10 @@ def test_what_is_known_of_lenses():
     assert (family @ family.T)[0, 1] == 0  # two models may differ
     given = np.eye(3)[None].repeat(2, 0)
     assert find_lenses(given, 2, EXACT)[1] is None
+    for std in (0.1, np.array(0.1), torch.tensor(0.1), np.array([0.1, 0.1]), [0.1, 0.1]):
+        assert find_lenses(given, 2, Lenses(K_std=std))[1].diagonal().tolist() == pytest.approx(
+            [0.1, 0.1]
+        )
     labelled = find_lenses(given, 2, Lenses(K_std=0.2, group=["a", "a"]))[1]
     assert (labelled @ labelled.T)[0, 1] > 0.99 * 0.2**2
 
@@ -126,12 +132,18 @@ def test_what_is_known_of_lenses():
         (None, Lenses(), "size is needed"),
         (None, Lenses((0, 5)), "size: expected width and height"),
         (None, Lenses((720, 1280), camera="Nokia"), "camera: 'Nokia' is no known device"),
-        (None, Lenses((720, 1280), camera=["iPhone"]), "camera: 1 entries; expected one for each"),
+        (None, Lenses((720, 1280), camera=["iPhone"]), "camera: ..iPhone..; expected a name"),
+        (None, Lenses((720, 1280), camera=5), "camera: 5; expected a name"),
+        (None, Lenses((720, 1280), camera=[["a"], None]), "camera: .*; expected a name"),
+        (None, Lenses((720, float("inf"))), "size: expected width and height"),
+        (np.eye(3), Lenses(K_std=5j), "K_std: 5j"),
+        (np.eye(3), Lenses(group=5), "group: 5; expected a name"),
+        (np.eye(3), Lenses(K_std=[0.01, 0.25], group=["a", "a"]), "known to 1.0% and to 25.0%"),
         (np.eye(3), Lenses(camera="iPhone"), "K is given, too"),
         (np.eye(3), Lenses(K_std=-1), "K_std: -1; expected"),
         (np.eye(3), Lenses(K_std=True), "K_std: True"),
         (np.eye(3), Lenses(K_std=[0, 0.1]), "0 for some views"),
-        (np.eye(3), Lenses(group=["a"]), "group: 1 entries"),
+        (np.eye(3), Lenses(group=["a"]), "group: ..a..; expected a name"),
     ],
 )
 def test_bad_lenses_are_refused(K, lenses, message):
@@ -184,6 +196,38 @@ def test_devices_in_place_of_a_camera_file(tmp_path):
         intrinsics.open_cameras(tmp_path, RecordingConfig(cameras={"nobody": "iPhone"}))
     with pytest.raises(UserError, match="no known device"):
         intrinsics.open_cameras(tmp_path, RecordingConfig(cameras={first.name: "Nokia"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"camera": 5}, "camera: .*5.*; expected a name|no known device"),
+        ({"camera": ["iPhone"]}, "expected a name"),
+        ({"group": [1]}, "group = .1.; expected a label"),
+        ({"K_std": True}, "K_std = True; expected 0"),
+        ({"K": [[900, 0, 360], [0, 900, 640], [0, 0, 1]], "camera": "iPhone"}, "K and camera"),
+        ({"cx": 360.0}, "key 'fx' is missing"),
+    ],
+)
+def test_bad_lenses_in_a_camera_file(tmp_path, change, message):
+    entry = {"name": "a", "size": [720, 1280]} | change
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps({"cameras": [entry]}))
+    with pytest.raises(UserError, match=message):
+        intrinsics.read_cameras(path)
+
+
+def test_distortion_bends_pixels_as_before():
+    K = np.array([[900.0, 0, 360], [0, 900, 640], [0, 0, 1]])
+    longer = K.copy()
+    longer[0, 0] = longer[1, 1] = 1000.0
+    dist = np.array([0.1, -0.3, 1e-3, -2e-3, 0.2])
+    camera = intrinsics.CameraEntry("a", (720, 1280), K, dist, None, None)
+    points = np.array([[100.0, 100.0], [600.0, 900.0], [360.0, 1200.0]])
+    expected = distort(points, K, dist)
+    found = distort(points, longer, refocused_distortion(camera, longer))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(distort(points, longer, dist) - expected).max() > 1
 
 
 def test_without_a_camera_file_videos_are_needed(tmp_path):

@@ -27,7 +27,8 @@ def move_cameras(views: Views, centre: Tensor, tangent: Tensor) -> Views:
     """
     R, t, log_focal = views
     F = log_focal.shape[-1]
-    growth, step = tangent[..., :F], tangent[..., F:].unflatten(-1, (-1, 6))
+    growth = tangent[..., :F].clamp_min(LEAST_GROWTH)
+    step = tangent[..., F:].unflatten(-1, (-1, 6))
     turn = so3_exp(step[..., :3])
     pivot = centre[..., 1:, :]
     moved_R = turn @ R[..., 1:, :, :]
@@ -37,7 +38,7 @@ def move_cameras(views: Views, centre: Tensor, tangent: Tensor) -> Views:
     first_R = R[..., :1, :, :].expand(*moved_R.shape[:-3], 1, 3, 3)
     first_t = t[..., :1, :].expand(*moved_t.shape[:-2], 1, 3)
     R, t = torch.cat([first_R, moved_R], dim=-3), torch.cat([first_t, moved_t], dim=-2)
-    return Views(R, t, log_focal + torch.log1p(growth.clamp_min(LEAST_GROWTH)))
+    return Views(R, t, log_focal + torch.log1p(growth))
 
 
 def dolly(growth: Tensor, centre: Tensor, R: Tensor) -> Tensor:
@@ -59,7 +60,8 @@ def carried(centre: Tensor, tangent: Tensor, num_focal: int) -> Tensor:
     """
     if not num_focal:
         return torch.zeros_like(centre[..., 0, :])
-    return torch.nn.functional.pad(tangent[..., :1] * centre[..., 0, 2:], (2, 0))
+    growth = tangent[..., :1].clamp_min(LEAST_GROWTH)
+    return torch.nn.functional.pad(growth * centre[..., 0, 2:], (2, 0))
 
 
 def by_focal(camera: Tensor, centre: Tensor) -> Tensor:

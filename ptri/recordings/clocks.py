@@ -8,15 +8,14 @@ given is applied first.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from ptri.config import Config
+from ptri.config import Config, RecordingConfig
 from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
-from ptri.recordings.intrinsics import given_offsets
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.solve import SEEN, rig_input
 from ptri.rig.sync import LEAST_OVERLAP, find_lags
@@ -25,6 +24,7 @@ from ptri.structures import Keypoints
 
 log = logging.getLogger(__name__)
 
+MOST_OFFSET = 1e9  # frames
 UNSURE = 1.0  # frames, standard deviation of a clock that is not used
 PASSES = 3  # of following the person and finding the clocks
 MOST_ROWS = 50_000  # frames of a recording with gaps, the gaps counted
@@ -78,6 +78,29 @@ def bring_in_step(
             break
     moved = _read(dense, (late - whole) / spacing).part(list(range(len(names))), rows)
     return moved._replace(late=np.stack([late, std], 1))
+
+
+def given_offsets(options: RecordingConfig, names: Sequence[str]) -> np.ndarray:
+    """Frames (V,) by which what cameras show comes too late, as ``recording.offsets`` says.
+
+    Raises:
+        UserError: an unknown camera, or no number.
+    """
+    given = {str(name): value for name, value in options.offsets.items()}
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise UserError(
+            f"recording.offsets: no camera {', '.join(unknown)}; there are {', '.join(names)} "
+            "(quote names made of digits; recording.views chooses cameras)"
+        )
+    for name, value in given.items():
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not abs(value) < MOST_OFFSET:
+            raise UserError(
+                f"recording.offsets.{name}: expected frames, a number such as 7 or -2.5: "
+                f"{value!r:.80}"
+            )
+    return np.array([float(given.get(name, 0.0)) for name in names])
 
 
 def _found(model: PoseModel, recording: Recording, config: Config) -> tuple[np.ndarray, np.ndarray]:

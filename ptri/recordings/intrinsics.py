@@ -55,7 +55,6 @@ log = logging.getLogger(__name__)
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 FILE_TYPES = (".json", ".yaml", ".yml", ".toml", qualisys.ENDING)
 MIN_FOCAL = 0.1  # of the picture's longer side; no lens is so wide
-MOST_OFFSET = 1e9  # frames
 PROJECT_FILE = "Config.toml"  # Pose2Sim's settings, which lie beside its calibration
 ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
 
@@ -129,7 +128,7 @@ def unknown_camera(
     Raises:
         UserError: an unknown device.
     """
-    lenses = Lenses(size, K_std, device)
+    lenses = Lenses(size, K_std, [device])
     K, focal = find_lenses(None, 1, lenses)
     std = 0.0 if focal is None else float(focal.norm())
     dist = np.zeros(5)
@@ -157,17 +156,23 @@ def _of_videos(root: Path, options: RecordingConfig) -> list[CameraEntry]:
 
 def _of_devices(cameras: list[CameraEntry], given: dict[str, object]) -> list[CameraEntry]:
     """The cameras with the devices' lenses in place of their own."""
-    given = {str(name): str(value) for name, value in given.items()}
+    given = {str(name): device for name, device in given.items()}
     unknown = sorted(set(given) - {camera.name for camera in cameras})
     if unknown:
         names = ", ".join(camera.name for camera in cameras)
         raise UserError(f"recording.cameras: no camera {', '.join(unknown)}; there are {names}")
     return [
-        unknown_camera(c.name, c.size, given[c.name])._replace(R=c.R, t=c.t)
-        if c.name in given
-        else c
-        for c in cameras
+        _of_device(camera, given[camera.name]) if camera.name in given else camera
+        for camera in cameras
     ]
+
+
+def _of_device(camera: CameraEntry, device: object) -> CameraEntry:
+    """The camera with a device's lens; a label of its own stays, and so does its distortion where
+    that of the device is not known."""
+    new = unknown_camera(camera.name, camera.size, device)
+    dist = new.dist if new.dist.any() else camera.dist
+    return new._replace(R=camera.R, t=camera.t, group=camera.group or new.group, dist=dist)
 
 
 def _camera_file(root: Path, setting: str) -> Path | None:
@@ -208,34 +213,6 @@ def _select_views(
     if len(set(chosen)) < len(chosen):
         raise UserError(f"recording.views: {list(views)} names a camera twice")
     return [cameras[place] for place in chosen]
-
-
-def write_toml(path: str | Path, cameras: Sequence[CameraEntry]) -> None:
-    """Writes a Pose2Sim calibration: Rodrigues rotations, translations in metres.
-
-    Args:
-        cameras: with R and t.
-    """
-    lines = []
-    for v, camera in enumerate(cameras):
-        matrix = ", ".join(_numbers(row) for row in camera.K)
-        lines += [
-            f"[cam_{v + 1:02d}]",
-            f"name = {json.dumps(camera.name)}",
-            f"size = {_numbers(camera.size)}",
-            f"matrix = [{matrix}]",
-            f"distortions = {_numbers(camera.dist[:4])}",
-            f"rotation = {_numbers(cv2.Rodrigues(np.float64(camera.R))[0].ravel())}",
-            f"translation = {_numbers(camera.t / 1000)}",
-            "fisheye = false",
-            "",
-        ]
-    lines += ["[metadata]", "adjusted = false", "error = 0.0", ""]
-    Path(path).write_text("\n".join(lines))
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return f"[{', '.join(repr(float(value)) for value in values)}]"
 
 
 # --- reading a file --------------------------------------------------------------------------
@@ -304,10 +281,9 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
     size = _array(entry, "size", (2,), where)
     if min(size) < 1:
         raise UserError(f"{where}: size = {size.tolist()} px; expected [width, height]")
-    known = _lens(entry, where)
-    if not entry.keys() & {"K", "fx"}:
-        device = entry.get("camera")
-        K_std = None if "K_std" not in entry else known[0]
+    known, device = _lens(entry, where), entry.get("camera")
+    if not entry.keys() & {"K", "fx", "fy", "cx", "cy"}:
+        K_std = None if entry.get("K_std") is None else known[0]
         try:
             camera = unknown_camera(name, (int(size[0]), int(size[1])), device, K_std)
         except UserError as error:
@@ -316,6 +292,8 @@ def _camera(entry: dict[str, Any], path: Path) -> CameraEntry:
             camera = camera._replace(dist=_distortion(entry, where))
         R, t = _pose(entry, where)
         return camera._replace(R=R, t=t, group=known[1] or camera.group)
+    if device is not None:
+        raise UserError(f"{where}: K and camera; give one of the two (how well K is known: K_std)")
     if "K" in entry:
         K = _array(entry, "K", (3, 3), where)
     else:
@@ -360,10 +338,14 @@ def _distortion(entry: dict[str, Any], where: str) -> np.ndarray:
 def _lens(entry: dict[str, Any], where: str) -> tuple[float, str | None]:
     """Relative standard deviation of an entry's focal length, and the label of its kind."""
     std, group = GIVEN_STD, entry.get("group")
-    if "K_std" in entry:
+    if entry.get("K_std") is not None:
         std = float(_array(entry, "K_std", (), where))
-        if not 0 <= std <= LARGEST_STD:
-            raise UserError(f"{where}: K_std = {std:g}; expected 0 (exact) to {LARGEST_STD:g}")
+        if not 0 <= std <= LARGEST_STD or isinstance(entry["K_std"], bool):
+            raise UserError(
+                f"{where}: K_std = {entry['K_std']}; expected 0 (exact) to {LARGEST_STD:g}"
+            )
+    if group is not None and not isinstance(group, (str, int)):
+        raise UserError(f"{where}: group = {group!r:.80}; expected a label")
     return std, None if group is None else str(group)
 
 
@@ -400,26 +382,3 @@ def _array(
             "lens (or write the focal length from the data sheet) first"
         )
     return value
-
-
-def given_offsets(options: RecordingConfig, names: Sequence[str]) -> np.ndarray:
-    """Frames (V,) by which what cameras show comes too late, as ``recording.offsets`` says.
-
-    Raises:
-        UserError: an unknown camera, or no number.
-    """
-    given = {str(name): value for name, value in options.offsets.items()}
-    unknown = sorted(set(given) - set(names))
-    if unknown:
-        raise UserError(
-            f"recording.offsets: no camera {', '.join(unknown)}; there are {', '.join(names)} "
-            "(quote names made of digits; recording.views chooses cameras)"
-        )
-    for name, value in given.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not abs(value) < MOST_OFFSET:
-            raise UserError(
-                f"recording.offsets.{name}: expected frames, a number such as 7 or -2.5: "
-                f"{value!r:.80}"
-            )
-    return np.array([float(given.get(name, 0.0)) for name in names])

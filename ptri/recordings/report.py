@@ -24,6 +24,7 @@ from ptri.rig.check import default_covariance
 from ptri.rig.estimate import RigEstimate
 from ptri.rig.lenses import GIVEN_STD
 from ptri.structures import Cameras, Keypoints, take
+from ptri.verdict.verdict import Code
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
@@ -160,7 +161,8 @@ def text_of(solution: Solution, figures: dict) -> str:
     ]
     if recording.late is not None:
         parts.insert(3, clock_text(recording))
-    if max(camera.K_std for camera in recording.cameras) > GIVEN_STD:
+    named = estimate.verdict.code in (Code.FOCAL_LENGTH, Code.FOCAL_LENGTHS)
+    if named or max(camera.K_std for camera in recording.cameras) > GIVEN_STD:
         parts.insert(3, lens_text(recording, estimate))
     return "\n".join(parts)
 

@@ -18,10 +18,10 @@ from ptri.posterior.moments import resample
 from ptri.recordings import cache, report
 from ptri.recordings.clocks import bring_in_step
 from ptri.recordings.detections import Detections, detected_recording
-from ptri.recordings.intrinsics import write_toml
 from ptri.recordings.keypoint_files import Recording, read_recording
-from ptri.recordings.solve import Solution, camera_spread, compare_halves, solve
+from ptri.recordings.solve import Solution, compare_halves, solve
 from ptri.recordings.videos import open_video_set
+from ptri.recordings.write_cameras import write_cameras
 from ptri.skeleton import H36M17
 
 SAVED_SAMPLES = 128
@@ -83,47 +83,16 @@ def process(
     (folder / "config.yaml").write_text(configuration.to_yaml(config))
     outputs.write_json(folder / "metrics.json", figures)
     (folder / "table.txt").write_text(text + "\n")
-    _write_cameras(folder, solution)
+    write_cameras(folder, solution)
     _write_predictions(folder / "predictions.h5", solution)
     report.draw(folder / outputs.PICTURES, solution, config)
     return figures, text
 
 
-def _write_cameras(folder: Path, solution: Solution) -> None:
-    """Writes the cameras as camera files: cameras.json, and cameras.toml for Pose2Sim."""
-    recording, estimate = solution.recording, solution.estimate
-    names = recording.names
-    parts = estimate.R, estimate.t, estimate.K, estimate.focal_std
-    found = zip(recording.cameras, *(part.numpy() for part in parts))
-    cameras = [camera._replace(R=R, t=t, K=K, K_std=float(std)) for camera, R, t, K, std in found]
-    frame = f"the frame of {names[0]} (x right, y down, z forward)"
-    tree = {
-        "units": "mm, px",
-        "convention": f"x_cam = R x + t; x in {frame}",
-        "scale": estimate.scale.words(names),
-        "accepted": estimate.accepted,
-        "verdict": estimate.verdict.words(names),
-        "cameras": [
-            {
-                **camera._asdict(),
-                "rotation_std_deg": rotation,
-                "centre_std_mm": centre,
-                "late_frames": late,
-                "late_std_frames": std,
-            }
-            for camera, rotation, centre, (late, std) in zip(
-                cameras, *camera_spread(estimate), recording.clocks
-            )
-        ],
-    }
-    outputs.write_json(folder / "cameras.json", tree)
-    write_toml(folder / "cameras.toml", cameras)
-
-
 def _write_predictions(path: Path, solution: Solution) -> None:
     """Writes joints, keypoints, cameras and posterior samples of the solved views."""
     recording, estimate = solution.recording, solution.estimate
-    sample_R, sample_t, *_ = resample(estimate.posterior, SAVED_SAMPLES)
+    samples = resample(estimate.posterior, SAVED_SAMPLES).views
     arrays = {
         "frame": recording.frames,
         "joints3d": estimate.body.joints3d,
@@ -135,8 +104,9 @@ def _write_predictions(path: Path, solution: Solution) -> None:
         "cameras/R": estimate.R,
         "cameras/t": estimate.t,
         "cameras/K": estimate.K,
-        "samples_R": sample_R[:, 0],
-        "samples_t": sample_t[:, 0],
+        "samples_R": samples.R[:, 0],
+        "samples_t": samples.t[:, 0],
+        "samples_log_focal": samples.log_focal[:, 0],
         "pooled_frames": recording.frames[estimate.frames],
     }
     if recording.covariance is not None:

@@ -21,7 +21,8 @@ import numpy as np
 from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.boxes import read_boxes
-from ptri.recordings.intrinsics import CameraEntry, given_offsets, named_path, open_cameras
+from ptri.recordings.clocks import given_offsets
+from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
 from ptri.recordings.video_files import SUFFIXES, first_picture, videos_in
 
 log = logging.getLogger(__name__)

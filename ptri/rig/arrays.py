@@ -39,7 +39,7 @@ def picture_sizes(size, num_views: int, device: torch.device | str = "cpu") -> T
         UserError: a size that is none.
     """
     size = as_tensor(size, "size", device)
-    if size.shape not in ((2,), (num_views, 2)) or not bool((size >= 1).all()):
+    if size.shape not in ((2,), (num_views, 2)) or not bool(((size >= 1) & (size < 1e6)).all()):
         raise UserError(
             "size: expected width and height in px, of all views (2,) or of each "
             f"({num_views}, 2), got {size.tolist()!r:.80}"

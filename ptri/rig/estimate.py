@@ -43,10 +43,10 @@ from ptri.rig.starts import gather_starts, lift_and_read
 from ptri.skeleton import Skeleton
 from ptri.structures import (
     MANY_FRAMES,
-    Cameras,
     Keypoints,
     Prediction,
     RigPosterior,
+    Views,
     take,
     tree_map,
 )
@@ -85,7 +85,7 @@ class RigEstimate(NamedTuple):
     verdict: Verdict  # whether the cameras may be used, and why not
     scale: Scale  # where the millimetres come from
     frames: list[int]  # that the cameras were estimated from, of T
-    K: Tensor  # (V, 3, 3) px, as given; focal lengths that are not exact: posterior mean ...
+    K: Tensor  # (V, 3, 3) px, as given, without skew; focal lengths not exact: posterior mean ...
     focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
 
     @property
@@ -216,7 +216,7 @@ def solve_cameras(
     max_frames: int = 50,
     scale: Scale = HUMAN_BONES,
     *,
-    start: tuple[Cameras, Tensor] | None = None,
+    start: tuple[Views, Tensor] | None = None,
     times: Tensor | None = None,
     doubt: Verdict | None = None,
 ) -> Solved:
@@ -316,8 +316,7 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     away = posterior.t[:, 0] - t  # (M, V, 3)
     t_cov = torch.einsum("m,mvi,mvj->vij", weights, away, away)
     rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
-    K = K[0, 0] if K.shape[1] else given.K.new_zeros(given.K.shape[1:])
-    rest = solved.verdict, solved.scale, solved.frames, K, focal_std
+    rest = solved.verdict, solved.scale, solved.frames, K[0, 0], focal_std
     return RigEstimate(R, t, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
 
 
@@ -345,7 +344,7 @@ def solve(
     *,
     thorough: bool = True,
     lifted: Lifted | None = None,
-    start: tuple[Cameras, Tensor] | None = None,
+    start: tuple[Views, Tensor] | None = None,
     times: Tensor | None = None,
     focal: Tensor | None = None,
 ) -> Solution:

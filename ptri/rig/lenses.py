@@ -14,6 +14,7 @@ from importlib import resources
 from numbers import Real
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,7 +47,7 @@ def device_focal(name: str) -> tuple[float, float]:
     Raises:
         UserError: an unknown device.
     """
-    found = devices().get(name)
+    found = devices().get(name) if isinstance(name, str) else None
     if found is not None:
         return found["focal"], DEVICE_STD
     for family, values in FAMILIES.items():
@@ -61,7 +62,7 @@ def device_focal(name: str) -> tuple[float, float]:
 
 def model_of(device: str | None) -> str | None:
     """The model whose lenses are alike; None of a family, whose models differ."""
-    return device if device in devices() else None
+    return device if isinstance(device, str) and device in devices() else None
 
 
 class Lenses(NamedTuple):
@@ -91,11 +92,8 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
     """
     size, K_std, camera, group = lenses
     V = num_views
-    cameras = [camera] * V if camera is None or isinstance(camera, str) else list(camera)
-    groups = [None] * V if group is None else list(group)
-    for name, values in (("camera", cameras), ("group", groups)):
-        if len(values) != V:
-            raise UserError(f"{name}: {len(values)} entries; expected one for each of {V} views")
+    cameras = [camera] * V if isinstance(camera, str) else _each("camera", camera, V)
+    groups = _each("group", group, V)
     if K is not None and camera is not None:
         raise UserError("camera: K is given, too; give one of the two")
     std = _standard_deviations(K_std, V)
@@ -109,18 +107,37 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
         return K, None
     if not all(std):
         raise UserError("K_std: 0 for some views; give 0 for all, or a small number such as 0.001")
-    kinds = sorted({str(g) for g in groups if g is not None})
+    kinds = list(dict.fromkeys(g for g in groups if g is not None))
     focal = torch.zeros(V, V + len(kinds), dtype=torch.float64)
     for v, kind in enumerate(groups):
+        like = {std[w] for w, other in enumerate(groups) if kind is not None and other == kind}
+        if len(like) > 1:
+            raise UserError(
+                f"group: views of {kind!r:.40} have focal lengths known to {min(like):.1%} and to "
+                f"{max(like):.1%}; give those of a group one K_std, or let them have none"
+            )
         own = std[v] if kind is None else min(std[v], OWN_STD) / 2**0.5
         focal[v, v] = own
         if kind is not None:
-            focal[v, V + kinds.index(str(kind))] = math.sqrt(std[v] ** 2 - own**2)
+            focal[v, V + kinds.index(kind)] = math.sqrt(std[v] ** 2 - own**2)
     return K, focal
 
 
+def _each(name: str, values, num_views: int) -> list:
+    """One label for each view, None where there is none."""
+    values = [None] * num_views if values is None else values
+    listed = isinstance(values, (list, tuple)) and len(values) == num_views
+    if not listed or not all(v is None or isinstance(v, (str, int)) for v in values):
+        raise UserError(f"{name}: {values!r:.80}; expected a name for each of {num_views} views")
+    return list(values)
+
+
 def _standard_deviations(K_std, num_views: int) -> list[float | None]:
-    values = [K_std] * num_views if K_std is None or isinstance(K_std, Real) else list(K_std)
+    try:
+        plain = np.asarray(K_std, dtype=object).tolist()  # of arrays and tensors, too
+    except (TypeError, ValueError):
+        plain = [K_std]  # said below
+    values = plain if isinstance(plain, list) else [plain] * num_views
     for value in values:
         number = value is None or (isinstance(value, Real) and not isinstance(value, bool))
         if len(values) != num_views or not number or not 0 <= (value or 0) <= LARGEST_STD:

@@ -14,7 +14,7 @@ from ptri.posterior.equations import Bundle
 from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.skeleton import H36M17
-from ptri.structures import MANY_FRAMES, Cameras, Keypoints, Observations, cat, constant, take
+from ptri.structures import MANY_FRAMES, Keypoints, Observations, Views, cat, constant, take
 from ptri.verdict.readings import Sides, apply_sides, frames_to_read, read_rigs
 
 PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is triangulated
@@ -67,7 +67,7 @@ def gather_starts(
     body: BodyPrior,
     seed: int,
     thorough: bool,
-    start: tuple[Cameras, Tensor] | None = None,
+    start: tuple[Views, Tensor] | None = None,
 ) -> Bundle:
     """Candidate rigs (B, C, ...) to start from: lifted, given, and of many frames the classical.
 
@@ -78,10 +78,12 @@ def gather_starts(
     trust = observations.inlier[..., :NUM_JOINTS] / lifted.sigma.double().square()
     starts = rig_starts(lifted.joints3d.double(), trust, body, mirrored=thorough)
     if start is not None:
-        cameras, joints = start
+        (R, t, log_focal), joints = take(start, (slice(None), None))
+        nothing = log_focal.new_zeros(*starts.t.shape[:2], log_focal.shape[-1])
+        starts = starts._replace(log_focal=nothing)
         given = take(starts, (slice(None), slice(1)))
-        R, t, joints = take((*cameras[1:], joints), (slice(None), None))
-        starts = cat([starts, given._replace(R=R, t=t, joints=joints)], 1)
+        given = given._replace(R=R, t=t, log_focal=log_focal, joints=joints)
+        starts = cat([starts, given], 1)
     if thorough and keypoints.xy.shape[1] >= MANY_FRAMES:
         starts = cat([starts, pooled_starts(keypoints, K, starts, body, seed=seed)], 1)
     return _with_further_joints(starts, observations)

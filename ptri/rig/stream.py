@@ -31,7 +31,7 @@ from ptri.rig.frames import (
 from ptri.rig.lenses import Lenses
 from ptri.rig.scale import HUMAN_BONES, known_length
 from ptri.skeleton import Skeleton
-from ptri.structures import Cameras, cat, take
+from ptri.structures import Cameras, Views, cat, take
 
 # Solve again when the information about each parameter has grown by this factor, or when there are
 # twice as many frames.
@@ -66,7 +66,7 @@ class RigFilter:
     ) -> None:
         """
         Args:
-            K: (V, 3, 3) px.
+            K: (V, 3, 3) px; None: not known, see ``camera`` and ``size``.
             max_frames: frames kept; memory and the longest update grow with it.
             skeleton, num_samples, num_iterations, scale, size, K_std, camera, group, children,
                 seed, device, model: as in `ptri.estimate_rig`.
@@ -159,17 +159,19 @@ class RigFilter:
         return float(now - then) > 9 * math.comb(V, 2) * math.log(GROWTH)
 
 
-def _start(kept: RigInput, solved: Solved) -> tuple[Cameras, Tensor] | None:
+def _start(kept: RigInput, solved: Solved) -> tuple[Views, Tensor] | None:
     """The last cameras (1, V, ...) and the 17 joints (1, N, 17, 3) under them, to start from."""
     if not solved.frames or not len(kept.K):
         return None
     R, t = posterior_mean(solved.posterior)
     factor = solved.scale.factor
     t = t / (1.0 if math.isnan(factor) else factor)  # the scale of the bones
+    weights = solved.posterior.log_weights.exp()
+    log_focal = torch.einsum("mb,mbf->bf", weights, solved.posterior.log_focal)
     known, K = take((known_joints(kept), kept.K), None)
     K, _ = at_mean_focal(K, solved.posterior)
     joints = robust_triangulation(known, Cameras(K, R, t))[0].joints3d
     middle = joints.nanmedian(dim=2, keepdim=True).values
     middle = torch.where(torch.isnan(middle), middle.nanmedian(dim=1, keepdim=True).values, middle)
     joints = torch.where(torch.isnan(joints), middle, joints)
-    return (Cameras(K, R, t), joints) if bool(torch.isfinite(joints).all()) else None
+    return (Views(R, t, log_focal), joints) if bool(torch.isfinite(joints).all()) else None

@@ -63,5 +63,4 @@ def lens_verdict(verdict: Verdict, views: list[int], posterior: RigPosterior) ->
     every = len(views) == len(off)
     code = Code.FOCAL_LENGTHS if every else Code.FOCAL_LENGTH
     value = float(off.median() if every else off[worst])
-    rest = verdict if not verdict.accepted else None
-    return Verdict(code, None if every else worst, value=value, figures=verdict.figures, rest=rest)
+    return Verdict(code, None if every else worst, value=value, figures=verdict.figures)

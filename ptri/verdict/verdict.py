@@ -45,15 +45,15 @@ class Code(Enum):
         "bad input: all keypoints of {view} lie in the upper left quarter of its picture "
         "({place}); are they of a picture of half the size?"
     )
-    # These are `value` over those given, less one.
+    # These are `value` over those of K, less one.
     FOCAL_LENGTH = (
-        "bad input: the focal length of {view} seems {value:.0%} {than} the one given; it was "
-        "taken as unknown here: correct K, or say how well it is known (K_std)"
+        "bad input: the focal length of {view} seems {value:.0%} {than} what it was taken for; it "
+        "is solved as unknown here: correct K or the device, or say how well it is known (K_std)"
     )
     FOCAL_LENGTHS = (
-        "bad input: the focal lengths of all views seem {value:.0%} {than} those given; they were "
-        "taken as unknown here: is K of pictures of another size? Correct it, or say how well it "
-        "is known (K_std)"
+        "bad input: the focal lengths of all views seem {value:.0%} {than} what they were taken "
+        "for; they are solved as unknown here: is K of pictures of another size? Correct it or the "
+        "devices, or say how well they are known (K_std)"
     )
     UPSIDE_DOWN = (
         "bad input: the person stands upside down in every view; is y counted upwards? If the "
