@@ -169,7 +169,7 @@ def find_modes(
 
     # 6 how much wider than their likelihood the cameras are. What Laplace's approximation makes of
     # joints adds up over frames, and where focal lengths are hardly known it moves them by more
-    # than that: there the optimum of the joint density is nearer to the truth (docs/decisions.md),
+    # than that: there the optimum of the joint density is nearer to the truth (rig_posterior.md),
     # and by that step both are doubted.
     together = errors_together(seen, bundle, errors, body, worth)
     shift, told = torch.zeros_like(expansions.information[:, 0]), _nothing(bundle.log_focal)
