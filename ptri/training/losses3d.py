@@ -23,7 +23,7 @@ from ptri.posterior.sampling import RigSolution
 from ptri.rig import estimate
 from ptri.rig.joints import fuse_body
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, Sample, tree_map
+from ptri.structures import Cameras, Keypoints, Prediction, RigPosterior, Sample, Views, tree_map
 
 ROOT = H36M17.root
 MAX_POSE_LOSS = 200.0  # nats; a rig solved in the wrong basin teaches nothing beyond
@@ -149,9 +149,10 @@ def solve(
     options = dataclasses.replace(config.posterior, num_samples=POSTERIOR_SAMPLES)
     start = None
     if config.train.true_start:
-        cameras, joints3d = truth
+        (_, R, t), joints3d = truth
         # Joints that are not known start where the reference view's skeleton has them.
-        start = cameras, torch.where(joints3d.isnan(), lifted.joints3d[:, :, 0], joints3d)
+        joints3d = torch.where(joints3d.isnan(), lifted.joints3d[:, :, 0], joints3d)
+        start = Views(R, t, t.new_zeros(len(t), 0)), joints3d
     solution = estimate.solve(
         model, keypoints, K, options, step, thorough=False, lifted=lifted, start=start
     )
