@@ -194,6 +194,8 @@ class EvaluateConfig(Section):
     out: str = "outputs"  # infer3d.py writes into <out>/<run.name>
     joints: Literal["known", "common"] = "known"  # of data sets: those whose truth is known, or the
     # 15 that Human3.6M and Panoptic share, for weights that learned from the other one
+    known_studio: bool = False  # h36m: also each frame alone with what data.train_subjects' rigs
+    # say of where cameras stand; a row of its own, no unseen rig
     camera_sets: list[Any] = field(
         default_factory=list
     )  # infer3d.py evaluates each of these in turn, instead of data.views; as that takes them

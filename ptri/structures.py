@@ -79,6 +79,7 @@ class Observations(NamedTuple):
     information: Tensor  # (N, T, V, J, 2, 2) inverse covariance, 0 where not seen
     inlier: Tensor  # (N, T, V, J) prior probability that the point is no outlier, 0 = not seen
     held: Tensor  # (N, T, J) 1 where the joint's bones have their say, else 0
+    persons: Tensor  # (N, T, P) 1 for the person that the frame shows, 0 for others
 
 
 class Views(NamedTuple):

@@ -18,7 +18,7 @@ from ptri.posterior.body import load_body_prior
 from ptri.posterior.equations import Bundle, person_centre
 from ptri.posterior.motion import move_cameras
 from ptri.skeleton import H36M17
-from ptri.structures import Cameras, Views, take, tree_map
+from ptri.structures import Cameras, Keypoints, Observations, Views, take, tree_map
 
 BODY = load_body_prior(spread=0.05)
 FLIP = torch.tensor(H36M17.flip)
@@ -59,6 +59,13 @@ def random_rotations(*shape) -> Tensor:
 def observed(batch=8, views=4, frames=1, seed=0, **options):
     keypoints, K, cameras, joints = gaussian_scene(batch, views, frames, seed, **options)
     return normalise(keypoints, K), cameras, joints
+
+
+def nothing_seen(frames=1, views=2, joints=17) -> Observations:
+    keypoints = torch.full((1, frames, views, joints, 2), torch.nan, dtype=torch.float64)
+    eye = torch.eye(2, dtype=torch.float64).expand(*keypoints.shape, 2)
+    K = torch.eye(3, dtype=torch.float64).expand(1, frames, views, 3, 3)
+    return normalise(Keypoints(keypoints, eye, keypoints[..., 0]), K)
 
 
 def exact(R, t):

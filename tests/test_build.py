@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from rigs_fixture import nothing_seen
 
 from ptri import checkpoint, config
 from ptri.config_sections import PosteriorConfig
@@ -88,7 +89,7 @@ def test_nothing_of_the_shipped_detector_is_left_with_other_weights(tmp_path):
         model = build_model(mine, with_images=False)
         assert model.detector == Detector()
         prior = load_body_prior(definition=mine.posterior.bone_definition)
-        drawn = body_prior(mine.posterior, model.detector, 17, 1, prior.mean).mean
+        drawn = body_prior(mine.posterior, model.detector, nothing_seen()).mean
         assert torch.equal(drawn, prior.mean)
 
 
@@ -97,7 +98,7 @@ def test_what_is_known_of_a_detector_is_used(tmp_path):
     model = build_model(settings(checkpoint_2d=files["checkpoint_2d"]))
     assert model.detector == KNOWN
     plain = load_body_prior().mean
-    drawn = body_prior(PosteriorConfig(), model.detector, 17, 1, plain).mean
+    drawn = body_prior(PosteriorConfig(), model.detector, nothing_seen()).mean
     torch.testing.assert_close(drawn, plain + torch.tensor(0.9).log())
 
 

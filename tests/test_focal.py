@@ -7,6 +7,7 @@ from rigs_fixture import BODY, exact, gaussian_scene, normal, observed
 
 from ptri.geometry.cameras import with_focal
 from ptri.geometry.rays import normalise, refocused
+from ptri.geometry.rotations import so3_exp
 from ptri.geometry.triangulation import reproject
 from ptri.posterior.adjust import adjust
 from ptri.posterior.equations import (
@@ -14,12 +15,12 @@ from ptri.posterior.equations import (
     normal_equations,
     person_centre,
     plain_errors,
-    prior_deviation,
-    prior_information,
+    priors,
     robust_cost,
 )
 from ptri.posterior.expansion import cameras_at, coordinates_of, expand
 from ptri.posterior.motion import carried, move_cameras
+from ptri.posterior.prior import PosePrior, Prior, no_poses
 from ptri.structures import take
 
 
@@ -27,6 +28,12 @@ def bundle_of(cameras, joints, log_focal):
     bones = joints[:, :, BODY.child] - joints[:, :, BODY.parent]
     lengths = bones.norm(dim=-1).log().median(1).values
     return Bundle(cameras.R, cameras.t, log_focal, joints, lengths)
+
+
+def known(focal, views=3, poses=None):
+    """The information of every focal length, and what is known of poses."""
+    eye = torch.eye(views, dtype=torch.float64)
+    return Prior(focal * eye, no_poses(eye) if poses is None else poses)
 
 
 def noiseless(views=3, batch=2):
@@ -43,7 +50,7 @@ def noiseless(views=3, batch=2):
 
 def test_normal_equations_are_the_slope_and_the_bend_of_the_cost():
     observations, truth = noiseless()
-    errors = plain_errors(observations, torch.zeros(3, 3, dtype=torch.float64))
+    errors = plain_errors(observations, known(0.0))
     errors = errors._replace(
         tail=torch.zeros_like(errors.tail),
         bias=torch.zeros(2, 3, 17, 2, dtype=torch.float64),
@@ -67,7 +74,7 @@ def test_normal_equations_are_the_slope_and_the_bend_of_the_cost():
     shared = torch.tensor([*range(D), *range(D + 3 * J, size)])
     here = torch.full((size,), 1e-6, dtype=torch.float64)  # at 0 a turn has no second slope
     system = normal_equations(truth, observations, errors, body)
-    prior = prior_information(errors, body, D)
+    prior, pull = priors(truth, errors, body)
     for rig in range(2):
         bend = torch.autograd.functional.hessian(lambda x, rig=rig: cost(x, rig), here)
         full = system.shared[rig] + prior[rig]
@@ -79,8 +86,7 @@ def test_normal_equations_are_the_slope_and_the_bend_of_the_cost():
         apart = (joints[:, shared].mT - by_joint) / scale[:, None]
         assert float(apart.abs().max()) < 4e-3 * float((by_joint / scale[:, None]).abs().max())
         slope = torch.autograd.functional.jacobian(lambda x, rig=rig: cost(x, rig), here)
-        pull = prior[rig] @ prior_deviation(truth, errors, body)[rig]
-        expected = system.shared_gradient[rig] + pull
+        expected = system.shared_gradient[rig] + pull[rig]
         assert float(((slope[shared] - expected) / scale).abs().max()) < 1e-2
 
 
@@ -88,7 +94,9 @@ def test_gradient_with_residuals():
     """Where the keypoints do not fit, too."""
     observations, truth = noiseless()
     observations = observations._replace(xy=observations.xy + 0.01 * normal(2, 1, 3, 17, 2))
-    errors = plain_errors(observations, 50.0 * torch.eye(3, dtype=torch.float64))
+    poses = PosePrior(so3_exp(0.1 * normal(3, 3)) @ truth.R[0], truth.t[0] + 30.0, None)
+    poses = poses._replace(information=torch.diag(torch.linspace(1, 12, 12).double()))
+    errors = plain_errors(observations, known(50.0, poses=poses))
 
     def cost(x):
         views = move_cameras(truth.views, person_centre(truth), x)
@@ -100,13 +108,13 @@ def test_gradient_with_residuals():
     slope = torch.autograd.functional.jacobian(cost, here)
     gradient = normal_equations(truth, observations, errors, BODY).shared_gradient
     gradient = gradient[:, : truth.num_cameras]
-    gradient[:, :3] += truth.log_focal * 50.0
+    gradient += priors(truth, errors, BODY)[1][:, : truth.num_cameras]
     torch.testing.assert_close(slope, gradient, rtol=1e-6, atol=1e-6)
 
 
 def test_coordinates_lead_back_to_the_cameras():
     observations, truth = noiseless()
-    errors = plain_errors(observations, 50.0 * torch.eye(3, dtype=torch.float64))
+    errors = plain_errors(observations, known(50.0))
     at = expand(observations, truth, errors, BODY)
     shape = normal(5, 2, truth.num_cameras - 1, seed=3)
     shape = shape * torch.tensor([0.1] * 3 + [0.05, 0.05, 0.05, 90, 90, 90] * 2)[:-1]
@@ -121,7 +129,7 @@ def test_longer_lenses_are_found():
     wrong = 0.15 * normal(6, 4, seed=5)
     observations = normalise(keypoints, with_focal(K, -wrong[:, None]))
     start = bundle_of(cameras, joints, torch.zeros_like(wrong))
-    errors = plain_errors(observations, 16.0 * torch.eye(4, dtype=torch.float64))
+    errors = plain_errors(observations, known(16.0, 4))
     bundle, _ = adjust(observations, start, BODY, 20, 6, errors)
     off = bundle.log_focal - wrong
     assert float(off.abs().median()) < 0.03, off

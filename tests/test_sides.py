@@ -110,7 +110,7 @@ def test_a_reading_gains_what_the_adjusted_cost_loses():
         torch.Tensor.double, (keypoints, scene.K, scene.cameras, scene.joints3d)
     )
     stated = normalise(keypoints, K)
-    body = body_prior(OPTIONS, LABELLED, 17, 1, R)
+    body = body_prior(OPTIONS, LABELLED, stated)
     bundle = Bundle(*exact(R, t), joints, body.mean.expand(4, -1))
     reading = torch.zeros(4, 1, 4, 2, dtype=torch.long)
     reading[:, :, 2, 1] = 1  # legs exchanged

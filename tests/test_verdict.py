@@ -56,7 +56,9 @@ def true_solution(keypoints, K, cameras, joints, spread_deg=1.0):
     bundle = Bundle(*exact(cameras.R, cameras.t), joints, None)
     _, _, weight = misfits(bundle, observations, plain_errors(observations))
     seen = {"observations": observations, "joints": joints, "weight": weight}
-    best = SimpleNamespace(errors=SimpleNamespace(focal=one.new_zeros(B, 0, 0)))
+    best = SimpleNamespace(
+        errors=SimpleNamespace(prior=SimpleNamespace(focal=one.new_zeros(B, 0, 0)))
+    )
     evidence = SimpleNamespace(**seen, scale2=one.clone(), best=best)
     modes = SimpleNamespace(mean=one[:, None], together=Together(0 * one, 0 * one, one, one))
     return SimpleNamespace(posterior=posterior, evidence=evidence, modes=modes, usual=R)

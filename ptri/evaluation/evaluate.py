@@ -34,12 +34,13 @@ from ptri.errors import UserError
 from ptri.evaluation import metrics, outputs, predictions, table
 from ptri.evaluation.pictures import Painter
 from ptri.evaluation.predictions import SceneEstimate, SceneFrames
+from ptri.evaluation.scores import joint_scores, keypoint_scores, rig_scores, seed_scores
+from ptri.evaluation.studio import Studio
 from ptri.geometry.triangulation import robust_triangulation
-from ptri.models import losses
-from ptri.models.heatmap import image_to_heatmap
 from ptri.models.mobileone import merge_batchnorm
 from ptri.models.weights import build_model, holds_2d
-from ptri.posterior.moments import posterior_from_cameras, posterior_mean
+from ptri.posterior.moments import posterior_from_cameras
+from ptri.posterior.prior import Prior
 from ptri.rig.check import RigInput, for_model, known_joints
 from ptri.rig.estimate import solve, solve_cameras
 from ptri.rig.joints import body_under
@@ -48,7 +49,6 @@ from ptri.structures import (
     Cameras,
     Keypoints,
     Prediction,
-    RigPosterior,
     Sample,
     cat,
     take,
@@ -169,6 +169,7 @@ def _evaluate_share(
         leave=False,
         disable=not world.first,
     )
+    studio = Studio(dataset) if config.evaluate.known_studio else None
     pooled = None
     model.eval()
     with torch.no_grad(), h5py.File(path, "w") as file, progress:
@@ -181,15 +182,20 @@ def _evaluate_share(
                 # 1 from images to keypoints
                 batch, items = to_device(batch, device), torch.tensor(items)
                 frames, logits = _detect(model, detector, batch, items, timer)
-                score("", _keypoint_scores(frames, logits))
+                score("", keypoint_scores(frames, logits))
                 # 2 each frame alone
                 single = _solve_single(model, frames, config, timer)
                 true_rigs = posterior_from_cameras(frames.truth.cameras)
-                score("single/", _rig_scores(single, true_rigs, frames, dataset))
-                score("single/", _joint_scores(single.prediction, frames.truth.joints3d))
-                score("", _seed_scores(single.prediction, frames.truth))
+                score("single/", rig_scores(single, true_rigs, frames, dataset))
+                score("single/", joint_scores(single.prediction, frames.truth.joints3d))
+                score("", seed_scores(single.prediction, frames.truth))
+                if studio is not None:
+                    prior = studio.prior(frames.places(dataset).tolist())
+                    known = _solve_single(model, frames, config, timer, prior)
+                    score("studio/", rig_scores(known, true_rigs, frames, dataset))
+                    score("studio/", joint_scores(known.prediction, frames.truth.joints3d))
                 for method, ceiling in _ceilings(model, frames, true_rigs).items():
-                    score(f"{method}/", _joint_scores(ceiling, frames.truth.joints3d))
+                    score(f"{method}/", joint_scores(ceiling, frames.truth.joints3d))
                 single = predictions.thin(single)
                 predictions.write_frames(file, frames, dataset)
                 predictions.write_estimate(file, "single", single, frames, dataset)
@@ -201,8 +207,8 @@ def _evaluate_share(
             if config.evaluate.pool_frames:
                 pooled = _solve_pooled(model, scene, config, timer)
                 true_rig = posterior_from_cameras(take(scene.truth.cameras, slice(0, 1)))
-                score("pooled/", _rig_scores(pooled, true_rig, scene, dataset))
-                score("pooled/", _joint_scores(pooled.prediction, scene.truth.joints3d))
+                score("pooled/", rig_scores(pooled, true_rig, scene, dataset))
+                score("pooled/", joint_scores(pooled.prediction, scene.truth.joints3d))
                 known = _fuse_scene(model, scene, true_rig)
                 error = metrics.mpjpe(known.joints3d, scene.truth.joints3d)
                 score("pooled/", {"mpjpe_calibrated": error})
@@ -266,13 +272,15 @@ def _detect(
     return SceneFrames(given, known_joints(given), features, truth, items), logits
 
 
-def _solve_single(model, frames: SceneFrames, config: Config, timer: Timer) -> SceneEstimate:
+def _solve_single(
+    model, frames: SceneFrames, config: Config, timer: Timer, prior: Prior | None = None
+) -> SceneEstimate:
     keypoints, K, features = frames.alone()
     points = take(for_model(frames.given), (slice(None), None))
-    with timer("posterior", len(K)):
-        solution = solve(model, points, K, config.posterior, config.run.seed)
+    with timer("posterior" if prior is None else "studio/posterior", len(K)):
+        solution = solve(model, points, K, config.posterior, config.run.seed, prior=prior)
     posterior = solution.posterior
-    with timer("fusion", len(K)):
+    with timer("fusion" if prior is None else "studio/fusion", len(K)):
         prediction = body_under(model, keypoints, K, posterior, solution.sides, features)
     accepted = torch.tensor([verdict.accepted for verdict in solution.verdicts])
     return SceneEstimate(take(prediction, (slice(None), 0)), posterior, accepted)
@@ -306,80 +314,6 @@ def _fuse_scene(model, scene: SceneFrames, posterior, sides=None, frames=()) -> 
     """Joints of a scene's frames, which lie in order of time, under one posterior."""
     keypoints, K, features = take((scene.keypoints, scene.truth.cameras.K, scene.features), None)
     return take(body_under(model, keypoints, K, posterior, sides, features, frames), 0)
-
-
-# --- scores ----------------------------------------------------------------------------------
-
-
-def _keypoint_scores(frames: SceneFrames, logits: Tensor | None) -> dict[str, Tensor]:
-    """Of the joints that the detector gives."""
-    given = torch.isfinite(frames.keypoints.xy).all(-1)  # (B, V, J)
-    xy, truth, visible = (
-        part.flatten(1, 2)  # (B, V J, ...)
-        for part in (frames.keypoints.xy, frames.truth.joints2d, frames.truth.visible & given)
-    )
-    loss = truth.new_full((len(truth),), torch.nan)  # heatmaps of others are not ours to score
-    if logits is not None:
-        target = image_to_heatmap(frames.truth.joints2d.flatten(0, 1))
-        shown = frames.truth.visible.flatten(0, 1)
-        loss = losses.heatmap_divergence(logits.flatten(0, 1), target, shown)
-        loss = loss.unflatten(0, logits.shape[:2]).mean(1)
-    return {
-        "loss/hm": loss,
-        "x2d/l1": metrics.joint_l1(xy, truth, visible),
-        "x2d/l2": metrics.joint_l2(xy, truth, visible),
-        "x2d/visible": visible.sum(1),
-    }
-
-
-def _seed_scores(prediction: Prediction, truth: Sample) -> dict[str, Tensor]:
-    """What the seed project prints of joints, beside their MPJPE."""
-    estimate, joints3d = prediction.joints3d, truth.joints3d
-    return {
-        "loss/x3d": losses.joint_l1(estimate, joints3d, H36M17.root),
-        "x3d/l1": metrics.joint_l1(metrics.about_root(estimate), metrics.about_root(joints3d)),
-        "subject": truth.subject,
-        "action": truth.action,
-    }
-
-
-def _joint_scores(prediction: Prediction, truth: Tensor) -> dict[str, Tensor]:
-    estimate, covariance = prediction
-    return {
-        "mpjpe": metrics.mpjpe(estimate, truth),
-        "n_mpjpe": metrics.n_mpjpe(estimate, truth),
-        "pa_mpjpe": metrics.pa_mpjpe(estimate, truth),
-        "absolute": metrics.joint_l2(estimate, truth),
-        "joint_coverage": metrics.joint_coverage(estimate, covariance, truth),
-    }
-
-
-def _rig_scores(
-    estimate: SceneEstimate, true_rigs: RigPosterior, frames: SceneFrames, dataset: MultiView
-) -> dict[str, Tensor]:
-    """Errors of T frames' rigs, by pair of the data set's C cameras; NaN where they lack a view."""
-    posterior = estimate.posterior
-    R, t = posterior_mean(posterior)
-    R_true, t_true = true_rigs.R[0].to(R), true_rigs.t[0].to(t)
-    T, V, C = len(frames.item), R.shape[1], len(dataset.index.cameras)
-    places, pairs = frames.places(dataset), metrics.view_pairs(C)
-    seen = [pairs.index((places[i], places[j])) for i, j in metrics.view_pairs(V)]
-    coverage = R.new_full((T, C - 1, len(metrics.LEVELS)), torch.nan)
-    coverage[:, : V - 1] = metrics.rotation_coverage(posterior, R_true)
-    scores = {"ess": posterior.ess, "accepted": estimate.accepted.float()}
-    error = metrics.mpjpe(estimate.prediction.joints3d, frames.truth.joints3d)
-    scores["mpjpe_accepted"] = torch.where(estimate.accepted.to(error.device), error, torch.nan)
-    scores["rotation_coverage"] = coverage
-    rotation = metrics.rotation_error_deg(R, R_true)
-    of_pairs = {
-        "rotation_deg": rotation,
-        "direction_deg": metrics.translation_direction_error_deg(R, t, R_true, t_true),
-        "failed": metrics.failures(rotation),
-    }
-    for name, value in of_pairs.items():
-        scores[name] = R.new_full((T, len(pairs)), torch.nan)
-        scores[name][:, seen] = value.to(R)
-    return scores
 
 
 def load_model(config: Config, images: bool, world: World = ALONE) -> nn.Module:

@@ -13,6 +13,7 @@ from tabulate import tabulate
 SEED_LINES = ("loss", "loss/hm", "loss/x3d", "x2d/l1", "x2d/l2", "x3d/l1", "x3d/l2")
 METHODS = {
     "single": "each frame alone",
+    "studio": "alone, known studio",
     "pooled": "frames pooled",
     "calibrated": "true cameras",
     "plain": "triangulation",
@@ -52,7 +53,7 @@ def metrics_of(scores: Scores, details: dict) -> dict[str, float]:
         there = weight > 0
         result[name] = float((scores[name][there] * weight[there]).sum() / weight.sum())
     seconds = details["seconds_per_frame"]
-    for method, prefix in (("single", ""), ("pooled", "pooled/")):
+    for method, prefix in (("single", ""), ("studio", "studio/"), ("pooled", "pooled/")):
         if method in details:
             result |= {f"{prefix}{name}": details[method][name] for name in FIGURES}
             stages = ("detect", f"{prefix}posterior", f"{prefix}fusion")

@@ -43,7 +43,8 @@ def normalise(keypoints: Keypoints, K: Tensor) -> Observations:
     information = torch.where(seen[..., None, None], information, 0.0)
     normalised = torch.where(seen[..., None], pixel_to_normalised(xy, K), 0.0)
     inlier = torch.where(seen, keypoints.confidence, 0.0)
-    return Observations(normalised, information, inlier, torch.ones_like(inlier[:, :, 0]))
+    one = torch.ones_like(inlier[:, :, 0])  # (B, T, J)
+    return Observations(normalised, information, inlier, one, one[..., :1])
 
 
 def refocused(observations: Observations, log_focal: Tensor) -> Observations:

@@ -21,8 +21,7 @@ from ptri.posterior.equations import (
     lay_out,
     person_centre,
     plain_errors,
-    prior_deviation,
-    prior_information,
+    priors,
     residuals,
     system_at,
     total_cost,
@@ -133,8 +132,7 @@ def _solve(
     # The Schur complement from half of the frames' solves, chol^-1 (coupling^T, gradient).
     half = torch.linalg.solve_triangular(chol, right.mT, upper=False)  # (N, T, 3J, G + 1)
     reduced = (half[..., :-1].mT @ half).sum(1)  # (N, G, G + 1)
-    prior = prior_information(errors, body, bundle.num_cameras)
-    pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
+    prior, pull = priors(bundle, errors, body)
     full = system.shared + prior
     full = full + torch.diag_embed(full.diagonal(dim1=-2, dim2=-1) * damping[:, None])
     complement = full - reduced[..., :-1]

@@ -19,9 +19,14 @@ from torch import Tensor
 from ptri.skeleton import H36M17
 from ptri.structures import tree_map
 
+NUM_BONES = len(H36M17.bones)  # of a person
+
 
 class BodyPrior(NamedTuple):
-    """Gaussian law of log bone lengths (log mm), and how rigid a bone is over frames."""
+    """Gaussian law of log bone lengths (log mm), and how rigid a bone is over frames.
+
+    Of P persons, each with bones of the same law, independent of the others': N = P NUM_BONES.
+    """
 
     child: Tensor  # (N,) int64 joint index
     parent: Tensor  # (N,) int64 joint index
@@ -58,6 +63,7 @@ def load_body_prior(
     spread: float = 0.0,
     ratio: Sequence[float] = (),
     children: float = 0.0,
+    persons: int = 1,
 ) -> BodyPrior:
     """The prior over the 17 Human3.6M joints, learned from generated phenotypes.
 
@@ -71,6 +77,7 @@ def load_body_prior(
         ratio: length of each bone as a detector draws it over the prior's; empty: 1.
         children: how likely somebody is a child (4 to 14 years). The law is the Gaussian with the
             mean and covariance of adults and children so mixed: proportions then tell the size.
+        persons: P.
     """
     child, parent = zip(*H36M17.bones)
     (mean, covariance), (young, young_covariance) = length_laws()
@@ -88,15 +95,15 @@ def load_body_prior(
     doubt = relative[:, None] * relative + spread**2
     covariance = covariance + 0.01**2 * own + doubt * torch.maximum(own, own[mirror])
     free = [j for j in range(num_joints) if j not in child]
-    eye = torch.eye(num_joints, dtype=torch.float64)
+    eye, each = torch.eye(num_joints, dtype=torch.float64), torch.eye(persons, dtype=torch.float64)
     return BodyPrior(
-        torch.tensor(child),
-        torch.tensor(parent),
+        torch.tensor(child * persons),
+        torch.tensor(parent * persons),
         torch.tensor(free),
-        eye[list(child)] - eye[list(parent)],
-        mean,
-        covariance,
-        torch.linalg.inv(covariance),
+        (eye[list(child)] - eye[list(parent)]).repeat(persons, 1),
+        mean.repeat(persons),
+        torch.kron(each, covariance),
+        torch.kron(each, torch.linalg.inv(covariance).contiguous()),
         slack,
     )
 

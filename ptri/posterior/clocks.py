@@ -22,8 +22,7 @@ from ptri.posterior.equations import (
     Errors,
     normal_equations,
     person_centre,
-    prior_deviation,
-    prior_information,
+    priors,
 )
 from ptri.posterior.motion import move_cameras
 from ptri.structures import Observations
@@ -86,15 +85,13 @@ def clock_step(
     total = rows.shape[2]
     shared = system.shared.new_zeros(N, total, total)
     G = system.coupling.shape[2]
-    shared[:, :G, :G] = system.shared + prior_information(errors, body, num_cameras)
+    prior, pull = priors(bundle, errors, body)
+    shared[:, :G, :G] = system.shared + prior
     cross = torch.diag_embed(by_camera.mT).movedim(1, -2)  # (N, V - 1, 6, V - 1)
     shared[:, :num_cameras, G:] = cross.flatten(1, 2)
     shared[:, G:, :num_cameras] = cross.flatten(1, 2).mT
     shared[:, G:, G:] = torch.diag_embed(own + LAG_SIGMA**-2)
-    pull = prior_information(errors, body, num_cameras) @ prior_deviation(
-        bundle, errors, body
-    ).unsqueeze(-1)
-    gradient = torch.cat([system.shared_gradient + pull.squeeze(-1), slope], 1)
+    gradient = torch.cat([system.shared_gradient + pull, slope], 1)
     right = torch.cat([rows, system.frames_gradient.unsqueeze(2)], 2)
     half = torch.linalg.solve_triangular(chol, right.mT, upper=False)
     reduced = (half[..., :-1].mT @ half).sum(1)

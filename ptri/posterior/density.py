@@ -33,13 +33,14 @@ from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rays import log_mixture, responsibility
 from ptri.geometry.triangulation import camera_matrix, symmetric_inverse
 from ptri.posterior.adjust import MIN_SCALE2, NOISE_PRIOR_COUNT
-from ptri.posterior.body import BodyPrior
+from ptri.posterior.body import NUM_BONES, BodyPrior
 from ptri.posterior.equations import (
     Layout,
     focal_cost,
     lay_out,
 )
 from ptri.posterior.expansion import MIN_LENGTH, Expansion, cameras_at
+from ptri.posterior.prior import pose_cost
 from ptri.structures import MANY_FRAMES, Observations, Views, tree_map, where
 
 
@@ -98,7 +99,8 @@ def log_density(
     ) * shrink
     log_det = symmetric_inverse(entries)[1]
     length = state.log_length.new_zeros(B, M, T, J)
-    length = length.index_copy(-1, body.child, state.log_length)
+    one = slice(NUM_BONES)  # every person's bones are between the same joints
+    length = length.index_copy(-1, body.child[one], state.log_length[..., one])
     if log_focal.shape[-1]:  # else the pictures fix the distance over the body's size
         place = state.shared[..., :num_bones].mean(-1)[..., None, None]
         place = place.expand(B, M, T, len(body.free))
@@ -115,7 +117,9 @@ def log_density(
     noise = NOISE_PRIOR_COUNT * (log_scale + 0.5 / scale) + 0.5 * floor / scale
     log_p = -state.cost - volume - 3 * distance - noise
     if log_focal.shape[-1]:
-        log_p = log_p - focal_cost(log_focal.transpose(0, 1), at.errors.focal).T
+        log_p = log_p - focal_cost(log_focal.transpose(0, 1), at.errors.prior.focal).T
+    if at.errors.prior.poses.information.shape[-1]:
+        log_p = log_p - pose_cost(views, tree_map(lambda v: v.unsqueeze(1), at.errors.prior.poses))
     return log_p.T, joints.permute(1, 0, 2, 4, 3)
 
 

@@ -1,7 +1,7 @@
 """A static rig, moving joints, one body and biased keypoints: cost and normal equations, batched.
 
 Unknowns of each problem: the cameras of views 1 to V-1, the joints of every frame, and what all
-frames share: the log lengths of the body's bones and, where asked for, the focal length of each
+frames share: the log lengths of everybody's bones and, where asked for, the focal length of each
 view and the bias of each view's keypoint of each joint. The normal equations have the shape of an
 arrow: a frame's joints are tied to the shared unknowns, and not to other frames.
 How cameras move: `ptri.posterior.motion`.
@@ -18,8 +18,9 @@ from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.rays import chi_square, expected_curvature, log_mixture, responsibility
 from ptri.geometry.rotations import skew
 from ptri.geometry.triangulation import camera_matrix, ray_moments, reproject, symmetric_to_matrix
-from ptri.posterior.body import BodyPrior, bone_vectors
+from ptri.posterior.body import NUM_BONES, BodyPrior, bone_vectors
 from ptri.posterior.motion import by_focal
+from ptri.posterior.prior import Prior, difference_slopes, differences, no_poses, pose_cost
 from ptri.structures import Observations, Views, constant, take
 
 # Joints are held to where they are by this standard deviation (mm): it keeps joints that nobody
@@ -29,8 +30,9 @@ USUAL_TAIL = 0.1  # of a detector's errors, until the residuals say more
 
 
 def held_bones(observations: Observations, body: BodyPrior) -> Tensor:
-    """1 (N, T, bones) where both ends of a bone are held, else 0."""
-    return observations.held[..., body.child] * observations.held[..., body.parent]
+    """1 (N, T, bones) where both ends of a bone of the person shown are held, else 0."""
+    held = observations.held[..., body.child] * observations.held[..., body.parent]
+    return held * observations.persons.repeat_interleave(NUM_BONES, dim=2)
 
 
 class Bundle(NamedTuple):
@@ -40,7 +42,7 @@ class Bundle(NamedTuple):
     t: Tensor  # (N, V, 3) mm
     log_focal: Tensor  # (N, F) log of the focal lengths over those of K; F = V, 0: K is exact
     joints: Tensor  # (N, T, J, 3) mm, reference frame
-    log_lengths: Tensor  # (N, bones)
+    log_lengths: Tensor  # (N, bones) of all persons, one after the other
 
     @property
     def views(self) -> Views:
@@ -53,14 +55,15 @@ class Bundle(NamedTuple):
 
 
 class Errors(NamedTuple):
-    """How the keypoints and K of N problems err, beside the keypoints' stated covariances."""
+    """How the keypoints of N problems err, beside their stated covariances, and the cameras
+    differ from what is known of them."""
 
     scale2: Tensor  # (N,) factor on the stated covariances
     tail: Tensor  # (N,) of the law around them, see `ptri.posterior.tails`
     bias2: Tensor  # (N,) variance of a bias's coordinate, in units of the view's stated noise
     bias: Tensor  # (N, V, J, 2) biases in these units; J = 0: none are modelled
     num_bias: Tensor  # (N,) effective number of parameters that the biases are
-    focal: Tensor  # (N, F, F) information of the log focal lengths about those of K; F = 0: exact
+    prior: Prior  # (N, ...) of the cameras
 
     @property
     def curvature(self) -> Tensor:
@@ -102,16 +105,16 @@ class System(NamedTuple):
     weight: Tensor  # (N, T, V, J) in least squares, see `responsibility`
 
 
-def plain_errors(observations: Observations, focal: Tensor | None = None) -> Errors:
+def plain_errors(observations: Observations, prior: Prior | None = None) -> Errors:
     """Errors as stated: independent, unbiased, of scale one.
 
     Args:
-        focal: (F, F) information of the log focal lengths; None: K is exact.
+        prior: of one rig's cameras; None: K is exact, and nothing else known.
     """
     N, _, V = observations.inlier.shape[:3]
     one, bias = observations.xy.new_ones(N), observations.xy.new_zeros(N, V, 0, 2)
-    focal = one.new_zeros(0, 0) if focal is None else focal
-    return Errors(one, USUAL_TAIL * one, one, bias, 0 * one, focal.to(one).expand(N, -1, -1))
+    prior = Prior(one.new_zeros(0, 0), no_poses(one)) if prior is None else prior
+    return Errors(one, USUAL_TAIL * one, one, bias, 0 * one, prior.expand(N, one))
 
 
 def noise_unit(observations: Observations) -> Tensor:
@@ -188,11 +191,13 @@ def frame_costs(at: Residuals, layout: Layout, errors: Errors) -> Tensor:
 
 
 def total_cost(frames: Tensor, bundle: Bundle, errors: Errors, body: BodyPrior) -> Tensor:
-    """Negative log density (N,) from the frames' (N, T): with the body, the biases, and K."""
+    """Negative log density (N,) from the frames' (N, T): with body, biases and cameras."""
     deviation = bundle.log_lengths - body.mean
     lengths = ((deviation @ body.precision) * deviation).sum(1)
     biases = errors.bias.square().sum((1, 2, 3)) / errors.bias2
-    return frames.sum(1) + 0.5 * (lengths + biases) + focal_cost(bundle.log_focal, errors.focal)
+    cameras = focal_cost(bundle.log_focal, errors.prior.focal)
+    cameras = cameras + pose_cost(bundle.views, errors.prior.poses)
+    return frames.sum(1) + 0.5 * (lengths + biases) + cameras
 
 
 def focal_cost(log_focal: Tensor, information: Tensor) -> Tensor:
@@ -203,7 +208,7 @@ def focal_cost(log_focal: Tensor, information: Tensor) -> Tensor:
 def robust_cost(
     bundle: Bundle, observations: Observations, errors: Errors, body: BodyPrior
 ) -> Tensor:
-    """Negative log density (N,) of keypoints, bones, body, biases and K at the noise's scale."""
+    """`total_cost` (N,) of bundles."""
     layout = lay_out(observations, body)
     at = residuals(bundle, layout, errors, body)
     return total_cost(frame_costs(at, layout, errors), bundle, errors, body)
@@ -348,21 +353,26 @@ def normal_equations(
     return system_at(residuals(bundle, layout, errors, body), bundle, layout, errors, body)
 
 
-def prior_information(errors: Errors, body: BodyPrior, num_cameras: int) -> Tensor:
-    """Information (N, G, G) of the priors on the shared unknowns: none on the cameras' poses."""
-    N, num_bones, num_bias = len(errors.scale2), len(body.mean), errors.bias[0].numel()
-    F, total = errors.focal.shape[1], num_cameras + num_bones + num_bias
-    information = errors.scale2.new_zeros(N, total, total)
-    information[:, :F, :F] = errors.focal
+def priors(bundle: Bundle, errors: Errors, body: BodyPrior) -> tuple[Tensor, Tensor]:
+    """Information (N, G, G) and gradient (N, G) of the priors on the shared unknowns."""
+    N, num_bones = len(errors.scale2), len(body.mean)
+    F, num_cameras = bundle.log_focal.shape[1], bundle.num_cameras
     bones = slice(num_cameras, num_cameras + num_bones)
+    total = bones.stop + errors.bias[0].numel()
+    information = errors.scale2.new_zeros(N, total, total)
+    information[:, :F, :F] = errors.prior.focal
     information[:, bones, bones] = body.precision
     biases = information[:, bones.stop :, bones.stop :]
     biases.diagonal(dim1=-2, dim2=-1).add_(1 / errors.bias2[:, None])
-    return information
-
-
-def prior_deviation(bundle: Bundle, errors: Errors, body: BodyPrior) -> Tensor:
-    """How far the shared unknowns are from their priors' means, (N, G)."""
-    poses = bundle.t.new_zeros(len(bundle.t), 6 * (bundle.t.shape[1] - 1))
+    still = bundle.t.new_zeros(N, num_cameras - F)
     lengths = bundle.log_lengths - body.mean
-    return torch.cat([bundle.log_focal, poses, lengths, errors.bias.flatten(1)], dim=-1)
+    away = torch.cat([bundle.log_focal, still, lengths, errors.bias.flatten(1)], dim=-1)
+    gradient = (information @ away.unsqueeze(-1)).squeeze(-1)
+    poses = errors.prior.poses
+    if poses.information.shape[-1]:
+        slopes = difference_slopes(bundle.views, person_centre(bundle), poses)
+        pull = slopes.mT @ poses.information  # (N, F + P, P)
+        information[:, :num_cameras, :num_cameras] += pull @ slopes
+        away = differences(bundle.views, poses).unsqueeze(-1)
+        gradient[:, :num_cameras] += (pull @ away).squeeze(-1)
+    return information, gradient

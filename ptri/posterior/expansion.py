@@ -26,7 +26,7 @@ from ptri.posterior.equations import (
     System,
     normal_equations,
     person_centre,
-    prior_information,
+    priors,
 )
 from ptri.posterior.motion import carried, dolly, move_cameras
 from ptri.structures import Observations, Views, constant
@@ -94,7 +94,7 @@ def _around(observations: Observations, bundle: Bundle, errors: Errors, body: Bo
     frames = system.frames[..., order, :][..., order]
     frames.diagonal(dim1=-2, dim2=-1).add_(FREE_SIGMA**-2)
     coupling = system.coupling[..., order]
-    prior = prior_information(errors, body, num_cameras)
+    prior, _ = priors(bundle, errors, body)
     inverse, gain, shared_inverse, _, information = _eliminate(
         frames, coupling, system.shared, prior, num_cameras
     )

@@ -154,8 +154,9 @@ def _noise(chi2: Tensor, seen: Tensor) -> Tensor:
 def first_joints(observations: Observations) -> Observations:
     """Observations (B, T, V, J, ...) of Human3.6M's joints alone."""
     J = NUM_JOINTS
-    xy, information, inlier, held = observations
-    return Observations(xy[..., :J, :], information[..., :J, :, :], inlier[..., :J], held[..., :J])
+    xy, information, inlier, held, persons = observations
+    few = xy[..., :J, :], information[..., :J, :, :], inlier[..., :J], held[..., :J]
+    return Observations(*few, persons)
 
 
 def view_points(known: Known, R: Tensor, t: Tensor) -> Points:

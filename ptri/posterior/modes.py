@@ -18,11 +18,12 @@ from ptri.posterior import student_t as laws
 from ptri.posterior.adjust import NOISE_PRIOR_COUNT, adjust
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.density import log_density
-from ptri.posterior.equations import Bundle, misfits, plain_errors
+from ptri.posterior.equations import Bundle, misfits, plain_errors, priors
 from ptri.posterior.expansion import Expansion, cameras_at, coordinates_of, expand, residual_scale2
 from ptri.posterior.limbs import turn_limbs
 from ptri.posterior.noise import fit_errors
 from ptri.posterior.optima import Poses, adjust_starts, distinct_rows, flatten, strangeness
+from ptri.posterior.prior import Prior
 from ptri.posterior.tails import fit_tail
 from ptri.posterior.width import Together, errors_together, widening
 from ptri.structures import MANY_FRAMES, Observations, Views, constant, take, tree_map
@@ -101,7 +102,7 @@ def find_modes(
     settings: PosteriorConfig,
     poses: Poses | None = None,
     worth: float | None = None,
-    focal: Tensor | None = None,
+    prior: Prior | None = None,
 ) -> tuple[Modes, Evidence]:
     """Adjusts every start and keeps the best distinct optima.
 
@@ -110,19 +111,19 @@ def find_modes(
         starts: (B, C, ...) candidate cameras, joints and log lengths.
         worth: of an image, see `ptri.structures.Detector`.
         poses: tell modes apart that geometry cannot: people seen from behind, limbs turned over.
-        focal: (F, F) information of the log focal lengths about those of K; None: K is exact.
+        prior: of the cameras of every rig; None: K is exact, and nothing else known.
     """
     T, V = observations.xy.shape[1:3]
     observations = _masked(observations, (observations.inlier > 0).to(observations.xy))
     fixed = tree_map(torch.detach, observations)
     body = body.to(fixed.xy.device, fixed.xy.dtype)
     starts = tree_map(lambda value: value.detach().to(fixed.xy), starts)
-    if focal is not None and not starts.log_focal.shape[-1]:
+    if prior is not None and len(prior.focal) and not starts.log_focal.shape[-1]:
         starts = starts._replace(log_focal=starts.t.new_zeros(*starts.t.shape[:2], V))
 
     # 1 every start to its optimum, of which the best are kept. Copies of the best one are not
     # worked out again: N of the B K modes are, and every mode takes its rows from `source`.
-    optima = adjust_starts(fixed, starts, body, settings, poses, focal)
+    optima = adjust_starts(fixed, starts, body, settings, poses, prior)
     K = optima.R.shape[1]
     copy = (optima.R[:, :1] == optima.R).flatten(2).all(-1)
     copy[:, 0] = False
@@ -133,7 +134,7 @@ def find_modes(
 
     # 2 to the end. Of many frames the joints have just been triangulated, without bones.
     steps = (16, 2) if T >= MANY_FRAMES else (1, 0)
-    bundle, errors = adjust(seen, bundle, body, *steps, plain_errors(seen, focal))
+    bundle, errors = adjust(seen, bundle, body, *steps, plain_errors(seen, prior))
     tail = fit_tail(misfits(bundle, seen, errors)[1], seen.inlier, errors.scale2)
     errors = errors._replace(tail=tail[best][rig])
     bundle, errors = adjust(seen, bundle, body, 2, 0, errors)
@@ -181,10 +182,13 @@ def find_modes(
         excess = expansions.chart.mT @ together.excess @ expansions.chart
         size = expansions.information[:, -1] * (SIZE_SIGMA * together.joints.sqrt())[:, None]
         excess = excess + size.unsqueeze(2) * size.unsqueeze(1)
-        if focal is not None:
+        if bundle.log_focal.shape[1]:
             step = (expansions.information @ mean[:, :-1, None]).squeeze(-1)
             excess = excess + step.unsqueeze(2) * step.unsqueeze(1)
-            excess, shift, told = _within(excess, expansions, bundle.log_focal)
+        if prior is not None:
+            known = (part[..., : bundle.num_cameras] for part in priors(bundle, errors, body))
+            excess, shift, told = _within(excess, expansions, bundle.log_focal, *known)
+        if bundle.log_focal.shape[1]:
             shift[:, :-1] -= mean[:, :-2]
         wider = widening(expansions.information, excess, _widest(expansions) ** -2)
 
@@ -245,25 +249,28 @@ def _widest(at: Expansion) -> Tensor:
 
 
 def _within(
-    excess: Tensor, at: Expansion, log_focal: Tensor
+    excess: Tensor, at: Expansion, log_focal: Tensor, prior: Tensor, pull: Tensor
 ) -> tuple[Tensor, Tensor, FocalLengths]:
-    """Excess variance (N, D, D) of the score with which K's prior counts in full, the shift (N, D)
-    of the most probable cameras that this makes, and what the keypoints say without that prior.
+    """Excess variance (N, D, D) of the score with which the cameras' prior counts in full, the
+    shift (N, D) of the most probable cameras that this makes, and what the keypoints say of focal
+    lengths without that prior.
 
-    Keypoints that err together tell ``G = A (A + E)^-1 A`` (Godambe), with A without K's prior P;
+    Keypoints that err together tell ``G = A (A + E)^-1 A`` (Godambe), with A without the prior P;
     the cameras' covariance is ``(G + P)^-1``. Their optimum z is that of A and P: without P it is
     ``A^-1 P z`` away, and from there G and P lead back by more.
+
+    Args:
+        prior, pull: information (N, ..., D) and gradient (N, D) of the prior at the optimum.
     """
     F, wide = at.log_focal.shape[1], _widest(at)
     scale = wide * wide[:, None]
-    prior = torch.zeros_like(excess)
-    prior[:, :F, :F] = at.errors.focal
+    prior = at.chart.mT @ prior[:, : len(wide)] @ at.chart
     whole, prior, excess = (value * scale for value in (at.information, prior, excess))
+    pull = at.chart.mT @ pull.unsqueeze(-1) * wide.unsqueeze(-1)
     eye = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
     data = whole - prior
     told = data @ torch.linalg.inv_ex(data + excess + eye)[0] @ data
     covariance = torch.linalg.inv_ex(told + prior + eye)[0]
-    pull = prior[..., :F] @ (log_focal / wide[:F]).unsqueeze(-1)
     beside = excess @ torch.linalg.solve_ex(data + excess + eye, pull)[0]
     shift = -(covariance @ beside).squeeze(-1) * wide
     away = torch.linalg.solve_ex(data + eye, pull)[0].squeeze(-1) * wide

@@ -22,8 +22,7 @@ from ptri.posterior.equations import (
     Errors,
     misfits,
     normal_equations,
-    prior_deviation,
-    prior_information,
+    priors,
 )
 from ptri.posterior.tails import fit_tail
 from ptri.posterior.width import frames_worth
@@ -72,13 +71,12 @@ def _fit_bias(
     """
     num_bias = errors.bias[0].numel()
     system = normal_equations(bundle, observations, errors, body)
-    num_cameras = bundle.num_cameras
     chol, _ = torch.linalg.cholesky_ex(system.frames)
     right = torch.cat([system.coupling, system.frames_gradient.unsqueeze(2)], dim=2)
     reduced = (system.coupling @ torch.cholesky_solve(right.mT, chol)).sum(1)
-    prior = prior_information(errors, body, num_cameras)
+    prior, pull = priors(bundle, errors, body)
     prior[:, -num_bias:, -num_bias:] = 0.0  # the biases' own prior is what is sought
-    pull = (prior @ prior_deviation(bundle, errors, body).unsqueeze(-1)).squeeze(-1)
+    pull[:, -num_bias:] = 0.0
     worth = worth[:, None]
     information = worth[..., None] * (system.shared - reduced[..., :-1]) + prior
     gradient = worth * (system.shared_gradient - reduced[..., -1]) + pull

@@ -17,6 +17,7 @@ from ptri.geometry.triangulation import reproject, robust_joints
 from ptri.posterior.adjust import adjust, median_scale2
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import Bundle, plain_errors, robust_cost
+from ptri.posterior.prior import Prior
 from ptri.structures import MANY_FRAMES, Observations, evenly_spread, take, tree_map
 
 # A pose that is off by its stated error costs about one nat, one far off this many times a log.
@@ -41,14 +42,14 @@ def adjust_starts(
     body: BodyPrior,
     settings: PosteriorConfig,
     poses: Poses | None = None,
-    focal: Tensor | None = None,
+    prior: Prior | None = None,
 ) -> Bundle:
     """The best distinct optima (B, K, ...) that candidates (B, C, ...) lead to.
 
     A third of the iterations for every candidate, in a few of many frames; the rest for the best.
 
     Args:
-        focal: (F, F) information of the log focal lengths; None: K is exact.
+        prior: of the cameras of every rig; None: K is exact, and nothing else known.
     """
     T = observations.xy.shape[1]
     few = evenly_spread(T, FIRST_FRAMES, observations.xy.device)
@@ -64,7 +65,7 @@ def adjust_starts(
         repeated = take(take(observations, rig), (slice(None), frames))
         flat = take(flatten(bundle), distinct)
         flat = flat._replace(joints=flat.joints[:, frames])
-        flat, errors = adjust(repeated, flat, body, iterations, wide, plain_errors(repeated, focal))
+        flat, errors = adjust(repeated, flat, body, iterations, wide, plain_errors(repeated, prior))
         # All candidates of a rig are judged by the noise that the best of them leaves.
         at = reproject(flat.joints[None], repeated, *take(flat.views.projection, None))
         scale2 = median_scale2(at.chi2[0], repeated.inlier).clamp_min(1.0)

@@ -32,6 +32,7 @@ from ptri.posterior.modes import (
     find_modes,
 )
 from ptri.posterior.optima import Poses
+from ptri.posterior.prior import Prior
 from ptri.posterior.rows import ROW, pack
 from ptri.posterior.widened import widened
 from ptri.structures import (
@@ -243,7 +244,7 @@ def rig_posterior(
     seed: int = 0,
     poses: Poses | None = None,
     worth: float | None = None,
-    focal: Tensor | None = None,
+    prior: Prior | None = None,
 ) -> RigSolution:
     """Posterior of B rigs from T frames each.
 
@@ -253,13 +254,13 @@ def rig_posterior(
         seed: of the Monte-Carlo noise, which all rigs of the batch share.
         poses: of single views; they weigh the modes against each other.
         worth: of an image, see `ptri.structures.Detector`.
-        focal: (V, V) information of the log focal lengths about those of K; None: K is exact.
+        prior: of the cameras of every rig; None: K is exact, and nothing else known.
 
     Returns:
         The posterior, whose log-weights are differentiable in the observations, with the evidence
         that ``log_target`` takes.
     """
-    modes, evidence = find_modes(observations, starts, body, settings, poses, worth, focal)
+    modes, evidence = find_modes(observations, starts, body, settings, poses, worth, prior)
     views, log_scale, owner, target, log_mixture, laplace = sample(modes, evidence, settings, seed)
     if torch.is_grad_enabled() and any(value.requires_grad for value in observations[:3]):
         target = log_target(views, evidence, log_scale, owner)[0]

@@ -37,7 +37,7 @@ from ptri.posterior.equations import (
     noise_unit,
     normal_equations,
     person_centre,
-    prior_information,
+    priors,
 )
 from ptri.posterior.motion import by_focal
 from ptri.structures import MANY_FRAMES, Observations
@@ -205,7 +205,7 @@ def _slopes(
     inverse = torch.cholesky_inverse(torch.linalg.cholesky_ex(system.frames)[0])
     gain = system.coupling @ inverse  # (N, T, G, 3J)
     full = system.shared - (gain @ system.coupling.mT).sum(1)
-    full = full + prior_information(errors, body, num_cameras)
+    full = full + priors(bundle, errors, body)[0]
     cameras, rest = slice(0, num_cameras), slice(num_cameras, None)
     towards = torch.linalg.solve_ex(full[:, rest, rest], full[:, rest, cameras])[0]
     eye = torch.eye(num_cameras, dtype=full.dtype, device=full.device)

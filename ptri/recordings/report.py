@@ -21,8 +21,8 @@ from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.solve import Solution, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
-from ptri.rig.estimate import RigEstimate
 from ptri.rig.lenses import GIVEN_STD
+from ptri.rig.result import RigEstimate
 from ptri.structures import Cameras, Keypoints, take
 from ptri.verdict.verdict import Code
 

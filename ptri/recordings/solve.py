@@ -26,9 +26,10 @@ from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import posterior_mean, rotation_covariance
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
-from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
+from ptri.rig.estimate import solve_cameras
 from ptri.rig.frames import MIN_JOINTS, usable_frames
 from ptri.rig.lenses import Lenses
+from ptri.rig.result import RigEstimate, Solved, with_joints
 from ptri.rig.scale import known_length
 from ptri.skeleton import H36M17
 from ptri.structures import RigPosterior, to_device, tree_map, where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ _UP_TO_SAMPLES = "a whole number from 1 to num_samples, the samples of all itera
 
 
 class RigInput(NamedTuple):
-    """One person in T frames of V static views."""
+    """T frames of V static views, each with one person."""
 
     keypoints: Keypoints  # (T, V, J, ...) px, float64, J of the skeleton; NaN xy = not seen
     K: Tensor  # (T, V, 3, 3) px, float64, zero skew
@@ -39,13 +39,15 @@ class RigInput(NamedTuple):
     # (T, V, S) what is not known of the log focal lengths: standard deviations by S independent
     # sources, the same in all frames; None: K is exact
     focal: Tensor | None = None
+    persons: Tensor | None = None  # (T, V) int64 the number of the person shown; None: one person
+    labels: tuple[Hashable, ...] = (0,)  # of the persons
 
     @property
-    def focal_information(self) -> Tensor | None:
-        """Information (V, V) of the log focal lengths about those of K; None: K is exact."""
-        if self.focal is None:
-            return None
-        return torch.linalg.inv(self.focal[0] @ self.focal[0].mT)
+    def focal_covariance(self) -> Tensor:
+        """Of the log focal lengths about those of K, (F, F); F = V, 0: K is exact."""
+        if self.focal is None or not len(self.focal):
+            return self.K.new_zeros(0, 0)
+        return self.focal[0] @ self.focal[0].mT
 
 
 def check_input(

@@ -18,7 +18,9 @@ NUM_JOINTS = len(H36M17.joints)
 SLACK_GROWTH = 1 / 3  # of a bone's slack with the number of frames
 
 
-def observe(keypoints: Keypoints, K: Tensor, detector: Detector) -> Observations:
+def observe(
+    keypoints: Keypoints, K: Tensor, detector: Detector, persons: Tensor | None = None
+) -> Observations:
     """Keypoints (B, T, V, J, ...) px, normalised, in float64, no less precise than is known.
 
     A network that is trained to cover its own gross errors reports more than the noise of its good
@@ -27,6 +29,7 @@ def observe(keypoints: Keypoints, K: Tensor, detector: Detector) -> Observations
 
     Args:
         K: (B, T, V, 3, 3) px.
+        persons: (B, T, P) as in `Observations`; None: one person.
     """
     keypoints = Keypoints(*(value.double() for value in keypoints))
     if detector.overstated and keypoints.xy.shape[1] >= MANY_FRAMES:
@@ -34,21 +37,23 @@ def observe(keypoints: Keypoints, K: Tensor, detector: Detector) -> Observations
         factor[:NUM_JOINTS] = keypoints.covariance.new_tensor(detector.overstated) ** -2
         covariance = keypoints.covariance * factor[:, None, None]
         keypoints = keypoints._replace(covariance=covariance)
-    return normalise(keypoints, K.double())
+    observations = normalise(keypoints, K.double())
+    return observations if persons is None else observations._replace(persons=persons)
 
 
 def body_prior(
-    options: PosteriorConfig, detector: Detector, num_joints: int, num_frames: int, like: Tensor
+    options: PosteriorConfig, detector: Detector, observations: Observations
 ) -> BodyPrior:
-    """The prior on bones as the detector draws them, of the type and on the device of a tensor.
+    """The prior on the observed persons' bones as the detector draws them.
 
     Bones bend the posterior of a limb's direction, and what Laplace's approximation makes of that
     adds up over frames, while the cameras' uncertainty shrinks with them. So the more frames, the
     less a bone is held to its length.
     """
-    slack = options.bone_slack * num_frames**SLACK_GROWTH
+    xy, num_persons = observations.xy, observations.persons.shape[-1]
+    slack = options.bone_slack * xy.shape[1] ** SLACK_GROWTH
     numbers = slack, options.bone_definition, 0.0, tuple(detector.bone_ratio), options.children
-    return _prior_on(like.device, like.dtype, num_joints, *numbers)
+    return _prior_on(xy.device, xy.dtype, xy.shape[3], *numbers, num_persons)
 
 
 @functools.lru_cache(maxsize=64)

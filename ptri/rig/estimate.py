@@ -22,29 +22,27 @@ from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
 from ptri.models.weights import find_model
 from ptri.posterior.equations import USUAL_TAIL
-from ptri.posterior.moments import at_mean_focal, posterior_mean, rotation_covariance
 from ptri.posterior.optima import Poses
+from ptri.posterior.prior import PosePrior, Prior, no_poses, of_views
 from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.rig.check import (
     RigInput,
-    check_input,
     check_numbers,
     doubt_input,
     for_model,
-    known_joints,
 )
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
-from ptri.rig.joints import body_under, joints_under
 from ptri.rig.left_out import with_unknown, without_misfits
 from ptri.rig.lenses import Lenses
+from ptri.rig.persons import check_persons, persons_of, shown, times_of
+from ptri.rig.result import RigEstimate, Solved, together, with_joints
 from ptri.rig.scale import HUMAN_BONES, Scale, known_length, rescale
 from ptri.rig.starts import gather_starts, lift_and_read
 from ptri.skeleton import Skeleton
 from ptri.structures import (
     MANY_FRAMES,
     Keypoints,
-    Prediction,
     RigPosterior,
     Views,
     take,
@@ -61,54 +59,6 @@ ROUNDS = 3  # of doubting focal lengths and solving again
 EXPLAINED = (Code.MISREAD, Code.SHIFTED, Code.CLOCK, Code.MOVED)
 
 
-class RigEstimate(NamedTuple):
-    """Cameras and joints of one rig of V views and T frames, as tensors.
-
-    x_cam = R x + t; view 0 is the reference (R = I, t = 0), joints are in its camera's frame.
-    """
-
-    R: Tensor  # (V, 3, 3) posterior mean
-    t: Tensor  # (V, 3) mm, posterior mean
-    # Joints of the skeleton that was given, triangulated from their own keypoints: what a detector
-    # means by a joint stays so, and each joint says by itself how well it is known. For
-    # measurements, and for joints that Human3.6M does not have.
-    joints3d: Tensor  # (T, J, 3) mm
-    joints3d_covariance: Tensor  # (T, J, 3, 3) mm^2, the cameras' uncertainty included
-    # Human3.6M's 17 joints from the fusion network, which knows bodies and the frames around: a
-    # whole person in every frame, nearer to the truth where keypoints are poor. For animation, and
-    # wherever all joints are needed. Its covariances are those of a joint about the root.
-    body: Prediction  # (T, 17, 3) mm, (T, 17, 3, 3) mm^2; float32
-    posterior: RigPosterior  # samples R (M, 1, V, 3, 3), t (M, 1, V, 3), log_weights (M, 1)
-    rotation_cov: Tensor  # (V, 3, 3) rad^2, tangent space at the mean: R = mean exp(w)
-    t_cov: Tensor  # (V, 3, 3) mm^2
-    ess: float  # effective number of the posterior's samples, 1 to M
-    verdict: Verdict  # whether the cameras may be used, and why not
-    scale: Scale  # where the millimetres come from
-    frames: list[int]  # that the cameras were estimated from, of T
-    K: Tensor  # (V, 3, 3) px, as given, without skew; focal lengths not exact: posterior mean ...
-    focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
-
-    @property
-    def accepted(self) -> bool:
-        """Whether the cameras may be used."""
-        return self.verdict.accepted
-
-    @property
-    def reason(self) -> str:
-        """The verdict in words: "accepted", or why not."""
-        return self.verdict.words()
-
-    @property
-    def scale_source(self) -> str:
-        """Where the millimetres come from, in words."""
-        return self.scale.words()
-
-    @property
-    def units(self) -> str:
-        """Of every length."""
-        return "mm"
-
-
 class Solution(NamedTuple):
     """B rigs, solved from T frames each."""
 
@@ -119,18 +69,6 @@ class Solution(NamedTuple):
     @property
     def posterior(self) -> RigPosterior:
         return self.rig.posterior
-
-
-class Solved(NamedTuple):
-    """The cameras of one rig, with what is needed to go on to its joints."""
-
-    posterior: RigPosterior  # B = 1, at the known scale
-    verdict: Verdict
-    frames: list[int]  # that it was solved from
-    sides: Sides | None  # (1, frames, V, 17) how left and right were read in them
-    noise2: Tensor  # () squared factor on the stated standard deviations, and ...
-    tail: Tensor  # () ... the tail of the keypoints' errors, as the residuals say
-    scale: Scale
 
 
 def estimate_rig(
@@ -152,12 +90,14 @@ def estimate_rig(
     device: torch.device | str | None = None,
     max_frames: int = 50,
     model: nn.Module | str | Path | None = None,
+    person: Sequence[Hashable] | None = None,
 ) -> RigEstimate:
     """Poses of static cameras, and a person's joints, from 2D keypoints of their images.
 
     Args:
         xy: (T, V, J, 2) px in undistorted images, NaN = not seen; NumPy or torch. T >= 1 frames in
-            order of time, V >= 2 views, which run in step.
+            order of time, V >= 2 views, which run in step. Of P persons who are in the pictures
+            together (T, V, P, J, 2), the same person at the same place in all frames and views.
         K: (V, 3, 3) intrinsics, px; integer pixel coordinates are pixel centres. None: not known;
             then give ``size`` and, where known, ``camera``. What the focal lengths turned out to be
             is in the estimate.
@@ -167,8 +107,9 @@ def estimate_rig(
             `ptri.skeleton.SKELETONS`, or J joint names. Joints that are none of Human3.6M's take
             part in the geometry.
         num_samples, num_iterations: of the adaptive importance sampling.
-        scale: a known length, ``{"subject_height": mm}`` (standing) or
-            ``{"camera_distance": (view, view, mm)}``; None: the lengths of human bones.
+        scale: a known length, ``{"subject_height": mm}`` (standing; of several persons one's,
+            ``{"subject_height": (label, mm)}``) or ``{"camera_distance": (view, view, mm)}``; None:
+            the lengths of human bones.
         size: (V, 2) or (2,) px, width and height of the pictures. Beside K it serves only to notice
             mistakes in K and xy; None: the principal points are taken to be in the middle.
         K_std: relative standard deviation of the focal lengths, one or one for each view; 0: K is
@@ -184,6 +125,9 @@ def estimate_rig(
         max_frames: the cameras come from at most so many frames, chosen by information
             (`ptri.rig.frames`); joints are given for all.
         model: a `ptri.models.PoseModel` or a file of its weights; None: the shipped ones.
+        person: who is in each of T frames: labels of people who came one after the other, or, of
+            xy with a dimension of persons, one label for each of them; None: one person, or 0 to
+            P - 1. Everybody has bones of his own.
 
     Returns:
         The estimate, always finite. Look at ``accepted`` and ``reason`` before use: where too
@@ -195,16 +139,17 @@ def estimate_rig(
     """
     # 1 check the input
     lenses = Lenses(size, K_std, camera, group)
-    given = check_input(xy, K, confidence, covariance, skeleton, device, lenses)
+    given = check_persons(xy, K, confidence, covariance, skeleton, device, lenses, person)
     doubt = doubt_input(given, size)
-    known = known_length(scale, given.K.shape[1])
+    known = known_length(scale, given.K.shape[1], given.labels)
     numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
     model = find_model(model, given.K.device)
     # 2 to 7
     solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
     solved.scale.refuse_unmeasured()
     # 8
-    return with_joints(model, solved, given)
+    estimate = with_joints(model, solved, given)
+    return together(estimate, len(given.labels)) if getattr(xy, "ndim", 4) == 5 else estimate
 
 
 @torch.no_grad()
@@ -219,6 +164,7 @@ def solve_cameras(
     start: tuple[Views, Tensor] | None = None,
     times: Tensor | None = None,
     doubt: Verdict | None = None,
+    poses: PosePrior | None = None,
 ) -> Solved:
     """The cameras of one rig from the frames that say most about it: steps 2 to 7.
 
@@ -233,6 +179,7 @@ def solve_cameras(
             ones; ``given`` then holds just the frames to solve from.
         times: (T,) int64 the frames' places in time; None: one after the other.
         doubt: what speaks against the input (`doubt_input`); the rig is then rejected.
+        poses: what is known of the cameras' poses, float64; None: nothing.
     """
     # 2 choose frames
     counts = torch.isfinite(given.keypoints.xy).all(-1).sum((0, 2)).tolist()  # V
@@ -246,13 +193,15 @@ def solve_cameras(
     if frames:
         chosen = take(inside, frames)
         keypoints = Keypoints(*(value[None] for value in for_model(chosen)))
-        times = torch.tensor(frames) if times is None else times[frames]
-        times = times.to(given.K.device)
+        times = times_of(given.persons, len(given.K)) if times is None else times
+        times = times[frames].to(given.K.device)
         start = None if partial or start is None else (start[0], start[1][:, frames])
         # 3 to 7
-        extra = {"start": start, "times": times}
+        persons = shown(chosen.persons, len(given.labels))
+        extra = {"start": start, "times": times, "persons": persons}
         problem = model, keypoints, chosen.K[None], options, seed
-        solution, wrong = _with_lenses(problem, chosen, extra)
+        known = no_poses(given.K) if poses is None else of_views(poses, views)
+        solution, wrong = _with_lenses(problem, chosen, extra, known)
         posterior = tree_map(Tensor.double, solution.posterior)
         noise2, tail = (value[0].double() for value in keypoint_noise(solution.rig))
         verdict, sides = solution.verdicts[0], solution.sides
@@ -268,56 +217,37 @@ def solve_cameras(
     if partial or not frames:
         posterior = with_unknown(posterior, views, given, options.num_samples, seed)
     posterior, scale = rescale(posterior, inside, views, frames, scale)
-    return Solved(posterior, verdict, frames, sides, noise2, tail, scale)
+    evidence = solution.rig.evidence if frames else None
+    persons = persons_of(given.labels, evidence, scale.factor)
+    return Solved(posterior, verdict, frames, sides, noise2, tail, scale, persons)
 
 
-def _with_lenses(problem: tuple, given: RigInput, extra: dict) -> tuple[Solution, list[int]]:
+def _with_lenses(
+    problem: tuple, given: RigInput, extra: dict, poses: PosePrior
+) -> tuple[Solution, list[int]]:
     """The solution of a rig, and its views whose focal lengths are not those of K.
 
     Where there are any, it is solved again with these unknown.
     """
-    information = given.focal_information
-    solution = solve(*problem, **extra, focal=information)
+    covariance = given.focal_covariance
+    prior = Prior(torch.linalg.inv(covariance), poses)
+    solution = solve(*problem, **extra, prior=prior.if_any())
     explained = solution.verdicts[0].code in EXPLAINED[:-1]  # a wrong lens seems to move
-    if information is None or len(given.K) < MANY_FRAMES or explained:
+    if not len(covariance) or len(given.K) < MANY_FRAMES or explained:
         return solution, []
-    first, prior, views = solution, torch.linalg.inv(information), []
+    first, views = solution, []
     for _ in range(ROUNDS):
         told = take(solution.rig.modes.told, (0, 0))
-        found, doubt = wrong_lenses(told, prior)
+        found, doubt = wrong_lenses(told, covariance)
         if found == views:
             break
         views = found
-        doubt = prior if doubt is None else doubt
-        solution = solve(*problem, **extra, focal=torch.linalg.inv(doubt))
+        doubt = covariance if doubt is None else doubt
+        prior = prior._replace(focal=torch.linalg.inv(doubt))
+        solution = solve(*problem, **extra, prior=prior)
     if solution.verdicts[0].code in EXPLAINED:
         return first, []
     return solution, views
-
-
-@torch.no_grad()
-def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimate:
-    """The estimate with the joints of the same frames, or of others: step 8.
-
-    Args:
-        solved: its ``sides`` None where ``given`` holds others than it was solved from.
-    """
-    # 8 joints: of the given skeleton, triangulated; and Human3.6M's, fused
-    posterior = solved.posterior
-    R, t = (part[0] for part in posterior_mean(posterior))
-    joints = joints_under(given.keypoints, given.K, posterior, solved.noise2, solved.tail)
-    known, K = take((known_joints(given), given.K), None)
-    K, focused = at_mean_focal(K, posterior)
-    log_focal, weights = posterior.log_focal[:, 0], posterior.log_weights[:, 0].exp()
-    focal_std = torch.zeros_like(t[:, 0])
-    if log_focal.shape[-1]:
-        focal_std = (weights @ (log_focal - weights @ log_focal).square()).sqrt()
-    body = take(body_under(model, known, K, focused, solved.sides, frames=solved.frames), 0)
-    away = posterior.t[:, 0] - t  # (M, V, 3)
-    t_cov = torch.einsum("m,mvi,mvj->vij", weights, away, away)
-    rotation_cov, ess = rotation_covariance(posterior)[0], float(posterior.ess[0])
-    rest = solved.verdict, solved.scale, solved.frames, K[0, 0], focal_std
-    return RigEstimate(R, t, *joints, body, posterior, rotation_cov, t_cov, ess, *rest)
 
 
 def keypoint_noise(rig: RigSolution) -> tuple[Tensor, Tensor]:
@@ -346,7 +276,8 @@ def solve(
     lifted: Lifted | None = None,
     start: tuple[Views, Tensor] | None = None,
     times: Tensor | None = None,
-    focal: Tensor | None = None,
+    prior: Prior | None = None,
+    persons: Tensor | None = None,
 ) -> Solution:
     """The posterior of each rig's cameras from the keypoints of its frames, and its verdict.
 
@@ -360,18 +291,18 @@ def solve(
         start: cameras (B, V, ...) and joints (B, T, 17, 3) mm to start from besides the lifted
             ones.
         times: (T,) numbers of the frames, in which shifts in time are told; default 0 to T - 1.
-        focal: (V, V) information of the log focal lengths about those of K; None: K is exact.
+        prior: of the cameras of every rig; None: K is exact, and nothing else known.
+        persons: (B, T, P) 1 for the person that a frame shows, 0 for others; None: one person.
 
     Returns:
         Samples (M, B, V, ...) in mm, view 0's frame; float64. Their log-weights are differentiable
         in the keypoints, covariances and confidences.
     """
     detector = model.detector
-    T, J = keypoints.xy.shape[1], keypoints.xy.shape[-2]
     sides = None
     if thorough:
         # 3 lift each view, and 4 read left and right
-        lifted, sides = lift_and_read(model, keypoints, K, options)
+        lifted, sides = lift_and_read(model, keypoints, K, options, persons)
         keypoints = keypoints if sides is None else apply_sides(keypoints, sides)
     elif lifted is None:
         with torch.no_grad():
@@ -379,16 +310,17 @@ def solve(
 
     # 5 start
     K = K.double()
-    observations = observe(keypoints, K, detector)
-    body = body_prior(options, detector, J, T, K)
-    starts = gather_starts(keypoints, K, observations, lifted, body, seed, thorough, start)
+    observations = observe(keypoints, K, detector, persons)
+    body = body_prior(options, detector, observations)
+    problem = keypoints, K, observations, lifted, body, seed, thorough
+    starts = gather_starts(*problem, start, prior)
     unseen = observations.inlier[..., :NUM_JOINTS].detach() <= 0
     sigma = lifted.sigma.detach().double().masked_fill(unseen, torch.inf)
     poses = Poses(lifted.joints3d.detach().double(), sigma)
 
     # 6 posterior
     worth = detector.frame_worth if thorough else 1.0
-    rig = rig_posterior(observations, starts, body, options, seed, poses, worth, focal)
+    rig = rig_posterior(observations, starts, body, options, seed, poses, worth, prior)
     if not thorough:
         return Solution(rig, [], sides)
 

@@ -30,6 +30,7 @@ from ptri.geometry.rotations import rotation_angle
 from ptri.posterior.equations import Bundle
 from ptri.posterior.moments import mean_views, posterior_mean, resample
 from ptri.posterior.optima import Poses
+from ptri.posterior.prior import of_views
 from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.rig.check import RigInput
 from ptri.structures import Cameras, Observations, RigPosterior, take
@@ -93,17 +94,18 @@ def _without(
     moved = transform(joints, R[:, others[:1]], t[:, others[:1]])
     lengths = evidence.best.shared[rows, : len(evidence.body.mean)]
     _, _, log_focal = mean_views(posterior.views, posterior.log_weights.exp())
-    F, focal = log_focal.shape[-1], None
+    F, prior = log_focal.shape[-1], take(evidence.best.errors.prior, rows[0])
     if F:
-        covariance = torch.linalg.inv(evidence.best.errors.focal[rows[0]])
-        focal = torch.linalg.inv(covariance[others][:, others])
+        covariance = torch.linalg.inv(prior.focal)
+        prior = prior._replace(focal=torch.linalg.inv(covariance[others][:, others]))
+    prior = prior._replace(poses=of_views(prior.poses, others))
     chosen = log_focal[:, others if F else []]
     parts = (cameras.R, cameras.t, chosen, moved, lengths)
     starts = Bundle(*(value[:, None] for value in parts))
     seen = (value[:, :, others] for value in observations[:3])
-    part = Observations(*seen, observations.held)
+    part = Observations(*seen, observations.held, observations.persons)
     poses = take(poses, np.s_[:, :, others])
-    again = rig_posterior(part, starts, evidence.body, options, seed, poses, worth, focal)
+    again = rig_posterior(part, starts, evidence.body, options, seed, poses, worth, prior.if_any())
     new_R, _ = posterior_mean(again.posterior)
     angle = torch.rad2deg(rotation_angle(new_R @ cameras.R.mT))  # (1, V - 1), to the first
     # What the others say of themselves: the misfit widens the rig as a whole.

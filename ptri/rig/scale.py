@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ class Scale(NamedTuple):
     views: tuple[int, int] | None = None  # whose cameras are so far apart; None: standing height
     factor: float = 1.0  # mean factor from the bones' scale to that of the known length
     measured: float = math.nan  # mm, of that length at the bones' scale; NaN: it was not measured
+    person: int | None = None  # whose height it is; None: of all who are seen
 
     def words(self, names: Sequence[str] | None = None) -> str:
         """The source in words; ``names`` of the views, None: "view 0" and so on."""
@@ -56,8 +57,13 @@ class Scale(NamedTuple):
 HUMAN_BONES = Scale()
 
 
-def known_length(scale: Mapping[str, object] | None, num_views: int) -> Scale:
+def known_length(
+    scale: Mapping[str, object] | None, num_views: int, labels: Sequence[Hashable] = (0,)
+) -> Scale:
     """Reads ``{"subject_height": mm}`` or ``{"camera_distance": (view, view, mm)}``.
+
+    Args:
+        labels: of the persons; of several the height is one's, ``(label, mm)``.
 
     Raises:
         UserError: anything else.
@@ -69,7 +75,16 @@ def known_length(scale: Mapping[str, object] | None, num_views: int) -> Scale:
     if not isinstance(scale, Mapping) or len(scale) != 1 or not kinds.issuperset(scale):
         raise UserError(f"scale: {scale!r:.120}; {expected}")
     ((kind, value),) = scale.items()
-    views, (low, high) = None, (300.0, 3000.0)
+    views, person, (low, high) = None, None, (300.0, 3000.0)
+    if kind == "subject_height" and len(labels) > 1:
+        try:
+            label, value = value
+            person = labels.index(label)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"scale: subject_height {value!r:.80}; whose? Of several persons give (label, mm), "
+                f"with a label of {', '.join(map(str, labels))[:80]}"
+            ) from None
     if kind == "camera_distance":
         low, high = 1.0, 1e6
         try:
@@ -89,7 +104,7 @@ def known_length(scale: Mapping[str, object] | None, num_views: int) -> Scale:
         raise UserError(
             f"scale: {kind} of {value!r:.80} mm; expected {low:g} to {high:g} mm (not m or cm)"
         )
-    return Scale(float(value), views)
+    return Scale(float(value), views, person=person)
 
 
 def rescale(
@@ -107,6 +122,10 @@ def rescale(
     """
     if scale.length is None or not frames:
         return posterior, scale
+    if scale.person is not None:
+        frames = [frame for frame in frames if given.persons[frame, 0] == scale.person]
+        if not frames:
+            return posterior, scale._replace(factor=math.nan)
     if scale.views is None:
         part = take(given, frames[:: -(-len(frames) // SCALE_FRAMES)])
         solved = of_views(posterior, views)

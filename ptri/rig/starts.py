@@ -11,6 +11,7 @@ from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import Bundle
+from ptri.posterior.prior import PosePrior, Prior
 from ptri.posterior.starts import pooled_starts, rig_starts
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.skeleton import H36M17
@@ -22,13 +23,18 @@ PERSON_SIGMA = 1000.0  # mm, of a joint around the person's root before it is tr
 
 @torch.no_grad()
 def lift_and_read(
-    model: PoseModel, keypoints: Keypoints, K: Tensor, options: PosteriorConfig
+    model: PoseModel,
+    keypoints: Keypoints,
+    K: Tensor,
+    options: PosteriorConfig,
+    persons: Tensor | None = None,
 ) -> tuple[Lifted, Sides | None]:
     """Lifts every view; of a detector that is known to exchange left and right (`Detector`) reads
     them anew, and lifts the views that are read otherwise.
 
     Args:
         keypoints: (B, T, V, J, ...) px. K: (B, T, V, 3, 3) px.
+        persons: (B, T, P) as in `ptri.structures.Observations`; None: one person.
 
     Returns:
         The skeletons (B, T, V, 17, ...) of the views as they are read, and how that is; None: as
@@ -44,9 +50,9 @@ def lift_and_read(
     lifted = model.lift(cat([named, exchanged], 1), torch.cat([K, K[:, some]], dim=1))
     exchanged_joints = lifted.joints3d[:, T:].double()
     lifted = take(lifted, (slice(None), slice(T)))
-    observations = observe(named, K, model.detector)
+    observations = observe(named, K, model.detector, persons)
     trust = observations.inlier / lifted.sigma.double().square()
-    body = body_prior(options, model.detector, NUM_JOINTS, T, observations.xy)
+    body = body_prior(options, model.detector, observations)
     sides = read_rigs(observations, lifted.joints3d.double(), exchanged_joints, trust, body, rate)
     # The CPU waits for the GPU here: few views are read otherwise, and all again would cost more.
     changed = sides.changed().nonzero(as_tuple=True)  # of (B, T, V)
@@ -68,12 +74,13 @@ def gather_starts(
     seed: int,
     thorough: bool,
     start: tuple[Views, Tensor] | None = None,
+    prior: Prior | None = None,
 ) -> Bundle:
     """Candidate rigs (B, C, ...) to start from: lifted, given, and of many frames the classical.
 
     Args:
         keypoints: (B, T, V, J, ...) px as read, K: (B, T, V, 3, 3) px, and the same normalised.
-        thorough, start: as in `ptri.rig.estimate.solve`.
+        thorough, start, prior: as in `ptri.rig.estimate.solve`.
     """
     trust = observations.inlier[..., :NUM_JOINTS] / lifted.sigma.double().square()
     starts = rig_starts(lifted.joints3d.double(), trust, body, mirrored=thorough)
@@ -84,9 +91,17 @@ def gather_starts(
         given = take(starts, (slice(None), slice(1)))
         given = given._replace(R=R, t=t, log_focal=log_focal, joints=joints)
         starts = cat([starts, given], 1)
+    if prior is not None and prior.poses.information.shape[-1]:
+        starts = cat([starts, _most_probable(starts, prior.poses)], 1)
     if thorough and keypoints.xy.shape[1] >= MANY_FRAMES:
         starts = cat([starts, pooled_starts(keypoints, K, starts, body, seed=seed)], 1)
     return _with_further_joints(starts, observations)
+
+
+def _most_probable(starts: Bundle, prior: PosePrior) -> Bundle:
+    """The first candidate's joints (B, 1, ...) before the cameras where they most probably are."""
+    first = take(starts, (slice(None), slice(1)))
+    return first._replace(R=prior.R.expand_as(first.R), t=prior.t.expand_as(first.t))
 
 
 def _with_further_joints(starts: Bundle, observations: Observations) -> Bundle:
@@ -98,6 +113,7 @@ def _with_further_joints(starts: Bundle, observations: Observations) -> Bundle:
     further = Observations(
         *(value[:, :, :, NUM_JOINTS:] for value in observations[:3]),
         observations.held[..., NUM_JOINTS:],
+        observations.persons,
     )
     points, _ = weighted_triangulation(
         further,

@@ -19,7 +19,7 @@ from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.weights import find_model
 from ptri.posterior.moments import at_mean_focal, posterior_mean
 from ptri.rig.check import RigInput, check_input, check_numbers, doubt_input, known_joints
-from ptri.rig.estimate import RigEstimate, Solved, solve_cameras, with_joints
+from ptri.rig.estimate import solve_cameras
 from ptri.rig.frames import (
     coordinates,
     greedy,
@@ -29,6 +29,7 @@ from ptri.rig.frames import (
     weighted_information,
 )
 from ptri.rig.lenses import Lenses
+from ptri.rig.result import RigEstimate, Solved, with_joints
 from ptri.rig.scale import HUMAN_BONES, known_length
 from ptri.skeleton import Skeleton
 from ptri.structures import Cameras, Views, cat, take

@@ -251,7 +251,7 @@ def _adjusted(
         read, velocity = _read(keypoints, lags, moments)
         all_K = K.expand(*read.xy.shape[:2], *K.shape[1:])
         observations = observe(read, all_K, model.detector)
-        body = body_prior(options, model.detector, read.xy.shape[3], MOMENTS, all_K)
+        body = body_prior(options, model.detector, observations)
         bundle, errors = adjust(observations, bundle, body, STEPS, 0, errors)
         focal = all_K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
         step = clock_step(bundle, observations, velocity / focal, errors, body)

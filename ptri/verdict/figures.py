@@ -71,7 +71,7 @@ def measure(
     lines = (minor[:, None] <= torch.maximum(least, THIN * major[:, None])).all(2)
     needed = torch.rad2deg(PARALLAX_NOISE * factor * sigma.mean(1, keepdim=True))
     needed = needed.clamp(MIN_PARALLAX_DEG, MAX_PARALLAX_DEG)
-    unknown = focal_unknown(evidence.best.errors.focal)
+    unknown = focal_unknown(evidence.best.errors.prior.focal)
     columns = seen, used, noise, known, spread, several, lines, needed, parallax
     rows = zip(*(column.tolist() for column in columns), unknown)
     return [Figures(*row) for row in rows], examination

@@ -256,7 +256,7 @@ def in_order(value: Tensor, order: Tensor) -> Tensor:
 def _named(observations: Observations) -> Observations:
     """Those of the joints that have a left and a right."""
     parts = (value[:, :, :, :NUM_JOINTS] for value in observations[:3])
-    return Observations(*parts, observations.held[..., :NUM_JOINTS])
+    return Observations(*parts, observations.held[..., :NUM_JOINTS], observations.persons)
 
 
 def _read(observations: Observations, sides: Sides) -> Observations:

@@ -15,8 +15,9 @@ from ptri.geometry.triangulation import robust_triangulation
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import posterior_from_cameras
 from ptri.rig.check import check_input, known_joints
-from ptri.rig.estimate import solve_cameras, with_joints
+from ptri.rig.estimate import solve_cameras
 from ptri.rig.joints import body_under
+from ptri.rig.result import with_joints
 from ptri.skeleton import SKELETONS
 from ptri.structures import Cameras, take
 

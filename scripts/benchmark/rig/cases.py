@@ -30,6 +30,7 @@ from ptri.people.bodies import sample_bone_lengths, sample_clips
 from ptri.people.draws import Draws, ar1
 from ptri.people.mocap import load_mocap, relength, sample_mocap
 from ptri.people.motions import KINDS
+from ptri.people.rigs import Rig
 from ptri.structures import Cameras, Keypoints, tree_map
 
 BIAS = 5.0  # px, standard deviation per coordinate of the fixed offsets
@@ -44,7 +45,7 @@ class Cell(NamedTuple):
     """One setting; its cases differ by their index only."""
 
     family: str
-    num_frames: int
+    num_frames: int  # of each person
     noise: float = 3.0  # px
     outliers: float = 0.05  # share of the seen points
     missing: float = 0.1  # share of all points
@@ -52,6 +53,7 @@ class Cell(NamedTuple):
     fps: float | None = None  # None: the kind's default
     views: int | None = None  # None: the family's own number
     tails: int = 0  # degrees of freedom of Student's t; 0: Gaussian
+    persons: tuple[float, ...] = (1.0,)  # how large each is drawn; frames are one's after another's
 
     @property
     def frames_per_second(self) -> float:
@@ -63,6 +65,7 @@ class Cell(NamedTuple):
         spacing = "" if self.fps is None else f"-{self.fps:g}fps"
         views = "" if self.views is None else f"-V{self.views}"
         tails = f"-t{self.tails}" if self.tails else ""
+        tails += f"-{len(self.persons)}persons" if len(self.persons) > 1 else ""
         return (
             f"{self.family}{views}-T{self.num_frames}-{self.errors}-{self.noise:g}px"
             f"-{100 * self.outliers:g}out-{100 * self.missing:g}miss{spacing}{tails}"
@@ -97,6 +100,7 @@ def make_cases(
     people: People = DEFAULT_PEOPLE,
     first: int = 0,
     stated: float | None = 3.0,
+    rig: Rig | None = None,
 ) -> Cases:
     """Cases ``first`` to ``first + count - 1`` of a cell; equal arguments give equal bits.
 
@@ -104,12 +108,17 @@ def make_cases(
         seed: of everything. Case i depends on (seed, family, i) and the cell's settings only;
             people and rigs do not depend on noise, outliers and the kind of errors.
         stated: px, the standard deviation that methods are told; None: the true one.
+        rig: of every case, world with z up; None: drawn from the family.
     """
     family = zlib.crc32(cell.family.encode())
     seeds = [(seed, family, first + i) for i in range(count)]
     scene, noise = (Draws.from_seeds([(*key, stream) for key in seeds]) for stream in range(2))
     joints = _people(scene, seeds, cell, people)
-    rig = draw_rigs(cell.family, scene, joints, cell.views)
+    rig = draw_rigs(cell.family, scene, joints, cell.views) if rig is None else rig
+    for number, size in enumerate(cell.persons[1:], start=3):  # streams 0 to 2 have their uses
+        own = [(*key, number) for key in seeds]
+        other = _people(Draws.from_seeds(own), own, cell, people)
+        joints = torch.cat([joints, size * other], dim=1)
     world, joints = tree_map(torch.Tensor.double, (rig.cameras, joints))
     clean_xy = project(joints, tree_map(lambda part: part.unsqueeze(1), world))  # (B, T, V, J, 2)
     size = rig.size.double()

@@ -31,10 +31,9 @@ def optimum(
 ) -> tuple[Tensor, Tensor]:
     """Rotations (V, 3, 3) and translations (V, 3) mm of the best optimum of the joint density."""
     keypoints, K = take((for_model(given), given.K), None)
-    num_joints = keypoints.xy.shape[-2]
     lifted = model.lift(keypoints, K)
     observations = observe(keypoints, K, model.detector)
-    body = body_prior(options, model.detector, num_joints, K.shape[1], K)
+    body = body_prior(options, model.detector, observations)
     starts = gather_starts(keypoints, K, observations, lifted, body, seed, thorough=True)
     unseen = observations.inlier[..., :NUM_JOINTS] <= 0
     poses = Poses(lifted.joints3d.double(), lifted.sigma.double().masked_fill(unseen, torch.inf))

@@ -17,8 +17,9 @@ from ptri.geometry.rotations import so3_log
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import posterior_from_cameras, posterior_mean
 from ptri.rig.check import known_joints
-from ptri.rig.estimate import solve_cameras, with_joints
+from ptri.rig.estimate import solve_cameras
 from ptri.rig.joints import body_under
+from ptri.rig.result import with_joints
 from ptri.skeleton import H36M17
 from ptri.structures import Cameras, take
 

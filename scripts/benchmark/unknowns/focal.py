@@ -17,8 +17,9 @@ from ptri.geometry.cameras import with_focal
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import posterior_mean
 from ptri.rig.check import RigInput
-from ptri.rig.estimate import Solved, solve_cameras
+from ptri.rig.estimate import solve_cameras
 from ptri.rig.lenses import GIVEN_STD, OWN_STD
+from ptri.rig.result import Solved
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints
 from ptri.verdict.verdict import Code
