@@ -6,14 +6,20 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ptri.rig.estimate import estimate_rig
+    from ptri.rig.api import estimate_rig
+    from ptri.rig.known import KnownCameras
     from ptri.rig.result import RigEstimate
     from ptri.rig.stream import RigFilter
 
 __version__ = "0.1.0"
-__all__ = ["RigEstimate", "RigFilter", "estimate_rig"]
+__all__ = ["KnownCameras", "RigEstimate", "RigFilter", "estimate_rig"]
 
-_HOME = {"estimate_rig": "estimate", "RigEstimate": "result", "RigFilter": "stream"}
+_HOME = {
+    "estimate_rig": "api",
+    "KnownCameras": "known",
+    "RigEstimate": "result",
+    "RigFilter": "stream",
+}
 
 
 def __getattr__(name: str):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ptri.evaluation import evaluate
 from ptri.geometry.rotations import so3_exp
 from ptri.geometry.triangulation import robust_triangulation
+from ptri.posterior.body import load_body_prior
 from ptri.posterior.modes import FocalLengths
 from ptri.posterior.moments import posterior_mean
 from ptri.rig import estimate
@@ -110,8 +111,9 @@ def fake_models_solve_themselves():
         if not isinstance(model, FakeModel):
             return real(model, keypoints, K, options, seed, **more)
         one = torch.ones(len(K), dtype=torch.float64)
-        best = SimpleNamespace(errors=SimpleNamespace(tail=0 * one))
-        evidence = SimpleNamespace(scale2=one, best=best)
+        body = load_body_prior()
+        best = SimpleNamespace(errors=SimpleNamespace(tail=0 * one), shared=body.mean[None])
+        evidence = SimpleNamespace(scale2=one, best=best, body=body)
         together = SimpleNamespace(frames=0 * one, joints=0 * one)
         V = K.shape[2]
         unknown = torch.full((len(K), 1, V, V), torch.inf)

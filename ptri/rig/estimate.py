@@ -3,43 +3,36 @@
 1 check the input, 2 choose the frames that say most, 3 lift each view, 4 read left and right anew
 where a detector exchanged them, 5 gather starts, 6 the posterior, 7 the verdict, 8 the joints.
 
-`estimate_rig` is what users call: all steps, for one rig. `solve_cameras` takes one rig through
-steps 2 to 7 and `with_joints` through 8, `solve` takes many rigs through 3 to 7: data sets,
+`ptri.rig.api.estimate_rig` is what users call: all steps, for one rig. `solve_cameras` takes one
+rig through steps 2 to 7 and `with_joints` through 8, `solve` takes many rigs through 3 to 7: data sets,
 recordings, streams, training and the benchmark call these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptri.config_sections import PosteriorConfig
 from ptri.models.lifter import Lifted
 from ptri.models.pose_model import PoseModel
-from ptri.models.weights import find_model
 from ptri.posterior.equations import USUAL_TAIL
 from ptri.posterior.optima import Poses
 from ptri.posterior.prior import PosePrior, Prior, no_poses, of_views
 from ptri.posterior.sampling import RigSolution, rig_posterior
 from ptri.rig.check import (
     RigInput,
-    check_numbers,
-    doubt_input,
     for_model,
 )
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
 from ptri.rig.frames import MIN_JOINTS, choose_frames
 from ptri.rig.left_out import with_unknown, without_misfits
-from ptri.rig.lenses import Lenses
-from ptri.rig.persons import check_persons, persons_of, shown, times_of
-from ptri.rig.result import RigEstimate, Solved, together, with_joints
-from ptri.rig.scale import HUMAN_BONES, Scale, known_length, rescale
+from ptri.rig.persons import persons_of, shown, times_of
+from ptri.rig.result import Solved
+from ptri.rig.scale import HUMAN_BONES, Scale, rescale
 from ptri.rig.starts import gather_starts, lift_and_read
-from ptri.skeleton import Skeleton
 from ptri.structures import (
     MANY_FRAMES,
     Keypoints,
@@ -69,87 +62,6 @@ class Solution(NamedTuple):
     @property
     def posterior(self) -> RigPosterior:
         return self.rig.posterior
-
-
-def estimate_rig(
-    xy,
-    K=None,
-    confidence=None,
-    covariance=None,
-    *,
-    skeleton: str | Sequence[str] | Skeleton = "h36m17",
-    num_samples: int = 512,
-    num_iterations: int = 4,
-    scale: Mapping[str, object] | None = None,
-    size=None,
-    K_std: float | Sequence[float] | None = None,
-    camera: str | Sequence[str | None] | None = None,
-    group: Sequence[Hashable] | None = None,
-    children: float = 0.0,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    max_frames: int = 50,
-    model: nn.Module | str | Path | None = None,
-    person: Sequence[Hashable] | None = None,
-) -> RigEstimate:
-    """Poses of static cameras, and a person's joints, from 2D keypoints of their images.
-
-    Args:
-        xy: (T, V, J, 2) px in undistorted images, NaN = not seen; NumPy or torch. T >= 1 frames in
-            order of time, V >= 2 views, which run in step. Of P persons who are in the pictures
-            together (T, V, P, J, 2), the same person at the same place in all frames and views.
-        K: (V, 3, 3) intrinsics, px; integer pixel coordinates are pixel centres. None: not known;
-            then give ``size`` and, where known, ``camera``. What the focal lengths turned out to be
-            is in the estimate.
-        confidence: (T, V, J) in [0, 1], the chance that the keypoint is the joint; None: 1.
-        covariance: (T, V, J, 2, 2) px^2; None: circular, 3 % of the person's extent in the view.
-        skeleton: "h36m17", "coco17", "body25", "body25b", "mpii16" and others of
-            `ptri.skeleton.SKELETONS`, or J joint names. Joints that are none of Human3.6M's take
-            part in the geometry.
-        num_samples, num_iterations: of the adaptive importance sampling.
-        scale: a known length, ``{"subject_height": mm}`` (standing; of several persons one's,
-            ``{"subject_height": (label, mm)}``) or ``{"camera_distance": (view, view, mm)}``; None:
-            the lengths of human bones.
-        size: (V, 2) or (2,) px, width and height of the pictures. Beside K it serves only to notice
-            mistakes in K and xy; None: the principal points are taken to be in the middle.
-        K_std: relative standard deviation of the focal lengths, one or one for each view; 0: K is
-            exact; None: 1 % of a given K, of a guessed one by what is known of the camera.
-        camera: devices by name, such as "iPhone14,5" or just "iPhone" (`ptri.rig.lenses`), one or
-            one for each view; None: not known. Views of one model have like focal lengths.
-        group: a label for each view; views of one label have like focal lengths. None: by their
-            devices.
-        children: how likely the person is a child of 4 to 14 years, 0 to 1. Proportions then tell
-            the size; at 0 a child comes out 10 to 20 % too tall, and the rig with it.
-        seed: of the Monte-Carlo noise; equal seeds give equal bits on a machine.
-        device: where to compute; None: where xy is.
-        max_frames: the cameras come from at most so many frames, chosen by information
-            (`ptri.rig.frames`); joints are given for all.
-        model: a `ptri.models.PoseModel` or a file of its weights; None: the shipped ones.
-        person: who is in each of T frames: labels of people who came one after the other, or, of
-            xy with a dimension of persons, one label for each of them; None: one person, or 0 to
-            P - 1. Everybody has bones of his own.
-
-    Returns:
-        The estimate, always finite. Look at ``accepted`` and ``reason`` before use: where too
-        little was seen the cameras are draws from the prior and the covariances say so.
-
-    Raises:
-        ValueError: input of a wrong shape or type, or impossible values; the message says what,
-            where, what was expected and how to mend it.
-    """
-    # 1 check the input
-    lenses = Lenses(size, K_std, camera, group)
-    given = check_persons(xy, K, confidence, covariance, skeleton, device, lenses, person)
-    doubt = doubt_input(given, size)
-    known = known_length(scale, given.K.shape[1], given.labels)
-    numbers = check_numbers(num_samples, num_iterations, children, seed, max_frames)
-    model = find_model(model, given.K.device)
-    # 2 to 7
-    solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
-    solved.scale.refuse_unmeasured()
-    # 8
-    estimate = with_joints(model, solved, given)
-    return together(estimate, len(given.labels)) if getattr(xy, "ndim", 4) == 5 else estimate
 
 
 @torch.no_grad()

@@ -46,6 +46,7 @@ class RigEstimate(NamedTuple):
     K: Tensor  # (V, 3, 3) px, as given, without skew; focal lengths not exact: posterior mean ...
     focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
     persons: tuple[Person, ...]  # who was filmed; one where none was named
+    moved: tuple[float, ...] | None  # (V,) chance that each camera has moved since `prior`
 
     @property
     def accepted(self) -> bool:
@@ -79,6 +80,7 @@ class Solved(NamedTuple):
     tail: Tensor  # () ... the tail of the keypoints' errors, as the residuals say
     scale: Scale
     persons: tuple[Person, ...]  # without their heights
+    moved: tuple[float, ...] | None = None  # as in `RigEstimate`
 
 
 def together(estimate: RigEstimate, num_persons: int) -> RigEstimate:
@@ -134,5 +136,5 @@ def with_joints(model: PoseModel, solved: Solved, given: RigInput) -> RigEstimat
     away = posterior.t[:, 0] - t  # (M, V, 3)
     t_cov = torch.einsum("m,mvi,mvj->vij", weights, away, away)
     spread = rotation_covariance(posterior)[0], t_cov, float(posterior.ess[0])
-    rest = solved.verdict, solved.scale, solved.frames, K[0, 0], focal_std, tuple(persons)
-    return RigEstimate(R, t, *native, body, posterior, *spread, *rest)
+    rest = solved.verdict, solved.scale, solved.frames, K[0, 0], focal_std
+    return RigEstimate(R, t, *native, body, posterior, *spread, *rest, tuple(persons), solved.moved)

@@ -32,9 +32,12 @@ class Scale(NamedTuple):
     factor: float = 1.0  # mean factor from the bones' scale to that of the known length
     measured: float = math.nan  # mm, of that length at the bones' scale; NaN: it was not measured
     person: int | None = None  # whose height it is; None: of all who are seen
+    by_cameras: bool = False  # from cameras that were known before
 
     def words(self, names: Sequence[str] | None = None) -> str:
         """The source in words; ``names`` of the views, None: "view 0" and so on."""
+        if self.by_cameras:
+            return "cameras that were known before"
         if self.length is None:
             return "lengths of human bones (give subject_height or camera_distance for better)"
         if math.isnan(self.measured):
@@ -55,6 +58,7 @@ class Scale(NamedTuple):
 
 
 HUMAN_BONES = Scale()
+KNOWN_CAMERAS = Scale(by_cameras=True)
 
 
 def known_length(

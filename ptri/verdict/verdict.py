@@ -55,6 +55,14 @@ class Code(Enum):
         "for; they are solved as unknown here: is K of pictures of another size? Correct it or the "
         "devices, or say how well they are known (K_std)"
     )
+    ELSEWHERE_ONE = (
+        "bad input: {view} stands elsewhere than the exact cameras say that were given; calibrate "
+        "it again, or give them as known roughly"
+    )
+    ELSEWHERE = (
+        "bad input: several cameras stand elsewhere than the exact ones say that were given; "
+        "calibrate again, or give them as known roughly"
+    )
     UPSIDE_DOWN = (
         "bad input: the person stands upside down in every view; is y counted upwards? If the "
         "cameras hang, turn their pictures"
