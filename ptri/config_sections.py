@@ -237,6 +237,11 @@ class RecordingConfig(Section):
     # brought in step, see ptri/rig/sync.py
     offsets: Table = field(default_factory=dict)  # {camera: frames by which what it shows comes too
     # late}, as far as they are known; 0 for the others
+    poses: Literal["compare", "roughly", "exact"] = "compare"  # R and t of the camera file: what
+    # is found is compared with them; they count as known roughly; or they are it (calibrated)
+    poses_from: str | None = None  # a file of R and t instead, such as cameras.json of another run
+    poses_std: list[float] = field(default_factory=lambda: [1.0, 30.0])  # deg and mm, of each
+    # camera known roughly, unless the file says it
     # Only for data.kind=videos:
     every: int | None = number(None, 1)  # read one frame of so many; null: what is enough for the
     # cameras, 100 to 199 frames in all

@@ -18,6 +18,7 @@ from ptri.geometry.cameras import centres, project
 from ptri.geometry.triangulation import robust_triangulation
 from ptri.recordings.detections import Detections
 from ptri.recordings.keypoint_files import Recording, distort
+from ptri.recordings.known import moved_text
 from ptri.recordings.solve import Solution, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
@@ -75,6 +76,8 @@ def figures_of(solution: Solution) -> dict[str, object]:
     for v, name in enumerate(recording.names):
         figures[f"focal_length_px/{name}"] = float(estimate.K[v, 0, 0])
         figures[f"focal_length_std/{name}"] = float(estimate.focal_std[v])
+    if estimate.moved is not None:
+        figures |= {f"moved/{n}": chance for n, chance in zip(recording.names, estimate.moved)}
     if recording.late is not None:
         for name, (late, std) in zip(recording.names, recording.late.tolist()):
             figures |= {f"late_frames/{name}": late, f"late_std_frames/{name}": std}
@@ -161,6 +164,8 @@ def text_of(solution: Solution, figures: dict) -> str:
     ]
     if recording.late is not None:
         parts.insert(3, clock_text(recording))
+    if estimate.moved is not None:
+        parts.insert(3, moved_text(names, estimate.moved))
     named = estimate.verdict.code in (Code.FOCAL_LENGTH, Code.FOCAL_LENGTHS)
     if named or max(camera.K_std for camera in recording.cameras) > GIVEN_STD:
         parts.insert(3, lens_text(recording, estimate))

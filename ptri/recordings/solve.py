@@ -25,9 +25,11 @@ from ptri.geometry.rotations import so3_exp, so3_log
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import posterior_mean, rotation_covariance
 from ptri.recordings.keypoint_files import Recording, distort
+from ptri.recordings.known import known_cameras
 from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
 from ptri.rig.estimate import solve_cameras
 from ptri.rig.frames import MIN_JOINTS, usable_frames
+from ptri.rig.known import check_known, solve_known
 from ptri.rig.lenses import Lenses
 from ptri.rig.result import RigEstimate, Solved, with_joints
 from ptri.rig.scale import known_length
@@ -140,7 +142,12 @@ def solve_recording_cameras(
         )
     numbers = config.posterior, config.run.seed, config.evaluate.pool_frames
     doubt = doubt_input(_as_recorded(recording, given), [c.size for c in recording.cameras])
-    solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
+    cameras = known_cameras(recording, options)
+    if cameras is None:
+        solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
+    else:
+        cameras = check_known(cameras, len(recording.cameras), device)
+        solved = solve_known(model, given, *numbers, known, cameras, doubt=doubt)
     solved.scale.refuse_unmeasured()
     return solved, given
 

@@ -12,6 +12,7 @@ import numpy as np
 from ptri.evaluation import outputs
 from ptri.recordings.intrinsics import CameraEntry
 from ptri.recordings.solve import Solution, camera_spread
+from ptri.rig.known import known_from
 
 
 def write_cameras(folder: Path, solution: Solution) -> None:
@@ -31,6 +32,9 @@ def write_cameras(folder: Path, solution: Solution) -> None:
         "scale": estimate.scale.words(names),
         "accepted": estimate.accepted,
         "verdict": estimate.verdict.words(names),
+        # Of the rotation vectors w (rad) and translations d (mm) of all cameras but the first, by
+        # which they may differ: R' = exp(w) R, t' = t + d.
+        "covariance": known_from(estimate).covariance.numpy(),
         "cameras": [
             {
                 **camera._asdict(),

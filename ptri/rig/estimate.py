@@ -4,8 +4,8 @@
 where a detector exchanged them, 5 gather starts, 6 the posterior, 7 the verdict, 8 the joints.
 
 `ptri.rig.api.estimate_rig` is what users call: all steps, for one rig. `solve_cameras` takes one
-rig through steps 2 to 7 and `with_joints` through 8, `solve` takes many rigs through 3 to 7: data sets,
-recordings, streams, training and the benchmark call these.
+rig through steps 2 to 7 and `with_joints` through 8, `solve` takes many rigs through 3 to 7: data
+sets, recordings, streams, training and the benchmark call these.
 """
 
 from __future__ import annotations
@@ -131,7 +131,8 @@ def solve_cameras(
     posterior, scale = rescale(posterior, inside, views, frames, scale)
     evidence = solution.rig.evidence if frames else None
     persons = persons_of(given.labels, evidence, scale.factor)
-    return Solved(posterior, verdict, frames, sides, noise2, tail, scale, persons)
+    rig = solution.rig if frames and not partial else None
+    return Solved(posterior, verdict, frames, sides, noise2, tail, scale, persons, rig)
 
 
 def _with_lenses(

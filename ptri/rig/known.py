@@ -18,16 +18,18 @@ from torch import Tensor
 from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
-from ptri.geometry.rotations import skew
+from ptri.geometry.rotations import rotation_mean, skew
 from ptri.models.pose_model import PoseModel
-from ptri.posterior.moments import posterior_from_cameras, posterior_mean
+from ptri.posterior.modes import INFLATION, cameras_of
+from ptri.posterior.moments import posterior_from_cameras
 from ptri.posterior.prior import PosePrior, differences
+from ptri.posterior.sampling import RigSolution
 from ptri.rig.arrays import as_tensor
 from ptri.rig.check import RigInput
 from ptri.rig.estimate import solve_cameras
 from ptri.rig.result import RigEstimate, Solved
 from ptri.rig.scale import HUMAN_BONES, KNOWN_CAMERAS, Scale
-from ptri.structures import Cameras, RigPosterior, Views
+from ptri.structures import Cameras, RigPosterior, Views, take
 from ptri.verdict.verdict import Code, Verdict
 
 MOVED_CHANCE = 0.05  # of a camera between two recordings
@@ -39,6 +41,7 @@ TOO_LITTLE = (
     *(Code.UNCERTAIN, Code.SEVERAL_MODES, Code.PARALLAX, Code.ON_A_LINE, Code.NO_SAMPLE),
     Code.FOCAL_UNKNOWN,
 )
+NUM_SAMPLES = 256  # that tell what keypoints say of the cameras, of each mode
 MOST_VIEWS = 8  # of which every set may have moved; of more views one or two, or all
 
 
@@ -137,12 +140,21 @@ def solve_known(
     if known.exact and scale != HUMAN_BONES:
         raise UserError("scale: the cameras are given as exact, and tell lengths; leave it out")
     numbers = options, seed, max_frames, scale
-    alone = solve_cameras(model, given, *numbers, doubt=doubt)
-    moved = find_moved(alone.posterior, known)
-    alone = alone._replace(moved=moved)
+    # Alone, but for a start: where the cameras were, and this is too little to count.
+    R, t = to_reference(Cameras(known.R, known.R, known.t))[1:]
+    hint = None
+    if not known.unknown:
+        hint = PosePrior(R, t, 1e-9 * torch.eye(6 * (len(R) - 1)).to(t))
+    alone = solve_cameras(model, given, *numbers, doubt=doubt, poses=hint)
+    if alone.rig is None:  # views were left out
+        return alone
+    moved, found = find_moved(alone.rig, known)
     gone = [view for view, chance in enumerate(moved) if chance > 0.5]
+    if len(gone) + len(known.unknown) > len(moved) - 2 and not alone.verdict.accepted:
+        # Keypoints that tell no rig do not tell that every camera has moved.
+        gone, moved = [], tuple(min(chance, MOVED_CHANCE) for chance in moved)
+    alone = alone._replace(moved=moved)
     if known.exact:
-        R, t = to_reference(Cameras(known.R, known.R, known.t))[1:]
         cameras = Cameras(known.R[None], R[None], t[None])
         verdict = alone.verdict
         if verdict.code in TOO_LITTLE:
@@ -156,8 +168,7 @@ def solve_known(
         return alone._replace(
             posterior=posterior._replace(log_focal=log_focal), verdict=verdict, scale=KNOWN_CAMERAS
         )
-    R, t = (part[0] for part in posterior_mean(alone.posterior))
-    prior = _law(known, R, t, [*known.unknown, *gone])
+    prior = _law(known, *found, [*known.unknown, *gone])
     if prior is None:
         return alone
     solved = solve_cameras(model, given, *numbers, doubt=doubt, poses=prior)
@@ -171,31 +182,58 @@ def posterior_mean_focal(posterior: RigPosterior) -> Tensor:
     return torch.einsum("mb,mbf->bf", weights, posterior.log_focal)[None]
 
 
-def find_moved(posterior: RigPosterior, known: _Known) -> tuple[float, ...]:
-    """How probably each camera is elsewhere, by what the keypoints alone say of the rig (B = 1);
-    NaN where nothing was known of it."""
-    R, t = (part[0] for part in posterior_mean(posterior))
-    V = len(R)
-    prior = _law(known, R, t, list(known.unknown))
-    mean = PosePrior(R, t, None)
-    away = differences(Views(*(part[:, 0] for part in posterior.views)), mean)  # (M, P)
-    weights = posterior.log_weights[:, 0].exp()
-    told = torch.einsum("m,mi,mj->ij", weights, away, away)
-    base = told + torch.linalg.inv(prior.information)
-    off = differences(Views(R, t, t[:0, 0]), prior)
+def find_moved(rig: RigSolution, known: _Known) -> tuple[tuple[float, ...], tuple[Tensor, Tensor]]:
+    """How probably each camera is elsewhere, by what keypoints alone say of a rig (B = 1).
+
+    Returns:
+        Chances (V,), NaN where nothing was known of a camera; and the cameras (V, 3, 3), (V, 3) mm
+        of the mode that explains best what is known.
+    """
+    V = rig.posterior.R.shape[2]
     others = [view for view in range(V) if view not in known.unknown]
     most = len(others) - 2 if V <= MOST_VIEWS else 2
     sets = list(chain.from_iterable(combinations(others, n) for n in range(most + 1)))
     sets = list(dict.fromkeys([*sets, tuple(others)]))
-    scores = []
-    for chosen in sets:
-        covariance = base + sum(_move(R, t, view, MOVED_STD) for view in chosen)
-        chance = len(chosen) * math.log(MOVED_CHANCE / (1 - MOVED_CHANCE))
-        chi2 = off @ torch.linalg.solve(covariance, off)
-        scores.append(chance - 0.5 * float(chi2 + torch.linalg.slogdet(covariance)[1]))
-    weight = torch.softmax(torch.tensor(scores), 0).tolist()
-    chance = [sum(w for w, chosen in zip(weight, sets) if view in chosen) for view in range(V)]
-    return tuple(math.nan if v in known.unknown else chance[v] for v in range(V))
+    scores, means = [], []  # of each mode and set
+    for log_mass, views in _modes(rig):
+        weights = views.t.new_full(views.t.shape[:2], 1 / len(views.t))
+        R, t = rotation_mean(views.R, weights), views.t.mean(0)
+        away = differences(views, PosePrior(R.expand_as(views.R), t.expand_as(views.t), None))
+        told = away.mT @ away / len(away)
+        prior = _law(known, R, t, known.unknown)
+        base = told + torch.linalg.inv(prior.information)
+        off = differences(Views(R, t, t[:0, 0]), prior)
+        means.append((R, t))
+        for chosen in sets:
+            covariance = base + sum(_move(R, t, view, MOVED_STD) for view in chosen)
+            chance = len(chosen) * math.log(MOVED_CHANCE / (1 - MOVED_CHANCE))
+            chi2 = off @ torch.linalg.solve(covariance, off)
+            density = -0.5 * float(chi2 + torch.linalg.slogdet(covariance)[1])
+            scores.append(log_mass + chance + density)
+    weight = torch.softmax(torch.tensor(scores), 0).view(len(means), len(sets))
+    best = int(weight.sum(1).argmax())
+    each = list(zip(weight.sum(0).tolist(), sets))
+    chances = [sum(w for w, chosen in each if view in chosen) for view in range(V)]
+    chances = (math.nan if v in known.unknown else chance for v, chance in enumerate(chances))
+    return tuple(chances), means[best]
+
+
+def _modes(rig: RigSolution) -> list[tuple[float, Views]]:
+    """Log mass of each mode of one rig, and samples (M, V, ...) of its Laplace law, as wide as
+    errors that go together ask for."""
+    modes, at = rig.modes, rig.evidence.expansions
+    K = modes.log_mass.shape[1]
+    normal = torch.randn(
+        NUM_SAMPLES, K, modes.mean.shape[-1], generator=torch.Generator().manual_seed(0)
+    )
+    away = (modes.chol[0] / INFLATION**0.5 @ normal.to(modes.mean).unsqueeze(-1)).squeeze(-1)
+    shape = (modes.wider[0] @ away[..., :-1, None]).squeeze(-1) + modes.shift[0]
+    away = torch.cat([shape, torch.zeros_like(away[..., -1:])], -1)  # at the mode's noise
+    views = cameras_of(modes.mean[0] + away, at)
+    mass = modes.log_mass[0]
+    return [
+        (float(mass[k]), take(views, (slice(None), k))) for k in range(K) if torch.isfinite(mass[k])
+    ]
 
 
 def _law(known: _Known, R: Tensor, t: Tensor, free: Sequence[int]) -> PosePrior | None:

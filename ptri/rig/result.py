@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import at_mean_focal, posterior_mean, rotation_covariance
+from ptri.posterior.sampling import RigSolution
 from ptri.rig.check import RigInput, joints_to_h36m17, known_joints
 from ptri.rig.joints import body_under, joints_under
 from ptri.rig.persons import Person, rows_by_person
@@ -80,6 +81,7 @@ class Solved(NamedTuple):
     tail: Tensor  # () ... the tail of the keypoints' errors, as the residuals say
     scale: Scale
     persons: tuple[Person, ...]  # without their heights
+    rig: RigSolution | None  # that this is made of; None: views were left out
     moved: tuple[float, ...] | None = None  # as in `RigEstimate`
 
 
