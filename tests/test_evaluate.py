@@ -13,11 +13,13 @@ from h36m_fixture import STANDING, make_tiny_h36m
 
 from ptri import config
 from ptri.data.multiview import MultiView, build_index, open_split
+from ptri.errors import UserError
 from ptri.evaluation import draw as visualize
 from ptri.evaluation import outputs
 from ptri.evaluation.draw_rig import rig_picture
 from ptri.evaluation.evaluate import evaluate
 from ptri.evaluation.pictures import spread
+from ptri.evaluation.studio import Studio
 from ptri.evaluation.table import UNDAMAGED
 from ptri.geometry.rotations import so3_exp
 from ptri.posterior.moments import posterior_from_cameras
@@ -155,6 +157,22 @@ def test_only_own_files_are_removed(evaluated):
     (folder / "notes.txt").write_text("mine")
     outputs.clear(folder)
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_known_studio_is_a_row_of_its_own(root, tmp_path):
+    make_tiny_h36m(tmp_path / "data", ("S1", "S5", "S6", "S9"), ("Walking-1",), num_frames=2)
+    extra = "data.train_subjects=[1,5,6]", "evaluate.known_studio=true"
+    figures, text, *_ = evaluate_with(tmp_path / "data", tmp_path / "out", *extra, error_deg=2.0)
+    assert "alone, known studio" in text
+    assert [f"studio/{key}" for key in KEYS[7:]] == [k for k in figures if k.startswith("studio/")]
+    studio = Studio(open_split(settings(tmp_path / "data", tmp_path, *extra), "test"))
+    law, turned = studio.prior([0, 2, 3]).poses, studio.prior([2, 0]).poses
+    assert law.R.shape == (3, 3, 3) and law.information.shape == (12, 12)
+    torch.testing.assert_close(turned.R[1], law.R[1].mT, atol=1e-6, rtol=0)
+    with pytest.raises(UserError, match=r"S9 of data.train_subjects is tested"):
+        evaluate_with(tmp_path / "data", tmp_path / "out2", extra[1], "data.train_subjects=[1,9]")
+    with pytest.raises(UserError, match="1 rigs to learn from"):
+        evaluate_with(root, tmp_path / "out3", extra[1], "data.train_subjects=[1]")
 
 
 def test_spread_keeps_both_ends():
