@@ -98,13 +98,30 @@ def errors_together(
             spurious = spurious + (taken * both.flatten(4, 5).flatten(2, 3)).sum((1, 2, 3))
         found = (product + spurious) / (2 * kept) + known_pairs
         shares.append((found / (pairs + known_pairs)).clamp(0.0, 1.0))
-    a, b = (share[:, None, None, None, None, None] for share in shares)
+    factor = 1 + shares[1] * (1 / worth - 1)
+    together = Together(*shares, 1 / factor, information)
+    return together._replace(excess=_excess(slopes, off_frames, off_joints, together))
+
+
+def _excess(slopes: Tensor, off_frames: Tensor, off_joints: Tensor, together: Together) -> Tensor:
+    """The variance (N, D, D) of the score beyond what independent errors have."""
+    a, b = (share[:, None, None, None, None, None] for share in together[:2])
     mixed = slopes + a * _mixed(slopes, off_frames, True)
     mixed = mixed + b * _mixed(mixed, off_joints, False)
     flat = slopes.flatten(1, 4)
-    factor = 1 + shares[1] * (1 / worth - 1)
-    excess = factor[:, None, None] * (flat.mT @ mixed.flatten(1, 4)) - flat.mT @ flat
-    return Together(*shares, 1 / factor, excess)
+    return (flat.mT @ mixed.flatten(1, 4)) / together.worth[:, None, None] - flat.mT @ flat
+
+
+@torch.no_grad()
+def told_together(
+    observations: Observations, bundle: Bundle, errors: Errors, body: BodyPrior, together: Together
+) -> tuple[Tensor, Tensor]:
+    """What frames tell of the cameras whose errors go together as is known: the information
+    (N, D, D), and the excess of the score's variance, of `Together`."""
+    root, _, _ = _whitened(observations, bundle, errors)
+    slopes, *_, information = _slopes(observations, bundle, errors, body, root)
+    others = (k - torch.eye(k.shape[-1]).to(k) for k in _likeness(bundle.joints))
+    return information, _excess(slopes, *others, together)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from ptri.geometry.triangulation import robust_triangulation
 from ptri.recordings.detections import Detections
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.known import moved_text
-from ptri.recordings.solve import Solution, camera_spread
+from ptri.recordings.solve import Solution, advice_of, camera_spread
 from ptri.recordings.videos import read_frame, videos_by_camera
 from ptri.rig.check import default_covariance
 from ptri.rig.lenses import GIVEN_STD
@@ -162,6 +162,9 @@ def text_of(solution: Solution, figures: dict) -> str:
         solution.halves,
         recording.who,
     ]
+    advice = advice_of(solution)
+    if advice is not None:
+        parts.append(f"advice: {advice.words(names)}")
     if recording.late is not None:
         parts.insert(3, clock_text(recording))
     if estimate.moved is not None:

@@ -26,6 +26,7 @@ from ptri.models.pose_model import PoseModel
 from ptri.posterior.moments import posterior_mean, rotation_covariance
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.known import known_cameras
+from ptri.rig.advice import Advice, advise
 from ptri.rig.check import RigInput, check_input, default_covariance, doubt_input
 from ptri.rig.estimate import solve_cameras
 from ptri.rig.frames import MIN_JOINTS, usable_frames
@@ -240,6 +241,15 @@ def compare_halves(model: PoseModel, solution: Solution, config: Config) -> Solu
         estimate = _with_joints(model, whole, solution.given, recording)
     estimate = estimate._replace(verdict=verdict)
     return solution._replace(estimate=estimate, halves=text, halves_deg=difference)
+
+
+def advice_of(solution: Solution) -> Advice | None:
+    """What to film for cameras that are known better; None: cameras were not found together."""
+    device, estimate = solution.given.K.device, solution.estimate
+    posterior = to_device(estimate.posterior, device)
+    solved = solution.solved._replace(posterior=posterior, verdict=estimate.verdict)
+    sizes = torch.tensor([camera.size for camera in solution.recording.cameras])
+    return advise(solved, solution.given, sizes)
 
 
 def deviation_along(apart: Tensor, covariance: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from ptri.models.weights import find_model
+from ptri.rig.advice import advise
+from ptri.rig.arrays import picture_sizes
 from ptri.rig.check import check_numbers, doubt_input
 from ptri.rig.estimate import solve_cameras
 from ptri.rig.known import KnownCameras, check_known, known_from, solve_known
@@ -40,6 +42,7 @@ def estimate_rig(
     model: nn.Module | str | Path | None = None,
     person: Sequence[Hashable] | None = None,
     prior: KnownCameras | RigEstimate | None = None,
+    advice: bool = False,
 ) -> RigEstimate:
     """Poses of static cameras, and a person's joints, from 2D keypoints of their images.
 
@@ -80,6 +83,7 @@ def estimate_rig(
         prior: where cameras were before: `ptri.KnownCameras`, or an earlier estimate of the same
             views. Which have moved since is in the estimate (``moved``); the others' poses count,
             and where they are exact they are the answer.
+        advice: also say what to film for cameras that are known better (`ptri.rig.advice`).
 
     Returns:
         The estimate, always finite. Look at ``accepted`` and ``reason`` before use: where too
@@ -106,4 +110,7 @@ def estimate_rig(
     solved.scale.refuse_unmeasured()
     # 8
     estimate = with_joints(model, solved, given)
+    if advice:
+        sizes = None if size is None else picture_sizes(size, len(estimate.R), given.K.device)
+        estimate = estimate._replace(advice=advise(solved, given, sizes))
     return together(estimate, len(given.labels)) if getattr(xy, "ndim", 4) == 5 else estimate

@@ -48,6 +48,7 @@ class RigEstimate(NamedTuple):
     focal_std: Tensor  # (V,) ... and relative standard deviation; 0: exact
     persons: tuple[Person, ...]  # who was filmed; one where none was named
     moved: tuple[float, ...] | None  # (V,) chance that each camera has moved since `prior`
+    advice: object | None = None  # `ptri.rig.advice.Advice`, where it was asked for
 
     @property
     def accepted(self) -> bool:
