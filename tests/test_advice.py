@@ -47,13 +47,15 @@ def test_another_place_is_better(walk):
     )
     assert advice.elsewhere_deg < 0.8 * advice.same_deg < 0.95 * advice.rotation_deg
     middle = rig.joints3d.median(1).values.median(0).values
-    place = torch.tensor(advice.place)
+    place = torch.tensor(advice.place).double()
     assert float((place - middle).norm()) > 500
     # Where it says that the place is in the pictures, it is.
     for v, at in enumerate(advice.pixels):
         if at is not None:
             pixel = rig.K[v] @ (rig.R[v] @ place + rig.t[v])
-            torch.testing.assert_close(torch.tensor(at), (pixel[:2] / pixel[2]).float())
+            torch.testing.assert_close(
+                torch.tensor(at).double(), pixel[:2] / pixel[2], atol=1, rtol=0
+            )
     assert sum(at is not None for at in advice.pixels) >= 2
     # And somebody who follows it is told of cameras that are known better.
     follow = seen(walk, walk.joints + (place - middle) * float(walk.t.norm() / rig.t.norm()))
@@ -77,24 +79,13 @@ def test_views_that_share_little(walk):
 
 
 def test_words():
-    advice = Advice(
-        2.0,
-        1,
-        1.0,
-        6.0,
-        1.6,
-        0.5,
-        (0.0, 0.0, 0.0),
-        ((10.0, 20.0), None),
-        ((1, 0.9), (0.9, 1)),
-        None,
-    )
+    shared, pixels = ((1, 0.9), (0.9, 1)), ((10.0, 20.0), None)
+    advice = Advice(2.0, 1, 1.0, 6.0, 1.6, 0.5, (0.0, 0.0, 0.0), pixels, shared, None)
     words = advice.words(["left", "right"])
-    assert (
-        "the rotation of right is known to 2 deg; 6 times as much of the same gives 1 deg" in words
-    )
+    assert "rotation of right is known to 2 deg; 6 times as much of the same gives 1 deg" in words
     assert "another place gives 0.5 deg: there the person's middle is at 10, 20 px of left" in words
-    assert "right," not in words.split("at 10")[1]
+    assert "right" not in words.split("at 10")[1]
     enough = advice._replace(rotation_deg=0.4, again=0).words()
-    assert enough == "look at the camera of view 0, and film again; the rotation of view 1 is known to 0.4 deg"  # fmt: skip
+    assert enough.startswith("look at the camera of view 0, and film again; ")
+    assert enough.endswith("the rotation of view 1 is known to 0.4 deg")
     assert "hardly helps" in advice._replace(longer=math.inf).words()
