@@ -206,7 +206,9 @@ def find_moved(rig: RigSolution, known: _Known) -> tuple[tuple[float, ...], tupl
         means.append((R, t))
         for chosen in sets:
             covariance = base + sum(_move(R, t, view, MOVED_STD) for view in chosen)
-            chance = len(chosen) * math.log(MOVED_CHANCE / (1 - MOVED_CHANCE))
+            # Against each other: all have moved where all but one have.
+            count = min(len(chosen), len(others) - 1)
+            chance = count * math.log(MOVED_CHANCE / (1 - MOVED_CHANCE))
             chi2 = off @ torch.linalg.solve(covariance, off)
             density = -0.5 * float(chi2 + torch.linalg.slogdet(covariance)[1])
             scores.append(log_mass + chance + density)

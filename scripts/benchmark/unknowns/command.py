@@ -15,7 +15,7 @@ from benchmark.results import write_results
 from benchmark.rig.cases import Cell, People
 from benchmark.rig.ours import make_model
 from benchmark.rigs import choose, num_views
-from benchmark.unknowns import advice, bodies, clocks, focal, studio
+from benchmark.unknowns import advice, bodies, clocks, focal, known, studio
 from ptri.errors import UserError
 from ptri.evaluation.table import grid
 
@@ -34,6 +34,10 @@ BODIES = [
 STUDIO = [
     "rig of", "errors", "known", "frames", "rotation, deg", "MPJPE, mm", "over true cameras",
     "in 50 / 90 %", "accepted",
+]  # fmt: skip
+KNOWN = [
+    "family", "errors", "rigs", "rotation, deg: alone", "as known", "with it", "in 90 %",
+    "falsely moved", "one has moved: deg", "it alone named",
 ]  # fmt: skip
 ADVICE = [
     "family", "rigs", "stated, deg", "as much again: predicted", "stated", "elsewhere: predicted",
@@ -61,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--views", type=int, help="of each rig; default: the family's own number")
     add("--frames", type=int, help=f"clocks: of every view at {clocks.FPS:g} frames/s (150); "
         "lenses: of the rig (50); bodies: of each person (25); "
-        "advice: at first (10)")  # fmt: skip
+        "known: of the rig (10); advice: at first (10)")  # fmt: skip
     add("--late", type=float, default=60.0, help="clocks: most frames between two views (60)")
     add("--outliers", type=float, default=0.05, help="lenses: share of gross outliers (0.05)")
     add("--mocap", metavar="NPZ", help="motions to draw people from; default: made-up ones")
@@ -228,6 +232,39 @@ def _body_row(outcomes: list[bodies.Outcome]) -> list[str]:
     ]
 
 
+def _known(args: argparse.Namespace, families: list[str]) -> tuple[list, list, dict]:
+    model, options = make_model()
+    people = People(args.mocap)
+
+    def solve(cell: Cell, number: int) -> known.Outcome:
+        return known.outcome(model, options, cell, number, args.seed, people)
+
+    T, settings = args.frames or 10, {"outliers": args.outliers, "views": args.views}
+    kinds = (("gaussian", None), ("detector", FPS))
+    jobs = [
+        (Cell(family, T, errors=errors, fps=fps, **settings),)
+        for family in families
+        for errors, fps in kinds
+    ]
+    outcomes = _each(args, jobs, solve)
+    rows = []
+    for (cell,), part in zip(jobs, outcomes):
+        angles = (
+            np.median([getattr(one, name) for one in part]) for name in ("alone", "given", "known")
+        )
+        level = np.concatenate([one.level for one in part])
+        views = len(part[0].level) + 1
+        rows.append([
+            cell.family, cell.errors, str(len(part)), *(f"{angle:.2f}" for angle in angles),
+            f"{np.mean(level < 0.9):.2f}",
+            f"{sum(one.falsely for one in part)} of {views * len(part)}",
+            f"{np.median([one.moved for one in part]):.2f}",
+            str(sum(one.named for one in part)),
+        ])  # fmt: skip
+    names = [f"known-{cell.name}" for (cell,) in jobs]
+    return KNOWN, rows, {"known": dict(zip(names, map(_plain, outcomes)))}
+
+
 def _advice(args: argparse.Namespace, families: list[str]) -> tuple[list, list, dict]:
     model, options = make_model()
     people = People(args.mocap)
@@ -283,5 +320,6 @@ TABLES = {
     "lenses": (_lenses, _wrong),
     "bodies": (_bodies,),
     "studio": (_studio,),
+    "known": (_known,),
     "advice": (_advice,),
 }
