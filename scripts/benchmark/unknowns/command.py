@@ -37,7 +37,7 @@ STUDIO = [
 ]  # fmt: skip
 KNOWN = [
     "family", "errors", "rigs", "rotation, deg: alone", "as known", "with it", "in 90 %",
-    "falsely moved", "one has moved: deg", "it alone named",
+    "falsely moved", "one has moved: deg", "named",
 ]  # fmt: skip
 ADVICE = [
     "family", "rigs", "stated, deg", "as much again: predicted", "stated", "elsewhere: predicted",

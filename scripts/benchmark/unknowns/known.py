@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     level: list[float]  # (V - 1,) of the true rotations in their stated regions
     falsely: int  # cameras that are said to have moved
     moved: float  # error where one camera has moved, ...
-    named: bool  # ... whether that one and no other is said to have
+    named: bool  # ... whether that one and no other is said to have; of two views both
 
 
 def outcome(
@@ -81,5 +81,5 @@ def outcome(
         rotation_level(known.posterior, cases.cameras.R)[0].tolist(),
         sum(chance > 0.5 for chance in known.moved),
         moved_deg,
-        gone == [v == view for v in range(V)],
+        gone == [v == view or V == 2 for v in range(V)],
     )
