@@ -2,8 +2,8 @@
 
 * `body`: what is known of bones beforehand;
 * `starts`: candidate rigs, from lifted skeletons and by classical means;
-* `equations`: cost and normal equations of cameras, joints, bones and biases; `motion`: how
-  cameras move; `adjust`: robust bundle adjustment;
+* `prior`: what is known of cameras beforehand; `motion`: how they move; `equations`: cost and
+  normal equations of cameras, joints, bones and biases; `adjust`: robust bundle adjustment;
 * `clocks`: one step of them together with views' clocks;
 * `limbs`: limbs that are turned over, which adjustment does not turn back;
 * `noise`, `tails`: the noise's scale, the biases, how heavy the tails are;

@@ -6,5 +6,5 @@ read in step), `boxes` (where the person is, as the user says), `detect` (the lo
 `crops` (where it looks), `look` (a detector on crops), `detections` (its result) and `cache` (that
 in a file). Who is followed, for both: `candidates` (everybody who was seen), `tracklets` (the same
 person on end, within a view), `agreement` (the same person in other views), `subject` (the choice).
-Then `clocks` (cameras brought in step), `solve` and `report`.
+Then `clocks` (cameras brought in step), `known` (cameras known before), `solve` and `report`.
 """
