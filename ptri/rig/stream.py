@@ -117,7 +117,9 @@ class RigFilter:
             start = None if self._solved is None else _start(self._kept, self._solved)
             problem = (self._model, self._kept, *self._numbers, self._known)
             doubt = doubt_input(self._kept, self._size)
-            self._solved = solve_cameras(*problem, start=start, times=self._when.cpu(), doubt=doubt)
+            more = {"start": start, "times": self._when.cpu(), "doubt": doubt}
+            # What it is made of is many times larger, and not needed any more.
+            self._solved = solve_cameras(*problem, **more)._replace(rig=None)
             self._solved_from = (self._kept, self._when)
         solved = self._solved._replace(frames=self._solved_from[1].tolist(), sides=None)
         return with_joints(self._model, solved, given)
