@@ -25,7 +25,7 @@ CLOCKS = [
 ]  # fmt: skip
 LENSES = [
     "family", "errors", "focal lengths", "rigs", "off by, %", "bound", "in 90 %", "rotation, deg",
-    "known", "in 90 %", "accepted", "outside 99 %", "time",
+    "known", "in 90 %", "accepted", "outside 99 %", "time", "adjustment: off by, %", "deg",
 ]  # fmt: skip
 BODIES = [
     "family", "rigs", "rotation, deg: both", "first alone", "second alone", "as one body",
@@ -162,6 +162,7 @@ def _lens_row(outcomes: list[focal.Outcome]) -> list[str]:
         np.concatenate([getattr(one, name) for one in outcomes])
         for name in ("off", "std", "bound", "level")
     )
+    peer = np.concatenate([one.peer_off for one in outcomes])
     outside = [one.accepted and bool((one.level > 0.99).any()) for one in outcomes]
     unknown, known = (
         np.median([getattr(one, name) for one in outcomes]) for name in ("unknown_deg", "known_deg")
@@ -177,6 +178,8 @@ def _lens_row(outcomes: list[focal.Outcome]) -> list[str]:
         str(sum(one.accepted for one in outcomes)),
         str(sum(outside)),
         f"{np.median([one.seconds for one in outcomes]):.2f} x",
+        f"{100 * np.median(np.abs(peer)):.2f}",
+        f"{np.median([one.peer_deg for one in outcomes]):.3f}",
     ]
 
 

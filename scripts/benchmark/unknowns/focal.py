@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmark.rig.adjust import adjust_lenses
 from benchmark.rig.bound import invert, jacobians
 from benchmark.rig.cases import Cases, Cell, People, make_cases
+from benchmark.rig.peers import NotInstalledError
 from ptri.config_sections import PosteriorConfig
 from ptri.evaluation.metrics import rotation_error_deg, rotation_level
 from ptri.geometry.cameras import with_focal
@@ -38,6 +40,8 @@ class Outcome(NamedTuple):
     unknown_deg: float  # mean error of the pairs' rotations, ...
     known_deg: float  # ... and with the true focal lengths
     level: np.ndarray  # (V - 1,) of the true rotations in their stated regions
+    peer_off: np.ndarray  # (V,) of bundle adjustment by Ceres from OpenCV's rig; NaN: not installed
+    peer_deg: float
     accepted: bool
     seconds: float  # over those of the solve with the true focal lengths
 
@@ -98,7 +102,20 @@ def outcome(
     level = rotation_level(solved.posterior, cases.cameras.R)[0]
     numbers = (mean - true).numpy(), std.numpy(), _bound(cases, sources).numpy()
     errors = _error(solved, cases), _error(known, cases)
-    return Outcome(*numbers, *errors, level.numpy(), solved.verdict.accepted, seconds)
+    peer = _peer(cases._replace(K=K[None]), true.numpy(), common, seed)
+    return Outcome(*numbers, *errors, level.numpy(), *peer, solved.verdict.accepted, seconds)
+
+
+def _peer(cases: Cases, true: np.ndarray, common: bool, seed: int) -> tuple[np.ndarray, float]:
+    """How far bundle adjustment is off with free focal lengths: of their logs, and deg."""
+    try:
+        rig, log_focal = adjust_lenses(cases, common, seed)
+    except NotInstalledError:
+        return np.full(len(true), np.nan), np.nan
+    if rig is None:
+        return np.full(len(true), np.inf), 180.0
+    R = torch.from_numpy(rig.R)
+    return log_focal - true, float(rotation_error_deg(R, cases.cameras.R[0]).mean())
 
 
 def mistake(
