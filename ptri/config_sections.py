@@ -233,6 +233,8 @@ class RecordingConfig(Section):
     person: Literal["auto", "largest", "moving", "box"] = "auto"  # who is followed: the largest
     # (over all frames and views), who moves most, or whom recording.boxes shows; auto: box where
     # there are such files, else largest
+    people: Literal["one", "all"] = "one"  # whose keypoints find the cameras: all: everybody's whom
+    # two views see; joints are given of the one who is followed
     sync: Literal["none", "auto"] = "none"  # auto: cameras that started at different moments are
     # brought in step, see ptri/rig/sync.py
     offsets: Table = field(default_factory=dict)  # {camera: frames by which what it shows comes too

@@ -60,12 +60,17 @@ def make_recording(
     noise: float = 0.0,
     dist=(-0.05, 0.1, 0.001, -0.001, 0.0),
     bystander: bool = False,
+    second: bool = False,
 ) -> dict:
     """Writes ``root``; returns K, R, t, dist, world joints of the detector and of Human3.6M."""
     world = body(num_frames)
     joints = detector_joints(world, joint_set)
     K, R, t, seen = seen_by_ring(SIZE, joints, dist)
-    seen = seen + noise * np.random.default_rng(0).standard_normal(seen.shape)
+    # The second person moves otherwise: a copy of the first would pass for it in any view.
+    child = 0.8 * joints[::-1, :, [1, 0, 2]] * [-1, 1, 1] + [-700, 500, 0]
+    other = seen_by_ring(SIZE, child, dist)[-1]
+    rng = np.random.default_rng(0)
+    seen, other = (xy + noise * rng.standard_normal(xy.shape) for xy in (seen, other))
     for v, name in enumerate(NAMES):
         folder = root / "openpose" / f"{name}_json"
         folder.mkdir(parents=True)
@@ -74,6 +79,9 @@ def make_recording(
             people = [person]
             if bystander and v < 2:  # smaller, listed first
                 people.insert(0, person * [0.45, 0.45, 0.9] + [20.0, 15.0, 0])
+            if second:
+                points = np.concatenate([other[f, v], np.full((len(xy), 1), 0.8)], 1)
+                people.insert(f % 2, points)
             tree = {"people": [{"pose_keypoints_2d": p.ravel().tolist()} for p in people]}
             (folder / f"{name}_{f:012d}_keypoints.json").write_text(json.dumps(tree))
     write_cameras(root, SIZE, K, dist, R, t)

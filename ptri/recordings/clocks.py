@@ -153,6 +153,7 @@ def _without_gaps(recording: Recording) -> tuple[Recording, np.ndarray, int]:
         xy=spread(recording.xy, np.nan),
         confidence=spread(recording.confidence, 0.0),
         covariance=spread(recording.covariance, np.nan),
+        others=tuple(_without_gaps(other)[0] for other in recording.others),
     )
     return dense, rows, spacing
 
@@ -167,5 +168,8 @@ def _read(recording: Recording, late: np.ndarray) -> Recording:
     read = keypoints_at(tracks, moments + torch.tensor(late))
     covariance = read.covariance.numpy() if stated else None
     return recording._replace(
-        xy=read.xy.numpy(), confidence=read.confidence.numpy(), covariance=covariance
+        xy=read.xy.numpy(),
+        confidence=read.confidence.numpy(),
+        covariance=covariance,
+        others=tuple(_read(other, late) for other in recording.others),
     )

@@ -49,6 +49,8 @@ class Recording(NamedTuple):
     who: str = ""  # was followed in each view, and how sure that is
     late: np.ndarray | None = None  # (V, 2) frames that each camera's clock was late, against the
     # first camera's, and the standard deviation (0: given); None: taken to run in step
+    others: tuple[Recording, ...] = ()  # further people of the same cameras and frames, who only
+    # serve to find the cameras
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ class Recording(NamedTuple):
             confidence=self.confidence[frames][:, views],
             covariance=None if covariance is None else covariance[frames][:, views],
             late=None if self.late is None else self.late[views],
+            others=tuple(other.part(views, frames) for other in self.others),
         )
 
 
@@ -119,7 +122,8 @@ def read_recording(
     if not np.isfinite(recording.xy).any():
         least = options.min_confidence
         raise UserError(f"{root}: no keypoint reaches recording.min_confidence={least}")
-    return recording._replace(covariance=None)
+    others = tuple(other._replace(covariance=None) for other in recording.others)
+    return recording._replace(covariance=None, others=others)
 
 
 def followed_recording(
@@ -144,15 +148,21 @@ def followed_recording(
     K, names = np.stack([camera.K for camera in cameras]), [camera.name for camera in cameras]
     times = np.array(frames) / (fps or USUAL_FPS)
     followed = follow(people, times, K, names, options.person)
-    there = followed.sighting >= 0  # (T, V)
-    subject = people.rows(followed.sighting[there])
-    shape = (*there.shape, len(skeleton.joints))
-    xy, covariance = np.full((*shape, 2), np.nan), np.full((*shape, 2, 2), np.nan)
-    confidence = np.zeros(shape)
-    xy[there], covariance[there] = subject.xy, subject.covariance
-    confidence[there] = subject.confidence
-    rest = skeleton, covariance, fps, followed.words
-    return Recording(tuple(cameras), np.array(frames, np.int64), xy, confidence, *rest)
+
+    def recording_of(sighting: np.ndarray, words: str = "") -> Recording:
+        there = sighting >= 0  # (T, V)
+        subject = people.rows(sighting[there])
+        shape = (*there.shape, len(skeleton.joints))
+        xy, covariance = np.full((*shape, 2), np.nan), np.full((*shape, 2, 2), np.nan)
+        confidence = np.zeros(shape)
+        xy[there], covariance[there] = subject.xy, subject.covariance
+        confidence[there] = subject.confidence
+        rest = skeleton, covariance, fps, words
+        return Recording(tuple(cameras), np.array(frames, np.int64), xy, confidence, *rest)
+
+    others = followed.others if options.people == "all" else ()
+    recording = recording_of(followed.sighting, followed.words)
+    return recording._replace(others=tuple(map(recording_of, others)))
 
 
 def _earlier(people: Candidates, frames: np.ndarray, late: np.ndarray) -> Candidates:

@@ -32,6 +32,7 @@ from ptri.rig.estimate import solve_cameras
 from ptri.rig.frames import MIN_JOINTS, usable_frames
 from ptri.rig.known import check_known, solve_known
 from ptri.rig.lenses import Lenses
+from ptri.rig.persons import of_first, one_after_another
 from ptri.rig.result import RigEstimate, Solved, with_joints
 from ptri.rig.scale import known_length
 from ptri.skeleton import H36M17
@@ -135,22 +136,28 @@ def solve_recording_cameras(
     if options.camera_distance is not None:
         lengths["camera_distance"] = (0, 1, options.camera_distance)
     known = known_length(lengths or None, len(recording.cameras))
+    if known.length is not None and known.views is None:
+        known = known._replace(person=0 if recording.others else None)  # who is followed
     given = rig_input(recording, options.noise, device)
     if not bool(usable_frames(given.keypoints).any()):
         raise UserError(
             f"recording: no frame in which two cameras see {MIN_JOINTS} joints each; do the "
             "cameras run in step, and do file numbers agree?"
         )
+    all_given = given
+    if recording.others:
+        others = [rig_input(other, options.noise, device) for other in recording.others]
+        all_given = one_after_another([given, *others], range(1 + len(others)))
     numbers = config.posterior, config.run.seed, config.evaluate.pool_frames
     doubt = doubt_input(_as_recorded(recording, given), [c.size for c in recording.cameras])
     cameras = known_cameras(recording, options)
     if cameras is None:
-        solved = solve_cameras(model, given, *numbers, known, doubt=doubt)
+        solved = solve_cameras(model, all_given, *numbers, known, doubt=doubt)
     else:
         cameras = check_known(cameras, len(recording.cameras), device)
-        solved = solve_known(model, given, *numbers, known, cameras, doubt=doubt)
+        solved = solve_known(model, all_given, *numbers, known, cameras, doubt=doubt)
     solved.scale.refuse_unmeasured()
-    return solved, given
+    return of_first(solved, len(given.K)), given
 
 
 def rig_input(

@@ -33,6 +33,7 @@ class Followed(NamedTuple):
 
     sighting: np.ndarray  # (T, V) number among the N sightings; -1 = not there
     words: str  # who was followed in each view, and how sure that is
+    others: tuple[np.ndarray, ...] = ()  # the same of all others whom two views see
 
 
 def follow(
@@ -70,13 +71,28 @@ def follow(
     sighting = np.full((len(times), len(K)), -1)
     for k in _alone(sights, bodies, pieces, len(K)):
         sighting[sights.rows[k], sights.view[k]] = sights.members[k]
+    sighting = _sightings(sights, pieces, sighting)
+    nobody = np.full_like(sighting, -1)
+    others = [
+        _sightings(sights, other, nobody)
+        for other in found
+        if other is not pieces and not any(body in pieces for body in other)
+    ]
+    together = [((other >= 0).sum(1) >= 2).sum() for other in others]
+    others = tuple(o for o, count in zip(others, together) if count >= LEAST_FRAMES)
+    words = _words(sights, bodies, pieces, sighting, names, person)
+    return Followed(sighting, words, others)
+
+
+def _sightings(sights: Sights, pieces: list[Body], sighting: np.ndarray) -> np.ndarray:
+    """Sightings (T, V) of the bodies that are one person, over those that are there."""
     for body in pieces:
         own = np.full_like(sighting, -1)
         for k in body.tracklets:
             own[sights.rows[k], sights.view[k]] = sights.members[k]
         own[strays(sights, body, own)] = -1
         sighting = np.where(own >= 0, own, sighting)
-    return Followed(sighting, _words(sights, bodies, pieces, sighting, names, person))
+    return sighting
 
 
 def _value(sights: Sights, body: Body, person: str) -> float:

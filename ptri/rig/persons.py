@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from ptri.posterior.body import NUM_BONES
 from ptri.posterior.modes import Evidence
 from ptri.rig.check import RigInput, check_input
 from ptri.rig.lenses import Lenses
-from ptri.structures import cat
+from ptri.structures import cat, take
+
+if TYPE_CHECKING:
+    from ptri.rig.result import Solved
 
 GAP = 1_000_000  # frames between the times of two persons: nothing passes from one to the other
 
@@ -54,16 +57,34 @@ def check_persons(
     names, _ = person_numbers(labels, xy.shape[2], "persons of xy")
     if len(names) != xy.shape[2] or not names:
         raise UserError(f"person: {person!r:.80}; expected one label for each person of xy")
-    given = []
+    each_one = []
     for number, label in enumerate(names):
         own = [part if part is None else part[:, :, number] for part in parts]
         try:
             each = check_input(own[0], K, *own[1:], *rest)
         except UserError as error:
             raise UserError(f"person {label}: {error}") from None
+        each_one.append(each)
+    return one_after_another(each_one, names)
+
+
+def one_after_another(each_one: Sequence[RigInput], labels: Sequence[Hashable]) -> RigInput:
+    """Of persons who are in the same T frames, each given alone, all P T frames."""
+    parts = []
+    for number, each in enumerate(each_one):
         numbers = torch.full(each.K.shape[:2], number, device=each.K.device)
-        given.append(each._replace(persons=numbers, labels=tuple(names)))
-    return cat(given)
+        parts.append(each._replace(persons=numbers, labels=tuple(labels)))
+    return cat(parts)
+
+
+def of_first(solved: Solved, num_frames: int) -> Solved:
+    """What was solved from persons in the same T frames, as of the first one's alone."""
+    places = [place for place, frame in enumerate(solved.frames) if frame < num_frames]
+    sides = solved.sides
+    if sides is not None:
+        sides = take(sides, (slice(None), places))
+    frames = [solved.frames[place] for place in places]
+    return solved._replace(frames=frames, sides=sides, persons=solved.persons[:1])
 
 
 def times_of(persons: Tensor | None, num_frames: int) -> Tensor:
