@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,17 @@ from ptri.recordings import intrinsics
 from ptri.recordings.keypoint_files import distort, read_recording
 from ptri.recordings.solve import rig_input
 from ptri.recordings.write_cameras import refocused_distortion
-from ptri.rig.lenses import DEVICE_STD, EXACT, UNKNOWN_STD, Lenses, devices, find_lenses
+from ptri.rig.lenses import (
+    DEVICE_STD,
+    EQUIVALENT_STD,
+    EXACT,
+    FAMILIES,
+    UNKNOWN_STD,
+    UNLIKE_STD,
+    Lenses,
+    devices,
+    find_lenses,
+)
 from ptri.verdict.lenses import wrong_lenses
 from ptri.verdict.verdict import Code, Verdict
 
@@ -52,6 +63,18 @@ def test_unknown_focal_lengths_are_found(walk):
     again = camera[..., :2] / camera[..., 2:] * rig.K[:, None, [0, 1], [0, 1]]
     again = again + rig.K[:, None, :2, 2]
     assert float((again - xy).norm(dim=-1).nanmedian()) < 8  # px
+
+
+def test_unknown_lenses_of_a_rig_are_alike():
+    """A rig of wide lenses has no long one; a label says more, a stated deviation stands alone."""
+    K, focal = find_lenses(None, 3, Lenses((720, 1280), group=["a", "a", None]))
+    covariance = focal @ focal.T
+    assert covariance.diag().tolist() == pytest.approx([UNKNOWN_STD**2] * 3)
+    apart = covariance[0, 0] + covariance[2, 2] - 2 * covariance[0, 2]
+    assert float(apart.sqrt()) == pytest.approx(UNLIKE_STD * 2**0.5)
+    assert covariance[0, 1] > 0.99 * covariance[0, 0]
+    stated = find_lenses(None, 2, Lenses((720, 1280), K_std=0.2))[1]
+    assert (stated @ stated.T)[0, 1] == 0
 
 
 def test_exact_intrinsics_stay(walk):
@@ -178,7 +201,7 @@ def test_a_camera_file_without_intrinsics(tmp_path):
     recording = read_recording(tmp_path, RecordingConfig())
     stds = [camera.K_std for camera in recording.cameras]
     assert stds == pytest.approx([DEVICE_STD, UNKNOWN_STD, 0.1, UNKNOWN_STD])
-    assert [camera.group for camera in recording.cameras] == ["iPhone14,5", None, None, "g"]
+    assert [camera.group for camera in recording.cameras] == ["iPhone 13", None, None, "g"]
     np.testing.assert_allclose(recording.cameras[0].dist, devices()["iPhone14,5"]["dist"])
     assert recording.cameras[1].dist.tolist() == [0.1, 0, 0, 0, 0]
     given = rig_input(recording, 0.03)
@@ -196,6 +219,55 @@ def test_devices_in_place_of_a_camera_file(tmp_path):
         intrinsics.open_cameras(tmp_path, RecordingConfig(cameras={"nobody": "iPhone"}))
     with pytest.raises(UserError, match="no known device"):
         intrinsics.open_cameras(tmp_path, RecordingConfig(cameras={first.name: "Nokia"}))
+
+
+def write_tagged(path, **tags):
+    """A small video with metadata, as phones write them."""
+    path.parent.mkdir(exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "use_metadata_tags"}) as container:
+        container.metadata.update({f"com.apple.quicktime.{k}": v for k, v in tags.items()})
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 128, 72, "yuv420p"
+        for packet in stream.encode(av.VideoFrame(128, 72, "yuv420p")):
+            container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def test_videos_tell_their_cameras(tmp_path):
+    equivalent = "camera.focal_length.35mm_equivalent"
+    tags = {
+        "main": {"model": "iPhone 13", equivalent: "26"},
+        "wide": {"model": "iPhone 13", equivalent: "13 mm"},  # the other lens
+        "new": {"model": "iPhone 99"},
+        "other": {"model": "Nobody", equivalent: "24"},
+        "bare": {},
+        "odd": {"model": "iPhone 13", equivalent: "?"},
+    }
+    for name, values in tags.items():
+        write_tagged(tmp_path / "videos" / f"{name}.mov", **values)
+    found = {c.name: c for c in intrinsics.open_cameras(tmp_path, RecordingConfig())}
+    focal = {name: camera.K[0, 0] / 72 for name, camera in found.items()}
+    std = {name: camera.K_std for name, camera in found.items()}
+    known = devices()["iPhone14,5"]
+    expected = {
+        "main": (known["focal"], DEVICE_STD),
+        "wide": (13 / 36 * 16 / 9, EQUIVALENT_STD),
+        "new": FAMILIES["iPhone"],
+        "other": (24 / 36 * 16 / 9, EQUIVALENT_STD),
+        "bare": (1.25, UNKNOWN_STD),
+        "odd": (known["focal"], DEVICE_STD),
+    }
+    for name, (value, deviation) in expected.items():
+        assert focal[name] == pytest.approx(value), name
+        assert std[name] == pytest.approx(deviation), name
+    assert found["main"].group == "iPhone 13" and found["wide"].group is None
+    assert found["main"].dist.tolist() == known["dist"] and not found["wide"].dist.any()
+    # What the user says counts before what the file says.
+    named = RecordingConfig(cameras={"main": "iPad", "wide": "iPhone 16 Pro"})
+    found = {c.name: c for c in intrinsics.open_cameras(tmp_path, named)}
+    assert found["main"].K_std == pytest.approx(0.06)
+    assert found["wide"].K[0, 0] == pytest.approx(72 * devices()["iPhone17,1"]["focal"])
 
 
 @pytest.mark.parametrize(

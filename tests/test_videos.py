@@ -13,6 +13,7 @@ from videos_fixture import make_grey, settings, write_grey, write_timed, write_v
 from ptri.errors import UserError
 from ptri.recordings import cache, videos
 from ptri.recordings.intrinsics import CameraEntry
+from ptri.recordings.video_files import videos_by_camera
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +132,7 @@ def test_a_file_that_was_cut_off(tmp_path, name, codec, message):
 def test_videos_are_found_by_camera(plain):
     """By its name, else by what the name begins with."""
     (plain / "videos/left.avi").rename(plain / "videos/left-take2.avi")
-    paths = videos.videos_by_camera(["left", "back", "other"], plain)
+    paths = videos_by_camera(["left", "back", "other"], plain)
     assert set(paths) == {"left", "back"}
     assert [paths[name].name for name in ("left", "back")] == ["left-take2.avi", "back.avi"]
     assert abs(videos.read_frame(paths["left"], 1).mean() - 90) < 10
@@ -147,7 +148,7 @@ def test_no_camera_takes_another_one_s_video(tmp_path):
     for name in ("cam1_walk.mp4", "cam10_walk.mp4", "cam20.mp4", "cam3-a.mp4", "cam3-b.mp4"):
         (tmp_path / "videos" / name).touch()
     # cam2 has none, and of cam3's two nobody knows which.
-    found = videos.videos_by_camera(["cam1", "cam2", "cam3", "cam10"], tmp_path)
+    found = videos_by_camera(["cam1", "cam2", "cam3", "cam10"], tmp_path)
     names = {name: path.name for name, path in found.items()}
     assert names == {"cam1": "cam1_walk.mp4", "cam10": "cam10_walk.mp4"}
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from ptri.config import Config
 from ptri.errors import UserError
-from ptri.recordings.intrinsics import named_path
+from ptri.recordings.video_files import named_path
 
 COLUMNS = ("frame", "left", "top", "right", "bottom")
 

@@ -18,7 +18,8 @@ of it is told by
         K_std: 0.02                 # relative standard deviation of the focal length; optional
         group: front                # cameras of one label have like focal lengths; optional
 
-Without a camera file the videos themselves tell names and sizes, ``recording.cameras`` the devices.
+Without a camera file the videos themselves tell names and sizes. ``recording.cameras`` tells the
+devices, or the videos' metadata do.
 
 ``cameras`` may also map names to entries. Pose2Sim's and Anipose's TOML files (one table per
 camera with ``size, matrix, distortions, rotation, translation``) and Qualisys' ``*.qca.txt`` are
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -42,8 +44,24 @@ import yaml
 from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.recordings import qualisys
-from ptri.recordings.video_files import first_picture, videos_in
-from ptri.rig.lenses import GIVEN_STD, LARGEST_STD, Lenses, devices, find_lenses, model_of
+from ptri.recordings.video_files import (
+    filmed_by,
+    first_picture,
+    named_path,
+    videos_by_camera,
+    videos_in,
+)
+from ptri.rig.lenses import (
+    EQUIVALENT,
+    EQUIVALENT_STD,
+    FAMILIES,
+    GIVEN_STD,
+    LARGEST_STD,
+    Lenses,
+    devices,
+    find_lenses,
+    model_of,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,6 +72,7 @@ log = logging.getLogger(__name__)
 
 MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0}
 FILE_TYPES = (".json", ".yaml", ".yml", ".toml", qualisys.ENDING)
+OTHER_LENS = 0.15  # log of a device's focal length over that of its metadata, three deviations
 MIN_FOCAL = 0.1  # of the picture's longer side; no lens is so wide
 PROJECT_FILE = "Config.toml"  # Pose2Sim's settings, which lie beside its calibration
 ALIASES = {"matrix": "K", "distortions": "dist", "rotation": "R", "translation": "t"}  # Pose2Sim's
@@ -70,6 +89,7 @@ class CameraEntry(NamedTuple):
     t: np.ndarray | None  # (3,) mm
     K_std: float = GIVEN_STD  # relative standard deviation of the focal length
     group: str | None = None  # cameras of one label have like focal lengths
+    guessed: bool = False  # K is one of pictures of which just the size is known
 
 
 def read_cameras(path: str | Path) -> list[CameraEntry]:
@@ -104,7 +124,8 @@ def open_cameras(root: Path, options: RecordingConfig) -> list[CameraEntry]:
         raise UserError(f"data.root: {root} is not a folder")
     path = _camera_file(root, options.intrinsics)
     cameras = _of_videos(root, options) if path is None else read_cameras(path)
-    cameras = _select_views(_of_devices(cameras, options.cameras), options.views)
+    cameras = _of_devices(cameras, options.cameras)
+    cameras = _select_views(_as_filmed(cameras, root, options.videos), options.views)
     path = path or root
     if len(cameras) < 2:
         raise UserError(
@@ -112,12 +133,6 @@ def open_cameras(root: Path, options: RecordingConfig) -> list[CameraEntry]:
             "at least two cameras are needed"
         )
     return cameras
-
-
-def named_path(setting: str, root: Path) -> Path:
-    """What a setting names: a path of its own or, where there is none, one in the root."""
-    inside = root / setting
-    return inside if inside.exists() and not Path(setting).exists() else Path(setting)
 
 
 def unknown_camera(
@@ -134,7 +149,8 @@ def unknown_camera(
     dist = np.zeros(5)
     if device in devices():
         dist = np.array(devices()[device]["dist"])
-    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, model_of(device))
+    guessed = device is None and K_std is None
+    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, model_of(device), guessed)
 
 
 def _of_videos(root: Path, options: RecordingConfig) -> list[CameraEntry]:
@@ -165,6 +181,36 @@ def _of_devices(cameras: list[CameraEntry], given: dict[str, object]) -> list[Ca
         _of_device(camera, given[camera.name]) if camera.name in given else camera
         for camera in cameras
     ]
+
+
+def _as_filmed(cameras: list[CameraEntry], root: Path, setting: str) -> list[CameraEntry]:
+    """The cameras with what their videos' metadata say, where nothing better is known."""
+    unknown = [camera.name for camera in cameras if camera.guessed]
+    videos = videos_by_camera(unknown, root, setting) if unknown else {}
+    return [
+        _filmed(camera, videos[camera.name]) if camera.name in videos else camera
+        for camera in cameras
+    ]
+
+
+def _filmed(camera: CameraEntry, video: Path) -> CameraEntry:
+    """The camera that filmed a video, as its metadata name it. The equivalent focal length tells
+    another lens of a device from the one that is known."""
+    model, equivalent = filmed_by(video)
+    device = model_of(model) or next((f for f in FAMILIES if (model or "").startswith(f)), None)
+    told = None if device is None else _of_device(camera, device)
+    if equivalent is not None:
+        focal = EQUIVALENT * equivalent * max(camera.size)
+        apart = math.inf if told is None else abs(math.log(told.K[0, 0] / focal))
+        if apart > OTHER_LENS or told.group is None:
+            K = camera.K.copy()
+            K[0, 0] = K[1, 1] = focal
+            told = camera._replace(K=K, K_std=EQUIVALENT_STD, guessed=False)
+    if told is None:
+        return camera
+    words = ", ".join([model or "an unnamed device", *([] if equivalent is None else [f"{equivalent:g} mm"])])
+    log.info("%s: filmed by %s, as its metadata say", video, words)
+    return told
 
 
 def _of_device(camera: CameraEntry, device: object) -> CameraEntry:

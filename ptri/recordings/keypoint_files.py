@@ -22,8 +22,9 @@ from ptri.config import RecordingConfig
 from ptri.errors import UserError
 from ptri.geometry.cameras import to_reference
 from ptri.recordings.candidates import Candidates
-from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
+from ptri.recordings.intrinsics import CameraEntry, open_cameras
 from ptri.recordings.subject import follow
+from ptri.recordings.video_files import named_path
 from ptri.skeleton import BODY25, BODY25B, COCO17, COCO18, HALPE26, SKELETONS, Skeleton
 from ptri.structures import Cameras
 

@@ -20,7 +20,8 @@ from ptri.recordings.detections import Detections
 from ptri.recordings.keypoint_files import Recording, distort
 from ptri.recordings.known import moved_text
 from ptri.recordings.solve import Solution, advice_of, camera_spread
-from ptri.recordings.videos import read_frame, videos_by_camera
+from ptri.recordings.video_files import videos_by_camera
+from ptri.recordings.videos import read_frame
 from ptri.rig.check import default_covariance
 from ptri.rig.lenses import GIVEN_STD
 from ptri.rig.result import RigEstimate

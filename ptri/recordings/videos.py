@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -22,8 +21,8 @@ from ptri.config import Config
 from ptri.errors import UserError
 from ptri.recordings.boxes import read_boxes
 from ptri.recordings.clocks import given_offsets
-from ptri.recordings.intrinsics import CameraEntry, named_path, open_cameras
-from ptri.recordings.video_files import SUFFIXES, first_picture, videos_in
+from ptri.recordings.intrinsics import CameraEntry, open_cameras
+from ptri.recordings.video_files import SUFFIXES, first_picture, videos_by_camera
 
 log = logging.getLogger(__name__)
 
@@ -72,28 +71,6 @@ def open_video_set(config: Config) -> VideoSet:
     frames = frame_numbers(videos, *chosen, most)
     boxes = read_boxes(config, [camera.name for camera in cameras], frames)
     return VideoSet(cameras, videos, frames, clock(videos), boxes)
-
-
-def videos_by_camera(
-    names: Sequence[str], root: str | Path, setting: str = "auto"
-) -> dict[str, Path]:
-    """One video per camera: of its name, else the only one that begins with it.
-
-    Some may be missing. A letter or digit more is another name: cam10.mp4 is none of cam1.
-
-    Args:
-        setting: a folder, also relative to root; "auto": root/videos.
-    """
-    folder = Path(root) / "videos" if setting == "auto" else named_path(setting, Path(root))
-    paths = videos_in(folder)
-    found = {}
-    for name in names:
-        begins = re.compile(re.escape(name) + r"(?![0-9A-Za-z])")
-        fits = [path for path in paths if begins.match(path.stem)]
-        fits = [path for path in fits if path.stem == name][:1] or fits
-        if len(fits) == 1:
-            found[name] = fits[0]
-    return found
 
 
 def open_videos(

@@ -1,7 +1,8 @@
 """What is known of focal lengths: given, by the device's name, or from the picture's size alone.
 
 How far the log focal lengths may be from those of K is told as standard deviations by independent
-sources: a column for each view, and one for each group of views that have one kind of lens.
+sources: a column for each view, one for each group of views that have one kind of lens, and one for
+all views of which nothing is known: whoever films with wide lenses does so with all cameras.
 """
 
 from __future__ import annotations
@@ -24,21 +25,29 @@ from ptri.rig.arrays import picture_sizes
 GIVEN_STD = 0.01  # of a focal length that is given: what calibrations differ by
 # Over the picture's shorter side: of phones 1.18 to 1.50, of Human3.6M's cameras 1.15, of the HD
 # cameras of Panoptic 1.29.
-USUAL_FOCAL, UNKNOWN_STD = 1.25, 0.25
+USUAL_FOCAL, UNKNOWN_STD = 1.25, 0.22
+# By which cameras of one rig differ of which nothing is known: those of the calibrations at hand
+# do by 0.10 (docs/decisions.md), phones of one maker by 0.06, Apple's devices by 0.08.
+UNLIKE_STD = 0.10
 DEVICE_STD = 0.03  # of a model's, by mode of recording and stabilisation
 # Of models that are not in the table: mean and standard deviation of the log over those that are.
 FAMILIES = {"iPhone": (1.274, 0.06), "iPad": (1.393, 0.06)}
+# Over the picture's longer side, of a lens that is equivalent to one of 1 mm before a picture 36 mm
+# wide: of 24 phones of the table 0.0277, standard deviation 2 %; with other modes and makers:
+EQUIVALENT, EQUIVALENT_STD = 1 / 36, 0.05
 OWN_STD = 0.01  # by which lenses of one kind differ among each other
 LARGEST_STD = 1.0
 
 
 @functools.cache
 def devices() -> dict[str, dict]:
-    """Focal length over the picture's shorter side, and distortion, of each device by its name.
+    """Focal length over the picture's shorter side, and distortion, of each device by its
+    identifier (iPhone14,5) and, where it is known, by its name in shops (iPhone 13).
 
     99 of Apple's, 720 x 1280 px video (OpenCap's intrinsics, Apache-2.0).
     """
-    return json.loads(resources.files("ptri").joinpath("rig/devices.json").read_text())
+    table = json.loads(resources.files("ptri").joinpath("rig/devices.json").read_text())
+    return table | {entry["name"]: entry for entry in table.values() if "name" in entry}
 
 
 def device_focal(name: str) -> tuple[float, float]:
@@ -53,7 +62,7 @@ def device_focal(name: str) -> tuple[float, float]:
     for family, values in FAMILIES.items():
         if str(name).startswith(family):
             return values
-    known = ", ".join(list(devices())[40:44])
+    known = ", ".join([*list(devices())[42:44], *list(devices())[-2:]])
     raise UserError(
         f"camera: {name!r:.80} is no known device; expected a name such as {known}, or "
         f"{' or '.join(FAMILIES)} for one of them; None where it is not known"
@@ -62,7 +71,8 @@ def device_focal(name: str) -> tuple[float, float]:
 
 def model_of(device: str | None) -> str | None:
     """The model whose lenses are alike; None of a family, whose models differ."""
-    return device if isinstance(device, str) and device in devices() else None
+    entry = devices().get(device) if isinstance(device, str) else None
+    return None if entry is None else entry.get("name", device)
 
 
 class Lenses(NamedTuple):
@@ -72,6 +82,9 @@ class Lenses(NamedTuple):
     K_std: float | Sequence[float] | None = None
     camera: str | Sequence[str | None] | None = None
     group: Sequence[Hashable] | None = None
+    guessed: Sequence[bool] | None = (
+        None  # views of which the size alone is known
+    )
 
 
 EXACT = Lenses(K_std=0.0)
@@ -90,7 +103,7 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
     Raises:
         UserError: an argument is missing or wrong.
     """
-    size, K_std, camera, group = lenses
+    size, K_std, camera, group, guessed = lenses
     V = num_views
     cameras = [camera] * V if isinstance(camera, str) else _each("camera", camera, V)
     groups = _each("group", group, V)
@@ -98,6 +111,7 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
         raise UserError("camera: K is given, too; give one of the two")
     std = _standard_deviations(K_std, V)
     if K is None:
+        guessed = [name is None and given is None for name, given in zip(cameras, std)]
         K, usual = _guessed(size, cameras, V)
         groups = [model_of(name) if g is None else g for g, name in zip(groups, cameras)]
     else:
@@ -108,7 +122,7 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
     if not all(std):
         raise UserError("K_std: 0 for some views; give 0 for all, or a small number such as 0.001")
     kinds = list(dict.fromkeys(g for g in groups if g is not None))
-    focal = torch.zeros(V, V + len(kinds), dtype=torch.float64)
+    focal = torch.zeros(V, V + len(kinds) + 1, dtype=torch.float64)
     for v, kind in enumerate(groups):
         like = {std[w] for w, other in enumerate(groups) if kind is not None and other == kind}
         if len(like) > 1:
@@ -116,10 +130,13 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
                 f"group: views of {kind!r:.40} have focal lengths known to {min(like):.1%} and to "
                 f"{max(like):.1%}; give those of a group one K_std, or let them have none"
             )
-        own = std[v] if kind is None else min(std[v], OWN_STD) / 2**0.5
+        # What all have in common, of a kind, its own.
+        alone = UNLIKE_STD if guessed is not None and guessed[v] else std[v]
+        own = alone if kind is None else min(alone, OWN_STD) / 2**0.5
+        focal[v, -1] = math.sqrt(std[v] ** 2 - alone**2)
         focal[v, v] = own
         if kind is not None:
-            focal[v, V + kinds.index(kind)] = math.sqrt(std[v] ** 2 - own**2)
+            focal[v, V + kinds.index(kind)] = math.sqrt(alone**2 - own**2)
     return K, focal
 
 
