@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_model import FakeModel
 from recording_fixture import NAMES, make_recording, run_script, sample_settings
 from rigs_fixture import BODY, exact, exact_scene, normal
 
@@ -16,12 +17,12 @@ from ptri.geometry.rays import normalise
 from ptri.models.weights import find_model
 from ptri.posterior.clocks import clock_step
 from ptri.posterior.equations import Bundle, plain_errors
-from ptri.recordings import report, run
+from ptri.recordings import clocks, report, run
 from ptri.recordings.clocks import bring_in_step
 from ptri.recordings.keypoint_files import read_recording
 from ptri.recordings.videos import Video, frame_numbers
 from ptri.rig.check import RigInput
-from ptri.rig.sync import _correlations, find_lags, in_step
+from ptri.rig.sync import Lags, _correlations, find_lags, in_step
 from ptri.rig.tracks import keypoints_at, smooth_tracks
 from ptri.skeleton import H36M17
 from ptri.structures import Keypoints, take
@@ -69,9 +70,10 @@ def test_keypoints_between_frames():
     assert read.xy[2].isnan().all() and torch.isfinite(read.covariance).all()
 
 
-@pytest.mark.parametrize("views", [2, 4])
-def test_a_step_of_all_unknowns_finds_lags(views):
-    """Exact keypoints of a walking person, cameras and joints from views that are out of step."""
+@pytest.mark.parametrize(("views", "drift"), [(2, 0.0), (4, 0.0), (4, 0.001)])
+def test_a_step_of_all_unknowns_finds_lags(views, drift):
+    """Exact keypoints of a walking person, cameras and joints from views that are out of step, one
+    of which may fall behind by more and more."""
     scene = exact_scene(1, views, 40, 3, noise=0.004, missing=0.0, fps=30.0)
     _, K, cameras, joints = (part.double() if torch.is_tensor(part) else part for part in scene[:4])
     cameras = type(cameras)(*(part.double() for part in cameras))
@@ -80,23 +82,30 @@ def test_a_step_of_all_unknowns_finds_lags(views):
     per_view = [project(joints, take(cameras, (slice(None), None)))[0, :, v] for v in range(views)]
     tracks = torch.stack(per_view, 1)  # (40, V, 17, 2) px
     # A view that is late shows at its frame i what happened at i - lag.
-    late, _ = smooth_tracks(tracks, torch.arange(40.0).double()[:, None] - truth)
-    lags = torch.zeros(views, dtype=torch.float64)
+    rates = drift * torch.eye(views).double()[1]
+    since = torch.arange(40.0).double()[:, None] - 20
+    late, _ = smooth_tracks(tracks, (since - truth) / (1 + rates) + 20)
+    lags, drifts = torch.zeros(2, views, dtype=torch.float64)
     lengths = (joints[:, :, BODY.child] - joints[:, :, BODY.parent]).norm(dim=-1).log().mean(1)
     chosen = joints[:, frames.long()]
     bundle = Bundle(*exact(cameras.R, cameras.t), chosen, lengths)
     body = BODY._replace(mean=lengths[0])
-    for _ in range(8):
-        xy, velocity = smooth_tracks(late, frames[:, None] + lags)
+    for turn in range(12):
+        now = frames[:, None] + lags + (frames[:, None] - 20) * drifts
+        xy, velocity = smooth_tracks(late, now)
         seen = torch.ones_like(xy[..., 0])[None]
-        covariance = torch.eye(2).double().expand(*seen.shape, 2, 2)
+        covariance = 0.3**turn * torch.eye(2).double().expand(*seen.shape, 2, 2)
         observations = normalise(Keypoints(xy[None], covariance, seen), K[:, :10])
         focal = K[:, :10].diagonal(dim1=-2, dim2=-1)[..., None, :2]
-        step = clock_step(bundle, observations, velocity / focal, plain_errors(observations), body)
-        lags[1:] += step.lags[0]
+        errors, since = plain_errors(observations), frames[None] - 20
+        of = observations, velocity / focal, errors, body, since, drifts[None, 1:]
+        step = clock_step(bundle, *of)
+        lags[1:] += step.lags[0, :, 0]
+        drifts[1:] += step.lags[0, :, 1]
         bundle = step.bundle
     assert torch.allclose(lags, truth, atol=0.06)
-    assert (step.covariance[0].diagonal() > 0).all()
+    assert torch.allclose(drifts, rates, atol=1e-4)
+    assert (step.covariance[0].diagonal(dim1=-2, dim2=-1) > 0).all()
 
 
 def test_correlations_are_those_of_the_shared_frames():
@@ -274,6 +283,49 @@ def test_clocks_of_a_person_who_stands_still_hardly_move(tmp_path):
     assert abs(found.late[1, 0]) < 15  # of 150; measured 6
 
 
+def test_a_clock_that_drifts(tmp_path, monkeypatch):
+    """A camera that falls behind by a frame in twenty, a fifth late in the middle."""
+    make_recording(tmp_path, 2)
+    options = settings(tmp_path, "recording.sync=auto")
+    whole = read_recording(tmp_path, options.recording)
+    moment = np.arange(41.0)
+    xy = np.broadcast_to(moment[:, None, None, None], (41, 4, 17, 2)).copy()  # what happened when
+    xy[:, 1] = ((moment - 20 - 0.2) / 1.05 + 20)[:, None, None]
+    ones = np.ones(xy.shape[:-1])
+    recording = whole._replace(
+        frames=np.arange(100, 141), xy=xy, confidence=ones, skeleton=H36M17, fps=20.0
+    )
+    second = torch.eye(4, dtype=torch.float64)[1]
+    lags = Lags(0.2 * second, 0.05 * second, 0.1 * second, 0.004 * second)
+    monkeypatch.setattr(clocks, "find_lags", lambda *rest: lags)
+    ones = np.broadcast_to(np.eye(2), (*ones.shape, 2, 2))
+    recording = recording._replace(covariance=ones)
+    found = bring_in_step(FakeModel(None), lambda late: recording, options)
+    seen = np.isfinite(found.xy)
+    assert seen[5:35].all()
+    np.testing.assert_allclose(found.xy[seen], np.broadcast_to(xy[:, :1], xy.shape)[seen])
+    assert found.late_at(120).tolist() == [0, 0.2, 0, 0] and found.late_at(140)[1] == 1.2
+    text = report.clock_text(found)
+    front = "front +0.20 +- 0.10 (+0.010 s) and from the first frame to the last +2.00 +- 0.16 more"
+    assert front in text and text.count("more") == 1
+
+
+@pytest.mark.slow
+def test_a_minute_at_another_rate():
+    """29.97 frames a second beside 30."""
+    T, most, late, drift = 1800, 20, 3.3, 0.001
+    scene = exact_scene(1, 4, T + 2 * most, 1, noise=0.002, missing=0.05, fps=30.0)
+    tracks = Keypoints(*(value[0].double() for value in scene.keypoints))
+    second = torch.eye(4, dtype=torch.float64)[1]
+    since = torch.arange(T).double()[:, None] - 0.5 * (T - 1)
+    at = (since - late * second) / (1 + drift * second) + 0.5 * (T - 1) + most
+    given = RigInput(keypoints_at(tracks, at), scene.K[0, :T].double(), H36M17)
+    found = find_lags(find_model(None, torch.device("cpu")), given, OPTIONS)
+    assert float((found.frames - late * second).abs().max()) < 0.4
+    assert float(found.drift[1]) == pytest.approx(drift, abs=3e-4)
+    assert float(found.drift[2:].abs().max()) < 3e-4 and (found.drift_std[1:] < 2e-4).all()
+
+
 def test_videos_are_read_densely_enough():
     videos = [Video(Path(name), 6000, 60.0) for name in "ab"]
     assert len(frame_numbers(videos, 0, None, None)) == 100
@@ -309,6 +361,6 @@ def test_the_sample_recording_out_of_step(lag):
     late.xy[lag:, 1], late.confidence[lag:, 1] = whole.xy[:-lag, 1], whole.confidence[:-lag, 1]
     late.xy[:lag, 1] = np.nan
     found = bring_in_step(model, lambda shift: _shifted(late, shift), options)
-    clocks = found.late[:, 0] - recording.late[:, 0]
-    assert np.abs(clocks - [0, lag, 0, 0]).max() < 0.3  # measured 0.15
+    moved = found.late[:, 0] - recording.late[:, 0]
+    assert np.abs(moved - [0, lag, 0, 0]).max() < 0.3  # measured 0.15
     assert np.abs(recording.late[:, 0]).max() < 0.5  # the laboratory's cameras run in step

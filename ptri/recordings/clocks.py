@@ -2,7 +2,7 @@
 
 Every camera's keypoints are read at the moments of the first camera's frames, between two frames by
 interpolation. By how much each camera is late is given, found (`ptri.rig.sync`), or both: what is
-given is applied first.
+given is applied first. Clocks that are found may drift.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ptri.errors import UserError
 from ptri.models.pose_model import PoseModel
 from ptri.recordings.keypoint_files import Recording
 from ptri.recordings.solve import SEEN, rig_input
-from ptri.rig.sync import LEAST_OVERLAP, find_lags
+from ptri.rig.sync import LEAST_OVERLAP, find_lags, middle
 from ptri.rig.tracks import keypoints_at
 from ptri.structures import Keypoints
 
@@ -57,6 +57,7 @@ def bring_in_step(
             f"apart, but the recording has {span} frames"
         )
     late, std, whole = given, np.zeros(len(names)), np.zeros(len(names))
+    drift = None
     for _ in range(PASSES):
         dense, rows, spacing = _without_gaps(recording)
         nearest = spacing * np.rint(late / spacing)
@@ -66,18 +67,20 @@ def bring_in_step(
         if options.sync == "none":
             break
         try:
-            found, std = _found(model, dense, config)
+            found, std, drift = _found(model, dense, config)
         except UserError as error:
             log.warning("%s; recording.offsets are used as they are", error)
-            late, std = given, np.full(len(names), np.nan)
+            late, std, drift = given, np.full(len(names), np.nan), None
             break
         # What is not found, or hardly known, stays as given.
         std = np.where(spacing * std > UNSURE, np.nan, spacing * std)
         late = np.where(np.isnan(std), given, whole + spacing * found)
+        drift = np.where(np.isnan(std)[:, None], 0.0, drift)
         if (np.abs(late - whole) <= spacing).all():
             break
-    moved = _read(dense, (late - whole) / spacing).part(list(range(len(names))), rows)
-    return moved._replace(late=np.stack([late, std], 1))
+    rate = np.zeros(len(names)) if drift is None else drift[:, 0]
+    moved = _read(dense, (late - whole) / spacing, rate).part(list(range(len(names))), rows)
+    return moved._replace(late=np.stack([late, std], 1), drift=drift)
 
 
 def given_offsets(options: RecordingConfig, names: Sequence[str]) -> np.ndarray:
@@ -103,9 +106,11 @@ def given_offsets(options: RecordingConfig, names: Sequence[str]) -> np.ndarray:
     return np.array([float(given.get(name, 0.0)) for name in names])
 
 
-def _found(model: PoseModel, recording: Recording, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (V,) by which each view is still late, and standard deviations; 0 and NaN of a view
-    that saw too little to tell.
+def _found(
+    model: PoseModel, recording: Recording, config: Config
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows (V,) by which each view is still late in the middle, and standard deviations; 0 and NaN
+    of a view that saw too little to tell. And the drift (V, 2), rows a row, with its deviation.
 
     Raises:
         UserError: of all views but one.
@@ -125,7 +130,9 @@ def _found(model: PoseModel, recording: Recording, config: Config) -> tuple[np.n
     lags = find_lags(model, keypoints, config.posterior, config.run.seed, names)
     frames, std = np.zeros(seen.shape[1]), np.full(seen.shape[1], np.nan)
     frames[views], std[views] = lags.frames.cpu().numpy(), lags.std.cpu().numpy()
-    return frames, std
+    drift = np.zeros((seen.shape[1], 2))
+    drift[views] = torch.stack([lags.drift, lags.drift_std], 1).cpu().numpy()
+    return frames, std, drift
 
 
 def _without_gaps(recording: Recording) -> tuple[Recording, np.ndarray, int]:
@@ -158,18 +165,21 @@ def _without_gaps(recording: Recording) -> tuple[Recording, np.ndarray, int]:
     return dense, rows, spacing
 
 
-def _read(recording: Recording, late: np.ndarray) -> Recording:
-    """The keypoints of every camera read so many rows (V,) later."""
+def _read(recording: Recording, late: np.ndarray, drift: np.ndarray) -> Recording:
+    """The keypoints of every camera read so many rows (V,) later in the middle, which grow by
+    ``drift`` (V,) a row."""
     moments = torch.arange(len(recording.frames), dtype=torch.float64)[:, None]
+    given = late, drift
+    late = torch.tensor(late) + torch.tensor(drift) * (moments - middle(len(recording.frames)))
     stated = recording.covariance is not None
     xy, confidence = torch.tensor(recording.xy), torch.tensor(recording.confidence)
     covariance = recording.covariance if stated else np.zeros((*xy.shape, 2))
     tracks = Keypoints(xy, torch.tensor(covariance), confidence)
-    read = keypoints_at(tracks, moments + torch.tensor(late))
+    read = keypoints_at(tracks, moments + late)
     covariance = read.covariance.numpy() if stated else None
     return recording._replace(
         xy=read.xy.numpy(),
         confidence=read.confidence.numpy(),
         covariance=covariance,
-        others=tuple(_read(other, late) for other in recording.others),
+        others=tuple(_read(other, *given) for other in recording.others),
     )

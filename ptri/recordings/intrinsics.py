@@ -208,7 +208,9 @@ def _filmed(camera: CameraEntry, video: Path) -> CameraEntry:
             told = camera._replace(K=K, K_std=EQUIVALENT_STD, guessed=False)
     if told is None:
         return camera
-    words = ", ".join([model or "an unnamed device", *([] if equivalent is None else [f"{equivalent:g} mm"])])
+    words = ", ".join(
+        [model or "an unnamed device", *([] if equivalent is None else [f"{equivalent:g} mm"])]
+    )
     log.info("%s: filmed by %s, as its metadata say", video, words)
     return told
 

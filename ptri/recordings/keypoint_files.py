@@ -48,8 +48,9 @@ class Recording(NamedTuple):
     covariance: np.ndarray | None = None  # (T, V, J, 2, 2) px^2, where the detector states it
     fps: float = 0.0  # that the frames' numbers count; 0 = not known
     who: str = ""  # was followed in each view, and how sure that is
-    late: np.ndarray | None = None  # (V, 2) frames that each camera's clock was late, against the
-    # first camera's, and the standard deviation (0: given); None: taken to run in step
+    late: np.ndarray | None = None  # (V, 2) frames that each camera's clock was late in the middle,
+    # against the first camera's, and the standard deviation (0: given); None: taken to run in step
+    drift: np.ndarray | None = None  # (V, 2) frames a frame by which that grew, and its deviation
     others: tuple[Recording, ...] = ()  # further people of the same cameras and frames, who only
     # serve to find the cameras
 
@@ -65,8 +66,15 @@ class Recording(NamedTuple):
 
     @property
     def clocks(self) -> np.ndarray:
-        """(V, 2) frames that each camera's clock was late, and the standard deviation."""
-        return np.zeros((len(self.cameras), 2)) if self.late is None else self.late
+        """(V, 4) `late` and `drift`."""
+        nothing = np.zeros((len(self.cameras), 2))
+        parts = (nothing if part is None else part for part in (self.late, self.drift))
+        return np.concatenate(list(parts), axis=1)
+
+    def late_at(self, frame: float) -> np.ndarray:
+        """(V,) frames that each camera's clock was late."""
+        late, _, drift, _ = self.clocks.T
+        return late + drift * (frame - 0.5 * (self.frames[0] + self.frames[-1]))
 
     @property
     def reference(self) -> Cameras | None:
@@ -86,6 +94,7 @@ class Recording(NamedTuple):
             confidence=self.confidence[frames][:, views],
             covariance=None if covariance is None else covariance[frames][:, views],
             late=None if self.late is None else self.late[views],
+            drift=None if self.drift is None else self.drift[views],
             others=tuple(other.part(views, frames) for other in self.others),
         )
 

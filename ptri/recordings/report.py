@@ -29,6 +29,7 @@ from ptri.structures import Cameras, Keypoints, take
 from ptri.verdict.verdict import Code
 
 CLEAR = 0.3  # keypoints of at least this confidence count in the reprojection error
+SURE = 2.0  # deviations by which a clock that drifts is told
 HALVED_AT = 0.02  # of the person's extent in the view: so far off, a keypoint counts half
 
 
@@ -82,6 +83,9 @@ def figures_of(solution: Solution) -> dict[str, object]:
     if recording.late is not None:
         for name, (late, std) in zip(recording.names, recording.late.tolist()):
             figures |= {f"late_frames/{name}": late, f"late_std_frames/{name}": std}
+    if recording.drift is not None:
+        for name, (drift, std) in zip(recording.names, recording.drift.tolist()):
+            figures |= {f"clock_drift/{name}": drift, f"clock_drift_std/{name}": std}
     if recording.reference is not None:
         figures.update(_differences(recording, estimate))
     figures |= {f"seconds/{stage}": value for stage, value in solution.seconds.items()}
@@ -201,6 +205,11 @@ def clock_text(recording: Recording) -> str:
             text += f" +- {std[v]:.2f}"
         if recording.fps:
             text += f" ({late / recording.fps:+.3f} s)"
+        if recording.drift is not None:
+            span = int(recording.frames[-1] - recording.frames[0])
+            drift, doubt = span * recording.drift[v]
+            if abs(drift) > SURE * doubt > 0:
+                text += f" and from the first frame to the last {drift:+.2f} +- {doubt:.2f} more"
         words.append(text + " NOT FOUND" * bool(np.isnan(std[v])))
     return (
         "clocks: frames by which what a camera shows comes later than "
@@ -256,7 +265,7 @@ def _overlay(
 ) -> np.ndarray:
     """One view: the video's frame, the detector's points, its joints' projection; cropped."""
     camera, frame = recording.cameras[v], int(recording.frames[row])
-    shown = max(frame + round(recording.clocks[v, 0]), 0)
+    shown = max(frame + round(recording.late_at(frame)[v]), 0)
     image = None if video is None else read_frame(video, shown, recording.fps)
     if image is None:
         image = np.full((*camera.size[::-1], 3), 225, np.uint8)

@@ -35,19 +35,15 @@ def write_cameras(folder: Path, solution: Solution) -> None:
         # Of the rotation vectors w (rad) and translations d (mm) of all cameras but the first, by
         # which they may differ: R' = exp(w) R, t' = t + d.
         "covariance": known_from(estimate).covariance.numpy(),
-        "cameras": [
-            {
-                **camera._asdict(),
-                "rotation_std_deg": rotation,
-                "centre_std_mm": centre,
-                "late_frames": late,
-                "late_std_frames": std,
-            }
-            for camera, rotation, centre, (late, std) in zip(
-                cameras, *camera_spread(estimate), recording.clocks
-            )
-        ],
+        "cameras": [camera._asdict() for camera in cameras],
     }
+    names = ("late_frames", "late_std_frames", "clock_drift", "clock_drift_std")
+    for entry, rotation, centre, clock in zip(
+        tree["cameras"], *camera_spread(estimate), recording.clocks
+    ):
+        del entry["guessed"]  # it is found now
+        entry |= {"rotation_std_deg": rotation, "centre_std_mm": centre}
+        entry |= dict(zip(names, clock))
     outputs.write_json(folder / "cameras.json", tree)
     write_toml(folder / "cameras.toml", cameras)
 

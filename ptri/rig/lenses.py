@@ -82,9 +82,7 @@ class Lenses(NamedTuple):
     K_std: float | Sequence[float] | None = None
     camera: str | Sequence[str | None] | None = None
     group: Sequence[Hashable] | None = None
-    guessed: Sequence[bool] | None = (
-        None  # views of which the size alone is known
-    )
+    guessed: Sequence[bool] | None = None  # views of which the size alone is known
 
 
 EXACT = Lenses(K_std=0.0)

@@ -48,8 +48,14 @@ USUAL_TAIL = 0.2  # of the law by which candidates are compared
 class Lags(NamedTuple):
     """How late the V views' clocks are against view 0's."""
 
-    frames: Tensor  # (V,) frames by which what a view shows comes too late
-    std: Tensor  # (V,) frames, standard deviation
+    frames: Tensor  # (V,) frames by which what a view shows comes too late, in the middle
+    drift: Tensor  # (V,) frames a frame by which that grows
+    std: Tensor  # (V,) of the frames, standard deviation
+    drift_std: Tensor  # (V,)
+
+    def at(self, moments: Tensor) -> Tensor:
+        """(n, V) at moments (n,) frames from the middle, by view 0's clock."""
+        return self.frames + self.drift * moments.unsqueeze(-1)
 
 
 @torch.no_grad()
@@ -82,15 +88,21 @@ def find_lags(
     candidates.append((0,) * keypoints.xy.shape[1])
     lags = torch.tensor(candidates, dtype=torch.float64, device=K.device)  # (N, V)
     bundle = _solved(model, keypoints, K, lags, options, seed)
-    lags, std, cost = _adjusted(model, keypoints, K, lags, bundle, options)
-    best = int(cost.argmin())
-    return Lags(lags[best], std[best])
+    found, cost = _adjusted(model, keypoints, K, lags, bundle, options)
+    return take(found, int(cost.argmin()))
 
 
-def in_step(given: RigInput, lags: Tensor) -> RigInput:
-    """The same with every view at the moments of view 0's frames, lags (V,) frames."""
-    moments = torch.arange(len(given.K), device=given.K.device).to(lags)
-    return given._replace(keypoints=keypoints_at(given.keypoints, moments[:, None] + lags))
+def in_step(given: RigInput, lags: Lags | Tensor) -> RigInput:
+    """The same with every view at the moments of view 0's frames; lags, or (V,) frames."""
+    T = len(given.K)
+    moments = torch.arange(T, device=given.K.device).double()
+    late = lags.at(moments - middle(T)) if isinstance(lags, Lags) else lags
+    return given._replace(keypoints=keypoints_at(given.keypoints, moments[:, None] + late))
+
+
+def middle(num_frames: int) -> float:
+    """The frame in the middle."""
+    return 0.5 * (num_frames - 1)
 
 
 def _postures(model: PoseModel, keypoints: Keypoints, K: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,10 +212,10 @@ def _moments(lags: Tensor, num_frames: int) -> Tensor:
     return low[:, None] + REACH / 2 + (high - low - REACH).clamp_min(0.0)[:, None] * share
 
 
-def _read(keypoints: Keypoints, lags: Tensor, moments: Tensor) -> tuple[Keypoints, Tensor]:
+def _read(keypoints: Keypoints, late: Tensor, moments: Tensor) -> tuple[Keypoints, Tensor]:
     """Smoothed keypoints (N, M, V, J, ...), and velocities px a frame, at moments (N, M) of view
-    0's clock; of a view's usual confidence and covariance."""
-    at = moments[:, :, None] + lags[:, None]  # (N, M, V)
+    0's clock, views being late (N, M, V) by then; of a view's usual confidence and covariance."""
+    at = moments[:, :, None] + late
     xy, velocity = (
         value.unflatten(0, moments.shape) for value in smooth_tracks(keypoints.xy, at.flatten(0, 1))
     )
@@ -228,7 +240,7 @@ def _solved(
     seed: int,
 ) -> Bundle:
     """Rigs (N, ...) under candidate lags (N, V)."""
-    read, _ = _read(keypoints, lags, _moments(lags, len(keypoints.xy)))
+    read, _ = _read(keypoints, lags[:, None], _moments(lags, len(keypoints.xy)))
     K = K.expand(*read.xy.shape[:2], *K.shape[1:])
     best = estimate.solve(model, read, K, options, seed, thorough=False).rig.evidence.best
     num_bones = best.shared.shape[1] - best.errors.bias[0].numel()
@@ -242,24 +254,28 @@ def _adjusted(
     lags: Tensor,
     bundle: Bundle,
     options: PosteriorConfig,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Lags (N, V) adjusted together with their rigs, their standard deviations, and the mean
-    negative log density (N,) of the keypoints."""
-    T, errors = len(keypoints.xy), None
+) -> tuple[Lags, Tensor]:
+    """Lags (N, V) adjusted together with their rigs, and the mean negative log density (N,) of the
+    keypoints."""
+    T, errors, drift = len(keypoints.xy), None, torch.zeros_like(lags)
     for _ in range(ROUNDS):
         moments = _moments(lags, T)
-        read, velocity = _read(keypoints, lags, moments)
+        since = moments - middle(T)
+        late = lags[:, None] + drift[:, None] * since[:, :, None]
+        read, velocity = _read(keypoints, late, moments)
         all_K = K.expand(*read.xy.shape[:2], *K.shape[1:])
         observations = observe(read, all_K, model.detector)
         body = body_prior(options, model.detector, observations)
         bundle, errors = adjust(observations, bundle, body, STEPS, 0, errors)
         focal = all_K.diagonal(dim1=-2, dim2=-1)[..., None, :2]
-        step = clock_step(bundle, observations, velocity / focal, errors, body)
-        move = step.lags.nan_to_num(0.0).clamp(-MAX_STEP, MAX_STEP)
-        lags = lags + torch.nn.functional.pad(move, (1, 0))
-        finite = torch.isfinite(step.lags).all(1)
+        rates = velocity / focal
+        step = clock_step(bundle, observations, rates, errors, body, since, drift[:, 1:])
+        most = constant((MAX_STEP, 2 * MAX_STEP / T), since.device, since.dtype)
+        move = torch.nn.functional.pad(step.lags.nan_to_num(0.0).clamp(-most, most), (0, 0, 1, 0))
+        lags, drift = lags + move[..., 0], drift + move[..., 1]
+        finite = torch.isfinite(step.lags).flatten(1).all(1)
         bundle = where(finite, step.bundle, bundle)
-        if bool((move.abs() < SETTLED).all()):
+        if bool((move[..., 0].abs() + 0.5 * T * move[..., 1].abs() < SETTLED).all()):
             break
     chi2 = misfits(bundle, observations, errors)[1]
     tail = constant((USUAL_TAIL,), chi2.device, chi2.dtype)
@@ -270,8 +286,8 @@ def _adjusted(
     # fitted better for it, candidates are compared as models are (Schwarz 1978).
     spacing = (moments[:, -1] - moments[:, 0]) / (MOMENTS - 1)
     repeated = ((2 * REACH + 1) / spacing.clamp_min(1e-3)).clamp_min(1.0)
-    free, count = 7 * (lags.shape[1] - 1) + bundle.log_lengths.shape[1], points / repeated
+    free, count = 8 * (lags.shape[1] - 1) + bundle.log_lengths.shape[1], points / repeated
     cost = cost + 0.5 * free * count.clamp_min(2.0).log() / count
-    variance = step.covariance.diagonal(dim1=-2, dim2=-1) * repeated[:, None]
-    std = torch.nn.functional.pad(variance.clamp_min(0.0).sqrt(), (1, 0))
-    return lags, std, cost.nan_to_num(torch.inf)
+    variance = step.covariance.diagonal(dim1=-2, dim2=-1) * repeated[:, None, None]
+    std = torch.nn.functional.pad(variance.clamp_min(0.0).sqrt(), (0, 0, 1, 0))
+    return Lags(lags, drift, *std.unbind(-1)), cost.nan_to_num(torch.inf)
