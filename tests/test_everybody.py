@@ -61,7 +61,9 @@ def test_everybody_is_brought_in_step(root):
     dense, rows, spacing = clocks._without_gaps(plain)
     assert dense.others[0].xy.shape == plain.xy.shape and spacing == 1
     assert clocks._without_gaps(gappy)[0].others[0].frames.tolist() == gappy.frames.tolist()
-    moved = clocks._read(dense, np.array([0.0, 2.0, 0.0, 0.0]), np.zeros(4)).part([0, 1, 2, 3], rows)
+    moved = clocks._read(dense, np.array([0.0, 2.0, 0.0, 0.0]), np.zeros(4)).part(
+        [0, 1, 2, 3], rows
+    )
     for one, before in ((moved, plain), (moved.others[0], plain.others[0])):
         np.testing.assert_allclose(one.xy[:12, 1], before.xy[2:14, 1])
         np.testing.assert_allclose(one.xy[:12, 0], before.xy[:12, 0])

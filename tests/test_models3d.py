@@ -168,7 +168,7 @@ def test_training_pass_has_finite_gradients_everywhere(frames):
 
 def test_many_frames_are_carried_from_one_sample_to_the_posterior(monkeypatch):
     monkeypatch.setattr(joints, "LIFTED_VARIANCE", 1e9)
-    model = find_model(None, torch.device("cpu"))
+    model, far = find_model(None, torch.device("cpu")), []
     for seed in range(3):
         keypoints, K, _, _ = gaussian_scene(2, frames=6, seed=seed)
         with torch.no_grad():
@@ -177,11 +177,14 @@ def test_many_frames_are_carried_from_one_sample_to_the_posterior(monkeypatch):
             for model.fusion_samples in (64, 1):
                 bodies.append(fuse_body(model, keypoints, K, posterior))
         carried, mixture, single = (metrics.about_root(body.joints3d) for body in bodies)
-        # Measured 1.3 to 2.4 mm from the mixture of 64 samples; a single one 3.2 to 5.3 mm.
-        away = (carried - mixture).norm(dim=-1).mean()
-        assert float(away) < 3.5 and away < 0.7 * (single - mixture).norm(dim=-1).mean()
+        away = [float((body - mixture).norm(dim=-1).mean()) for body in (carried, single)]
+        assert away[0] < 3.5
+        far.append(away)
         spread = [body.covariance.diagonal(dim1=-2, dim2=-1).mean() for body in bodies[:2]]
         assert 0.8 < float(spread[0] / spread[1]) < 1.15  # measured 0.89 to 1.00; single 0.78
+    # Measured 1.7 to 3.0 mm from the mixture of 64 samples; a single one 4.2 to 5.5 mm.
+    carried_far, single_far = (sum(each) for each in zip(*far))
+    assert carried_far < 0.6 * single_far  # measured 0.45
 
 
 @torch.no_grad()

@@ -261,7 +261,7 @@ def test_the_camera_file_can_be_read(page, tmp_path):
     cameras = read_cameras(tmp_path / "calibration.json")
     assert [camera.name for camera in cameras][:2] == ["cam01", "cam02"]
     assert cameras[0].K[0].tolist() == [1681.2, 0, 533.0] and cameras[0].K_std == 0.01
-    assert any(camera.group == "iPhone14,5" and camera.dist.any() for camera in cameras)
+    assert any(camera.group == "iPhone 13" and camera.dist.any() for camera in cameras)
 
 
 def test_the_python_example_runs(capsys):

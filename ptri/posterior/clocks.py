@@ -2,8 +2,8 @@
 
 A view that shows everything ``lag`` frames late sees at its frame i what happened at i - lag. So
 the residual of a keypoint, read at the moment tau + lag of its view, changes with the lag by minus
-the velocity of the keypoint in the image. A clock that runs slower falls behind by more and more: its
-lag is a line over the frames. Cameras, joints and bones follow (Schur complement, as in
+the velocity of the keypoint in the image. A clock that runs slower falls behind by more and more,
+so a lag is a line over the frames. Cameras, joints and bones follow (Schur complement, as in
 `ptri.posterior.adjust`); view 0's clock is the reference.
 """
 

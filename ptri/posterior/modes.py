@@ -25,7 +25,7 @@ from ptri.posterior.noise import fit_errors
 from ptri.posterior.optima import Poses, adjust_starts, distinct_rows, flatten, strangeness
 from ptri.posterior.prior import Prior
 from ptri.posterior.tails import fit_tail
-from ptri.posterior.width import Together, errors_together, widening
+from ptri.posterior.width import Together, errors_together, joint_weights, widening
 from ptri.structures import MANY_FRAMES, Observations, Views, constant, take, tree_map
 
 MAX_POLISH = 8.0  # standard deviations a step
@@ -150,7 +150,17 @@ def find_modes(
     seen = _without(_masked(seen, weight[rig]))
     bundle, errors = adjust(seen, bundle, body, 2, 0, errors)
 
-    # 4 how the keypoints err. Modes compare only under one noise scale, the least, and under one
+    # 4 joints that err alike, as the best mode's do, count for less beside those that stand alone.
+    weights = None
+    if worth != 1:
+        top = take((seen, bundle, errors), best)
+        share = errors_together(*top, body, worth).joints
+        weights = joint_weights(top[0], top[1].joints, share)
+        observations, weights = _weighed(observations, weights), weights[rig]
+        seen = _weighed(seen, weights)
+        bundle, errors = adjust(seen, bundle, body, 4, 0, errors)
+
+    # 5 how the keypoints err. Modes compare only under one noise scale, the least, and under one
     # prior of the biases and one tail, the best one's.
     def least(scale2: Tensor) -> Tensor:
         return scale2[source].amin(1)[rig]
@@ -162,17 +172,17 @@ def find_modes(
     # The adjustment counts three freedoms a joint; with bones it has fewer.
     errors = errors._replace(scale2=least(residual_scale2(seen, bundle, errors, body)))
 
-    # 5 the joint density expanded, and the cameras' Laplace covariance; from the optimum of the
+    # 6 the joint density expanded, and the cameras' Laplace covariance; from the optimum of the
     # joint density to that of the marginal
     expansions = expand(seen, bundle, errors, body)
     chol, failed = _laplace(expansions)
     views, mean, value = _polish(expansions, chol, seen, body)
 
-    # 6 how much wider than their likelihood the cameras are. What Laplace's approximation makes of
+    # 7 how much wider than their likelihood the cameras are. What Laplace's approximation makes of
     # joints adds up over frames, and where focal lengths are hardly known it moves them by more
     # than that: there the optimum of the joint density is nearer to the truth (rig_posterior.md),
     # and by that step both are doubted.
-    together = errors_together(seen, bundle, errors, body, worth)
+    together = errors_together(seen, bundle, errors, body, worth, weights)
     shift, told = torch.zeros_like(expansions.information[:, 0]), _nothing(bundle.log_focal)
     if worth == 1:
         like = together.excess
@@ -216,6 +226,12 @@ def _masked(observations: Observations, weight: Tensor) -> Observations:
         information=observations.information * keep[..., None, None],
         inlier=observations.inlier * keep,
     )
+
+
+def _weighed(observations: Observations, weights: Tensor) -> Observations:
+    """Observations of N rigs whose joints' information is multiplied by (N, J)."""
+    weights = weights[:, None, None, :, None, None]
+    return observations._replace(information=observations.information * weights)
 
 
 def _without(observations: Observations) -> Observations:

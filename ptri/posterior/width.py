@@ -60,6 +60,7 @@ class Together(NamedTuple):
     joints: Tensor  # (N,) share b that neighbouring joints have in common
     worth: Tensor  # (N,) of an image: one where joints do not go together at all
     excess: Tensor  # (N, D, D) variance of the cameras' score beyond what the keypoints told
+    weights: Tensor | None = None  # (N, J) of the joints, see `joint_weights`; None: all one
 
 
 @torch.no_grad()
@@ -69,11 +70,13 @@ def errors_together(
     errors: Errors,
     body: BodyPrior,
     worth: float | None = None,
+    weights: Tensor | None = None,
 ) -> Together:
     """How the errors of N adjusted rigs go together; D displacements of the cameras.
 
     Args:
         worth: of an image, see `ptri.structures.Detector`; 1: errors are known to be independent.
+        weights: (N, J) that the observations' information has been multiplied by, `joint_weights`.
     """
     if worth == 1:
         zero, num_cameras = torch.zeros_like(errors.scale2), bundle.num_cameras
@@ -83,6 +86,9 @@ def errors_together(
     frames, joints = _likeness(bundle.joints)
     root, residual, weight = _whitened(observations, bundle, errors)
     slopes, by_joint, taken, information = _slopes(observations, bundle, errors, body, root)
+    if weights is not None:  # errors of the stated size
+        root = weights.sqrt()[:, None, None, :, None]
+        residual, by_joint = residual / root, by_joint / root.unsqueeze(-1)
     off_frames, off_joints = (k - torch.eye(k.shape[-1]).to(k) for k in (frames, joints))
     kept = KEPT if frames.shape[1] >= MANY_FRAMES else KEPT_OF_FEW
     cameras = torch.linalg.pinv(information, hermitian=True)
@@ -99,17 +105,22 @@ def errors_together(
         found = (product + spurious) / (2 * kept) + known_pairs
         shares.append((found / (pairs + known_pairs)).clamp(0.0, 1.0))
     factor = 1 + shares[1] * (1 / worth - 1)
-    together = Together(*shares, 1 / factor, information)
+    together = Together(*shares, 1 / factor, information, weights)
     return together._replace(excess=_excess(slopes, off_frames, off_joints, together))
 
 
 def _excess(slopes: Tensor, off_frames: Tensor, off_joints: Tensor, together: Together) -> Tensor:
-    """The variance (N, D, D) of the score beyond what independent errors have."""
+    """The variance (N, D, D) of the score beyond what errors that are independent, and as large as
+    the joints' weights say, have."""
     a, b = (share[:, None, None, None, None, None] for share in together[:2])
+    flat = slopes.flatten(1, 4)
+    told = flat.mT @ flat
+    if together.weights is not None:
+        slopes = slopes * together.weights.sqrt()[:, None, None, :, None, None]
+        flat = slopes.flatten(1, 4)
     mixed = slopes + a * _mixed(slopes, off_frames, True)
     mixed = mixed + b * _mixed(mixed, off_joints, False)
-    flat = slopes.flatten(1, 4)
-    return (flat.mT @ mixed.flatten(1, 4)) / together.worth[:, None, None] - flat.mT @ flat
+    return (flat.mT @ mixed.flatten(1, 4)) / together.worth[:, None, None] - told
 
 
 @torch.no_grad()
@@ -122,6 +133,24 @@ def told_together(
     slopes, *_, information = _slopes(observations, bundle, errors, body, root)
     others = (k - torch.eye(k.shape[-1]).to(k) for k in _likeness(bundle.joints))
     return information, _excess(slopes, *others, together)
+
+
+@torch.no_grad()
+def joint_weights(observations: Observations, joints: Tensor, share: Tensor) -> Tensor:
+    """Factors (N, J) on the information of N rigs' joints, of geometric mean one over those seen.
+
+    Five joints of one head that err alike tell as much as one: a joint counts for the inverse of
+    its row's sum in the joints' part of C.
+
+    Args:
+        joints: (N, T, J, 3) mm. share: (N,) b.
+    """
+    _, alike = _likeness(joints)
+    seen = (observations.inlier > 0).to(joints).mean((1, 2))  # (N, J)
+    others = (alike @ seen.unsqueeze(-1)).squeeze(-1) - seen
+    log_weight = -torch.log1p(share.unsqueeze(1) * others)
+    count = seen.sum(1, keepdim=True).clamp_min(1e-9)  # 1e-9 guards a rig that nobody sees
+    return (log_weight - (log_weight * seen).sum(1, keepdim=True) / count).exp()
 
 
 @torch.no_grad()
