@@ -67,7 +67,7 @@ def test_unknown_focal_lengths_are_found(walk):
 
 def test_unknown_lenses_of_a_rig_are_alike():
     """A rig of wide lenses has no long one; a label says more, a stated deviation stands alone."""
-    K, focal = find_lenses(None, 3, Lenses((720, 1280), group=["a", "a", None]))
+    focal = find_lenses(None, 3, Lenses((720, 1280), group=["a", "a", None]))[1]
     covariance = focal @ focal.T
     assert covariance.diag().tolist() == pytest.approx([UNKNOWN_STD**2] * 3)
     apart = covariance[0, 0] + covariance[2, 2] - 2 * covariance[0, 2]
