@@ -26,6 +26,7 @@ from ptri.rig.lenses import (
     FAMILIES,
     UNKNOWN_STD,
     UNLIKE_STD,
+    USUAL_FOCAL,
     Lenses,
     devices,
     find_lenses,
@@ -51,7 +52,7 @@ def test_unknown_focal_lengths_are_found(walk):
     rig = ptri.estimate_rig(xy, None, confidence, covariance, size=size)
     true = walk.K[:, 0, 0]
     off = (rig.K[:, 0, 0] / true).log()
-    guess = (1.25 * size.amin(1) / true).log()
+    guess = (USUAL_FOCAL * size.amin(1) / true).log()
     assert float(guess.abs().max()) > 0.08  # there is something to be found
     assert float(off.abs().max()) < 0.12, off  # measured 0.02 to 0.09: the person hardly moves
     assert float(off.abs().median()) < 0.5 * float(guess.abs().median())
@@ -255,7 +256,7 @@ def test_videos_tell_their_cameras(tmp_path):
         "wide": (13 / 36 * 16 / 9, EQUIVALENT_STD),
         "new": FAMILIES["iPhone"],
         "other": (24 / 36 * 16 / 9, EQUIVALENT_STD),
-        "bare": (1.25, UNKNOWN_STD),
+        "bare": (USUAL_FOCAL, UNKNOWN_STD),
         "odd": (known["focal"], DEVICE_STD),
     }
     for name, (value, deviation) in expected.items():

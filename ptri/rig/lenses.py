@@ -23,12 +23,9 @@ from ptri.errors import UserError
 from ptri.rig.arrays import picture_sizes
 
 GIVEN_STD = 0.01  # of a focal length that is given: what calibrations differ by
-# Over the picture's shorter side: of phones 1.18 to 1.50, of Human3.6M's cameras 1.15, of the HD
-# cameras of Panoptic 1.29.
-USUAL_FOCAL, UNKNOWN_STD = 1.25, 0.22
-# By which cameras of one rig differ of which nothing is known: those of the calibrations at hand
-# do by 0.10 (docs/decisions.md), phones of one maker by 0.06, Apple's devices by 0.08.
-UNLIKE_STD = 0.10
+# Over the picture's shorter side, where nothing is known of a lens, and by how much cameras of one
+# rig differ: fitted to seven kinds of rigs (docs/decisions.md), from 0.84 to 1.43 on average.
+USUAL_FOCAL, UNKNOWN_STD, UNLIKE_STD = 1.06, 0.22, 0.10
 DEVICE_STD = 0.03  # of a model's, by mode of recording and stabilisation
 # Of models that are not in the table: mean and standard deviation of the log over those that are.
 FAMILIES = {"iPhone": (1.274, 0.06), "iPad": (1.393, 0.06)}

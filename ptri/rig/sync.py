@@ -25,6 +25,7 @@ from ptri.models.pose_model import PoseModel
 from ptri.posterior.adjust import adjust
 from ptri.posterior.clocks import clock_step
 from ptri.posterior.equations import Bundle, misfits
+from ptri.posterior.prior import Prior, no_poses
 from ptri.rig import estimate
 from ptri.rig.check import RigInput, for_model
 from ptri.rig.detector import NUM_JOINTS, body_prior, observe
@@ -87,7 +88,7 @@ def find_lags(
     # As they are: of somebody who stands still every shift fits.
     candidates.append((0,) * keypoints.xy.shape[1])
     lags = torch.tensor(candidates, dtype=torch.float64, device=K.device)  # (N, V)
-    bundle = _solved(model, keypoints, K, lags, options, seed)
+    bundle, K = _solved(model, keypoints, K, lags, options, seed, given.focal_covariance)
     found, cost = _adjusted(model, keypoints, K, lags, bundle, options)
     return take(found, int(cost.argmin()))
 
@@ -238,13 +239,27 @@ def _solved(
     lags: Tensor,
     options: PosteriorConfig,
     seed: int,
-) -> Bundle:
-    """Rigs (N, ...) under candidate lags (N, V)."""
+    focal: Tensor,
+) -> tuple[Bundle, Tensor]:
+    """Rigs (N, ...) under candidate lags (N, V), and their K (N, 1, V, 3, 3), whose focal lengths
+    are taken for known then.
+
+    Args:
+        focal: covariance (F, F) of the log focal lengths.
+    """
     read, _ = _read(keypoints, lags[:, None], _moments(lags, len(keypoints.xy)))
-    K = K.expand(*read.xy.shape[:2], *K.shape[1:])
-    best = estimate.solve(model, read, K, options, seed, thorough=False).rig.evidence.best
+    all_K = K.expand(*read.xy.shape[:2], *K.shape[1:])
+    prior = Prior(torch.linalg.inv(focal), no_poses(K)).if_any()
+    rig = estimate.solve(model, read, all_K, options, seed, thorough=False, prior=prior).rig
+    best = rig.evidence.best
     num_bones = best.shared.shape[1] - best.errors.bias[0].numel()
-    return Bundle(*best.views, best.joints.mT, best.shared[:, :num_bones])
+    nothing = best.views.log_focal[:, :0]
+    views = best.views._replace(log_focal=nothing)
+    bundle = Bundle(*views, best.joints.mT, best.shared[:, :num_bones])
+    K = K.expand(len(lags), *K.shape[1:]).clone()
+    if best.views.log_focal.shape[1]:
+        K[..., :2, :2] *= best.views.log_focal.exp()[..., None, None]
+    return bundle, K[:, None]
 
 
 def _adjusted(
@@ -255,15 +270,15 @@ def _adjusted(
     bundle: Bundle,
     options: PosteriorConfig,
 ) -> tuple[Lags, Tensor]:
-    """Lags (N, V) adjusted together with their rigs, and the mean negative log density (N,) of the
-    keypoints."""
+    """Lags (N, V) adjusted together with their rigs of K (N, 1, V, 3, 3), and the mean negative log
+    density (N,) of the keypoints."""
     T, errors, drift = len(keypoints.xy), None, torch.zeros_like(lags)
     for _ in range(ROUNDS):
         moments = _moments(lags, T)
         since = moments - middle(T)
         late = lags[:, None] + drift[:, None] * since[:, :, None]
         read, velocity = _read(keypoints, late, moments)
-        all_K = K.expand(*read.xy.shape[:2], *K.shape[1:])
+        all_K = K.expand(-1, read.xy.shape[1], -1, -1, -1)
         observations = observe(read, all_K, model.detector)
         body = body_prior(options, model.detector, observations)
         bundle, errors = adjust(observations, bundle, body, STEPS, 0, errors)
