@@ -1,4 +1,5 @@
-"""Samples moved apart, as errors that go together ask for, and as far as the views disagree."""
+"""Samples moved apart, as errors that go together ask for, and as far as the views disagree; and as
+principal points that may be off do."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from scipy.stats import chi2
 from torch import Tensor
 
 from ptri.geometry.rays import refocused
-from ptri.geometry.rotations import so3_log
+from ptri.geometry.rotations import so3_exp, so3_log
 from ptri.posterior.leave_one_out import fit_each_view
 from ptri.posterior.modes import Evidence, Modes, cameras_of, coordinates_around
 from ptri.posterior.moments import mean_views
 from ptri.posterior.optima import Poses
 from ptri.posterior.rows import pack
-from ptri.structures import Views, take, to_device, tree_map
+from ptri.structures import RigPosterior, Views, take, to_device, tree_map
 
 FREEDOM = 3  # degrees of freedom of how much wider errors that go together make regions
 # Their variance is this share of what is known before, where the views agree, and so many times
@@ -120,3 +121,18 @@ def disagreement2(
     # (1e-6 rad)^2 guards samples that all agree to rounding.
     ratio2 = left_out.turned.square() / stated2.clamp_min(1e-12)
     return (SHARE + TURNED * ratio2.nanmean(1)).nan_to_num(1.0)
+
+
+def turned_apart(posterior: RigPosterior, std: Tensor, seed: int) -> RigPosterior:
+    """Samples whose cameras are turned about their own centres, as by principal points that are
+    off: to first order all rays of a view turn alike, and nothing in the keypoints shows it.
+
+    Args:
+        std: (B, V) rad about each of a camera's x and y axes.
+    """
+    R, t, weights = posterior.R, posterior.t, posterior.log_weights.exp()
+    generator = torch.Generator().manual_seed(seed)
+    turn = torch.randn((*t.shape[:3], 2), generator=generator, dtype=t.dtype).to(t.device)
+    turn = (turn - torch.einsum("mb,mbvc->bvc", weights, turn)) * std.unsqueeze(-1)  # mean stays
+    Q = so3_exp(torch.nn.functional.pad(turn, (0, 1)))
+    return posterior._replace(R=Q @ R @ Q[:, :, :1].mT, t=(Q @ t.unsqueeze(-1)).squeeze(-1))

@@ -52,11 +52,14 @@ from ptri.recordings.video_files import (
     videos_in,
 )
 from ptri.rig.lenses import (
+    DEVICE,
     EQUIVALENT,
     EQUIVALENT_STD,
     FAMILIES,
+    GIVEN,
     GIVEN_STD,
     LARGEST_STD,
+    SIZE,
     Lenses,
     devices,
     find_lenses,
@@ -89,7 +92,7 @@ class CameraEntry(NamedTuple):
     t: np.ndarray | None  # (3,) mm
     K_std: float = GIVEN_STD  # relative standard deviation of the focal length
     group: str | None = None  # cameras of one label have like focal lengths
-    guessed: bool = False  # K is one of pictures of which just the size is known
+    source: str = GIVEN  # of K, see ptri/rig/lenses.py
 
 
 def read_cameras(path: str | Path) -> list[CameraEntry]:
@@ -144,13 +147,12 @@ def unknown_camera(
         UserError: an unknown device.
     """
     lenses = Lenses(size, K_std, [device])
-    K, focal = find_lenses(None, 1, lenses)
+    K, focal, (source,) = find_lenses(None, 1, lenses)
     std = 0.0 if focal is None else float(focal.norm())
     dist = np.zeros(5)
     if device in devices():
         dist = np.array(devices()[device]["dist"])
-    guessed = device is None and K_std is None
-    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, model_of(device), guessed)
+    return CameraEntry(name, size, K[0].numpy(), dist, None, None, std, model_of(device), source)
 
 
 def _of_videos(root: Path, options: RecordingConfig) -> list[CameraEntry]:
@@ -185,7 +187,7 @@ def _of_devices(cameras: list[CameraEntry], given: dict[str, object]) -> list[Ca
 
 def _as_filmed(cameras: list[CameraEntry], root: Path, setting: str) -> list[CameraEntry]:
     """The cameras with what their videos' metadata say, where nothing better is known."""
-    unknown = [camera.name for camera in cameras if camera.guessed]
+    unknown = [camera.name for camera in cameras if camera.source == SIZE]
     videos = videos_by_camera(unknown, root, setting) if unknown else {}
     return [
         _filmed(camera, videos[camera.name]) if camera.name in videos else camera
@@ -205,7 +207,7 @@ def _filmed(camera: CameraEntry, video: Path) -> CameraEntry:
         if apart > OTHER_LENS or told.group is None:
             K = camera.K.copy()
             K[0, 0] = K[1, 1] = focal
-            told = camera._replace(K=K, K_std=EQUIVALENT_STD, guessed=False)
+            told = camera._replace(K=K, K_std=EQUIVALENT_STD, source=DEVICE)
     if told is None:
         return camera
     words = ", ".join(

@@ -173,9 +173,9 @@ def rig_input(
     if covariance is None:
         covariance = default_covariance(torch.tensor(recording.xy), noise)
     arrays = (recording.xy, recording.K, recording.confidence, covariance)
-    known = ((camera.K_std, camera.group, camera.guessed) for camera in recording.cameras)
-    std, groups, guessed = zip(*known)
-    lenses = Lenses(K_std=std, group=groups, guessed=guessed)
+    known = ((camera.K_std, camera.group, camera.source) for camera in recording.cameras)
+    std, groups, sources = zip(*known)
+    lenses = Lenses(K_std=std, group=groups, source=sources)
     return check_input(*arrays, recording.skeleton, device, lenses)
 
 

@@ -41,7 +41,7 @@ def write_cameras(folder: Path, solution: Solution) -> None:
     for entry, rotation, centre, clock in zip(
         tree["cameras"], *camera_spread(estimate), recording.clocks
     ):
-        del entry["guessed"]  # it is found now
+        del entry["source"]  # K is found now
         entry |= {"rotation_std_deg": rotation, "centre_std_mm": centre}
         entry |= dict(zip(names, clock))
     outputs.write_json(folder / "cameras.json", tree)

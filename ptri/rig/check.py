@@ -14,7 +14,7 @@ from torch import Tensor
 from ptri.config_sections import PosteriorConfig
 from ptri.errors import UserError
 from ptri.rig.arrays import as_tensor, picture_sizes
-from ptri.rig.lenses import EXACT, Lenses, find_lenses
+from ptri.rig.lenses import CENTRE_STD, EXACT, GIVEN, Lenses, find_lenses
 from ptri.skeleton import H36M17, Skeleton, find_skeleton, linear_map, map_joints
 from ptri.structures import Keypoints, cat, take
 from ptri.verdict.pictures import doubt_pictures
@@ -41,6 +41,8 @@ class RigInput(NamedTuple):
     focal: Tensor | None = None
     persons: Tensor | None = None  # (T, V) int64 the number of the person shown; None: one person
     labels: tuple[Hashable, ...] = (0,)  # of the persons
+    # (T, V) rad by which a principal point may be off, standard deviation of each axis; None: exact
+    centre: Tensor | None = None
 
     @property
     def focal_covariance(self) -> Tensor:
@@ -87,8 +89,13 @@ def check_input(
             f"xy: {J} joints, but skeleton {skeleton.name!r} has {len(skeleton.joints)}; choose "
             "the skeleton of your keypoints or give a list of joint names"
         )
-    K, focal = find_lenses(K, V, lenses)
+    K, focal, source = find_lenses(K, V, lenses)
     K, shear = _check_intrinsics(K, V, device)
+    centre = None
+    if set(source) - {GIVEN}:
+        shorter = 2 * K[:, :2, 2].amin(-1) + 1
+        taken = torch.tensor([kind != GIVEN for kind in source]).to(K)
+        centre = (CENTRE_STD * taken * shorter / K[:, 0, 0]).expand(T, V)
     there = ~torch.isnan(xy).any(-1)
     _check_units(torch.where(there[..., None], xy, torch.nan).abs(), K)
     confidence = _check_confidence(confidence, there, device)
@@ -119,7 +126,7 @@ def check_input(
     if focal is not None:
         focal = focal.to(K).expand(T, -1, -1)
     keypoints = Keypoints(xy, covariance, confidence)
-    return RigInput(keypoints, K.expand(T, V, 3, 3), skeleton, focal)
+    return RigInput(keypoints, K.expand(T, V, 3, 3), skeleton, focal, centre=centre)
 
 
 def doubt_input(given: RigInput, size=None) -> Verdict | None:

@@ -22,6 +22,7 @@ from ptri.posterior.equations import USUAL_TAIL
 from ptri.posterior.optima import Poses
 from ptri.posterior.prior import PosePrior, Prior, no_poses, of_views
 from ptri.posterior.sampling import RigSolution, rig_posterior
+from ptri.posterior.widened import turned_apart
 from ptri.rig.check import (
     RigInput,
     for_model,
@@ -115,6 +116,8 @@ def solve_cameras(
         known = no_poses(given.K) if poses is None else of_views(poses, views)
         solution, wrong = _with_lenses(problem, chosen, extra, known)
         posterior = tree_map(Tensor.double, solution.posterior)
+        if inside.centre is not None:
+            posterior = turned_apart(posterior, inside.centre[:1], seed)
         noise2, tail = (value[0].double() for value in keypoint_noise(solution.rig))
         verdict, sides = solution.verdicts[0], solution.sides
         verdict = lens_verdict(verdict, wrong, solution.posterior).of_views(views)

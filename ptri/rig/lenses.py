@@ -26,6 +26,9 @@ GIVEN_STD = 0.01  # of a focal length that is given: what calibrations differ by
 # Over the picture's shorter side, where nothing is known of a lens, and by how much cameras of one
 # rig differ: fitted to seven kinds of rigs (docs/decisions.md), from 0.84 to 1.43 on average.
 USUAL_FOCAL, UNKNOWN_STD, UNLIKE_STD = 1.06, 0.22, 0.10
+# How far the principal point may be from the middle of the picture, where it is taken to be, over
+# the shorter side, each axis: of the 99 devices' 0.007 and 0.010.
+CENTRE_STD = 0.0085
 DEVICE_STD = 0.03  # of a model's, by mode of recording and stabilisation
 # Of models that are not in the table: mean and standard deviation of the log over those that are.
 FAMILIES = {"iPhone": (1.274, 0.06), "iPad": (1.393, 0.06)}
@@ -79,26 +82,29 @@ class Lenses(NamedTuple):
     K_std: float | Sequence[float] | None = None
     camera: str | Sequence[str | None] | None = None
     group: Sequence[Hashable] | None = None
-    guessed: Sequence[bool] | None = None  # views of which the size alone is known
+    source: Sequence[str] | None = None  # of K: GIVEN, DEVICE or SIZE; None: as above
+
+
+GIVEN, DEVICE, SIZE = "given", "device", "size"  # where a K comes from; the last knows nothing else
 
 
 EXACT = Lenses(K_std=0.0)
 
 
-def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | None]:
+def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | None, list[str]]:
     """Intrinsics, and how far their focal lengths may be off.
 
     Args:
         K: (V, 3, 3) px, or None.
 
     Returns:
-        K as given, else guessed; and standard deviations (V, S) of the log focal lengths by S
-        independent sources, None: K is exact.
+        K as given, else guessed; standard deviations (V, S) of the log focal lengths by S
+        independent sources, None: K is exact; and where each K comes from, see `Lenses`.
 
     Raises:
         UserError: an argument is missing or wrong.
     """
-    size, K_std, camera, group, guessed = lenses
+    size, K_std, camera, group, source = lenses
     V = num_views
     cameras = [camera] * V if isinstance(camera, str) else _each("camera", camera, V)
     groups = _each("group", group, V)
@@ -106,14 +112,16 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
         raise UserError("camera: K is given, too; give one of the two")
     std = _standard_deviations(K_std, V)
     if K is None:
-        guessed = [name is None and given is None for name, given in zip(cameras, std)]
+        bare = [name is None and given is None for name, given in zip(cameras, std)]
+        source = [SIZE if nothing else DEVICE for nothing in bare]
         K, usual = _guessed(size, cameras, V)
         groups = [model_of(name) if g is None else g for g, name in zip(groups, cameras)]
     else:
         usual = [GIVEN_STD] * V
+    source = [GIVEN] * V if source is None else list(source)
     std = [usual[v] if std[v] is None else std[v] for v in range(V)]
     if not any(std):
-        return K, None
+        return K, None, source
     if not all(std):
         raise UserError("K_std: 0 for some views; give 0 for all, or a small number such as 0.001")
     kinds = list(dict.fromkeys(g for g in groups if g is not None))
@@ -126,13 +134,13 @@ def find_lenses(K, num_views: int, lenses: Lenses) -> tuple[object, Tensor | Non
                 f"{max(like):.1%}; give those of a group one K_std, or let them have none"
             )
         # What all have in common, of a kind, its own.
-        alone = UNLIKE_STD if guessed is not None and guessed[v] else std[v]
+        alone = UNLIKE_STD if source[v] == SIZE else std[v]
         own = alone if kind is None else min(alone, OWN_STD) / 2**0.5
         focal[v, -1] = math.sqrt(std[v] ** 2 - alone**2)
         focal[v, v] = own
         if kind is not None:
             focal[v, V + kinds.index(kind)] = math.sqrt(alone**2 - own**2)
-    return K, focal
+    return K, focal, source
 
 
 def _each(name: str, values, num_views: int) -> list:
