@@ -66,8 +66,8 @@ def estimate_rig(
             mistakes in K and xy; None: the principal points are taken to be in the middle.
         K_std: relative standard deviation of the focal lengths, one or one for each view; 0: K is
             exact; None: 1 % of a given K, of a guessed one by what is known of the camera.
-        camera: devices by name, "iPhone14,5", "iPhone 13" or just "iPhone" (`ptri.rig.lenses`), one or
-            one for each view; None: not known. Views of one model have like focal lengths.
+        camera: devices by name, "iPhone14,5", "iPhone 13" or just "iPhone" (`ptri.rig.lenses`),
+            one or one for each view; None: not known. Views of one model have like focal lengths.
         group: a label for each view; views of one label have like focal lengths. None: by their
             devices.
         children: how likely the person is a child of 4 to 14 years, 0 to 1. Proportions then tell
