@@ -14,8 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.geometry.cameras import MIN_DEPTH
-from ptri.geometry.rotations import skew
+from ptri.geometry.cameras import project_normalised
 from ptri.posterior.adjust import damped
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
@@ -24,6 +23,8 @@ from ptri.posterior.equations import (
     normal_equations,
     person_centre,
     priors,
+    projected_slopes,
+    with_poses,
 )
 from ptri.posterior.motion import move_cameras
 from ptri.structures import Observations
@@ -65,28 +66,19 @@ def clock_step(
     N = len(bundle.t)
     num_cameras = bundle.num_cameras
     system = normal_equations(bundle, observations, errors, body)
-    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints)
-    camera = camera + bundle.t[:, None, :, None]
-    x, y, z = camera.unbind(-1)
-    inverse_depth = 1 / z.clamp_min(MIN_DEPTH)
-    residual = camera[..., :2] * inverse_depth.unsqueeze(-1) - observations.xy
+    camera, projection = projected_slopes(bundle)
+    residual = project_normalised(camera) - observations.xy
     weight = system.weight / errors.scale2[:, None, None, None]
     curved = weight * errors.curvature[:, None, None, None]
     # Rows of the lags: minus the velocity times the information, (N, T, V, J, 2).
     row = -(observations.information @ velocity.unsqueeze(-1)).squeeze(-1)
-    zero = torch.zeros_like(x)
-    columns = [inverse_depth, zero, -x * inverse_depth.square()]
-    columns += [zero, inverse_depth, -y * inverse_depth.square()]
-    projection = torch.stack(columns, -1).unflatten(-1, (2, 3))
     by_point = (curved.unsqueeze(-1) * row).unsqueeze(-2) @ projection  # (N, T, V, J, 1, 3)
     by_joint = (by_point @ bundle.R[:, None, :, None])[:, :, 1:, :, 0].flatten(3)
-    offset = (camera - person_centre(bundle)[:, None, :, None])[:, :, 1:]
-    motion = torch.cat([-skew(offset), torch.eye(3).to(offset).expand(*offset.shape, 3)], -1)
+    by_camera = with_poses(by_point, camera, bundle).sum(3).squeeze(-2)  # (N, T, V - 1, 6)
     # A lag is a sum of two lines over the frames, with the span as the unit of time.
     span = (moments.amax(1) - moments.amin(1)).clamp_min(1.0)
     lines = torch.stack([torch.ones_like(moments), moments / span[:, None]], -1)  # (N, T, 2)
     by_joint = torch.einsum("ntl,ntvj->ntvlj", lines, by_joint).flatten(2, 3)
-    by_camera = (by_point[:, :, 1:] @ motion).sum(3).squeeze(-2)  # (N, T, V - 1, 6)
     by_camera = torch.einsum("ntl,ntvc->nvlc", lines, by_camera)
     own = -(curved * (row * velocity).sum(-1))[:, :, 1:].sum(3)  # (N, T, V - 1)
     own = torch.einsum("ntl,ntm,ntv->nvlm", lines, lines, own)

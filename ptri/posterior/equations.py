@@ -132,6 +132,28 @@ def person_centre(bundle: Bundle) -> Tensor:
     return (bundle.R @ centre[:, None, :, None]).squeeze(-1) + bundle.t
 
 
+def projected_slopes(bundle: Bundle) -> tuple[Tensor, Tensor]:
+    """Joints (N, T, V, J, 3) mm in the cameras' frames, and the slopes (N, T, V, J, 2, 3) of their
+    normalised places with these."""
+    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints)
+    camera = camera + bundle.t[:, None, :, None]
+    x, y, z = camera.unbind(-1)
+    inverse = 1 / z.clamp_min(MIN_DEPTH)
+    zero = torch.zeros_like(x)
+    columns = [inverse, zero, -x * inverse.square(), zero, inverse, -y * inverse.square()]
+    slopes = torch.stack(columns, -1).unflatten(-1, (2, 3))
+    if bundle.log_focal.shape[1]:
+        slopes = slopes * bundle.log_focal.exp()[:, None, :, None, None, None]
+    return camera, slopes
+
+
+def with_poses(rows: Tensor, camera: Tensor, bundle: Bundle) -> Tensor:
+    """Slopes (N, T, V - 1, J, r, 6) with the cameras' moves of what has slopes ``rows`` (N, T, V,
+    J, r, 3) with joints in the cameras' frames."""
+    offset = camera - person_centre(bundle)[:, None, :, None]
+    return torch.cat([rows @ -skew(offset), rows], -1)[:, :, 1:]
+
+
 def misfits(
     bundle: Bundle, observations: Observations, errors: Errors
 ) -> tuple[Tensor, Tensor, Tensor]:

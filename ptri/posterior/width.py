@@ -26,9 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ptri.geometry.cameras import MIN_DEPTH
 from ptri.geometry.resection import square_root
-from ptri.geometry.rotations import skew
 from ptri.posterior.body import BodyPrior
 from ptri.posterior.equations import (
     Bundle,
@@ -38,6 +36,8 @@ from ptri.posterior.equations import (
     normal_equations,
     person_centre,
     priors,
+    projected_slopes,
+    with_poses,
 )
 from ptri.posterior.motion import by_focal
 from ptri.structures import MANY_FRAMES, Observations
@@ -257,27 +257,18 @@ def _slopes(
     eye = torch.eye(num_cameras, dtype=full.dtype, device=full.device)
     follow = torch.cat([eye.expand(len(full), -1, -1), -towards], dim=1)  # (N, G, D)
 
-    camera = torch.einsum("nvac,ntjc->ntvja", bundle.R, bundle.joints)
-    camera = camera + bundle.t[:, None, :, None]
-    x, y, z = camera.unbind(-1)
-    inverse_depth = 1 / z.clamp_min(MIN_DEPTH)
-    zero = torch.zeros_like(x)
-    columns = [inverse_depth, zero, zero, inverse_depth]
-    columns += [-x * inverse_depth.square(), -y * inverse_depth.square()]
-    projection = torch.stack(columns, -1).unflatten(-1, (3, 2)).mT
+    camera, projection = projected_slopes(bundle)
     rows = root @ projection  # (N, T, V, J, 2, 3), camera frame
-    if F:
-        rows = rows * bundle.log_focal.exp()[:, None, :, None, None, None]
     by_joint = rows @ bundle.R[:, None, :, None]
-    centre = person_centre(bundle)[:, None, :, None]
-    motion = torch.cat([rows @ -skew(camera - centre), rows], -1)[:, :, 1:]
+    motion = with_poses(rows, camera, bundle)
     poses = follow[:, F:num_cameras].unflatten(1, (V - 1, 6))
     moved = torch.einsum("ntvjcm,nvmd->ntvjcd", motion, poses)
     followed = (gain.mT @ follow[:, None]).unflatten(2, (J, 3))  # (N, T, J, 3, D)
     slopes = -torch.einsum("ntvjck,ntjkd->ntvjcd", by_joint, followed)
     slopes[:, :, 1:] += moved
     if F:
-        own = by_focal(camera.transpose(1, 2), centre.transpose(1, 2)).transpose(1, 2)
+        centre = person_centre(bundle)[:, :, None, None]
+        own = by_focal(camera.transpose(1, 2), centre).transpose(1, 2)
         slopes += (rows @ own.unsqueeze(-1)) * follow[:, None, :F, None, None]
     if errors.bias.shape[2]:
         biases = follow[:, num_cameras + num_bones :].unflatten(1, (V, J, 2))
