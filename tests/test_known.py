@@ -133,6 +133,8 @@ def test_mistakes_are_named(walk):
     ):
         with pytest.raises(UserError, match=words):
             estimate(walk, prior=prior._replace(**change))
+    with pytest.raises(UserError, match=r"prior: str; expected ptri\.KnownCameras"):
+        estimate(walk, prior="cameras.json")
 
 
 def studio(count, seed=0):
@@ -164,6 +166,9 @@ def test_a_recording_takes_poses(tmp_path):
     cameras = known_cameras(recording, options)
     assert (cameras.rotation_std, cameras.centre_std) == (2.0, 10.0)
     assert known_cameras(recording, RecordingConfig()) is None
+    for std in ([1.0], [-1.0, 30.0], [1.0, math.nan]):
+        with pytest.raises(UserError, match=r"recording\.poses_std: .* two numbers"):
+            known_cameras(recording, RecordingConfig(poses="roughly", poses_std=std))
     exact = known_cameras(recording, RecordingConfig(poses="exact"))
     assert exact.rotation_std == exact.centre_std == 0
     text = moved_text(("a", "b", "c"), (0.001, math.nan, 0.98))

@@ -22,6 +22,7 @@ from ptri.recordings.keypoint_files import distort, read_recording
 from ptri.recordings.solve import rig_input
 from ptri.recordings.write_cameras import refocused_distortion
 from ptri.rig import check
+from ptri.rig import estimate as rig_estimate
 from ptri.rig.estimate import solve_cameras
 from ptri.rig.lenses import (
     DEVICE_STD,
@@ -121,6 +122,21 @@ def test_wrong_focal_lengths_are_named(walk, views):
     # The estimate is that of unknown focal lengths.
     assert float((rig.K[:, 0, 0] / walk.K[:, 0, 0]).log().abs().max()) < 0.06
     assert float(rotation_error_deg(rig, walk).max()) < 2
+
+
+def test_a_lens_that_turns_out_to_be_right_is_not_named(walk, monkeypatch):
+    """Where it is doubted and then found within what K says of itself."""
+    arrays = [part[:8] for part in keypoints_of(walk)]
+    plain = ptri.estimate_rig(arrays[0], walk.K, *arrays[1:])
+    doubted = []
+
+    def doubt(told, prior):
+        doubted.append(1)
+        return [2], 1.0001 * prior
+
+    monkeypatch.setattr(rig_estimate, "wrong_lenses", doubt)
+    rig = ptri.estimate_rig(arrays[0], walk.K, *arrays[1:])
+    assert doubted and rig.accepted and torch.equal(rig.R, plain.R)
 
 
 def test_words():

@@ -105,6 +105,8 @@ def test_mistakes_are_named(grown, child):
     arrays, labels = both_in_turns(grown, child)
     with pytest.raises(UserError, match=r"person: .*one label for each of the 16 frames"):
         ptri.estimate_rig(*arrays, person=labels[1:])
+    with pytest.raises(UserError, match="leave out frames of which it is not known"):
+        ptri.estimate_rig(*arrays, person=[float("nan"), *labels[1:]])
     with pytest.raises(UserError, match=r"whose.*anna, ben"):
         ptri.estimate_rig(*arrays, person=labels, scale={"subject_height": 1780})
     with pytest.raises(UserError, match="whose"):

@@ -46,7 +46,10 @@ def known_cameras(recording: Recording, options: RecordingConfig) -> KnownCamera
         return KnownCameras(R, t, 0.0, 0.0)
     if covariance is not None and [entry.name for entry in entries] == list(recording.names):
         return KnownCameras(R, t, covariance=covariance)
-    return KnownCameras(R, t, *options.poses_std)
+    std = options.poses_std
+    if len(std) != 2 or not all(0 <= value < math.inf for value in std):
+        raise UserError(f"recording.poses_std: {std}; expected two numbers >= 0, deg and mm")
+    return KnownCameras(R, t, *std)
 
 
 def moved_text(names: tuple[str, ...], moved: tuple[float, ...]) -> str:

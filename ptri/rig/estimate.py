@@ -48,6 +48,7 @@ from ptri.verdict.lenses import lens_verdict, wrong_lenses
 from ptri.verdict.readings import Sides, apply_sides
 from ptri.verdict.verdict import Code, Verdict
 
+SURE = 2.0  # deviations of K by which a focal length is wrong
 ROUNDS = 3  # of doubting focal lengths and solving again
 # What explains a view otherwise than by its focal length.
 EXPLAINED = (Code.MISREAD, Code.SHIFTED, Code.CLOCK, Code.MOVED)
@@ -161,7 +162,10 @@ def _with_lenses(
         doubt = covariance if doubt is None else doubt
         prior = prior._replace(focal=torch.linalg.inv(doubt))
         solution = solve(*problem, **extra, prior=prior)
-    if solution.verdicts[0].code in EXPLAINED:
+    # An explanation that ends within what K says of itself is none.
+    weights, log_focal = solution.posterior.log_weights[:, 0].exp(), solution.posterior.log_focal
+    off = (weights @ log_focal[:, 0]).abs().double() / covariance.diagonal().sqrt()
+    if solution.verdicts[0].code in EXPLAINED or (views and float(off[views].max()) < SURE):
         return first, []
     return solution, views
 

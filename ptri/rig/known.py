@@ -94,8 +94,12 @@ def check_known(known: KnownCameras, num_views: int, device) -> _Known:
     """Checks cameras that are known before.
 
     Raises:
-        UserError: wrong shapes, no rotations, fewer than two cameras.
+        UserError: no `KnownCameras`, wrong shapes, no rotations, fewer than two cameras.
     """
+    if not isinstance(known, KnownCameras):
+        raise UserError(
+            f"prior: {type(known).__name__}; expected ptri.KnownCameras(R, t), or an estimate"
+        )
     V, count = num_views, "one per view of xy"
     R = as_tensor(known.R, "prior.R", device, (V, 3, 3), count)
     t = as_tensor(known.t, "prior.t", device, (V, 3), count)

@@ -62,10 +62,9 @@ def device_focal(name: str) -> tuple[float, float]:
     for family, values in FAMILIES.items():
         if str(name).startswith(family):
             return values
-    known = ", ".join([*list(devices())[42:44], *list(devices())[-2:]])
     raise UserError(
-        f"camera: {name!r:.80} is no known device; expected a name such as {known}, or "
-        f"{' or '.join(FAMILIES)} for one of them; None where it is not known"
+        f"camera: {name!r:.80} is no known device; expected a name such as iPhone14,5 or iPhone "
+        f"13, or {' or '.join(FAMILIES)} for one of them; None where it is not known"
     )
 
 

@@ -112,6 +112,8 @@ def person_numbers(
         labels = list(dict.fromkeys(person))
     except TypeError:
         raise UserError(f"person: {person!r:.80}; a label is a text or a number") from None
+    if any(label is None or label != label for label in labels):  # NaN
+        raise UserError(f"person: {person!r:.80}; leave out frames of which it is not known")
     number = {label: index for index, label in enumerate(labels)}
     return labels, torch.tensor([number[label] for label in person])
 
