@@ -89,7 +89,7 @@ def errors_together(
     if weights is not None:  # errors of the stated size
         root = weights.sqrt()[:, None, None, :, None]
         residual, by_joint = residual / root, by_joint / root.unsqueeze(-1)
-    off_frames, off_joints = (k - torch.eye(k.shape[-1]).to(k) for k in (frames, joints))
+    off_frames, off_joints = (_of_others(kernel) for kernel in (frames, joints))
     kept = KEPT if frames.shape[1] >= MANY_FRAMES else KEPT_OF_FEW
     cameras = torch.linalg.pinv(information, hermitian=True)
     shares = []
@@ -131,7 +131,7 @@ def told_together(
     (N, D, D), and the excess of the score's variance, of `Together`."""
     root, _, _ = _whitened(observations, bundle, errors)
     slopes, *_, information = _slopes(observations, bundle, errors, body, root)
-    others = (k - torch.eye(k.shape[-1]).to(k) for k in _likeness(bundle.joints))
+    others = (_of_others(kernel) for kernel in _likeness(bundle.joints))
     return information, _excess(slopes, *others, together)
 
 
@@ -162,7 +162,7 @@ def frames_worth(observations: Observations, bundle: Bundle, errors: Errors) -> 
     """
     frames, _ = _likeness(bundle.joints)
     _, residual, weight = _whitened(observations, bundle, errors)
-    other = frames - torch.eye(frames.shape[1], dtype=frames.dtype, device=frames.device)
+    other = _of_others(frames)
     product, pairs = _products(residual, weight, other, True)
     # 1e-9 guards a rig that nobody sees.
     share = (product / (2 * KEPT) / pairs.clamp_min(1e-9)).clamp(0.0, 1.0)
@@ -203,6 +203,11 @@ def _likeness(joints: Tensor) -> tuple[Tensor, Tensor]:
     apart = [torch.cdist(p, p) for p in posture.movedim(2, 0)]  # J times (N, T, T)
     between = torch.cdist(joints, joints).mean(1)
     return (-torch.stack(apart).mean(0) / LENGTH).exp(), (-between / LENGTH).exp()
+
+
+def _of_others(kernel: Tensor) -> Tensor:
+    """A kernel (N, n, n) without its diagonal of ones."""
+    return kernel - torch.eye(kernel.shape[-1], dtype=kernel.dtype, device=kernel.device)
 
 
 def _products(
