@@ -162,10 +162,12 @@ def _with_lenses(
         doubt = covariance if doubt is None else doubt
         prior = prior._replace(focal=torch.linalg.inv(doubt))
         solution = solve(*problem, **extra, prior=prior)
+    if not views:
+        return first, []
     # An explanation that ends within what K says of itself is none.
     weights, log_focal = solution.posterior.log_weights[:, 0].exp(), solution.posterior.log_focal
     off = (weights @ log_focal[:, 0]).abs().double() / covariance.diagonal().sqrt()
-    if solution.verdicts[0].code in EXPLAINED or (views and float(off[views].max()) < SURE):
+    if solution.verdicts[0].code in EXPLAINED or float(off[views].max()) < SURE:
         return first, []
     return solution, views
 
